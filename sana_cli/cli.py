@@ -1,0 +1,89 @@
+"""The `sana` command: registration of verbs, and the one place where errors become text.
+
+Nothing heavy is imported here; commands import what they need when they run.
+"""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from sana_cli import __version__
+from sana_cli.commands.generate import generate
+from sana_cli.errors import ExitCode, SanaError
+
+# Typer carries its own copy of Click in newer versions; only this base class is public in all.
+_UsageError: Any = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name="sana",
+    help="Draw pictures with Sana on the machine you already have.",
+    rich_markup_mode=None,  # help drawn by Rich costs 100 ms
+    pretty_exceptions_enable=False,
+)
+app.command()(generate)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"sana {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks of expected errors too.")
+    ] = False,
+) -> None:
+    del debug  # `main` reads it, since errors are its business
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `sana` with the given arguments and return its exit code; never raises for bad input."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(arguments)
+    except SanaError as error:
+        if "--debug" in arguments:
+            raise
+        return _fail(error.message, error.hint, error.code)
+    except _UsageError as error:
+        command = error.ctx.command_path if error.ctx else "sana"
+        return _fail(error.format_message(), f"see `{command} --help`", ExitCode.USAGE)
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", "", ExitCode.INTERRUPTED)
+    except BrokenPipeError:
+        # The reader of stdout left, as `head` does; there is nobody to tell.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return ExitCode.FAILURE
+
+
+def _run(arguments: list[str]) -> int:
+    command = typer.main.get_command(app)
+    result = command.main(arguments or ["--help"], prog_name="sana", standalone_mode=False)
+    return result if isinstance(result, int) else ExitCode.OK
+
+
+def _fail(message: str, hint: str, code: ExitCode) -> int:
+    typer.echo(f"error: {_one_line(message)}", err=True)
+    if hint:
+        typer.echo(f"hint: {_one_line(hint)}", err=True)
+    return int(code)
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def run() -> None:
+    """The console script."""
+    sys.exit(main())

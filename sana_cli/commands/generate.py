@@ -1,0 +1,168 @@
+"""`sana generate`: a prompt becomes PNG files."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.options import (
+    Device,
+    JsonOption,
+    ModelOption,
+    OfflineOption,
+    Precision,
+    QuietOption,
+    Scheduler,
+    parse_size,
+    size_of_aspect,
+)
+
+if TYPE_CHECKING:
+    from sana_cli.loading import Checkpoint
+    from sana_cli.pipeline import Picture, Run
+
+
+def generate(
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)
+    ],
+    model: ModelOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="A .png file, or a folder [default: here]",
+            show_default=False,
+        ),
+    ] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels; a multiple of 32.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels; a multiple of 32.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="WxH", help="Width and height in one: 1024x768.")
+    ] = None,
+    aspect: Annotated[
+        str | None,
+        typer.Option(metavar="W:H", help="Shape only, at the model's native area: 16:9."),
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="How strictly to follow the prompt; 1 turns it off.")
+    ] = None,
+    negative: Annotated[
+        str, typer.Option(metavar="TEXT", help="What to keep out of the picture.")
+    ] = "",
+    seed: Annotated[int | None, typer.Option(help="Same seed, same picture.")] = None,
+    count: Annotated[int, typer.Option(help="Pictures to draw, with seeds S, S+1, ...")] = 1,
+    scheduler: Annotated[
+        Scheduler | None, typer.Option(help="Sampler [default: the model's]", show_default=False)
+    ] = None,
+    precision: Annotated[
+        Precision, typer.Option(help="Compute precision; auto follows how the model was trained.")
+    ] = Precision.AUTO,
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.AUTO,
+    enhance: Annotated[
+        bool | None,
+        typer.Option(
+            "--enhance/--no-enhance",
+            help="Put the published instruction before the prompt.",
+            show_default=False,
+        ),
+    ] = None,
+    bins: Annotated[
+        bool,
+        typer.Option("--bins/--exact", help="Draw at the nearest published size, then resize."),
+    ] = False,
+    offline: OfflineOption = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Draw pictures of PROMPT."""
+    if size and (width or height):
+        raise SanaError("give --size or --width/--height, not both", code=ExitCode.USAGE)
+    if aspect and (size or width or height):
+        raise SanaError("give --aspect or a size, not both", code=ExitCode.USAGE)
+    if size:
+        width, height = parse_size(size)
+    if not prompt.strip():  # before the seconds that loading takes
+        raise SanaError(
+            "the prompt is empty", hint='say what to draw: "a red fox"', code=ExitCode.USAGE
+        )
+
+    from sana_cli.console import ConsoleReporter
+    from sana_cli.loading import default_model, open_checkpoint
+    from sana_cli.pipeline import Request, Run
+    from sana_cli.precision import pick_device
+
+    with ConsoleReporter(quiet=quiet) as reporter:
+        torch_device = pick_device(device)
+        name = model or default_model()
+        checkpoint = open_checkpoint(name, offline=offline, progress=reporter.download)
+        if model is None and checkpoint.description:
+            reporter.notice(checkpoint.description)
+        if aspect:
+            width, height = size_of_aspect(aspect, checkpoint.defaults.native_size)
+        request = Request(
+            prompt=prompt,
+            negative_prompt=negative,
+            width=width,
+            height=height,
+            bins=bins,
+            steps=steps,
+            guidance_scale=guidance,
+            scheduler=scheduler.value if scheduler else None,
+            enhance=enhance,
+            seed=seed,
+            count=count,
+            output=output,
+            overwrite=force,
+            precision=precision.value,
+        )
+        run = Run(checkpoint, request, device=torch_device, reporter=reporter)
+        pictures = []
+        for picture in run.pictures():
+            pictures.append(picture)
+            if not json:
+                typer.echo(_summary(picture, quiet=quiet))
+    if json:
+        _print_json(checkpoint, run, pictures)
+
+
+def _summary(picture: "Picture", *, quiet: bool) -> str:
+    if quiet:
+        return str(picture.path)
+    stages = ", ".join(f"{name} {value:.2f}" for name, value in picture.seconds.items())
+    peak = picture.peak_memory_bytes / 2**30
+    return (
+        f"{picture.path}  seed {picture.seed}  {picture.width}x{picture.height}\n"
+        f"  seconds: {stages}\n"
+        f"  peak memory: {peak:.2f} GiB"
+    )
+
+
+def _print_json(checkpoint: "Checkpoint", run: "Run", pictures: "list[Picture]") -> None:
+    from json import dumps
+
+    images: list[dict[str, Any]] = [
+        {
+            "path": str(picture.path),
+            "seed": picture.seed,
+            "width": picture.width,
+            "height": picture.height,
+            "seconds": {name: round(value, 4) for name, value in picture.seconds.items()},
+            "peak_memory_bytes": picture.peak_memory_bytes,
+            "settings": picture.settings,
+        }
+        for picture in pictures
+    ]
+    document = {
+        "model": checkpoint.name,
+        "revision": checkpoint.revision,
+        "device": str(run.device),
+        "precision": run.dtypes.transformer,
+        "images": images,
+    }
+    typer.echo(dumps(document, ensure_ascii=False))

@@ -1,0 +1,157 @@
+"""Frozen descriptions of the networks, as plain values that go to JSON unchanged.
+
+Field names are those of the published `config.json` files. Files on the hub may omit the newer
+fields; a missing field means its default here. No torch: the command line reads these.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Self
+
+LATENT_CHANNELS = 32
+
+
+def _known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the fields that `cls` declares, lists as tuples; others do not affect inference."""
+    names = {f.name for f in fields(cls)}
+
+    def freeze(value: Any) -> Any:
+        return tuple(freeze(item) for item in value) if isinstance(value, list) else value
+
+    return {k: freeze(v) for k, v in values.items() if k in names and v is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransformerConfig:
+    """Sana's Linear-DiT (arXiv 2410.10629, section 2.3); the defaults are those of Sana-1.6B."""
+
+    in_channels: int = LATENT_CHANNELS
+    out_channels: int = LATENT_CHANNELS
+    num_attention_heads: int = 70
+    attention_head_dim: int = 32
+    num_layers: int = 20
+    num_cross_attention_heads: int = 20
+    cross_attention_head_dim: int = 112
+    cross_attention_dim: int = 2240
+    caption_channels: int = 2304
+    mlp_ratio: float = 2.5
+    attention_bias: bool = False
+    sample_size: int = 32  # native height in latent positions of 32 pixels
+    patch_size: int = 1
+    norm_eps: float = 1e-6
+    interpolation_scale: float | None = None  # set: fixed 2-D sin-cos positions (2K and 4K)
+    guidance_embeds: bool = False  # Sprint: guidance is an input instead of a second branch
+    guidance_embeds_scale: float = 0.1
+    qk_norm: str | None = None
+    timestep_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.qk_norm not in (None, "rms_norm_across_heads"):
+            raise ValueError(f"qk_norm {self.qk_norm!r} is not one that Sana uses")
+        if self.patch_size != 1:
+            raise ValueError(f"patch_size {self.patch_size}: every Sana model uses 1")
+        cross = self.num_cross_attention_heads * self.cross_attention_head_dim
+        if cross != self.inner_dim or self.cross_attention_dim != self.inner_dim:
+            raise ValueError(
+                f"cross-attention width {cross} (context {self.cross_attention_dim}) "
+                f"differs from the model's width {self.inner_dim}"
+            )
+        if min(self.num_layers, self.in_channels, self.sample_size, self.caption_channels) < 1:
+            raise ValueError("sizes must be positive")
+
+    @property
+    def inner_dim(self) -> int:
+        return self.num_attention_heads * self.attention_head_dim
+
+    @property
+    def ff_dim(self) -> int:
+        """Width of the gated half of the Mix-FFN; its first convolution makes twice that."""
+        return int(self.mlp_ratio * self.inner_dim)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        return cls(**_known_fields(cls, values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DCAEConfig:
+    """Deep-compression autoencoder (arXiv 2410.10733); the defaults are those of f32c32 for Sana."""
+
+    in_channels: int = 3
+    latent_channels: int = LATENT_CHANNELS
+    attention_head_dim: int = 32
+    encoder_block_types: str | tuple[str, ...] = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
+    decoder_block_types: str | tuple[str, ...] = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
+    encoder_block_out_channels: tuple[int, ...] = (128, 256, 512, 512, 1024, 1024)
+    decoder_block_out_channels: tuple[int, ...] = (128, 256, 512, 512, 1024, 1024)
+    encoder_layers_per_block: tuple[int, ...] = (2, 2, 2, 3, 3, 3)
+    decoder_layers_per_block: tuple[int, ...] = (3, 3, 3, 3, 3, 3)
+    encoder_qkv_multiscales: tuple[tuple[int, ...], ...] = ((), (), (), (5,), (5,), (5,))
+    decoder_qkv_multiscales: tuple[tuple[int, ...], ...] = ((), (), (), (5,), (5,), (5,))
+    downsample_block_type: str = "Conv"
+    upsample_block_type: str = "interpolate"
+    decoder_norm_types: str | tuple[str, ...] = "rms_norm"
+    decoder_act_fns: str | tuple[str, ...] = "silu"
+    encoder_out_shortcut: bool = True
+    decoder_in_shortcut: bool = True
+    decoder_conv_act_fn: str = "relu"
+    scaling_factor: float = 0.41407
+
+    def __post_init__(self) -> None:
+        stages = len(self.encoder_block_out_channels)
+        per_stage = (
+            self.decoder_block_out_channels, self.encoder_layers_per_block,
+            self.decoder_layers_per_block, self.encoder_qkv_multiscales,
+            self.decoder_qkv_multiscales, self.encoder_stage_types, self.decoder_stage_types,
+        )  # fmt: skip
+        if any(len(values) != stages for values in per_stage):
+            raise ValueError(f"per-stage settings must have {stages} entries each")
+        unknown = {*self.encoder_stage_types, *self.decoder_stage_types} - {
+            "ResBlock",
+            "EfficientViTBlock",
+        }
+        if unknown:
+            raise ValueError(f"unknown DC-AE block type {sorted(unknown)[0]!r}")
+        norms = self.decoder_norm_types
+        if {norms} != {"rms_norm"} and set(norms) != {"rms_norm"}:
+            raise ValueError(f"decoder norm {norms!r}: only rms_norm is known")
+
+    def _per_stage(self, value: str | tuple[str, ...]) -> tuple[str, ...]:
+        return (value,) * len(self.encoder_block_out_channels) if isinstance(value, str) else value
+
+    @property
+    def encoder_stage_types(self) -> tuple[str, ...]:
+        return self._per_stage(self.encoder_block_types)
+
+    @property
+    def decoder_stage_types(self) -> tuple[str, ...]:
+        return self._per_stage(self.decoder_block_types)
+
+    @property
+    def decoder_stage_acts(self) -> tuple[str, ...]:
+        return self._per_stage(self.decoder_act_fns)
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent position along one axis: 32 for f32c32."""
+        return int(2 ** (len(self.encoder_block_out_channels) - 1))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        return cls(**_known_fields(cls, values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunDefaults:
+    """Settings of a run that names none, as the model was published with."""
+
+    steps: int
+    guidance_scale: float
+    scheduler: str  # a name in schedulers.SCHEDULERS
+    flow_shift: float
+    native_size: int  # pixels
+    enhance: bool  # put the published instruction before the prompt
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.native_size < 32 or self.flow_shift <= 0:
+            raise ValueError("steps, native size and flow shift must be positive")

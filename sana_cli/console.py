@@ -1,0 +1,99 @@
+"""What people see while a command runs: progress bars and notices on stderr, results on stdout.
+
+Bars appear only in a terminal; scripts and logs get nothing but notices.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
+
+
+class ConsoleReporter:
+    """Draws the stages of a run. Use as a context manager, so that bars never outlive the run."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.quiet = quiet
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:<20}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.fields[state]}"),
+            TimeElapsedColumn(),
+            console=self.console,
+            disable=quiet or not self.console.is_terminal,
+        )
+        self._downloads = _Downloads(self)
+
+    def __enter__(self) -> "ConsoleReporter":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._downloads.stop()
+        self._progress.stop()
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+        task = self._progress.add_task(title, total=total, state="")
+
+        def advance() -> None:
+            self._progress.advance(task)
+            self._progress.update(task, state=self._rate(task))
+
+        yield advance
+        # A stage without countable steps is complete when it ends.
+        self._progress.update(task, total=total or 1, completed=total or 1)
+
+    def _rate(self, task: TaskID) -> str:
+        state = next(t for t in self._progress.tasks if t.id == task)
+        done = f"{state.completed:.0f}/{state.total or 0:.0f}"
+        if not state.speed:
+            return done
+        rate = f"{state.speed:.1f} steps/s" if state.speed >= 1 else f"{1 / state.speed:.1f} s/step"
+        return f"{done}  {rate}"
+
+    def notice(self, message: str) -> None:
+        if not self.quiet:
+            self.console.print(f"note: {message}", markup=False, soft_wrap=True)
+
+    def download(self, file: str, done: int, total: int) -> None:
+        """Bytes of one file so far; a callback for `hub.fetch`."""
+        if not self._progress.disable:
+            self._downloads.update(file, done, total)
+
+
+class _Downloads:
+    """One bar a file, in bytes; started when the first file arrives."""
+
+    def __init__(self, reporter: ConsoleReporter) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description:<48}"),
+            BarColumn(bar_width=30),
+            DownloadColumn(),
+            console=reporter.console,
+        )
+        self._tasks: dict[str, TaskID] = {}
+        self._outer = reporter
+
+    def update(self, file: str, done: int, total: int) -> None:
+        if not self._tasks:
+            self._outer._progress.stop()  # two live displays cannot share a terminal
+            self._progress.start()
+        if file not in self._tasks:
+            self._tasks[file] = self._progress.add_task(file[-48:], total=total)
+        self._progress.update(self._tasks[file], completed=done, total=total)
+
+    def stop(self) -> None:
+        if self._tasks:
+            self._progress.stop()

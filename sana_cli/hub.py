@@ -1,0 +1,523 @@
+"""Find, download and verify the files of a checkpoint on the Hugging Face hub.
+
+Everything goes through huggingface_hub and lands in its ordinary cache, shared with other programs.
+Two things are ours. Large files arrive in `blobs/<sha256>.sana.incomplete`, which outlives the
+process: huggingface_hub (since 1.18) deletes what it had when a download breaks off, 5 GB of text
+encoder included. And their SHA-256 is compared, which huggingface_hub leaves out.
+"""
+
+import contextlib
+import errno
+import glob
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn, Self
+
+from huggingface_hub import (
+    HfApi,
+    constants,
+    get_cached_repo_tree,
+    hf_hub_url,
+    snapshot_download,
+    try_to_load_from_cache,
+)
+from huggingface_hub.errors import (
+    CachedRepoTreeNotFoundError,
+    FileMetadataError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # the base of the transport's errors, whichever httpx huggingface_hub builds on
+    RemoteEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.file_download import http_get, repo_folder_name
+from huggingface_hub.utils import WeakFileLock, build_hf_headers
+from huggingface_hub.utils import logging as hub_logging
+from huggingface_hub.utils import tqdm as hub_tqdm
+
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.variants import suggest
+from sana_cli.weight_files import COMPONENTS, missing_files, select_files
+
+Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in total
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubSnapshot:
+    """A checkpoint folder in the cache, complete for the components that were asked for."""
+
+    path: Path
+    revision: str  # commit hash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    repo_id: str
+    revision: str | None
+    weight_variant: str | None
+    components: Sequence[str]
+
+    def select(self, paths: Sequence[str]) -> list[str]:
+        return select_files(paths, weight_variant=self.weight_variant, components=self.components)
+
+    @property
+    def folder(self) -> Path:
+        name = repo_folder_name(repo_id=self.repo_id, repo_type="model")
+        return Path(constants.HF_HUB_CACHE).expanduser() / name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _RemoteFile:
+    name: str
+    size: int
+    digest: str | None  # SHA-256 of a file in LFS, git's SHA-1 of any other
+
+
+def fetch(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    weight_variant: str | None = None,
+    components: Sequence[str] = COMPONENTS,
+    offline: bool = False,
+    refresh: bool = False,
+    verify: bool = False,
+    progress: Progress | None = None,
+) -> HubSnapshot:
+    """The files of a repo that we read, from the cache if they are all there, else downloaded.
+
+    A complete cache is used without asking the hub; `refresh` asks it for a newer commit. `verify`
+    reads every cached file again and compares its digest. `progress` is called once for each large
+    file before the first byte, so the sum of its totals is known at once, and then as bytes arrive.
+    """
+    request = _Request(
+        repo_id=repo_id,
+        revision=revision,
+        weight_variant=weight_variant,
+        components=components,
+    )
+    offline = offline or constants.is_offline_mode()
+    with _readable_errors(request), _quiet_hub():
+        if "/" not in repo_id:  # the hub's rules still allow such old names; no Sana has one
+            raise HFValidationError(repo_id)
+        if offline or not refresh:
+            snapshot = _from_cache(request, offline=offline, verify=verify)
+            if snapshot is not None:
+                return snapshot
+        return _download(request, progress or (lambda *_: None))
+
+
+# --- the cache ---
+
+
+def _from_cache(request: _Request, *, offline: bool, verify: bool) -> HubSnapshot | None:
+    known = try_to_load_from_cache(request.repo_id, "model_index.json", revision=request.revision)
+    if not isinstance(known, str):
+        return _not_cached(request, "is not in the local cache") if offline else None
+    folder = Path(known).parent
+    sizes = _known_sizes(request, folder)
+    if sizes is None:  # another program filled the cache and did not note what the repo holds
+        if not offline:
+            return None
+        sizes = {
+            path.relative_to(folder).as_posix(): path.stat().st_size
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+    selected = request.select(list(sizes))
+    absent = [name for name in selected if not (folder / name).is_file()]
+    absent += missing_files(selected, components=request.components)
+    if absent:
+        what = f"is only partly in the local cache: {absent[0]} is missing"
+        return _not_cached(request, what) if offline else None
+    for name in selected:
+        path = folder / name
+        if path.stat().st_size != sizes[name] or (
+            verify and not _has_digest(path, _digest_of(path))
+        ):
+            _discard(path)
+            raise SanaError(
+                f"{name} of {request.repo_id} is damaged in the local cache and was removed",
+                hint=_again(offline),
+                code=ExitCode.CHECKPOINT,
+            )
+    _check_indexes(request, folder, selected)
+    return HubSnapshot(path=folder, revision=folder.name)
+
+
+def _known_sizes(request: _Request, folder: Path) -> dict[str, int] | None:
+    try:
+        tree = get_cached_repo_tree(request.repo_id, revision=folder.name)
+    except CachedRepoTreeNotFoundError:
+        return None
+    return {file.path: file.size for file in tree}
+
+
+def _not_cached(request: _Request, what: str) -> NoReturn:
+    raise SanaError(
+        f"{request.repo_id} {what}, and we are offline",
+        hint=_again(offline=True),
+        code=ExitCode.ENVIRONMENT,
+    )
+
+
+def _again(offline: bool) -> str:
+    how = " online: without --offline, and without HF_HUB_OFFLINE" if offline else ""
+    return f"run the command once more{how}; it downloads only what is missing"
+
+
+def _check_indexes(request: _Request, folder: Path, selected: Sequence[str]) -> None:
+    """Names alone chose the shards; each index has the last word."""
+    for name in selected:
+        if ".index." not in name:
+            continue
+        try:
+            weight_map = json.loads((folder / name).read_text())["weight_map"]
+            needed = {f"{Path(name).parent.as_posix()}/{shard}" for shard in weight_map.values()}
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SanaError(
+                f"{name} of {request.repo_id} is not a safetensors index",
+                hint="the repo itself is broken; choose another revision or model",
+                code=ExitCode.CHECKPOINT,
+            ) from error
+        if lost := sorted(needed - set(selected)):
+            raise SanaError(
+                f"{request.repo_id} lacks {lost[0]}, which {name} asks for",
+                hint="the repo itself is broken; choose another revision or model",
+                code=ExitCode.CHECKPOINT,
+            )
+
+
+# --- downloading ---
+
+
+def _download(request: _Request, progress: Progress) -> HubSnapshot:
+    info = HfApi().model_info(
+        request.repo_id,
+        revision=request.revision,
+        files_metadata=True,
+        timeout=constants.HF_HUB_ETAG_TIMEOUT,
+    )
+    remote = {
+        file.rfilename: _RemoteFile(
+            name=file.rfilename,
+            size=file.size or 0,
+            digest=file.lfs.sha256 if file.lfs else file.blob_id,
+        )
+        for file in info.siblings or []
+    }
+    selected = request.select(list(remote))
+    if lacking := missing_files(selected, components=request.components):
+        raise SanaError(
+            f"{request.repo_id} has no {lacking[0]}",
+            hint="sana reads repos in the diffusers layout with safetensors weights;"
+            " published ones end in _diffusers",
+            code=ExitCode.CHECKPOINT,
+        )
+    present = request.folder / "snapshots" / info.sha
+    wanted = [remote[name] for name in selected if not _is_here(present / name, remote[name])]
+    large = [file for file in wanted if _is_sha256(file.digest)]
+    _check_disk(request, wanted)
+    for file in large:
+        progress(file.name, _bytes_here(request, file), file.size)
+    for file in large:
+        _fetch_blob(request, file, info.sha, progress)
+    # What is left is small; huggingface_hub links the blobs that we placed without a download.
+    path = Path(
+        snapshot_download(
+            request.repo_id,
+            revision=request.revision,
+            allow_patterns=[glob.escape(name) for name in selected],
+            tqdm_class=_NoBar,
+            max_workers=4,
+        )
+    )
+    for file in wanted:
+        if file not in large and not _has_digest(path / file.name, file.digest):
+            _discard(path / file.name)
+            _arrived_damaged(request, file)
+    _check_indexes(request, path, selected)
+    return HubSnapshot(path=path, revision=path.name)
+
+
+def _is_here(path: Path, file: _RemoteFile) -> bool:
+    if path.is_file() and path.stat().st_size != file.size:
+        _discard(path)
+    return path.is_file()
+
+
+def _fetch_blob(request: _Request, file: _RemoteFile, commit: str, progress: Progress) -> None:
+    """Put one large file into `blobs/`, going on from what an earlier run left there."""
+    assert file.digest is not None
+    blob = request.folder / "blobs" / file.digest
+    incomplete = _incomplete(request, file)
+    # The lock that huggingface_hub takes, so we also wait for other programs.
+    lock = request.folder.parent / ".locks" / request.folder.name / f"{file.digest}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    with WeakFileLock(lock):
+        if not blob.exists():
+            if (twin := _twin(request, file)) and not incomplete.exists():
+                _link_or_copy(twin, incomplete)
+            resumed = incomplete.exists()
+            _receive(request, file, commit, progress)
+            good = _has_digest(incomplete, file.digest)
+            if resumed and not good:  # perhaps the old part was bad: once more without it
+                incomplete.unlink()
+                _receive(request, file, commit, progress)
+                good = _has_digest(incomplete, file.digest)
+            if not good:
+                incomplete.unlink()
+                _arrived_damaged(request, file)
+            os.replace(incomplete, blob)
+    progress(file.name, file.size, file.size)
+
+
+def _receive(request: _Request, file: _RemoteFile, commit: str, progress: Progress) -> None:
+    url = hf_hub_url(request.repo_id, file.name, revision=commit)
+    incomplete = _incomplete(request, file)
+    while True:
+        done = incomplete.stat().st_size if incomplete.exists() else 0
+        if done > file.size:
+            incomplete.unlink()
+            done = 0
+        elif done == file.size and done:
+            return
+        try:
+            with incomplete.open("ab") as out:
+                http_get(
+                    url,
+                    out,
+                    resume_size=done,
+                    headers=build_hf_headers(),
+                    expected_size=file.size,
+                    displayed_filename=file.name,
+                    tqdm_class=partial(_Bar, file.name, progress),
+                )
+        except HTTPError as error:
+            # http_get rides out timeouts and closed connections, but not resets.
+            refused = isinstance(error, HfHubHTTPError)
+            if refused or incomplete.stat().st_size <= done:
+                raise
+        else:
+            return
+
+
+def _incomplete(request: _Request, file: _RemoteFile) -> Path:
+    return request.folder / "blobs" / f"{file.digest}.sana.incomplete"
+
+
+def _twin(request: _Request, file: _RemoteFile) -> Path | None:
+    """The same content under another repo: all Sana models share a text encoder and a VAE."""
+    for path in request.folder.parent.glob(f"models--*/blobs/{file.digest}"):
+        if path.is_file() and path.stat().st_size == file.size:
+            return path.resolve()
+    return None
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # a filesystem without hard links
+        shutil.copyfile(source, target)
+
+
+def _bytes_here(request: _Request, file: _RemoteFile) -> int:
+    if (request.folder / "blobs" / str(file.digest)).exists() or _twin(request, file):
+        return file.size
+    incomplete = _incomplete(request, file)
+    return min(incomplete.stat().st_size, file.size) if incomplete.exists() else 0
+
+
+def _check_disk(request: _Request, wanted: Sequence[_RemoteFile]) -> None:
+    needed = sum(file.size - _bytes_here(request, file) for file in wanted)
+    folder = request.folder
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise SanaError(
+            f"{request.repo_id} needs {needed:,} bytes more in {folder}, where {free:,} are free",
+            hint="make room, or set HF_HOME to a folder on a larger disk",
+            code=ExitCode.ENVIRONMENT,
+        )
+
+
+class _Bar:
+    """What huggingface_hub takes for a progress bar: passes the byte count on."""
+
+    def __init__(
+        self, name: str, progress: Progress, *, total: int, initial: int, **_: Any
+    ) -> None:
+        self.name, self.progress, self.total, self.done = name, progress, total, initial
+
+    def update(self, count: float | None = 1) -> None:
+        self.done += int(count or 0)
+        self.progress(self.name, self.done, self.total)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+
+class _NoBar(hub_tqdm):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "disable": True})
+
+
+# --- content ---
+
+
+def _is_sha256(digest: str | None) -> bool:
+    return digest is not None and len(digest) == 64
+
+
+def _digest_of(path: Path) -> str | None:
+    """The digest that the cache expects: a snapshot's file links to a blob named after it."""
+    # One link only: a blob may itself link into a store with names of another kind.
+    return Path(os.readlink(path)).name if path.is_symlink() else None
+
+
+def _has_digest(path: Path, digest: str | None) -> bool:
+    """Whether the content fits a SHA-256 or a git SHA-1; true for any other kind of name."""
+    with path.open("rb") as file:
+        if _is_sha256(digest):
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest
+        if digest is not None and len(digest) == 40:
+            header = f"blob {path.stat().st_size}\0".encode()
+            return hashlib.sha1(header + file.read(), usedforsecurity=False).hexdigest() == digest
+    return True
+
+
+def _discard(path: Path) -> None:
+    """Remove a bad file from a snapshot, and its blob, so that the next run fetches it again."""
+    if path.is_symlink():
+        (path.parent / os.readlink(path)).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _arrived_damaged(request: _Request, file: _RemoteFile) -> NoReturn:
+    raise SanaError(
+        f"{file.name} of {request.repo_id} arrived damaged: its content does not have the hub's digest",
+        hint="nothing bad was kept, so run the command again; if it repeats, a proxy or mirror"
+        f" on the way to {constants.ENDPOINT} alters the data",
+        code=ExitCode.ENVIRONMENT,
+    )
+
+
+# --- errors ---
+
+
+@contextlib.contextmanager
+def _quiet_hub() -> Iterator[None]:
+    """Keep huggingface_hub's warnings (retries, missing token) out of our progress display."""
+    before = hub_logging.get_verbosity()
+    if before == hub_logging.WARNING:  # the default: someone who changed it wants to see more
+        hub_logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        hub_logging.set_verbosity(before)
+
+
+@contextlib.contextmanager
+def _readable_errors(request: _Request) -> Iterator[None]:
+    try:
+        yield
+    except (HTTPError, OSError, ValueError) as error:
+        cause: BaseException | None = error
+        while cause is not None:  # huggingface_hub wraps network errors in "not found locally"
+            if (readable := _explain(cause, request)) is not None:
+                raise readable from error
+            cause = cause.__cause__
+        raise
+
+
+def _explain(error: BaseException, request: _Request) -> SanaError | None:
+    """Specific before general: most of these classes are subclasses of one another."""
+    repo, hub = request.repo_id, constants.ENDPOINT
+    code = ExitCode.ENVIRONMENT
+    message = hint = ""
+    match error:
+        case HFValidationError():
+            code = ExitCode.USAGE
+            message = (
+                f"{repo!r} is neither a folder, nor a known model, nor a repo id like owner/name"
+            )
+            hint = _did_you_mean(repo) or "check the spelling of the model's name"
+        case GatedRepoError():
+            message = f"{repo} is gated: its owners hand it out on request"
+            hint = f"ask for access at {hub}/{repo}, then set HF_TOKEN or run `hf auth login`"
+        case RepositoryNotFoundError():
+            code = ExitCode.USAGE
+            message = f"there is no model {repo} on {hub}, or it is private"
+            hint = _did_you_mean(repo) or "check the name; for a private repo set HF_TOKEN"
+        case RevisionNotFoundError():
+            code = ExitCode.USAGE
+            message = f"{repo} has no revision {request.revision or constants.DEFAULT_REVISION!r}"
+            hint = f"branches and tags are listed at {hub}/{repo}/tree/main"
+        case RemoteEntryNotFoundError():
+            code = ExitCode.CHECKPOINT
+            message = f"{repo} lists {_last_part(error)} but {hub} does not have it"
+            hint = "try again in a while, or choose another revision"
+        case HfHubHTTPError():
+            message, hint = _explain_status(error.response.status_code, repo)
+        case FileMetadataError() | json.JSONDecodeError():
+            message = f"{hub} does not answer like a Hugging Face hub"
+            hint = "check HF_ENDPOINT, and whether a proxy or login page stands in between"
+        case HTTPError() if "Timeout" in type(error).__name__:
+            message = f"{hub} did not answer in time"
+            hint = (
+                "try again: a broken download goes on where it stopped;"
+                " HF_HUB_DOWNLOAD_TIMEOUT=60 waits longer"
+            )
+        case HTTPError():
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            message = f"cannot reach {hub}: {reason}"
+            hint = "check the network, then try again: a broken download goes on where it stopped"
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT):
+            message = f"the disk of {request.folder.parent} is full"
+            hint = "make room or set HF_HOME to a larger disk; the download then goes on"
+        case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS):
+            message = f"cannot write to {error.filename or request.folder.parent}: {error.strerror}"
+            hint = "set HF_HOME to a folder that you may write to"
+        case OSError() if "Consistency check failed" in str(error):
+            message = f"{hub} sent a file of {repo} with a length other than announced"
+            hint = "run the command again; if it repeats, look for a proxy in between"
+        case _:
+            return None
+    return SanaError(message, hint=hint, code=code)
+
+
+def _explain_status(status: int, repo: str) -> tuple[str, str]:
+    hub = constants.ENDPOINT
+    if status >= 500:
+        return f"{hub} is out of order ({status})", "try again later"
+    match status:
+        case 401:
+            return f"{hub} wants another access token for {repo}", "renew or unset HF_TOKEN"
+        case 403:
+            return f"{hub} refuses access to {repo}", "check that HF_TOKEN may read this repo"
+        case 429:
+            return f"{hub} asks to slow down", "wait some minutes; HF_TOKEN raises the limit"
+    return f"{hub} answered {status} for {repo}", "try again; if it repeats, check HF_ENDPOINT"
+
+
+def _did_you_mean(repo: str) -> str:
+    close = suggest(repo)
+    return f"did you mean {close}?" if close else ""
+
+
+def _last_part(error: RemoteEntryNotFoundError) -> str:
+    _, _, path = str(error.response.request.url).partition("/resolve/")
+    return path.partition("/")[2] or "a file"

@@ -1,0 +1,277 @@
+"""DC-AE, the deep-compression autoencoder (arXiv 2410.10733): 32x32 pixels per latent position.
+
+Tensors are (B, C, H, W) with channels-last memory, so norms and 1x1 convolutions see channels as
+the last axis without a copy. `encode` and `decode` leave `config.scaling_factor` to the caller.
+"""
+
+# B batch, C channels, H height, W width, N = H*W, E head width
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sana_cli.config import DCAEConfig
+from sana_cli.models.layers import DepthwiseGLU, RMSNorm, relu_linear_attention
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "relu": F.relu,
+    "relu6": F.relu6,
+    "gelu": F.gelu,
+}
+
+
+class ChannelRMSNorm(RMSNorm):
+    """RMSNorm over the channels of each pixel of a (B, C, H, W) tensor."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
+class ResBlock(nn.Module):
+    """Two 3x3 convolutions and a norm around a residual."""
+
+    def __init__(self, channels: int, act: str) -> None:
+        super().__init__()
+        self.act = _ACTIVATIONS[act]
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm = ChannelRMSNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.norm(self.conv2(self.act(self.conv1(x))))
+
+
+class MultiscaleProjection(nn.Module):
+    """A depthwise k x k and a grouped 1x1 convolution over the joined q, k, v channels."""
+
+    def __init__(self, channels: int, groups: int, kernel_size: int) -> None:
+        super().__init__()
+        pad = kernel_size // 2
+        self.proj_in = nn.Conv2d(
+            channels, channels, kernel_size, padding=pad, groups=channels, bias=False
+        )
+        self.proj_out = nn.Conv2d(channels, channels, 1, groups=groups, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj_out(self.proj_in(x))
+
+
+class MultiscaleLinearAttention(nn.Module):
+    """EfficientViT's LiteMLA: ReLU linear attention over several scales.
+
+    The published names mislead: `to_q`, `to_k`, `to_v` are thirds of one 3C-channel projection, and
+    heads are cut from consecutive channels as (q | k | v) of width E each.
+    """
+
+    def __init__(self, channels: int, head_dim: int, kernel_sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.head_dim = head_dim
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(channels, channels, bias=False)
+        self.to_v = nn.Linear(channels, channels, bias=False)
+        groups = 3 * (channels // head_dim)
+        self.to_qkv_multiscale = nn.ModuleList(
+            [MultiscaleProjection(3 * channels, groups, k) for k in kernel_sizes]
+        )
+        self.to_out = nn.Linear(channels * (1 + len(kernel_sizes)), channels, bias=False)
+        self.norm_out = ChannelRMSNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        H, W = x.shape[-2:]
+        tokens = x.permute(0, 2, 3, 1)
+        qkv = torch.cat([self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)], dim=-1)
+        image = qkv.permute(0, 3, 1, 2)
+        scales = [qkv, *(scale(image).permute(0, 2, 3, 1) for scale in self.to_qkv_multiscale)]
+        heads = torch.cat(scales, dim=-1).flatten(1, 2).unflatten(-1, (-1, 3 * self.head_dim))
+        q, k, v = heads.chunk(3, dim=-1)  # (B, N, heads, E) each
+        # The two forms differ by rounding alone; the reference picks by the number of positions.
+        attend = relu_linear_attention if H * W > self.head_dim else relu_quadratic_attention
+        out = self.to_out(attend(q, k, v).flatten(-2)).unflatten(1, (H, W))
+        return x + self.norm_out(out.permute(0, 3, 1, 2))
+
+
+def relu_quadratic_attention(q: Tensor, k: Tensor, v: Tensor, *, eps: float = 1e-15) -> Tensor:
+    """The quadratic form of `relu_linear_attention`, cheaper for few positions. (B, N, H, E)."""
+    q, k, values = (t.float().transpose(1, 2) for t in (F.relu(q), F.relu(k), v))  # (B, H, N, E)
+    scores = q @ k.transpose(-1, -2)  # (B, H, N, N)
+    scores = scores / (scores.sum(dim=-1, keepdim=True) + eps)
+    return (scores @ values).transpose(1, 2).to(v.dtype)
+
+
+class NormedGLU(DepthwiseGLU):
+    """The Mix-FFN with expansion 4, RMSNorm and a residual, as DC-AE uses it."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, 4 * channels)
+        self.norm = RMSNorm(channels, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.norm(super().forward(x.permute(0, 2, 3, 1)))
+        return x + out.permute(0, 3, 1, 2)
+
+
+class EfficientViTBlock(nn.Module):
+    """Global linear attention, then the convolutional feed-forward."""
+
+    def __init__(self, channels: int, head_dim: int, kernel_sizes: tuple[int, ...]) -> None:
+        super().__init__()
+        self.attn = MultiscaleLinearAttention(channels, head_dim, kernel_sizes)
+        self.conv_out = NormedGLU(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv_out(self.attn(x))
+
+
+class DownBlock(nn.Module):
+    """Halve the resolution: a 3x3 convolution plus a parameter-free averaging shortcut."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, unshuffle: bool, shortcut: bool = True
+    ) -> None:
+        super().__init__()
+        self.unshuffle = unshuffle
+        self.group = in_channels * 4 // out_channels if shortcut else 0
+        width = out_channels // 4 if unshuffle else out_channels
+        stride = 1 if unshuffle else 2
+        self.conv = nn.Conv2d(in_channels, width, 3, stride=stride, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.conv(x)
+        if self.unshuffle:
+            out = F.pixel_unshuffle(out, 2)
+        if self.group:
+            out = out + F.pixel_unshuffle(x, 2).unflatten(1, (-1, self.group)).mean(dim=2)
+        return out
+
+
+class UpBlock(nn.Module):
+    """Double the resolution: nearest then 3x3 (or 3x3 then shuffle), plus a repeating shortcut."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, *, interpolate: bool, shortcut: bool = True
+    ) -> None:
+        super().__init__()
+        self.interpolate = interpolate
+        self.repeats = out_channels * 4 // in_channels if shortcut else 0
+        width = out_channels if interpolate else 4 * out_channels
+        self.conv = nn.Conv2d(in_channels, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.interpolate:
+            out = self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        else:
+            out = F.pixel_shuffle(self.conv(x), 2)
+        if self.repeats:
+            out = out + F.pixel_shuffle(x.repeat_interleave(self.repeats, dim=1), 2)
+        return out
+
+
+def _block(kind: str, channels: int, head_dim: int, act: str, scales: tuple[int, ...]) -> nn.Module:
+    if kind == "ResBlock":
+        return ResBlock(channels, act)
+    return EfficientViTBlock(channels, head_dim, scales)
+
+
+class Encoder(nn.Module):
+    """Image (B, 3, H, W) in -1..1 -> latents (B, 32, H/32, W/32), unscaled."""
+
+    def __init__(self, config: DCAEConfig) -> None:
+        super().__init__()
+        channels, layers = config.encoder_block_out_channels, config.encoder_layers_per_block
+        unshuffle = config.downsample_block_type == "pixel_unshuffle"
+        self.conv_in: nn.Module
+        if layers[0] > 0:
+            self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
+        else:  # nothing runs at full resolution: the first layer already halves it
+            self.conv_in = DownBlock(
+                config.in_channels, channels[1], unshuffle=unshuffle, shortcut=False
+            )
+        stages = []
+        for i, width in enumerate(channels):
+            stage: list[nn.Module] = [
+                _block(
+                    config.encoder_stage_types[i], width, config.attention_head_dim, "silu",
+                    config.encoder_qkv_multiscales[i],
+                )
+                for _ in range(layers[i])
+            ]  # fmt: skip
+            if i < len(channels) - 1 and layers[i] > 0:
+                stage.append(DownBlock(width, channels[i + 1], unshuffle=unshuffle))
+            stages.append(nn.Sequential(*stage))
+        self.down_blocks = nn.ModuleList(stages)
+        self.conv_out = nn.Conv2d(channels[-1], config.latent_channels, 3, padding=1)
+        self.group = channels[-1] // config.latent_channels if config.encoder_out_shortcut else 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv_in(x)
+        for stage in self.down_blocks:
+            x = stage(x)
+        out = self.conv_out(x)
+        return out + x.unflatten(1, (-1, self.group)).mean(dim=2) if self.group else out
+
+
+class Decoder(nn.Module):
+    """Unscaled latents (B, 32, h, w) -> image (B, 3, 32h, 32w), nominally in -1..1, not clamped."""
+
+    def __init__(self, config: DCAEConfig) -> None:
+        super().__init__()
+        channels, layers = config.decoder_block_out_channels, config.decoder_layers_per_block
+        interpolate = config.upsample_block_type == "interpolate"
+        self.conv_in = nn.Conv2d(config.latent_channels, channels[-1], 3, padding=1)
+        self.repeats = channels[-1] // config.latent_channels if config.decoder_in_shortcut else 0
+        stages = []
+        for i, width in enumerate(channels):
+            stage: list[nn.Module] = []
+            if i < len(channels) - 1 and layers[i] > 0:
+                stage.append(UpBlock(channels[i + 1], width, interpolate=interpolate))
+            stage += [
+                _block(
+                    config.decoder_stage_types[i], width, config.attention_head_dim,
+                    config.decoder_stage_acts[i], config.decoder_qkv_multiscales[i],
+                )
+                for _ in range(layers[i])
+            ]  # fmt: skip
+            stages.append(nn.Sequential(*stage))
+        self.up_blocks = nn.ModuleList(stages)  # indexed by stage, run from the last to the first
+        width = channels[0] if layers[0] > 0 else channels[1]
+        self.norm_out = ChannelRMSNorm(width)
+        self.act = _ACTIVATIONS[config.decoder_conv_act_fn]
+        self.conv_out: nn.Module
+        if layers[0] > 0:
+            self.conv_out = nn.Conv2d(width, config.in_channels, 3, padding=1)
+        else:
+            self.conv_out = UpBlock(
+                width, config.in_channels, interpolate=interpolate, shortcut=False
+            )
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.conv_in(z)
+        if self.repeats:
+            x = x + z.repeat_interleave(self.repeats, dim=1)
+        for stage in reversed(self.up_blocks):
+            x = stage(x)
+        return self.conv_out(self.act(self.norm_out(x)))
+
+
+class AutoencoderDC(nn.Module):
+    """DC-AE with the parameter names of diffusers' `AutoencoderDC` files."""
+
+    def __init__(self, config: DCAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def encode(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in -1..1 -> (B, 32, H/32, W/32), before `scaling_factor`."""
+        return self.encoder(image.contiguous(memory_format=torch.channels_last))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """(B, 32, h, w), already divided by `scaling_factor` -> (B, 3, 32h, 32w)."""
+        return self.decoder(latents.contiguous(memory_format=torch.channels_last))

@@ -1,0 +1,74 @@
+"""Layers that the Linear-DiT and DC-AE share.
+
+Both networks keep channels last: the DiT as (B, N, C) tokens, DC-AE as (B, C, H, W) tensors whose
+memory is NHWC. So a 1x1 convolution is a matrix product over the last axis and no copy is needed.
+"""
+
+# B batch, N positions, C channels, H heads, E head width
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PointwiseConv2d(nn.Conv2d):
+    """A 1x1 convolution applied to channels-last tokens (..., C_in) -> (..., C_out).
+
+    It stays an `nn.Conv2d` so that weights keep their published shape (C_out, C_in, 1, 1).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, bias: bool) -> None:
+        super().__init__(in_channels, out_channels, kernel_size=1, bias=bias)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return F.linear(tokens, self.weight.flatten(1), self.bias)
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the last axis: variance in fp32, then weight and optional bias."""
+
+    def __init__(self, channels: int, *, eps: float = 1e-5, bias: bool = False) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        variance = x.float().square().mean(-1, keepdim=True)
+        x = (x * torch.rsqrt(variance + self.eps)).to(self.weight.dtype) * self.weight
+        return x if self.bias is None else x + self.bias
+
+
+class DepthwiseGLU(nn.Module):
+    """Sana's Mix-FFN body ("GLUMBConv"): 1x1 up, SiLU, depthwise 3x3, x * SiLU(gate), 1x1 down.
+
+    The 3x3 convolution is what gives the DiT its sense of position (arXiv 2410.10629, 2.3).
+    Subclasses add what surrounds it. Maps (B, h, w, C) to (B, h, w, C).
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.conv_inverted = PointwiseConv2d(channels, 2 * hidden, bias=True)
+        self.conv_depth = nn.Conv2d(2 * hidden, 2 * hidden, 3, padding=1, groups=2 * hidden)
+        self.conv_point = PointwiseConv2d(hidden, channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.silu(self.conv_inverted(x))
+        x = self.conv_depth(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        x, gate = x.chunk(2, dim=-1)
+        return self.conv_point(x * F.silu(gate))
+
+
+def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, *, eps: float = 1e-15) -> Tensor:
+    """ReLU linear attention over N positions, linear in N (arXiv 2410.10629, section 2.3).
+
+    q, k, v: (B, N, H, E), any float dtype. Returns (B, N, H, E) in v's dtype. Sums run in fp32,
+    since they add up to 16384 positions. No softmax and no 1/sqrt(E) scale: the published weights
+    were trained without.
+    """
+    dtype = v.dtype
+    q, k, v = (t.float().transpose(1, 2) for t in (F.relu(q), F.relu(k), v))  # (B, H, N, E)
+    key_value = k.transpose(-1, -2) @ v  # (B, H, E, E)
+    key_sum = k.sum(dim=2).unsqueeze(-1)  # (B, H, E, 1)
+    out = (q @ key_value) / (q @ key_sum + eps)
+    return out.transpose(1, 2).to(dtype)

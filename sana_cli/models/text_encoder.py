@@ -1,0 +1,115 @@
+"""Prompts -> Gemma-2 hidden states, as Sana was trained: instruction prefix, BOS + last 299 tokens.
+
+Equal to encoding padded sequences and masking, but only real tokens are ever computed, and the
+constant instruction prefix runs once: its keys and values are kept (the decoder is causal and
+padding is on the right, so nothing that follows changes them).
+"""
+
+# L text tokens, C hidden width of the text encoder
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sana_cli.published import complex_human_instruction
+
+MAX_PROMPT_TOKENS = 300  # BOS and 299 of the prompt
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """Hidden states of a prompt's real tokens, (1, L, C), and what did not fit or was unknown."""
+
+    embeds: Tensor
+    truncated_tokens: int = 0
+    unknown_words: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Prefix:
+    """The instruction without its last token, which merges with the prompt's first word."""
+
+    token_ids: list[int]
+    cache: Any  # transformers.Cache
+    first_state: Tensor  # (1, 1, C): BOS sees only itself, so this is a constant
+
+
+class PromptEncoder:
+    """A tokenizer and a Gemma-2 decoder trunk; holds the instruction's key-value cache."""
+
+    def __init__(self, tokenizer: Any, model: torch.nn.Module) -> None:
+        self.tokenizer = tokenizer
+        self.model = model
+        self._prefix: _Prefix | None = None
+
+    @torch.inference_mode()
+    def encode(self, prompt: str, *, enhance: bool) -> EncodedPrompt:
+        """Encode one prompt. `enhance` puts the complex human instruction before it.
+
+        The text is lower-cased and stripped first, as the diffusers pipeline does.
+        """
+        text = prompt.lower().strip()
+        unknown = self._unknown_words(text)
+        if not enhance:
+            ids = self._tokenize(text)
+            kept = ids[:MAX_PROMPT_TOKENS]
+            return EncodedPrompt(self._states(kept), len(ids) - len(kept), unknown)
+        instruction = complex_human_instruction()
+        instruction_ids = self._tokenize(instruction)
+        ids = self._tokenize(instruction + text)
+        limit = len(instruction_ids) + MAX_PROMPT_TOKENS - 2
+        kept = ids[:limit]
+        embeds = self._after_prefix(instruction_ids[:-1], kept)
+        return EncodedPrompt(embeds, len(ids) - len(kept), unknown)
+
+    def encode_negative(self, negative_prompt: str) -> EncodedPrompt:
+        """Encode the unconditional branch: never with the instruction; "" is BOS alone."""
+        return self.encode(negative_prompt, enhance=False)
+
+    def _tokenize(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=True).input_ids)
+
+    def _unknown_words(self, text: str) -> tuple[str, ...]:
+        """Words that the tokenizer maps to its unknown token (never with Gemma's own)."""
+        unknown = self.tokenizer.unk_token_id
+        if unknown is None:
+            return ()
+        words = dict.fromkeys(word.strip(".,;:!?\"'()") for word in text.split())
+        return tuple(
+            word
+            for word in words
+            if word and unknown in self.tokenizer(word, add_special_tokens=False).input_ids
+        )
+
+    def _after_prefix(self, prefix_ids: list[int], ids: list[int]) -> Tensor:
+        """States of BOS and of everything behind the prefix: (1, L, C)."""
+        n = len(prefix_ids)
+        if ids[:n] != prefix_ids or len(ids) == n:
+            # A token merged across the boundary: no shared prefix, so the whole text runs.
+            states = self._states(ids)
+            return torch.cat([states[:, :1], states[:, n:]], dim=1)
+        prefix = self._run_prefix(prefix_ids)
+        kv = copy.deepcopy(prefix.cache)  # generation appends to it
+        rest = torch.tensor([ids[n:]], device=self._device)
+        states = self.model(rest, past_key_values=kv, use_cache=True).last_hidden_state
+        return torch.cat([prefix.first_state, states], dim=1)
+
+    def _run_prefix(self, prefix_ids: list[int]) -> _Prefix:
+        if self._prefix is None or self._prefix.token_ids != prefix_ids:
+            ids = torch.tensor([prefix_ids], device=self._device)
+            out = self.model(ids, use_cache=True)
+            first = out.last_hidden_state[:, :1].clone()
+            self._prefix = _Prefix(prefix_ids, out.past_key_values, first)
+        return self._prefix
+
+    def _states(self, ids: list[int]) -> Tensor:
+        """(1, L, C) after the final norm."""
+        tokens = torch.tensor([ids], device=self._device)
+        return self.model(tokens, use_cache=False).last_hidden_state
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device

@@ -1,0 +1,79 @@
+"""Options that commands share, and the parsing of their values. No torch."""
+
+import re
+from enum import StrEnum
+from math import sqrt
+from typing import Annotated
+
+import typer
+
+from sana_cli.errors import ExitCode, SanaError
+
+
+class Scheduler(StrEnum):
+    """Samplers, by the name that users type."""
+
+    FLOW_DPM = "flow-dpm"
+    FLOW_EULER = "flow-euler"
+    SCM = "scm"
+
+
+class Precision(StrEnum):
+    """Compute precision of the transformer."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class Device(StrEnum):
+    """Where a model runs."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        metavar="NAME|DIR",
+        help="A known name (sana-0.6b), a hub id, a folder or a .pth file "
+        "[default: $SANA_MODEL, else the built-in model]",
+        show_default=False,
+    ),
+]
+OfflineOption = Annotated[
+    bool, typer.Option("--offline", help="Use downloaded files only; never touch the network.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notices.")]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read "1024x768" as (1024, 768), width first; SanaError otherwise."""
+    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*]\s*(\d{1,6})\s*", text)
+    if not match:
+        raise SanaError(
+            f"cannot read size {text!r}", hint="write WIDTHxHEIGHT: 1024x768", code=ExitCode.USAGE
+        )
+    return int(match[1]), int(match[2])
+
+
+def size_of_aspect(text: str, native_size: int) -> tuple[int, int]:
+    """Read "16:9" as (width, height): multiples of 32 with about native_size^2 pixels."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*[:/]\s*(\d+(?:\.\d+)?)\s*", text)
+    ratio = float(match[1]) / float(match[2]) if match and float(match[2]) else 0.0
+    if not 1 / 8 <= ratio <= 8:
+        raise SanaError(
+            f"cannot use aspect ratio {text!r}",
+            hint="write W:H between 1:8 and 8:1, such as 16:9",
+            code=ExitCode.USAGE,
+        )
+    sides = native_size * sqrt(ratio), native_size / sqrt(ratio)
+    width, height = (max(32, round(side / 32) * 32) for side in sides)
+    return width, height

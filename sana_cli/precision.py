@@ -1,0 +1,89 @@
+"""Which device runs a model, and in which floating-point type each of its parts computes.
+
+The published rule: a transformer runs in the type it was trained in or in fp32 (an fp16 one in bf16
+draws garbage, a bf16 one overflows in fp16); DC-AE and Gemma never run in fp16.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from sana_cli.errors import ExitCode, SanaError
+
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DtypePlan:
+    """The dtype of each part, by name ("fp32", "bf16", "fp16")."""
+
+    transformer: str
+    vae: str
+    text_encoder: str
+
+    @property
+    def is_safest(self) -> bool:
+        return {self.transformer, self.vae, self.text_encoder} == {"fp32"}
+
+
+SAFEST = DtypePlan(transformer="fp32", vae="fp32", text_encoder="fp32")
+
+
+def pick_device(requested: str) -> torch.device:
+    """Turn "auto", "cpu", "cuda" or "mps" into a device that is there; SanaError otherwise."""
+    available: dict[str, Callable[[], bool]] = {
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "cpu": lambda: True,
+    }
+    if requested == "auto":
+        return torch.device(next(name for name, there in available.items() if there()))
+    if not available[requested]():
+        hints = {
+            "cuda": "check `nvidia-smi` and that torch is a CUDA build, or use --device cpu",
+            "mps": "needs macOS on Apple silicon; use --device cpu",
+        }
+        raise SanaError(
+            f"device {requested} is not available here",
+            hint=hints[requested],
+            code=ExitCode.ENVIRONMENT,
+        )
+    return torch.device(requested)
+
+
+def plan_dtypes(requested: Precision, trained: str, device: torch.device) -> DtypePlan:
+    """The dtype of each part for a transformer trained in `trained` ("fp32", "bf16", "fp16").
+
+    Raises SanaError when `requested` is known to give a broken picture with these weights.
+    """
+    if {requested, trained} == {"fp16", "bf16"}:
+        raise SanaError(
+            f"this model was trained in {trained}; {requested} would give a broken picture",
+            hint=f"use --precision {trained}, fp32 or auto",
+            code=ExitCode.USAGE,
+        )
+    transformer = _fastest_safe(trained, device) if requested == "auto" else requested
+    others = "fp32"
+    if transformer != "fp32" and (device.type == "cuda" or cpu_has_fast_bf16()):
+        others = "bf16"
+    return DtypePlan(transformer=transformer, vae=others, text_encoder=others)
+
+
+def _fastest_safe(trained: str, device: torch.device) -> str:
+    if device.type == "cuda":
+        return trained
+    if device.type == "cpu" and trained == "bf16" and cpu_has_fast_bf16():
+        return "bf16"
+    # An fp16 model on a CPU, and everything on Apple's GPU: users met grey pictures below fp32.
+    return "fp32"
+
+
+def cpu_has_fast_bf16() -> bool:
+    """Whether bf16 products have instructions here; without them fp32 is several times faster."""
+    if not torch.backends.mkldnn.is_available():
+        return False
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

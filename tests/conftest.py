@@ -1,0 +1,139 @@
+"""Fixtures for all tests. Nothing heavy is imported until a fixture needs it.
+
+Caches go to a temporary folder, and the hub's address to a closed port: a test that forgets to stay offline fails at
+once instead of downloading.
+"""
+
+import importlib.util
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+_scratch: str | None = None
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Before collection: huggingface_hub and transformers read these variables when they are imported."""
+    global _scratch
+    _scratch = tempfile.mkdtemp(prefix="sana-tests-")
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE"):
+        os.environ.pop(name, None)
+    os.environ |= {
+        "HF_HOME": f"{_scratch}/huggingface",
+        "XDG_CACHE_HOME": f"{_scratch}/cache",
+        "HF_ENDPOINT": "http://127.0.0.1:9",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads starve each other on a busy machine
+    }
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if _scratch is not None:
+        shutil.rmtree(_scratch, ignore_errors=True)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") is not None:
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device")
+
+
+@pytest.fixture(scope="session")
+def reference() -> ModuleType:
+    """`tests/reference.py`: lively random pipelines and diffusers' own pictures."""
+    name = "sana_test_reference"  # tests are no package, and pytest leaves sys.path alone
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("reference.py"))
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+        module.torch.set_num_threads(1)  # the pictures are tiny
+    return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def pipelines(reference: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Every reference pipeline of this session: `.folder(name, layout)`, `.pipeline(name)`, `.draw(name, ...)`."""
+    return reference.Pipelines(tmp_path_factory.mktemp("pipelines"))
+
+
+@pytest.fixture
+def tiny_model(pipelines: Any) -> Path:
+    """A tiny plain Sana pipeline on disk. Shared: a test that damages files copies it first."""
+    return pipelines.folder("plain")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a run of `sana` left behind."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The one JSON document on stdout."""
+        return json.loads(self.out)
+
+
+@pytest.fixture(scope="session")
+def sana() -> Callable[..., Result]:
+    """Run `sana ARGUMENTS` in this process, through `main` and its error edge."""
+
+    def run(*arguments: object) -> Result:
+        from sana_cli.cli import main
+
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            code = main([str(argument) for argument in arguments])
+        return Result(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture
+def sana_draw(sana: Callable[..., Result], tmp_path: Path) -> Callable[..., list[Any]]:
+    """Draw with `sana generate` in fp32 on the CPU; returns the PNGs as (H, W, 3) uint8 arrays."""
+
+    def run(model: Path, prompt: str, *options: object, exact: bool = True) -> list[Any]:
+        import numpy as np
+        from PIL import Image
+
+        result = sana(
+            "generate", prompt, "--model", model, "--output", tmp_path / "picture.png", "--force",
+            "--precision", "fp32", "--device", "cpu", "--exact" if exact else "--bins", "--json", *options,
+        )  # fmt: skip
+        assert result.code == 0, f"sana generate ended with {result.code}:\n{result.err}"
+        pictures = []
+        for entry in result.document["images"]:
+            with Image.open(entry["path"]) as png:
+                assert png.size == (entry["width"], entry["height"]), entry
+                pictures.append(np.asarray(png.convert("RGB")))
+        return pictures
+
+    return run
+
+
+@pytest.fixture(autouse=True)
+def _no_leaked_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Settings of the person who runs the tests do not reach them."""
+    for name in [name for name in os.environ if name.startswith("SANA_")]:
+        monkeypatch.delenv(name)
+    yield
