@@ -70,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     command = typer.main.get_command(app)
     result = command.main(arguments or ["--help"], prog_name="sana", standalone_mode=False)
+    if result == ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt  # Typer turned it into a silent exit code
     return result if isinstance(result, int) else ExitCode.OK
 
 

@@ -240,6 +240,9 @@ def _download(request: _Request, progress: Progress) -> HubSnapshot:
             max_workers=4,
         )
     )
+    for file in large:
+        if not (path / file.name).is_symlink():  # a filesystem without links: it was copied
+            (request.folder / "blobs" / str(file.digest)).unlink(missing_ok=True)
     for file in wanted:
         if file not in large and not _has_digest(path / file.name, file.digest):
             _discard(path / file.name)
@@ -488,8 +491,8 @@ def _explain(error: BaseException, request: _Request) -> SanaError | None:
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             message = f"the disk of {request.folder.parent} is full"
             hint = "make room or set HF_HOME to a larger disk; the download then goes on"
-        case OSError(errno=errno.EACCES | errno.EPERM | errno.EROFS):
-            message = f"cannot write to {error.filename or request.folder.parent}: {error.strerror}"
+        case OSError() if error.errno is not None:
+            message = f"cannot use {error.filename or request.folder.parent}: {error.strerror}"
             hint = "set HF_HOME to a folder that you may write to"
         case OSError() if "Consistency check failed" in str(error):
             message = f"{hub} sent a file of {repo} with a length other than announced"

@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 import torch
 
-from sana_cli import hub
 from sana_cli.config import DCAEConfig, RunDefaults, TransformerConfig
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.models.dc_ae import AutoencoderDC
@@ -68,6 +67,8 @@ def open_checkpoint(
     variant = find_variant(model)
     if variant is None and not _looks_like_repo(model):
         raise _unknown_model(model)
+    from sana_cli import hub  # costs 0.2 s that local models need not pay
+
     repo = variant.repo if variant else model
     weight_variant = variant.weight_variant if variant else None
     snapshot = hub.fetch(repo, weight_variant=weight_variant, offline=offline, progress=progress)
@@ -101,6 +102,8 @@ def _open_folder(
         )
     weight_variant = variant.weight_variant if variant else None
     config = _read_config(folder / "transformer/config.json", TransformerConfig.from_dict)
+    vae = _read_config(folder / "vae/config.json", DCAEConfig.from_dict)
+    _require_fitting_vae(config, vae)
     weights = WeightFiles(
         folder / "transformer", stem="diffusion_pytorch_model", weight_variant=weight_variant
     )
@@ -111,11 +114,20 @@ def _open_folder(
         pth=None,
         weight_variant=weight_variant,
         transformer=config,
-        vae=_read_config(folder / "vae/config.json", DCAEConfig.from_dict),
+        vae=vae,
         trained_precision=variant.precision if variant else weights.dtype,
         defaults=_run_defaults(folder, config, variant),
         description=str(own_settings(folder).get("description", "")),
     )
+
+
+def _require_fitting_vae(transformer: TransformerConfig, vae: DCAEConfig) -> None:
+    if vae.downscale != 32 or vae.latent_channels != transformer.in_channels:
+        raise checkpoint_error(
+            f"the autoencoder (f{vae.downscale}c{vae.latent_channels}) does not fit the transformer "
+            f"(f32c{transformer.in_channels})",
+            hint="use the vae/ folder of a published Sana model",
+        )
 
 
 def own_settings(folder: Path) -> dict[str, Any]:
@@ -127,9 +139,11 @@ def own_settings(folder: Path) -> dict[str, Any]:
 def _open_pth(path: Path, *, name: str, offline: bool, progress: Progress | None) -> Checkpoint:
     """An original transformer file; its other parts come from the matching published model."""
     if not path.is_file():
-        raise SanaError(f"no such file: {path}", code=ExitCode.CHECKPOINT)
+        raise checkpoint_error(f"no such file: {path}", hint="check the path")
     config, tensors = read_pth(path)
     variant = _published_variant(config)
+    from sana_cli import hub
+
     snapshot = hub.fetch(
         variant.repo,
         components=("vae", "text_encoder", "tokenizer", "scheduler"),
@@ -277,9 +291,9 @@ def _mute_import_warnings() -> None:
 def _component(
     checkpoint: Checkpoint, folder: str, stem: str
 ) -> tuple[dict[str, str], Callable[[str], torch.Tensor]]:
-    files = WeightFiles(
-        checkpoint.folder / folder, stem=stem, weight_variant=checkpoint.weight_variant
-    )
+    # The variant is the transformer's; the other parts are the same in all their files.
+    weight_variant = checkpoint.weight_variant if folder == "transformer" else None
+    files = WeightFiles(checkpoint.folder / folder, stem=stem, weight_variant=weight_variant)
     return {name: name for name in files}, files.read
 
 

@@ -25,9 +25,9 @@ class DtypePlan:
     vae: str
     text_encoder: str
 
-    @property
-    def is_safest(self) -> bool:
-        return {self.transformer, self.vae, self.text_encoder} == {"fp32"}
+    def __str__(self) -> str:
+        """Write "fp16", or "fp16+bf16" when the other parts differ from the transformer."""
+        return "+".join(dict.fromkeys((self.transformer, self.vae, self.text_encoder)))
 
 
 SAFEST = DtypePlan(transformer="fp32", vae="fp32", text_encoder="fp32")

@@ -6,6 +6,8 @@ table is that of the published converter (NVlabs/Sana, scripts/convert_sana_to_d
 
 import pickle
 import re
+import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -65,17 +67,19 @@ def read_pth(path: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
 
 def _unpickle(path: Path) -> dict[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with warnings.catch_warnings():  # about the pickle protocol of files that fail anyway
+            warnings.simplefilter("ignore")
+            zipped = zipfile.is_zipfile(path)  # torch before 1.6 wrote others, which cannot be mapped
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
-        if "weights_only" in str(error) or "Unsupported" in str(error):
+        if "global" in str(error).lower():
             raise checkpoint_error(
                 f"{path} would run code when loaded; refused",
                 hint="use a file of plain tensors, best the safetensors release of the model",
             ) from error
-        raise checkpoint_error(f"{path} is not a readable .pth file: {error}") from error
+        raise checkpoint_error(f"{path} is not a readable .pth file") from error
     except (OSError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise checkpoint_error(f"{path} is not a readable .pth file: {reason}") from error
+        raise checkpoint_error(f"{path} is not a readable .pth file") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise checkpoint_error(f"{path} holds no state_dict of tensors")

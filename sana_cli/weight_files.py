@@ -63,7 +63,7 @@ def select_files(
     `weight_variant` is for the transformer. The plain VAE and text encoder files are preferred:
     their variant copies have the same size.
     """
-    selected = [path for path in ("model_index.json",) if path in paths]
+    selected = [path for path in ("model_index.json", "sana.json") if path in paths]
     for component in components:
         names = _names_in(paths, component)
         if component == "tokenizer":

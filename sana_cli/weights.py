@@ -28,7 +28,7 @@ class WeightFiles:
         chosen = select_weights(names, stem=stem, weight_variant=weight_variant)
         if chosen is None:
             raise checkpoint_error(f"no weights in {folder}: expected {stem}.safetensors")
-        files = _shards(folder / chosen) if chosen.endswith(".index.json") else [folder / chosen]
+        files = _shards(folder / chosen) if chosen.endswith(".json") else [folder / chosen]
         self.headers: dict[str, tuple[str, tuple[int, ...]]] = {}  # name -> (dtype, shape)
         self._file_of: dict[str, Path] = {}
         for path in files:

@@ -185,10 +185,25 @@ def lively_transformer(config: dict[str, Any], seed: int) -> SanaTransformer2DMo
     with torch.no_grad():
         # The embedded time modulates all blocks: strong enough to matter, not so strong that it drowns the tables.
         model.time_embed.linear.weight *= 0.7
-        model.proj_out.weight *= 0.6
+        model.proj_out.weight *= 1.5 if config.get("guidance_embeds") else 0.6
         if config.get("guidance_embeds"):  # else a picture hardly depends on the embedded guidance
             model.time_embed.guidance_embedder.linear_1.weight *= 2
-            model.time_embed.guidance_embedder.linear_2.weight *= 2
+        generator = torch.Generator().manual_seed(seed + 1)
+        model.patch_embed.proj.weight *= 4  # tokens differ, and stay different
+        for block in model.transformer_blocks:  # attention averages: make it heard, and sharp
+            block.attn1.to_out[0].weight *= 2
+            block.attn2.to_out[0].weight *= 2
+            block.ff.conv_point.weight *= 6
+            block.attn2.to_q.weight *= 0.5  # its input is the growing residual stream
+            block.attn2.to_q.bias *= 4
+            block.attn2.to_k.bias *= 4
+            for linear, norm in (
+                (block.attn1.to_q, block.attn1.norm_q),
+                (block.attn1.to_k, block.attn1.norm_k),
+            ):
+                sharp = norm.weight if norm is not None else linear.weight
+                spread = torch.randn(len(sharp), generator=generator).exp()
+                sharp.mul_(spread if sharp.ndim == 1 else spread[:, None])
     return model
 
 
@@ -198,7 +213,7 @@ def lively_vae(config: dict[str, Any], seed: int) -> AutoencoderDC:
     with torch.no_grad():
         for path, parameter in model.named_parameters():
             if "_blocks" in path and parameter.ndim == 1:
-                parameter *= 3
+                parameter *= 6 if path.endswith("conv1.bias") else 3
     return model
 
 

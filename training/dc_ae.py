@@ -3,6 +3,7 @@
 The crops of all phases hold about the same number of pixels a batch, so a step takes about the same time throughout.
 """
 
+import math
 import random
 import time
 from dataclasses import dataclass
@@ -28,8 +29,12 @@ from training.runs import (
     to_unit_range,
 )
 from training.sprites import Sprites
+from training.workers import Worker
 
 # B batch, C latent channels, H height, W width
+
+LOG_EVERY_S = 40.0
+SAVE_EVERY_S = 120.0
 
 CONFIG = DCAEConfig(
     encoder_block_out_channels=(16, 32, 64, 128, 128, 128),
@@ -44,7 +49,7 @@ CONFIG = DCAEConfig(
 class AutoencoderSettings:
     """Sizes of the run; the network is the same for every preset."""
 
-    phases: tuple[tuple[float, int, int], ...] = ((0.15, 64, 64), (0.6, 128, 16), (1.0, 256, 5))  # until, px, batch
+    phases: tuple[tuple[float, int, int], ...] = ((0.15, 64, 64), (0.6, 128, 16), (1.0, 256, 6))  # until, px, batch
     peak_lr: float = 2e-3
     warmup_steps: int = 200
     weight_decay: float = 1e-4
@@ -92,7 +97,7 @@ class AutoencoderStep(nn.Module):
 
 
 def train_autoencoder(
-    run_folder: Path, sprites: Sprites, *, budget: Budget, settings: AutoencoderSettings, log_every_s: float = 20
+    worker: Worker, run_folder: Path, sprites: Sprites, budget: Budget, settings: AutoencoderSettings
 ) -> None:
     """Train or resume; leaves `dc_ae.pt` with weights, average and scaling factor in the run folder."""
     device = pick_device()
@@ -108,10 +113,11 @@ def train_autoencoder(
         optimizer.load_state_dict(state["optimizer"])
         ema.load_state_dict(state["ema"])
         budget.step, budget.used_s = state["step"], state["used_s"]
-    rng = random.Random(1000 + budget.step)
+    rng = random.Random(1000 + budget.step + 7919 * worker.rank)
     step = AutoencoderStep(model, settings)
     run_step = torch.compile(step, dynamic=False) if settings.compile else step
-    print(f"autoencoder: {sum(p.numel() for p in model.parameters()):,} parameters on {device}", flush=True)
+    if worker.is_first:
+        print(f"autoencoder: {sum(p.numel() for p in model.parameters()):,} parameters on {device}", flush=True)
     budget.start()
     last_log = last_save = time.monotonic()
     seen, losses = 0, []
@@ -120,19 +126,21 @@ def train_autoencoder(
         lr = learning_rate(budget.fraction, budget.step, peak=settings.peak_lr, warmup_steps=settings.warmup_steps)
         for group in optimizer.param_groups:
             group["lr"] = lr
-        image = to_unit_range(crops(sprites, rng, batch, size=size), device)
+        image = to_unit_range(crops(sprites, rng, math.ceil(batch / worker.count), size=size), device)
         with torch.autocast(device.type, torch.bfloat16):
             loss, energy = run_step(image)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
+        worker.average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         ema.update(model)
         budget.tick()
+        budget.used_s = worker.agree(budget.used_s)
         seen += batch
         losses.append(loss.detach())
         now = time.monotonic()
-        if now - last_log > log_every_s or budget.done:
+        if worker.is_first and (now - last_log > LOG_EVERY_S or budget.done):
             mean = torch.stack(losses).mean().item()
             quality = check(model, ema, sprites, run_folder / "dc_ae.png", device)
             print(
@@ -140,12 +148,12 @@ def train_autoencoder(
                 f"z2 {energy.item():.2f} psnr {quality:.2f} dB, {seen / (now - last_log):.0f} crops/s",
                 flush=True,
             )
-            if now - last_save > 120 or budget.done:
+            if now - last_save > SAVE_EVERY_S or budget.done:
                 save_checkpoint(path, _state(model, optimizer, ema, budget))
                 last_save = time.monotonic()
             seen, losses, last_log = 0, [], time.monotonic()
-            budget.pause()
-    finish(path, model, ema, sprites, device, _state(model, optimizer, ema, budget))
+    if worker.is_first:
+        finish(path, model, ema, sprites, device, _state(model, optimizer, ema, budget))
 
 
 def _state(model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema, budget: Budget) -> dict[str, object]:

@@ -20,7 +20,7 @@ from sana_cli.options import (
 
 if TYPE_CHECKING:
     from sana_cli.loading import Checkpoint
-    from sana_cli.pipeline import Picture, Run
+    from sana_cli.run import Picture, Run
 
 
 def generate(
@@ -81,10 +81,10 @@ def generate(
     quiet: QuietOption = False,
 ) -> None:
     """Draw pictures of PROMPT."""
-    if size and (width or height):
-        raise SanaError("give --size or --width/--height, not both", code=ExitCode.USAGE)
-    if aspect and (size or width or height):
-        raise SanaError("give --aspect or a size, not both", code=ExitCode.USAGE)
+    if size and (width is not None or height is not None):
+        raise _contradiction("--size", "--width or --height")
+    if aspect and (size or width is not None or height is not None):
+        raise _contradiction("--aspect", "a size")
     if size:
         width, height = parse_size(size)
     if not prompt.strip():  # before the seconds that loading takes
@@ -94,8 +94,9 @@ def generate(
 
     from sana_cli.console import ConsoleReporter
     from sana_cli.loading import default_model, open_checkpoint
-    from sana_cli.pipeline import Request, Run
     from sana_cli.precision import pick_device
+    from sana_cli.request import Request
+    from sana_cli.run import Run
 
     with ConsoleReporter(quiet=quiet) as reporter:
         torch_device = pick_device(device)
@@ -131,6 +132,12 @@ def generate(
         _print_json(checkpoint, run, pictures)
 
 
+def _contradiction(one: str, other: str) -> SanaError:
+    return SanaError(
+        f"give {one} or {other}, not both", hint=f"leave {one} away", code=ExitCode.USAGE
+    )
+
+
 def _summary(picture: "Picture", *, quiet: bool) -> str:
     if quiet:
         return str(picture.path)
@@ -162,7 +169,7 @@ def _print_json(checkpoint: "Checkpoint", run: "Run", pictures: "list[Picture]")
         "model": checkpoint.name,
         "revision": checkpoint.revision,
         "device": str(run.device),
-        "precision": run.dtypes.transformer,
+        "precision": str(run.dtypes),
         "images": images,
     }
     typer.echo(dumps(document, ensure_ascii=False))

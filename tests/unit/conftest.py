@@ -29,13 +29,14 @@ RUNNER = """
 import json, sys
 from sana_cli.errors import SanaError
 from sana_cli.hub import fetch
-calls = []
-try:
-    snapshot = fetch(**json.loads(sys.argv[1]), progress=lambda *call: calls.append(call))
-    answer = {"path": str(snapshot.path), "revision": snapshot.revision}
-except SanaError as error:
-    answer = {"message": error.message, "hint": error.hint, "code": error.code.name}
-print(json.dumps({**answer, "progress": calls}))
+for options in sys.argv[1:]:
+    calls = []
+    try:
+        snapshot = fetch(**json.loads(options), progress=lambda *call: calls.append(call))
+        answer = {"path": str(snapshot.path), "revision": snapshot.revision}
+    except SanaError as error:
+        answer = {"message": error.message, "hint": error.hint, "code": error.code.name}
+    print(json.dumps({**answer, "progress": calls}))
 """
 
 
@@ -59,9 +60,12 @@ class Hub:
     url: str = ""
     repos: dict[str, dict[str, bytes]] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
-    statuses: dict[str, tuple[int, dict[str, str]]] = field(default_factory=dict)  # by path part
+    # by parts of the path; status 0 is silence
+    statuses: dict[tuple[str, ...], tuple[int, dict[str, str]]] = field(default_factory=dict)
     served_instead: dict[str, bytes] = field(default_factory=dict)  # by file name
-    stop_at: dict[str, tuple[int, str]] = field(default_factory=dict)  # file: bytes, hang|reset|close
+    stop_at: dict[str, tuple[int, str]] = field(
+        default_factory=dict
+    )  # file: bytes, hang|reset|close
     ignore_range: bool = False
     release: threading.Event = field(default_factory=threading.Event)
     reached: threading.Event = field(default_factory=threading.Event)
@@ -81,29 +85,23 @@ class Hub:
         ours |= {"HF_ENDPOINT": self.url, "HF_HOME": str(self.cache), "HF_TOKEN": TOKEN}
         return ours | {"HF_HUB_DISABLE_TELEMETRY": "1"} | extra
 
-    def start_fetch(
-        self, repo_id: str, *, env: dict[str, str] | None = None, **options: object
+    def start(
+        self, *options: dict[str, object], env: dict[str, str] | None = None
     ) -> subprocess.Popen[str]:
+        """A process that calls `sana_cli.hub.fetch` once for each of `options`."""
         return subprocess.Popen(
-            [sys.executable, "-c", RUNNER, json.dumps({"repo_id": repo_id, **options})],
+            [sys.executable, "-c", RUNNER, *map(json.dumps, options)],
             env=self.environment(**(env or {})),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
         )
 
-    def fetch(
-        self, repo_id: str, *, env: dict[str, str] | None = None, **options: object
-    ) -> dict[str, object]:
-        """The result or the error of `sana_cli.hub.fetch` in a process of its own."""
-        return finish(self.start_fetch(repo_id, env=env, **options))
-
-
-def finish(process: subprocess.Popen[str]) -> dict[str, object]:
-    stdout, stderr = process.communicate(timeout=60)
-    assert (process.returncode, stderr) == (0, "")
-    answer: dict[str, object] = json.loads(stdout)
-    return answer
+    def finish(self, process: subprocess.Popen[str]) -> list[dict[str, object]]:
+        """Result or error of each call; anything else, a word on stderr too, fails the test."""
+        stdout, stderr = process.communicate(timeout=60)
+        assert (process.returncode, stderr) == (0, "")
+        return [json.loads(line) for line in stdout.splitlines()]
 
 
 def is_lfs(name: str) -> bool:
@@ -134,18 +132,18 @@ class Handler(BaseHTTPRequestHandler):
         headers = {key.lower(): value for key, value in self.headers.items()}
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append(Request(self.command, path, headers))
-        for part, (status, extra) in self.hub.statuses.items():
-            if part in path:
-                if status == 0:  # silence
+        for parts, (status, extra) in self.hub.statuses.items():
+            if all(part in f"{path}/" for part in parts):
+                if status == 0:
                     self.hub.release.wait(30)
                     self.close_connection = True
                     return None
-                return self.answer(status, b"{}", extra)
-        if match := re.fullmatch(r"/api/models/(\w+/[\w.-]+)(?:/(revision|tree)/(\w+))?", path):
+                return self.answer(status, b"<html>", extra)
+        if match := re.fullmatch(r"/api/models/([\w-]+/[\w.-]+)(?:/(revision|tree)/(\w+))?", path):
             return self.api(match[1], match[2], match[3] or "main")
-        if match := re.fullmatch(r"/(\w+/[\w.-]+)/resolve/(\w+)/(.+)", path):
+        if match := re.fullmatch(r"/([\w-]+/[\w.-]+)/resolve/(\w+)/(.+)", path):
             return self.resolve(match[1], match[2], match[3])
-        if match := re.fullmatch(r"/cdn/(\w+/[\w.-]+)/(.+)", path):
+        if match := re.fullmatch(r"/cdn/([\w-]+/[\w.-]+)/(.+)", path):
             return self.cdn(match[1], match[2])
         return self.answer(404, b"")
 
@@ -187,9 +185,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def cdn(self, repo: str, name: str) -> None:
         data = self.hub.served_instead.get(name, self.hub.repos[repo][name])
-        start = None if self.hub.ignore_range else self.hub.requests[-1].range_start
-        if match := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", "")):
-            start = None if self.hub.ignore_range else int(match[1])
+        match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
+        start = int(match[1]) if match and not self.hub.ignore_range else None
         self.send_response(200 if start is None else 206)
         if start is not None:
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")

@@ -1,0 +1,164 @@
+"""What to draw, checked before any work: a request, a model's defaults, and where pictures go."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from sana_cli import image_io
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.loading import Checkpoint
+from sana_cli.published import aspect_ratio_bins
+from sana_cli.schedulers import SchedulerName
+
+MAX_SIDE = 16384  # pixels; larger ones are typing mistakes
+MAX_SEED = 2**64 - 1  # what torch.Generator takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What to draw. None means the model's own default."""
+
+    prompt: str
+    negative_prompt: str = ""
+    width: int | None = None
+    height: int | None = None
+    bins: bool = False  # draw at the nearest published aspect ratio, then resize to width x height
+    steps: int | None = None
+    guidance_scale: float | None = None
+    scheduler: SchedulerName | None = None
+    enhance: bool | None = None
+    seed: int | None = None
+    count: int = 1
+    output: Path | None = None  # a .png file, or a folder; None: the working folder
+    overwrite: bool = False
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """A request with every blank filled in for one model."""
+
+    prompt: str
+    negative_prompt: str
+    width: int  # of the finished picture, pixels
+    height: int
+    drawn_width: int  # of what the model draws; differs with bins
+    drawn_height: int
+    steps: int
+    guidance_scale: float
+    scheduler: SchedulerName
+    flow_shift: float
+    enhance: bool
+
+    @property
+    def uses_two_branches(self) -> bool:
+        """Classifier-free guidance: flow models at a scale above 1. Sprint embeds the scale."""
+        return self.guidance_scale > 1 and self.scheduler != "scm"
+
+
+def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
+    """Fill in the model's defaults; SanaError (usage) for what cannot be drawn."""
+    defaults = checkpoint.defaults
+    sprint = checkpoint.transformer.guidance_embeds
+    _require(bool(request.prompt.strip()), "the prompt is empty", 'say what to draw: "a red fox"')
+    native = defaults.native_size
+    width = native if request.width is None else request.width
+    height = native if request.height is None else request.height
+    drawn_width, drawn_height = _drawn_size(width, height, native, bins=request.bins)
+    steps = defaults.steps if request.steps is None else request.steps
+    _require(1 <= steps <= 1000, f"cannot draw in {steps} steps", "use 1 to 1000; 20 is usual")
+    guidance = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    _require(
+        0 <= guidance <= 100, f"guidance {guidance} is out of range", "use 1 (off) to about 10"
+    )
+    _require(
+        1 <= request.count <= 10_000,
+        f"cannot draw {request.count} pictures",
+        "use --count 1 or more",
+    )
+    _require(
+        request.seed is None or 0 <= request.seed <= MAX_SEED - request.count + 1,
+        f"seed {request.seed} is out of range",
+        f"use 0 to {MAX_SEED}",
+    )
+    scheduler = request.scheduler or defaults.scheduler
+    _require(
+        (scheduler == "scm") == sprint,
+        f"scheduler {scheduler} does not fit {checkpoint.name}",
+        "Sprint models need scm, all others flow-dpm or flow-euler",
+    )
+    return Settings(
+        prompt=request.prompt,
+        negative_prompt=request.negative_prompt,
+        width=width,
+        height=height,
+        drawn_width=drawn_width,
+        drawn_height=drawn_height,
+        steps=steps,
+        guidance_scale=float(guidance),
+        scheduler=scheduler,  # type: ignore[arg-type]  # loading checks the name
+        flow_shift=defaults.flow_shift,
+        enhance=defaults.enhance if request.enhance is None else request.enhance,
+    )
+
+
+def _require(condition: bool, message: str, hint: str) -> None:
+    if not condition:
+        raise SanaError(message, hint=hint, code=ExitCode.USAGE)
+
+
+def _drawn_size(width: int, height: int, native: int, *, bins: bool) -> tuple[int, int]:
+    for side in (width, height):
+        _require(
+            32 <= side <= MAX_SIDE,
+            f"size {width}x{height} is out of range",
+            f"use sides of 32 to {MAX_SIDE} pixels; this model is at its best near {native}",
+        )
+    if not bins:
+        near = f"{_nearest(width)}x{_nearest(height)}"
+        _require(
+            width % 32 == 0 and height % 32 == 0,
+            f"size {width}x{height} is not a multiple of 32",
+            f"use {near}, or --bins to draw at a published size and resize",
+        )
+        return width, height
+    try:
+        table = aspect_ratio_bins(native)
+    except ValueError as error:
+        raise SanaError(str(error), hint="use --exact", code=ExitCode.USAGE) from error
+    closest = min(table, key=lambda ratio: abs(ratio - height / width))
+    drawn_height, drawn_width = table[closest]
+    return drawn_width, drawn_height
+
+
+def _nearest(side: int) -> int:
+    return max(32, round(side / 32) * 32)
+
+
+def output_paths(request: Request, seeds: list[int]) -> list[Path]:
+    """Where each picture goes; refuses, before any work, names that are taken or unwritable."""
+    target = request.output
+    if target is None or target.is_dir():
+        folder = target or Path()
+        base = image_io.slug(request.prompt)
+        paths = [_free_name(folder / f"{base}-{seed}.png", request.overwrite) for seed in seeds]
+    else:
+        _require(
+            target.suffix.lower() == ".png",
+            f"cannot write {target.name}: pictures are saved as .png",
+            f"use {target.with_suffix('.png')}",
+        )
+        several = len(seeds) > 1
+        paths = [target.with_stem(f"{target.stem}-{seed}") if several else target for seed in seeds]
+        for path in paths:
+            if path.exists() and not request.overwrite:
+                raise image_io.already_exists(path)
+    image_io.check_writable(paths[0])
+    return paths
+
+
+def _free_name(path: Path, overwrite: bool) -> Path:
+    candidate, number = path, 2
+    while candidate.exists() and not overwrite:
+        candidate, number = path.with_stem(f"{path.stem}-{number}"), number + 1
+    return candidate

@@ -1,0 +1,406 @@
+"""Bad input gets one clear line, a hint, its exit code and no traceback; nothing half-written stays."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sana_cli.errors import ExitCode
+
+FAST = ("--size", "64x64", "--steps", "2", "--device", "cpu", "--precision", "fp32")
+
+
+@pytest.fixture
+def refused(sana: Callable[..., Any], tmp_path: Path) -> Callable[..., str]:
+    """Run `sana generate`, require the exit code and a clean failure, return the error line."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+
+    def run(code: ExitCode, model: object, *options: object, prompt: str = "a fox") -> str:
+        if not {"-o", "--output"} & set(options):
+            options = ("-o", folder / "a.png", *options)
+        result = sana("generate", prompt, "-m", model, *options)
+        lines = result.err.splitlines()
+        assert result.code == code, result.err
+        assert result.out == ""
+        errors = [line for line in lines if line.startswith("error: ")]
+        assert len(errors) == 1, result.err
+        assert all(line.startswith(("error: ", "hint: ", "note: ")) for line in lines), result.err
+        assert lines[-1].startswith("hint: ") or code == ExitCode.INTERRUPTED, result.err
+        assert list(folder.iterdir()) == [], "nothing half-written stays"
+        return errors[0]
+
+    return run
+
+
+@pytest.fixture
+def broken(tiny_model: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny model that a test may damage."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "broken"))
+
+
+# -- values ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--size", "100x64"), "not a multiple of 32"),
+        (("--size", "16x64"), "out of range"),
+        (("--size", "0x64"), "out of range"),
+        (("--width", "0"), "out of range"),
+        (("--width", "-32"), "out of range"),
+        (("--size", "999968x64"), "out of range"),
+        (("--size", "big"), "cannot read size"),
+        (("--size", "64x64", "--width", "64"), "not both"),
+        (("--aspect", "16:9", "--width", "64"), "not both"),
+        (("--aspect", "wide"), "cannot use aspect ratio"),
+        (("--steps", "0"), "cannot draw in 0 steps"),
+        (("--steps", "-3"), "cannot draw in -3 steps"),
+        (("--steps", "many"), "Invalid value for '--steps'"),
+        (("--guidance", "-1"), "guidance -1.0 is out of range"),
+        (("--guidance", "nan"), "guidance nan is out of range"),
+        (("--count", "0"), "cannot draw 0 pictures"),
+        (("--seed", "-1"), "seed -1 is out of range"),
+        (("--seed", str(2**64)), "out of range"),
+        (("--seed", str(2**64 - 1), "--count", "2"), "out of range"),
+        (("--scheduler", "scm"), "does not fit"),
+        (("--scheduler", "ddim"), "Invalid value for '--scheduler'"),
+        (("--precision", "int3"), "Invalid value for '--precision'"),
+        (("--bins",), "no aspect-ratio table"),
+        (("--sede", "1"), "No such option"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+def test_values(
+    refused: Callable[..., str], tiny_model: Path, options: tuple[str, ...], message: str
+) -> None:
+    assert message in refused(ExitCode.USAGE, tiny_model, *options)
+
+
+@pytest.mark.parametrize("prompt", ["", "   ", "\n"])
+def test_empty_prompt(refused: Callable[..., str], tiny_model: Path, prompt: str) -> None:
+    assert "the prompt is empty" in refused(ExitCode.USAGE, tiny_model, prompt=prompt)
+
+
+def test_sprint_refuses_other_schedulers(refused: Callable[..., str], pipelines: Any) -> None:
+    model = pipelines.folder("sprint")
+    assert "does not fit" in refused(ExitCode.USAGE, model, "--scheduler", "flow-dpm")
+
+
+def test_absent_device(refused: Callable[..., str], tiny_model: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the device")
+    assert "cuda is not available" in refused(
+        ExitCode.ENVIRONMENT, tiny_model, "--device", "cuda"
+    )
+
+
+def test_half_precision_of_the_other_kind(refused: Callable[..., str], pipelines: Any) -> None:
+    model = pipelines.folder("plain", "bf16")
+    assert "trained in bf16" in refused(ExitCode.USAGE, model, "--precision", "fp16")
+
+
+# -- output ------------------------------------------------------------------------------------
+
+
+def test_output_exists(refused: Callable[..., str], tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "mine.png"
+    path.write_text("mine")
+    assert f"{path} exists" in refused(ExitCode.USAGE, tiny_model, "-o", path)
+    assert path.read_text() == "mine"
+
+
+def test_one_of_several_outputs_exists(
+    refused: Callable[..., str], tiny_model: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a-8.png").write_text("mine")
+    options = ("-o", tmp_path / "a.png", "--seed", 7, "--count", 2)
+    assert "a-8.png exists" in refused(ExitCode.USAGE, tiny_model, *options)
+    assert not (tmp_path / "a-7.png").exists(), "found out before any work"
+
+
+def test_output_folder_absent(
+    refused: Callable[..., str], tiny_model: Path, tmp_path: Path
+) -> None:
+    message = refused(ExitCode.USAGE, tiny_model, "-o", tmp_path / "no" / "a.png")
+    assert "no such folder" in message
+
+
+def test_output_of_another_type(
+    refused: Callable[..., str], tiny_model: Path, tmp_path: Path
+) -> None:
+    message = refused(ExitCode.USAGE, tiny_model, "-o", tmp_path / "a.gif")
+    assert "saved as .png" in message
+
+
+def test_unwritable_output(
+    refused: Callable[..., str], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir(mode=0o500)
+    if os.access(folder, os.W_OK):  # root may write anywhere: let the system call say no
+        import tempfile
+
+        def refuse(*_: object, **__: object) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+    message = refused(ExitCode.ENVIRONMENT, tiny_model, "-o", folder / "a.png")
+    assert "Permission denied" in message
+
+
+# -- models ------------------------------------------------------------------------------------
+
+
+def test_unknown_model_suggests(sana: Callable[..., Any]) -> None:
+    result = sana("generate", "x", "-m", "sana-0.6")
+    assert result.code == ExitCode.USAGE
+    assert "unknown model 'sana-0.6'" in result.err
+    assert "did you mean sana-0.6b" in result.err
+
+
+def test_no_network(refused: Callable[..., str]) -> None:
+    """The hub's address is a closed port in tests."""
+    refused(ExitCode.ENVIRONMENT, "sana-0.6b")
+
+
+def test_offline_and_not_cached(refused: Callable[..., str]) -> None:
+    message = refused(ExitCode.ENVIRONMENT, "sana-0.6b", "--offline")
+    assert "not in the local cache" in message
+
+
+def test_folder_that_is_no_model(refused: Callable[..., str], tmp_path: Path) -> None:
+    assert "no model_index.json" in refused(ExitCode.CHECKPOINT, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "transformer/diffusion_pytorch_model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+    ],
+)
+@pytest.mark.parametrize("damage", ["missing", "truncated", "corrupt", "nan"])
+def test_damaged_weights(
+    refused: Callable[..., str], broken: Path, file: str, damage: str
+) -> None:
+    path = broken / file
+    expected = path.name
+    if damage == "missing":
+        path.unlink()
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-1000])
+    elif damage == "corrupt":
+        path.write_bytes(b"\xff" * 9 + path.read_bytes()[9:])
+    else:
+        tensors = load_file(path)
+        expected = sorted(tensors)[3]
+        tensors[expected].view(-1)[-1] = torch.nan
+        save_file(tensors, path)
+    assert expected in refused(ExitCode.CHECKPOINT, broken, *FAST)
+
+
+@pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder"])
+@pytest.mark.parametrize("change", ["missing", "extra", "misshapen"])
+def test_tensors_that_do_not_fit(
+    refused: Callable[..., str], broken: Path, part: str, change: str
+) -> None:
+    path = next((broken / part).glob("*.safetensors"))
+    tensors = load_file(path)
+    name = sorted(tensors)[2]
+    if change == "missing":
+        del tensors[name]
+    elif change == "extra":
+        name = "surprise.weight"
+        tensors[name] = torch.ones(2)
+    else:
+        tensors[name] = torch.ones(*tensors[name].shape, 2)
+    save_file(tensors, path)
+    message = refused(ExitCode.CHECKPOINT, broken, *FAST)
+    assert part in message
+    assert name in message
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("transformer/config.json", "{"),
+        ("transformer/config.json", "[]"),
+        ("transformer/config.json", '{"num_attention_heads": "many"}'),
+        ("transformer/config.json", '{"qk_norm": "layer_norm"}'),
+        ("vae/config.json", '{"encoder_block_out_channels": [8, 8]}'),
+        ("vae/config.json", '{"latent_channels": 8}'),
+        ("scheduler/scheduler_config.json", '{"_class_name": "DDIMScheduler"}'),
+        ("text_encoder/config.json", '{"model_type": "llama"}'),
+        ("tokenizer/tokenizer.json", "{}"),
+    ],
+)
+def test_damaged_configuration(
+    refused: Callable[..., str], broken: Path, file: str, content: str
+) -> None:
+    (broken / file).write_text(content)
+    refused(ExitCode.CHECKPOINT, broken, *FAST)
+
+
+@pytest.mark.parametrize(
+    "file", ["transformer/config.json", "vae/config.json", "tokenizer/tokenizer.json"]
+)
+def test_missing_configuration(refused: Callable[..., str], broken: Path, file: str) -> None:
+    (broken / file).unlink()
+    assert Path(file).name in refused(ExitCode.CHECKPOINT, broken, *FAST)
+
+
+class Malicious:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, ("touch /tmp/sana-was-here",)
+
+
+def test_pth_that_would_run_code(refused: Callable[..., str], tmp_path: Path) -> None:
+    path = tmp_path / "evil.pth"
+    torch.save({"state_dict": {"x_embedder.proj.weight": Malicious()}}, path)
+    assert "would run code" in refused(ExitCode.CHECKPOINT, path)
+    path.write_bytes(pickle.dumps(Malicious(), protocol=2))
+    assert "would run code" in refused(ExitCode.CHECKPOINT, path)
+    assert not Path("/tmp/sana-was-here").exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a checkpoint", "not a readable .pth"),
+        (b"", "not a readable .pth"),
+        (None, "no such file"),
+        ([1, 2], "holds no state_dict"),
+        ({"state_dict": {"a": 1}}, "holds no state_dict"),
+        ({"state_dict": {"a": torch.ones(1)}}, "unexpected tensor a"),
+        ({"state_dict": {"x_embedder.proj.weight": torch.ones(8, 32, 1, 1)}}, "missing tensor"),
+        ({}, "missing tensor"),
+    ],
+    ids=["text", "empty file", "absent", "list", "no tensors", "foreign", "partial", "empty"],
+)
+def test_unfit_pth(
+    refused: Callable[..., str], tmp_path: Path, content: Any, message: str
+) -> None:
+    path = tmp_path / "model.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        torch.save(content, path)
+    assert message in refused(ExitCode.CHECKPOINT, path)
+
+
+# -- the run itself ----------------------------------------------------------------------------
+
+STAGES = [
+    "load_prompt_encoder", "encode_prompt", "load_transformer", "denoise", "load_vae", "decode",
+    "image_io.save_png",
+]  # fmt: skip
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, stage: str, error: BaseException) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(f"sana_cli.run.{stage}", fail)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_interrupted(
+    refused: Callable[..., str], tiny_model: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+) -> None:
+    fail_at(monkeypatch, stage, KeyboardInterrupt())
+    assert "interrupted" in refused(ExitCode.INTERRUPTED, tiny_model, *FAST)
+
+
+@pytest.mark.parametrize("stage", STAGES[:-1])
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    ],
+    ids=["python", "cuda", "cpu"],
+)
+def test_out_of_memory(
+    refused: Callable[..., str],
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    error: BaseException,
+) -> None:
+    fail_at(monkeypatch, stage, error)
+    assert "out of memory at 64x64" in refused(ExitCode.ENVIRONMENT, tiny_model, *FAST)
+
+
+def test_real_allocation_failure(refused: Callable[..., str], tiny_model: Path) -> None:
+    """Not simulated: address space is capped below what a large picture needs."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20, hard))
+    try:
+        message = refused(
+            ExitCode.ENVIRONMENT, tiny_model, "--size", "4096x4096", "--steps", "1",
+            "--device", "cpu", "--precision", "fp32",
+        )  # fmt: skip
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert "out of memory at 4096x4096" in message
+
+
+@pytest.mark.parametrize("after", [1.0, 4.0])
+def test_ctrl_c_of_a_process(tiny_model: Path, tmp_path: Path, after: float) -> None:
+    """A real SIGINT, while importing and while drawing."""
+    out = tmp_path / "out"
+    out.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sana_cli", "generate", "x", "-m", tiny_model, "-o", out / "a.png",
+         "--size", "1024x1024", "--steps", "1000", "--device", "cpu"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    time.sleep(after)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == ExitCode.INTERRUPTED, stderr
+    assert stderr.strip().splitlines()[-1] == "error: interrupted"
+    assert "Traceback" not in stderr
+    assert (stdout, list(out.iterdir())) == ("", [])
+
+
+def test_bugs_keep_their_traceback(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_at(monkeypatch, "denoise", ZeroDivisionError("a bug"))
+    with pytest.raises(ZeroDivisionError):
+        sana("generate", "x", "-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
+
+
+def test_debug_keeps_the_traceback_of_expected_errors(sana: Callable[..., Any]) -> None:
+    from sana_cli.errors import SanaError
+
+    with pytest.raises(SanaError):
+        sana("--debug", "generate", "x", "-m", "nothing")
+
+
+def test_config_fields_that_we_do_not_know_are_ignored(
+    sana: Callable[..., Any], broken: Path, tmp_path: Path
+) -> None:
+    path = broken / "transformer/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_newer_field": 1}))
+    result = sana("generate", "x", "-m", broken, "-o", tmp_path / "a.png", *FAST)
+    assert result.code == 0, result.err

@@ -1,0 +1,147 @@
+"""`sana generate` as people and scripts use it, on a tiny random pipeline."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sana_cli.image_io import read_settings
+
+FAST = ("--size", "64x96", "--steps", "2", "--device", "cpu", "--precision", "fp32")
+
+
+def test_json_document(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    result = sana(
+        "generate", "A Fox", "-m", tiny_model, "-o", tmp_path / "a.png", *FAST,
+        "--seed", 5, "--count", 2, "--negative", "blurry", "--json",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    document = result.document
+    assert document["model"] == tiny_model.name
+    assert document["device"] == "cpu"
+    assert [image["seed"] for image in document["images"]] == [5, 6]
+    for image in document["images"]:
+        path = Path(image["path"])
+        assert Image.open(path).size == (image["width"], image["height"]) == (64, 96)
+        seconds = image["seconds"]
+        assert set(seconds) == {"load", "text", "denoise", "decode", "save", "total"}
+        assert 0 < seconds["denoise"] <= seconds["total"]
+        assert sum(seconds.values()) - seconds["total"] <= seconds["total"] + 1e-3
+        assert image["peak_memory_bytes"] > 10_000_000
+        assert read_settings(path) == image["settings"]
+    first, second = document["images"]
+    assert first["seconds"]["load"] > 0
+    assert second["seconds"]["load"] == 0, "the model stays loaded across --count"
+    assert Image.open(first["path"]).tobytes() != Image.open(second["path"]).tobytes()
+
+
+def test_settings_in_the_png(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    sana("generate", "A Fox", "-m", tiny_model, "-o", path, *FAST, "--seed", 5)
+    settings = read_settings(path)
+    assert settings["prompt"] == "A Fox"
+    assert (settings["seed"], settings["steps"], settings["size"]) == (5, 2, "64x96")
+    assert (settings["scheduler"], settings["precision"]) == ("flow-dpm", "fp32")
+    with Image.open(path) as image:
+        assert image.text["parameters"].startswith("A Fox\nSteps: 2, Sampler: flow-dpm")
+        assert image.text["negative_prompt"] == ""
+
+
+def test_same_seed_same_file(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        result = sana("generate", "x", "-m", tiny_model, "-o", tmp_path / name, *FAST, "--seed", 1)
+        assert result.code == 0, result.err
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+def test_summary_and_quiet(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    result = sana("generate", "x", "-m", tiny_model, "-o", path, *FAST, "--seed", 3)
+    assert str(path) in result.out
+    assert "seed 3" in result.out
+    assert "64x96" in result.out
+    assert "peak memory" in result.out
+    quiet = sana("generate", "x", "-m", tiny_model, "-o", path, *FAST, "--quiet", "--force")
+    assert (quiet.out, quiet.err) == (f"{path}\n", "")
+
+
+def test_names_of_its_own(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert sana("generate", "A fox!", "-m", tiny_model, *FAST, "--seed", 3).code == 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a-fox-3-2.png", "a-fox-3.png"]
+    folder = tmp_path / "out"
+    folder.mkdir()
+    result = sana("generate", "A fox!", "-m", tiny_model, *FAST, "-o", folder, "--count", 2)
+    assert result.code == 0
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_random_seed_is_told(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    seeds = set()
+    for name in ("a.png", "b.png"):
+        options = ("-m", tiny_model, "-o", tmp_path / name, *FAST, "--json")
+        image = sana("generate", "x", *options).document["images"][0]
+        assert read_settings(tmp_path / name)["seed"] == image["seed"]
+        seeds.add(image["seed"])
+    assert len(seeds) == 2
+
+
+def test_bins_draw_at_a_published_size(
+    sana: Callable[..., Any], pipelines: Any, tmp_path: Path
+) -> None:
+    """A 1024 px model draws 16:9 requests at 768x1344 and resizes; here at 512 px to be quick."""
+    folder = tmp_path / "model"
+    source = pipelines.folder("plain")
+    folder.mkdir()
+    for part in source.iterdir():
+        (folder / part.name).symlink_to(part)
+    (folder / "transformer").unlink()
+    (folder / "transformer").mkdir()
+    for part in (source / "transformer").iterdir():
+        (folder / "transformer" / part.name).write_bytes(part.read_bytes())
+    config = json.loads((folder / "transformer/config.json").read_text())
+    (folder / "transformer/config.json").write_text(json.dumps(config | {"sample_size": 16}))
+    result = sana(
+        "generate", "x", "-m", folder, "-o", tmp_path / "a.png", "--width", 100, "--height", 57,
+        "--steps", 1, "--bins", "--json", "--device", "cpu", "--precision", "fp32",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    image = result.document["images"][0]
+    assert (image["width"], image["height"]) == (100, 57)
+    assert Image.open(tmp_path / "a.png").size == (100, 57)
+    assert image["settings"]["drawn_size"] == "672x384"
+
+
+def test_model_from_the_environment(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SANA_MODEL", str(tiny_model))
+    result = sana("generate", "x", "-o", tmp_path / "a.png", *FAST, "--json")
+    assert result.document["model"] == tiny_model.name
+
+
+def test_notices(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    options = ("-m", tiny_model, "-o", tmp_path / "a.png", "--force", *FAST)
+    long = sana("generate", "fox " * 400, *options)
+    assert "too long" in long.err
+    ignored = sana("generate", "fox", *options, "--negative", "cat", "--guidance", 1)
+    assert "--negative has no effect" in ignored.err
+
+
+def test_as_a_process(tiny_model: Path, tmp_path: Path) -> None:
+    """The installed module: progress stays off a pipe, stdout is one document, stderr is silent."""
+    done = subprocess.run(
+        [sys.executable, "-m", "sana_cli", "generate", "x", "-m", tiny_model, "--json", *FAST,
+         "-o", tmp_path / "a.png"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout)["images"][0]["path"] == str(tmp_path / "a.png")

@@ -1,0 +1,67 @@
+"""The house rules that a parser can check: imports point downwards, light files stay light."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+# Floors of docs/architecture.md, lowest first. A module may import from floors below its own.
+FLOORS = (
+    ("errors",),
+    ("config", "options", "variants", "weight_files", "published"),
+    ("models", "schedulers", "hub", "image_io", "console", "precision", "weights"),
+    ("pth",),
+    ("loading",),
+    ("request",),
+    ("pipeline",),
+    ("run",),
+    ("commands",),
+    ("cli",),
+    ("__main__",),
+)
+FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+
+
+def sources() -> list[Path]:
+    return sorted(
+        path for path in (ROOT / "sana_cli").rglob("*.py") if path.stem != "__init__"
+    )
+
+
+def imported(path: Path) -> set[str]:
+    """The parts of sana_cli (first name below the package) that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module == "sana_cli":
+            found |= {alias.name for alias in node.names if not alias.name.startswith("__")}
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("sana_cli."):
+            found.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            found |= {a.name.split(".")[1] for a in node.names if a.name.startswith("sana_cli.")}
+    return found
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_point_downwards(path: Path) -> None:
+    part = path.relative_to(ROOT / "sana_cli").parts[0].removesuffix(".py")
+    assert part in FLOOR_OF, f"{part} has no floor; add it to FLOORS and docs/architecture.md"
+    for other in imported(path):
+        below = FLOOR_OF[other] < FLOOR_OF[part]
+        same_package = other == part and path.parent.name == part
+        assert below or same_package, f"{part} imports {other}, which is not below it"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["--version"]])
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    program = (
+        "import sys\nfrom sana_cli.cli import main\n"
+        f"code = main({arguments!r})\n"
+        "heavy = {'torch', 'rich', 'numpy', 'transformers', 'PIL', 'pydantic'} & set(sys.modules)\n"
+        "assert code == 0 and not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
