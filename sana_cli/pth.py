@@ -69,7 +69,9 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():  # about the pickle protocol of files that fail anyway
             warnings.simplefilter("ignore")
-            zipped = zipfile.is_zipfile(path)  # torch before 1.6 wrote others, which cannot be mapped
+            zipped = zipfile.is_zipfile(
+                path
+            )  # torch before 1.6 wrote others, which cannot be mapped
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except pickle.UnpicklingError as error:
         if "global" in str(error).lower():

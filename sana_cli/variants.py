@@ -167,17 +167,18 @@ def match_structure(
 ) -> list[Variant]:
     """The variants that a `.pth` file can be, best guess first.
 
-    `sample_size` is the side of the stored `pos_embed`; without it several native sizes match.
+    `sample_size` is the side of the stored `pos_embed`; without it several native sizes match. Depth
+    only ranks: a fine-tune with fewer blocks still uses the parts of the model it came from.
     """
-    return [
+    matches = [
         variant
         for variant in VARIANTS.values()
         if variant.structure.inner_dim == inner_dim
-        and variant.structure.num_layers == num_layers
         and (variant.structure.qk_norm is not None) == qk_norm
         and variant.structure.guidance_embeds == guidance_embeds
         and sample_size in (None, variant.structure.sample_size)
     ]
+    return sorted(matches, key=lambda variant: abs(variant.structure.num_layers - num_layers))
 
 
 def suggest(name: str) -> str | None:

@@ -52,19 +52,32 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("no CUDA device")
 
 
-@pytest.fixture(scope="session")
-def reference() -> ModuleType:
-    """`tests/reference.py`: lively random pipelines and diffusers' own pictures."""
-    name = "sana_test_reference"  # tests are no package, and pytest leaves sys.path alone
+def load_helper(file: str) -> ModuleType:
+    """A module beside this file: tests are no package, and pytest leaves sys.path alone."""
+    name = f"sana_test_{Path(file).stem}"
     if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name("reference.py"))
+        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))
         assert spec is not None
         assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)
-        module.torch.set_num_threads(1)  # the pictures are tiny
     return sys.modules[name]
+
+
+@pytest.fixture(scope="session")
+def reference() -> ModuleType:
+    """`tests/reference.py`: lively random pipelines and diffusers' own pictures."""
+    module = load_helper("reference.py")
+    module.torch.set_num_threads(1)  # the pictures are tiny
+    return module
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Any]:
+    """A Hugging Face hub on the loopback, `tests/hub_server.py`."""
+    with load_helper("hub_server.py").serve_hub(tmp_path / "hf") as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -187,7 +187,7 @@ def lively_transformer(config: dict[str, Any], seed: int) -> SanaTransformer2DMo
         model.time_embed.linear.weight *= 0.7
         model.proj_out.weight *= 1.5 if config.get("guidance_embeds") else 0.6
         if config.get("guidance_embeds"):  # else a picture hardly depends on the embedded guidance
-            model.time_embed.guidance_embedder.linear_1.weight *= 2
+            model.time_embed.guidance_embedder.linear_1.weight *= 3
         generator = torch.Generator().manual_seed(seed + 1)
         model.patch_embed.proj.weight *= 4  # tokens differ, and stay different
         for block in model.transformer_blocks:  # attention averages: make it heard, and sharp
@@ -197,6 +197,8 @@ def lively_transformer(config: dict[str, Any], seed: int) -> SanaTransformer2DMo
             block.attn2.to_q.weight *= 0.5  # its input is the growing residual stream
             block.attn2.to_q.bias *= 4
             block.attn2.to_k.bias *= 4
+            if block.attn2.norm_q is not None:
+                block.attn2.norm_q.weight *= 2
             for linear, norm in (
                 (block.attn1.to_q, block.attn1.norm_q),
                 (block.attn1.to_k, block.attn1.norm_k),

@@ -1,33 +1,191 @@
-"""`python -m training`: the recipe's steps, one sub-command each."""
+"""The recipe of the built-in model, one step a sub-command; `all` runs them in order.
 
+A run folder holds everything that a run makes; a step that was interrupted goes on from its last checkpoint.
+"""
+
+import json
+import shlex
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+from training.presets import PRESETS, PresetName
+
 app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
 
-RunFolder = Annotated[Path, typer.Option(help="Where checkpoints, grids and results of this run go.")]
-Minutes = Annotated[float, typer.Option(help="Time budget of this step; 0 takes the preset's.")]
-Steps = Annotated[int, typer.Option(help="Step budget; 0 means none.")]
+RunFolder = Annotated[
+    Path, typer.Option(help="Where checkpoints, grids and results of this run go.")
+]
+PresetOption = Annotated[PresetName, typer.Option("--preset", help="Budgets and batch sizes.")]
+Minutes = Annotated[
+    float, typer.Option(help="Time budget of a training step; 0 takes the preset's.")
+]
+Steps = Annotated[int, typer.Option(help="Step budget of a training step; 0 means none.")]
 Workers = Annotated[int, typer.Option(help="Processes; 0 means one a core, one in all with a GPU.")]
+Model = Annotated[
+    str, typer.Option(help="Checkpoint folder to measure; empty takes the run's own export.")
+]
+Scale = Annotated[
+    float, typer.Option(help="How many prompts, as a factor of the full set of about 450.")
+]
+Target = Annotated[Path, typer.Option(help="Folder that receives the checkpoint.")]
+
+BUILTIN = Path(__file__).resolve().parent.parent / "sana_cli" / "builtin"
+
+
+@app.command()
+def data(run_folder: RunFolder) -> None:
+    """Fetch and render the drawings, and show a sheet of scenes with their captions."""
+    import random
+
+    from training.captions import choose_caption
+    from training.data import whole_pictures
+    from training.runs import save_grid
+    from training.sprites import load_sprites
+
+    rng = random.Random(0)
+    scenes, images = whole_pictures(load_sprites(), rng, 32)
+    save_grid(run_folder / "data.png", images, columns=8)
+    for scene in scenes:
+        print(choose_caption(scene, rng))
 
 
 @app.command("dc-ae")
-def dc_ae(run_folder: RunFolder, minutes: Minutes = 0, steps: Steps = 0, workers: Workers = 0) -> None:
+def dc_ae(
+    run_folder: RunFolder,
+    preset: PresetOption = PresetName.CPU,
+    minutes: Minutes = 0,
+    steps: Steps = 0,
+    workers: Workers = 0,
+) -> None:
     """Train the autoencoder."""
-    from training.dc_ae import AutoencoderSettings, train_autoencoder
+    _autoencoder(
+        run_folder, "all", preset, minutes or PRESETS[preset].dc_ae_minutes, steps, workers
+    )
+
+
+@app.command()
+def decoder(
+    run_folder: RunFolder,
+    preset: PresetOption = PresetName.CPU,
+    minutes: Minutes = 0,
+    steps: Steps = 0,
+    workers: Workers = 0,
+) -> None:
+    """Train the decoder further with the encoder frozen; the transformer's latents stay valid."""
+    _autoencoder(
+        run_folder, "decoder", preset, minutes or PRESETS[preset].decoder_minutes, steps, workers
+    )
+
+
+def _autoencoder(
+    run_folder: Path,
+    part: Literal["all", "decoder"],
+    preset: PresetName,
+    minutes: float,
+    steps: int,
+    workers: int,
+) -> None:
+    from training.dc_ae import train_autoencoder
     from training.runs import Budget
     from training.sprites import load_sprites
     from training.workers import default_worker_count, run_workers
 
-    budget = Budget(minutes=minutes or 50, steps=steps)
-    run_workers(workers or default_worker_count(), train_autoencoder, run_folder, load_sprites(), budget, AutoencoderSettings())
+    budget, count = Budget(minutes=minutes, steps=steps), workers or default_worker_count()
+    run_workers(
+        count, train_autoencoder, run_folder, load_sprites(), budget, PRESETS[preset].dc_ae, part
+    )
 
 
-@app.command("transformer")
-def transformer() -> None:
-    """Later."""
+@app.command()
+def transformer(
+    run_folder: RunFolder,
+    preset: PresetOption = PresetName.CPU,
+    minutes: Minutes = 0,
+    steps: Steps = 0,
+    workers: Workers = 0,
+) -> None:
+    """Train the text encoder and the transformer on the autoencoder's latents."""
+    from training.runs import Budget
+    from training.sprites import load_sprites
+    from training.transformer import train_transformer
+    from training.workers import default_worker_count, run_workers
+
+    budget = Budget(minutes=minutes or PRESETS[preset].transformer_minutes, steps=steps)
+    sprites, settings = load_sprites(), PRESETS[preset].transformer
+    run_workers(
+        workers or default_worker_count(), train_transformer, run_folder, sprites, budget, settings
+    )
+
+
+@app.command()
+def evaluate(
+    run_folder: RunFolder,
+    model: Model = "",
+    scale: Scale = 1.0,
+    steps: Steps = 0,
+    guidance: float = 0.0,
+) -> None:
+    """Draw held-out prompts and score them; writes evaluation/ in the run folder."""
+    from training.evaluate import evaluate as run_evaluation
+    from training.evaluate import print_scores
+    from training.sprites import load_sprites
+
+    folder = run_folder / "evaluation"
+    document = run_evaluation(
+        model or str(run_folder / "export"),
+        load_sprites(),
+        folder,
+        scale=scale,
+        steps=steps,
+        guidance=guidance,
+    )
+    print_scores(document)
+
+
+@app.command()
+def steps(
+    run_folder: RunFolder,
+    model: Model = "",
+    scale: Scale = 0.3,
+    results: Path = Path("benchmarks/results"),
+) -> None:
+    """Measure quality against steps for Flow-DPM-Solver and Flow-Euler; writes a table and a plot."""
+    from training.sprites import load_sprites
+    from training.steps import measure_steps
+
+    measure_steps(model or str(run_folder / "export"), load_sprites(), results, scale=scale)
+
+
+@app.command()
+def export(run_folder: RunFolder, target: Target = Path()) -> None:
+    """Write the checkpoint folder with the model card; by default into the run folder."""
+    from training.export import export as run_export
+
+    command = shlex.join(["python", "-m", "training", *sys.argv[1:]])
+    destination = run_folder / "export" if target == Path() else target
+    print(json.dumps(run_export(run_folder, destination, command=command), indent=1))
+
+
+@app.command("all")
+def run_all(
+    run_folder: RunFolder,
+    preset: PresetOption = PresetName.CPU,
+    minutes: Minutes = 0,
+    workers: Workers = 0,
+    scale: Scale = 1.0,
+    target: Target = BUILTIN,
+) -> None:
+    """Every step; `--minutes` is then the budget of all training, shared 4 : 5 : 1 by its three stages."""
+    data(run_folder)
+    dc_ae(run_folder, preset, minutes * 0.4, 0, workers)
+    transformer(run_folder, preset, minutes * 0.5, 0, workers)
+    decoder(run_folder, preset, minutes * 0.1, 0, workers)
+    export(run_folder)
+    evaluate(run_folder, scale=scale)
+    export(run_folder, target)  # again: the card now holds the measured quality
 
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ def full_caption(scene: Scene) -> str:
 
 def write_caption(scene: Scene, stated: frozenset[str], rng: random.Random | None) -> str:
     """A caption that states these facts; without `rng` always in the first wording."""
-    size = _pick((scene.size, *SIZE_SYNONYMS[scene.size]), rng, first=0.8) if "size" in stated else ""
+    size = (
+        _pick((scene.size, *SIZE_SYNONYMS[scene.size]), rng, first=0.8) if "size" in stated else ""
+    )
     nouns = [_noun_phrase(thing, scene.count, size, rng) for thing in scene.things]
     if scene.relation is None:
         subject = nouns[0]

@@ -16,7 +16,9 @@ UNALIGNED_CROPS = 0.2
 CROPS_PER_SCENE = 4
 
 
-def whole_pictures(sprites: Sprites, rng: random.Random, count: int) -> tuple[list[Scene], np.ndarray]:
+def whole_pictures(
+    sprites: Sprites, rng: random.Random, count: int
+) -> tuple[list[Scene], np.ndarray]:
     """Scenes of the training split and their pictures, uint8 (count, 256, 256, 3)."""
     scenes = [sample_scene(rng) for _ in range(count)]
     return scenes, np.stack([draw(scene, sprites) for scene in scenes])

@@ -1,5 +1,7 @@
 """Train the autoencoder: small crops first, then larger ones, then whole pictures, as DC-AE was trained.
 
+A second stage trains the decoder alone with the encoder frozen, so it may run after the transformer has learned the
+latents; a little noise on the latents prepares it for those that a sampler makes.
 The crops of all phases hold about the same number of pixels a batch, so a step takes about the same time throughout.
 """
 
@@ -8,10 +10,10 @@ import random
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from sana_cli.config import DCAEConfig
 from sana_cli.models.dc_ae import AutoencoderDC
@@ -33,6 +35,8 @@ from training.workers import Worker
 
 # B batch, C latent channels, H height, W width
 
+Part = Literal["all", "decoder"]
+FILES: dict[Part, str] = {"all": "dc_ae.pt", "decoder": "decoder.pt"}
 LOG_EVERY_S = 40.0
 SAVE_EVERY_S = 120.0
 
@@ -49,13 +53,19 @@ CONFIG = DCAEConfig(
 class AutoencoderSettings:
     """Sizes of the run; the network is the same for every preset."""
 
-    phases: tuple[tuple[float, int, int], ...] = ((0.15, 64, 64), (0.6, 128, 16), (1.0, 256, 6))  # until, px, batch
+    phases: tuple[tuple[float, int, int], ...] = (
+        (0.15, 64, 64),
+        (0.6, 128, 16),
+        (1.0, 256, 6),
+    )  # until, px, batch
     peak_lr: float = 2e-3
     warmup_steps: int = 200
     weight_decay: float = 1e-4
     ema_decay: float = 0.998
     latent_penalty: float = 1e-3
     edge_weight: float = 0.5
+    decoder_peak_lr: float = 1e-3  # of the second stage
+    decoder_latent_noise: float = 0.1  # standard deviation, as a share of the latents' own
     compile: bool = False  # slower on a CPU for whole pictures
 
 
@@ -76,20 +86,33 @@ def reconstruction_loss(decoded: Tensor, image: Tensor, *, edge_weight: float) -
 
 def psnr(decoded: Tensor, image: Tensor) -> float:
     """Mean over pictures of the peak signal-to-noise ratio in dB, on values clamped to [-1, 1]."""
-    mse = (decoded.float().clamp(-1, 1) - image.float()).square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
+    mse = (
+        (decoded.float().clamp(-1, 1) - image.float()).square().mean(dim=(1, 2, 3)).clamp_min(1e-10)
+    )
     return float((10 * torch.log10(4 / mse)).mean())
 
 
 class AutoencoderStep(nn.Module):
     """Encode, decode and lose, as one module to compile."""
 
-    def __init__(self, model: AutoencoderDC, settings: AutoencoderSettings) -> None:
+    def __init__(self, model: AutoencoderDC, settings: AutoencoderSettings, part: Part) -> None:
         super().__init__()
-        self.model, self.settings = model, settings
+        self.model, self.settings, self.part = model, settings, part
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Image (B, 3, H, W) in [-1, 1] -> loss, and the mean squared latent."""
-        latents = self.model.encode(image)
+        if self.part == "decoder":
+            with torch.no_grad():
+                latents = self.model.encode(image)
+                noise = (
+                    torch.randn_like(latents) * latents.std() * self.settings.decoder_latent_noise
+                )
+                strength = torch.rand(
+                    (len(latents), 1, 1, 1), device=latents.device, dtype=latents.dtype
+                )
+                latents = latents + noise * strength
+        else:
+            latents = self.model.encode(image)
         decoded = self.model.decode(latents)
         energy = latents.float().square().mean()
         loss = reconstruction_loss(decoded.float(), image, edge_weight=self.settings.edge_weight)
@@ -97,15 +120,26 @@ class AutoencoderStep(nn.Module):
 
 
 def train_autoencoder(
-    worker: Worker, run_folder: Path, sprites: Sprites, budget: Budget, settings: AutoencoderSettings
+    worker: Worker,
+    run_folder: Path,
+    sprites: Sprites,
+    budget: Budget,
+    settings: AutoencoderSettings,
+    part: Part,
 ) -> None:
-    """Train or resume; leaves `dc_ae.pt` with weights, average and scaling factor in the run folder."""
+    """Train or resume; leaves weights, average and scaling factor in the run folder, see `FILES`."""
     device = pick_device()
-    path = run_folder / "dc_ae.pt"
-    torch.manual_seed(0)
+    path = run_folder / FILES[part]
+    torch.manual_seed(worker.rank)
     model = AutoencoderDC(CONFIG).to(device, memory_format=torch.channels_last)
     initialise(model)
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=1e-3, betas=(0.9, 0.98), fused=True)
+    if part == "decoder":
+        whole, _ = load_autoencoder(run_folder, device, parts=("all",))
+        model.load_state_dict(whole.state_dict())
+        model.encoder.requires_grad_(False)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, settings.weight_decay), lr=1e-3, betas=(0.9, 0.98), fused=True
+    )
     ema = Ema(model, decay=settings.ema_decay)
     state = load_checkpoint(path, device)
     if state:
@@ -114,19 +148,28 @@ def train_autoencoder(
         ema.load_state_dict(state["ema"])
         budget.step, budget.used_s = state["step"], state["used_s"]
     rng = random.Random(1000 + budget.step + 7919 * worker.rank)
-    step = AutoencoderStep(model, settings)
+    step = AutoencoderStep(model, settings, part)
     run_step = torch.compile(step, dynamic=False) if settings.compile else step
     if worker.is_first:
-        print(f"autoencoder: {sum(p.numel() for p in model.parameters()):,} parameters on {device}", flush=True)
+        print(
+            f"autoencoder: {sum(p.numel() for p in model.parameters()):,} parameters on {device}",
+            flush=True,
+        )
+    peak_lr = settings.peak_lr if part == "all" else settings.decoder_peak_lr
     budget.start()
     last_log = last_save = time.monotonic()
     seen, losses = 0, []
     while not budget.done:
-        _, size, batch = next(phase for phase in settings.phases if budget.fraction < phase[0])
-        lr = learning_rate(budget.fraction, budget.step, peak=settings.peak_lr, warmup_steps=settings.warmup_steps)
+        phases = settings.phases if part == "all" else settings.phases[-1:]
+        _, size, batch = next(phase for phase in phases if budget.fraction < phase[0])
+        lr = learning_rate(
+            budget.fraction, budget.step, peak=peak_lr, warmup_steps=settings.warmup_steps
+        )
         for group in optimizer.param_groups:
             group["lr"] = lr
-        image = to_unit_range(crops(sprites, rng, math.ceil(batch / worker.count), size=size), device)
+        image = to_unit_range(
+            crops(sprites, rng, math.ceil(batch / worker.count), size=size), device
+        )
         with torch.autocast(device.type, torch.bfloat16):
             loss, energy = run_step(image)
         optimizer.zero_grad(set_to_none=True)
@@ -142,9 +185,9 @@ def train_autoencoder(
         now = time.monotonic()
         if worker.is_first and (now - last_log > LOG_EVERY_S or budget.done):
             mean = torch.stack(losses).mean().item()
-            quality = check(model, ema, sprites, run_folder / "dc_ae.png", device)
+            quality = check(model, ema, sprites, path.with_suffix(".png"), device)
             print(
-                f"dc-ae {100 * budget.fraction:5.1f}% step {budget.step} {size}px lr {lr:.1e} loss {mean:.4f} "
+                f"{path.stem} {100 * budget.fraction:5.1f}% step {budget.step} {size}px lr {lr:.1e} loss {mean:.4f} "
                 f"z2 {energy.item():.2f} psnr {quality:.2f} dB, {seen / (now - last_log):.0f} crops/s",
                 flush=True,
             )
@@ -156,7 +199,9 @@ def train_autoencoder(
         finish(path, model, ema, sprites, device, _state(model, optimizer, ema, budget))
 
 
-def _state(model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema, budget: Budget) -> dict[str, object]:
+def _state(
+    model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema, budget: Budget
+) -> dict[str, object]:
     return {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -167,7 +212,9 @@ def _state(model: nn.Module, optimizer: torch.optim.Optimizer, ema: Ema, budget:
 
 
 @torch.no_grad()
-def check(model: AutoencoderDC, ema: Ema, sprites: Sprites, path: Path, device: torch.device) -> float:
+def check(
+    model: AutoencoderDC, ema: Ema, sprites: Sprites, path: Path, device: torch.device
+) -> float:
     """PSNR of the averaged weights on the same 8 fresh pictures each time, and a grid of both."""
     averaged = AutoencoderDC(CONFIG).to(device, memory_format=torch.channels_last)
     averaged.load_state_dict(ema.average)
@@ -181,7 +228,12 @@ def check(model: AutoencoderDC, ema: Ema, sprites: Sprites, path: Path, device: 
 
 @torch.no_grad()
 def finish(
-    path: Path, model: AutoencoderDC, ema: Ema, sprites: Sprites, device: torch.device, state: dict[str, object]
+    path: Path,
+    model: AutoencoderDC,
+    ema: Ema,
+    sprites: Sprites,
+    device: torch.device,
+    state: dict[str, object],
 ) -> None:
     """Measure the latents' standard deviation with the averaged weights and store 1/std as the scaling factor."""
     model.load_state_dict(ema.average)
@@ -192,11 +244,16 @@ def finish(
     save_checkpoint(path, {**state, "scaling_factor": scaling_factor})
 
 
-def load_autoencoder(run_folder: Path, device: torch.device) -> tuple[AutoencoderDC, float]:
-    """The averaged autoencoder of a run and its scaling factor."""
-    state = load_checkpoint(run_folder / "dc_ae.pt", device)
-    if state is None:
-        raise FileNotFoundError(f"no trained autoencoder in {run_folder}: run `python -m training dc-ae` first")
-    model = AutoencoderDC(CONFIG).to(device, memory_format=torch.channels_last)
-    model.load_state_dict(state["ema"]["average"])
-    return model.eval().requires_grad_(False), state.get("scaling_factor", 1.0)
+def load_autoencoder(
+    run_folder: Path, device: torch.device, *, parts: tuple[Part, ...] = ("decoder", "all")
+) -> tuple[AutoencoderDC, float]:
+    """The averaged autoencoder of a run and its scaling factor, from the first of the stages that has ended."""
+    for part in parts:
+        state = load_checkpoint(run_folder / FILES[part], device)
+        if state is not None and "scaling_factor" in state:
+            model = AutoencoderDC(CONFIG).to(device, memory_format=torch.channels_last)
+            model.load_state_dict(state["ema"]["average"])
+            return model.eval().requires_grad_(False), state["scaling_factor"]
+    raise FileNotFoundError(
+        f"no trained autoencoder in {run_folder}: run `python -m training dc-ae` first"
+    )

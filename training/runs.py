@@ -51,7 +51,9 @@ class Budget:
         return self.fraction >= 1.0
 
 
-def learning_rate(fraction: float, step: int, *, peak: float, warmup_steps: int, floor: float = 0.02) -> float:
+def learning_rate(
+    fraction: float, step: int, *, peak: float, warmup_steps: int, floor: float = 0.02
+) -> float:
     """Linear warm-up over steps, then a cosine over the budget's fraction down to `floor * peak`."""
     cosine = floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * fraction))
     return peak * cosine * min(1.0, (step + 1) / warmup_steps)
@@ -69,7 +71,9 @@ class Ema:
     def update(self, module: nn.Module) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        averages, values = zip(*((self.average[n], p) for n, p in module.named_parameters()), strict=True)
+        averages, values = zip(
+            *((self.average[n], p) for n, p in module.named_parameters()), strict=True
+        )
         torch._foreach_lerp_(list(averages), list(values), 1 - decay)
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,10 +99,14 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Decay matrices and convolutions alone: not norms, biases or tables."""
-    matrices = [p for p in module.parameters() if p.ndim >= 2]
-    others = [p for p in module.parameters() if p.ndim < 2]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+    """Decay matrices and convolutions alone: not norms, biases or tables. Frozen parameters are left out."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.ndim >= 2]
+    others = [p for p in trained if p.ndim < 2]
+    return [
+        {"params": matrices, "weight_decay": weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
 
 
 def pick_device() -> torch.device:
@@ -113,7 +121,17 @@ def to_unit_range(images: np.ndarray, device: torch.device) -> Tensor:
 
 def to_uint8(images: Tensor) -> np.ndarray:
     """float (B, 3, H, W) in [-1, 1] -> uint8 (B, H, W, 3)."""
-    return images.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    return (
+        images.float()
+        .add(1)
+        .mul(127.5)
+        .round()
+        .clamp(0, 255)
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+        .cpu()
+        .numpy()
+    )
 
 
 def save_grid(path: Path, images: np.ndarray, *, columns: int) -> None:

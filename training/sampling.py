@@ -16,7 +16,9 @@ from training.text import tokenize
 
 def noise_for_seeds(seeds: list[int], shape: tuple[int, int, int]) -> Tensor:
     """Unit normal noise (B, C, h, w) fp32 from one CPU generator a seed."""
-    return torch.cat([torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    return torch.cat(
+        [torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
 
 
 @torch.inference_mode()
@@ -37,16 +39,22 @@ def sample_latents(
     side = transformer.config.sample_size
     noise = noise_for_seeds(seeds, (transformer.config.in_channels, side, side)).to(device)
     ids, mask = tokenize(tokenizer, captions, device)
-    context = transformer.encode_text(text_encoder(ids, attention_mask=mask).last_hidden_state, mask)
+    context = transformer.encode_text(
+        text_encoder(ids, attention_mask=mask).last_hidden_state, mask
+    )
     empty_ids, _ = tokenize(tokenizer, [""], device)
     empty = text_encoder(empty_ids).last_hidden_state.expand(len(captions), -1, -1)
     contexts = [transformer.encode_text(empty), context] if guidance > 1 else [context]
-    sampler = make_scheduler(scheduler, steps, shift=shift, draw_noise=lambda: torch.randn_like(noise))
+    sampler = make_scheduler(
+        scheduler, steps, shift=shift, draw_noise=lambda: torch.randn_like(noise)
+    )
     latents = sampler.start(noise)
     for i in range(steps):
         x, timestep = sampler.inputs(i, latents)
         rows = torch.cat([x] * len(contexts))
-        velocity = transformer(rows, torch.full((len(rows),), timestep, device=device), contexts).float()
+        velocity = transformer(
+            rows, torch.full((len(rows),), timestep, device=device), contexts
+        ).float()
         if guidance > 1:
             unconditional, conditional = velocity.chunk(2)
             velocity = unconditional + guidance * (conditional - unconditional)

@@ -79,10 +79,17 @@ def _hash_is_held_out(key: str) -> bool:
 
 def is_held_out(scene: Scene) -> bool:
     """The one place that defines the split: shape x colour, and object x object (in either order)."""
-    if any(thing.is_shape and _hash_is_held_out(f"{thing.colour} {thing.name}") for thing in scene.things):
+    if any(
+        thing.is_shape and _hash_is_held_out(f"{thing.colour} {thing.name}")
+        for thing in scene.things
+    ):
         return True
     names = sorted(thing.name for thing in scene.things)
-    return len(names) == 2 and not any(t.is_shape for t in scene.things) and _hash_is_held_out(" + ".join(names))
+    return (
+        len(names) == 2
+        and not any(t.is_shape for t in scene.things)
+        and _hash_is_held_out(" + ".join(names))
+    )
 
 
 def place(scene: Scene) -> list[Placement]:
@@ -104,7 +111,9 @@ def _tiles(scene: Scene) -> list[tuple[int, int]]:
     row, column = [(0, 64), (128, 64)], [(64, 0), (64, 128)]
     if scene.relation is None:
         return row if scene.count == 2 else [(64, 0), (0, 128), (128, 128)]
-    return {"left of": row, "right of": row[::-1], "above": column, "below": column[::-1]}[scene.relation]
+    return {"left of": row, "right of": row[::-1], "above": column, "below": column[::-1]}[
+        scene.relation
+    ]
 
 
 def draw(scene: Scene, sprites: Sprites) -> np.ndarray:
@@ -159,18 +168,34 @@ def _propose(rng: random.Random, kind: str) -> Scene:
     style = rng.choice(list(STYLES))
     make = {"object": _random_object, "shape": _random_shape}
     if kind.endswith("_pair"):
-        kinds = {"object_pair": ["object"] * 2, "shape_pair": ["shape"] * 2, "mixed_pair": ["object", "shape"]}[kind]
+        kinds = {
+            "object_pair": ["object"] * 2,
+            "shape_pair": ["shape"] * 2,
+            "mixed_pair": ["object", "shape"],
+        }[kind]
         rng.shuffle(kinds)
         first = make[kinds[0]](rng, background)
         second = make[kinds[1]](rng, background)
         while second.name == first.name:
             second = make[kinds[1]](rng, background)
         relation = rng.choice(list(RELATIONS))
-        return Scene(things=(first, second), background=background, relation=relation, size="small", style=style)
+        return Scene(
+            things=(first, second),
+            background=background,
+            relation=relation,
+            size="small",
+            style=style,
+        )
     amount, noun = kind.split("_") if kind.startswith("single") else kind.split("_")[::-1]
     thing = make[noun](rng, background)
     if amount == "count":
-        return Scene(things=(thing,), background=background, count=rng.choice((2, 3)), size="small", style=style)
+        return Scene(
+            things=(thing,),
+            background=background,
+            count=rng.choice((2, 3)),
+            size="small",
+            style=style,
+        )
     size = rng.choice(tuple(SIZES)) if noun == "shape" else rng.choices(OBJECT_SIZES, (0.3, 0.7))[0]
     return Scene(things=(thing,), background=background, size=size, style=style)
 

@@ -20,7 +20,10 @@ from PIL import Image, ImageDraw
 
 from training.vocabulary import OBJECT_SIZES, OBJECTS, SHAPES, SIZES, STYLES
 
-PACKAGES = {"noto": "@iconify-json/noto@1.2.9", "fluent-emoji-flat": "@iconify-json/fluent-emoji-flat@1.2.6"}
+PACKAGES = {
+    "noto": "@iconify-json/noto@1.2.9",
+    "fluent-emoji-flat": "@iconify-json/fluent-emoji-flat@1.2.6",
+}
 RENDER_PX = 320  # emoji are drawn once at this size, cropped to their ink, then scaled down
 SHAPE_OVERSAMPLING = 8
 CACHE_VERSION = 2
@@ -64,14 +67,23 @@ def fetch_icons(folder: Path, package: str) -> dict[str, dict[str, object]]:
     path = folder / "node_modules" / "@iconify-json" / package / "icons.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "install", "--prefix", str(folder), "--no-audit", "--no-fund", *PACKAGES.values()]
+        command = [
+            "npm",
+            "install",
+            "--prefix",
+            str(folder),
+            "--no-audit",
+            "--no-fund",
+            *PACKAGES.values(),
+        ]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _render_all(folder: Path) -> dict[str, np.ndarray]:
     result = {
-        size: np.zeros((len(STYLES), len(OBJECTS), SIZES[size], SIZES[size], 4), np.uint8) for size in OBJECT_SIZES
+        size: np.zeros((len(STYLES), len(OBJECTS), SIZES[size], SIZES[size], 4), np.uint8)
+        for size in OBJECT_SIZES
     }
     for style_index, package in enumerate(STYLES.values()):
         icons = fetch_icons(folder, package)
@@ -89,7 +101,9 @@ def _render_icon(icons: dict[str, dict[str, object]], name: str) -> Image.Image:
     entry = icons["icons"][name]
     width, height = entry.get("width", icons["width"]), entry.get("height", icons["height"])
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width} {height}" width="{width}" height="{height}">{entry["body"]}</svg>'
-    image = Image.open(io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, width=RENDER_PX, height=RENDER_PX)))
+    image = Image.open(
+        io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, width=RENDER_PX, height=RENDER_PX))
+    )
     image = image.convert("RGBA")
     box = image.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox()
     return image.crop(box).convert("RGBa")
@@ -120,7 +134,9 @@ def _points(side: float, corners: list[tuple[float, float]]) -> list[tuple[float
     xs, ys = [x for x, _ in corners], [y for _, y in corners]
     middle_x, middle_y = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
     scale = side / max(max(xs) - min(xs), max(ys) - min(ys))
-    return [((x - middle_x) * scale + side / 2, (y - middle_y) * scale + side / 2) for x, y in corners]
+    return [
+        ((x - middle_x) * scale + side / 2, (y - middle_y) * scale + side / 2) for x, y in corners
+    ]
 
 
 def _regular(corners: int, inner: float | None = None) -> list[tuple[float, float]]:
@@ -152,7 +168,10 @@ def _crescent(draw: ImageDraw.ImageDraw, side: int) -> None:
 def _heart_corners() -> list[tuple[float, float]]:
     turns = [2 * math.pi * i / 200 for i in range(200)]
     return [
-        (16 * math.sin(t) ** 3, -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)))
+        (
+            16 * math.sin(t) ** 3,
+            -(13 * math.cos(t) - 5 * math.cos(2 * t) - 2 * math.cos(3 * t) - math.cos(4 * t)),
+        )
         for t in turns
     ]
 

@@ -24,7 +24,9 @@ PLURAL_ENDINGS = ("##s", "##es")
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """The tokenizer; a function of training/vocabulary.py alone."""
     vocabulary = {word: i for i, word in enumerate((*SPECIAL_TOKENS, *words(), *PLURAL_ENDINGS))}
-    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>", continuing_subword_prefix="##"))
+    tokenizer = Tokenizer(
+        models.WordPiece(vocabulary, unk_token="<unk>", continuing_subword_prefix="##")
+    )
     tokenizer.normalizer = normalizers.Sequence(
         [
             normalizers.NFKC(),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedTokenizerFast
 
 from sana_cli.config import TransformerConfig
@@ -45,6 +46,7 @@ LOG_EVERY_S = 30.0
 SAVE_EVERY_S = 150.0
 GRID_EVERY_S = 240.0
 ENCODE_BATCH = 16
+SCENES_PER_MINUTE = 250  # of training, in the first pool
 FLOW_SHIFT = 3.0
 
 GRID_PROMPTS = (
@@ -68,9 +70,11 @@ class TransformerSettings:
     weight_decay: float = 0.01
     ema_decay: float = 0.998
     caption_dropout: float = 0.12
-    pool: int = 12_000  # scenes encoded before the first step, over all workers
+    pool: int = (
+        12_000  # scenes encoded before the first step, over all workers; fewer for a short run
+    )
     pool_limit: int = 60_000
-    fresh_per_step: int = 10  # scenes added at every step after that; the oldest go when the pool is full
+    refresh_every: int = 5  # steps between two additions of ENCODE_BATCH scenes a worker; the oldest go when it is full
     compile: bool = False
 
 
@@ -94,7 +98,9 @@ class TextToVelocity(nn.Module):
     def __init__(self, vocabulary_size: int) -> None:
         super().__init__()
         self.text_encoder = build_text_encoder(vocabulary_size)
-        self.transformer = SanaTransformer2D(transformer_config(self.text_encoder.config.hidden_size))
+        self.transformer = SanaTransformer2D(
+            transformer_config(self.text_encoder.config.hidden_size)
+        )
 
     def forward(self, latents: Tensor, timestep: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """latents (B, C, h, w), timestep (B,), ids and mask (B, L) -> velocity (B, C, h, w)."""
@@ -124,8 +130,21 @@ def initialise(transformer: SanaTransformer2D) -> None:
 class LatentPool:
     """Scenes of the training split with their unit-variance latents, kept as half precision on the CPU."""
 
-    def __init__(self, vae: AutoencoderDC, scaling_factor: float, sprites: Sprites, rng: random.Random, limit: int):
-        self.vae, self.scaling_factor, self.sprites, self.rng, self.limit = vae, scaling_factor, sprites, rng, limit
+    def __init__(
+        self,
+        vae: AutoencoderDC,
+        scaling_factor: float,
+        sprites: Sprites,
+        rng: random.Random,
+        limit: int,
+    ):
+        self.vae, self.scaling_factor, self.sprites, self.rng, self.limit = (
+            vae,
+            scaling_factor,
+            sprites,
+            rng,
+            limit,
+        )
         self.scenes: list[Scene] = []
         self.latents: list[Tensor] = []
         self._oldest = 0
@@ -135,10 +154,14 @@ class LatentPool:
         """Draw and encode `count` new scenes; past the limit they replace the oldest."""
         device = next(self.vae.parameters()).device
         for start in range(0, count, ENCODE_BATCH):
-            scenes, images = whole_pictures(self.sprites, self.rng, min(ENCODE_BATCH, count - start))
+            scenes, images = whole_pictures(
+                self.sprites, self.rng, min(ENCODE_BATCH, count - start)
+            )
             with torch.autocast(device.type, torch.bfloat16):
                 latents = self.vae.encode(to_unit_range(images, device))
-            for scene, latent in zip(scenes, (latents.float() * self.scaling_factor).half().cpu(), strict=True):
+            for scene, latent in zip(
+                scenes, (latents.float() * self.scaling_factor).half().cpu(), strict=True
+            ):
                 self._put(scene, latent.clone())
 
     def _put(self, scene: Scene, latent: Tensor) -> None:
@@ -153,7 +176,8 @@ class LatentPool:
         """Captions, some of them empty, and latents (B, C, h, w) fp32."""
         chosen = [self.rng.randrange(len(self.scenes)) for _ in range(count)]
         captions = [
-            "" if self.rng.random() < caption_dropout else choose_caption(self.scenes[i], self.rng) for i in chosen
+            "" if self.rng.random() < caption_dropout else choose_caption(self.scenes[i], self.rng)
+            for i in chosen
         ]
         return captions, torch.stack([self.latents[i] for i in chosen]).float()
 
@@ -165,7 +189,11 @@ def noise_levels(count: int, shift: float, generator: torch.Generator) -> Tensor
 
 
 def train_transformer(
-    worker: Worker, run_folder: Path, sprites: Sprites, budget: Budget, settings: TransformerSettings
+    worker: Worker,
+    run_folder: Path,
+    sprites: Sprites,
+    budget: Budget,
+    settings: TransformerSettings,
 ) -> None:
     """Train or resume; leaves `transformer.pt` with both networks and their averages in the run folder."""
     device = pick_device()
@@ -174,7 +202,9 @@ def train_transformer(
     torch.manual_seed(1)
     model = TextToVelocity(len(tokenizer)).to(device)
     initialise(model.transformer)
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings.weight_decay), lr=1e-3, betas=(0.9, 0.95), fused=True)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, settings.weight_decay), lr=1e-3, betas=(0.9, 0.95), fused=True
+    )
     ema = Ema(model, decay=settings.ema_decay)
     state = load_checkpoint(path, device)
     if state:
@@ -185,28 +215,41 @@ def train_transformer(
     seed = 2000 + budget.step + 7919 * worker.rank
     generator = torch.Generator().manual_seed(seed)
     vae, scaling_factor = load_autoencoder(run_folder, device)
-    pool = LatentPool(vae, scaling_factor, sprites, random.Random(seed), settings.pool_limit // worker.count)
-    pool.add(settings.pool // worker.count)
+    pool = LatentPool(
+        vae, scaling_factor, sprites, random.Random(seed), settings.pool_limit // worker.count
+    )
+    pool.add(min(settings.pool, math.ceil(SCENES_PER_MINUTE * budget.minutes)) // worker.count)
     run_model = torch.compile(model, dynamic=True) if settings.compile else model
     if worker.is_first:
-        counts = [sum(p.numel() for p in part.parameters()) for part in (model.text_encoder, model.transformer)]
-        print(f"text encoder {counts[0]:,}, transformer {counts[1]:,} parameters on {device}", flush=True)
+        counts = [
+            sum(p.numel() for p in part.parameters())
+            for part in (model.text_encoder, model.transformer)
+        ]
+        print(
+            f"text encoder {counts[0]:,}, transformer {counts[1]:,} parameters on {device}",
+            flush=True,
+        )
     batch = math.ceil(settings.batch / worker.count)
+    # The fused kernel's backward takes a third of a step on a CPU for texts this short.
+    attention = SDPBackend.MATH if device.type == "cpu" else SDPBackend.EFFICIENT_ATTENTION
     budget.start()
     last_log = last_save = last_grid = time.monotonic()
     seen, losses = 0, []
     while not budget.done:
-        lr = learning_rate(budget.fraction, budget.step, peak=settings.peak_lr, warmup_steps=settings.warmup_steps)
+        lr = learning_rate(
+            budget.fraction, budget.step, peak=settings.peak_lr, warmup_steps=settings.warmup_steps
+        )
         for group in optimizer.param_groups:
             group["lr"] = lr
-        pool.add(math.ceil(settings.fresh_per_step / worker.count))
+        if budget.step % settings.refresh_every == 0:
+            pool.add(ENCODE_BATCH)
         captions, clean = pool.batch(batch, caption_dropout=settings.caption_dropout)
         ids, mask = tokenize(tokenizer, captions, device)
         sigma = noise_levels(batch, FLOW_SHIFT, generator)
         noise = torch.randn(clean.shape, generator=generator)
         noisy = torch.lerp(clean, noise, sigma[:, None, None, None])
         target = (noise - clean).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(attention):
             velocity = run_model(noisy.to(device), (1000 * sigma).trunc().to(device), ids, mask)
         loss = (velocity.float() - target).square().mean()
         optimizer.zero_grad(set_to_none=True)
@@ -230,32 +273,45 @@ def train_transformer(
             seen, losses, last_log = 0, [], now
             if now - last_save > SAVE_EVERY_S or budget.done:
                 state = {"step": budget.step, "used_s": budget.used_s, "ema": ema.state_dict()}
-                save_checkpoint(path, {**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()})
+                save_checkpoint(
+                    path,
+                    {**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()},
+                )
                 last_save = now
             if now - last_grid > GRID_EVERY_S or budget.done:
                 draw_grid(run_folder, ema, tokenizer, vae, scaling_factor)
                 last_grid = last_log = time.monotonic()
 
 
-def averaged_networks(ema_average: dict[str, Tensor], vocabulary_size: int, device: torch.device) -> TextToVelocity:
+def averaged_networks(
+    ema_average: dict[str, Tensor], vocabulary_size: int, device: torch.device
+) -> TextToVelocity:
     """Both networks with averaged weights, for inference."""
     model = TextToVelocity(vocabulary_size).to(device)
     model.load_state_dict(ema_average, strict=False)
     return model.eval().requires_grad_(False)
 
 
-def load_networks(run_folder: Path, device: torch.device) -> tuple[TextToVelocity, PreTrainedTokenizerFast]:
+def load_networks(
+    run_folder: Path, device: torch.device
+) -> tuple[TextToVelocity, PreTrainedTokenizerFast]:
     """The averaged text encoder and transformer of a run, and the tokenizer."""
     state = load_checkpoint(run_folder / "transformer.pt", device)
     if state is None:
-        raise FileNotFoundError(f"no trained transformer in {run_folder}: run `python -m training transformer` first")
+        raise FileNotFoundError(
+            f"no trained transformer in {run_folder}: run `python -m training transformer` first"
+        )
     tokenizer = build_tokenizer()
     return averaged_networks(state["ema"]["average"], len(tokenizer), device), tokenizer
 
 
 @torch.inference_mode()
 def draw_grid(
-    run_folder: Path, ema: Ema, tokenizer: PreTrainedTokenizerFast, vae: AutoencoderDC, scaling_factor: float
+    run_folder: Path,
+    ema: Ema,
+    tokenizer: PreTrainedTokenizerFast,
+    vae: AutoencoderDC,
+    scaling_factor: float,
 ) -> None:
     """The fixed prompts with the averaged weights, as `transformer.png` (order as in GRID_PROMPTS)."""
     device = next(vae.parameters()).device

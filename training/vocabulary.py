@@ -120,7 +120,18 @@ OBJECTS: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "backpack": ("things", "backpack", ()),
 }
 
-SHAPES = ("circle", "square", "triangle", "star", "heart", "diamond", "hexagon", "ring", "cross", "crescent")
+SHAPES = (
+    "circle",
+    "square",
+    "triangle",
+    "star",
+    "heart",
+    "diamond",
+    "hexagon",
+    "ring",
+    "cross",
+    "crescent",
+)
 
 SHAPE_COLOURS: dict[str, tuple[int, int, int]] = {
     "red": (222, 40, 45),
@@ -150,10 +161,16 @@ BACKGROUND_COLOURS: dict[str, tuple[int, int, int]] = {
 }
 
 SIZES: dict[str, int] = {"small": 112, "medium": 160, "large": 208}  # pixels in a 256 px picture
-OBJECT_SIZES = ("small", "large")  # two renderings of every sprite are enough for a small model to learn
+OBJECT_SIZES = (
+    "small",
+    "large",
+)  # two renderings of every sprite are enough for a small model to learn
 SIZE_SYNONYMS: dict[str, tuple[str, ...]] = {"small": ("little",), "medium": (), "large": ("big",)}
 
-STYLES: dict[str, str] = {"flat": "fluent-emoji-flat", "shaded": "noto"}  # style word -> icon package
+STYLES: dict[str, str] = {
+    "flat": "fluent-emoji-flat",
+    "shaded": "noto",
+}  # style word -> icon package
 
 RELATIONS: dict[str, tuple[str, ...]] = {
     "left of": ("left of", "to the left of"),
@@ -177,7 +194,22 @@ IRREGULAR_PLURALS: dict[str, str] = {
     "teddy": "teddies",
 }
 
-OTHER_WORDS = ("a", "an", "the", "of", "on", "in", "to", "and", "with", "background", "style", "picture", "drawing", "next")
+OTHER_WORDS = (
+    "a",
+    "an",
+    "the",
+    "of",
+    "on",
+    "in",
+    "to",
+    "and",
+    "with",
+    "background",
+    "style",
+    "picture",
+    "drawing",
+    "next",
+)
 
 
 def groups() -> dict[str, list[str]]:
@@ -205,7 +237,12 @@ def article(word: str) -> str:
 def words() -> list[str]:
     """Every word that a caption can hold, sorted, without plural endings that the tokenizer splits off."""
     found: set[str] = set(OTHER_WORDS) | set(SHAPES) | set(SHAPE_COLOURS) | set(BACKGROUND_COLOURS)
-    found |= set(SIZES) | {w for ws in SIZE_SYNONYMS.values() for w in ws} | set(STYLES) | set(COUNTS.values())
+    found |= (
+        set(SIZES)
+        | {w for ws in SIZE_SYNONYMS.values() for w in ws}
+        | set(STYLES)
+        | set(COUNTS.values())
+    )
     found |= {w for phrases in RELATIONS.values() for phrase in phrases for w in phrase.split()}
     for name, (_, _, synonyms) in OBJECTS.items():
         for word in (name, *synonyms):

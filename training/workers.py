@@ -36,7 +36,9 @@ class Worker:
         dist.all_reduce(flat)
         flat /= self.count
         pieces = flat.split([g.numel() for g in gradients])
-        torch._foreach_copy_(gradients, [p.view_as(g) for p, g in zip(pieces, gradients, strict=True)])
+        torch._foreach_copy_(
+            gradients, [p.view_as(g) for p, g in zip(pieces, gradients, strict=True)]
+        )
 
     def agree(self, value: float) -> float:
         """The largest of the workers' values, so that all stop at the same step."""
@@ -66,13 +68,19 @@ def run_workers(count: int, function: Callable[..., None], *arguments: object) -
     mp.spawn(_run_one, (count, port, function, arguments), nprocs=count)
 
 
-def _run_one(rank: int, count: int, port: int, function: Callable[..., None], arguments: tuple[object, ...]) -> None:
+def _run_one(
+    rank: int, count: int, port: int, function: Callable[..., None], arguments: tuple[object, ...]
+) -> None:
     torch.set_num_threads(1)
     cores = sorted(os.sched_getaffinity(0))
-    if count == len(cores):  # else the kernel may leave two workers on one core while other work holds the second
+    if count == len(
+        cores
+    ):  # else the kernel may leave two workers on one core while other work holds the second
         os.sched_setaffinity(0, {cores[rank]})
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
+    dist.init_process_group(
+        "gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count
+    )
     try:
         function(Worker(rank=rank, count=count), *arguments)
     finally:

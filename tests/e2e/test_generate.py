@@ -97,18 +97,7 @@ def test_random_seed_is_told(sana: Callable[..., Any], tiny_model: Path, tmp_pat
 def test_bins_draw_at_a_published_size(
     sana: Callable[..., Any], pipelines: Any, tmp_path: Path
 ) -> None:
-    """A 1024 px model draws 16:9 requests at 768x1344 and resizes; here at 512 px to be quick."""
-    folder = tmp_path / "model"
-    source = pipelines.folder("plain")
-    folder.mkdir()
-    for part in source.iterdir():
-        (folder / part.name).symlink_to(part)
-    (folder / "transformer").unlink()
-    (folder / "transformer").mkdir()
-    for part in (source / "transformer").iterdir():
-        (folder / "transformer" / part.name).write_bytes(part.read_bytes())
-    config = json.loads((folder / "transformer/config.json").read_text())
-    (folder / "transformer/config.json").write_text(json.dumps(config | {"sample_size": 16}))
+    folder = pipelines.folder("native_512")
     result = sana(
         "generate", "x", "-m", folder, "-o", tmp_path / "a.png", "--width", 100, "--height", 57,
         "--steps", 1, "--bins", "--json", "--device", "cpu", "--precision", "fp32",

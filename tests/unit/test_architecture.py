@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 FLOORS = (
     ("errors",),
     ("config", "options", "variants", "weight_files", "published"),
+    ("hub_errors",),
     ("models", "schedulers", "hub", "image_io", "console", "precision", "weights"),
     ("pth",),
     ("loading",),

@@ -15,12 +15,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
-
-import pytest
 
 TOKEN = "hf_secret"
 
@@ -221,15 +220,18 @@ class QuietServer(ThreadingHTTPServer):
         pass  # a client that went away is what these tests are about
 
 
-@pytest.fixture
-def hub(tmp_path: Path) -> Iterator[Hub]:
-    hub = Hub(cache=tmp_path / "hf")
+@contextmanager
+def serve_hub(cache: Path) -> Iterator[Hub]:
+    """A running hub, its client's cache in `cache`."""
+    hub = Hub(cache=cache)
     server = QuietServer(("127.0.0.1", 0), type("BoundHandler", (Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
     thread.start()
-    yield hub
-    hub.release.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    try:
+        yield hub
+    finally:
+        hub.release.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()

@@ -1,0 +1,28 @@
+.DEFAULT_GOAL := help
+PYTHON ?= .venv/bin/python
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
+
+install:  ## a virtual environment with everything that development needs
+	python3 -m venv .venv && .venv/bin/pip install -e ".[dev]"
+
+fix:  ## let ruff mend what it can
+	$(PYTHON) -m ruff check --fix . && $(PYTHON) -m ruff format .
+
+check:  ## lint, format and types, changing nothing
+	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
+
+test:  ## the tests of every change: no network, no GPU, minutes
+	$(PYTHON) -m pytest
+
+test-all:  ## the slow ones too: full-size models, training smoke run
+	$(PYTHON) -m pytest -m "not weights and not gpu"
+
+parity:  ## agreement with diffusers, full sizes included
+	$(PYTHON) -m pytest tests/parity -m "not weights and not gpu"
+
+bench:  ## start-up times, written to benchmarks/results/
+	$(PYTHON) -m benchmarks.startup
+
+.PHONY: help install fix check test test-all parity bench

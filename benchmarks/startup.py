@@ -1,0 +1,76 @@
+"""How long `sana` takes before it does anything: wall time of whole processes.
+
+`python -m benchmarks.startup` prints a table and, as its last line, one JSON document, which it also
+writes to `benchmarks/results/`. Commands are interleaved, so that a busy moment touches all of them.
+"""
+
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+from sana_cli import __version__
+
+GOAL_MS = 150
+RUNS = 15
+COMMANDS = {
+    "python -c pass": ["-c", "pass"],
+    "sana --version": ["-m", "sana_cli", "--version"],
+    "sana --help": ["-m", "sana_cli", "--help"],
+    "sana generate --help": ["-m", "sana_cli", "generate", "--help"],
+}
+RESULTS = Path(__file__).parent / "results"
+
+
+def wall_ms(arguments: list[str]) -> float:
+    """Milliseconds of one process, its output discarded."""
+    started = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+    return (time.perf_counter() - started) * 1000
+
+
+def measure() -> dict[str, list[float]]:
+    """Times of every command, after one round that warms the file cache."""
+    times: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    for run in range(RUNS + 1):
+        for name, arguments in COMMANDS.items():
+            elapsed = wall_ms(arguments)
+            if run:
+                times[name].append(elapsed)
+    return times
+
+
+def main() -> None:
+    times = measure()
+    rows = {
+        name: {
+            "median_ms": round(statistics.median(values), 1),
+            "p95_ms": round(statistics.quantiles(values, n=20)[-1], 1),
+            "min_ms": round(min(values), 1),
+        }
+        for name, values in times.items()
+    }
+    print(f"{'command':<24}{'median':>9}{'p95':>9}{'min':>9}   milliseconds, {RUNS} runs")
+    for name, row in rows.items():
+        print(f"{name:<24}{row['median_ms']:>9}{row['p95_ms']:>9}{row['min_ms']:>9}")
+    document = {
+        "benchmark": "startup",
+        "date": date.today().isoformat(),
+        "goal_ms": GOAL_MS,
+        "version": __version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "commands": rows,
+    }
+    text = json.dumps(document)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / f"startup-{document['date']}.json").write_text(text + "\n")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
