@@ -31,8 +31,10 @@ class ConsoleReporter:
             TextColumn("{task.fields[state]}"),
             TimeElapsedColumn(),
             console=self.console,
+            transient=True,  # the summary that follows tells the same
             disable=quiet or not self.console.is_terminal,
         )
+        self._tasks: dict[str, TaskID] = {}
         self._downloads = _Downloads(self)
 
     def __enter__(self) -> "ConsoleReporter":
@@ -45,7 +47,9 @@ class ConsoleReporter:
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
-        task = self._progress.add_task(title, total=total, state="")
+        if title in self._tasks:  # the same stage of the next picture
+            self._progress.remove_task(self._tasks[title])
+        task = self._tasks[title] = self._progress.add_task(title, total=total, state="")
 
         def advance() -> None:
             self._progress.advance(task)

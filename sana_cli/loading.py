@@ -22,7 +22,12 @@ from sana_cli.models.text_encoder import PromptEncoder
 from sana_cli.precision import DTYPES
 from sana_cli.pth import read_pth
 from sana_cli.variants import VARIANTS, Variant, find_variant, match_structure, suggest
-from sana_cli.weights import WeightFiles, assign_weights, checkpoint_error
+from sana_cli.weights import (
+    WeightFiles,
+    assign_weights,
+    checkpoint_error,
+    require_same_names,
+)
 
 Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in all
 
@@ -240,12 +245,24 @@ def load_transformer(
     return model.eval()
 
 
-def load_vae(checkpoint: Checkpoint, *, dtype: str, device: torch.device) -> AutoencoderDC:
-    """DC-AE, encoder and decoder, with its weights, in eval mode."""
+def load_vae(
+    checkpoint: Checkpoint, *, dtype: str, device: torch.device, encoder: bool = False
+) -> AutoencoderDC:
+    """DC-AE with its weights, in eval mode. Without `encoder` only the decoder has any."""
     with torch.device("meta"):
         model = AutoencoderDC(checkpoint.vae)
     names, read = _component(checkpoint, "vae", "diffusion_pytorch_model")
-    assign_weights(model, names, read, component="vae", dtype=DTYPES[dtype], device=device)
+    require_same_names(set(model.state_dict()), set(names), "vae")
+    for half in ("encoder", "decoder") if encoder else ("decoder",):
+        prefix = f"{half}."
+        assign_weights(
+            model.get_submodule(half),
+            {name.removeprefix(prefix): name for name in names if name.startswith(prefix)},
+            read,
+            component=f"vae {half}",
+            dtype=DTYPES[dtype],
+            device=device,
+        )
     return model.eval()
 
 

@@ -110,7 +110,7 @@ def assign_weights(
     `read` understands. Raises SanaError naming missing, extra, misshapen and non-finite tensors.
     """
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    _require_same_names(set(expected), set(names), component)
+    require_same_names(set(expected), set(names), component)
     state = {}
     for name, shape in expected.items():
         tensor = read(names[name])
@@ -125,7 +125,8 @@ def assign_weights(
     module.requires_grad_(False)
 
 
-def _require_same_names(expected: set[str], found: set[str], component: str) -> None:
+def require_same_names(expected: set[str], found: set[str], component: str) -> None:
+    """Raise SanaError naming tensors that a checkpoint lacks or should not have."""
     for problem, names in (("missing", expected - found), ("unexpected", found - expected)):
         if names:
             listed = ", ".join(sorted(names)[:3])

@@ -207,8 +207,9 @@ def test_damaged_weights(
         path.write_bytes(b"\xff" * 9 + path.read_bytes()[9:])
     else:
         tensors = load_file(path)
-        expected = sorted(tensors)[3]
-        tensors[expected].view(-1)[-1] = torch.nan
+        name = sorted(name for name in tensors if not name.startswith("encoder."))[3]
+        tensors[name].view(-1)[-1] = torch.nan
+        expected = name.removeprefix("decoder.")
         save_file(tensors, path)
     assert expected in refused(ExitCode.CHECKPOINT, broken, *FAST)
 
@@ -220,7 +221,7 @@ def test_tensors_that_do_not_fit(
 ) -> None:
     path = next((broken / part).glob("*.safetensors"))
     tensors = load_file(path)
-    name = sorted(tensors)[2]
+    name = sorted(name for name in tensors if not name.startswith("encoder."))[2]
     if change == "missing":
         del tensors[name]
     elif change == "extra":
@@ -231,7 +232,7 @@ def test_tensors_that_do_not_fit(
     save_file(tensors, path)
     message = refused(ExitCode.CHECKPOINT, broken, *FAST)
     assert part in message
-    assert name in message
+    assert name.removeprefix("decoder.") in message
 
 
 @pytest.mark.parametrize(
