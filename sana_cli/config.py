@@ -6,9 +6,11 @@ fields; a missing field means its default here. No torch: the command line reads
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 LATENT_CHANNELS = 32
+
+SchedulerName = Literal["flow-dpm", "flow-euler", "scm"]
 
 
 def _known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,7 +149,7 @@ class RunDefaults:
 
     steps: int
     guidance_scale: float
-    scheduler: str  # a name in schedulers.SCHEDULERS
+    scheduler: SchedulerName
     flow_shift: float
     native_size: int  # pixels
     enhance: bool  # put the published instruction before the prompt

@@ -25,3 +25,9 @@ class SanaError(Exception):
         self.message = message
         self.hint = hint
         self.code = code
+
+
+def checkpoint_error(message: str, *, hint: str = "") -> SanaError:
+    """An error about a model's files, with the remedy that fits most of them."""
+    hint = hint or "download the file again, or delete it and let sana fetch it"
+    return SanaError(message, hint=hint, code=ExitCode.CHECKPOINT)

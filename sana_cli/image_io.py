@@ -1,12 +1,6 @@
-"""Pictures on disk: pixels from tensors, settings in PNG text chunks, and writes that lose nothing.
-
-A file appears whole or not at all, and never replaces another unless asked to.
-"""
+"""Pictures on disk: pixels from tensors, and settings in PNG text chunks."""
 
 import json
-import os
-import re
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +11,8 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 from torch.nn import functional as F
 
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import SanaError
+from sana_cli.output import new_file
 
 SETTINGS_KEY = "sana"  # the PNG chunk with everything, as JSON
 
@@ -44,81 +39,15 @@ def save_png(
     image: Image.Image, path: Path, *, settings: Mapping[str, Any], overwrite: bool = False
 ) -> None:
     """Write a PNG that tells how it was made: a `sana` JSON chunk, one chunk a setting, and the
-    `parameters` chunk that other tools read.
-
-    Raises SanaError when the folder cannot be written or the file is there and `overwrite` is not.
+    `parameters` chunk that other tools read. Errors as in `output.new_file`.
     """
     info = PngInfo()
     info.add_itxt("parameters", _parameters_chunk(settings))
     for key, value in settings.items():
         info.add_itxt(key, value if isinstance(value, str) else json.dumps(value))
     info.add_itxt(SETTINGS_KEY, json.dumps(dict(settings), ensure_ascii=False))
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            image.save(file, format="PNG", pnginfo=info)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
-        _publish(temporary, path, overwrite=overwrite)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
-    """Give a finished file its name; without `overwrite` this fails if the name is taken."""
-    if overwrite:
-        temporary.replace(path)
-        return
-    try:
-        os.link(temporary, path)  # atomic, and refuses to replace
-    except FileExistsError as error:
-        raise already_exists(path) from error
-    except OSError:  # a file system without hard links
-        try:
-            path.open("xb").close()
-        except FileExistsError as error:
-            raise already_exists(path) from error
-        temporary.replace(path)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
-
-
-def already_exists(path: Path) -> SanaError:
-    return SanaError(
-        f"{path} exists", hint="choose another --output, or --force", code=ExitCode.USAGE
-    )
-
-
-def _unwritable(path: Path, error: OSError) -> SanaError:
-    return SanaError(
-        f"cannot write {path}: {error.strerror or error}",
-        hint="choose a folder that exists, is writable and has space, with --output",
-        code=ExitCode.ENVIRONMENT,
-    )
-
-
-def check_writable(path: Path) -> None:
-    """Fail before any work when `path` could not be written afterwards."""
-    if not path.parent.is_dir():
-        raise SanaError(
-            f"no such folder: {path.parent}",
-            hint="create it, or choose another --output",
-            code=ExitCode.USAGE,
-        )
-    try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    with new_file(path, overwrite=overwrite) as file:
+        image.save(file, format="PNG", pnginfo=info)
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -131,14 +60,6 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not text:
         raise SanaError(f"{path} carries no settings of sana")
     return dict(json.loads(text))
-
-
-def slug(prompt: str, *, limit: int = 48) -> str:
-    """A file name's worth of a prompt: letters and digits of any script, joined by hyphens."""
-    words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")
-    # Names are limited in bytes; a character of some scripts takes three.
-    cut = words.encode()[:limit].decode(errors="ignore").rstrip("-")
-    return cut or "picture"
 
 
 def _parameters_chunk(settings: Mapping[str, Any]) -> str:

@@ -1,233 +1,25 @@
-"""A model's name or path -> a checked `Checkpoint`, and from it ready modules.
+"""A `Checkpoint` -> ready modules.
 
-Accepted: a folder in the diffusers layout, an original `.pth` transformer, an alias or hub id, and
-`builtin`. Modules are built on the meta device and given their weights, so nothing is held twice.
+Modules are built on the meta device and given their weights tensor by tensor, so nothing is held
+twice.
 """
 
-import json
 import logging
-import os
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from sana_cli.config import DCAEConfig, RunDefaults, TransformerConfig
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.checkpoint import Checkpoint, read_config, read_json
+from sana_cli.errors import checkpoint_error
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.models.text_encoder import PromptEncoder
 from sana_cli.precision import DTYPES
 from sana_cli.pth import read_pth
-from sana_cli.variants import VARIANTS, Variant, find_variant, match_structure, suggest
-from sana_cli.weights import (
-    WeightFiles,
-    assign_weights,
-    checkpoint_error,
-    require_same_names,
-)
-
-Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in all
-
-_Config = TypeVar("_Config")
-
-BUILTIN = "builtin"
-_BUILTIN_FOLDER = Path(__file__).parent / "builtin"
-_SCHEDULERS = {
-    "DPMSolverMultistepScheduler": "flow-dpm",
-    "FlowMatchEulerDiscreteScheduler": "flow-euler",
-    "SCMScheduler": "scm",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """A model whose files are there and whose configuration makes sense; weights are not read yet."""
-
-    name: str  # as asked for
-    folder: Path  # holds vae/, text_encoder/, tokenizer/, scheduler/ and mostly transformer/
-    revision: str | None  # of the hub, when it came from there
-    pth: Path | None  # the transformer, when it is an original file
-    weight_variant: str | None
-    transformer: TransformerConfig
-    vae: DCAEConfig
-    trained_precision: str
-    defaults: RunDefaults
-    description: str = ""  # what it can draw, one line; demonstration models say so themselves
-
-
-def open_checkpoint(
-    model: str, *, offline: bool = False, progress: Progress | None = None
-) -> Checkpoint:
-    """Find a model, downloading what it needs unless `offline`; SanaError says what is wrong."""
-    path = Path(model).expanduser()
-    if model == BUILTIN:
-        return _open_folder(_BUILTIN_FOLDER, name=BUILTIN)
-    if path.is_dir():
-        return _open_folder(path, name=path.resolve().name)
-    if path.suffix in (".pth", ".pt") or path.is_file():
-        return _open_pth(path, name=model, offline=offline, progress=progress)
-    variant = find_variant(model)
-    if variant is None and not _looks_like_repo(model):
-        raise _unknown_model(model)
-    from sana_cli import hub  # costs 0.2 s that local models need not pay
-
-    repo = variant.repo if variant else model
-    weight_variant = variant.weight_variant if variant else None
-    snapshot = hub.fetch(repo, weight_variant=weight_variant, offline=offline, progress=progress)
-    return _open_folder(snapshot.path, name=model, revision=snapshot.revision, variant=variant)
-
-
-def _looks_like_repo(model: str) -> bool:
-    """`owner/name`, and not a path that someone mistyped."""
-    parts = model.split("/")
-    return len(parts) == 2 and all(parts) and not model.startswith((".", "~"))
-
-
-def _unknown_model(model: str) -> SanaError:
-    close = suggest(model)
-    names = ", ".join([BUILTIN, *VARIANTS])
-    hint = f"did you mean {close}? " if close else ""
-    return SanaError(
-        f"unknown model {model!r}: neither a folder, a .pth file, a known name nor OWNER/NAME",
-        hint=f"{hint}known names: {names}",
-        code=ExitCode.USAGE,
-    )
-
-
-def _open_folder(
-    folder: Path, *, name: str, revision: str | None = None, variant: Variant | None = None
-) -> Checkpoint:
-    if not (folder / "model_index.json").is_file():
-        raise checkpoint_error(
-            f"{folder} is not a model folder: it has no model_index.json",
-            hint="give the folder that holds transformer/, vae/, text_encoder/ and tokenizer/",
-        )
-    weight_variant = variant.weight_variant if variant else None
-    config = _read_config(folder / "transformer/config.json", TransformerConfig.from_dict)
-    vae = _read_config(folder / "vae/config.json", DCAEConfig.from_dict)
-    _require_fitting_vae(config, vae)
-    weights = WeightFiles(
-        folder / "transformer", stem="diffusion_pytorch_model", weight_variant=weight_variant
-    )
-    return Checkpoint(
-        name=name,
-        folder=folder,
-        revision=revision,
-        pth=None,
-        weight_variant=weight_variant,
-        transformer=config,
-        vae=vae,
-        trained_precision=variant.precision if variant else weights.dtype,
-        defaults=_run_defaults(folder, config, variant),
-        description=str(own_settings(folder).get("description", "")),
-    )
-
-
-def _require_fitting_vae(transformer: TransformerConfig, vae: DCAEConfig) -> None:
-    if vae.downscale != 32 or vae.latent_channels != transformer.in_channels:
-        raise checkpoint_error(
-            f"the autoencoder (f{vae.downscale}c{vae.latent_channels}) does not fit the transformer "
-            f"(f32c{transformer.in_channels})",
-            hint="use the vae/ folder of a published Sana model",
-        )
-
-
-def own_settings(folder: Path) -> dict[str, Any]:
-    """`sana.json` of a folder, {} without one: defaults and vocabulary that only we read."""
-    path = folder / "sana.json"
-    return read_json(path) if path.is_file() else {}
-
-
-def _open_pth(path: Path, *, name: str, offline: bool, progress: Progress | None) -> Checkpoint:
-    """An original transformer file; its other parts come from the matching published model."""
-    if not path.is_file():
-        raise checkpoint_error(f"no such file: {path}", hint="check the path")
-    config, tensors = read_pth(path)
-    variant = _published_variant(config)
-    from sana_cli import hub
-
-    snapshot = hub.fetch(
-        variant.repo,
-        components=("vae", "text_encoder", "tokenizer", "scheduler"),
-        offline=offline,
-        progress=progress,
-    )
-    folder = snapshot.path
-    stored = {torch.float16: "fp16", torch.bfloat16: "bf16"}.get(next(iter(tensors.values())).dtype)
-    return Checkpoint(
-        name=name,
-        folder=folder,
-        revision=snapshot.revision,
-        pth=path,
-        weight_variant=None,
-        transformer=config,
-        vae=_read_config(folder / "vae/config.json", DCAEConfig.from_dict),
-        # The file does not say what it was trained in, and a wrong guess draws garbage: fp32.
-        trained_precision=stored or "fp32",
-        defaults=_run_defaults(folder, config, variant),
-    )
-
-
-def _published_variant(config: TransformerConfig) -> Variant:
-    """The published model that this transformer was made from, for the parts it lacks."""
-    matches = match_structure(
-        inner_dim=config.inner_dim,
-        num_layers=config.num_layers,
-        qk_norm=config.qk_norm is not None,
-        guidance_embeds=config.guidance_embeds,
-        sample_size=config.sample_size,
-    )
-    if not matches:
-        raise checkpoint_error("this .pth file matches no published Sana model")
-    return matches[0]
-
-
-def _read_config(path: Path, parse: Callable[[dict[str, Any]], _Config]) -> _Config:
-    try:
-        return parse(read_json(path))
-    except (ValueError, TypeError) as error:
-        raise checkpoint_error(f"{path} does not describe a model we know: {error}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of the model, or SanaError."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise checkpoint_error(f"missing file {path}") from error
-    except (OSError, ValueError) as error:
-        raise checkpoint_error(f"{path} is not readable JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise checkpoint_error(f"{path} does not hold a JSON object")
-    return value
-
-
-def _run_defaults(folder: Path, config: TransformerConfig, variant: Variant | None) -> RunDefaults:
-    """What a run uses when the user says nothing: `sana.json`, else the published table's rule."""
-    scheduler_json = read_json(folder / "scheduler/scheduler_config.json")
-    scheduler = _SCHEDULERS.get(scheduler_json.get("_class_name", ""))
-    if scheduler is None:
-        raise checkpoint_error(
-            f"unknown scheduler {scheduler_json.get('_class_name')!r} in {folder}/scheduler",
-            hint=f"known: {', '.join(_SCHEDULERS)}",
-        )
-    shift = scheduler_json.get("flow_shift", scheduler_json.get("shift", 3.0))
-    sprint = config.guidance_embeds
-    own = own_settings(folder)
-    return RunDefaults(
-        steps=own.get("steps") or (variant.steps if variant else 2 if sprint else 20),
-        guidance_scale=own.get("guidance") or (variant.guidance if variant else 4.5),
-        scheduler="scm" if sprint else scheduler,
-        flow_shift=float(shift),
-        native_size=own.get("native_size") or config.sample_size * 32,
-        enhance=own.get("enhance", True),
-    )
-
-
-# -- modules -----------------------------------------------------------------------------------
+from sana_cli.weight_headers import WeightFiles
+from sana_cli.weights import assign_weights, read_tensor, require_same_names
 
 
 def load_transformer(
@@ -280,7 +72,7 @@ def load_prompt_encoder(
             f"text encoder of type {values.get('model_type')!r}; Sana's is gemma2",
             hint="use the text_encoder/ folder of a published Sana model",
         )
-    config = _read_config(
+    config = read_config(
         checkpoint.folder / "text_encoder/config.json",
         lambda found: Gemma2Config(**{**found, "attn_implementation": "eager"}),
     )
@@ -311,7 +103,7 @@ def _component(
     # The variant is the transformer's; the other parts are the same in all their files.
     weight_variant = checkpoint.weight_variant if folder == "transformer" else None
     files = WeightFiles(checkpoint.folder / folder, stem=stem, weight_variant=weight_variant)
-    return {name: name for name in files}, files.read
+    return {name: name for name in files}, lambda name: read_tensor(files, name)
 
 
 def _load_tokenizer(folder: Path) -> Any:
@@ -324,8 +116,3 @@ def _load_tokenizer(folder: Path) -> Any:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
         raise checkpoint_error(f"cannot read the tokenizer in {folder}: {reason}") from error
-
-
-def default_model() -> str:
-    """The model of a run that names none: SANA_MODEL, else the built-in."""
-    return os.environ.get("SANA_MODEL") or BUILTIN

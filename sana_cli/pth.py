@@ -14,8 +14,7 @@ import torch
 from torch import Tensor
 
 from sana_cli.config import TransformerConfig
-from sana_cli.errors import ExitCode, SanaError
-from sana_cli.weights import checkpoint_error
+from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 
 # Buffers of training and of a stored position table; every loader recomputes or ignores them.
 _DROPPED = ("y_embedder.y_embedding", "pos_embed", "logvar_linear.weight", "logvar_linear.bias")
@@ -63,6 +62,15 @@ def read_pth(path: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
     if "time_embed.guidance_embedder.linear_1.weight" in tensors:  # Sprint has no `.emb` level
         tensors = {k.replace("time_embed.emb.", "time_embed."): v for k, v in tensors.items()}
     return _infer_config(tensors, native, path), tensors
+
+
+def stored_precision(tensors: dict[str, Tensor]) -> str:
+    """Tell "fp16" or "bf16" when the weights are stored so. Else "fp32": the file does not say what it
+    was trained in, and the wrong half precision draws garbage."""
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if dtypes == {torch.float16}:
+        return "fp16"
+    return "bf16" if dtypes == {torch.bfloat16} else "fp32"
 
 
 def _unpickle(path: Path) -> dict[str, Tensor]:

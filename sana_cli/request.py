@@ -1,14 +1,15 @@
 """What to draw, checked before any work: a request, a model's defaults, and where pictures go."""
 
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sana_cli import image_io
+from sana_cli import output
+from sana_cli.checkpoint import Checkpoint
+from sana_cli.config import SchedulerName
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.loading import Checkpoint
 from sana_cli.published import aspect_ratio_bins
-from sana_cli.schedulers import SchedulerName
 
 MAX_SIDE = 16384  # pixels; larger ones are typing mistakes
 MAX_SEED = 2**64 - 1  # what torch.Generator takes
@@ -56,6 +57,12 @@ class Settings:
         return self.guidance_scale > 1 and self.scheduler != "scm"
 
 
+def check(request: Request, checkpoint: Checkpoint) -> None:
+    """Raise the SanaError that a run would end in, as far as it shows before any work."""
+    resolve(request, checkpoint)
+    output_paths(request, seeds_of(request))
+
+
 def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
     """Fill in the model's defaults; SanaError (usage) for what cannot be drawn."""
     defaults = checkpoint.defaults
@@ -96,7 +103,7 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
         drawn_height=drawn_height,
         steps=steps,
         guidance_scale=float(guidance),
-        scheduler=scheduler,  # type: ignore[arg-type]  # loading checks the name
+        scheduler=scheduler,
         flow_shift=defaults.flow_shift,
         enhance=defaults.enhance if request.enhance is None else request.enhance,
     )
@@ -135,12 +142,18 @@ def _nearest(side: int) -> int:
     return max(32, round(side / 32) * 32)
 
 
+def seeds_of(request: Request) -> list[int]:
+    """One seed a picture: S, S+1, ...; S is random unless given."""
+    first = secrets.randbelow(2**32) if request.seed is None else request.seed
+    return [first + i for i in range(request.count)]
+
+
 def output_paths(request: Request, seeds: list[int]) -> list[Path]:
     """Where each picture goes; refuses, before any work, names that are taken or unwritable."""
     target = request.output
     if target is None or target.is_dir():
         folder = target or Path()
-        base = image_io.slug(request.prompt)
+        base = output.slug(request.prompt)
         paths = [_free_name(folder / f"{base}-{seed}.png", request.overwrite) for seed in seeds]
     else:
         _require(
@@ -152,8 +165,8 @@ def output_paths(request: Request, seeds: list[int]) -> list[Path]:
         paths = [target.with_stem(f"{target.stem}-{seed}") if several else target for seed in seeds]
         for path in paths:
             if path.exists() and not request.overwrite:
-                raise image_io.already_exists(path)
-    image_io.check_writable(paths[0])
+                raise output.already_exists(path)
+    output.check_writable(paths[0])
     return paths
 
 

@@ -6,7 +6,6 @@ everything in fp32 before the run gives up, since the usual cause is a 16-bit ov
 """
 
 import gc
-import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,8 +18,9 @@ import torch
 from torch import Tensor
 
 from sana_cli import __version__, image_io
+from sana_cli.checkpoint import Checkpoint
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.loading import Checkpoint, load_prompt_encoder, load_transformer, load_vae
+from sana_cli.loading import load_prompt_encoder, load_transformer, load_vae
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.pipeline import (
@@ -33,9 +33,10 @@ from sana_cli.pipeline import (
     init_noise,
 )
 from sana_cli.precision import DTYPES, SAFEST, plan_dtypes
-from sana_cli.request import Request, Settings, output_paths, resolve
+from sana_cli.request import Request, Settings, output_paths, resolve, seeds_of
 from sana_cli.schedulers import make_scheduler
 
+_ALLOCATION_FAILED = ("can't allocate memory", "cannot allocate memory", "not enough memory")
 STAGES = ("load", "text", "denoise", "decode", "save")
 
 
@@ -85,8 +86,7 @@ class Run:
 
     def pictures(self) -> Iterator[Picture]:
         """Draw and save them one by one, so that an interruption keeps those that are done."""
-        first = secrets.randbelow(2**32) if self.request.seed is None else self.request.seed
-        seeds = [first + i for i in range(self.request.count)]
+        seeds = seeds_of(self.request)
         paths = output_paths(self.request, seeds)
         for seed, path in zip(seeds, paths, strict=True):
             with translate_out_of_memory(self.settings):
@@ -238,9 +238,9 @@ def translate_out_of_memory(settings: Settings) -> Iterator[None]:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
         raise _out_of_memory(settings) from error
-    except RuntimeError as error:
-        # On a CPU, torch reports a failed allocation as a plain RuntimeError.
-        if "can't allocate memory" not in str(error) and "not enough memory" not in str(error):
+    except (RuntimeError, OSError) as error:
+        # On a CPU, torch reports a failed allocation or mapping as a plain RuntimeError.
+        if not any(words in str(error).lower() for words in _ALLOCATION_FAILED):
             raise
         raise _out_of_memory(settings) from error
 

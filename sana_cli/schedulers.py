@@ -9,12 +9,11 @@ A sampler is used as: `x = start(noise)`; per step `inputs(i, x)` -> network -> 
 
 import math
 from collections.abc import Callable
-from typing import Literal, Protocol, get_args
+from typing import Protocol
 
 from torch import Tensor
 
-SchedulerName = Literal["flow-dpm", "flow-euler", "scm"]
-SCHEDULERS: tuple[str, ...] = get_args(SchedulerName)
+from sana_cli.config import SchedulerName
 
 _TRAIN_TIMESTEPS = 1000
 _SIGMA_DATA = 0.5  # of the TrigFlow parametrisation that Sprint was distilled in

@@ -4,6 +4,7 @@ Caches go to a temporary folder, and the hub's address to a closed port: a test 
 once instead of downloading.
 """
 
+import gc
 import importlib.util
 import io
 import json
@@ -70,6 +71,8 @@ def reference() -> ModuleType:
     """`tests/reference.py`: lively random pipelines and diffusers' own pictures."""
     module = load_helper("reference.py")
     module.torch.set_num_threads(1)  # the pictures are tiny
+    gc.collect()
+    gc.freeze()  # `sana` collects garbage between stages; half of its time here without this
     return module
 
 
@@ -145,8 +148,8 @@ def sana_draw(sana: Callable[..., Result], tmp_path: Path) -> Callable[..., list
 
 
 @pytest.fixture(autouse=True)
-def _no_leaked_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _no_leaked_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of the person who runs the tests do not reach them."""
     for name in [name for name in os.environ if name.startswith("SANA_")]:
         monkeypatch.delenv(name)
-    yield
+    return

@@ -74,7 +74,8 @@ class Painter:
 
 def load_painter(model: str, *, steps: int = 0, guidance: float = 0.0) -> Painter:
     """A checkpoint folder or `builtin`, with its own defaults where none are given."""
-    from sana_cli.loading import load_prompt_encoder, load_transformer, load_vae, open_checkpoint
+    from sana_cli.checkpoint import open_checkpoint
+    from sana_cli.loading import load_prompt_encoder, load_transformer, load_vae
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = open_checkpoint(model)

@@ -19,7 +19,7 @@ from sana_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from sana_cli.loading import Checkpoint
+    from sana_cli.checkpoint import Checkpoint
     from sana_cli.run import Picture, Run
 
 
@@ -87,19 +87,12 @@ def generate(
         raise _contradiction("--aspect", "a size")
     if size:
         width, height = parse_size(size)
-    if not prompt.strip():  # before the seconds that loading takes
-        raise SanaError(
-            "the prompt is empty", hint='say what to draw: "a red fox"', code=ExitCode.USAGE
-        )
 
+    from sana_cli.checkpoint import default_model, open_checkpoint
     from sana_cli.console import ConsoleReporter
-    from sana_cli.loading import default_model, open_checkpoint
-    from sana_cli.precision import pick_device
-    from sana_cli.request import Request
-    from sana_cli.run import Run
+    from sana_cli.request import Request, check
 
     with ConsoleReporter(quiet=quiet) as reporter:
-        torch_device = pick_device(device)
         name = model or default_model()
         checkpoint = open_checkpoint(name, offline=offline, progress=reporter.download)
         if model is None and checkpoint.description:
@@ -122,7 +115,12 @@ def generate(
             overwrite=force,
             precision=precision.value,
         )
-        run = Run(checkpoint, request, device=torch_device, reporter=reporter)
+        check(request, checkpoint)  # mistakes are told before the seconds that torch takes
+
+        from sana_cli.precision import pick_device
+        from sana_cli.run import Run
+
+        run = Run(checkpoint, request, device=pick_device(device), reporter=reporter)
         pictures = []
         for picture in run.pictures():
             pictures.append(picture)

@@ -12,12 +12,13 @@ ROOT = Path(__file__).parents[2]
 # Floors of docs/architecture.md, lowest first. A module may import from floors below its own.
 FLOORS = (
     ("errors",),
-    ("config", "options", "variants", "weight_files", "published"),
+    ("config", "options", "output", "variants", "weight_files", "published"),
+    ("weight_headers",),
     ("hub_errors",),
     ("models", "schedulers", "hub", "image_io", "console", "precision", "weights"),
     ("pth",),
-    ("loading",),
-    ("request",),
+    ("checkpoint",),
+    ("loading", "request"),
     ("pipeline",),
     ("run",),
     ("commands",),
@@ -54,6 +55,17 @@ def test_imports_point_downwards(path: Path) -> None:
         below = FLOOR_OF[other] < FLOOR_OF[part]
         same_package = other == part and path.parent.name == part
         assert below or same_package, f"{part} imports {other}, which is not below it"
+
+
+def test_a_mistake_is_told_before_torch_is_imported() -> None:
+    program = (
+        "import sys\nfrom sana_cli.cli import main\n"
+        "code = main(['generate', 'x', '-m', 'builtim'])\n"
+        "assert code == 2 and 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "unknown model" in done.stderr
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["--version"]])

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.image_io import read_settings, resize_and_crop, save_png, slug, to_image
+from sana_cli.image_io import read_settings, resize_and_crop, save_png, to_image
+from sana_cli.output import slug
 
 SETTINGS = {
     "prompt": "a fox, 狐",

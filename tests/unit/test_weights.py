@@ -8,7 +8,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.weights import WeightFiles, assign_weights
+from sana_cli.weight_headers import WeightFiles
+from sana_cli.weights import assign_weights, read_tensor
 
 
 def build(folder: Path, **changes: torch.Tensor | None) -> nn.Linear:
@@ -22,7 +23,7 @@ def build(folder: Path, **changes: torch.Tensor | None) -> nn.Linear:
     assign_weights(
         module,
         {name: name for name in files},
-        files.read,
+        lambda name: read_tensor(files, name),
         component="part",
         dtype=torch.float32,
         device=torch.device("cpu"),

@@ -1,0 +1,92 @@
+"""Files that appear whole or not at all, and never replace another unless asked to. No torch."""
+
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from sana_cli.errors import ExitCode, SanaError
+
+
+@contextmanager
+def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """A binary file that gets its name when the block ends, and is gone if the block fails.
+
+    Raises SanaError when the folder cannot be written, or the file is there and `overwrite` is not.
+    """
+    temporary = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
+        _publish(temporary, path, overwrite=overwrite)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    """Give a finished file its name; without `overwrite` this fails if the name is taken."""
+    if overwrite:
+        temporary.replace(path)
+        return
+    try:
+        os.link(temporary, path)  # atomic, and refuses to replace
+    except FileExistsError as error:
+        raise already_exists(path) from error
+    except OSError:  # a file system without hard links
+        try:
+            path.open("xb").close()
+        except FileExistsError as error:
+            raise already_exists(path) from error
+        temporary.replace(path)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def already_exists(path: Path) -> SanaError:
+    return SanaError(
+        f"{path} exists", hint="choose another --output, or --force", code=ExitCode.USAGE
+    )
+
+
+def _unwritable(path: Path, error: OSError) -> SanaError:
+    return SanaError(
+        f"cannot write {path}: {error.strerror or error}",
+        hint="choose a folder that exists, is writable and has space, with --output",
+        code=ExitCode.ENVIRONMENT,
+    )
+
+
+def check_writable(path: Path) -> None:
+    """Fail before any work when `path` could not be written afterwards."""
+    if not path.parent.is_dir():
+        raise SanaError(
+            f"no such folder: {path.parent}",
+            hint="create it, or choose another --output",
+            code=ExitCode.USAGE,
+        )
+    try:
+        with tempfile.TemporaryFile(dir=path.parent):
+            pass
+    except OSError as error:
+        raise _unwritable(path, error) from error
+
+
+def slug(prompt: str, *, limit: int = 48) -> str:
+    """A file name's worth of a prompt: letters and digits of any script, joined by hyphens."""
+    words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")
+    # Names are limited in bytes; a character of some scripts takes three.
+    cut = words.encode()[:limit].decode(errors="ignore").rstrip("-")
+    return cut or "picture"

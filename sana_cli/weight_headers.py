@@ -1,0 +1,75 @@
+"""The safetensors files of a component, by their headers: names, dtypes, shapes. No torch."""
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+from sana_cli.errors import checkpoint_error
+from sana_cli.weight_files import select_weights
+
+_DTYPE_NAMES = {"F32": "fp32", "F16": "fp16", "BF16": "bf16", "F64": "fp32"}
+
+
+class WeightFiles:
+    """The safetensors files of one component: which file holds which tensor, and their headers."""
+
+    def __init__(self, folder: Path, *, stem: str, weight_variant: str | None = None) -> None:
+        """`stem` is `diffusion_pytorch_model` or `model`; raises SanaError when files are unfit."""
+        self.folder = folder
+        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        chosen = select_weights(names, stem=stem, weight_variant=weight_variant)
+        if chosen is None:
+            raise checkpoint_error(f"no weights in {folder}: expected {stem}.safetensors")
+        files = _shards(folder / chosen) if chosen.endswith(".json") else [folder / chosen]
+        self.headers: dict[str, tuple[str, tuple[int, ...]]] = {}  # name -> (dtype, shape)
+        self._file_of: dict[str, Path] = {}
+        for path in files:
+            for name, (dtype, shape) in read_header(path).items():
+                self.headers[name] = (dtype, shape)
+                self._file_of[name] = path
+
+    @property
+    def dtype(self) -> str:
+        """The dtype most elements are stored in: fp32, fp16, bf16, or the header's own word."""
+        elements: dict[str, int] = {}
+        for dtype, shape in self.headers.values():
+            elements[dtype] = elements.get(dtype, 0) + math.prod(shape)
+        most = max(elements, key=elements.__getitem__)
+        return _DTYPE_NAMES.get(most, most)
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(path.stat().st_size for path in set(self._file_of.values()))
+
+    def file_of(self, name: str) -> Path:
+        return self._file_of[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.headers)
+
+
+def _shards(index: Path) -> list[Path]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise checkpoint_error(f"{index} is not a readable weight index: {error}") from error
+    for name in names:
+        if not (index.parent / name).is_file():
+            raise checkpoint_error(f"missing weight file {index.parent / name}")
+    return [index.parent / name for name in names]
+
+
+def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Tensor name -> (safetensors dtype, shape), without reading data; checks the file's length."""
+    from safetensors import SafetensorError, safe_open  # brings numpy
+
+    try:
+        with safe_open(path, framework="np") as handle:
+            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+            return {
+                name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()
+            }
+    except (SafetensorError, OSError) as error:
+        raise checkpoint_error(f"{path} is truncated or corrupt: {error}") from error
