@@ -12,6 +12,7 @@ import typer
 
 from sana_cli import __version__
 from sana_cli.commands.generate import generate
+from sana_cli.commands.info import info
 from sana_cli.errors import ExitCode, SanaError
 
 # Typer carries its own copy of Click in newer versions; only this base class is public in all.
@@ -24,6 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(generate)
+app.command()(info)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,38 +1,17 @@
-"""Pictures on disk: pixels from tensors, and settings in PNG text chunks."""
+"""PNG files that tell how they were made. No torch."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
-from torch import Tensor
-from torch.nn import functional as F
 
 from sana_cli.errors import SanaError
 from sana_cli.output import new_file
 
 SETTINGS_KEY = "sana"  # the PNG chunk with everything, as JSON
-
-
-def to_image(decoded: Tensor) -> Image.Image:
-    """Decoder output (1, 3, H, W), nominally -1..1 -> an RGB picture."""
-    pixels = (decoded[0].float() / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)  # (H, W, 3)
-    return Image.fromarray((pixels * 255).round().to(torch.uint8).cpu().numpy())
-
-
-def resize_and_crop(decoded: Tensor, *, height: int, width: int) -> Tensor:
-    """Fill (height, width) keeping the aspect ratio, cut the rest evenly; bilinear as published."""
-    H, W = decoded.shape[-2:]
-    if (H, W) == (height, width):
-        return decoded
-    ratio = max(height / H, width / W)
-    size = (int(H * ratio), int(W * ratio))
-    resized = F.interpolate(decoded.float(), size=size, mode="bilinear", align_corners=False)
-    top, left = (size[0] - height) // 2, (size[1] - width) // 2
-    return resized[..., top : top + height, left : left + width]
 
 
 def save_png(

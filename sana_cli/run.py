@@ -32,6 +32,7 @@ from sana_cli.pipeline import (
     encode_prompt,
     init_noise,
 )
+from sana_cli.pixels import resize_and_crop, to_image
 from sana_cli.precision import DTYPES, SAFEST, plan_dtypes
 from sana_cli.request import Request, Settings, output_paths, resolve, seeds_of
 from sana_cli.schedulers import make_scheduler
@@ -101,7 +102,7 @@ class Run:
         settings = self._embedded_settings(seed)
         with self._timed("save"), self.reporter.stage("save"):
             image_io.save_png(
-                image_io.to_image(decoded),
+                to_image(decoded),
                 path,
                 settings=settings,
                 overwrite=self.request.overwrite,
@@ -192,7 +193,7 @@ class Run:
         with self._timed("decode"), self.reporter.stage("decode"):
             decoded = decode(self._vae, latents)
             height, width = self.settings.height, self.settings.width
-            return image_io.resize_and_crop(decoded, height=height, width=width)
+            return resize_and_crop(decoded, height=height, width=width)
 
     def _embedded_settings(self, seed: int) -> dict[str, Any]:
         settings = self.settings

@@ -39,6 +39,11 @@ class WeightFiles:
         return _DTYPE_NAMES.get(most, most)
 
     @property
+    def parameters(self) -> int:
+        """Elements of all tensors."""
+        return sum(math.prod(shape) for _, shape in self.headers.values())
+
+    @property
     def total_bytes(self) -> int:
         return sum(path.stat().st_size for path in set(self._file_of.values()))
 

@@ -175,7 +175,7 @@ def test_layouts(
     """Shards, variant files and half-precision weights, each as diffusers itself reads that folder."""
     folder: Path = pipelines.folder(name, layout)
     pipeline = type(pipelines.pipeline(name)).from_pretrained(
-        folder, variant=reference.LAYOUTS[layout].file_variant, torch_dtype=torch.float32
+        folder, variant=reference.LAYOUTS[layout].file_variant, dtype=torch.float32
     )
     pipeline.set_progress_bar_config(disable=True)
     theirs = reference.draw(pipeline, steps=4)

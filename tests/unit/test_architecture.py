@@ -15,7 +15,7 @@ FLOORS = (
     ("config", "options", "output", "variants", "weight_files", "published"),
     ("weight_headers",),
     ("hub_errors",),
-    ("models", "schedulers", "hub", "image_io", "console", "precision", "weights"),
+    ("models", "schedulers", "hub", "image_io", "pixels", "console", "precision", "weights"),
     ("pth",),
     ("checkpoint",),
     ("loading", "request"),

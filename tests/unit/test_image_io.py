@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.image_io import read_settings, resize_and_crop, save_png, to_image
+from sana_cli.image_io import read_settings, save_png
 from sana_cli.output import slug
+from sana_cli.pixels import resize_and_crop, to_image
 
 SETTINGS = {
     "prompt": "a fox, 狐",

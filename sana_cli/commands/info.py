@@ -1,0 +1,122 @@
+"""`sana info`: what a model is and needs, or how a picture was made."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sana_cli.errors import SanaError
+from sana_cli.options import JsonOption
+
+if TYPE_CHECKING:
+    from sana_cli.checkpoint import Checkpoint
+    from sana_cli.variants import Variant
+
+
+def info(
+    subject: Annotated[
+        str,
+        typer.Argument(metavar="MODEL|FOLDER|PICTURE", help="A model's name or folder, or a PNG."),
+    ],
+    json: JsonOption = False,
+) -> None:
+    """Describe a model, or tell the settings of a picture. Never downloads."""
+    path = Path(subject).expanduser()
+    if path.suffix.lower() == ".png" and path.is_file():
+        from sana_cli.image_io import read_settings
+
+        facts = read_settings(path)
+    else:
+        facts = _model_facts(subject)
+    if json:
+        from json import dumps
+
+        typer.echo(dumps(facts, ensure_ascii=False))
+    else:
+        typer.echo("\n".join(_lines(facts)))
+
+
+def _model_facts(model: str) -> dict[str, Any]:
+    from sana_cli.checkpoint import open_checkpoint
+    from sana_cli.variants import find_variant
+
+    variant = find_variant(model)
+    try:
+        checkpoint = open_checkpoint(model, offline=True)
+    except SanaError:
+        if variant is None:
+            raise
+        return {"model": variant.alias, "downloaded": False, **_published_facts(variant)}
+    return {
+        "model": checkpoint.name,
+        "downloaded": True,
+        **_local_facts(checkpoint),
+        **(_published_facts(variant) if variant else {}),
+    }
+
+
+def _published_facts(variant: "Variant") -> dict[str, Any]:
+    total = sum(variant.download_bytes.values())
+    return {
+        "repository": variant.repo,
+        "download": _gigabytes(total),
+        "native size": f"{variant.native_size}x{variant.native_size}",
+        "steps": variant.steps,
+        "guidance": variant.guidance,
+        "scheduler": variant.scheduler,
+        "precision": variant.precision,
+        "licence": variant.license,
+        "licence text": variant.license_url,
+    }
+
+
+def _local_facts(checkpoint: "Checkpoint") -> dict[str, Any]:
+    from sana_cli.checkpoint import own_settings
+    from sana_cli.weight_files import STEMS
+    from sana_cli.weight_headers import WeightFiles
+
+    parts: dict[str, str] = {}
+    for component, stem in STEMS.items():
+        if component == "transformer" and checkpoint.pth is not None:
+            parts[component] = str(checkpoint.pth)
+            continue
+        variant = checkpoint.weight_variant if component == "transformer" else None
+        files = WeightFiles(checkpoint.folder / component, stem=stem, weight_variant=variant)
+        millions = files.parameters / 1e6
+        parts[component] = (
+            f"{millions:,.1f} M parameters, {files.dtype}, {_gigabytes(files.total_bytes)}"
+        )
+    defaults = checkpoint.defaults
+    config = checkpoint.transformer
+    facts: dict[str, Any] = {
+        "description": checkpoint.description,
+        "folder": str(checkpoint.folder),
+        "revision": checkpoint.revision or "",
+        **parts,
+        "blocks": f"{config.num_layers} of width {config.inner_dim}",
+        "native size": f"{defaults.native_size}x{defaults.native_size}",
+        "steps": defaults.steps,
+        "guidance": defaults.guidance_scale,
+        "scheduler": defaults.scheduler,
+        "flow shift": defaults.flow_shift,
+    }
+    vocabulary = own_settings(checkpoint.folder).get("vocabulary")
+    if vocabulary:
+        facts["vocabulary"] = vocabulary
+    return {key: value for key, value in facts.items() if value != ""}
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
+    lines = []
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
+        elif isinstance(value, list):
+            lines.append(f"{indent}{key}: {', '.join(map(str, value))}")
+        else:
+            lines.append(f"{indent}{key}: {value}")
+    return lines

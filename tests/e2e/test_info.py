@@ -1,0 +1,56 @@
+"""`sana info`: models on disk, models that are only known, and pictures."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sana_cli.errors import ExitCode
+
+
+def test_folder(sana: Callable[..., Any], tiny_model: Path) -> None:
+    document = sana("info", tiny_model, "--json").document
+    assert document["downloaded"] is True
+    assert document["folder"] == str(tiny_model)
+    assert "fp32" in document["vae"]
+    text = sana("info", tiny_model).out
+    assert "scheduler: flow-dpm" in text
+    assert "M parameters" in text
+
+
+def test_known_model_that_is_not_here(sana: Callable[..., Any]) -> None:
+    document = sana("info", "sprint-1.6b", "--json").document
+    assert document["downloaded"] is False
+    assert document["steps"] == 2
+    assert document["download"] == "9.7 GB"
+    assert "Gemma" in document["licence"]
+
+
+def test_picture(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    options = ("--size", "64x64", "--steps", "1", "--seed", "9", "--device", "cpu")
+    assert sana("generate", "a fox", "-m", tiny_model, "-o", path, *options).code == 0
+    assert sana("info", path, "--json").document["seed"] == 9
+    assert "prompt: a fox" in sana("info", path).out
+
+
+@pytest.mark.parametrize(
+    ("subject", "code"), [("sana-0.7b", ExitCode.USAGE), ("no/such.png", ExitCode.ENVIRONMENT)]
+)
+def test_what_is_not_there(sana: Callable[..., Any], subject: str, code: ExitCode) -> None:
+    result = sana("info", subject)
+    assert result.code == code
+    assert result.err.startswith("error: ")
+
+
+def test_needs_no_torch(tiny_model: Path) -> None:
+    program = (
+        "import sys\nfrom sana_cli.cli import main\n"
+        f"assert main(['info', {str(tiny_model)!r}]) == 0\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

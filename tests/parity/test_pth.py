@@ -1,0 +1,120 @@
+"""NVIDIA's original `.pth` layout: written by inverting the published key table, read back to diffusers' tensors."""
+
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from sana_cli.config import TransformerConfig
+from sana_cli.models.sana_transformer import SanaTransformer2D
+from sana_cli.pth import read_pth
+
+# D width of the transformer
+
+# diffusers -> native, from the published converter. The two fused projections are joined below.
+TABLE = (
+    (r"patch_embed\.proj\.", "x_embedder.proj."),
+    (r"caption_projection\.linear_([12])\.", r"y_embedder.y_proj.fc\1."),
+    (r"time_embed\.(?:emb\.)?timestep_embedder\.linear_1\.", "t_embedder.mlp.0."),
+    (r"time_embed\.(?:emb\.)?timestep_embedder\.linear_2\.", "t_embedder.mlp.2."),
+    (r"time_embed\.guidance_embedder\.linear_1\.", "cfg_embedder.mlp.0."),
+    (r"time_embed\.guidance_embedder\.linear_2\.", "cfg_embedder.mlp.2."),
+    (r"time_embed\.linear\.", "t_block.1."),
+    (r"caption_norm\.", "attention_y_norm."),
+    (r"transformer_blocks\.(\d+)\.attn1\.norm_([qk])\.", r"blocks.\1.attn.\2_norm."),
+    (r"transformer_blocks\.(\d+)\.attn1\.to_out\.0\.", r"blocks.\1.attn.proj."),
+    (r"transformer_blocks\.(\d+)\.attn2\.norm_([qk])\.", r"blocks.\1.cross_attn.\2_norm."),
+    (r"transformer_blocks\.(\d+)\.attn2\.to_q\.", r"blocks.\1.cross_attn.q_linear."),
+    (r"transformer_blocks\.(\d+)\.attn2\.to_out\.0\.", r"blocks.\1.cross_attn.proj."),
+    (r"transformer_blocks\.(\d+)\.ff\.conv_inverted\.", r"blocks.\1.mlp.inverted_conv.conv."),
+    (r"transformer_blocks\.(\d+)\.ff\.conv_depth\.", r"blocks.\1.mlp.depth_conv.conv."),
+    (r"transformer_blocks\.(\d+)\.ff\.conv_point\.", r"blocks.\1.mlp.point_conv.conv."),
+    (r"transformer_blocks\.(\d+)\.scale_shift_table", r"blocks.\1.scale_shift_table"),
+    (r"proj_out\.", "final_layer.linear."),
+    (r"scale_shift_table", "final_layer.scale_shift_table"),
+)
+FUSED = {
+    "attn1.to_q.weight": ("attn1", "qkv", ("q", "k", "v")),
+    "attn2.to_k.weight": ("attn2", "kv_linear", ("k", "v")),
+    "attn2.to_k.bias": ("attn2", "kv_linear", ("k", "v")),
+}
+
+
+def to_native(state: dict[str, Tensor], layers: int, positions: int | None) -> dict[str, Tensor]:
+    """The tensors of a diffusers transformer as NVIDIA's training code would have saved them."""
+    rest = dict(state)
+    native: dict[str, Tensor] = {}
+    for block in range(layers):
+        for example, (attention, fused, parts) in FUSED.items():
+            kind = example.rsplit(".", 1)[1]
+            prefix = f"transformer_blocks.{block}.{attention}"
+            joined = torch.cat([rest.pop(f"{prefix}.to_{part}.{kind}") for part in parts])
+            name = "attn" if attention == "attn1" else "cross_attn"
+            native[f"blocks.{block}.{name}.{fused}.{kind}"] = joined
+    for name, tensor in rest.items():
+        for pattern, replacement in TABLE:
+            renamed, count = re.subn(f"^{pattern}", replacement, name)
+            if count:
+                native[renamed] = tensor
+                break
+        else:
+            raise AssertionError(f"{name} is not in the table")
+    D = state["proj_out.weight"].shape[1]
+    # What training leaves behind and every loader drops.
+    native["y_embedder.y_embedding"] = torch.randn(300, 2304)
+    native["logvar_linear.weight"] = torch.randn(1, D)
+    native["logvar_linear.bias"] = torch.randn(1)
+    if positions is not None:  # one number, so that the file stays small
+        native["pos_embed"] = torch.zeros(1).expand(1, positions**2, D)
+    return native
+
+
+WIDTHS = {
+    1152: {"num_attention_heads": 36, "num_cross_attention_heads": 16, "cross_attention_head_dim": 72},
+    2240: {"num_attention_heads": 70, "num_cross_attention_heads": 20, "cross_attention_head_dim": 112},
+}  # fmt: skip
+QK_NORM = {"qk_norm": "rms_norm_across_heads"}
+
+CASES: dict[str, tuple[int, int, dict[str, Any], torch.dtype, int | None]] = {
+    # width, layers, further configuration, dtype, side of pos_embed
+    "sana_0.6b": (1152, 2, {}, torch.float32, 32),
+    "sana_0.6b_512": (1152, 1, {"sample_size": 16}, torch.float16, 16),
+    "without_pos_embed": (1152, 1, {}, torch.float32, None),
+    "2k": (1152, 1, {"sample_size": 64, "interpolation_scale": 1.0}, torch.bfloat16, 64),
+    "4k": (1152, 1, {"sample_size": 128, "interpolation_scale": 2.0}, torch.bfloat16, 128),
+    "sana_1.5": (1152, 2, QK_NORM, torch.bfloat16, 32),
+    "sprint_1.6b": (2240, 1, QK_NORM | {"guidance_embeds": True}, torch.bfloat16, 32),
+}
+
+
+@pytest.mark.parametrize("wrapped", [True, False], ids=["state_dict", "bare"])
+@pytest.mark.parametrize("case", CASES)
+def test_pth_holds_what_the_diffusers_file_holds(
+    reference: ModuleType, tmp_path: Path, case: str, wrapped: bool
+) -> None:
+    if not wrapped and case != "sana_0.6b":
+        pytest.skip("one bare file is enough")
+    width, layers, further, dtype, positions = CASES[case]
+    config = {**WIDTHS[width], "cross_attention_dim": width, "num_layers": layers, **further}
+    transformer = reference.SanaTransformer2DModel(**{**config, "interpolation_scale": None})
+    reference.enliven(transformer, 9).to(dtype)
+    transformer.save_pretrained(tmp_path / "transformer")
+    theirs = load_file(tmp_path / "transformer/diffusion_pytorch_model.safetensors")
+
+    native = to_native(transformer.state_dict(), layers, positions)
+    torch.save({"state_dict": native, "epoch": 3} if wrapped else native, tmp_path / "sana.pth")
+    parsed, ours = read_pth(tmp_path / "sana.pth")
+
+    assert set(ours) == set(theirs)
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype, name
+        assert torch.equal(ours[name], tensor), name
+    assert parsed == TransformerConfig.from_dict(config), "the configuration follows from the tensors"
+    with torch.device("meta"):
+        model = SanaTransformer2D(parsed)
+    model.load_state_dict(ours, strict=True, assign=True)
