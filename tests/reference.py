@@ -273,9 +273,7 @@ def make_tokenizer(*, merging: bool = False) -> GemmaTokenizer:
     if merging:
         merges.append(("▁Prompt:", "▁a"))
         vocabulary["▁Prompt:▁a"] = len(vocabulary)
-    return GemmaTokenizer(
-        vocab=vocabulary, merges=merges, add_bos_token=True, padding_side="right"
-    )
+    return GemmaTokenizer(vocab=vocabulary, merges=merges, add_bos_token=True, padding_side="right")
 
 
 def make_scheduler(name: str, shift: float) -> Any:
@@ -338,7 +336,7 @@ class Layout:
     """How a pipeline's files lie in its folder."""
 
     max_shard_size: str | None = None  # "100KB": transformer in shards with an index
-    file_variant: str | None = None  # "fp16": the names of the weight files, as from_pretrained(variant=)
+    file_variant: str | None = None  # "fp16": part of the weight files' names
     transformer_dtype: torch.dtype = torch.float32
     text_encoder_dtype: torch.dtype = torch.float32  # the VAE is fp32 in every published repository
 
@@ -356,9 +354,7 @@ LAYOUTS: dict[str, Layout] = {
         transformer_dtype=torch.bfloat16,
         text_encoder_dtype=torch.bfloat16,
     ),
-    "bf16_unnamed": Layout(
-        transformer_dtype=torch.bfloat16, text_encoder_dtype=torch.bfloat16
-    ),
+    "bf16_unnamed": Layout(transformer_dtype=torch.bfloat16, text_encoder_dtype=torch.bfloat16),
 }
 
 

@@ -80,7 +80,9 @@ def test_guidance(check: Callable[..., None], name: str, guidance: float) -> Non
     check(name, guidance=guidance)
 
 
-@pytest.mark.parametrize("negative", ["blurry", "  Low Quality, BLURRY ", LONG], ids=["word", "case", "long"])
+@pytest.mark.parametrize(
+    "negative", ["blurry", "  Low Quality, BLURRY ", LONG], ids=["word", "case", "long"]
+)
 @pytest.mark.parametrize("name", ["plain", "pos_embed_2", "flow_euler"])
 def test_negative_prompt(check: Callable[..., None], name: str, negative: str) -> None:
     check(name, negative=negative)
@@ -108,19 +110,17 @@ def test_seeds(check: Callable[..., None], seed: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "sprint", "flow_euler"])
-def test_count(
-    pipelines: Any, reference: ModuleType, sana_draw: Draw, name: str
-) -> None:
+def test_count(pipelines: Any, reference: ModuleType, sana_draw: Draw, name: str) -> None:
     """Seeds S, S+1, S+2, each as if it had been drawn alone."""
-    pictures = sana_draw(
-        pipelines.folder(name), reference.PROMPT, *options(seed=11), "--count", 3
-    )
+    pictures = sana_draw(pipelines.folder(name), reference.PROMPT, *options(seed=11), "--count", 3)
     assert len(pictures) == 3
     for seed, ours in zip((11, 12, 13), pictures, strict=True):
         assert_same_picture(ours, pipelines.draw(name, steps=4, seed=seed))
 
 
-@pytest.mark.parametrize(("name", "scheduler"), [("plain", "flow-euler"), ("flow_euler", "flow-dpm")])
+@pytest.mark.parametrize(
+    ("name", "scheduler"), [("plain", "flow-euler"), ("flow_euler", "flow-dpm")]
+)
 def test_scheduler_option(
     pipelines: Any, reference: ModuleType, sana_draw: Draw, name: str, scheduler: str
 ) -> None:
@@ -162,7 +162,10 @@ def test_bins(
             use_resolution_binning=True, generator=torch.Generator("cpu").manual_seed(7),
         ).images[0]  # fmt: skip
     (ours,) = sana_draw(
-        pipelines.folder("native_512"), reference.PROMPT, *options(width=width, height=height, steps=2), exact=False
+        pipelines.folder("native_512"),
+        reference.PROMPT,
+        *options(width=width, height=height, steps=2),
+        exact=False,
     )
     assert_same_picture(ours, np.round(theirs * 255).astype(np.uint8))
 

@@ -240,7 +240,9 @@ def test_full_600m_forward(all_cores: None, reference: ModuleType, grid: tuple[i
 # --- the autoencoder ----------------------------------------------------------------------------------------------
 
 
-def make_vaes(reference: ModuleType, config: dict[str, Any], seed: int) -> tuple[AutoencoderDC, Any]:
+def make_vaes(
+    reference: ModuleType, config: dict[str, Any], seed: int
+) -> tuple[AutoencoderDC, Any]:
     theirs = reference.lively_vae(config, seed)
     with torch.device("meta"):
         ours = AutoencoderDC(DCAEConfig.from_dict(plain_config(theirs)))

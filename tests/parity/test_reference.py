@@ -34,9 +34,7 @@ def test_pictures_use_their_range(pipelines: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_pictures_depend_on_every_setting(
-    pipelines: Any, reference: ModuleType, name: str
-) -> None:
+def test_pictures_depend_on_every_setting(pipelines: Any, reference: ModuleType, name: str) -> None:
     picture = pipelines.draw(name)
     changes = {
         "prompt": {"prompt": reference.OTHER_PROMPT},
@@ -49,7 +47,9 @@ def test_pictures_depend_on_every_setting(
         changes["negative prompt"] = {"negative": reference.NEGATIVE}
     for what, settings in changes.items():
         change = mean_difference(pipelines.draw(name, **settings), picture)
-        assert change > VISIBLE, f"another {what} changes the picture by {255 * change:.1f}/255 only"
+        assert change > VISIBLE, (
+            f"another {what} changes the picture by {255 * change:.1f}/255 only"
+        )
 
 
 def test_pictures_depend_on_the_scheduler(pipelines: Any, reference: ModuleType) -> None:
@@ -91,9 +91,7 @@ def hidden_tensors(
     ("name", "part"),
     [("plain", "transformer"), ("sprint", "transformer"), ("plain", "text_encoder")],
 )
-def test_every_tensor_shows(
-    pipelines: Any, reference: ModuleType, name: str, part: str
-) -> None:
+def test_every_tensor_shows(pipelines: Any, reference: ModuleType, name: str, part: str) -> None:
     pipeline = pipelines.pipeline(name)
     draw = partial(reference.draw, pipeline, steps=2, width=96, height=64)
     hidden = hidden_tensors(pipeline.components[part], "", draw(), draw)
