@@ -5,7 +5,6 @@ Accepted: a folder in the diffusers layout, an original `.pth` transformer, an a
 """
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 
 from sana_cli.config import DCAEConfig, RunDefaults, SchedulerName, TransformerConfig
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+from sana_cli.user_config import BUILTIN
 from sana_cli.variants import VARIANTS, Variant, find_variant, match_structure, suggest
 from sana_cli.weight_headers import WeightFiles
 
@@ -20,7 +20,6 @@ Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in all
 
 _Config = TypeVar("_Config")
 
-BUILTIN = "builtin"
 _BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 _SCHEDULERS: dict[str, SchedulerName] = {
     "DPMSolverMultistepScheduler": "flow-dpm",
@@ -51,6 +50,12 @@ def open_checkpoint(
     """Find a model, downloading what it needs unless `offline`; SanaError says what is wrong."""
     path = Path(model).expanduser()
     if model == BUILTIN:
+        if not (_BUILTIN_FOLDER / "model_index.json").is_file():
+            raise SanaError(
+                "this installation comes without the built-in model",
+                hint="install the package again, or name another model: --model sana-0.6b",
+                code=ExitCode.ENVIRONMENT,
+            )
         return _open_folder(_BUILTIN_FOLDER, name=BUILTIN)
     if path.is_dir():
         return _open_folder(path, name=path.resolve().name)
@@ -212,8 +217,3 @@ def _run_defaults(folder: Path, config: TransformerConfig, variant: Variant | No
         native_size=own.get("native_size") or config.sample_size * 32,
         enhance=own.get("enhance", True),
     )
-
-
-def default_model() -> str:
-    """The model of a run that names none: SANA_MODEL, else the built-in."""
-    return os.environ.get("SANA_MODEL") or BUILTIN

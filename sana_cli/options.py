@@ -43,7 +43,7 @@ ModelOption = Annotated[
         "-m",
         metavar="NAME|DIR",
         help="A known name (sana-0.6b), a hub id, a folder or a .pth file "
-        "[default: $SANA_MODEL, else the built-in model]",
+        "[default: $SANA_MODEL, else config.toml's, else the built-in]",
         show_default=False,
     ),
 ]

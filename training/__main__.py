@@ -4,6 +4,7 @@ A run folder holds everything that a run makes; a step that was interrupted goes
 """
 
 import json
+import logging
 import shlex
 import sys
 from pathlib import Path
@@ -33,6 +34,13 @@ Scale = Annotated[
 Target = Annotated[Path, typer.Option(help="Folder that receives the checkpoint.")]
 
 BUILTIN = Path(__file__).resolve().parent.parent / "sana_cli" / "builtin"
+
+
+@app.callback()
+def quiet() -> None:
+    """Importing transformers loads torchao, which reports GPU extensions that do not load here."""
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 @app.command()

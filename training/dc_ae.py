@@ -8,7 +8,6 @@ The crops of all phases hold about the same number of pixels a batch, so a step 
 import math
 import random
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 from sana_cli.config import DCAEConfig
 from sana_cli.models.dc_ae import AutoencoderDC
 from training.data import crops, whole_pictures
+from training.presets import AutoencoderSettings
 from training.runs import (
     Budget,
     Ema,
@@ -47,26 +47,6 @@ CONFIG = DCAEConfig(
     decoder_layers_per_block=(0, 1, 2, 2, 2, 2),
     scaling_factor=1.0,  # the real one is measured when training ends
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class AutoencoderSettings:
-    """Sizes of the run; the network is the same for every preset."""
-
-    phases: tuple[tuple[float, int, int], ...] = (
-        (0.15, 64, 64),
-        (0.6, 128, 16),
-        (1.0, 256, 6),
-    )  # until, px, batch
-    peak_lr: float = 2e-3
-    warmup_steps: int = 200
-    weight_decay: float = 1e-4
-    ema_decay: float = 0.998
-    latent_penalty: float = 1e-3
-    edge_weight: float = 0.5
-    decoder_peak_lr: float = 1e-3  # of the second stage
-    decoder_latent_noise: float = 0.1  # standard deviation, as a share of the latents' own
-    compile: bool = False  # slower on a CPU for whole pictures
 
 
 def initialise(model: nn.Module) -> None:

@@ -1,15 +1,50 @@
-"""Budgets and batch sizes for two kinds of machine; the networks are the same."""
+"""Budgets and sizes of training for two kinds of machine, as plain data; the networks are the same."""
 
 from dataclasses import dataclass
 from enum import StrEnum
-
-from training.dc_ae import AutoencoderSettings
-from training.transformer import TransformerSettings
 
 
 class PresetName(StrEnum):
     CPU = "cpu"
     GPU = "gpu"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderSettings:
+    """Sizes of the run; the network is the same for every preset."""
+
+    phases: tuple[tuple[float, int, int], ...] = (
+        (0.15, 64, 64),
+        (0.6, 128, 16),
+        (1.0, 256, 6),
+    )  # until, px, batch
+    peak_lr: float = 2e-3
+    warmup_steps: int = 200
+    weight_decay: float = 1e-4
+    ema_decay: float = 0.998
+    latent_penalty: float = 1e-3
+    edge_weight: float = 0.5
+    decoder_peak_lr: float = 1e-3  # of the second stage
+    decoder_latent_noise: float = 0.1  # standard deviation, as a share of the latents' own
+    compile: bool = False  # slower on a CPU for whole pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransformerSettings:
+    """Sizes of the run; the network is the same for every preset."""
+
+    batch: int = 128
+    peak_lr: float = 1e-3
+    warmup_steps: int = 150
+    weight_decay: float = 0.01
+    ema_decay: float = 0.998
+    caption_dropout: float = 0.12
+    pool: int = (
+        12_000  # scenes encoded before the first step, over all workers; fewer for a short run
+    )
+    pool_limit: int = 60_000
+    refresh_every: int = 5  # steps between two additions of ENCODE_BATCH scenes a worker; the oldest go when it is full
+    compile: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

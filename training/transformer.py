@@ -8,7 +8,6 @@ picture costs more than a training step on its latents.
 import math
 import random
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +21,7 @@ from sana_cli.models.sana_transformer import SanaTransformer2D
 from training.captions import choose_caption
 from training.data import whole_pictures
 from training.dc_ae import load_autoencoder
+from training.presets import TransformerSettings
 from training.runs import (
     Budget,
     Ema,
@@ -58,24 +58,6 @@ GRID_PROMPTS = (
     "three apples on a white background in shaded style", "a unicorn on a white background in flat style",
     "a purple star right of a robot on a gray background", "a hamburger", "a medium orange ring on a blue background",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransformerSettings:
-    """Sizes of the run; the network is the same for every preset."""
-
-    batch: int = 128
-    peak_lr: float = 1e-3
-    warmup_steps: int = 150
-    weight_decay: float = 0.01
-    ema_decay: float = 0.998
-    caption_dropout: float = 0.12
-    pool: int = (
-        12_000  # scenes encoded before the first step, over all workers; fewer for a short run
-    )
-    pool_limit: int = 60_000
-    refresh_every: int = 5  # steps between two additions of ENCODE_BATCH scenes a worker; the oldest go when it is full
-    compile: bool = False
 
 
 def transformer_config(caption_channels: int) -> TransformerConfig:

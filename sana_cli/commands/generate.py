@@ -88,15 +88,19 @@ def generate(
     if size:
         width, height = parse_size(size)
 
-    from sana_cli.checkpoint import default_model, open_checkpoint
+    from sana_cli.checkpoint import open_checkpoint
     from sana_cli.console import ConsoleReporter
     from sana_cli.request import Request, check
+    from sana_cli.user_config import BUILTIN, default_model
 
     with ConsoleReporter(quiet=quiet) as reporter:
         name = model or default_model()
         checkpoint = open_checkpoint(name, offline=offline, progress=reporter.download)
-        if model is None and checkpoint.description:
-            reporter.notice(checkpoint.description)
+        if model is None and name == BUILTIN:
+            reporter.notice(
+                f"drawn by the built-in demonstration model, which knows {checkpoint.description}; "
+                "for a real one add --model sana-0.6b"
+            )
         if aspect:
             width, height = size_of_aspect(aspect, checkpoint.defaults.native_size)
         request = Request(
