@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sana_cli.config import DCAEConfig, RunDefaults, SchedulerName, TransformerConfig
+from sana_cli.config import (
+    DCAEConfig,
+    OwnSettings,
+    RunDefaults,
+    SchedulerName,
+    TransformerConfig,
+)
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 from sana_cli.user_config import BUILTIN
 from sana_cli.variants import VARIANTS, Variant, find_variant, match_structure, suggest
@@ -41,7 +47,7 @@ class Checkpoint:
     vae: DCAEConfig
     trained_precision: str
     defaults: RunDefaults
-    description: str = ""  # what it can draw, one line; demonstration models say so themselves
+    own: OwnSettings
 
 
 def open_checkpoint(
@@ -101,6 +107,7 @@ def _open_folder(
     config = read_config(folder / "transformer/config.json", TransformerConfig.from_dict)
     vae = read_config(folder / "vae/config.json", DCAEConfig.from_dict)
     _require_fitting_vae(config, vae)
+    own = _own_settings(folder)
     weights = WeightFiles(
         folder / "transformer", stem="diffusion_pytorch_model", weight_variant=weight_variant
     )
@@ -112,9 +119,9 @@ def _open_folder(
         weight_variant=weight_variant,
         transformer=config,
         vae=vae,
-        trained_precision=variant.precision if variant else weights.dtype,
-        defaults=_run_defaults(folder, config, variant),
-        description=str(own_settings(folder).get("description", "")),
+        trained_precision=variant.precision if variant else own.precision or weights.dtype,
+        defaults=_run_defaults(folder, config, variant, own),
+        own=own,
     )
 
 
@@ -127,10 +134,9 @@ def _require_fitting_vae(transformer: TransformerConfig, vae: DCAEConfig) -> Non
         )
 
 
-def own_settings(folder: Path) -> dict[str, Any]:
-    """`sana.json` of a folder, {} without one: defaults and vocabulary that only we read."""
+def _own_settings(folder: Path) -> OwnSettings:
     path = folder / "sana.json"
-    return read_json(path) if path.is_file() else {}
+    return read_config(path, OwnSettings.from_dict) if path.is_file() else OwnSettings()
 
 
 def _open_pth(path: Path, *, name: str, offline: bool, progress: Progress | None) -> Checkpoint:
@@ -158,7 +164,8 @@ def _open_pth(path: Path, *, name: str, offline: bool, progress: Progress | None
         transformer=config,
         vae=read_config(folder / "vae/config.json", DCAEConfig.from_dict),
         trained_precision=stored_precision(tensors),
-        defaults=_run_defaults(folder, config, variant),
+        defaults=_run_defaults(folder, config, variant, OwnSettings()),
+        own=OwnSettings(),
     )
 
 
@@ -197,23 +204,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def _run_defaults(folder: Path, config: TransformerConfig, variant: Variant | None) -> RunDefaults:
-    """What a run uses when the user says nothing: `sana.json`, else the published table's rule."""
-    scheduler_json = read_json(folder / "scheduler/scheduler_config.json")
-    scheduler = _SCHEDULERS.get(scheduler_json.get("_class_name", ""))
-    if scheduler is None:
-        raise checkpoint_error(
-            f"unknown scheduler {scheduler_json.get('_class_name')!r} in {folder}/scheduler",
-            hint=f"known: {', '.join(_SCHEDULERS)}",
-        )
-    shift = scheduler_json.get("flow_shift", scheduler_json.get("shift", 3.0))
+def _run_defaults(
+    folder: Path, config: TransformerConfig, variant: Variant | None, own: OwnSettings
+) -> RunDefaults:
+    """What a run uses when the user says nothing: `sana.json`, else as published."""
     sprint = config.guidance_embeds
-    own = own_settings(folder)
-    return RunDefaults(
-        steps=own.get("steps") or (variant.steps if variant else 2 if sprint else 20),
-        guidance_scale=own.get("guidance") or (variant.guidance if variant else 4.5),
-        scheduler="scm" if sprint else scheduler,
-        flow_shift=float(shift),
-        native_size=own.get("native_size") or config.sample_size * 32,
-        enhance=own.get("enhance", True),
-    )
+
+    def parse(found: dict[str, Any]) -> RunDefaults:
+        name = found.get("_class_name")
+        if name not in _SCHEDULERS:
+            raise ValueError(f"scheduler {name!r} is none of {', '.join(_SCHEDULERS)}")
+        return RunDefaults(
+            steps=own.steps or (variant.steps if variant else 2 if sprint else 20),
+            guidance_scale=own.guidance or (variant.guidance if variant else 4.5),
+            scheduler="scm" if sprint else _SCHEDULERS[name],
+            flow_shift=float(found.get("flow_shift", found.get("shift", 3.0))),
+            native_size=own.native_size or config.sample_size * 32,
+            enhance=own.enhance,
+        )
+
+    return read_config(folder / "scheduler/scheduler_config.json", parse)

@@ -6,6 +6,7 @@ fields; a missing field means its default here. No torch: the command line reads
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from math import isfinite
 from typing import Any, Literal, Self
 
 LATENT_CHANNELS = 32
@@ -18,6 +19,8 @@ def _known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     names = {f.name for f in fields(cls)}
 
     def freeze(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: freeze(item) for key, item in value.items()}
         return tuple(freeze(item) for item in value) if isinstance(value, list) else value
 
     return {k: freeze(v) for k, v in values.items() if k in names and v is not None}
@@ -144,6 +147,38 @@ class DCAEConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OwnSettings:
+    """`sana.json`, an optional file of a model folder: what the layout has no place for."""
+
+    steps: int | None = None
+    guidance: float | None = None
+    native_size: int | None = None  # pixels
+    enhance: bool = True  # put the published instruction before the prompt
+    precision: str | None = None  # what the transformer was trained in, if not as it is stored
+    description: str = ""  # what the model can draw, one line
+    vocabulary: Mapping[str, tuple[str, ...]] | None = None  # by group, where it is closed
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "native_size"):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < 1):
+                raise ValueError(f"{name} must be a positive whole number, not {value!r}")
+        if self.guidance is not None and not isinstance(self.guidance, int | float):
+            raise ValueError(f"guidance must be a number, not {self.guidance!r}")
+        if self.precision not in (None, "fp32", "bf16", "fp16"):
+            raise ValueError(f"precision must be fp32, bf16 or fp16, not {self.precision!r}")
+        for name, kind in (("enhance", bool), ("description", str)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name} must be a {kind.__name__}")
+        if not isinstance(self.vocabulary, Mapping | None):
+            raise ValueError("vocabulary must map groups to words")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        return cls(**_known_fields(cls, values))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunDefaults:
     """Settings of a run that names none, as the model was published with."""
 
@@ -155,5 +190,5 @@ class RunDefaults:
     enhance: bool  # put the published instruction before the prompt
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.native_size < 32 or self.flow_shift <= 0:
-            raise ValueError("steps, native size and flow shift must be positive")
+        if not isfinite(self.flow_shift) or self.flow_shift <= 0:
+            raise ValueError(f"flow shift must be positive, not {self.flow_shift}")

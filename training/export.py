@@ -180,6 +180,7 @@ def _settings() -> dict[str, object]:
         "steps": DEFAULT_STEPS,
         "guidance": DEFAULT_GUIDANCE,
         "enhance": False,
+        "precision": "fp32",  # it was trained so; half precision is for the file's size
         "description": DESCRIPTION,
         "vocabulary": vocabulary(),
     }

@@ -98,7 +98,7 @@ def generate(
         checkpoint = open_checkpoint(name, offline=offline, progress=reporter.download)
         if model is None and name == BUILTIN:
             reporter.notice(
-                f"drawn by the built-in demonstration model, which knows {checkpoint.description}; "
+                f"drawn by the built-in demonstration model, which knows {checkpoint.own.description}; "
                 "for a real one add --model sana-0.6b"
             )
         if aspect:

@@ -71,7 +71,6 @@ def _published_facts(variant: "Variant") -> dict[str, Any]:
 
 
 def _local_facts(checkpoint: "Checkpoint") -> dict[str, Any]:
-    from sana_cli.checkpoint import own_settings
     from sana_cli.weight_files import STEMS
     from sana_cli.weight_headers import WeightFiles
 
@@ -89,7 +88,7 @@ def _local_facts(checkpoint: "Checkpoint") -> dict[str, Any]:
     defaults = checkpoint.defaults
     config = checkpoint.transformer
     facts: dict[str, Any] = {
-        "description": checkpoint.description,
+        "description": checkpoint.own.description,
         "folder": str(checkpoint.folder),
         "revision": checkpoint.revision or "",
         **parts,
@@ -100,9 +99,8 @@ def _local_facts(checkpoint: "Checkpoint") -> dict[str, Any]:
         "scheduler": defaults.scheduler,
         "flow shift": defaults.flow_shift,
     }
-    vocabulary = own_settings(checkpoint.folder).get("vocabulary")
-    if vocabulary:
-        facts["vocabulary"] = vocabulary
+    if checkpoint.own.vocabulary:
+        facts["vocabulary"] = dict(checkpoint.own.vocabulary)
     return {key: value for key, value in facts.items() if value != ""}
 
 
@@ -115,7 +113,7 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
     for key, value in facts.items():
         if isinstance(value, dict):
             lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
-        elif isinstance(value, list):
+        elif isinstance(value, list | tuple):
             lines.append(f"{indent}{key}: {', '.join(map(str, value))}")
         else:
             lines.append(f"{indent}{key}: {value}")
