@@ -1,0 +1,1 @@
+"""Quantization of linear and convolution layers; knows nothing of Sana."""

@@ -1,0 +1,100 @@
+"""Schemes and recipes as data: how each layer is stored and multiplied. No torch.
+
+A scheme is written `w8a8`, `w8a16` or `w4a16-g64`: weight bits, activation bits, group size. A recipe
+is an ordered list of rules over layer paths; the first match wins, and code never branches on a name.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Self
+
+_SCHEME = re.compile(r"w(?P<w>[48])a(?P<a>8|16)(?:-g(?P<g>\d+))?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantConfig:
+    """How one layer is stored and multiplied.
+
+    8-bit weights have one scale per output channel. 4-bit weights have one per `group_size` input
+    channels of each output channel; the last group may be shorter. 8-bit activations have one scale
+    per token, found while running. Everything is symmetric: zero stays zero.
+    """
+
+    weight_bits: int = 8
+    act_bits: int = 16  # 16: weight-only, activations keep their floating-point type
+    group_size: int = 0  # input channels that share a scale; 0: all of them
+
+    def __post_init__(self) -> None:
+        if (self.weight_bits, self.act_bits) not in {(8, 8), (8, 16), (4, 16)}:
+            raise ValueError(
+                f"no scheme has {self.weight_bits}-bit weights, {self.act_bits}-bit inputs"
+            )
+        if (self.weight_bits == 4) != (self.group_size > 0):
+            raise ValueError("4-bit weights need a group size, 8-bit ones have none")
+        if self.group_size % 2:
+            raise ValueError(f"group size {self.group_size} is odd; two 4-bit values share a byte")
+
+    def __str__(self) -> str:
+        group = f"-g{self.group_size}" if self.group_size else ""
+        return f"w{self.weight_bits}a{self.act_bits}{group}"
+
+    @classmethod
+    def parse(cls, scheme: str) -> Self | None:
+        """Read `w8a8`, `w8a16`, `w4a16-g64`, ...; `none` is None. ValueError for anything else."""
+        if scheme == "none":
+            return None
+        match = _SCHEME.fullmatch(scheme)
+        if match is None:
+            raise ValueError(f"unknown scheme {scheme!r}: write w8a8, w8a16, w4a16-g64 or none")
+        bits = int(match["w"]), int(match["a"])
+        return cls(weight_bits=bits[0], act_bits=bits[1], group_size=int(match["g"] or 0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """What happens to the layers whose path matches a pattern such as `*.attn2.to_k`."""
+
+    pattern: str  # as in fnmatch; `*` crosses dots
+    config: QuantConfig | None  # None: keep in floating point
+    reason: str = ""  # why, for the report; every rule that keeps layers has one
+
+    def __post_init__(self) -> None:
+        if self.config is None and not self.reason:
+            raise ValueError(f"rule {self.pattern!r} keeps layers and must say why")
+
+    def matches(self, path: str) -> bool:
+        return fnmatchcase(path, self.pattern)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Ordered rules for one model. A layer that no rule matches stays in floating point."""
+
+    rules: tuple[Rule, ...]
+
+    def rule_for(self, path: str) -> Rule | None:
+        """The first rule that matches a layer's path."""
+        return next((rule for rule in self.rules if rule.matches(path)), None)
+
+    def unused(self, paths: Iterable[str]) -> list[Rule]:
+        """Rules that decide nothing among these paths: a mistyped pattern shows here."""
+        used = {id(self.rule_for(path)) for path in paths}
+        return [rule for rule in self.rules if id(rule) not in used]
+
+
+def config_to_json(config: QuantConfig | None) -> dict[str, Any] | None:
+    """A resolved scheme as it stands in a manifest."""
+    if config is None:
+        return None
+    return {
+        "weight_bits": config.weight_bits,
+        "act_bits": config.act_bits,
+        "group_size": config.group_size,
+    }
+
+
+def config_from_json(values: Mapping[str, Any] | None) -> QuantConfig | None:
+    """The inverse of `config_to_json`; ValueError or TypeError for what it never writes."""
+    return None if values is None else QuantConfig(**values)

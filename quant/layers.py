@@ -1,0 +1,163 @@
+"""Quantized linear and convolution layers: plain buffers, and the arithmetic of `primitives.py`.
+
+A layer is built empty (on any device, meta included), then filled from a float layer or from a file.
+Its state dict is what a checkpoint stores: `qweight`, `scale` and, where the layer has one, `bias`.
+"""
+
+# M rows (tokens), K input channels, N output channels, G groups of input channels
+
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from quant.config import QuantConfig
+from quant.packing import pack_int4, unpack_int4
+from quant.primitives import (
+    dequantize_per_channel,
+    dequantize_per_group,
+    linear_w8a8,
+    quantize_per_channel,
+    quantize_per_group,
+    search_group_scales,
+)
+
+
+class QuantLinear(nn.Module):
+    """x (..., K) -> (..., N), also for 1x1 convolutions of channels-last tokens."""
+
+    qweight: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bias: bool, config: QuantConfig
+    ) -> None:
+        super().__init__()
+        self.in_features, self.out_features, self.config = in_features, out_features, config
+        if config.weight_bits == 8:
+            self.register_buffer(
+                "qweight", torch.empty(out_features, in_features, dtype=torch.int8)
+            )
+            self.register_buffer("scale", torch.empty(out_features, dtype=torch.float32))
+        else:
+            bytes_a_row = -(-in_features // 2)
+            groups = -(-in_features // config.group_size)
+            self.register_buffer(
+                "qweight", torch.empty(out_features, bytes_a_row, dtype=torch.uint8)
+            )
+            self.register_buffer("scale", torch.empty(out_features, groups, dtype=torch.bfloat16))
+        self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
+
+    @classmethod
+    def from_weight(cls, weight: Tensor, bias: Tensor | None, config: QuantConfig) -> Self:
+        """Quantize a float weight (N, K), or (N, K, 1, 1) of a 1x1 convolution."""
+        weight_NK = weight.detach().flatten(1)
+        N, K = weight_NK.shape
+        with torch.device("meta"):
+            layer = cls(K, N, bias=bias is not None, config=config)
+        if config.weight_bits == 8:
+            q, scale = quantize_per_channel(weight_NK)
+        else:
+            best = search_group_scales(weight_NK, config.group_size)
+            q, scale = quantize_per_group(weight_NK, config.group_size, scale_NG=best)
+            q = pack_int4(q)
+        state = {"qweight": q, "scale": scale}
+        if bias is not None:
+            state["bias"] = bias.detach()
+        layer.load_state_dict(state, assign=True)
+        return layer
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The weight that this layer stands for, (N, K)."""
+        if self.config.weight_bits == 8:
+            return dequantize_per_channel(self.qweight, self.scale, dtype)
+        q_NK = unpack_int4(self.qweight, self.in_features)
+        return dequantize_per_group(q_NK, self.scale, self.config.group_size, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.config.act_bits == 8:
+            return linear_w8a8(x, self.qweight, self.scale, self.bias)
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.dequantize(x.dtype), bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_features}, {self.out_features}, {self.config}"
+
+
+class QuantConv2d(nn.Module):
+    """A k x k convolution (B, K, H, W) -> (B, N, H', W') with 8-bit weights, one group of channels.
+
+    With 8-bit inputs there is one scale per picture, found while running.
+    """
+
+    qweight: Tensor
+    scale: Tensor
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: tuple[int, int],
+        *,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+        bias: bool,
+        config: QuantConfig,
+    ) -> None:
+        super().__init__()
+        if config.weight_bits != 8:
+            raise ValueError(f"{config} is not for {kernel_size} convolutions; use w8a8 or w8a16")
+        self.stride, self.padding, self.config = stride, padding, config
+        shape = (out_channels, in_channels, *kernel_size)
+        self.register_buffer("qweight", torch.empty(shape, dtype=torch.int8))
+        self.register_buffer("scale", torch.empty(out_channels, dtype=torch.float32))
+        self.bias = nn.Parameter(torch.empty(out_channels), requires_grad=False) if bias else None
+
+    @classmethod
+    def from_conv(cls, conv: nn.Conv2d, config: QuantConfig) -> Self:
+        """Quantize a float convolution. ValueError for what has no place here."""
+        with torch.device("meta"):
+            layer = cls.like(conv, config)
+        q, scale = quantize_per_channel(conv.weight.detach().flatten(1))
+        state = {"qweight": q.view(conv.weight.shape), "scale": scale}
+        if conv.bias is not None:
+            state["bias"] = conv.bias.detach()
+        layer.load_state_dict(state, assign=True)
+        return layer
+
+    @classmethod
+    def like(cls, conv: nn.Conv2d, config: QuantConfig) -> Self:
+        """An empty layer with the geometry of `conv`."""
+        if conv.groups != 1 or conv.dilation != (1, 1) or isinstance(conv.padding, str):
+            raise ValueError("grouped, dilated or string-padded convolutions are not quantized")
+        return cls(
+            conv.in_channels,
+            conv.out_channels,
+            (conv.kernel_size[0], conv.kernel_size[1]),
+            stride=(conv.stride[0], conv.stride[1]),
+            padding=(int(conv.padding[0]), int(conv.padding[1])),
+            bias=conv.bias is not None,
+            config=config,
+        )
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The weight that this layer stands for, (N, K, k, k)."""
+        return (self.qweight.float() * self.scale[:, None, None, None]).to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.config.act_bits == 16:
+            bias = None if self.bias is None else self.bias.to(x.dtype)
+            return F.conv2d(x, self.dequantize(x.dtype), bias, self.stride, self.padding)
+        # Integers in fp32: sums past 2^24 round in their last bit, far below the scheme's own steps.
+        q, scale_B = quantize_per_channel(x.flatten(1))
+        q_x = q.view(x.shape).float().contiguous(memory_format=torch.channels_last)
+        out = F.conv2d(q_x, self.qweight.float(), None, self.stride, self.padding)
+        out = out * (scale_B[:, None] * self.scale)[:, :, None, None]
+        if self.bias is not None:
+            out = out + self.bias.float()[:, None, None]
+        return out.to(x.dtype)
+
+    def extra_repr(self) -> str:
+        N, K, *kernel = self.qweight.shape
+        return f"{K}, {N}, kernel_size={tuple(kernel)}, {self.config}"

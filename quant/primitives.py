@@ -1,0 +1,128 @@
+"""Choose scales, quantize, dequantize, multiply: pure functions, slow and obvious.
+
+This file defines the results; fast paths are compared with it. Everything is symmetric, rounds half
+to even as torch does, and keeps a zero scale out of divisions, so rows of zeros stay zero.
+"""
+
+# M rows (tokens), K input channels, N output channels, G groups of input channels
+
+import torch
+from torch import Tensor
+
+INT8_MAX = 127  # -128 is not used, so that |q| fits 7 bits on every instruction set
+INT4_MAX = 7  # stored values are -8..7; scales are chosen over -7..7 and may use -8
+
+# Integers below 2^24 are exact in fp32: this many products of two int8 values may be added exactly.
+_EXACT_K = 2**24 // (INT8_MAX * INT8_MAX)
+
+
+def quantize_per_channel(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 values (N, K) and fp32 scales (N,), one scale per output channel."""
+    weight_NK = weight_NK.float()
+    scale_N = weight_NK.abs().amax(dim=1) / INT8_MAX
+    return _round(weight_NK, scale_N[:, None], INT8_MAX), scale_N
+
+
+def quantize_per_token(x_MK: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 values (M, K) and fp32 scales (M,), one scale per row."""
+    return quantize_per_channel(x_MK)
+
+
+def quantize_per_group(
+    weight_NK: Tensor, group_size: int, *, scale_NG: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """int4 values -8..7 as int8 (N, K) and bf16 scales (N, G); the last group may be shorter.
+
+    Without `scale_NG`, scales come from the largest magnitude of each group.
+    """
+    K = weight_NK.shape[1]
+    groups = _grouped(weight_NK.float(), group_size)  # (N, G, group)
+    if scale_NG is None:
+        scale_NG = (groups.abs().amax(dim=2) / INT4_MAX).to(torch.bfloat16)
+    # Rounded with the scale as it is stored, so that storage adds no error of its own.
+    q = _round(groups, scale_NG.float()[:, :, None], INT4_MAX, lowest=-INT4_MAX - 1)
+    return q.flatten(1)[:, :K].contiguous(), scale_NG
+
+
+def search_group_scales(
+    weight_NK: Tensor, group_size: int, *, steps: int = 24, smallest: float = 0.6
+) -> Tensor:
+    """bf16 scales (N, G) of least squared error, among shrunken versions of the largest magnitude.
+
+    Clipping the few largest weights of a group makes the steps of all others finer (the range search
+    of HQQ and AWQ, without data).
+    """
+    groups = _grouped(weight_NK.float(), group_size)  # (N, G, group)
+    largest = groups.abs().amax(dim=2) / INT4_MAX
+    best_scale = largest.to(torch.bfloat16)
+    best_error = torch.full_like(largest, torch.inf)
+    for step in range(steps):
+        factor = 1.0 - (1.0 - smallest) * step / (steps - 1)
+        scale = (largest * factor).to(torch.bfloat16)
+        wide = scale.float()[:, :, None]
+        q = _round(groups, wide, INT4_MAX, lowest=-INT4_MAX - 1)
+        error = (q * wide - groups).square().sum(dim=2)
+        better = error < best_error
+        best_error = torch.where(better, error, best_error)
+        best_scale = torch.where(better, scale, best_scale)
+    return best_scale
+
+
+def dequantize_per_channel(q_NK: Tensor, scale_N: Tensor, dtype: torch.dtype) -> Tensor:
+    """(N, K) floating point; the product is taken in fp32."""
+    return (q_NK.float() * scale_N.float()[:, None]).to(dtype)
+
+
+def dequantize_per_group(
+    q_NK: Tensor, scale_NG: Tensor, group_size: int, dtype: torch.dtype
+) -> Tensor:
+    """(N, K) floating point; the product is taken in fp32."""
+    K = q_NK.shape[1]
+    wide = scale_NG.float().repeat_interleave(group_size, dim=1)[:, :K]
+    return (q_NK.float() * wide).to(dtype)
+
+
+def int8_matmul(x_MK: Tensor, weight_NK: Tensor) -> Tensor:
+    """Exact int8 x int8 product, x W^T, as int32 (M, N).
+
+    Computed in fp32 over slices of K short enough that no partial sum leaves the integers that fp32
+    holds, which is many times faster on a CPU than torch's integer product.
+    """
+    M, K = x_MK.shape
+    total = torch.zeros(M, weight_NK.shape[0], dtype=torch.int32, device=x_MK.device)
+    for start in range(0, K, _EXACT_K):
+        stop = start + _EXACT_K
+        part = x_MK[:, start:stop].float() @ weight_NK[:, start:stop].float().T
+        total += part.to(torch.int32)
+    return total
+
+
+def linear_w8a8(x: Tensor, weight_NK: Tensor, scale_N: Tensor, bias: Tensor | None) -> Tensor:
+    """x (..., K) in any floating type -> (..., N) in the same: the scheme's arithmetic.
+
+    Per-token dynamic int8 inputs, int32 sums, then both scales and the bias in fp32.
+    """
+    q_MK, scale_M = quantize_per_token(x.flatten(0, -2))
+    out = int8_matmul(q_MK, weight_NK).float() * scale_M[:, None] * scale_N.float()
+    if bias is not None:
+        out = out + bias.float()
+    return out.to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+def sqnr_db(signal: Tensor, approximation: Tensor) -> float:
+    """Signal to quantization-noise ratio in dB; infinite when equal."""
+    noise = (signal.float() - approximation.float()).square().sum()
+    return float(10 * torch.log10(signal.float().square().sum() / noise).detach())
+
+
+def _grouped(weight_NK: Tensor, group_size: int) -> Tensor:
+    """(N, G, group), zeros filling the last group."""
+    missing = -weight_NK.shape[1] % group_size
+    padded = torch.nn.functional.pad(weight_NK, (0, missing))
+    return padded.unflatten(1, (-1, group_size))
+
+
+def _round(values: Tensor, scale: Tensor, highest: int, *, lowest: int | None = None) -> Tensor:
+    low = -highest if lowest is None else lowest
+    q = values / torch.where(scale > 0, scale, torch.ones_like(scale))
+    return q.round_().clamp_(low, highest).to(torch.int8)
