@@ -10,7 +10,10 @@ from dataclasses import dataclass
 from torch import nn
 
 from quant.config import QuantConfig, Recipe
-from quant.layers import QuantConv2d, QuantLinear
+from quant.layers import QuantConv2d, QuantEmbedding, QuantLinear
+
+Candidate = nn.Linear | nn.Conv2d | nn.Embedding
+Quantized = QuantLinear | QuantConv2d | QuantEmbedding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,10 +31,10 @@ class RecipeError(ValueError):
     """A rule that decides nothing, or a scheme that does not suit a layer."""
 
 
-def candidates(model: nn.Module) -> Iterator[tuple[str, nn.Linear | nn.Conv2d]]:
-    """Every layer with a matrix or a kernel, by path."""
+def candidates(model: nn.Module) -> Iterator[tuple[str, Candidate]]:
+    """Every layer with a matrix, a kernel or a table, by path."""
     for path, module in model.named_modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
+        if isinstance(module, Candidate):
             yield path, module
 
 
@@ -44,12 +47,12 @@ def resolve(model: nn.Module, recipe: Recipe) -> list[LayerReport]:
     return [_report(path, module, recipe) for path, module in layers.items()]
 
 
-def _report(path: str, module: nn.Linear | nn.Conv2d, recipe: Recipe) -> LayerReport:
+def _report(path: str, module: Candidate, recipe: Recipe) -> LayerReport:
     rule = recipe.rule_for(path)
     config = rule.config if rule else None
     reason = rule.reason if rule else "no rule of the recipe names it"
-    if isinstance(module, nn.Linear):
-        kind = "linear"
+    if isinstance(module, nn.Linear | nn.Embedding):
+        kind = "linear" if isinstance(module, nn.Linear) else "embedding"
     else:
         kind = f"conv {module.kernel_size[0]}x{module.kernel_size[1]}"
         if module.groups != 1:
@@ -76,7 +79,7 @@ def quantize_(
     for report in reports:
         module = layers.pop(report.path)
         if report.config is not None:
-            _swap(model, report.path, _quantized(module, report.config, token_convs))
+            _swap(model, report.path, quantized_layer(module, report.config, token_convs))
     return reports
 
 
@@ -92,26 +95,50 @@ def prepare_(
         if path not in layers:
             raise KeyError(path)
         if config is not None:
-            _swap(model, path, _empty(layers[path], config, token_convs))
+            _swap(model, path, empty_layer(layers[path], config, token_convs))
 
 
-def _quantized(
-    module: nn.Linear | nn.Conv2d, config: QuantConfig, token_convs: tuple[type[nn.Conv2d], ...]
-) -> nn.Module:
+def quantized_layer(
+    module: Candidate, config: QuantConfig, token_convs: tuple[type[nn.Conv2d], ...] = ()
+) -> Quantized:
+    """One layer, quantized. RecipeError when the scheme is not for such a layer."""
+    _require_suitable(module, config, token_convs)
+    if isinstance(module, nn.Embedding):
+        return QuantEmbedding.from_weight(module.weight, multiplier=_multiplier(module))
     if isinstance(module, (nn.Linear, *token_convs)):
         return QuantLinear.from_weight(module.weight, module.bias, config)
     assert isinstance(module, nn.Conv2d)
     return QuantConv2d.from_conv(module, config)
 
 
-def _empty(
-    module: nn.Linear | nn.Conv2d, config: QuantConfig, token_convs: tuple[type[nn.Conv2d], ...]
-) -> nn.Module:
+def empty_layer(
+    module: Candidate, config: QuantConfig, token_convs: tuple[type[nn.Conv2d], ...] = ()
+) -> Quantized:
+    """The quantized layer in place of `module`, its buffers not filled."""
+    _require_suitable(module, config, token_convs)
+    if isinstance(module, nn.Embedding):
+        rows, channels = module.weight.shape
+        return QuantEmbedding(rows, channels, multiplier=_multiplier(module))
     if isinstance(module, (nn.Linear, *token_convs)):
         N, K = module.weight.shape[:2]
         return QuantLinear(K, N, bias=module.bias is not None, config=config)
     assert isinstance(module, nn.Conv2d)
     return QuantConv2d.like(module, config)
+
+
+def _require_suitable(
+    module: Candidate, config: QuantConfig, token_convs: tuple[type[nn.Conv2d], ...]
+) -> None:
+    if isinstance(module, nn.Embedding) and str(config) != "w8a16":
+        raise RecipeError(f"an embedding is stored in w8a16, not {config}")
+    kernel = isinstance(module, nn.Conv2d) and not isinstance(module, token_convs)
+    if kernel and config.weight_bits != 8:
+        raise RecipeError(f"a {module.kernel_size} convolution is stored in 8 bits, not {config}")
+
+
+def _multiplier(module: nn.Embedding) -> float:
+    """Gemma's embedding class scales its rows; others do not."""
+    return float(getattr(module, "scalar_embed_scale", 1.0))
 
 
 def _swap(model: nn.Module, path: str, layer: nn.Module) -> None:

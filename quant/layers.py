@@ -161,3 +161,42 @@ class QuantConv2d(nn.Module):
     def extra_repr(self) -> str:
         N, K, *kernel = self.qweight.shape
         return f"{K}, {N}, kernel_size={tuple(kernel)}, {self.config}"
+
+
+class QuantEmbedding(nn.Module):
+    """Token ids -> rows, stored in 8 bits with one scale a row; only the rows asked for are read.
+
+    The table may stay in a mapped file: a prompt touches a few hundred of Gemma's 256000 rows.
+    """
+
+    qweight: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, rows: int, channels: int, *, multiplier: float, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__()
+        self.multiplier = multiplier  # Gemma multiplies embeddings by the root of their width
+        self.dtype = dtype
+        self.register_buffer("qweight", torch.empty(rows, channels, dtype=torch.int8))
+        self.register_buffer("scale", torch.empty(rows, dtype=torch.float32))
+
+    @classmethod
+    def from_weight(cls, weight: Tensor, *, multiplier: float) -> Self:
+        """Quantize a float table (rows, channels)."""
+        with torch.device("meta"):
+            layer = cls(weight.shape[0], weight.shape[1], multiplier=multiplier)
+        # In blocks: Gemma's table would take 2.4 GB as fp32.
+        blocks = [quantize_per_channel(rows) for rows in weight.detach().split(8192)]
+        q, scale = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+        layer.load_state_dict({"qweight": q, "scale": scale}, assign=True)
+        return layer
+
+    def dequantize(self, dtype: torch.dtype) -> Tensor:
+        """The table that this layer stands for, without the multiplier: (rows, channels)."""
+        return dequantize_per_channel(self.qweight, self.scale, dtype)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        flat = ids.flatten().to(self.qweight.device)
+        rows = dequantize_per_channel(self.qweight[flat], self.scale[flat], self.dtype)
+        return (rows * self.multiplier).to(ids.device).unflatten(0, ids.shape)

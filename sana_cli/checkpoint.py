@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from quant.manifest import MANIFEST, FormatError, Manifest, read_manifest
 from sana_cli.config import (
     DCAEConfig,
     OwnSettings,
@@ -20,6 +21,7 @@ from sana_cli.config import (
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 from sana_cli.user_config import BUILTIN
 from sana_cli.variants import VARIANTS, Variant, find_variant, match_structure, suggest
+from sana_cli.weight_files import STEMS
 from sana_cli.weight_headers import WeightFiles
 
 Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in all
@@ -48,6 +50,7 @@ class Checkpoint:
     trained_precision: str
     defaults: RunDefaults
     own: OwnSettings
+    manifest: Manifest | None = None  # of a quantized folder
 
 
 def open_checkpoint(
@@ -108,9 +111,9 @@ def _open_folder(
     vae = read_config(folder / "vae/config.json", DCAEConfig.from_dict)
     _require_fitting_vae(config, vae)
     own = _own_settings(folder)
-    weights = WeightFiles(
-        folder / "transformer", stem="diffusion_pytorch_model", weight_variant=weight_variant
-    )
+    manifest = _read_manifest(folder)
+    stem = "model" if manifest else STEMS["transformer"]
+    weights = WeightFiles(folder / "transformer", stem=stem, weight_variant=weight_variant)
     return Checkpoint(
         name=name,
         folder=folder,
@@ -119,10 +122,36 @@ def _open_folder(
         weight_variant=weight_variant,
         transformer=config,
         vae=vae,
-        trained_precision=variant.precision if variant else own.precision or weights.dtype,
+        trained_precision=_trained_precision(weights, manifest, variant, own),
         defaults=_run_defaults(folder, config, variant, own),
         own=own,
+        manifest=manifest,
     )
+
+
+def _trained_precision(
+    weights: WeightFiles, manifest: Manifest | None, variant: Variant | None, own: OwnSettings
+) -> str:
+    """The surest source first: the stored dtype is only a guess for fp32 files of half models."""
+    if manifest is not None:
+        return manifest.base_precision
+    found = variant.precision if variant else own.precision or weights.dtype
+    if found not in ("fp32", "bf16", "fp16"):
+        raise checkpoint_error(
+            f"the transformer is stored in {found}, which is not a type that Sana computes in",
+            hint="use a release in fp32, bf16 or fp16, or a folder made by `sana quantize`",
+        )
+    return found
+
+
+def _read_manifest(folder: Path) -> Manifest | None:
+    if not (folder / MANIFEST).is_file():
+        return None
+    try:
+        return read_manifest(folder)
+    except (FormatError, OSError) as error:
+        newer = "install a newer sana, or quantize the model again"
+        raise checkpoint_error(f"{folder / MANIFEST}: {error}", hint=newer) from error
 
 
 def _require_fitting_vae(transformer: TransformerConfig, vae: DCAEConfig) -> None:

@@ -13,6 +13,7 @@ import typer
 from sana_cli import __version__
 from sana_cli.commands.generate import generate
 from sana_cli.commands.info import info
+from sana_cli.commands.quantize import quantize
 from sana_cli.errors import ExitCode, SanaError
 
 # Typer carries its own copy of Click in newer versions; only this base class is public in all.
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 app.command()(generate)
 app.command()(info)
+app.command()(quantize)
 
 
 def _print_version(wanted: bool) -> None:

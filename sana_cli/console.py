@@ -71,6 +71,13 @@ class ConsoleReporter:
         if not self.quiet:
             self.console.print(f"note: {message}", markup=False, soft_wrap=True)
 
+    def count(self, title: str, done: int, total: int) -> None:
+        """Progress of work that is counted, not timed: one bar a title."""
+        if title not in self._tasks:
+            self._tasks[title] = self._progress.add_task(title, total=total, state="")
+        state = f"{done}/{total}"
+        self._progress.update(self._tasks[title], completed=done, state=state)
+
     def download(self, file: str, done: int, total: int) -> None:
         """Bytes of one file so far; a callback for `hub.fetch`."""
         if not self._progress.disable:

@@ -6,34 +6,38 @@ twice.
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from quant.convert import RecipeError, prepare_
+from quant.layers import QuantEmbedding
+from quant.manifest import sha256_of
 from sana_cli.checkpoint import Checkpoint, read_config, read_json
 from sana_cli.errors import checkpoint_error
 from sana_cli.models.dc_ae import AutoencoderDC
+from sana_cli.models.layers import PointwiseConv2d
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.models.text_encoder import PromptEncoder
 from sana_cli.precision import DTYPES
 from sana_cli.pth import read_pth
+from sana_cli.weight_files import STEMS
 from sana_cli.weight_headers import WeightFiles
 from sana_cli.weights import assign_weights, read_tensor, require_same_names
+
+TOKEN_CONVS = (PointwiseConv2d,)  # 1x1 convolutions that take channels-last tokens
 
 
 def load_transformer(
     checkpoint: Checkpoint, *, dtype: str, device: torch.device
 ) -> SanaTransformer2D:
     """The Linear-DiT with its weights, in eval mode."""
-    with torch.device("meta"):
-        model = SanaTransformer2D(checkpoint.transformer)
-    if checkpoint.pth is not None:
-        _, tensors = read_pth(checkpoint.pth)
-        names, read = {name: name for name in tensors}, tensors.__getitem__
-    else:
-        names, read = _component(checkpoint, "transformer", "diffusion_pytorch_model")
-    assign_weights(model, names, read, component="transformer", dtype=DTYPES[dtype], device=device)
+    model = empty_module(checkpoint, "transformer")
+    _fill(model, checkpoint, "transformer", dtype=dtype, device=device)
+    assert isinstance(model, SanaTransformer2D)
     return model.eval()
 
 
@@ -41,69 +45,150 @@ def load_vae(
     checkpoint: Checkpoint, *, dtype: str, device: torch.device, encoder: bool = False
 ) -> AutoencoderDC:
     """DC-AE with its weights, in eval mode. Without `encoder` only the decoder has any."""
-    with torch.device("meta"):
-        model = AutoencoderDC(checkpoint.vae)
-    names, read = _component(checkpoint, "vae", "diffusion_pytorch_model")
-    require_same_names(set(model.state_dict()), set(names), "vae")
-    for half in ("encoder", "decoder") if encoder else ("decoder",):
-        prefix = f"{half}."
-        assign_weights(
-            model.get_submodule(half),
-            {name.removeprefix(prefix): name for name in names if name.startswith(prefix)},
-            read,
-            component=f"vae {half}",
-            dtype=DTYPES[dtype],
-            device=device,
-        )
+    model = empty_module(checkpoint, "vae")
+    halves = ("encoder", "decoder") if encoder else ("decoder",)
+    _fill(model, checkpoint, "vae", dtype=dtype, device=device, parts=halves)
+    assert isinstance(model, AutoencoderDC)
     return model.eval()
 
 
 def load_prompt_encoder(
     checkpoint: Checkpoint, *, dtype: str, device: torch.device
 ) -> PromptEncoder:
-    """Tokenizer and Gemma-2 decoder trunk. Attention is eager: others ignore its soft-capping."""
+    """Tokenizer and Gemma-2 decoder trunk."""
+    model = empty_module(checkpoint, "text_encoder")
+    from transformers.models.gemma2.modeling_gemma2 import Gemma2RotaryEmbedding
+
+    # Values that are computed, not stored, must not stay on the meta device.
+    model.rotary_emb = Gemma2RotaryEmbedding(model.config).to(device)
+    if isinstance(model.embed_tokens, QuantEmbedding):
+        model.embed_tokens.dtype = DTYPES[dtype]
+    else:
+        scale = model.config.hidden_size**0.5
+        model.embed_tokens.embed_scale = torch.tensor(scale, device=device)
+    _fill(model, checkpoint, "text_encoder", dtype=dtype, device=device)
+    return PromptEncoder(_load_tokenizer(checkpoint.folder / "tokenizer"), model.eval())
+
+
+def empty_module(checkpoint: Checkpoint, component: str) -> Any:
+    """A component on the meta device, with quantized layers where the manifest says so."""
+    if component == "text_encoder":
+        model = _empty_text_encoder(checkpoint)
+    else:
+        with torch.device("meta"):
+            if component == "transformer":
+                model = SanaTransformer2D(checkpoint.transformer)
+            else:
+                model = AutoencoderDC(checkpoint.vae)
+    if checkpoint.manifest is not None:
+        layers = checkpoint.manifest.components[component].layers
+        try:
+            with torch.device("meta"):
+                prepare_(model, layers, token_convs=TOKEN_CONVS)
+        except (KeyError, RecipeError) as error:
+            raise checkpoint_error(
+                f"{component}: the manifest names {error}, which does not fit this model"
+            ) from error
+    return model
+
+
+def _empty_text_encoder(checkpoint: Checkpoint) -> Any:
+    """Attention is eager: other implementations ignore Gemma's soft-capping."""
     _mute_import_warnings()
     from transformers.models.gemma2.configuration_gemma2 import Gemma2Config
-    from transformers.models.gemma2.modeling_gemma2 import Gemma2Model, Gemma2RotaryEmbedding
+    from transformers.models.gemma2.modeling_gemma2 import Gemma2Model
 
-    values = read_json(checkpoint.folder / "text_encoder/config.json")
+    path = checkpoint.folder / "text_encoder/config.json"
+    values = read_json(path)
     if values.get("model_type") != "gemma2":
         raise checkpoint_error(
             f"text encoder of type {values.get('model_type')!r}; Sana's is gemma2",
             hint="use the text_encoder/ folder of a published Sana model",
         )
     config = read_config(
-        checkpoint.folder / "text_encoder/config.json",
-        lambda found: Gemma2Config(**{**found, "attn_implementation": "eager"}),
+        path, lambda found: Gemma2Config(**{**found, "attn_implementation": "eager"})
     )
     with torch.device("meta"):
-        model = Gemma2Model(config)
-    # Values that are computed, not stored, must not stay on the meta device.
-    model.rotary_emb = Gemma2RotaryEmbedding(config).to(device)
-    model.embed_tokens.embed_scale = torch.tensor(config.hidden_size**0.5, device=device)
-    names, read = _component(checkpoint, "text_encoder", "model")
-    names = {  # files saved with a language-model head have a prefix and maybe the head
-        name.removeprefix("model."): stored
-        for name, stored in names.items()
-        if name != "lm_head.weight"
-    }
-    assign_weights(model, names, read, component="text_encoder", dtype=DTYPES[dtype], device=device)
-    return PromptEncoder(_load_tokenizer(checkpoint.folder / "tokenizer"), model.eval())
+        return Gemma2Model(config)
+
+
+def _fill(
+    model: torch.nn.Module,
+    checkpoint: Checkpoint,
+    component: str,
+    *,
+    dtype: str,
+    device: torch.device,
+    parts: tuple[str, ...] = ("",),
+) -> None:
+    """Assign weights to a module's `parts` (submodules; "" is all of it), strictly."""
+    weights = component_weights(checkpoint, component)
+    require_same_names(set(model.state_dict()), set(weights.names), component)
+    for part in parts:
+        prefix = f"{part}." if part else ""
+        assign_weights(
+            model.get_submodule(part),
+            {n.removeprefix(prefix): s for n, s in weights.names.items() if n.startswith(prefix)},
+            weights.read,
+            component=f"{component} {part}".strip(),
+            dtype=DTYPES[dtype],
+            device=device,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentWeights:
+    """The stored tensors of a component, under the names of its module."""
+
+    names: dict[str, str]  # module's name -> name that `read` takes
+    read: Callable[[str], Tensor]
+    total_bytes: int
+
+
+def component_weights(checkpoint: Checkpoint, component: str) -> ComponentWeights:
+    """Find a component's tensors; of a quantized folder, only after comparing its digest."""
+    if component == "transformer" and checkpoint.pth is not None:
+        _, tensors = read_pth(checkpoint.pth)
+        size = checkpoint.pth.stat().st_size
+        return ComponentWeights({name: name for name in tensors}, tensors.__getitem__, size)
+    # The variant is the transformer's; the other parts are the same in all their files.
+    weight_variant = checkpoint.weight_variant if component == "transformer" else None
+    stem = STEMS[component]
+    if checkpoint.manifest is not None:
+        stem, part = "model", checkpoint.manifest.components[component]
+        _require_digest(checkpoint.folder / part.file, part.sha256)
+    files = WeightFiles(checkpoint.folder / component, stem=stem, weight_variant=weight_variant)
+    names = {name: name for name in files}
+    if component == "text_encoder":
+        # Files saved with a language-model head have a prefix and maybe the head.
+        names = {n.removeprefix("model."): n for n in names if n != "lm_head.weight"}
+
+    def read(name: str) -> Tensor:
+        tensor = read_tensor(files, name)
+        # Float products depend on alignment in their last bit; a copy of the few float tensors of a
+        # quantized folder makes a loaded model equal to the one that was quantized in memory.
+        unaligned = checkpoint.manifest is not None and tensor.data_ptr() % 64
+        return tensor.clone() if unaligned and tensor.is_floating_point() else tensor
+
+    return ComponentWeights(names, read, files.total_bytes)
+
+
+def _require_digest(path: Path, sha256: str) -> None:
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise checkpoint_error(f"cannot read {path}: {error.strerror}") from error
+    if found != sha256:
+        raise checkpoint_error(
+            f"{path} is damaged: its SHA-256 is not the manifest's",
+            hint="copy the folder again, or quantize the model again",
+        )
 
 
 def _mute_import_warnings() -> None:
     """Importing transformers loads torchao, which reports GPU extensions that do not load here."""
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-def _component(
-    checkpoint: Checkpoint, folder: str, stem: str
-) -> tuple[dict[str, str], Callable[[str], torch.Tensor]]:
-    # The variant is the transformer's; the other parts are the same in all their files.
-    weight_variant = checkpoint.weight_variant if folder == "transformer" else None
-    files = WeightFiles(checkpoint.folder / folder, stem=stem, weight_variant=weight_variant)
-    return {name: name for name in files}, lambda name: read_tensor(files, name)
 
 
 def _load_tokenizer(folder: Path) -> Any:

@@ -48,8 +48,8 @@ def assign_weights(
                 f"{component}: {name} has shape {list(tensor.shape)}, expected {list(shape)}",
                 hint="config.json and the weights do not belong together",
             )
-        _require_finite(tensor, name, component)
-        state[name] = tensor.to(device=device, dtype=dtype)
+        require_finite(tensor, name, component)
+        state[name] = tensor.to(device=device, dtype=_compute_dtype(name, tensor, dtype))
     module.load_state_dict(state, strict=True, assign=True)
     module.requires_grad_(False)
 
@@ -66,7 +66,16 @@ def require_same_names(expected: set[str], found: set[str], component: str) -> N
             )
 
 
-def _require_finite(tensor: Tensor, name: str, component: str) -> None:
+def _compute_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
+    """Integers and the scales of quantized layers keep their type; all else computes in `dtype`."""
+    stored = not tensor.is_floating_point() or name.rpartition(".")[2] == "scale"
+    return tensor.dtype if stored else dtype
+
+
+def require_finite(tensor: Tensor, name: str, component: str) -> None:
+    """Raise SanaError naming a tensor with NaN or infinite values."""
+    if not tensor.is_floating_point():
+        return
     # One fast sum finds almost every bad tensor; a large finite one may overflow it, so look twice.
     if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
         raise checkpoint_error(f"{component}: {name} holds NaN or infinite values")

@@ -7,6 +7,7 @@ unexplained are what it shows. A thing also has to resemble its drawing absolute
 exact one in overlap, area and second moments; otherwise it counts as nothing ("?").
 """
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,10 +27,10 @@ from training.vocabulary import (
 
 # K candidate drawings, S side of a square in coarse pixels
 
-COARSE = 4  # matching works on pictures shrunk by this factor
+COARSE = 8  # matching works on pictures shrunk by this factor, so that the autoencoder's blur counts little
 BORDER_PX = 5
 SHIFTS = (-1, 0, 1)  # in coarse pixels
-EDGE_WEIGHT = 2.0
+EDGE_WEIGHT = 1.0
 MIN_EXPLAINED = (
     0.5  # share of a thing's contrast to the background that its drawing must explain, or ...
 )
@@ -177,8 +178,11 @@ class Checker:
         gains = without[:, None] - errors  # (offsets, K)
         where, which = np.unravel_index(int(gains.argmax()), gains.shape)
         (dy, dx), (thing, style) = offsets[where], names[which]
-        explained = 1 - float(errors[where, which] / max(without[where], 1.0))
-        residual = float(np.sqrt(max(errors[where, which], 0.0) / windows.shape[1]))
+        colours = slice(0, side * side * 3)  # not the edges, which blur weakens
+        error = float(((windows[where, colours] - drawings[which, colours]) ** 2).mean())
+        contrast = float(((windows[where, colours] - bare[colours]) ** 2).mean())
+        explained = 1 - error / max(contrast, 1.0)
+        residual = math.sqrt(error)
         good = explained >= MIN_EXPLAINED or residual <= MAX_RESIDUAL
         if good and thing.is_shape:
             good = mask_agrees(image, thing, colour, square, dx * COARSE, dy * COARSE)

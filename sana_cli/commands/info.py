@@ -80,11 +80,15 @@ def _local_facts(checkpoint: "Checkpoint") -> dict[str, Any]:
             parts[component] = str(checkpoint.pth)
             continue
         variant = checkpoint.weight_variant if component == "transformer" else None
+        if checkpoint.manifest is not None:
+            part = checkpoint.manifest.components[component]
+            schemes = sorted({str(config) for config in part.layers.values() if config})
+            size = _gigabytes((checkpoint.folder / part.file).stat().st_size)
+            parts[component] = f"{' and '.join(schemes) or 'not quantized'}, {size}"
+            continue
         files = WeightFiles(checkpoint.folder / component, stem=stem, weight_variant=variant)
-        millions = files.parameters / 1e6
-        parts[component] = (
-            f"{millions:,.1f} M parameters, {files.dtype}, {_gigabytes(files.total_bytes)}"
-        )
+        size = _gigabytes(files.total_bytes)
+        parts[component] = f"{files.parameters / 1e6:,.1f} M parameters, {files.dtype}, {size}"
     defaults = checkpoint.defaults
     config = checkpoint.transformer
     facts: dict[str, Any] = {

@@ -12,13 +12,14 @@ ROOT = Path(__file__).parents[2]
 # Floors of docs/architecture.md, lowest first. A module may import from floors below its own.
 FLOORS = (
     ("errors",),
-    ("config", "options", "output", "user_config", "variants", "weight_files", "published"),
+    ("config", "options", "output", "recipes", "user_config", "variants", "weight_files", "published"),
     ("weight_headers",),
     ("hub_errors",),
     ("models", "schedulers", "hub", "image_io", "pixels", "console", "precision", "weights"),
     ("pth",),
     ("checkpoint",),
     ("loading", "request"),
+    ("quantizing",),
     ("pipeline",),
     ("run",),
     ("commands",),

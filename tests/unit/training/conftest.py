@@ -1,7 +1,12 @@
 """Small synthetic sprites: no network, no renderer, and every object looks different."""
 
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))  # training/ is not installed
 
 from training.sprites import Sprites
 from training.vocabulary import OBJECT_SIZES, OBJECTS, SIZES, STYLES

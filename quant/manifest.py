@@ -1,0 +1,140 @@
+"""What a quantized folder says of itself: format, version, digests, the scheme of every layer. No torch.
+
+`docs/checkpoint-format.md` is the specification. Readers are strict: they refuse an unknown version,
+and compare each file with its SHA-256.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from quant.config import QuantConfig, config_from_json, config_to_json
+
+FORMAT = "sana-quantized"
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class FormatError(ValueError):
+    """A manifest or file that this version cannot read, in one line."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """One part of a pipeline: its file, the file's digest, and every layer's resolved scheme."""
+
+    file: str  # relative to the folder
+    sha256: str
+    layers: Mapping[str, QuantConfig | None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a quantized folder says of itself."""
+
+    base_model: str
+    base_revision: str
+    base_precision: str  # what the float layers were trained in: fp32, bf16, fp16
+    recipe: str
+    written_by: str
+    components: Mapping[str, Component]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "base_model": self.base_model,
+            "base_revision": self.base_revision,
+            "base_precision": self.base_precision,
+            "recipe": self.recipe,
+            "written_by": self.written_by,
+            "components": {
+                name: {
+                    "file": part.file,
+                    "sha256": part.sha256,
+                    "layers": {path: config_to_json(c) for path, c in part.layers.items()},
+                }
+                for name, part in self.components.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Raises FormatError for another format, a newer version, or a damaged manifest."""
+        if values.get("format") != FORMAT:
+            raise FormatError(f"format {values.get('format')!r} is not {FORMAT!r}")
+        version = values.get("format_version")
+        if not isinstance(version, int) or version < 1:
+            raise FormatError(f"format version {version!r} makes no sense")
+        if version > FORMAT_VERSION:
+            raise FormatError(
+                f"format version {version} is newer than {FORMAT_VERSION}, the newest known"
+            )
+        try:
+            return cls(
+                base_model=str(values["base_model"]),
+                base_revision=str(values["base_revision"]),
+                base_precision=_known_precision(values["base_precision"]),
+                recipe=str(values["recipe"]),
+                written_by=str(values["written_by"]),
+                components={
+                    name: Component(
+                        file=str(part["file"]),
+                        sha256=str(part["sha256"]),
+                        layers={path: config_from_json(c) for path, c in part["layers"].items()},
+                    )
+                    for name, part in values["components"].items()
+                },
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise FormatError(f"damaged: {error!r}") from error
+
+
+def _known_precision(value: object) -> str:
+    if value not in ("fp32", "bf16", "fp16"):
+        raise ValueError(f"precision {value!r}")
+    return str(value)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a folder. FormatError or OSError when there is none that we can read."""
+    try:
+        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FormatError(f"not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise FormatError("not a JSON object")
+    return Manifest.from_json(values)
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A hidden folder beside `target` that takes its name when the block ends well.
+
+    FileExistsError if `target` is there by then and `overwrite` is not. The hidden folder stays when
+    the block fails, so that a second run can go on from its finished files.
+    """
+    working = target.with_name(f".{target.name}.partial")
+    working.mkdir(exist_ok=True)
+    yield working
+    if overwrite and target.exists():
+        old = target.with_name(f".{target.name}.old")
+        os.rename(target, old)
+        os.rename(working, target)
+        shutil.rmtree(old)
+        return
+    if target.exists():
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
+    os.rename(working, target)

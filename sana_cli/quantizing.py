@@ -1,0 +1,212 @@
+"""A model folder becomes a quantized one without data: round to nearest, with searched 4-bit scales.
+
+Tensors are read from mapped files, quantized and written one by one, so memory holds one layer at a
+time. Finished components survive an interruption; a rerun goes on behind them.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from quant.config import QuantConfig
+from quant.convert import (
+    Candidate,
+    LayerReport,
+    Quantized,
+    empty_layer,
+    quantized_layer,
+    resolve,
+)
+from quant.manifest import MANIFEST, Component, Manifest, new_folder, sha256_of
+from quant.primitives import sqnr_db
+from quant.stream_writer import StreamWriter, TensorSpec
+from sana_cli import __version__
+from sana_cli.checkpoint import Checkpoint
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.loading import TOKEN_CONVS, ComponentWeights, component_weights, empty_module
+from sana_cli.recipes import COMPONENTS, component_recipe
+from sana_cli.weights import require_finite, require_same_names
+
+_DONE = "done.json"  # beside a finished component: what it was made with, and its digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComponentReport:
+    """What quantization did to one component."""
+
+    component: str
+    scheme: str
+    bytes_before: int
+    bytes_after: int
+    layers: list[LayerReport]
+    sqnr: dict[str, float]  # dB of each quantized weight
+
+
+def quantize_folder(
+    checkpoint: Checkpoint,
+    target: Path,
+    schemes: dict[str, str],
+    *,
+    recipe: str,
+    overwrite: bool = False,
+    advance: Callable[[str, int, int], None] = lambda component, done, total: None,
+) -> list[ComponentReport]:
+    """Write `target`, a folder that `sana generate --model` takes. `advance` counts tensors.
+
+    Raises SanaError for a target that exists, a full disk, or weights that are unfit.
+    """
+    _check_target(target, overwrite=overwrite)
+    try:
+        with new_folder(target, overwrite=overwrite) as working:
+            _copy_small_files(checkpoint, working)
+            reports, parts = [], {}
+            for component in COMPONENTS:
+                report, part = _quantize_component(
+                    checkpoint, component, schemes[component], working, advance
+                )
+                reports.append(report)
+                parts[component] = part
+            manifest = Manifest(
+                base_model=checkpoint.name,
+                base_revision=checkpoint.revision or "",
+                base_precision=checkpoint.trained_precision,
+                recipe=recipe,
+                written_by=f"sana {__version__}",
+                components=parts,
+            )
+            text = json.dumps(manifest.to_json(), indent=1)
+            (working / MANIFEST).write_text(text + "\n", encoding="utf-8")
+            for done in working.glob(f"*/{_DONE}"):
+                done.unlink()
+    except OSError as error:
+        raise SanaError(
+            f"cannot write {target}: {error.strerror or error}",
+            hint="make room or choose another folder; a rerun goes on behind finished components",
+            code=ExitCode.ENVIRONMENT,
+        ) from error
+    return reports
+
+
+def _check_target(target: Path, *, overwrite: bool) -> None:
+    if not target.parent.is_dir():
+        raise SanaError(
+            f"no such folder: {target.parent}", hint="create it first", code=ExitCode.USAGE
+        )
+    if not target.exists():
+        return
+    if not overwrite:
+        raise SanaError(
+            f"{target} exists", hint="choose another folder, or --force", code=ExitCode.USAGE
+        )
+    if not (target / MANIFEST).is_file():  # --force is for our own folders, not for anything else
+        raise SanaError(
+            f"{target} exists and is no quantized model",
+            hint="choose another folder",
+            code=ExitCode.USAGE,
+        )
+
+
+def _copy_small_files(checkpoint: Checkpoint, working: Path) -> None:
+    """Everything but weights: configurations, tokenizer, scheduler, licence and card."""
+    for path in sorted(checkpoint.folder.rglob("*")):
+        relative = path.relative_to(checkpoint.folder)
+        weights = path.suffix in (".safetensors", ".bin") or ".safetensors.index" in path.name
+        if path.is_file() and not weights and not relative.parts[0].startswith("."):
+            (working / relative).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, working / relative)
+
+
+def _quantize_component(
+    checkpoint: Checkpoint,
+    component: str,
+    scheme: str,
+    working: Path,
+    advance: Callable[[str, int, int], None],
+) -> tuple[ComponentReport, Component]:
+    model = empty_module(checkpoint, component)
+    layers = resolve(model, component_recipe(component, scheme))
+    weights = component_weights(checkpoint, component)
+    require_same_names(set(model.state_dict()), set(weights.names), component)
+    modules = {r.path: (model.get_submodule(r.path), r.config) for r in layers if r.config}
+    specs = dict(_specs(weights, modules))
+    path = working / component / "model.safetensors"
+    done = path.with_name(_DONE)
+    key = [scheme, checkpoint.name, checkpoint.revision, __version__]
+    state = json.loads(done.read_text()) if done.is_file() else {}
+    if state.get("key") != key or sha256_of(path) != state["sha256"]:
+        done.unlink(missing_ok=True)
+        with path.open("wb") as stream:
+            writer = StreamWriter(stream, specs)
+            writer.start()
+            sqnr: dict[str, float] = {}
+            for count, name in enumerate(sorted(weights.names), start=1):
+                sqnr |= _write_tensor(writer, name, weights, modules, component)
+                advance(component, count, len(weights.names))
+            state = {"key": key, "sqnr": sqnr, "sha256": writer.finish()}
+        done.write_text(json.dumps(state))
+    report = ComponentReport(
+        component=component,
+        scheme=scheme,
+        bytes_before=weights.total_bytes,
+        bytes_after=sum(spec.bytes for spec in specs.values()),
+        layers=layers,
+        sqnr=state["sqnr"],
+    )
+    file = f"{component}/{path.name}"
+    schemes = {r.path: r.config for r in layers}
+    return report, Component(file=file, sha256=state["sha256"], layers=schemes)
+
+
+_Modules = dict[str, tuple[Candidate, QuantConfig]]
+
+
+def _specs(weights: ComponentWeights, modules: _Modules) -> Iterator[tuple[str, TensorSpec]]:
+    """Dtype and shape of every tensor that will be written, in writing order."""
+    for name in sorted(weights.names):
+        path, _, kind = name.rpartition(".")
+        if kind == "weight" and path in modules:
+            with torch.device("meta"):
+                layer = empty_layer(*modules[path], TOKEN_CONVS)
+            for buffer in ("qweight", "scale"):
+                tensor = getattr(layer, buffer)
+                yield f"{path}.{buffer}", TensorSpec(tensor.dtype, tuple(tensor.shape))
+        else:
+            tensor = weights.read(weights.names[name])  # a view: nothing is read yet
+            yield name, TensorSpec(tensor.dtype, tuple(tensor.shape))
+
+
+def _write_tensor(
+    writer: StreamWriter,
+    name: str,
+    weights: ComponentWeights,
+    modules: _Modules,
+    component: str,
+) -> dict[str, float]:
+    """Write one tensor, quantized if its layer is; returns the layer's SQNR by path, if so."""
+    tensor = weights.read(weights.names[name])
+    require_finite(tensor, name, component)
+    path, _, kind = name.rpartition(".")
+    if kind != "weight" or path not in modules:
+        writer.add(name, tensor)
+        return {}
+    module, config = modules[path]
+    module.weight = nn.Parameter(tensor, requires_grad=False)
+    module.bias = None  # written by itself, under its own name
+    layer = quantized_layer(module, config, TOKEN_CONVS)
+    module.to_empty(device="meta")
+    writer.add(f"{path}.qweight", layer.qweight)
+    writer.add(f"{path}.scale", layer.scale)
+    return {path: _sqnr(tensor, layer)}
+
+
+def _sqnr(weight: Tensor, layer: Quantized) -> float:
+    if weight.shape[0] > 65536:  # a table of words: a sample of rows tells as much
+        rows = slice(0, None, 64)
+        sample = layer.qweight[rows].float() * layer.scale[rows, None]
+        return sqnr_db(weight[rows], sample)
+    return sqnr_db(weight, layer.dequantize(torch.float32).view(weight.shape))

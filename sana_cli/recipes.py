@@ -1,0 +1,55 @@
+"""Named recipes: which layers of Sana are quantized, and how. Data only, no torch.
+
+What stays in floating point, and why, follows the paper (arXiv 2410.10629, section 4) and SVDQuant
+(arXiv 2411.05007): norms and linear attention's sums are no layers and stay by themselves; keys and
+values of the text are computed once per prompt and sensitive; the first and last layers and the
+timestep's are few and carry every value.
+"""
+
+from quant.config import QuantConfig, Recipe, Rule
+
+COMPONENTS = ("transformer", "vae", "text_encoder")
+
+# component -> scheme, by the recipe's name
+RECIPES: dict[str, dict[str, str]] = {
+    "w8a8": {"transformer": "w8a8", "vae": "w8a16", "text_encoder": "w4a16-g64"},
+    "int4": {"transformer": "w4a16-g64", "vae": "w8a16", "text_encoder": "w4a16-g64"},
+}
+
+_KEPT = {
+    "transformer": {
+        "*.attn2.to_k": "text keys: once per prompt, sensitive",
+        "*.attn2.to_v": "text values: once per prompt, sensitive",
+        "patch_embed.*": "first layer",
+        "time_embed.*": "timestep: one row a step, carries the modulation",
+        "caption_projection.*": "text projection: once per prompt, sensitive",
+        "proj_out": "last layer",
+    },
+    "vae": {
+        "*coder.conv_in*": "first layer",
+        "*coder.conv_out*": "last layer",
+    },
+    "text_encoder": {},
+}
+
+_REST = {"transformer": "transformer_blocks.*", "vae": "*", "text_encoder": "layers.*"}
+
+
+def component_recipe(component: str, scheme: str) -> Recipe:
+    """The rules for one component. ValueError for an unknown scheme or one that does not suit it."""
+    config = QuantConfig.parse(scheme)
+    if config is None:
+        return Recipe((Rule(pattern="*", config=None, reason="scheme none"),))
+    if component == "vae" and config.weight_bits != 8:
+        raise ValueError(f"the autoencoder's 3x3 convolutions are stored in 8 bits, not {scheme}")
+    if component == "text_encoder" and config.act_bits != 16:
+        raise ValueError("the text encoder runs once per prompt: weight-only schemes suit it")
+    kept = tuple(
+        Rule(pattern=pattern, config=None, reason=reason)
+        for pattern, reason in _KEPT[component].items()
+    )
+    rules = (*kept, Rule(pattern=_REST[component], config=config))
+    if component == "text_encoder":
+        table = QuantConfig(weight_bits=8, act_bits=16)
+        rules = (*rules, Rule(pattern="embed_tokens", config=table))
+    return Recipe(rules)

@@ -1,0 +1,253 @@
+"""`sana quantize` without data, and what reads its folders."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from quant.convert import quantize_
+from sana_cli.checkpoint import open_checkpoint
+from sana_cli.errors import ExitCode
+from sana_cli.loading import TOKEN_CONVS, load_transformer
+from sana_cli.recipes import component_recipe
+
+FAST = ("--size", "64x64", "--steps", "2", "--device", "cpu", "--precision", "fp32", "--seed", "3")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(
+    sana: Callable[..., Any], pipelines: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """The plain tiny model in w8a8, with weight-only text and decoder."""
+    target = tmp_path_factory.mktemp("quantized") / "w8a8"
+    result = sana("quantize", pipelines.folder("plain"), target, "--quiet")
+    assert result.code == 0, result.err
+    return target
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(folder, tmp_path / "copy"))
+
+
+def picture(sana: Callable[..., Any], model: Path, path: Path) -> np.ndarray[Any, Any]:
+    result = sana("generate", "a fox", "-m", model, "-o", path, "--force", *FAST)
+    assert result.code == 0, result.err
+    return np.asarray(Image.open(path)).astype(float)
+
+
+def test_report(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    result = sana("quantize", tiny_model, target, "--recipe", "int4", "--json")
+    assert result.code == 0, result.err
+    assert result.document["folder"] == str(target)
+    for name, part in result.document["components"].items():
+        assert part["bytes_after"] < part["bytes_before"], name
+        assert part["layers_quantized"] > 0
+        assert part["sqnr_db_worst"] > (18 if part["scheme"].startswith("w4") else 35)
+    kept = result.document["components"]["transformer"]["kept"]
+    assert "sensitive" in kept["transformer_blocks.0.attn2.to_k"]
+    assert set(tmp_path.iterdir()) == {target}, "no working folder stays"
+
+
+def test_picture_stays_close(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    """8 bits everywhere: the text encoder in 4 bits costs a random model more than a trained one."""
+    target = tmp_path / "out"
+    result = sana("quantize", tiny_model, target, "--text-encoder", "w8a16", "--quiet")
+    assert result.code == 0, result.err
+    before = picture(sana, tiny_model, tmp_path / "a.png")
+    after = picture(sana, target, tmp_path / "b.png")
+    assert 20 * np.log10(255 / np.sqrt(((before - after) ** 2).mean())) > 30
+    assert (before != after).any()
+
+
+def test_saved_equals_in_memory(folder: Path, tiny_model: Path) -> None:
+    """Save, load, run is bit-equal to quantizing the loaded float model."""
+    loaded = load_transformer(open_checkpoint(str(folder)), dtype="fp32", device=CPU)
+    converted = load_transformer(open_checkpoint(str(tiny_model)), dtype="fp32", device=CPU)
+    quantize_(converted, component_recipe("transformer", "w8a8"), token_convs=TOKEN_CONVS)
+    # Out of the mapped file, whose alignment the last bit of a float product depends on.
+    own = {name: tensor.clone() for name, tensor in converted.state_dict().items()}
+    converted.load_state_dict(own, assign=True)
+    state = loaded.state_dict()
+    assert set(state) == set(converted.state_dict())
+    for name, tensor in converted.state_dict().items():
+        assert torch.equal(tensor, state[name]), name
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(1, 32, 3, 4, generator=generator)
+    text = torch.randn(1, 5, loaded.config.caption_channels, generator=generator)
+    with torch.inference_mode():
+        outputs = [
+            model(latents, torch.tensor([500.0]), [model.encode_text(text)])
+            for model in (loaded, converted)
+        ]
+    assert torch.equal(*outputs)
+
+
+def test_no_float_copy_of_a_quantized_weight(folder: Path) -> None:
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for name, part in manifest["components"].items():
+        stored = load_file(folder / part["file"])
+        for path, config in part["layers"].items():
+            assert (f"{path}.weight" in stored) == (config is None), (name, path)
+
+
+def test_info(sana: Callable[..., Any], folder: Path) -> None:
+    document = sana("info", folder, "--json").document
+    assert document["transformer"].startswith("w8a8, ")
+    assert document["text_encoder"].startswith("w4a16-g64 and w8a16, ")
+
+
+def test_rerun_goes_on_behind_finished_parts(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sana_cli import quantizing
+
+    original, seen = quantizing._write_tensor, []
+
+    def fail_in_vae(writer: Any, name: str, weights: Any, modules: Any, component: str) -> Any:
+        seen.append(component)
+        if component == "vae" and len(seen) > 60:
+            raise KeyboardInterrupt
+        return original(writer, name, weights, modules, component)
+
+    monkeypatch.setattr(quantizing, "_write_tensor", fail_in_vae)
+    target = tmp_path / "out"
+    assert sana("quantize", tiny_model, target).code == ExitCode.INTERRUPTED
+    assert not target.exists()
+    monkeypatch.setattr(quantizing, "_write_tensor", original)
+    monkeypatch.setattr(
+        quantizing,
+        "_write_tensor",
+        lambda *a: seen.append(f"again {a[4]}") or original(*a),
+    )
+    assert sana("quantize", tiny_model, target, "--quiet").code == 0
+    assert "again vae" in seen
+    assert "again transformer" not in seen
+    assert list(target.glob("*/done.json")) == []
+
+
+# -- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--recipe", "w2"), "unknown recipe 'w2'"),
+        (("--transformer", "w3a3"), "unknown scheme 'w3a3'"),
+        (("--vae", "w4a16-g64"), "stored in 8 bits"),
+        (("--text-encoder", "w8a8"), "weight-only"),
+    ],
+)
+def test_unknown_schemes(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, options: Any, message: str
+) -> None:
+    result = sana("quantize", tiny_model, tmp_path / "out", *options)
+    assert result.code == ExitCode.USAGE
+    assert message in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_target_exists(
+    sana: Callable[..., Any], tiny_model: Path, folder: Path, tmp_path: Path
+) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "notes.txt").write_text("mine")
+    for options in ((), ("--force",)):
+        result = sana("quantize", tiny_model, mine, *options)
+        assert result.code == ExitCode.USAGE
+        assert f"{mine} exists" in result.err
+    assert (mine / "notes.txt").read_text() == "mine"
+    assert sana("quantize", tiny_model, folder).code == ExitCode.USAGE
+
+
+def test_quantized_already(sana: Callable[..., Any], folder: Path, tmp_path: Path) -> None:
+    result = sana("quantize", folder, tmp_path / "out")
+    assert result.code == ExitCode.USAGE
+    assert "quantized already" in result.err
+
+
+def test_disk_full(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from quant.stream_writer import StreamWriter
+
+    def full(self: StreamWriter, name: str, tensor: torch.Tensor) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(StreamWriter, "add", full)
+    result = sana("quantize", tiny_model, tmp_path / "out")
+    assert result.code == ExitCode.ENVIRONMENT
+    assert "No space left on device" in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    path = folder / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def flip_a_byte(folder: Path) -> None:
+    path = folder / "transformer/model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def rename_a_layer(folder: Path) -> None:
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace("transformer_blocks.0.attn1.to_q", "blocks.0.to_q"))
+
+
+def lose_a_tensor(folder: Path) -> None:
+    path = folder / "vae/model.safetensors"
+    tensors = load_file(path)
+    tensors.pop("decoder.up_blocks.0.1.conv1.scale")
+    save_file(tensors, path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    from quant.manifest import sha256_of
+
+    manifest["components"]["vae"]["sha256"] = sha256_of(path)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda f: edit(f, format="gguf"), "format 'gguf' is not 'sana-quantized'"),
+        (lambda f: edit(f, format_version=2), "format version 2 is newer than 1"),
+        (lambda f: edit(f, format_version="1"), "makes no sense"),
+        (lambda f: edit(f, components={"vae": {}}), "damaged"),
+        (lambda f: (f / "manifest.json").write_text("{"), "not JSON"),
+        (flip_a_byte, "SHA-256 is not the manifest's"),
+        (lambda f: (f / "vae/model.safetensors").unlink(), "vae/model.safetensors"),
+        (rename_a_layer, "the manifest names 'blocks.0.to_q'"),
+        (lose_a_tensor, "missing tensor decoder.up_blocks.0.1.conv1.scale"),
+    ],
+    ids=[
+        "magic", "newer", "version", "components", "json", "flipped byte", "missing file",
+        "unknown layer", "missing tensor",
+    ],
+)  # fmt: skip
+def test_damaged_folder(
+    sana: Callable[..., Any],
+    copy: Path,
+    tmp_path: Path,
+    damage: Callable[[Path], Any],
+    message: str,
+) -> None:
+    damage(copy)
+    result = sana("generate", "x", "-m", copy, "-o", tmp_path / "a.png", *FAST)
+    assert result.code == ExitCode.CHECKPOINT, result.err
+    assert message in result.err
+    assert not (tmp_path / "a.png").exists()
