@@ -57,7 +57,7 @@ def open_checkpoint(
     model: str, *, offline: bool = False, progress: Progress | None = None
 ) -> Checkpoint:
     """Find a model, downloading what it needs unless `offline`; SanaError says what is wrong."""
-    path = Path(model).expanduser()
+    path = local_path(model)
     if model == BUILTIN:
         if not (_BUILTIN_FOLDER / "model_index.json").is_file():
             raise SanaError(
@@ -68,6 +68,11 @@ def open_checkpoint(
         return _open_folder(_BUILTIN_FOLDER, name=BUILTIN)
     if path.is_dir():
         return _open_folder(path, name=path.resolve().name)
+    if path.suffix == ".safetensors":
+        raise checkpoint_error(
+            f"{path} is one part of a model",
+            hint="give the folder that holds transformer/, vae/, text_encoder/ and tokenizer/",
+        )
     if path.suffix in (".pth", ".pt") or path.is_file():
         return _open_pth(path, name=model, offline=offline, progress=progress)
     variant = find_variant(model)
@@ -79,6 +84,19 @@ def open_checkpoint(
     weight_variant = variant.weight_variant if variant else None
     snapshot = hub.fetch(repo, weight_variant=weight_variant, offline=offline, progress=progress)
     return _open_folder(snapshot.path, name=model, revision=snapshot.revision, variant=variant)
+
+
+def local_path(text: str) -> Path:
+    """What a person typed as a path, `~` resolved; SanaError when no file can have that name."""
+    try:
+        path = Path(text).expanduser()
+        path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:
+        shown = text if len(text) < 80 else f"{text[:80]}..."
+        raise SanaError(
+            f"{shown!r} cannot be a path", hint="check the spelling", code=ExitCode.USAGE
+        ) from error
+    return path
 
 
 def _looks_like_repo(model: str) -> bool:
@@ -109,7 +127,7 @@ def _open_folder(
     weight_variant = variant.weight_variant if variant else None
     config = read_config(folder / "transformer/config.json", TransformerConfig.from_dict)
     vae = read_config(folder / "vae/config.json", DCAEConfig.from_dict)
-    _require_fitting_vae(config, vae)
+    _require_fitting_parts(folder, config, vae)
     own = _own_settings(folder)
     manifest = _read_manifest(folder)
     stem = "model" if manifest else STEMS["transformer"]
@@ -154,7 +172,19 @@ def _read_manifest(folder: Path) -> Manifest | None:
         raise checkpoint_error(f"{folder / MANIFEST}: {error}", hint=newer) from error
 
 
-def _require_fitting_vae(transformer: TransformerConfig, vae: DCAEConfig) -> None:
+def _require_fitting_parts(folder: Path, transformer: TransformerConfig, vae: DCAEConfig) -> None:
+    if transformer.out_channels != transformer.in_channels or vae.in_channels != 3:
+        raise checkpoint_error(
+            f"a transformer from {transformer.in_channels} to {transformer.out_channels} channels, or an "
+            f"autoencoder of {vae.in_channels}-channel pictures, draws nothing",
+            hint="use the folder of a published Sana model",
+        )
+    text_width = read_json(folder / "text_encoder/config.json").get("hidden_size")
+    if text_width != transformer.caption_channels:
+        raise checkpoint_error(
+            f"the text encoder is {text_width} wide, the transformer reads {transformer.caption_channels}",
+            hint="use the text_encoder/ folder that belongs to this transformer",
+        )
     if vae.downscale != 32 or vae.latent_channels != transformer.in_channels:
         raise checkpoint_error(
             f"the autoencoder (f{vae.downscale}c{vae.latent_channels}) does not fit the transformer "
@@ -216,7 +246,7 @@ def read_config(path: Path, parse: Callable[[dict[str, Any]], _Config]) -> _Conf
     """A configuration from a JSON file of the model, or SanaError."""
     try:
         return parse(read_json(path))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OverflowError) as error:
         raise checkpoint_error(f"{path} does not describe a model we know: {error}") from error
 
 
@@ -226,8 +256,8 @@ def read_json(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise checkpoint_error(f"missing file {path}") from error
-    except (OSError, ValueError) as error:
-        raise checkpoint_error(f"{path} is not readable JSON: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise checkpoint_error(f"{path} is not readable JSON") from error
     if not isinstance(value, dict):
         raise checkpoint_error(f"{path} does not hold a JSON object")
     return value
@@ -243,6 +273,10 @@ def _run_defaults(
         name = found.get("_class_name")
         if name not in _SCHEDULERS:
             raise ValueError(f"scheduler {name!r} is none of {', '.join(_SCHEDULERS)}")
+        prediction = found.get("prediction_type", "flow_prediction")
+        flow = found.get("use_flow_sigmas", True) and prediction == "flow_prediction"
+        if name == "DPMSolverMultistepScheduler" and not flow:
+            raise ValueError(f"a sampler for {prediction!r} is not one for flow models")
         return RunDefaults(
             steps=own.steps or (variant.steps if variant else 2 if sprint else 20),
             guidance_scale=own.guidance or (variant.guidance if variant else 4.5),

@@ -3,6 +3,8 @@
 Nothing heavy is imported here; commands import what they need when they run.
 """
 
+import errno
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from sana_cli.commands.generate import generate
 from sana_cli.commands.info import info
 from sana_cli.commands.quantize import quantize
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.output import printable
 
 # Typer carries its own copy of Click in newer versions; only this base class is public in all.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -57,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _run(arguments)
     except SanaError as error:
-        if "--debug" in arguments:
+        if "--debug" in itertools.takewhile(lambda a: a.startswith("-"), arguments):
             raise
         return _fail(error.message, error.hint, error.code)
     except _UsageError as error:
@@ -69,6 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of stdout left, as `head` does; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return ExitCode.FAILURE
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
+            raise
+        return _fail(
+            f"cannot write the result: {error.strerror}",
+            "pictures that were drawn are kept; look at where stdout goes",
+            ExitCode.ENVIRONMENT,
+        )
 
 
 def _run(arguments: list[str]) -> int:
@@ -87,9 +98,16 @@ def _fail(message: str, hint: str, code: ExitCode) -> int:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())
+    """One line without control characters: names and prompts come from files and people."""
+    return " ".join(printable(text).split())
 
 
 def run() -> None:
     """The console script."""
-    sys.exit(main())
+    code = main()
+    if code == ExitCode.INTERRUPTED:
+        # An interrupt inside a C import makes CPython end itself by the signal, whatever we say.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -4,26 +4,52 @@ Field names are those of the published `config.json` files. Files on the hub may
 fields; a missing field means its default here. No torch: the command line reads these.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from math import isfinite
-from typing import Any, Literal, Self
+from types import UnionType
+from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
 LATENT_CHANNELS = 32
+_LARGEST = 10**6  # of any number in a configuration; larger ones are damage or mischief
+_MOST_LAYERS = 1000
 
 SchedulerName = Literal["flow-dpm", "flow-euler", "scm"]
 
 
 def _known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Keep the fields that `cls` declares, lists as tuples; others do not affect inference."""
-    names = {f.name for f in fields(cls)}
+    """Keep the fields that `cls` declares, lists as tuples; others do not affect inference.
 
-    def freeze(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {key: freeze(item) for key, item in value.items()}
-        return tuple(freeze(item) for item in value) if isinstance(value, list) else value
+    ValueError for a value of another type, and for numbers that no model has.
+    """
+    hints = get_type_hints(cls)
+    known = {k: _freeze(v) for k, v in values.items() if k in hints and v is not None}
+    for name, value in known.items():
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{name} cannot be {str(values[name])[:80]!r}")
+    return known
 
-    return {k: freeze(v) for k, v in values.items() if k in names and v is not None}
+
+def _freeze(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _freeze(item) for key, item in value.items()}
+    return tuple(_freeze(item) for item in value) if isinstance(value, list) else value
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a JSON value is of the annotated kind, and a number of a sane size."""
+    if isinstance(hint, UnionType):
+        return any(_fits(value, option) for option in get_args(hint))
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is tuple:
+        return isinstance(value, tuple) and all(_fits(item, arguments[0]) for item in value)
+    if origin is Mapping:
+        return isinstance(value, dict) and all(_fits(item, arguments[1]) for item in value.values())
+    if hint is int:
+        return type(value) is int and 0 <= value <= _LARGEST
+    if hint is float:
+        return type(value) in (int, float) and isfinite(value) and abs(value) <= _LARGEST
+    return type(value) is hint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,8 +87,14 @@ class TransformerConfig:
                 f"cross-attention width {cross} (context {self.cross_attention_dim}) "
                 f"differs from the model's width {self.inner_dim}"
             )
-        if min(self.num_layers, self.in_channels, self.sample_size, self.caption_channels) < 1:
-            raise ValueError("sizes must be positive")
+        sizes = (
+            self.num_layers, self.in_channels, self.out_channels, self.sample_size,
+            self.caption_channels, self.inner_dim, self.ff_dim,
+        )  # fmt: skip
+        if min(sizes) < 1 or self.norm_eps <= 0 or self.num_layers > _MOST_LAYERS:
+            raise ValueError("sizes must be positive and sane")
+        if self.interpolation_scale is not None and self.interpolation_scale <= 0:
+            raise ValueError(f"interpolation_scale {self.interpolation_scale} must be positive")
 
     @property
     def inner_dim(self) -> int:
@@ -76,6 +108,9 @@ class TransformerConfig:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         return cls(**_known_fields(cls, values))
+
+
+ACTIVATIONS = ("silu", "relu", "relu6", "gelu")  # that a DC-AE file may name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,9 +152,29 @@ class DCAEConfig:
         }
         if unknown:
             raise ValueError(f"unknown DC-AE block type {sorted(unknown)[0]!r}")
-        norms = self.decoder_norm_types
-        if {norms} != {"rms_norm"} and set(norms) != {"rms_norm"}:
-            raise ValueError(f"decoder norm {norms!r}: only rms_norm is known")
+        self._require_known(self._per_stage(self.decoder_norm_types), {"rms_norm"})
+        self._require_known((*self.decoder_stage_acts, self.decoder_conv_act_fn), ACTIVATIONS)
+        self._require_known((self.downsample_block_type,), {"Conv", "conv", "pixel_unshuffle"})
+        self._require_known((self.upsample_block_type,), {"interpolate", "pixel_shuffle"})
+        if self.scaling_factor <= 0 or self.attention_head_dim < 1:
+            raise ValueError("scaling_factor and attention_head_dim must be positive")
+        if max(*self.encoder_layers_per_block, *self.decoder_layers_per_block) > _MOST_LAYERS:
+            raise ValueError("no autoencoder has that many layers")
+        for channels in (self.encoder_block_out_channels, self.decoder_block_out_channels):
+            self._require_channels(channels)
+
+    def _require_known(self, values: tuple[str, ...], known: Collection[str]) -> None:
+        for value in values:
+            if value not in known:
+                raise ValueError(f"{value!r} is none of {', '.join(sorted(known))}")
+
+    def _require_channels(self, channels: tuple[int, ...]) -> None:
+        """Shortcuts repeat or average whole channels, so widths must divide each other."""
+        if min(channels) < 1 or channels[-1] % self.latent_channels:
+            raise ValueError(f"widths {channels} do not fit {self.latent_channels} latent channels")
+        for wide, narrow in zip(channels[1:], channels, strict=False):
+            if 4 * narrow % wide:
+                raise ValueError(f"width {wide} is not a divisor of 4 x {narrow}")
 
     def _per_stage(self, value: str | tuple[str, ...]) -> tuple[str, ...]:
         return (value,) * len(self.encoder_block_out_channels) if isinstance(value, str) else value
@@ -159,19 +214,15 @@ class OwnSettings:
     vocabulary: Mapping[str, tuple[str, ...]] | None = None  # by group, where it is closed
 
     def __post_init__(self) -> None:
-        for name in ("steps", "native_size"):
-            value = getattr(self, name)
-            if value is not None and (type(value) is not int or value < 1):
-                raise ValueError(f"{name} must be a positive whole number, not {value!r}")
-        if self.guidance is not None and not isinstance(self.guidance, int | float):
-            raise ValueError(f"guidance must be a number, not {self.guidance!r}")
+        if self.steps is not None and not 1 <= self.steps <= 1000:
+            raise ValueError(f"steps cannot be {self.steps}")
+        if self.guidance is not None and not 0 <= self.guidance <= 100:
+            raise ValueError(f"guidance cannot be {self.guidance}")
+        size = self.native_size
+        if size is not None and (size % 32 or not 32 <= size <= 16384):
+            raise ValueError(f"native_size cannot be {size}")
         if self.precision not in (None, "fp32", "bf16", "fp16"):
             raise ValueError(f"precision must be fp32, bf16 or fp16, not {self.precision!r}")
-        for name, kind in (("enhance", bool), ("description", str)):
-            if not isinstance(getattr(self, name), kind):
-                raise ValueError(f"{name} must be a {kind.__name__}")
-        if not isinstance(self.vocabulary, Mapping | None):
-            raise ValueError("vocabulary must map groups to words")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -190,5 +241,5 @@ class RunDefaults:
     enhance: bool  # put the published instruction before the prompt
 
     def __post_init__(self) -> None:
-        if not isfinite(self.flow_shift) or self.flow_shift <= 0:
-            raise ValueError(f"flow shift must be positive, not {self.flow_shift}")
+        if not 0.01 <= self.flow_shift <= 1000:
+            raise ValueError(f"flow shift cannot be {self.flow_shift}")

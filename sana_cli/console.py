@@ -17,6 +17,8 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
+from sana_cli.output import printable
+
 
 class ConsoleReporter:
     """Draws the stages of a run. Use as a context manager, so that bars never outlive the run."""
@@ -69,7 +71,8 @@ class ConsoleReporter:
 
     def notice(self, message: str) -> None:
         if not self.quiet:
-            self.console.print(f"note: {message}", markup=False, soft_wrap=True)
+            text = printable(message.replace("\n", " "))
+            self.console.print(f"note: {text}", markup=False, soft_wrap=True)
 
     def count(self, title: str, done: int, total: int) -> None:
         """Progress of work that is counted, not timed: one bar a title."""

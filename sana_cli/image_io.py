@@ -33,12 +33,21 @@ def read_settings(path: Path) -> dict[str, Any]:
     """The settings in a picture that `save_png` wrote; SanaError if there are none."""
     try:
         with Image.open(path) as image:
-            text = getattr(image, "text", {}).get(SETTINGS_KEY)
-    except OSError as error:
-        raise SanaError(f"cannot read {path} as a picture: {error}") from error
-    if not text:
-        raise SanaError(f"{path} carries no settings of sana")
-    return dict(json.loads(text))
+            text = getattr(image, "text", {}).get(SETTINGS_KEY, "")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise SanaError(
+            f"cannot read {path} as a picture", hint="is it a whole PNG file?"
+        ) from error
+    try:
+        settings = json.loads(text)
+    except (ValueError, RecursionError):
+        settings = None
+    if not isinstance(settings, dict) or not settings:
+        raise SanaError(
+            f"{path} carries no settings of sana",
+            hint="other programs remove them when they save a picture again",
+        )
+    return settings
 
 
 def _parameters_chunk(settings: Mapping[str, Any]) -> str:

@@ -17,7 +17,7 @@ from quant.convert import RecipeError, prepare_
 from quant.layers import QuantEmbedding
 from quant.manifest import sha256_of
 from sana_cli.checkpoint import Checkpoint, read_config, read_json
-from sana_cli.errors import checkpoint_error
+from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.layers import PointwiseConv2d
 from sana_cli.models.sana_transformer import SanaTransformer2D
@@ -72,14 +72,23 @@ def load_prompt_encoder(
 
 def empty_module(checkpoint: Checkpoint, component: str) -> Any:
     """A component on the meta device, with quantized layers where the manifest says so."""
-    if component == "text_encoder":
-        model = _empty_text_encoder(checkpoint)
-    else:
-        with torch.device("meta"):
-            if component == "transformer":
-                model = SanaTransformer2D(checkpoint.transformer)
-            else:
-                model = AutoencoderDC(checkpoint.vae)
+    try:
+        if component == "text_encoder":
+            model = _empty_text_encoder(checkpoint)
+        else:
+            with torch.device("meta"):
+                if component == "transformer":
+                    model = SanaTransformer2D(checkpoint.transformer)
+                else:
+                    model = AutoencoderDC(checkpoint.vae)
+    except (SanaError, KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:  # any kind: the values come from a file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise checkpoint_error(
+            f"{checkpoint.folder / component / 'config.json'} describes no network: {reason}",
+            hint="use the file that was published with the weights",
+        ) from error
     if checkpoint.manifest is not None:
         layers = checkpoint.manifest.components[component].layers
         try:
@@ -96,7 +105,7 @@ def _empty_text_encoder(checkpoint: Checkpoint) -> Any:
     """Attention is eager: other implementations ignore Gemma's soft-capping."""
     _mute_import_warnings()
     from transformers.models.gemma2.configuration_gemma2 import Gemma2Config
-    from transformers.models.gemma2.modeling_gemma2 import Gemma2Model
+    from transformers.models.gemma2.modeling_gemma2 import Gemma2Model, Gemma2RotaryEmbedding
 
     path = checkpoint.folder / "text_encoder/config.json"
     values = read_json(path)
@@ -106,10 +115,20 @@ def _empty_text_encoder(checkpoint: Checkpoint) -> Any:
             hint="use the text_encoder/ folder of a published Sana model",
         )
     config = read_config(
-        path, lambda found: Gemma2Config(**{**found, "attn_implementation": "eager"})
+        path,
+        lambda found: Gemma2Config(
+            **{
+                **found,
+                "attn_implementation": "eager",
+                "_attn_implementation": "eager",
+                "return_dict": True,
+            }
+        ),
     )
     with torch.device("meta"):
-        return Gemma2Model(config)
+        model = Gemma2Model(config)
+    Gemma2RotaryEmbedding(config)  # its settings are only read when it is built
+    return model
 
 
 def _fill(
@@ -197,7 +216,10 @@ def _load_tokenizer(folder: Path) -> Any:
     if not (folder / "tokenizer.json").is_file():
         raise checkpoint_error(f"missing file {folder / 'tokenizer.json'}")
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+        # Never code from a model's folder, and no question about it either.
+        return AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # tokenizers raises bare ones for bad files
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise checkpoint_error(f"cannot read the tokenizer in {folder}: {reason}") from error

@@ -19,7 +19,7 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     """
     temporary = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".tmp", dir=path.parent)
+        handle, name = _mkstemp(path)
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -30,6 +30,10 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _mkstemp(path: Path) -> tuple[int, str]:
+    return tempfile.mkstemp(prefix=".sana-", suffix=".tmp", dir=path.parent)
 
 
 def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
@@ -72,16 +76,33 @@ def _unwritable(path: Path, error: OSError) -> SanaError:
 def check_writable(path: Path) -> None:
     """Fail before any work when `path` could not be written afterwards."""
     if not path.parent.is_dir():
-        raise SanaError(
-            f"no such folder: {path.parent}",
-            hint="create it, or choose another --output",
-            code=ExitCode.USAGE,
-        )
+        raise no_folder(path.parent)
     try:
-        with tempfile.TemporaryFile(dir=path.parent):
-            pass
+        handle, name = _mkstemp(path)
+        os.close(handle)
+        os.unlink(name)
+        path.lstat()
+    except FileNotFoundError:
+        return
     except OSError as error:
         raise _unwritable(path, error) from error
+    if not path.is_symlink() and not path.is_file():
+        raise SanaError(
+            f"{path} is not a regular file", hint="choose another --output", code=ExitCode.USAGE
+        )
+
+
+def no_folder(path: Path) -> SanaError:
+    return SanaError(
+        f"no such folder: {path}",
+        hint="create it, or choose another --output",
+        code=ExitCode.USAGE,
+    )
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: control characters, which could steer it, become spaces."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
 def slug(prompt: str, *, limit: int = 48) -> str:

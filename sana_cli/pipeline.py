@@ -97,8 +97,8 @@ def denoise(
         if len(contexts) == 2:
             unconditional, conditional = velocity.chunk(2)
             velocity = unconditional + guidance_scale * (conditional - unconditional)
+        check_values(velocity, f"denoising step {i + 1}")
         latents = sampler.step(i, latents, velocity)
-        check_values(latents, f"denoising step {i + 1}")
         after_step(i, latents)
     return latents
 

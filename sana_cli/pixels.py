@@ -18,7 +18,8 @@ def resize_and_crop(decoded: Tensor, *, height: int, width: int) -> Tensor:
     if (H, W) == (height, width):
         return decoded
     ratio = max(height / H, width / W)
-    size = (int(H * ratio), int(W * ratio))
+    # A product that falls a hair below the size asked for is not cut to one pixel less.
+    size = (max(height, int(H * ratio)), max(width, int(W * ratio)))
     resized = F.interpolate(decoded.float(), size=size, mode="bilinear", align_corners=False)
     top, left = (size[0] - height) // 2, (size[1] - width) // 2
     return resized[..., top : top + height, left : left + width]

@@ -56,12 +56,18 @@ def read_pth(path: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
     """
     native = _unpickle(path)
     tensors: dict[str, Tensor] = {}
-    for name, tensor in native.items():
-        if name not in _DROPPED:
-            tensors.update(_convert(name, tensor, path))
-    if "time_embed.guidance_embedder.linear_1.weight" in tensors:  # Sprint has no `.emb` level
-        tensors = {k.replace("time_embed.emb.", "time_embed."): v for k, v in tensors.items()}
-    return _infer_config(tensors, native, path), tensors
+    try:
+        for name, tensor in native.items():
+            if name not in _DROPPED:
+                tensors.update(_convert(name, tensor, path))
+        if "time_embed.guidance_embedder.linear_1.weight" in tensors:  # Sprint has no `.emb` level
+            tensors = {k.replace("time_embed.emb.", "time_embed."): v for k, v in tensors.items()}
+        return _infer_config(tensors, native, path), tensors
+    except (ValueError, TypeError, IndexError, RuntimeError, ZeroDivisionError) as error:
+        raise checkpoint_error(
+            f"{path} holds tensors of shapes that no Sana transformer has",
+            hint="is this the transformer of a Sana model?",
+        ) from error
 
 
 def stored_precision(tensors: dict[str, Tensor]) -> str:
@@ -81,19 +87,31 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
                 path
             )  # torch before 1.6 wrote others, which cannot be mapped
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except pickle.UnpicklingError as error:
-        if "global" in str(error).lower():
+    except MemoryError:
+        raise
+    except Exception as error:  # a damaged pickle raises anything
+        if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
             raise checkpoint_error(
                 f"{path} would run code when loaded; refused",
                 hint="use a file of plain tensors, best the safetensors release of the model",
             ) from error
         raise checkpoint_error(f"{path} is not a readable .pth file") from error
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
-        raise checkpoint_error(f"{path} is not a readable .pth file") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, dict) or not all(_is_plain(*item) for item in state.items()):
         raise checkpoint_error(f"{path} holds no state_dict of tensors")
     return state
+
+
+def _is_plain(name: object, value: object) -> bool:
+    """A named tensor whose values lie in the file, as the published ones do."""
+    return (
+        isinstance(name, str)
+        and isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.is_floating_point()
+        and value.is_contiguous()
+    )
 
 
 def _convert(name: str, tensor: Tensor, path: Path) -> dict[str, Tensor]:
@@ -128,7 +146,7 @@ def _infer_config(
             hint=f"known widths: {', '.join(map(str, _CROSS_HEADS))}",
             code=ExitCode.CHECKPOINT,
         )
-    layers = 1 + max(int(n.split(".")[1]) for n in tensors if n.startswith("transformer_blocks."))
+    layers = len({n.split(".")[1] for n in tensors if n.startswith("transformer_blocks.")})
     positions = native.get("pos_embed")
     sample_size = 32 if positions is None else round(positions.shape[1] ** 0.5)
     return TransformerConfig(

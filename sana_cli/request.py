@@ -1,5 +1,6 @@
 """What to draw, checked before any work: a request, a model's defaults, and where pictures go."""
 
+import os
 import secrets
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from sana_cli.errors import ExitCode, SanaError
 from sana_cli.published import aspect_ratio_bins
 
 MAX_SIDE = 16384  # pixels; larger ones are typing mistakes
+MAX_PROMPT = 20_000  # characters; models see the first 300 tokens
 MAX_SEED = 2**64 - 1  # what torch.Generator takes
 
 
@@ -31,6 +33,7 @@ class Request:
     seed: int | None = None
     count: int = 1
     output: Path | None = None  # a .png file, or a folder; None: the working folder
+    output_is_folder: bool = False  # it was written with a slash at its end
     overwrite: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
 
@@ -68,6 +71,13 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
     defaults = checkpoint.defaults
     sprint = checkpoint.transformer.guidance_embeds
     _require(bool(request.prompt.strip()), "the prompt is empty", 'say what to draw: "a red fox"')
+    for text in (request.prompt, request.negative_prompt):
+        _require(
+            len(text) <= MAX_PROMPT,
+            f"a prompt of {len(text):,} characters is too long",
+            f"at most {MAX_PROMPT:,}; models read about the first 300 words",
+        )
+        _require(_is_text(text), "the prompt is not valid text", "write it in UTF-8")
     native = defaults.native_size
     width = native if request.width is None else request.width
     height = native if request.height is None else request.height
@@ -107,6 +117,15 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
         flow_shift=defaults.flow_shift,
         enhance=defaults.enhance if request.enhance is None else request.enhance,
     )
+
+
+def _is_text(text: str) -> bool:
+    """Whether it is encodable; bytes of another encoding arrive as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _require(condition: bool, message: str, hint: str) -> None:
@@ -156,6 +175,8 @@ def output_paths(request: Request, seeds: list[int]) -> list[Path]:
         base = output.slug(request.prompt)
         paths = [_free_name(folder / f"{base}-{seed}.png", request.overwrite) for seed in seeds]
     else:
+        if request.output_is_folder:
+            raise output.no_folder(target)
         _require(
             target.suffix.lower() == ".png",
             f"cannot write {target.name}: pictures are saved as .png",
@@ -164,14 +185,15 @@ def output_paths(request: Request, seeds: list[int]) -> list[Path]:
         several = len(seeds) > 1
         paths = [target.with_stem(f"{target.stem}-{seed}") if several else target for seed in seeds]
         for path in paths:
-            if path.exists() and not request.overwrite:
+            if os.path.lexists(path) and not request.overwrite:
                 raise output.already_exists(path)
-    output.check_writable(paths[0])
+    for path in paths:
+        output.check_writable(path)
     return paths
 
 
 def _free_name(path: Path, overwrite: bool) -> Path:
     candidate, number = path, 2
-    while candidate.exists() and not overwrite:
+    while os.path.lexists(candidate) and not overwrite:
         candidate, number = path.with_stem(f"{path.stem}-{number}"), number + 1
     return candidate

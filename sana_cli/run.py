@@ -38,6 +38,7 @@ from sana_cli.request import Request, Settings, output_paths, resolve, seeds_of
 from sana_cli.schedulers import make_scheduler
 
 _ALLOCATION_FAILED = ("can't allocate memory", "cannot allocate memory", "not enough memory")
+_LISTED_WORDS = 10
 STAGES = ("load", "text", "denoise", "decode", "save")
 
 
@@ -182,8 +183,12 @@ class Run:
             count = text.positive.truncated_tokens
             self.reporter.notice(f"the prompt is too long: its last {count} tokens are not used")
         if text.positive.unknown_words:
-            words = ", ".join(text.positive.unknown_words)
-            self.reporter.notice(f"{self.checkpoint.name} does not know these words: {words}")
+            words = text.positive.unknown_words
+            listed = ", ".join(words[:_LISTED_WORDS])
+            more = f" and {len(words) - _LISTED_WORDS} more" if len(words) > _LISTED_WORDS else ""
+            self.reporter.notice(
+                f"{self.checkpoint.name} does not know these words: {listed}{more}"
+            )
         return text
 
     def _decoded(self, latents: Tensor) -> Tensor:

@@ -21,13 +21,26 @@ class WeightFiles:
         chosen = select_weights(names, stem=stem, weight_variant=weight_variant)
         if chosen is None:
             raise checkpoint_error(f"no weights in {folder}: expected {stem}.safetensors")
-        files = _shards(folder / chosen) if chosen.endswith(".json") else [folder / chosen]
         self.headers: dict[str, tuple[str, tuple[int, ...]]] = {}  # name -> (dtype, shape)
         self._file_of: dict[str, Path] = {}
+        if chosen.endswith(".json"):
+            weight_map = _read_weight_map(folder / chosen)
+            files = sorted(set(weight_map.values()))
+        else:
+            weight_map, files = None, [folder / chosen]
         for path in files:
-            for name, (dtype, shape) in read_header(path).items():
-                self.headers[name] = (dtype, shape)
+            for name, header in read_header(path).items():
+                if weight_map is not None and weight_map.get(name) != path:
+                    raise checkpoint_error(
+                        f"{path} holds {name}, which {chosen} does not expect there"
+                    )
+                self.headers[name] = header
                 self._file_of[name] = path
+        lost = set(weight_map or ()) - set(self.headers)
+        if lost:
+            raise checkpoint_error(f"missing tensor {min(lost)}, which {chosen} lists")
+        if not self.headers:
+            raise checkpoint_error(f"{folder / chosen} holds no tensors")
 
     @property
     def dtype(self) -> str:
@@ -54,22 +67,27 @@ class WeightFiles:
         return iter(self.headers)
 
 
-def _shards(index: Path) -> list[Path]:
+def _read_weight_map(index: Path) -> dict[str, Path]:
+    """Tensor -> shard, all of them beside the index."""
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise checkpoint_error(f"{index} is not a readable weight index: {error}") from error
-    for name in names:
-        if not (index.parent / name).is_file():
-            raise checkpoint_error(f"missing weight file {index.parent / name}")
-    return [index.parent / name for name in names]
+        names = {str(tensor): str(file) for tensor, file in weight_map.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise checkpoint_error(f"{index} is not a readable weight index") from error
+    for file in set(names.values()):
+        if Path(file).name != file or len(file) > 255:
+            raise checkpoint_error(f"{index} names a file outside its folder: {file[:80]}")
+        if not (index.parent / file).is_file():
+            raise checkpoint_error(f"missing weight file {index.parent / file}")
+    return {tensor: index.parent / file for tensor, file in names.items()}
 
 
 def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Tensor name -> (safetensors dtype, shape), without reading data; checks the file's length."""
     from safetensors import SafetensorError, safe_open  # brings numpy
 
+    if not path.is_file():
+        raise checkpoint_error(f"{path} is not a file")
     try:
         with safe_open(path, framework="np") as handle:
             slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118

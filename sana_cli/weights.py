@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from sana_cli.errors import checkpoint_error
 from sana_cli.weight_headers import WeightFiles
 
+_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+
 
 def read_tensor(files: WeightFiles, name: str) -> Tensor:
     """One tensor as a view of its mapped file; the mapping goes with the last reference."""
@@ -39,6 +41,7 @@ def assign_weights(
     `read` understands. Raises SanaError naming missing, extra, misshapen and non-finite tensors.
     """
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
+    types = {name: value.dtype for name, value in module.state_dict().items()}
     require_same_names(set(expected), set(names), component)
     state = {}
     for name, shape in expected.items():
@@ -48,6 +51,7 @@ def assign_weights(
                 f"{component}: {name} has shape {list(tensor.shape)}, expected {list(shape)}",
                 hint="config.json and the weights do not belong together",
             )
+        _require_type(tensor, types[name], name, component)
         require_finite(tensor, name, component)
         state[name] = tensor.to(device=device, dtype=_compute_dtype(name, tensor, dtype))
     module.load_state_dict(state, strict=True, assign=True)
@@ -64,6 +68,15 @@ def require_same_names(expected: set[str], found: set[str], component: str) -> N
                 f"{component}: {problem} tensor {listed}{more}",
                 hint="config.json and the weights do not belong together, or a file is incomplete",
             )
+
+
+def _require_type(tensor: Tensor, expected: torch.dtype, name: str, component: str) -> None:
+    fits = tensor.dtype == expected if not expected.is_floating_point else tensor.dtype in _FLOATS
+    if not fits:
+        raise checkpoint_error(
+            f"{component}: {name} is stored as {str(tensor.dtype).removeprefix('torch.')}",
+            hint="use a release in fp32, bf16 or fp16, or a folder made by `sana quantize`",
+        )
 
 
 def _compute_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:

@@ -1,6 +1,6 @@
 """`sana generate`: a prompt becomes PNG files."""
 
-from pathlib import Path
+import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -29,7 +29,7 @@ def generate(
     ],
     model: ModelOption = None,
     output: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--output",
             "-o",
@@ -81,6 +81,11 @@ def generate(
     quiet: QuietOption = False,
 ) -> None:
     """Draw pictures of PROMPT."""
+    for option, value in (
+        ("--size", size), ("--aspect", aspect), ("--output", output), ("--model", model),
+    ):  # fmt: skip
+        if value == "":  # mostly an unset variable of a script
+            raise SanaError(f"{option} is empty", hint=f"leave {option} away", code=ExitCode.USAGE)
     if size and (width is not None or height is not None):
         raise _contradiction("--size", "--width or --height")
     if aspect and (size or width is not None or height is not None):
@@ -88,7 +93,7 @@ def generate(
     if size:
         width, height = parse_size(size)
 
-    from sana_cli.checkpoint import open_checkpoint
+    from sana_cli.checkpoint import local_path, open_checkpoint
     from sana_cli.console import ConsoleReporter
     from sana_cli.request import Request, check
     from sana_cli.user_config import BUILTIN, default_model
@@ -115,7 +120,8 @@ def generate(
             enhance=enhance,
             seed=seed,
             count=count,
-            output=output,
+            output=local_path(output) if output else None,
+            output_is_folder=(output or "").endswith(("/", os.sep)),
             overwrite=force,
             precision=precision.value,
         )
@@ -125,13 +131,15 @@ def generate(
         from sana_cli.run import Run
 
         run = Run(checkpoint, request, device=pick_device(device), reporter=reporter)
-        pictures = []
-        for picture in run.pictures():
-            pictures.append(picture)
-            if not json:
-                typer.echo(_summary(picture, quiet=quiet))
-    if json:
-        _print_json(checkpoint, run, pictures)
+        pictures: list[Picture] = []
+        try:
+            for picture in run.pictures():
+                pictures.append(picture)
+                if not json:
+                    typer.echo(_summary(picture, quiet=quiet))
+        finally:  # pictures that are done are told, whatever happens to the next one
+            if json and pictures:
+                _print_json(checkpoint, run, pictures)
 
 
 def _contradiction(one: str, other: str) -> SanaError:

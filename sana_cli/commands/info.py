@@ -1,12 +1,12 @@
 """`sana info`: what a model is and needs, or how a picture was made."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sana_cli.errors import SanaError
 from sana_cli.options import JsonOption
+from sana_cli.output import printable
 
 if TYPE_CHECKING:
     from sana_cli.checkpoint import Checkpoint
@@ -21,7 +21,9 @@ def info(
     json: JsonOption = False,
 ) -> None:
     """Describe a model, or tell the settings of a picture. Never downloads."""
-    path = Path(subject).expanduser()
+    from sana_cli.checkpoint import local_path
+
+    path = local_path(subject)
     if path.suffix.lower() == ".png" and path.is_file():
         from sana_cli.image_io import read_settings
 
@@ -33,7 +35,7 @@ def info(
 
         typer.echo(dumps(facts, ensure_ascii=False))
     else:
-        typer.echo("\n".join(_lines(facts)))
+        typer.echo(printable("\n".join(_lines(facts))))
 
 
 def _model_facts(model: str) -> dict[str, Any]:

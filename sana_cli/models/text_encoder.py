@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.published import complex_human_instruction
 
 MAX_PROMPT_TOKENS = 300  # BOS and 299 of the prompt
@@ -28,6 +29,13 @@ class EncodedPrompt:
     unknown_words: tuple[str, ...] = ()
 
 
+def _foreign_tokenizer(problem: str) -> SanaError:
+    return checkpoint_error(
+        f"the tokenizer {problem}",
+        hint="use the tokenizer/ folder that belongs to the text encoder",
+    )
+
+
 @dataclass(slots=True)
 class _Prefix:
     """The instruction without its last token, which merges with the prompt's first word."""
@@ -40,7 +48,7 @@ class _Prefix:
 class PromptEncoder:
     """A tokenizer and a Gemma-2 decoder trunk; holds the instruction's key-value cache."""
 
-    def __init__(self, tokenizer: Any, model: torch.nn.Module) -> None:
+    def __init__(self, tokenizer: Any, model: Any) -> None:
         self.tokenizer = tokenizer
         self.model = model
         self._prefix: _Prefix | None = None
@@ -70,7 +78,17 @@ class PromptEncoder:
         return self.encode(negative_prompt, enhance=False)
 
     def _tokenize(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=True).input_ids)
+        """Token ids with BOS. SanaError for a tokenizer that does not belong to the model."""
+        try:
+            ids = list(self.tokenizer(text, add_special_tokens=True).input_ids)
+        except Exception as error:  # tokenizers raises bare ones
+            raise _foreign_tokenizer(f"cannot read the prompt: {error}") from error
+        rows = self.model.config.vocab_size
+        if ids and max(ids) >= rows:
+            raise _foreign_tokenizer(f"uses token {max(ids)}, the text encoder has {rows}")
+        if not ids or ids[0] != self.tokenizer.bos_token_id:
+            raise _foreign_tokenizer("does not begin texts with BOS, as Gemma's does")
+        return ids
 
     def _unknown_words(self, text: str) -> tuple[str, ...]:
         """Words that the tokenizer maps to its unknown token (never with Gemma's own)."""

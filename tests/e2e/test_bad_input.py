@@ -102,9 +102,7 @@ def test_sprint_refuses_other_schedulers(refused: Callable[..., str], pipelines:
 def test_absent_device(refused: Callable[..., str], tiny_model: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has the device")
-    assert "cuda is not available" in refused(
-        ExitCode.ENVIRONMENT, tiny_model, "--device", "cuda"
-    )
+    assert "cuda is not available" in refused(ExitCode.ENVIRONMENT, tiny_model, "--device", "cuda")
 
 
 def test_half_precision_of_the_other_kind(refused: Callable[..., str], pipelines: Any) -> None:
@@ -156,7 +154,7 @@ def test_unwritable_output(
         def refuse(*_: object, **__: object) -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
+        monkeypatch.setattr(tempfile, "mkstemp", refuse)
     message = refused(ExitCode.ENVIRONMENT, tiny_model, "-o", folder / "a.png")
     assert "Permission denied" in message
 
@@ -194,9 +192,7 @@ def test_folder_that_is_no_model(refused: Callable[..., str], tmp_path: Path) ->
     ],
 )
 @pytest.mark.parametrize("damage", ["missing", "truncated", "corrupt", "nan"])
-def test_damaged_weights(
-    refused: Callable[..., str], broken: Path, file: str, damage: str
-) -> None:
+def test_damaged_weights(refused: Callable[..., str], broken: Path, file: str, damage: str) -> None:
     path = broken / file
     expected = path.name
     if damage == "missing":
@@ -292,9 +288,7 @@ def test_pth_that_would_run_code(refused: Callable[..., str], tmp_path: Path) ->
     ],
     ids=["text", "empty file", "absent", "list", "no tensors", "foreign", "partial", "empty"],
 )
-def test_unfit_pth(
-    refused: Callable[..., str], tmp_path: Path, content: Any, message: str
-) -> None:
+def test_unfit_pth(refused: Callable[..., str], tmp_path: Path, content: Any, message: str) -> None:
     path = tmp_path / "model.pth"
     if isinstance(content, bytes):
         path.write_bytes(content)

@@ -23,7 +23,9 @@ def spoil(monkeypatch: pytest.MonkeyPatch, part: str, *, always: bool) -> None:
         module = original(checkpoint, dtype=dtype, device=device)
         if always or dtype != "fp32":
             weights = module.model if part == "prompt_encoder" else module
-            parameter = [p for n, p in weights.named_parameters() if not n.startswith("encoder.")][-1]
+            parameter = [p for n, p in weights.named_parameters() if not n.startswith("encoder.")][
+                -1
+            ]
             with torch.no_grad():
                 parameter.view(-1)[0] = torch.nan
         return module

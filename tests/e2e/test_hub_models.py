@@ -11,7 +11,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-OPTIONS = ("--size", "64x64", "--steps", "1", "--device", "cpu", "--precision", "fp32", "--seed", "1")
+OPTIONS = (
+    "--size",
+    "64x64",
+    "--steps",
+    "1",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--seed",
+    "1",
+)
 
 
 def serve(hub: Any, repo: str, folder: Path) -> None:
@@ -83,7 +94,9 @@ def native_state_dict(state: dict[str, torch.Tensor], layers: int) -> dict[str, 
                 [state[f"{block}.attn2.to_{x}.{kind}"] for x in "kv"]
             )
             native[f"{old}.cross_attn.proj.{kind}"] = state[f"{block}.attn2.to_out.0.{kind}"]
-            native[f"{old}.mlp.inverted_conv.conv.{kind}"] = state[f"{block}.ff.conv_inverted.{kind}"]
+            native[f"{old}.mlp.inverted_conv.conv.{kind}"] = state[
+                f"{block}.ff.conv_inverted.{kind}"
+            ]
             native[f"{old}.mlp.depth_conv.conv.{kind}"] = state[f"{block}.ff.conv_depth.{kind}"]
         native[f"{old}.mlp.point_conv.conv.weight"] = state[f"{block}.ff.conv_point.weight"]
     return native

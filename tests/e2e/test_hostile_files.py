@@ -1,0 +1,313 @@
+"""Files and values that nobody publishes: told as what they are, never a traceback or a wrong picture."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import load_file, save_file
+
+from sana_cli.errors import ExitCode
+
+FAST = ("--size", "64x64", "--steps", "1", "--device", "cpu", "--precision", "fp32", "--seed", "1")
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+@pytest.fixture
+def fails(sana: Callable[..., Any], tmp_path: Path) -> Callable[..., str]:
+    """Run, require an exit code, one error line and a hint, nothing on stdout; return the error."""
+
+    def run(code: ExitCode, *arguments: object) -> str:
+        result = sana(*arguments)
+        assert result.code == code, result.err
+        assert result.out == ""
+        errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1, result.err
+        assert result.err.splitlines()[-1].startswith("hint: "), result.err
+        assert list(tmp_path.glob("*.png")) == []
+        return errors[0]
+
+    return run
+
+
+def edit(path: Path, **changes: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("transformer/config.json", {"num_layers": 2.5}),
+        ("transformer/config.json", {"num_layers": 10**9}),
+        ("transformer/config.json", {"num_layers": True}),
+        ("transformer/config.json", {"mlp_ratio": -1}),
+        ("transformer/config.json", {"mlp_ratio": float("nan")}),
+        ("transformer/config.json", {"norm_eps": "x"}),
+        ("transformer/config.json", {"guidance_embeds": "false"}),
+        ("transformer/config.json", {"sample_size": 10**12}),
+        ("transformer/config.json", {"caption_channels": 48}),
+        ("transformer/config.json", {"out_channels": 16}),
+        ("vae/config.json", {"scaling_factor": "x"}),
+        ("vae/config.json", {"scaling_factor": 0}),
+        ("vae/config.json", {"decoder_act_fns": "tanh"}),
+        ("vae/config.json", {"decoder_conv_act_fn": ["relu"]}),
+        ("vae/config.json", {"attention_head_dim": 0}),
+        ("vae/config.json", {"attention_head_dim": 7}),
+        ("vae/config.json", {"decoder_qkv_multiscales": [0, 0, 0, 5, 5, 5]}),
+        ("vae/config.json", {"decoder_block_out_channels": "abcdef"}),
+        ("vae/config.json", {"decoder_block_out_channels": [0] * 6}),
+        ("vae/config.json", {"decoder_layers_per_block": [3, 3, 3, 3, 3, 10**7]}),
+        ("vae/config.json", {"upsample_block_type": "foo"}),
+        ("vae/config.json", {"in_channels": 1}),
+        ("scheduler/scheduler_config.json", {"flow_shift": 1e17}),
+        ("scheduler/scheduler_config.json", {"flow_shift": float("nan")}),
+        ("scheduler/scheduler_config.json", {"flow_shift": "high"}),
+        ("scheduler/scheduler_config.json", {"prediction_type": "epsilon"}),
+        ("scheduler/scheduler_config.json", {"use_flow_sigmas": False}),
+        ("text_encoder/config.json", {"num_hidden_layers": "2"}),
+        ("text_encoder/config.json", {"num_attention_heads": 0}),
+        ("text_encoder/config.json", {"hidden_activation": "nope"}),
+        ("text_encoder/config.json", {"query_pre_attn_scalar": 0}),
+        ("text_encoder/config.json", {"dtype": "nope"}),
+        ("text_encoder/config.json", {"pad_token_id": 10**6}),
+        ("text_encoder/config.json", {"rope_parameters": {"rope_type": "zzz"}}),
+        ("tokenizer/tokenizer_config.json", {"tokenizer_class": 5}),
+    ],
+    ids=str,
+)
+def test_configuration(
+    fails: Callable[..., str], model: Path, tmp_path: Path, file: str, changes: dict[str, Any]
+) -> None:
+    edit(model / file, **changes)
+    fails(ExitCode.CHECKPOINT, "generate", "x", "-m", model, "-o", tmp_path / "a.png", *FAST)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"guidance": 1e9}, {"native_size": 100}, {"steps": 0}, {"precision": "int8"}],
+    ids=str,
+)
+def test_own_settings(
+    fails: Callable[..., str], model: Path, tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    (model / "sana.json").write_text(json.dumps(changes))
+    fails(ExitCode.CHECKPOINT, "generate", "x", "-m", model, "-o", tmp_path / "a.png", *FAST)
+
+
+def test_code_in_a_folder_never_runs(
+    fails: Callable[..., str], model: Path, tmp_path: Path
+) -> None:
+    (model / "tokenizer/evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    path = model / "tokenizer/tokenizer_config.json"
+    edit(path, tokenizer_class="Tok", auto_map={"AutoTokenizer": ["evil.Tok", None]})
+    fails(ExitCode.CHECKPOINT, "generate", "x", "-m", model, "-o", tmp_path / "a.png", *FAST)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.int8, torch.uint8, torch.int64, torch.float8_e4m3fn, torch.bool], ids=str
+)
+@pytest.mark.parametrize("part", ["transformer", "vae"])
+def test_weights_of_a_type_that_holds_none(
+    fails: Callable[..., str], model: Path, tmp_path: Path, part: str, dtype: torch.dtype
+) -> None:
+    path = next((model / part).glob("*.safetensors"))
+    save_file({name: tensor.to(dtype) for name, tensor in load_file(path).items()}, path)
+    error = fails(
+        ExitCode.CHECKPOINT, "generate", "x", "-m", model, "-o", tmp_path / "a.png", *FAST
+    )
+    assert "stored" in error
+
+
+def shards(model: Path) -> tuple[Path, dict[str, str]]:
+    """Split the transformer into two shards; the folder and the true weight map."""
+    folder = model / "transformer"
+    single = folder / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(single)
+    single.unlink()
+    names, weight_map = sorted(tensors), {}
+    for number, part in enumerate((names[:9], names[9:]), start=1):
+        file = f"diffusion_pytorch_model-{number:05d}-of-00002.safetensors"
+        save_file({name: tensors[name] for name in part}, folder / file)
+        weight_map |= dict.fromkeys(part, file)
+    return folder, weight_map
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda m: dict.fromkeys(m, sorted(m.values())[0]),
+        lambda m: m | {"ghost.weight": sorted(m.values())[0]},
+        lambda m: m | {sorted(m)[0]: "../../evil.safetensors"},
+        lambda m: dict.fromkeys(m, 5),
+        lambda m: dict.fromkeys(m, "x" * 5000),
+        lambda m: {},
+    ],
+    ids=["wrong shard", "ghost", "outside", "numbers", "long", "empty"],
+)
+def test_index(
+    fails: Callable[..., str], model: Path, tmp_path: Path, change: Callable[..., Any]
+) -> None:
+    folder, weight_map = shards(model)
+    index = folder / "diffusion_pytorch_model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": change(weight_map)}))
+    fails(ExitCode.CHECKPOINT, "generate", "x", "-m", model, "-o", tmp_path / "a.png", *FAST)
+
+
+def test_empty_weight_file(fails: Callable[..., str], model: Path, tmp_path: Path) -> None:
+    save_file({}, model / "transformer/diffusion_pytorch_model.safetensors")
+    error = fails(
+        ExitCode.CHECKPOINT, "generate", "x", "-m", model, "-o", tmp_path / "a.png", *FAST
+    )
+    assert "holds no tensors" in error
+
+
+def test_transformer_of_zeros(fails: Callable[..., str], model: Path, tmp_path: Path) -> None:
+    path = model / "transformer/diffusion_pytorch_model.safetensors"
+    save_file({name: torch.zeros_like(tensor) for name, tensor in load_file(path).items()}, path)
+    error = fails(
+        ExitCode.CHECKPOINT, "generate", "x", "-m", model, "-o", tmp_path / "a.png", *FAST
+    )
+    assert "flat values" in error
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("-o", "y" * 300 + ".png"),
+        ("-o", "no-such-folder/"),
+        ("-m", "~nosuchuser/x"),
+        ("-m", "z" * 5000),
+        ("-m", ""),
+        ("-o", ""),
+        ("--size", ""),
+        ("--aspect", ""),
+        ("--negative", "\udcff"),
+        ("--negative", "w" * 30_000),
+    ],
+    ids=lambda value: value[:20].encode(errors="replace").decode(),
+)
+def test_odd_values(
+    fails: Callable[..., str], tiny_model: Path, tmp_path: Path, option: str, value: str
+) -> None:
+    given = {"-m": str(tiny_model), "-o": str(tmp_path / "a.png")} | {option: value}
+    options = [word for pair in given.items() for word in pair]
+    fails(ExitCode.USAGE, "generate", "x", *options, "--steps", "1")
+
+
+def test_dangling_link_as_output_is_found_before_any_work(
+    fails: Callable[..., str], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "link").rename(tmp_path / "link.PNG")
+    monkeypatch.setattr("sana_cli.run.load_prompt_encoder", None)
+    fails(ExitCode.USAGE, "generate", "x", "-m", tiny_model, "-o", tmp_path / "link.PNG", *FAST)
+
+
+def test_long_but_legal_name(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 251 + ".png")
+    assert sana("generate", "x", "-m", tiny_model, "-o", path, *FAST).code == 0
+    assert path.is_file()
+
+
+def test_a_pipe_is_not_replaced(
+    fails: Callable[..., str], tiny_model: Path, tmp_path: Path
+) -> None:
+    import os
+
+    fifo = tmp_path / "pipe.PNG"
+    os.mkfifo(fifo)
+    options = ("-m", tiny_model, "-o", fifo, "--force", *FAST)
+    assert "not a regular file" in fails(ExitCode.USAGE, "generate", "x", *options)
+    assert fifo.is_fifo()
+
+
+def test_finished_pictures_are_told_when_a_later_one_fails(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sana_cli import run
+
+    original, calls = run.denoise, []
+
+    def fail_second(*args: Any, **kwargs: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise MemoryError
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(run, "denoise", fail_second)
+    options = ("-m", tiny_model, "-o", tmp_path / "a.png", "--count", "3", "--json", *FAST)
+    result = sana("generate", "x", *options)
+    assert result.code == ExitCode.ENVIRONMENT
+    assert [Path(image["path"]).name for image in result.document["images"]] == ["a-1.png"]
+
+
+@pytest.mark.parametrize(
+    "text", ["{", "[1, 2]", "5", "null", "[]", "{}", "[" * 100_000], ids=lambda t: t[:5]
+)
+def test_settings_chunk(fails: Callable[..., str], tmp_path: Path, text: str) -> None:
+    info = PngInfo()
+    info.add_itxt("sana", text)
+    path = tmp_path / "picture.PNG"
+    Image.new("RGB", (1, 1)).save(path, format="PNG", pnginfo=info)
+    assert "carries no settings" in fails(ExitCode.FAILURE, "info", path)
+
+
+def test_terminal_controls_stay_out_of_the_terminal(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    prompt = "a\x1b]0;evil\x07 fox"
+    path = tmp_path / "a.png"
+    assert sana("generate", prompt, "-m", tiny_model, "-o", path, *FAST).code == 0
+    assert "\x1b" not in sana("info", path).out
+    assert sana("info", path, "--json").document["prompt"] == prompt
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {5: torch.ones(2)},
+        {"x_embedder.proj.weight": torch.tensor(1.0)},
+        {"blocks.0.attn.qkv.weight": torch.tensor(1.0)},
+        {"blocks.0.attn.qkv.weight": torch.ones(3, 2, dtype=torch.int8)},
+        {"blocks.0.scale_shift_table": torch.ones(6, 8).to_sparse()},
+        {"blocks.0.scale_shift_table": torch.ones(1).expand(10**9)},
+    ],
+    ids=["number", "scalar", "scalar qkv", "integers", "sparse", "expanded"],
+)
+def test_pth(fails: Callable[..., str], tmp_path: Path, state: dict[Any, torch.Tensor]) -> None:
+    path = tmp_path / "model.pth"
+    torch.save(state, path)
+    fails(ExitCode.CHECKPOINT, "generate", "x", "-m", path, "-o", tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("content", [b"\x80\x02.", b"\x80\x02h\xff.", b"PK\x03\x04"])
+def test_damaged_pickle(fails: Callable[..., str], tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    error = fails(ExitCode.CHECKPOINT, "generate", "x", "-m", path, "-o", tmp_path / "a.png")
+    assert "not a readable .pth" in error
+
+
+@pytest.mark.parametrize(
+    ("size", "native"), [("640x480", 512), ("90x49", 512), ("1920x1080", 1024)]
+)
+def test_resizing_never_cuts_to_a_sliver(size: str, native: int) -> None:
+    """int(480 * (640 / 672)) style products fall a hair short."""
+    from sana_cli.pixels import resize_and_crop
+    from sana_cli.published import aspect_ratio_bins
+
+    width, height = map(int, size.split("x"))
+    for drawn in aspect_ratio_bins(native).values():
+        decoded = torch.zeros(1, 1, *(side // 32 for side in drawn))
+        out = resize_and_crop(decoded, height=height, width=width)
+        assert out.shape[-2:] == (height, width)
