@@ -41,7 +41,7 @@ STAGES = (
     ("text encoder and transformer", "transformer.pt"),
     ("decoder alone", "decoder.pt"),
 )
-MAX_BYTES = 19_000_000
+MAX_BYTES = 19_900_000
 DEFAULT_STEPS = 20
 DEFAULT_GUIDANCE = 4.0
 DESCRIPTION = (

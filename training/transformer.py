@@ -21,13 +21,13 @@ from sana_cli.models.sana_transformer import SanaTransformer2D
 from training.captions import choose_caption
 from training.data import whole_pictures
 from training.dc_ae import load_autoencoder
+from training.muon import Muon, split_parameters
 from training.presets import TransformerSettings
 from training.runs import (
     Budget,
     Ema,
     learning_rate,
     load_checkpoint,
-    parameter_groups,
     pick_device,
     save_checkpoint,
     save_grid,
@@ -184,14 +184,17 @@ def train_transformer(
     torch.manual_seed(1)
     model = TextToVelocity(len(tokenizer)).to(device)
     initialise(model.transformer)
-    optimizer = torch.optim.AdamW(
-        parameter_groups(model, settings.weight_decay), lr=1e-3, betas=(0.9, 0.95), fused=True
+    matrices, others = split_parameters(model)
+    optimizers = (
+        Muon(matrices, lr=1e-3, weight_decay=settings.weight_decay),
+        torch.optim.AdamW(others, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     )
     ema = Ema(model, decay=settings.ema_decay)
     state = load_checkpoint(path, device)
     if state:
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
         ema.load_state_dict(state["ema"])
         budget.step, budget.used_s = state["step"], state["used_s"]
     seed = 2000 + budget.step + 7919 * worker.rank
@@ -221,8 +224,8 @@ def train_transformer(
         lr = learning_rate(
             budget.fraction, budget.step, peak=settings.peak_lr, warmup_steps=settings.warmup_steps
         )
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        for optimizer, factor in zip(optimizers, (settings.muon_lr_factor, 1.0), strict=True):
+            optimizer.param_groups[0]["lr"] = lr * factor
         if budget.step % settings.refresh_every == 0:
             pool.add(ENCODE_BATCH)
         captions, clean = pool.batch(batch, caption_dropout=settings.caption_dropout)
@@ -234,11 +237,12 @@ def train_transformer(
         with torch.autocast(device.type, torch.bfloat16), sdpa_kernel(attention):
             velocity = run_model(noisy.to(device), (1000 * sigma).trunc().to(device), ids, mask)
         loss = (velocity.float() - target).square().mean()
-        optimizer.zero_grad(set_to_none=True)
+        model.zero_grad(set_to_none=True)
         loss.backward()
         worker.average_gradients(model)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         ema.update(model)
         budget.tick()
         budget.used_s = worker.agree(budget.used_s)
@@ -257,7 +261,11 @@ def train_transformer(
                 state = {"step": budget.step, "used_s": budget.used_s, "ema": ema.state_dict()}
                 save_checkpoint(
                     path,
-                    {**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()},
+                    {
+                        **state,
+                        "model": model.state_dict(),
+                        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+                    },
                 )
                 last_save = now
             if now - last_grid > GRID_EVERY_S or budget.done:
