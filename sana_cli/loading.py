@@ -5,7 +5,7 @@ twice.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,14 +162,16 @@ class ComponentWeights:
     names: dict[str, str]  # module's name -> name that `read` takes
     read: Callable[[str], Tensor]
     total_bytes: int
+    fingerprint: str  # of the files, without reading them: changes when they do
 
 
 def component_weights(checkpoint: Checkpoint, component: str) -> ComponentWeights:
     """Find a component's tensors; of a quantized folder, only after comparing its digest."""
     if component == "transformer" and checkpoint.pth is not None:
         _, tensors = read_pth(checkpoint.pth)
+        names = {name: name for name in tensors}
         size = checkpoint.pth.stat().st_size
-        return ComponentWeights({name: name for name in tensors}, tensors.__getitem__, size)
+        return ComponentWeights(names, tensors.__getitem__, size, _fingerprint({checkpoint.pth}))
     # The variant is the transformer's; the other parts are the same in all their files.
     weight_variant = checkpoint.weight_variant if component == "transformer" else None
     stem = STEMS[component]
@@ -189,7 +191,12 @@ def component_weights(checkpoint: Checkpoint, component: str) -> ComponentWeight
         unaligned = checkpoint.manifest is not None and tensor.data_ptr() % 64
         return tensor.clone() if unaligned and tensor.is_floating_point() else tensor
 
-    return ComponentWeights(names, read, files.total_bytes)
+    return ComponentWeights(names, read, files.total_bytes, _fingerprint(files.paths))
+
+
+def _fingerprint(paths: Iterable[Path]) -> str:
+    states = [(path.resolve(), path.stat()) for path in sorted(paths)]
+    return ";".join(f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in states)
 
 
 def _require_digest(path: Path, sha256: str) -> None:

@@ -7,10 +7,12 @@ time. Finished components survive an interruption; a rerun goes on behind them.
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from quant.config import QuantConfig
@@ -62,7 +64,7 @@ def quantize_folder(
     """
     _check_target(target, overwrite=overwrite)
     try:
-        with new_folder(target, overwrite=overwrite) as working:
+        with _only_writer(target), new_folder(target, overwrite=overwrite) as working:
             _copy_small_files(checkpoint, working)
             reports, parts = [], {}
             for component in COMPONENTS:
@@ -111,6 +113,23 @@ def _check_target(target: Path, *, overwrite: bool) -> None:
         )
 
 
+@contextmanager
+def _only_writer(target: Path) -> Iterator[None]:
+    """Keep a second process out of the same working folder."""
+    path = target.with_name(f".{target.name}.lock")
+    lock = FileLock(path, blocking=False)
+    try:
+        with lock:
+            yield
+            path.unlink(missing_ok=True)
+    except Timeout as error:
+        raise SanaError(
+            f"another process is making {target}",
+            hint="wait for it, or choose another folder",
+            code=ExitCode.ENVIRONMENT,
+        ) from error
+
+
 def _copy_small_files(checkpoint: Checkpoint, working: Path) -> None:
     """Everything but weights: configurations, tokenizer, scheduler, licence and card."""
     for path in sorted(checkpoint.folder.rglob("*")):
@@ -119,6 +138,10 @@ def _copy_small_files(checkpoint: Checkpoint, working: Path) -> None:
         if path.is_file() and not weights and not relative.parts[0].startswith("."):
             (working / relative).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, working / relative)
+    if checkpoint.pth is not None:  # an original file knows its configuration by its shapes alone
+        config = {"_class_name": "SanaTransformer2DModel", **asdict(checkpoint.transformer)}
+        (working / "transformer").mkdir(exist_ok=True)
+        (working / "transformer/config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _quantize_component(
@@ -136,7 +159,7 @@ def _quantize_component(
     specs = dict(_specs(weights, modules))
     path = working / component / "model.safetensors"
     done = path.with_name(_DONE)
-    key = [scheme, checkpoint.name, checkpoint.revision, __version__]
+    key = [scheme, weights.fingerprint, __version__]
     state = json.loads(done.read_text()) if done.is_file() else {}
     if state.get("key") != key or sha256_of(path) != state["sha256"]:
         done.unlink(missing_ok=True)

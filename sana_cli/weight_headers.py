@@ -57,8 +57,12 @@ class WeightFiles:
         return sum(math.prod(shape) for _, shape in self.headers.values())
 
     @property
+    def paths(self) -> set[Path]:
+        return set(self._file_of.values())
+
+    @property
     def total_bytes(self) -> int:
-        return sum(path.stat().st_size for path in set(self._file_of.values()))
+        return sum(path.stat().st_size for path in self.paths)
 
     def file_of(self, name: str) -> Path:
         return self._file_of[name]

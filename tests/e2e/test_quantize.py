@@ -136,6 +136,18 @@ def test_rerun_goes_on_behind_finished_parts(
     assert list(target.glob("*/done.json")) == []
 
 
+def test_two_writers_of_one_folder(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    from filelock import FileLock
+
+    with FileLock(tmp_path / ".out.lock"):
+        result = sana("quantize", tiny_model, tmp_path / "out")
+    assert result.code == ExitCode.ENVIRONMENT
+    assert "another process is making" in result.err
+    assert not (tmp_path / "out").exists()
+
+
 # -- what is refused ---------------------------------------------------------------------------
 
 
