@@ -1,0 +1,84 @@
+"""The README's first picture: what the built-in model draws, each with its prompt and seed.
+
+`python -m benchmarks.contact_sheet` writes `docs/images/contact-sheet.png`. Any cell is redrawn, bit
+for bit on one machine, by `sana generate PROMPT --seed SEED`.
+"""
+
+import textwrap
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from sana_cli.checkpoint import open_checkpoint
+from sana_cli.loading import load_prompt_encoder, load_transformer, load_vae
+from sana_cli.pipeline import decode, denoise, encode_prompt, init_noise
+from sana_cli.pixels import to_image
+from sana_cli.request import Request, resolve
+from sana_cli.schedulers import make_scheduler
+
+CELLS = (
+    ("a large panda on a pink background", 1),
+    ("a cat left of a pizza on a blue background", 1),
+    ("a small green triangle on a white background", 1),
+    ("three apples on a white background", 1),
+    ("a rocket on a black background", 1),
+    ("two frogs on a purple background", 1),
+    ("a large red heart on a yellow background", 1),
+    ("a sun above a house on a blue background", 1),
+    ("a unicorn on a white background", 1),
+    ("a blue circle above a yellow square on a white background", 1),
+    ("an owl on a black background", 1),
+    ("a hamburger on an orange background", 1),
+)
+COLUMNS = 4
+CAPTION_HEIGHT = 44  # pixels
+TARGET = Path(__file__).parents[1] / "docs/images/contact-sheet.png"
+
+
+def draw_cells() -> list[Image.Image]:
+    """One picture a cell, through the same functions as `sana generate`."""
+    checkpoint = open_checkpoint("builtin")
+    device = torch.device("cpu")
+    encoder = load_prompt_encoder(checkpoint, dtype="fp32", device=device)
+    transformer = load_transformer(checkpoint, dtype="fp32", device=device)
+    vae = load_vae(checkpoint, dtype="fp32", device=device)
+    images = []
+    for prompt, seed in CELLS:
+        settings = resolve(Request(prompt=prompt), checkpoint)
+        text = encode_prompt(encoder, settings)
+        noise, draw = init_noise(seed, checkpoint.transformer.in_channels, settings)
+        with torch.inference_mode():
+            contexts = [transformer.encode_text(embeds) for embeds in text.branches]
+        sampler = make_scheduler(
+            settings.scheduler, settings.steps, shift=settings.flow_shift, draw_noise=draw
+        )
+        latents = denoise(
+            transformer, contexts, noise, sampler, guidance_scale=settings.guidance_scale
+        )
+        images.append(to_image(decode(vae, latents)))
+    return images
+
+
+def compose(images: list[Image.Image]) -> Image.Image:
+    """Cells in rows, each over its caption."""
+    width, height = images[0].size
+    rows = -(-len(images) // COLUMNS)
+    sheet = Image.new("RGB", (COLUMNS * width, rows * (height + CAPTION_HEIGHT)), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
+    for i, (image, (prompt, seed)) in enumerate(zip(images, CELLS, strict=True)):
+        left, top = i % COLUMNS * width, i // COLUMNS * (height + CAPTION_HEIGHT)
+        sheet.paste(image, (left, top))
+        caption = textwrap.fill(f"{prompt} --seed {seed}", 38)
+        pen.multiline_text((left + 6, top + height + 4), caption, fill="black", font=font)
+    return sheet
+
+
+def main() -> None:
+    TARGET.parent.mkdir(parents=True, exist_ok=True)
+    compose(draw_cells()).save(TARGET, optimize=True)
+    print(TARGET)
+
+
+if __name__ == "__main__":
+    main()
