@@ -110,7 +110,8 @@ def _is_plain(name: object, value: object) -> bool:
         and value.layout == torch.strided
         and value.device.type == "cpu"
         and value.is_floating_point()
-        and value.is_contiguous()
+        # Not an expanded view: a file of a few bytes must not stand for gigabytes.
+        and value.untyped_storage().nbytes() >= value.numel() * value.itemsize
     )
 
 

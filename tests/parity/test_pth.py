@@ -71,8 +71,8 @@ def to_native(state: dict[str, Tensor], layers: int, positions: int | None) -> d
     native["y_embedder.y_embedding"] = torch.randn(300, 2304)
     native["logvar_linear.weight"] = torch.randn(1, D)
     native["logvar_linear.bias"] = torch.randn(1)
-    if positions is not None:  # one number, so that the file stays small
-        native["pos_embed"] = torch.zeros(1).expand(1, positions**2, D)
+    if positions is not None:
+        native["pos_embed"] = torch.zeros(1, positions**2, D, dtype=torch.bfloat16)
     return native
 
 
