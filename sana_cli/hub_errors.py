@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -78,6 +79,7 @@ def _explain(
             )
         case HTTPError():
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            reason = re.sub(r"^\[Errno -?\d+\] ", "", reason)
             message = f"cannot reach {hub}: {reason}"
             hint = "check the network, then try again: a broken download goes on where it stopped"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):

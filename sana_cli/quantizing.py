@@ -32,6 +32,7 @@ from sana_cli.checkpoint import Checkpoint
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.loading import TOKEN_CONVS, ComponentWeights, component_weights, empty_module
 from sana_cli.recipes import COMPONENTS, component_recipe
+from sana_cli.weight_files import select_files
 from sana_cli.weights import require_finite, require_same_names
 
 _DONE = "done.json"  # beside a finished component: what it was made with, and its digest
@@ -131,17 +132,22 @@ def _only_writer(target: Path) -> Iterator[None]:
 
 
 def _copy_small_files(checkpoint: Checkpoint, working: Path) -> None:
-    """Everything but weights: configurations, tokenizer, scheduler, licence and card."""
-    for path in sorted(checkpoint.folder.rglob("*")):
-        relative = path.relative_to(checkpoint.folder)
-        weights = path.suffix in (".safetensors", ".bin") or ".safetensors.index" in path.name
-        if path.is_file() and not weights and not relative.parts[0].startswith("."):
-            (working / relative).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, working / relative)
+    """What a model folder holds besides weights. A card is left behind: it describes other files."""
+    names = [
+        path.relative_to(checkpoint.folder).as_posix() for path in checkpoint.folder.rglob("*")
+    ]
+    chosen = [name for name in select_files(names) if not _is_weight(name)]
+    for name in [*chosen, *(name for name in names if name.upper().startswith("LICEN"))]:
+        (working / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(checkpoint.folder / name, working / name)
     if checkpoint.pth is not None:  # an original file knows its configuration by its shapes alone
         config = {"_class_name": "SanaTransformer2DModel", **asdict(checkpoint.transformer)}
         (working / "transformer").mkdir(exist_ok=True)
         (working / "transformer/config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _is_weight(name: str) -> bool:
+    return name.endswith(".safetensors") or ".safetensors.index" in name
 
 
 def _quantize_component(

@@ -83,6 +83,13 @@ class Run:
         self._contexts: list[TextContext] = []
         self._vae: AutoencoderDC | None = None
         self._seconds = dict.fromkeys(STAGES, 0.0)
+        native = checkpoint.defaults.native_size
+        if checkpoint.own.vocabulary and (native, native) != (
+            self.settings.drawn_width, self.settings.drawn_height,
+        ):  # fmt: skip
+            reporter.notice(
+                f"{checkpoint.name} was trained at {native}x{native}; others draw worse"
+            )
         if self.settings.negative_prompt and not self.settings.uses_two_branches:
             reporter.notice("--negative has no effect: guidance is 1 or less, or built in (Sprint)")
 

@@ -40,9 +40,18 @@ def read_config_file() -> dict[str, str]:
     return values
 
 
-def default_model() -> str:
-    """The model of a run that names none: SANA_MODEL, else the config file's, else the built-in."""
-    return os.environ.get("SANA_MODEL") or read_config_file().get("model") or BUILTIN
+def default_model() -> tuple[str, str]:
+    """The model of a run that names none, and where that was said.
+
+    SANA_MODEL, else the config file's, else the built-in.
+    """
+    from_environment = os.environ.get("SANA_MODEL")
+    if from_environment:
+        return from_environment, "SANA_MODEL"
+    from_file = read_config_file().get("model")
+    if from_file:
+        return from_file, str(config_path())
+    return BUILTIN, ""
 
 
 def _unusable(path: Path, problem: str) -> SanaError:

@@ -34,14 +34,14 @@ class TransformerSettings:
     """Sizes of the run; the network is the same for every preset."""
 
     batch: int = 128
-    peak_lr: float = 1e-3
-    muon_lr_factor: float = 2.0  # matrices learn at this multiple of the rate
+    peak_lr: float = 2e-3
+    muon_lr_factor: float = 2.5  # matrices learn at this multiple of the rate
     warmup_steps: int = 150
     weight_decay: float = 0.01
     ema_decay: float = 0.998
     caption_dropout: float = 0.12
     pool: int = (
-        8_000  # scenes encoded before the first step, over all workers; fewer for a short run
+        6_000  # scenes encoded before the first step, over all workers; fewer for a short run
     )
     pool_limit: int = 60_000
     refresh_every: int = 10  # steps between two additions of ENCODE_BATCH scenes a worker; the oldest go when it is full

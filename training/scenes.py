@@ -141,15 +141,15 @@ def _compose(thing: Thing, scene: Scene, sprites: Sprites, under: np.ndarray) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """Probabilities of the kinds of scenes; they need not add up to one."""
+    """Probabilities of the kinds of scenes; they need not add up to one. Objects take longer to learn than shapes."""
 
-    single_object: float = 0.36
-    single_shape: float = 0.12
-    object_pair: float = 0.24
-    shape_pair: float = 0.10
-    mixed_pair: float = 0.06
-    object_count: float = 0.09
-    shape_count: float = 0.03
+    single_object: float = 0.44
+    single_shape: float = 0.07
+    object_pair: float = 0.30
+    shape_pair: float = 0.07
+    mixed_pair: float = 0.04
+    object_count: float = 0.06
+    shape_count: float = 0.02
 
 
 def sample_scene(rng: random.Random, *, mix: Mix | None = None, split: Split = "train") -> Scene:
@@ -196,7 +196,7 @@ def _propose(rng: random.Random, kind: str) -> Scene:
             size="small",
             style=style,
         )
-    size = rng.choice(tuple(SIZES)) if noun == "shape" else rng.choices(OBJECT_SIZES, (0.3, 0.7))[0]
+    size = rng.choice(tuple(SIZES)) if noun == "shape" else rng.choices(OBJECT_SIZES, (0.2, 0.8))[0]
     return Scene(things=(thing,), background=background, size=size, style=style)
 
 

@@ -47,14 +47,19 @@ def generate(
         str | None,
         typer.Option(metavar="W:H", help="Shape only, at the model's native area: 16:9."),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps [default: the model's]")
+    ] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="How strictly to follow the prompt; 1 turns it off.")
+        float | None,
+        typer.Option(help="How strictly to follow the prompt; 1: off [default: the model's]"),
     ] = None,
     negative: Annotated[
         str, typer.Option(metavar="TEXT", help="What to keep out of the picture.")
     ] = "",
-    seed: Annotated[int | None, typer.Option(help="Same seed, same picture.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Same seed, same picture [default: random]")
+    ] = None,
     count: Annotated[int, typer.Option(help="Pictures to draw, with seeds S, S+1, ...")] = 1,
     scheduler: Annotated[
         Scheduler | None, typer.Option(help="Sampler [default: the model's]", show_default=False)
@@ -67,13 +72,16 @@ def generate(
         bool | None,
         typer.Option(
             "--enhance/--no-enhance",
-            help="Put the published instruction before the prompt.",
+            help="Put the published instruction before the prompt [default: as published]",
             show_default=False,
         ),
     ] = None,
     bins: Annotated[
         bool,
-        typer.Option("--bins/--exact", help="Draw at the nearest published size, then resize."),
+        typer.Option(
+            "--bins/--exact",
+            help="Any size: draw at the nearest one the model was trained on, resize.",
+        ),
     ] = False,
     offline: OfflineOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
@@ -99,12 +107,17 @@ def generate(
     from sana_cli.user_config import BUILTIN, default_model
 
     with ConsoleReporter(quiet=quiet) as reporter:
-        name = model or default_model()
-        checkpoint = open_checkpoint(name, offline=offline, progress=reporter.download)
+        name, source = (model, "") if model else default_model()
+        try:
+            checkpoint = open_checkpoint(name, offline=offline, progress=reporter.download)
+        except SanaError as error:
+            if source:  # nobody typed this name just now
+                error.message += f" (named by {source})"
+            raise
         if model is None and name == BUILTIN:
             reporter.notice(
-                f"drawn by the built-in demonstration model, which knows {checkpoint.own.description}; "
-                "for a real one add --model sana-0.6b"
+                f"drawn by the built-in demonstration model: {checkpoint.own.description}; "
+                "`sana info builtin` lists its words, --model sana-0.6b is a real one"
             )
         if aspect:
             width, height = size_of_aspect(aspect, checkpoint.defaults.native_size)

@@ -20,7 +20,7 @@ def info(
     ],
     json: JsonOption = False,
 ) -> None:
-    """Describe a model, or tell the settings of a picture. Never downloads."""
+    """Show what a model is and can draw, or how a picture was made."""
     from sana_cli.checkpoint import local_path
 
     path = local_path(subject)
@@ -28,6 +28,9 @@ def info(
         from sana_cli.image_io import read_settings
 
         facts = read_settings(path)
+        if not json:
+            facts = {key: value for key, value in facts.items() if value != ""}
+            facts["again"] = _command(facts)
     else:
         facts = _model_facts(subject)
     if json:
@@ -36,6 +39,24 @@ def info(
         typer.echo(dumps(facts, ensure_ascii=False))
     else:
         typer.echo(printable("\n".join(_lines(facts))))
+
+
+def _command(settings: dict[str, Any]) -> str:
+    """The command that draws a picture once more."""
+    from shlex import quote
+
+    options = {
+        "model": "--model", "negative_prompt": "--negative", "size": "--size", "steps": "--steps",
+        "guidance": "--guidance", "scheduler": "--scheduler", "seed": "--seed",
+    }  # fmt: skip
+    words = ["sana", "generate", quote(str(settings.get("prompt", "")))]
+    for key, option in options.items():
+        if key in settings:
+            words += [option, quote(str(settings[key]))]
+    if settings.get("drawn_size") != settings.get("size"):
+        words.append("--bins")
+    words.append("--enhance" if settings.get("enhance") else "--no-enhance")
+    return " ".join(words)
 
 
 def _model_facts(model: str) -> dict[str, Any]:
@@ -51,7 +72,7 @@ def _model_facts(model: str) -> dict[str, Any]:
         return {"model": variant.alias, "downloaded": False, **_published_facts(variant)}
     return {
         "model": checkpoint.name,
-        "downloaded": True,
+        **({"downloaded": True} if variant else {}),
         **_local_facts(checkpoint),
         **(_published_facts(variant) if variant else {}),
     }

@@ -33,9 +33,9 @@ def quantize(
     json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Quantize MODEL into OUT without data, layer by layer from its files.
+    """Make MODEL smaller: a quantized folder OUT.
 
-    A rerun after an interruption goes on behind the finished parts.
+    Needs no data, and holds one layer in memory. A rerun after an interruption goes on behind the finished parts.
     """
     schemes = _schemes(recipe, transformer=transformer, vae=vae, text_encoder=text_encoder)
     from sana_cli.checkpoint import open_checkpoint
@@ -148,4 +148,8 @@ def _lines(out: Path, reports: "list[ComponentReport]") -> list[str]:
     lines += [
         f"kept in floating point, {count} layers: {reason}" for reason, count in reasons.items()
     ]
-    return [*lines, f"{out}"]
+    before, after = (
+        sum(_facts(r)[key] for r in reports) for key in ("bytes_before", "bytes_after")
+    )
+    size = f"{before / 1e6:,.1f} -> {after / 1e6:,.1f} MB"
+    return [*lines, f"{out}: {size}; draw with it: sana generate PROMPT --model {out}"]

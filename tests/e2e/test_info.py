@@ -13,7 +13,6 @@ from sana_cli.errors import ExitCode
 
 def test_folder(sana: Callable[..., Any], tiny_model: Path) -> None:
     document = sana("info", tiny_model, "--json").document
-    assert document["downloaded"] is True
     assert document["folder"] == str(tiny_model)
     assert "fp32" in document["vae"]
     text = sana("info", tiny_model).out
@@ -34,7 +33,15 @@ def test_picture(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> 
     options = ("--size", "64x64", "--steps", "1", "--seed", "9", "--device", "cpu")
     assert sana("generate", "a fox", "-m", tiny_model, "-o", path, *options).code == 0
     assert sana("info", path, "--json").document["seed"] == 9
-    assert "prompt: a fox" in sana("info", path).out
+    text = sana("info", path).out
+    assert "prompt: a fox" in text
+    again = text.splitlines()[-1].removeprefix("again: sana ")
+    assert again.startswith("generate 'a fox' --model ")
+    import shlex
+
+    words = [str(tiny_model) if w == tiny_model.name else w for w in shlex.split(again)]
+    assert sana(*words, "-o", tmp_path / "b.png", "--device", "cpu").code == 0
+    assert (tmp_path / "b.png").read_bytes() == path.read_bytes()
 
 
 @pytest.mark.parametrize(

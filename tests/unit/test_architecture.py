@@ -12,7 +12,16 @@ ROOT = Path(__file__).parents[2]
 # Floors of docs/architecture.md, lowest first. A module may import from floors below its own.
 FLOORS = (
     ("errors",),
-    ("config", "options", "output", "recipes", "user_config", "variants", "weight_files", "published"),
+    (
+        "config",
+        "options",
+        "output",
+        "recipes",
+        "user_config",
+        "variants",
+        "weight_files",
+        "published",
+    ),
     ("weight_headers",),
     ("hub_errors",),
     ("models", "schedulers", "hub", "image_io", "pixels", "console", "precision", "weights"),
@@ -30,9 +39,7 @@ FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
 
 
 def sources() -> list[Path]:
-    return sorted(
-        path for path in (ROOT / "sana_cli").rglob("*.py") if path.stem != "__init__"
-    )
+    return sorted(path for path in (ROOT / "sana_cli").rglob("*.py") if path.stem != "__init__")
 
 
 def imported(path: Path) -> set[str]:

@@ -6,7 +6,9 @@ from sana_cli.config import DCAEConfig, OwnSettings, TransformerConfig
 
 
 def test_missing_and_unknown_fields() -> None:
-    config = TransformerConfig.from_dict({"num_layers": 3, "_diffusers_version": "0.42", "qk_norm": None})
+    config = TransformerConfig.from_dict(
+        {"num_layers": 3, "_diffusers_version": "0.42", "qk_norm": None}
+    )
     assert (config.num_layers, config.qk_norm, config.timestep_scale) == (3, None, 1.0)
     assert config.inner_dim == 2240
     assert config.ff_dim == 5600

@@ -15,13 +15,13 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_precedence(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert default_model() == "builtin"
+    assert default_model() == ("builtin", "")
     file.write_text('model = "sana-1.6b"\n')
-    assert default_model() == "sana-1.6b"
+    assert default_model() == ("sana-1.6b", str(file))
     monkeypatch.setenv("SANA_MODEL", "sprint-0.6b")
-    assert default_model() == "sprint-0.6b"
+    assert default_model() == ("sprint-0.6b", "SANA_MODEL")
     monkeypatch.setenv("SANA_MODEL", "")
-    assert default_model() == "sana-1.6b", "an empty variable says nothing"
+    assert default_model()[0] == "sana-1.6b", "an empty variable says nothing"
 
 
 @pytest.mark.parametrize(

@@ -81,7 +81,9 @@ def test_missing_shard_and_broken_index(tmp_path: Path) -> None:
     shard = "m-00001-of-00002.safetensors"
     save_file({"weight": torch.ones(2, 3)}, tmp_path / shard)
     index = tmp_path / "m.safetensors.index.json"
-    index.write_text(f'{{"weight_map": {{"weight": "{shard}", "bias": "m-00002-of-00002.safetensors"}}}}')
+    index.write_text(
+        f'{{"weight_map": {{"weight": "{shard}", "bias": "m-00002-of-00002.safetensors"}}}}'
+    )
     with pytest.raises(SanaError, match=r"missing weight file .*00002-of-00002"):
         WeightFiles(tmp_path, stem="m")
     index.write_text("{")
