@@ -40,12 +40,14 @@ class ConsoleReporter:
         self._downloads = _Downloads(self)
 
     def __enter__(self) -> "ConsoleReporter":
-        self._progress.start()
+        if not self._progress.disable:
+            self._progress.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._downloads.stop()
-        self._progress.stop()
+        if not self._progress.disable:  # older Rich prints an empty line even then
+            self._progress.stop()
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
