@@ -1,0 +1,44 @@
+"""The README's commands do what it says, in its order."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sana_cli.errors import ExitCode
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+def commands() -> list[list[str]]:
+    """The words of every `sana ...` line in a code block, comments and environments removed."""
+    blocks = re.findall(r"^```\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    found = [re.sub(r"^.*?(?:\.venv/bin/)?sana ", "", line) for line in lines if "sana " in line]
+    return [shlex.split(line, comments=True) for line in found]
+
+
+def test_commands(
+    sana: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those with the built-in model run; those with a real one get as far as its missing files."""
+    monkeypatch.chdir(tmp_path)
+    ran = 0
+    for words in commands():
+        if {"sana-0.6b", "small"} & set(words):
+            result = sana(*words, *(() if "small" in words else ("--offline",)))
+            expected = ExitCode.USAGE if "small" in words else ExitCode.ENVIRONMENT
+            if words[0] == "quantize":
+                expected = ExitCode.ENVIRONMENT
+            assert result.code == expected, (words, result.err)
+            continue
+        result = sana(*words, *(("--device", "cpu") if words[0] == "generate" else ()))
+        assert result.code == 0, (words, result.err)
+        ran += 1
+    assert ran >= 6
+    assert {p.name for p in tmp_path.glob("panda-*.png")} == {
+        f"panda-{n}.png" for n in range(7, 11)
+    }
