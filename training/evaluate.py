@@ -84,7 +84,7 @@ def load_painter(model: str, *, steps: int = 0, guidance: float = 0.0) -> Painte
         text_encoder=encoder.model,
         tokenizer=encoder.tokenizer,
         transformer=load_transformer(checkpoint, dtype="fp32", device=device),
-        vae=load_vae(checkpoint, dtype="fp32", device=device),
+        vae=load_vae(checkpoint, dtype="fp32", device=device, encoder=True),
         steps=steps or checkpoint.defaults.steps,
         guidance=guidance or checkpoint.defaults.guidance_scale,
         shift=checkpoint.defaults.flow_shift,

@@ -1,8 +1,8 @@
 """Write a run's averaged weights as an ordinary diffusers-layout checkpoint folder, with `sana.json` and a model card.
 
-The transformer is stored in fp16 (its values are small), the other parts in bf16 only where `--half` says so, since a
-bf16 autoencoder loses contrast in flat areas; the loader computes in fp32 on a CPU. The folder is written beside the
-target and moved file by file, so a reader never finds half a file.
+The transformer and the autoencoder are stored in fp16 (their values are small, and a bf16 autoencoder loses contrast in
+flat areas), the text encoder in bf16; the loader computes in fp32 on a CPU. The folder is written apart and moved file
+by file, so a reader never finds half a file.
 """
 
 import hashlib
@@ -194,8 +194,8 @@ def _move_files(source: Path, target: Path) -> None:
     for path in sorted(source.rglob("*")):
         destination = target / path.relative_to(source)
         if path.is_dir():
-            destination.mkdir(parents=True, exist_ok=True)
             continue
+        destination.parent.mkdir(parents=True, exist_ok=True)
         partial = destination.with_name(destination.name + ".partial")
         shutil.copyfile(path, partial)
         os.replace(partial, destination)

@@ -60,10 +60,10 @@ class Preset:
 
 
 PRESETS = {
-    PresetName.CPU: Preset(  # two cores, about two hours
-        dc_ae_minutes=46,
-        transformer_minutes=66,
-        decoder_minutes=12,
+    PresetName.CPU: Preset(  # two cores, about three and a half hours
+        dc_ae_minutes=64,
+        transformer_minutes=140,
+        decoder_minutes=10,
         dc_ae=AutoencoderSettings(),
         transformer=TransformerSettings(),
     ),

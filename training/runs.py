@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+MAX_STEP_S = 15.0  # a longer gap is a process that was stopped or a machine that slept
+
 
 @dataclass(kw_only=True)
 class Budget:
@@ -33,7 +35,7 @@ class Budget:
     def tick(self) -> None:
         """Count one step and the time since the last call."""
         now = time.monotonic()
-        self.used_s += now - self._mark
+        self.used_s += min(now - self._mark, MAX_STEP_S)
         self._mark = now
         self.step += 1
 

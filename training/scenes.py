@@ -141,13 +141,13 @@ def _compose(thing: Thing, scene: Scene, sprites: Sprites, under: np.ndarray) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mix:
-    """Probabilities of the kinds of scenes; they need not add up to one. Objects take longer to learn than shapes."""
+    """Probabilities of the kinds of scenes; they need not add up to one. Pairs take the longest to learn."""
 
-    single_object: float = 0.44
-    single_shape: float = 0.07
-    object_pair: float = 0.30
-    shape_pair: float = 0.07
-    mixed_pair: float = 0.04
+    single_object: float = 0.18
+    single_shape: float = 0.06
+    object_pair: float = 0.38
+    shape_pair: float = 0.20
+    mixed_pair: float = 0.10
     object_count: float = 0.06
     shape_count: float = 0.02
 

@@ -48,6 +48,9 @@ GRID_EVERY_S = 240.0
 ENCODE_BATCH = 16
 SCENES_PER_MINUTE = 250  # of training, in the first pool
 FLOW_SHIFT = 3.0
+# What stands where is settled in a sampler's first steps, so relations are learned there alone.
+NOISIEST_FROM = 0.85
+NOISIEST_SHARE = 0.3
 
 GRID_PROMPTS = (
     "a cat", "a large panda on a pink background in shaded style", "a rocket on a black background",
@@ -165,9 +168,11 @@ class LatentPool:
 
 
 def noise_levels(count: int, shift: float, generator: torch.Generator) -> Tensor:
-    """Logit-normal sigmas, shifted towards noise, (B,)."""
+    """Logit-normal sigmas, shifted towards noise, (B,); a share of them uniform in the noisiest range."""
     u = torch.sigmoid(torch.randn(count, generator=generator))
-    return shift * u / (1 + (shift - 1) * u)
+    sigma = shift * u / (1 + (shift - 1) * u)
+    noisiest = 1 - (1 - NOISIEST_FROM) * torch.rand(count, generator=generator)
+    return torch.where(torch.rand(count, generator=generator) < NOISIEST_SHARE, noisiest, sigma)
 
 
 def train_transformer(
