@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Self
 
-_SCHEME = re.compile(r"w(?P<w>[48])a(?P<a>8|16)(?:-g(?P<g>\d+))?")
+_SCHEME = re.compile(r"w(?P<w>[48])a(?P<a>8|16)(?:-g(?P<g>\d+))?(?P<s>-smooth)?(?P<t>-static)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,12 +19,14 @@ class QuantConfig:
 
     8-bit weights have one scale per output channel. 4-bit weights have one per `group_size` input
     channels of each output channel; the last group may be shorter. 8-bit activations have one scale
-    per token, found while running. Everything is symmetric: zero stays zero.
+    per token, found while running, or one per layer, stored. Everything is symmetric: zero stays zero.
     """
 
     weight_bits: int = 8
     act_bits: int = 16  # 16: weight-only, activations keep their floating-point type
     group_size: int = 0  # input channels that share a scale; 0: all of them
+    smooth: bool = False  # inputs are first multiplied by a stored factor per channel (SmoothQuant)
+    static_act: bool = False  # the activation scale is stored, not found while running
 
     def __post_init__(self) -> None:
         if (self.weight_bits, self.act_bits) not in {(8, 8), (8, 16), (4, 16)}:
@@ -35,10 +37,13 @@ class QuantConfig:
             raise ValueError("4-bit weights need a group size, 8-bit ones have none")
         if self.group_size % 2:
             raise ValueError(f"group size {self.group_size} is odd; two 4-bit values share a byte")
+        if self.static_act and self.act_bits != 8:
+            raise ValueError("only 8-bit activations have a stored scale")
 
     def __str__(self) -> str:
         group = f"-g{self.group_size}" if self.group_size else ""
-        return f"w{self.weight_bits}a{self.act_bits}{group}"
+        calibrated = "-smooth" * self.smooth + "-static" * self.static_act
+        return f"w{self.weight_bits}a{self.act_bits}{group}{calibrated}"
 
     @classmethod
     def parse(cls, scheme: str) -> Self | None:
@@ -49,7 +54,13 @@ class QuantConfig:
         if match is None:
             raise ValueError(f"unknown scheme {scheme!r}: write w8a8, w8a16, w4a16-g64 or none")
         bits = int(match["w"]), int(match["a"])
-        return cls(weight_bits=bits[0], act_bits=bits[1], group_size=int(match["g"] or 0))
+        return cls(
+            weight_bits=bits[0],
+            act_bits=bits[1],
+            group_size=int(match["g"] or 0),
+            smooth=match["s"] is not None,
+            static_act=match["t"] is not None,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,10 +99,12 @@ def config_to_json(config: QuantConfig | None) -> dict[str, Any] | None:
     """A resolved scheme as it stands in a manifest."""
     if config is None:
         return None
+    found = {name: value for name in ("smooth", "static_act") if (value := getattr(config, name))}
     return {
         "weight_bits": config.weight_bits,
         "act_bits": config.act_bits,
         "group_size": config.group_size,
+        **found,
     }
 
 

@@ -1,7 +1,8 @@
 """Quantized linear and convolution layers: plain buffers, and the arithmetic of `primitives.py`.
 
 A layer is built empty (on any device, meta included), then filled from a float layer or from a file.
-Its state dict is what a checkpoint stores: `qweight`, `scale` and, where the layer has one, `bias`.
+Its state dict is what a checkpoint stores: `qweight`, `scale` and, where the layer has them, `bias`, `smooth`
+and `act_scale`.
 """
 
 # M rows (tokens), K input channels, N output channels, G groups of input channels
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from quant.config import QuantConfig
 from quant.packing import pack_int4, unpack_int4
 from quant.primitives import (
+    INT8_MAX,
     dequantize_per_channel,
     dequantize_per_group,
     linear_w8a8,
@@ -25,15 +27,22 @@ from quant.primitives import (
 
 
 class QuantLinear(nn.Module):
-    """x (..., K) -> (..., N), also for 1x1 convolutions of channels-last tokens."""
+    """x (..., K) -> (..., N), also for 1x1 convolutions of channels-last tokens.
+
+    With `config.smooth` the inputs are first multiplied by `smooth` (K,), and the stored weight is the
+    float one divided by it: outliers of a few channels move where they hurt less (arXiv 2211.10438).
+    """
 
     qweight: Tensor
     scale: Tensor
+    smooth: Tensor | None
 
     def __init__(
         self, in_features: int, out_features: int, *, bias: bool, config: QuantConfig
     ) -> None:
         super().__init__()
+        if config.static_act:
+            raise ValueError("linear layers find the scale of each token while running")
         self.in_features, self.out_features, self.config = in_features, out_features, config
         if config.weight_bits == 8:
             self.register_buffer(
@@ -47,29 +56,54 @@ class QuantLinear(nn.Module):
                 "qweight", torch.empty(out_features, bytes_a_row, dtype=torch.uint8)
             )
             self.register_buffer("scale", torch.empty(out_features, groups, dtype=torch.bfloat16))
+        smooth = torch.empty(in_features, dtype=torch.float32) if config.smooth else None
+        self.register_buffer("smooth", smooth)
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
 
     @classmethod
-    def from_weight(cls, weight: Tensor, bias: Tensor | None, config: QuantConfig) -> Self:
-        """Quantize a float weight (N, K), or (N, K, 1, 1) of a 1x1 convolution."""
+    def from_weight(
+        cls,
+        weight: Tensor,
+        bias: Tensor | None,
+        config: QuantConfig,
+        *,
+        smooth_K: Tensor | None = None,
+    ) -> Self:
+        """Quantize a float weight (N, K), or (N, K, 1, 1) of a 1x1 convolution, to nearest."""
         weight_NK = weight.detach().flatten(1)
-        N, K = weight_NK.shape
-        with torch.device("meta"):
-            layer = cls(K, N, bias=bias is not None, config=config)
+        if smooth_K is not None:
+            weight_NK = weight_NK.float() / smooth_K
         if config.weight_bits == 8:
-            q, scale = quantize_per_channel(weight_NK)
+            q_NK, scale = quantize_per_channel(weight_NK)
         else:
             best = search_group_scales(weight_NK, config.group_size)
-            q, scale = quantize_per_group(weight_NK, config.group_size, scale_NG=best)
-            q = pack_int4(q)
-        state = {"qweight": q, "scale": scale}
+            q_NK, scale = quantize_per_group(weight_NK, config.group_size, scale_NG=best)
+        return cls.from_quantized(q_NK, scale, bias, config, smooth_K=smooth_K)
+
+    @classmethod
+    def from_quantized(
+        cls,
+        q_NK: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        config: QuantConfig,
+        *,
+        smooth_K: Tensor | None = None,
+    ) -> Self:
+        """A layer from integers (N, K) int8 and scales that were found elsewhere, as by GPTQ."""
+        N, K = q_NK.shape
+        with torch.device("meta"):
+            layer = cls(K, N, bias=bias is not None, config=config)
+        state = {"qweight": q_NK if config.weight_bits == 8 else pack_int4(q_NK), "scale": scale}
         if bias is not None:
             state["bias"] = bias.detach()
+        if smooth_K is not None:
+            state["smooth"] = smooth_K
         layer.load_state_dict(state, assign=True)
         return layer
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight that this layer stands for, (N, K)."""
+        """The weight that this layer stands for, (N, K), still divided by `smooth`."""
         if self.config.weight_bits == 8:
             return dequantize_per_channel(self.qweight, self.scale, dtype)
         q_NK = unpack_int4(self.qweight, self.in_features)
@@ -77,7 +111,9 @@ class QuantLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.config.act_bits == 8:
-            return linear_w8a8(x, self.qweight, self.scale, self.bias)
+            return linear_w8a8(x, self.qweight, self.scale, self.bias, smooth_K=self.smooth)
+        if self.smooth is not None:
+            x = x * self.smooth.to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         return F.linear(x, self.dequantize(x.dtype), bias)
 
@@ -88,11 +124,12 @@ class QuantLinear(nn.Module):
 class QuantConv2d(nn.Module):
     """A k x k convolution (B, K, H, W) -> (B, N, H', W') with 8-bit weights, one group of channels.
 
-    With 8-bit inputs there is one scale per picture, found while running.
+    With 8-bit inputs there is one scale per picture, found while running, or one for all, stored.
     """
 
     qweight: Tensor
     scale: Tensor
+    act_scale: Tensor | None
 
     def __init__(
         self,
@@ -108,14 +145,20 @@ class QuantConv2d(nn.Module):
         super().__init__()
         if config.weight_bits != 8:
             raise ValueError(f"{config} is not for {kernel_size} convolutions; use w8a8 or w8a16")
+        if config.smooth:
+            raise ValueError("convolutions have no factor per input channel")
         self.stride, self.padding, self.config = stride, padding, config
         shape = (out_channels, in_channels, *kernel_size)
         self.register_buffer("qweight", torch.empty(shape, dtype=torch.int8))
         self.register_buffer("scale", torch.empty(out_channels, dtype=torch.float32))
+        act_scale = torch.empty((), dtype=torch.float32) if config.static_act else None
+        self.register_buffer("act_scale", act_scale)
         self.bias = nn.Parameter(torch.empty(out_channels), requires_grad=False) if bias else None
 
     @classmethod
-    def from_conv(cls, conv: nn.Conv2d, config: QuantConfig) -> Self:
+    def from_conv(
+        cls, conv: nn.Conv2d, config: QuantConfig, *, act_scale: Tensor | None = None
+    ) -> Self:
         """Quantize a float convolution. ValueError for what has no place here."""
         with torch.device("meta"):
             layer = cls.like(conv, config)
@@ -123,6 +166,8 @@ class QuantConv2d(nn.Module):
         state = {"qweight": q.view(conv.weight.shape), "scale": scale}
         if conv.bias is not None:
             state["bias"] = conv.bias.detach()
+        if act_scale is not None:
+            state["act_scale"] = act_scale
         layer.load_state_dict(state, assign=True)
         return layer
 
@@ -150,8 +195,12 @@ class QuantConv2d(nn.Module):
             bias = None if self.bias is None else self.bias.to(x.dtype)
             return F.conv2d(x, self.dequantize(x.dtype), bias, self.stride, self.padding)
         # Integers in fp32: sums past 2^24 round in their last bit, far below the scheme's own steps.
-        q, scale_B = quantize_per_channel(x.flatten(1))
-        q_x = q.view(x.shape).float().contiguous(memory_format=torch.channels_last)
+        if self.act_scale is None:
+            q, scale_B = quantize_per_channel(x.flatten(1))
+            q_x = q.view(x.shape).float().contiguous(memory_format=torch.channels_last)
+        else:
+            scale_B = self.act_scale.expand(x.shape[0])
+            q_x = (x.float() / self.act_scale).round_().clamp_(-INT8_MAX, INT8_MAX)
         out = F.conv2d(q_x, self.qweight.float(), None, self.stride, self.padding)
         out = out * (scale_B[:, None] * self.scale)[:, :, None, None]
         if self.bias is not None:

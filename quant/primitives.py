@@ -97,12 +97,20 @@ def int8_matmul(x_MK: Tensor, weight_NK: Tensor) -> Tensor:
     return total
 
 
-def linear_w8a8(x: Tensor, weight_NK: Tensor, scale_N: Tensor, bias: Tensor | None) -> Tensor:
+def linear_w8a8(
+    x: Tensor,
+    weight_NK: Tensor,
+    scale_N: Tensor,
+    bias: Tensor | None,
+    *,
+    smooth_K: Tensor | None = None,
+) -> Tensor:
     """x (..., K) in any floating type -> (..., N) in the same: the scheme's arithmetic.
 
-    Per-token dynamic int8 inputs, int32 sums, then both scales and the bias in fp32.
+    Inputs times `smooth_K`, per-token dynamic int8, int32 sums, then both scales and the bias in fp32.
     """
-    q_MK, scale_M = quantize_per_token(x.flatten(0, -2))
+    x_MK = x.flatten(0, -2).float()
+    q_MK, scale_M = quantize_per_token(x_MK if smooth_K is None else x_MK * smooth_K)
     out = int8_matmul(q_MK, weight_NK).float() * scale_M[:, None] * scale_N.float()
     if bias is not None:
         out = out + bias.float()
