@@ -7,7 +7,8 @@ and `act_scale`.
 
 # M rows (tokens), K input channels, N output channels, G groups of input channels
 
-from typing import Self
+from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,38 @@ from quant.primitives import (
 )
 
 
-class QuantLinear(nn.Module):
+class AcceleratedLayer(nn.Module):
+    """A layer whose `reference` a kernel of `quant.backends` may replace."""
+
+    qweight: Tensor
+    scale: Tensor
+    config: QuantConfig
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._kernel: Callable[[Tensor, Any, Any], Tensor] | None = None
+        self._packed: Any = None
+
+    def attach(self, run: Callable[[Tensor, Any, Any], Tensor], packed: Any, *, free: bool) -> None:
+        """Run with a kernel from now on. `free` drops the stored integers, which `packed` replaces.
+
+        A freed layer still runs, but can be neither saved nor dequantized.
+        """
+        self._kernel, self._packed = run, packed
+        if free:
+            self.qweight = torch.empty_like(self.qweight, device="meta")
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self._kernel is None:
+            return self.reference(x)
+        return self._kernel(x, self._packed, self)
+
+    def reference(self, x: Tensor) -> Tensor:
+        """The arithmetic that defines the layer."""
+        raise NotImplementedError
+
+
+class QuantLinear(AcceleratedLayer):
     """x (..., K) -> (..., N), also for 1x1 convolutions of channels-last tokens.
 
     With `config.smooth` the inputs are first multiplied by `smooth` (K,), and the stored weight is the
@@ -109,7 +141,7 @@ class QuantLinear(nn.Module):
         q_NK = unpack_int4(self.qweight, self.in_features)
         return dequantize_per_group(q_NK, self.scale, self.config.group_size, dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def reference(self, x: Tensor) -> Tensor:
         if self.config.act_bits == 8:
             return linear_w8a8(x, self.qweight, self.scale, self.bias, smooth_K=self.smooth)
         if self.smooth is not None:
@@ -121,7 +153,7 @@ class QuantLinear(nn.Module):
         return f"{self.in_features}, {self.out_features}, {self.config}"
 
 
-class QuantConv2d(nn.Module):
+class QuantConv2d(AcceleratedLayer):
     """A k x k convolution (B, K, H, W) -> (B, N, H', W') with 8-bit weights, one group of channels.
 
     With 8-bit inputs there is one scale per picture, found while running, or one for all, stored.
@@ -190,7 +222,7 @@ class QuantConv2d(nn.Module):
         """The weight that this layer stands for, (N, K, k, k)."""
         return (self.qweight.float() * self.scale[:, None, None, None]).to(dtype)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def reference(self, x: Tensor) -> Tensor:
         if self.config.act_bits == 16:
             bias = None if self.bias is None else self.bias.to(x.dtype)
             return F.conv2d(x, self.dequantize(x.dtype), bias, self.stride, self.padding)

@@ -16,16 +16,16 @@ INT4_MAX = 7  # stored values are -8..7; scales are chosen over -7..7 and may us
 _EXACT_K = 2**24 // (INT8_MAX * INT8_MAX)
 
 
-def quantize_per_channel(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 values (N, K) and fp32 scales (N,), one scale per output channel."""
+def quantize_per_channel(weight_NK: Tensor, highest: int = INT8_MAX) -> tuple[Tensor, Tensor]:
+    """int8 values (N, K) up to `highest` and fp32 scales (N,), one scale per output channel."""
     weight_NK = weight_NK.float()
-    scale_N = weight_NK.abs().amax(dim=1) / INT8_MAX
-    return _round(weight_NK, scale_N[:, None], INT8_MAX), scale_N
+    scale_N = weight_NK.abs().amax(dim=1) / highest
+    return _round(weight_NK, scale_N[:, None], highest), scale_N
 
 
-def quantize_per_token(x_MK: Tensor) -> tuple[Tensor, Tensor]:
-    """int8 values (M, K) and fp32 scales (M,), one scale per row."""
-    return quantize_per_channel(x_MK)
+def quantize_per_token(x_MK: Tensor, highest: int = INT8_MAX) -> tuple[Tensor, Tensor]:
+    """int8 values (M, K) up to `highest` and fp32 scales (M,), one scale per row."""
+    return quantize_per_channel(x_MK, highest)
 
 
 def quantize_per_group(
@@ -111,10 +111,18 @@ def linear_w8a8(
     """
     x_MK = x.flatten(0, -2).float()
     q_MK, scale_M = quantize_per_token(x_MK if smooth_K is None else x_MK * smooth_K)
-    out = int8_matmul(q_MK, weight_NK).float() * scale_M[:, None] * scale_N.float()
-    if bias is not None:
-        out = out + bias.float()
-    return out.to(x.dtype).unflatten(0, x.shape[:-1])
+    product_MN = int8_matmul(q_MK, weight_NK).float().mul_(scale_N)
+    return finish_product(product_MN, scale_M, bias).to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+def finish_product(product_MN: Tensor, scale_M: Tensor, bias: Tensor | None) -> Tensor:
+    """Apply the tokens' scales and the bias in fp32, in place where it can.
+
+    Every 8-bit path ends here, so that paths with equal integers give equal floats.
+    """
+    if bias is None:
+        return product_MN.mul_(scale_M[:, None])
+    return torch.addcmul(bias.float(), product_MN, scale_M[:, None])
 
 
 def sqnr_db(signal: Tensor, approximation: Tensor) -> float:

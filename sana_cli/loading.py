@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quant.backends.choose import Backend, accelerate_
 from quant.convert import RecipeError, prepare_
 from quant.layers import QuantEmbedding
 from quant.manifest import sha256_of
@@ -24,6 +25,7 @@ from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.models.text_encoder import PromptEncoder
 from sana_cli.precision import DTYPES
 from sana_cli.pth import read_pth
+from sana_cli.user_config import cache_folder
 from sana_cli.weight_files import STEMS
 from sana_cli.weight_headers import WeightFiles
 from sana_cli.weights import assign_weights, read_tensor, require_same_names
@@ -68,6 +70,14 @@ def load_prompt_encoder(
         model.embed_tokens.embed_scale = torch.tensor(scale, device=device)
     _fill(model, checkpoint, "text_encoder", dtype=dtype, device=device)
     return PromptEncoder(_load_tokenizer(checkpoint.folder / "tokenizer"), model.eval())
+
+
+def accelerate(model: torch.nn.Module, device: torch.device, backend: Backend) -> dict[str, str]:
+    """Give quantized layers their kernels; returns the kernels by kind of layer, {} for a float model.
+
+    The model can only run from here on: packed layers drop the stored form of their weights.
+    """
+    return accelerate_(model, device, backend=backend, verdicts=cache_folder() / "kernels.json")
 
 
 def empty_module(checkpoint: Checkpoint, component: str) -> Any:

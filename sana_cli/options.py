@@ -27,6 +27,16 @@ class Precision(StrEnum):
     FP16 = "fp16"
 
 
+class Backend(StrEnum):
+    """Whose kernels run quantized layers."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    TORCHAO = "torchao"
+    QUANTO = "quanto"
+    REFERENCE = "reference"
+
+
 class Device(StrEnum):
     """Where a model runs."""
 

@@ -36,6 +36,7 @@ class Request:
     output_is_folder: bool = False  # it was written with a slash at its end
     overwrite: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    backend: Literal["auto", "native", "torchao", "quanto", "reference"] = "auto"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +69,11 @@ def check(request: Request, checkpoint: Checkpoint) -> None:
 
 def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
     """Fill in the model's defaults; SanaError (usage) for what cannot be drawn."""
+    _require(
+        request.backend == "auto" or checkpoint.manifest is not None,
+        f"{checkpoint.name} is not quantized, --backend {request.backend} has nothing to run",
+        "quantize it first: sana quantize MODEL OUT",
+    )
     defaults = checkpoint.defaults
     sprint = checkpoint.transformer.guidance_embeds
     _require(bool(request.prompt.strip()), "the prompt is empty", 'say what to draw: "a red fox"')

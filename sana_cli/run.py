@@ -20,7 +20,7 @@ from torch import Tensor
 from sana_cli import __version__, image_io
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.loading import load_prompt_encoder, load_transformer, load_vae
+from sana_cli.loading import accelerate, load_prompt_encoder, load_transformer, load_vae
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.pipeline import (
@@ -83,6 +83,7 @@ class Run:
         self._contexts: list[TextContext] = []
         self._vae: AutoencoderDC | None = None
         self._seconds = dict.fromkeys(STAGES, 0.0)
+        self.kernels: dict[str, str] = {}  # of quantized layers, by kind
         native = checkpoint.defaults.native_size
         if checkpoint.own.vocabulary and (native, native) != (
             self.settings.drawn_width, self.settings.drawn_height,
@@ -168,6 +169,7 @@ class Run:
                 self._transformer = load_transformer(
                     self.checkpoint, dtype=self.dtypes.transformer, device=self.device
                 )
+                self._accelerate(self._transformer)
             dtype = DTYPES[self.dtypes.transformer]
             with self._timed("text"), torch.inference_mode():
                 self._contexts = [
@@ -181,6 +183,7 @@ class Run:
             encoder = load_prompt_encoder(
                 self.checkpoint, dtype=self.dtypes.text_encoder, device=self.device
             )
+            self._accelerate(encoder.model)
         with self._timed("text"), self.reporter.stage("text"):
             text = encode_prompt(encoder, self.settings)
             check_values(text.positive.embeds, "text encoding")
@@ -202,10 +205,21 @@ class Run:
         if self._vae is None:
             with self._timed("load"), self.reporter.stage("load decoder"):
                 self._vae = load_vae(self.checkpoint, dtype=self.dtypes.vae, device=self.device)
+                self._accelerate(self._vae)
         with self._timed("decode"), self.reporter.stage("decode"):
             decoded = decode(self._vae, latents)
             height, width = self.settings.height, self.settings.width
             return resize_and_crop(decoded, height=height, width=width)
+
+    def _accelerate(self, model: torch.nn.Module) -> None:
+        backend = self.request.backend
+        chosen = accelerate(model, self.device, backend)
+        self.kernels |= chosen
+        others = [kind for kind, kernel in chosen.items() if not kernel.startswith(backend)]
+        if backend in ("torchao", "quanto") and others:
+            self.reporter.notice(
+                f"{backend} has no kernel for {', '.join(others)}; our own runs there"
+            )
 
     def _embedded_settings(self, seed: int) -> dict[str, Any]:
         settings = self.settings

@@ -21,6 +21,16 @@ def config_path() -> Path:
     return user_config_path("sana") / "config.toml"
 
 
+def cache_folder() -> Path:
+    """Where what can be found out again is kept; SANA_CACHE names another one."""
+    named = os.environ.get("SANA_CACHE")
+    if named:
+        return Path(named).expanduser()
+    from platformdirs import user_cache_path
+
+    return user_cache_path("sana")
+
+
 def read_config_file() -> dict[str, str]:
     """The settings that the user made; {} without a file. SanaError for what we do not know."""
     path = config_path()

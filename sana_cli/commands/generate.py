@@ -7,6 +7,7 @@ import typer
 
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import (
+    Backend,
     Device,
     JsonOption,
     ModelOption,
@@ -68,6 +69,10 @@ def generate(
         Precision, typer.Option(help="Compute precision; auto follows how the model was trained.")
     ] = Precision.AUTO,
     device: Annotated[Device, typer.Option(help="Where to run.")] = Device.AUTO,
+    backend: Annotated[
+        Backend,
+        typer.Option(help="Kernels for a quantized model; auto takes the fastest that is right."),
+    ] = Backend.AUTO,
     enhance: Annotated[
         bool | None,
         typer.Option(
@@ -137,6 +142,7 @@ def generate(
             output_is_folder=(output or "").endswith(("/", os.sep)),
             overwrite=force,
             precision=precision.value,
+            backend=backend.value,
         )
         check(request, checkpoint)  # mistakes are told before the seconds that torch takes
 
@@ -193,6 +199,7 @@ def _print_json(checkpoint: "Checkpoint", run: "Run", pictures: "list[Picture]")
         "revision": checkpoint.revision,
         "device": str(run.device),
         "precision": str(run.dtypes),
+        "kernels": run.kernels,
         "images": images,
     }
     typer.echo(dumps(document, ensure_ascii=False))

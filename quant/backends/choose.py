@@ -1,0 +1,254 @@
+"""Choose a kernel per scheme by measurement: each is compared with the reference, then the fastest is taken.
+
+A verdict depends on the device, torch, the number of threads and the kernels; it is kept in a file, so that a machine
+decides once and a seed stays one picture.
+"""
+
+# M rows (tokens), K input channels, N output channels
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from quant.backends.kernel import Kernel
+from quant.config import QuantConfig
+from quant.layers import AcceleratedLayer, QuantConv2d, QuantLinear
+
+Backend = Literal["auto", "native", "torchao", "quanto", "reference"]
+BACKENDS: tuple[Backend, ...] = ("auto", "native", "torchao", "quanto", "reference")
+
+_VERSION = 1  # of the verdicts; counts up when kernels change
+_ROWS = 256
+_WIDTH = 1152
+_PROBE_SIDE = 32  # pixels of the picture that convolutions are tried on
+_TOO_SLOW_S = 0.5  # a first run on a few rows; some kernels have a path that takes minutes
+_REPEATS = 3
+# Of the reference's norm. Eight bits leave 0.011 on such inputs and seven 0.018; floats differ by rounding.
+_TOLERANCE = {8: 0.02, 16: 0.01}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """How one kernel did on the probe."""
+
+    kernel: str
+    backend: str
+    seconds: float | None  # None: it failed, was too slow or too far from the reference
+    error: float | None  # relative to the reference's norm
+    note: str = ""
+
+
+def all_kernels() -> tuple[Kernel, ...]:
+    """Every kernel that this version knows."""
+    from quant.backends import cpu, libraries
+
+    return (*cpu.KERNELS, *libraries.KERNELS)
+
+
+def accelerate_(
+    model: nn.Module,
+    device: torch.device,
+    *,
+    backend: Backend = "auto",
+    verdicts: Path | None = None,
+) -> dict[str, str]:
+    """Attach the chosen kernel to every quantized layer; returns "backend name" by kind of layer.
+
+    Layers must hold their integers on `device`. Kinds of layers for which `backend` has no kernel get the
+    one that "auto" would choose.
+    """
+    chosen: dict[str, str] = {}
+    kernels: dict[str, Kernel | None] = {}
+    for layer in _layers(model):
+        kind = _kind(layer)
+        if kind not in kernels:
+            kernels[kind] = choose(layer, device, backend=backend, verdicts=verdicts)
+        kernel = kernels[kind]
+        chosen[kind] = f"{kernel.backend} {kernel.name}" if kernel else "reference"
+        if kernel is not None:
+            layer.attach(kernel.run, kernel.pack(layer), free=kernel.frees_weight)
+    return chosen
+
+
+def _layers(model: nn.Module) -> Iterator[AcceleratedLayer]:
+    return (m for m in model.modules() if isinstance(m, AcceleratedLayer))
+
+
+def _kind(layer: AcceleratedLayer) -> str:
+    """What decides about the kernel: the type of layer and its bits."""
+    config = layer.config
+    name = "linear" if isinstance(layer, QuantLinear) else "conv"
+    group = f"-g{config.group_size}" if config.group_size else ""
+    return f"{name} w{config.weight_bits}a{config.act_bits}{group}"
+
+
+def choose(
+    layer: AcceleratedLayer,
+    device: torch.device,
+    *,
+    backend: Backend = "auto",
+    verdicts: Path | None = None,
+) -> Kernel | None:
+    """The kernel for layers of this kind; None: the reference."""
+    if backend == "reference":
+        return None
+    usable = [kernel for kernel in all_kernels() if kernel.supports(layer, device)]
+    candidates = [kernel for kernel in usable if kernel.backend == backend]
+    if not candidates:
+        backend, candidates = "auto", usable
+    if not candidates:
+        return None
+    key = _verdict_key(_kind(layer), device, candidates)
+    name = _read_verdicts(verdicts).get(key)
+    if name is None:
+        measured = measure(_probe_like(layer), device, candidates, with_reference=backend == "auto")
+        name = _fastest(measured)
+        _write_verdict(verdicts, key, name)
+    return next((kernel for kernel in candidates if kernel.name == name), None)
+
+
+def _fastest(measured: Iterable[Measurement]) -> str:
+    usable = [m for m in measured if m.seconds is not None]
+    return min(usable, key=lambda m: m.seconds or 0.0).kernel if usable else "reference"
+
+
+def measure(
+    layer: AcceleratedLayer,
+    device: torch.device,
+    kernels: Iterable[Kernel],
+    *,
+    with_reference: bool = True,
+) -> list[Measurement]:
+    """Time kernels on one layer that holds its integers, and compare them with its reference."""
+    x = _probe_input(layer).to(device)
+    with torch.inference_mode():
+        expected = layer.reference(x)
+        results = [_try(kernel, layer, x, expected) for kernel in kernels]
+        if with_reference:
+            seconds = _median_seconds(lambda: layer.reference(x), device)
+            results.append(
+                Measurement(kernel="reference", backend="reference", seconds=seconds, error=0.0)
+            )
+    return results
+
+
+def _try(kernel: Kernel, layer: AcceleratedLayer, x: Tensor, expected: Tensor) -> Measurement:
+    facts: dict[str, Any] = {"kernel": kernel.name, "backend": kernel.backend}
+    try:
+        packed = kernel.pack(layer)
+        few = x[..., :8, :] if isinstance(layer, QuantLinear) else x[..., :8, :8]
+        started = time.perf_counter()
+        kernel.run(few, packed, layer)
+        if time.perf_counter() - started > _TOO_SLOW_S:
+            return Measurement(**facts, seconds=None, error=None, note="too slow")
+        out = kernel.run(x, packed, layer)
+        error = float((out.float() - expected.float()).norm() / expected.float().norm())
+        if not error <= _TOLERANCE[layer.config.act_bits]:
+            return Measurement(
+                **facts, seconds=None, error=error, note="too far from the reference"
+            )
+        seconds = _median_seconds(lambda: kernel.run(x, packed, layer), x.device)
+    except (RuntimeError, NotImplementedError, ImportError) as error_:
+        reason = (str(error_).splitlines() or [type(error_).__name__])[0]
+        return Measurement(**facts, seconds=None, error=None, note=reason)
+    return Measurement(**facts, seconds=seconds, error=error, note=kernel.note)
+
+
+def _median_seconds(run: Any, device: torch.device) -> float:
+    times = []
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        run()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - started)
+    return sorted(times)[_REPEATS // 2]
+
+
+def _probe_like(layer: AcceleratedLayer) -> AcceleratedLayer:
+    """A layer of the same kind with random weights, of a usual size."""
+    config, device = layer.config, layer.scale.device
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(layer, QuantLinear):
+        weight = torch.randn(_WIDTH, _WIDTH, generator=generator)
+        plain = QuantConfig(
+            weight_bits=config.weight_bits, act_bits=config.act_bits, group_size=config.group_size
+        )
+        return QuantLinear.from_weight(weight, None, plain).to(device)
+    assert isinstance(layer, QuantConv2d)
+    conv = nn.Conv2d(128, 128, 3, padding=1)
+    nn.init.normal_(conv.weight, generator=generator)
+    plain = QuantConfig(weight_bits=config.weight_bits, act_bits=config.act_bits)
+    return QuantConv2d.from_conv(conv, plain).to(device)
+
+
+def _probe_input(layer: AcceleratedLayer) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    if isinstance(layer, QuantLinear):
+        return torch.randn(_ROWS, layer.in_features, generator=generator)
+    channels = layer.qweight.shape[1]
+    x = torch.randn(1, channels, _PROBE_SIDE, _PROBE_SIDE, generator=generator)
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+# -- verdicts --------------------------------------------------------------------------------------
+
+
+def _verdict_key(kind: str, device: torch.device, candidates: Iterable[Kernel]) -> str:
+    names = ",".join(kernel.name for kernel in candidates)
+    if device.type == "cuda":
+        machine = torch.cuda.get_device_name(device)
+    else:
+        machine = (
+            f"{_cpu_name()} {torch.backends.cpu.get_cpu_capability()} x{torch.get_num_threads()}"
+        )
+    return f"{_VERSION}; {kind}; {machine}; torch {torch.__version__}; {names}"
+
+
+def _cpu_name() -> str:
+    """Model and instruction sets: the same model has fewer of them in some virtual machines."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    facts = {line.split(":")[0].strip(): line.split(":", 1)[-1].strip() for line in lines if line}
+    flags = hashlib.sha256(facts.get("flags", "").encode()).hexdigest()[:8]
+    return f"{facts.get('model name', platform.machine())} {flags}"
+
+
+def _read_verdicts(path: Path | None) -> dict[str, str]:
+    """What was decided before; a file that cannot be read decides nothing."""
+    if path is None:
+        return {}
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    return {str(key): str(value) for key, value in values.items()}
+
+
+def _write_verdict(path: Path | None, key: str, name: str) -> None:
+    """Add one verdict; without a place to write, it is measured again next time."""
+    if path is None:
+        return
+    text = json.dumps({**_read_verdicts(path), key: name}, indent=1) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError:
+        return

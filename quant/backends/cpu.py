@@ -1,0 +1,238 @@
+"""Kernels for CPUs: 8-bit products by the libraries inside torch, 4-bit weights by a table of byte pairs.
+
+Without VNNI instructions the fast u8 x s8 products add two 16-bit terms with saturation, which spoils sums of large
+values. Each 8-bit kernel is therefore tried with integers that saturate; where it fails, inputs use 7 bits
+(-63..63), for which no sum of two products leaves 16 bits.
+"""
+
+# M rows (tokens), K input channels, N output channels, G groups of input channels
+
+import warnings
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from quant.backends.kernel import Kernel
+from quant.config import QuantConfig
+from quant.layers import QuantConv2d, QuantLinear
+from quant.primitives import INT8_MAX, finish_product, quantize_per_channel, quantize_per_token
+
+INT7_MAX = 63  # 127 * 127 * 2 fits 16 bits: inputs 0..126 (with their offset of 63) times weights of 8 bits
+
+
+def _as_u8(q: Tensor, offset: int) -> Tensor:
+    """int8 -> uint8 with an offset, in the width that wraps around."""
+    return q.view(torch.uint8).add(offset)
+
+
+# -- oneDNN ----------------------------------------------------------------------------------------
+
+
+def _onednn_pack(layer: QuantLinear) -> Any:
+    zeros = torch.zeros(layer.out_features, dtype=torch.int32)
+    return torch.ops.onednn.qlinear_prepack(layer.qweight, None), layer.scale, zeros
+
+
+def _onednn_product(q_MK: Tensor, offset: int, packed: Any) -> Tensor:
+    """int8 (M, K) -> fp32 (M, N), already times the weights' scales."""
+    weight, scale_N, zeros_N = packed
+    return torch.ops.onednn.qlinear_pointwise(
+        _as_u8(q_MK, offset), 1.0, offset, weight, scale_N, zeros_N, None, 1.0, 0,
+        torch.float32, "none", [], "",
+    )  # fmt: skip
+
+
+@cache
+def _onednn_act_max() -> int:
+    return _largest_exact(_onednn_pack, _onednn_product)
+
+
+def _onednn_run(x: Tensor, packed: Any, layer: QuantLinear) -> Tensor:
+    return _run_int8(x, packed, layer, _onednn_product, _onednn_act_max())
+
+
+# -- FBGEMM ----------------------------------------------------------------------------------------
+
+
+def _fbgemm_pack(layer: QuantLinear) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch is moving its quantized tensors elsewhere
+        zeros = torch.zeros(layer.out_features, dtype=torch.long)
+        weight = torch._make_per_channel_quantized_tensor(
+            layer.qweight, layer.scale.double(), zeros, 0
+        )
+    return torch.ops.quantized.linear_prepack(weight, None)
+
+
+def _fbgemm_product(q_MK: Tensor, offset: int, packed: Any) -> Tensor:
+    """As `_onednn_product`; FBGEMM wants floats and quantizes them, here by the scale 1."""
+    return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+        q_MK.float(), 1.0, offset, packed
+    )
+
+
+@cache
+def _fbgemm_act_max() -> int:
+    return _largest_exact(_fbgemm_pack, _fbgemm_product)
+
+
+def _fbgemm_run(x: Tensor, packed: Any, layer: QuantLinear) -> Tensor:
+    return _run_int8(x, packed, layer, _fbgemm_product, _fbgemm_act_max())
+
+
+def _fbgemm_available() -> bool:
+    return torch.backends.quantized.engine in ("fbgemm", "x86")
+
+
+# -- shared ----------------------------------------------------------------------------------------
+
+
+def _run_int8(x: Tensor, packed: Any, layer: QuantLinear, product: Any, act_max: int) -> Tensor:
+    x_MK = x.flatten(0, -2).float()
+    if layer.smooth is not None:
+        x_MK = x_MK * layer.smooth
+    q_MK, scale_M = quantize_per_token(x_MK, act_max)
+    out = finish_product(product(q_MK, act_max + 1, packed), scale_M, layer.bias)
+    return out.to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+def _largest_exact(pack: Any, product: Any) -> int:
+    """127 where the product is exact for the largest integers, else 63.
+
+    RuntimeError when it is not exact even then: such a kernel must not be used.
+    """
+    generator = torch.Generator().manual_seed(0)
+    q_NK = torch.randint(-INT8_MAX, INT8_MAX + 1, (48, 256), generator=generator).to(torch.int8)
+    q_NK[:8] = INT8_MAX
+    q_NK[8:16] = -INT8_MAX
+    layer = QuantLinear.from_quantized(q_NK, torch.ones(48), None, QuantConfig(act_bits=8))
+    packed = pack(layer)
+    for act_max in (INT8_MAX, INT7_MAX):
+        q_MK = torch.randint(-act_max, act_max + 1, (16, 256), generator=generator).to(torch.int8)
+        q_MK[:4] = act_max
+        q_MK[4:6] = -act_max
+        exact = q_MK.double() @ q_NK.double().T
+        if torch.equal(product(q_MK, act_max + 1, packed).double(), exact):
+            return act_max
+    raise RuntimeError("the 8-bit product is not exact")
+
+
+# -- torch's own integer product -------------------------------------------------------------------
+
+
+def _int_mm_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
+    x_MK = x.flatten(0, -2).float()
+    if layer.smooth is not None:
+        x_MK = x_MK * layer.smooth
+    q_MK, scale_M = quantize_per_token(x_MK)
+    product = torch._int_mm(q_MK, layer.qweight.T).float().mul_(layer.scale)
+    return finish_product(product, scale_M, layer.bias).to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+# -- 4-bit weights ---------------------------------------------------------------------------------
+
+
+@cache
+def _pairs(dtype: torch.dtype) -> Tensor:
+    """Both values of every byte, (256, 2)."""
+    byte = torch.arange(256)
+    return torch.stack([byte & 0xF, byte >> 4], dim=1).sub(8).to(dtype)
+
+
+def dequantize_int4(layer: QuantLinear, dtype: torch.dtype) -> Tensor:
+    """The weight (N, K) of a 4-bit layer: one table row a byte, then the groups' scales, in place."""
+    G, group = layer.scale.shape[1], layer.config.group_size
+    wide = F.embedding(layer.qweight.to(torch.int32), _pairs(dtype)).flatten(1)  # (N, K)
+    K = layer.in_features
+    if K == G * group:
+        wide.view(-1, G, group).mul_(layer.scale.to(dtype)[:, :, None])
+        return wide
+    return wide[:, :K] * layer.scale.to(dtype).repeat_interleave(group, dim=1)[:, :K]
+
+
+def _int4_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
+    if layer.smooth is not None:
+        x = x * layer.smooth.to(x.dtype)
+    bias = None if layer.bias is None else layer.bias.to(x.dtype)
+    return F.linear(x, dequantize_int4(layer, x.dtype), bias)
+
+
+# -- convolutions ----------------------------------------------------------------------------------
+
+
+def _conv_pack(layer: QuantConv2d) -> Any:
+    N = layer.qweight.shape[0]
+    weight = torch.ops.onednn.qconv_prepack(
+        layer.qweight,
+        layer.scale,
+        1.0,
+        _onednn_act_max() + 1,
+        layer.stride,
+        layer.padding,
+        (1, 1),
+        1,
+        None,
+    )
+    return weight, layer.scale, torch.zeros(N, dtype=torch.int32)
+
+
+def _conv_product(q: Tensor, offset: int, packed: Any, layer: QuantConv2d) -> Tensor:
+    """int8 (B, K, H, W) -> fp32 (B, N, H', W'), already times the weights' scales."""
+    weight, scale_N, zeros_N = packed
+    return torch.ops.onednn.qconv_pointwise(
+        _as_u8(q, offset), 1.0, offset, weight, scale_N, zeros_N, None, layer.stride, layer.padding,
+        (1, 1), 1, 1.0, 0, torch.float32, "none", [], "",
+    )  # fmt: skip
+
+
+def _conv_run(x: Tensor, packed: Any, layer: QuantConv2d) -> Tensor:
+    act_max = _onednn_act_max()  # the same instructions
+    if layer.act_scale is None:
+        q, scale_B = quantize_per_channel(x.flatten(1), act_max)
+        q = q.view(x.shape)
+    else:
+        scale_B = layer.act_scale.expand(x.shape[0]) * (INT8_MAX / act_max)
+        q = (x.float() / scale_B[0]).round_().clamp_(-act_max, act_max).to(torch.int8)
+    q = q.contiguous(memory_format=torch.channels_last)
+    out = _conv_product(q, act_max + 1, packed, layer).mul_(scale_B[:, None, None, None])
+    if layer.bias is not None:
+        out += layer.bias.float()[:, None, None]
+    return out.to(x.dtype)
+
+
+def _no_packing(layer: Any) -> None:
+    return None
+
+
+def _has_onednn() -> bool:
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+
+
+_REDUCED = "exact with VNNI instructions; 7-bit inputs without"
+KERNELS = (
+    Kernel(
+        name="onednn", backend="native", schemes=("w8a8",), layer=QuantLinear, devices=("cpu",),
+        pack=_onednn_pack, run=_onednn_run, is_available=_has_onednn, frees_weight=True,
+        note=_REDUCED,
+    ),
+    Kernel(
+        name="fbgemm", backend="native", schemes=("w8a8",), layer=QuantLinear, devices=("cpu",),
+        pack=_fbgemm_pack, run=_fbgemm_run, is_available=_fbgemm_available, frees_weight=True,
+        note=_REDUCED,
+    ),
+    Kernel(
+        name="int_mm", backend="native", schemes=("w8a8",), layer=QuantLinear, devices=("cpu",),
+        pack=_no_packing, run=_int_mm_run,
+    ),
+    Kernel(
+        name="byte pairs", backend="native", schemes=("w4a16",), layer=QuantLinear,
+        devices=("cpu",), pack=_no_packing, run=_int4_run,
+    ),
+    Kernel(
+        name="onednn", backend="native", schemes=("w8a8",), layer=QuantConv2d, devices=("cpu",),
+        pack=_conv_pack, run=_conv_run, is_available=_has_onednn, frees_weight=True, note=_REDUCED,
+    ),
+)  # fmt: skip

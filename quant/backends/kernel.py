@@ -1,0 +1,39 @@
+"""What a kernel is: a way to multiply one kind of quantized layer on one kind of device.
+
+A kernel packs a layer's integers once, in the order that its product wants, and then maps inputs to outputs. The
+layer's own forward is the reference; `choose.py` compares every kernel with it before use.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quant.layers import AcceleratedLayer
+
+Packed = Any  # what `pack` returns: tensors or a library's own object
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernel:
+    """One way to run layers of a scheme. `run` maps (x, packed, layer) to what the layer's forward returns."""
+
+    name: str  # "onednn", "fbgemm", ...
+    backend: str  # native | torchao | quanto
+    schemes: tuple[str, ...]  # "w8a8", "w8a16", "w4a16": bits only
+    layer: type[AcceleratedLayer]
+    devices: tuple[str, ...]  # torch device types
+    pack: Callable[[Any], Packed]
+    run: Callable[[Tensor, Packed, Any], Tensor]
+    is_available: Callable[[], bool] = lambda: True
+    frees_weight: bool = False  # `packed` replaces the stored integers, which the layer may forget
+    note: str = ""  # what its arithmetic changes, for the table
+
+    def supports(self, layer: AcceleratedLayer, device: torch.device) -> bool:
+        """Whether this kernel is for such a layer on such a device."""
+        if type(layer) is not self.layer or device.type not in self.devices:
+            return False
+        config = layer.config
+        return f"w{config.weight_bits}a{config.act_bits}" in self.schemes and self.is_available()

@@ -1,0 +1,57 @@
+"""Kernels of torchao and optimum-quanto, for comparison and for devices where they are the best."""
+
+# M rows (tokens), K input channels, N output channels
+
+from typing import Any
+
+from torch import Tensor
+
+from quant.backends.kernel import Kernel
+from quant.layers import QuantLinear
+from quant.primitives import quantize_per_token
+
+
+def _torchao_pack(layer: QuantLinear) -> Tensor:
+    return layer.qweight.T  # the layout that torchao's own int8 tensors use
+
+
+def _torchao_run(x: Tensor, packed: Tensor, layer: QuantLinear) -> Tensor:
+    from torchao.kernel.intmm import int_scaled_matmul
+
+    x_MK = x.flatten(0, -2).float()
+    if layer.smooth is not None:
+        x_MK = x_MK * layer.smooth
+    q_MK, scale_M = quantize_per_token(x_MK)
+    product = int_scaled_matmul(q_MK, packed, scale_M[:, None]) * layer.scale
+    if layer.bias is not None:
+        product = product + layer.bias.float()
+    return product.to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+def _quanto_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
+    import torch
+    from optimum.quanto import library  # noqa: F401  registers the operator
+
+    if layer.smooth is not None:
+        x = x * layer.smooth.to(x.dtype)
+    scale = layer.scale.to(x.dtype)[:, None]
+    out = torch.ops.quanto.qbytes_mm(x.flatten(0, -2), layer.qweight, scale)
+    if layer.bias is not None:
+        out = out + layer.bias.to(out.dtype)
+    return out.unflatten(0, x.shape[:-1])
+
+
+def _no_packing(layer: Any) -> None:
+    return None
+
+
+KERNELS = (
+    Kernel(
+        name="int_scaled_matmul", backend="torchao", schemes=("w8a8",), layer=QuantLinear,
+        devices=("cpu", "cuda"), pack=_torchao_pack, run=_torchao_run,
+    ),
+    Kernel(
+        name="qbytes_mm", backend="quanto", schemes=("w8a16",), layer=QuantLinear,
+        devices=("cpu", "cuda", "mps"), pack=_no_packing, run=_quanto_run,
+    ),
+)  # fmt: skip

@@ -1,0 +1,191 @@
+"""Every kernel against the layer's reference, and the choice among them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from quant.backends import choose as choosing
+from quant.backends import cpu, libraries
+from quant.backends.choose import accelerate_, choose, measure
+from quant.backends.kernel import Kernel
+from quant.config import QuantConfig
+from quant.layers import QuantConv2d, QuantLinear
+
+CPU = torch.device("cpu")
+W8A8, W8A16 = QuantConfig(act_bits=8), QuantConfig()
+W4 = QuantConfig(weight_bits=4, group_size=64)
+LINEAR_8 = [k for k in cpu.KERNELS if k.layer is QuantLinear and "w8a8" in k.schemes]
+SHAPES = [(1, 64, 48), (7, 100, 33), (300, 1152, 1152)]
+
+
+def linear(K: int, N: int, config: QuantConfig, *, bias: bool = True) -> QuantLinear:
+    generator = torch.Generator().manual_seed(K + N)
+    weight = torch.randn(N, K, generator=generator)
+    values = torch.randn(N, generator=generator) if bias else None
+    smooth = torch.rand(K, generator=generator) + 0.5 if config.smooth else None
+    return QuantLinear.from_weight(weight, values, config, smooth_K=smooth)
+
+
+def inputs(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def is_exact(kernel: Kernel) -> bool:
+    limits = {"onednn": cpu._onednn_act_max, "fbgemm": cpu._fbgemm_act_max}
+    return kernel.name not in limits or limits[kernel.name]() == 127
+
+
+@pytest.mark.parametrize(("M", "K", "N"), SHAPES)
+@pytest.mark.parametrize("kernel", LINEAR_8, ids=lambda k: k.name)
+def test_8_bit_kernels(kernel: Kernel, M: int, K: int, N: int) -> None:
+    """Equal integers give equal floats; where 8 bits would saturate, 7-bit inputs stay close."""
+    if not kernel.is_available():
+        pytest.skip(f"{kernel.name} is not in this torch")
+    for config, bias in ((W8A8, True), (W8A8, False), (replace(W8A8, smooth=True), True)):
+        layer = linear(K, N, config, bias=bias)
+        x = inputs(2, M, K)
+        x[0, 0] = 0
+        expected = layer.reference(x)
+        out = kernel.run(x, kernel.pack(layer), layer)
+        if is_exact(kernel):
+            assert torch.equal(out, expected)
+        else:
+            assert (out - expected).norm() < 0.03 * expected.norm()
+
+
+@pytest.mark.parametrize("kernel", LINEAR_8, ids=lambda k: k.name)
+def test_saturating_integers(kernel: Kernel) -> None:
+    """All inputs and weights at their largest: what 16-bit sums would spoil."""
+    if not kernel.is_available():
+        pytest.skip(f"{kernel.name} is not in this torch")
+    layer = QuantLinear.from_quantized(
+        torch.full((32, 128), 127, dtype=torch.int8), torch.ones(32), None, W8A8
+    )
+    out = kernel.run(torch.ones(4, 128), kernel.pack(layer), layer)
+    torch.testing.assert_close(out, torch.full((4, 32), 127.0 * 128))
+
+
+def test_reduced_range_is_exact_on_its_integers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A product that saturates like AVX2 without VNNI gets 7-bit inputs, and is exact with them."""
+
+    def saturating(q_MK: torch.Tensor, offset: int, packed: torch.Tensor) -> torch.Tensor:
+        shifted = q_MK.long() + offset
+        pairs = (shifted[:, None, :] * packed.long()[None]).unflatten(-1, (-1, 2)).sum(-1)
+        total = pairs.clamp(-(2**15), 2**15 - 1).sum(-1)
+        return (total - offset * packed.long().sum(dim=1)).float()
+
+    assert cpu._largest_exact(lambda layer: layer.qweight, saturating) == cpu.INT7_MAX
+    layer, x = linear(256, 64, W8A8), inputs(9, 256)
+    expected = layer.reference(x)
+    out = cpu._run_int8(
+        x, layer.qweight, layer, lambda *a: saturating(*a) * layer.scale, cpu.INT7_MAX
+    )
+    assert (out - expected).norm() < 0.025 * expected.norm()
+
+
+def test_a_product_that_is_never_exact_is_refused() -> None:
+    with pytest.raises(RuntimeError, match="not exact"):
+        cpu._largest_exact(lambda layer: None, lambda q, offset, packed: torch.zeros(16, 48))
+
+
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("K", [64, 100, 192])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_byte_pairs(group: int, K: int, dtype: torch.dtype) -> None:
+    layer = linear(K, 40, QuantConfig(weight_bits=4, group_size=group))
+    expected = layer.dequantize(dtype)
+    torch.testing.assert_close(cpu.dequantize_int4(layer, dtype), expected, rtol=0.01, atol=0)
+    if dtype == torch.float32:
+        assert torch.equal(cpu.dequantize_int4(layer, dtype), expected)
+    x = inputs(2, 5, K).to(dtype)
+    kernel = next(k for k in cpu.KERNELS if k.name == "byte pairs")
+    torch.testing.assert_close(
+        kernel.run(x, None, layer), layer.reference(x), rtol=0.05, atol=0.05 * K**0.5
+    )
+
+
+@pytest.mark.parametrize("static", [False, True])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_convolution(static: bool, stride: int) -> None:
+    conv = nn.Conv2d(24, 20, 3, stride=stride, padding=1)
+    x = inputs(2, 24, 10, 14).contiguous(memory_format=torch.channels_last)
+    scale = (x.abs().max() / 127).clone() if static else None
+    layer = QuantConv2d.from_conv(conv, replace(W8A8, static_act=static), act_scale=scale)
+    kernel = next(k for k in cpu.KERNELS if k.layer is QuantConv2d)
+    expected = layer.reference(x)
+    out = kernel.run(x, kernel.pack(layer), layer)
+    tolerance = 1e-5 if is_exact(kernel) else 0.03
+    assert (out - expected).norm() < tolerance * expected.norm()
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("kernel", libraries.KERNELS, ids=lambda k: k.backend)
+def test_libraries(kernel: Kernel) -> None:
+    layer = linear(128, 96, W8A8 if "w8a8" in kernel.schemes else W8A16)
+    x = inputs(2, 17, 128)
+    out = kernel.run(x, kernel.pack(layer), layer)
+    torch.testing.assert_close(out, layer.reference(x), rtol=1e-4, atol=1e-3)
+
+
+def fake(name: str, factor: float) -> Kernel:
+    return Kernel(
+        name=name, backend="native", schemes=("w8a8",), layer=QuantLinear, devices=("cpu",),
+        pack=lambda layer: None, run=lambda x, packed, layer: factor * layer.reference(x),
+    )  # fmt: skip
+
+
+def test_wrong_kernels_are_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def breaks(x: torch.Tensor, packed: object, layer: QuantLinear) -> torch.Tensor:
+        raise RuntimeError("could not create a primitive\ndetails")
+
+    kernels = (fake("doubles", 2.0), fake("nan", float("nan")), replace(fake("x", 1), run=breaks))
+    results = measure(linear(128, 64, W8A8), CPU, kernels)
+    assert [r.seconds is None for r in results] == [True, True, True, False]
+    assert results[2].note == "could not create a primitive"
+    monkeypatch.setattr(choosing, "all_kernels", lambda: kernels)
+    assert choose(linear(128, 64, W8A8), CPU) is None
+
+
+def test_slow_kernels_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choosing, "_TOO_SLOW_S", -1.0)
+    results = measure(linear(128, 64, W8A8), CPU, [fake("slow", 1.0)])
+    assert results[0].note == "too slow"
+
+
+def test_verdict_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "cache/kernels.json"
+    first = choose(linear(64, 32, W8A8), CPU, verdicts=path)
+    assert path.is_file()
+    monkeypatch.setattr(choosing, "measure", lambda *a, **k: pytest.fail("measured again"))
+    assert choose(linear(64, 32, W8A8), CPU, verdicts=path) == first
+    monkeypatch.undo()
+    path.write_text("{ damaged")
+    assert choose(linear(64, 32, W8A8), CPU, verdicts=path) is not None
+    (tmp_path / "file").write_text("")
+    choose(linear(64, 32, W8A8), CPU, verdicts=tmp_path / "file/kernels.json")
+
+
+def test_accelerate() -> None:
+    model = nn.Sequential(linear(64, 64, W8A8), linear(64, 64, W4), linear(64, 64, W8A16))
+    x = inputs(3, 64)
+    expected = model(x)
+    chosen = accelerate_(model, CPU)
+    assert set(chosen) == {"linear w8a8", "linear w4a16-g64", "linear w8a16"}
+    assert (model(x) - expected).norm() < 0.03 * expected.norm()
+
+
+def test_reference_backend_changes_nothing() -> None:
+    model = nn.Sequential(linear(64, 64, W8A8))
+    assert accelerate_(model, CPU, backend="reference") == {"linear w8a8": "reference"}
+    assert model[0].qweight.device.type == "cpu"
+
+
+def test_backend_without_a_kernel() -> None:
+    """quanto multiplies no 8-bit inputs; torchao does."""
+    layers = linear(64, 64, W8A8), linear(64, 64, W8A16)
+    for backend, kinds in (("quanto", {"linear w8a16"}), ("torchao", {"linear w8a8"})):
+        chosen = accelerate_(nn.Sequential(*layers), CPU, backend=backend)
+        assert {kind for kind, name in chosen.items() if name.startswith(backend)} == kinds
