@@ -80,8 +80,9 @@ def _require_type(tensor: Tensor, expected: torch.dtype, name: str, component: s
 
 
 def _compute_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """Integers and the scales of quantized layers keep their type; all else computes in `dtype`."""
-    stored = not tensor.is_floating_point() or name.rpartition(".")[2] == "scale"
+    """Integers and the factors of quantized layers keep their type; all else computes in `dtype`."""
+    factors = ("scale", "smooth", "act_scale")
+    stored = not tensor.is_floating_point() or name.rpartition(".")[2] in factors
     return tensor.dtype if stored else dtype
 
 
