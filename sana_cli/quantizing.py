@@ -1,21 +1,23 @@
-"""A model folder becomes a quantized one without data: round to nearest, with searched 4-bit scales.
+"""A model folder becomes a quantized one: tensors are read from mapped files and written one by one.
 
-Tensors are read from mapped files, quantized and written one by one, so memory holds one layer at a
-time. Finished components survive an interruption; a rerun goes on behind them.
+Without data, each is rounded to nearest, with searched 4-bit scales, so memory holds one layer at a time. With
+data, `calibration/` says what to write instead. Finished components survive an interruption; a rerun goes on
+behind them.
 """
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
-from quant.config import QuantConfig
+from quant.config import QuantConfig, config_from_json, config_to_json
 from quant.convert import (
     Candidate,
     LayerReport,
@@ -35,6 +37,7 @@ from sana_cli.recipes import COMPONENTS, component_recipe
 from sana_cli.weight_files import select_files
 from sana_cli.weights import require_finite, require_same_names
 
+RUN_ORDER = ("text_encoder", "transformer", "vae")  # each makes the next one's inputs
 _DONE = "done.json"  # beside a finished component: what it was made with, and its digest
 
 
@@ -47,7 +50,30 @@ class ComponentReport:
     bytes_before: int
     bytes_after: int
     layers: list[LayerReport]
-    sqnr: dict[str, float]  # dB of each quantized weight
+    sqnr: dict[str, float]  # dB of each quantized weight; where calibrated, of its output
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComponentPlan:
+    """What calibration decided for one component. Layers without a finished one are made without data."""
+
+    layers: list[LayerReport]
+    finished: Mapping[str, Quantized] = field(default_factory=dict)  # by path
+    replaced: Mapping[str, Tensor] = field(default_factory=dict)  # float tensors, by name
+    sqnr: Mapping[str, float] = field(default_factory=dict)  # dB of a finished layer's output
+
+
+class Calibration(Protocol):
+    """What `calibration/` does for the writer."""
+
+    def key(self, component: str) -> list[Any]:
+        """Everything that decides the component's result, as JSON; for resuming."""
+
+    def plan(self, component: str) -> ComponentPlan | None:
+        """Decide about a component, running the model; None where data has nothing to add."""
+
+    def finish(self, folder: Path) -> None:
+        """The folder is complete, but for its name."""
 
 
 def quantize_folder(
@@ -57,6 +83,7 @@ def quantize_folder(
     *,
     recipe: str,
     overwrite: bool = False,
+    calibration: Calibration | None = None,
     advance: Callable[[str, int, int], None] = lambda component, done, total: None,
 ) -> list[ComponentReport]:
     """Write `target`, a folder that `sana generate --model` takes. `advance` counts tensors.
@@ -67,13 +94,14 @@ def quantize_folder(
     try:
         with _only_writer(target), new_folder(target, overwrite=overwrite) as working:
             _copy_small_files(checkpoint, working)
-            reports, parts = [], {}
-            for component in COMPONENTS:
-                report, part = _quantize_component(
-                    checkpoint, component, schemes[component], working, advance
+            done = {
+                component: _quantize_component(
+                    checkpoint, component, schemes[component], working, calibration, advance
                 )
-                reports.append(report)
-                parts[component] = part
+                for component in (RUN_ORDER if calibration else COMPONENTS)
+            }
+            reports = [done[component][0] for component in COMPONENTS]
+            parts = {component: done[component][1] for component in COMPONENTS}
             manifest = Manifest(
                 base_model=checkpoint.name,
                 base_revision=checkpoint.revision or "",
@@ -84,8 +112,10 @@ def quantize_folder(
             )
             text = json.dumps(manifest.to_json(), indent=1)
             (working / MANIFEST).write_text(text + "\n", encoding="utf-8")
-            for done in working.glob(f"*/{_DONE}"):
-                done.unlink()
+            if calibration is not None:
+                calibration.finish(working)
+            for mark in working.glob(f"*/{_DONE}"):
+                mark.unlink()
     except OSError as error:
         raise SanaError(
             f"cannot write {target}: {error.strerror or error}",
@@ -155,34 +185,42 @@ def _quantize_component(
     component: str,
     scheme: str,
     working: Path,
+    calibration: Calibration | None,
     advance: Callable[[str, int, int], None],
 ) -> tuple[ComponentReport, Component]:
     model = empty_module(checkpoint, component)
     layers = resolve(model, component_recipe(component, scheme))
     weights = component_weights(checkpoint, component)
     require_same_names(set(model.state_dict()), set(weights.names), component)
-    modules = {r.path: (model.get_submodule(r.path), r.config) for r in layers if r.config}
-    specs = dict(_specs(weights, modules))
     path = working / component / "model.safetensors"
     done = path.with_name(_DONE)
     key = [scheme, weights.fingerprint, __version__]
+    key += calibration.key(component) if calibration else []
+    key = json.loads(json.dumps(key))  # as it will be read: lists for tuples
     state = json.loads(done.read_text()) if done.is_file() else {}
-    if state.get("key") != key or sha256_of(path) != state["sha256"]:
+    if state.get("key") == key and sha256_of(path) == state["sha256"]:
+        layers = [_decided(layer, *state["layers"][layer.path]) for layer in layers]
+    else:
         done.unlink(missing_ok=True)
+        plan = calibration.plan(component) if calibration else None
+        plan = plan or ComponentPlan(layers=layers)
+        layers = plan.layers
         with path.open("wb") as stream:
-            writer = StreamWriter(stream, specs)
+            writer = StreamWriter(stream, _specs_of(model, layers, weights))
             writer.start()
+            modules = _modules(model, layers)
             sqnr: dict[str, float] = {}
             for count, name in enumerate(sorted(weights.names), start=1):
-                sqnr |= _write_tensor(writer, name, weights, modules, component)
+                sqnr |= _write_tensor(writer, name, weights, modules, component, plan)
                 advance(component, count, len(weights.names))
-            state = {"key": key, "sqnr": sqnr, "sha256": writer.finish()}
+            decided = {r.path: [config_to_json(r.config), r.reason] for r in layers}
+            state = {"key": key, "sqnr": sqnr, "layers": decided, "sha256": writer.finish()}
         done.write_text(json.dumps(state))
     report = ComponentReport(
         component=component,
         scheme=scheme,
         bytes_before=weights.total_bytes,
-        bytes_after=sum(spec.bytes for spec in specs.values()),
+        bytes_after=sum(spec.bytes for spec in _specs_of(model, layers, weights).values()),
         layers=layers,
         sqnr=state["sqnr"],
     )
@@ -191,7 +229,21 @@ def _quantize_component(
     return report, Component(file=file, sha256=state["sha256"], layers=schemes)
 
 
+def _decided(layer: LayerReport, config: dict[str, Any] | None, reason: str) -> LayerReport:
+    return replace(layer, config=config_from_json(config), reason=reason)
+
+
 _Modules = dict[str, tuple[Candidate, QuantConfig]]
+
+
+def _modules(model: nn.Module, layers: list[LayerReport]) -> _Modules:
+    return {r.path: (model.get_submodule(r.path), r.config) for r in layers if r.config}  # type: ignore[misc]
+
+
+def _specs_of(
+    model: nn.Module, layers: list[LayerReport], weights: ComponentWeights
+) -> dict[str, TensorSpec]:
+    return dict(_specs(weights, _modules(model, layers)))
 
 
 def _specs(weights: ComponentWeights, modules: _Modules) -> Iterator[tuple[str, TensorSpec]]:
@@ -201,8 +253,7 @@ def _specs(weights: ComponentWeights, modules: _Modules) -> Iterator[tuple[str, 
         if kind == "weight" and path in modules:
             with torch.device("meta"):
                 layer = empty_layer(*modules[path], TOKEN_CONVS)
-            for buffer in ("qweight", "scale"):
-                tensor = getattr(layer, buffer)
+            for buffer, tensor in layer.named_buffers():
                 yield f"{path}.{buffer}", TensorSpec(tensor.dtype, tuple(tensor.shape))
         else:
             tensor = weights.read(weights.names[name])  # a view: nothing is read yet
@@ -215,22 +266,30 @@ def _write_tensor(
     weights: ComponentWeights,
     modules: _Modules,
     component: str,
+    plan: ComponentPlan,
 ) -> dict[str, float]:
     """Write one tensor, quantized if its layer is; returns the layer's SQNR by path, if so."""
+    path, _, kind = name.rpartition(".")
+    if kind == "weight" and path in plan.finished:
+        _add_layer(writer, path, plan.finished[path])
+        return {path: plan.sqnr[path]}
     tensor = weights.read(weights.names[name])
     require_finite(tensor, name, component)
-    path, _, kind = name.rpartition(".")
     if kind != "weight" or path not in modules:
-        writer.add(name, tensor)
+        writer.add(name, plan.replaced[name].to(tensor.dtype) if name in plan.replaced else tensor)
         return {}
     module, config = modules[path]
     module.weight = nn.Parameter(tensor, requires_grad=False)
     module.bias = None  # written by itself, under its own name
     layer = quantized_layer(module, config, TOKEN_CONVS)
     module.to_empty(device="meta")
-    writer.add(f"{path}.qweight", layer.qweight)
-    writer.add(f"{path}.scale", layer.scale)
+    _add_layer(writer, path, layer)
     return {path: _sqnr(tensor, layer)}
+
+
+def _add_layer(writer: StreamWriter, path: str, layer: Quantized) -> None:
+    for buffer, tensor in layer.named_buffers():
+        writer.add(f"{path}.{buffer}", tensor)
 
 
 def _sqnr(weight: Tensor, layer: Quantized) -> float:

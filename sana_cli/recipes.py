@@ -6,6 +6,8 @@ values of the text are computed once per prompt and sensitive; the first and las
 timestep's are few and carry every value.
 """
 
+from dataclasses import dataclass
+
 from quant.config import QuantConfig, Recipe, Rule
 
 COMPONENTS = ("transformer", "vae", "text_encoder")
@@ -14,7 +16,41 @@ COMPONENTS = ("transformer", "vae", "text_encoder")
 RECIPES: dict[str, dict[str, str]] = {
     "w8a8": {"transformer": "w8a8", "vae": "w8a16", "text_encoder": "w4a16-g64"},
     "int4": {"transformer": "w4a16-g64", "vae": "w8a16", "text_encoder": "w4a16-g64"},
+    "mixed": {"transformer": "w4a16-g64", "vae": "w8a16", "text_encoder": "w4a16-g64"},
 }
+
+# recipe -> scheme of the more sensitive half of the transformer's layers, found by calibration
+KEPT_HALF = {"mixed": "w8a8"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeepRule:
+    """How many of the transformer's most sensitive layers get more bits, and which: one of three ways to say it."""
+
+    config: QuantConfig | None  # None: floating point
+    count: int | None = None
+    share: float = 0.0
+    budget_db: float | None = None  # as many as it takes for this predicted SQNR of the latents
+
+    @property
+    def reason(self) -> str:
+        return "among the most sensitive, kept by calibration"
+
+
+def keep_rule(
+    recipe: str, transformer: str, *, count: int | None, budget_db: float | None
+) -> KeepRule | None:
+    """The rule that a recipe and the options `--keep` and `--budget-db` make, if any.
+
+    Layers of 4-bit weights are kept in 8 bits, those of 8-bit weights in floating point.
+    """
+    scheme = QuantConfig.parse(transformer)
+    half = KEPT_HALF.get(recipe)
+    if scheme is None or (count is None and budget_db is None and half is None):
+        return None
+    kept = QuantConfig.parse(half or "w8a16") if scheme.weight_bits == 4 else None
+    return KeepRule(config=kept, count=count, share=0.5 if half else 0.0, budget_db=budget_db)
+
 
 _KEPT = {
     "transformer": {
@@ -40,6 +76,8 @@ def component_recipe(component: str, scheme: str) -> Recipe:
     config = QuantConfig.parse(scheme)
     if config is None:
         return Recipe((Rule(pattern="*", config=None, reason="scheme none"),))
+    if config.smooth or config.static_act:
+        raise ValueError("calibration decides about -smooth and -static; write the scheme plainly")
     if component == "vae" and config.weight_bits != 8:
         raise ValueError(f"the autoencoder's 3x3 convolutions are stored in 8 bits, not {scheme}")
     if component == "text_encoder" and config.act_bits != 16:
