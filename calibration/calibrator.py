@@ -1,0 +1,368 @@
+"""Decide what `sana quantize` writes, by running the float model part by part.
+
+The order is that of a picture: texts, then the transformer, then the decoder; each part's results are the next
+one's inputs, and only one part is loaded at a time.
+"""
+
+import gc
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from calibration.collect import (
+    StepInput,
+    draw_latents,
+    encode_texts,
+    plan_drawings,
+    record_steps,
+    step_calls,
+    text_calls,
+)
+from calibration.comparison import FILE, Comparison, compare
+from calibration.convolutions import calibrate_convolutions
+from calibration.linears import NEAREST, Found, Methods, calibrate_linears, groups
+from calibration.observe import Call
+from calibration.sensitivity import (
+    enough_for,
+    noise_of_layers,
+    noise_share,
+    probe_calls,
+    swapped,
+    to_db,
+    worst,
+)
+from quant.config import QuantConfig
+from quant.convert import LayerReport, resolve
+from sana_cli.checkpoint import Checkpoint
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.loading import (
+    component_weights,
+    empty_module,
+    load_prompt_encoder,
+    load_transformer,
+    load_vae,
+)
+from sana_cli.models.sana_transformer import SanaTransformer2D
+from sana_cli.models.text_encoder import PromptEncoder
+from sana_cli.pipeline import BrokenValues, EncodedPair, decode
+from sana_cli.precision import plan_dtypes
+from sana_cli.quantizing import ComponentPlan
+from sana_cli.recipes import COMPONENTS, KeepRule, component_recipe
+from sana_cli.run import Reporter, release_memory, translate_out_of_memory
+
+_FIRST_SEED = 1_000_000  # calibration pictures have seeds of their own, which nobody types
+_LATENT_CHECKS = 2  # pictures drawn in full with every layer quantized, to scale predictions by
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What to calibrate with, and how far to go."""
+
+    prompts: tuple[str, ...]
+    samples: int  # pictures
+    steps: int | None = None  # denoising steps of each; None: the model's
+    seed: int = 0
+    keep: KeepRule | None = None  # which of the transformer's layers get more bits
+    methods: Methods = field(default_factory=Methods)
+    compare: bool = True  # draw comparison.png
+
+
+class Calibrator:
+    """Runs the float model when a component's turn comes; `plan` is asked in the order of a picture."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        schemes: Mapping[str, str],
+        options: Options,
+        *,
+        device: torch.device,
+        reporter: Reporter,
+    ) -> None:
+        self.checkpoint, self.schemes, self.options = checkpoint, schemes, options
+        self.device, self.reporter = device, reporter
+        self.dtypes = plan_dtypes("auto", checkpoint.trained_precision, device)
+        prompts = [options.prompts[i % len(options.prompts)] for i in range(options.samples)]
+        self.drawings = plan_drawings(
+            checkpoint, prompts, first_seed=_FIRST_SEED + options.seed, steps=options.steps
+        )
+        self.comparison: Comparison | None = None
+        self.effects_db: dict[str, float] = {}  # SQNR of the velocity when one layer is quantized
+        self._texts: list[EncodedPair] = []
+        self._latents: list[Tensor] = []
+        self._require_room_for_keep()
+
+    # -- what the writer asks (quantizing.Calibration) -----------------------------------------
+
+    def key(self, component: str) -> list[Any]:
+        """Everything that decides the results: settings, prompts and the files of all parts."""
+        options = asdict(self.options)
+        options["prompts"] = _digest(json.dumps(self.options.prompts))
+        small = sorted(self.checkpoint.folder.glob("*/*.json")) + sorted(
+            self.checkpoint.folder.glob("*.json")
+        )
+        files = [component_weights(self.checkpoint, name).fingerprint for name in COMPONENTS]
+        files += [_digest(path.read_text(encoding="utf-8", errors="replace")) for path in small]
+        return [options, self.device.type, str(self.dtypes), _digest("".join(files))]
+
+    def plan(self, component: str) -> ComponentPlan | None:
+        """Calibrate one component. SanaError where the float model draws nothing sane."""
+        plans = {
+            "text_encoder": self._plan_text_encoder,
+            "transformer": self._plan_transformer,
+            "vae": self._plan_vae,
+        }
+        try:
+            with translate_out_of_memory(self.drawings[0].settings):
+                return plans[component]()
+        except SanaError as error:
+            if error.code == ExitCode.ENVIRONMENT:
+                error.hint = "close other programs; --samples 0 holds one layer in memory"
+            raise
+        except BrokenValues as broken:
+            raise SanaError(
+                f"cannot calibrate: {broken} of the unquantized model",
+                hint="--samples 0 quantizes without running it",
+                code=ExitCode.CHECKPOINT,
+            ) from broken
+        finally:
+            release_memory(self.device)
+
+    def finish(self, folder: Path) -> None:
+        """Draw the comparison picture into the finished folder."""
+        if not self.options.compare:
+            return
+        self._texts, self._latents = [], []
+        gc.collect()
+        self.comparison = compare(
+            self.checkpoint, folder, steps=self.options.steps, device=self.device,
+            reporter=self.reporter,
+        )  # fmt: skip
+
+    def facts(self) -> dict[str, Any]:
+        """What was done and how it came out, as JSON. After `finish`."""
+        assert self.comparison is not None
+        options = self.options
+        effects = {path: round(value, 2) for path, value in self.effects_db.items()}
+        return {
+            "calibration": {
+                "samples": options.samples,
+                "steps": self.drawings[0].settings.steps,
+                "seed": options.seed,
+                "device": self.device.type,
+                "precision": str(self.dtypes),
+                **({"velocity_sqnr_db_of_one_layer": effects} if effects else {}),
+            },
+            "comparison": {"file": FILE, **asdict(self.comparison)},
+        }
+
+    # -- components ----------------------------------------------------------------------------
+
+    def _plan_text_encoder(self) -> ComponentPlan | None:
+        configs, layers = self._configs("text_encoder")
+        linears = {path: config for path, config in configs.items() if config.weight_bits == 4}
+        if not linears:  # nothing to find for 8-bit weights alone
+            return None
+        encoder = self._load_encoder()
+        self._encode(encoder)
+        calls = text_calls(encoder, self.drawings)
+        methods = replace(self.options.methods, smooth=False)
+        found = self._calibrate(encoder.model, linears, calls, "text encoder", methods)
+        return self._finished(layers, found)
+
+    def _plan_transformer(self) -> ComponentPlan | None:
+        configs, layers = self._configs("transformer")
+        if not configs:
+            return None
+        transformer = self._load_transformer()
+        inputs = self._record(transformer)
+        calls = step_calls(transformer, self._texts, inputs)
+        keep = self.options.keep
+        found = self._calibrate(
+            transformer, configs, calls, "transformer", self.options.methods,
+            spare=keep.config if keep else None,
+        )  # fmt: skip
+        kept = self._choose_kept(transformer, found, calls, keep) if keep else []
+        plan = self._finished(layers, found, replaced_from=transformer)
+        return _with_kept(plan, found, kept, keep) if keep else plan
+
+    def _plan_vae(self) -> ComponentPlan | None:
+        configs, layers = self._configs("vae")
+        kinds = {report.path: report.kind for report in layers}
+        inside = {  # a picture is only decoded, so nothing is known of the encoder's inputs
+            path: config
+            for path, config in configs.items()
+            if config.act_bits == 8 and path.startswith("decoder.")
+        }
+        if not inside:
+            return None
+        if not self._latents:
+            self._record(self._load_transformer())
+        with self.reporter.stage("load decoder"):
+            vae = load_vae(self.checkpoint, dtype=self.dtypes.vae, device=self.device)
+        calls = [Call(lambda one=latents: decode(vae, one)) for latents in self._latents]  # type: ignore[misc]
+        kernels = [p for p in inside if kinds[p].startswith("conv") and kinds[p] != "conv 1x1"]
+        linears = {path: config for path, config in inside.items() if path not in kernels}
+        # A picture has a million rows: Hessians would take longer than all drawing, for layers that hardly matter.
+        found = self._calibrate(vae, linears, calls, "decoder", NEAREST)
+        plan = self._finished(layers, found)
+        if not kernels:
+            return plan
+        with self.reporter.stage("observe decoder", len(calls)) as advance:
+            convs, sqnr = calibrate_convolutions(
+                vae, kernels, inside[kernels[0]], calls, seed=self.options.seed, advance=advance
+            )
+        decided = [
+            replace(layer, config=convs[layer.path].config) if layer.path in convs else layer
+            for layer in plan.layers
+        ]
+        return replace(
+            plan, layers=decided, finished={**plan.finished, **convs}, sqnr={**plan.sqnr, **sqnr}
+        )
+
+    # -- steps of the work ---------------------------------------------------------------------
+
+    def _configs(self, component: str) -> tuple[dict[str, QuantConfig], list[LayerReport]]:
+        model = empty_module(self.checkpoint, component)
+        layers = resolve(model, component_recipe(component, self.schemes[component]))
+        return {r.path: r.config for r in layers if r.config and r.kind != "embedding"}, layers
+
+    def _require_room_for_keep(self) -> None:
+        keep = self.options.keep
+        count = len(self._configs("transformer")[0])
+        if keep is not None and keep.count is not None and keep.count > count:
+            raise SanaError(
+                f"--keep {keep.count}: only {count} layers of the transformer are quantized",
+                hint=f"use 0 to {count}",
+                code=ExitCode.USAGE,
+            )
+
+    def _load_encoder(self) -> PromptEncoder:
+        with self.reporter.stage("load text encoder"):
+            return load_prompt_encoder(
+                self.checkpoint, dtype=self.dtypes.text_encoder, device=self.device
+            )
+
+    def _encode(self, encoder: PromptEncoder) -> None:
+        with self.reporter.stage("texts", len(self.drawings)) as advance:
+            self._texts = encode_texts(encoder, self.drawings, advance=advance)
+
+    def _load_transformer(self) -> SanaTransformer2D:
+        if not self._texts:
+            self._encode(self._load_encoder())
+            release_memory(self.device)
+        with self.reporter.stage("load transformer"):
+            return load_transformer(
+                self.checkpoint, dtype=self.dtypes.transformer, device=self.device
+            )
+
+    def _record(self, transformer: SanaTransformer2D) -> list[StepInput]:
+        steps = sum(drawing.settings.steps for drawing in self.drawings)
+        with self.reporter.stage("calibration pictures", steps) as advance:
+            inputs, self._latents = record_steps(
+                transformer, self._texts, self.drawings, seed=self.options.seed, advance=advance
+            )
+        return inputs
+
+    def _calibrate(
+        self,
+        model: nn.Module,
+        configs: Mapping[str, QuantConfig],
+        calls: Sequence[Call],
+        title: str,
+        methods: Methods,
+        *,
+        spare: QuantConfig | None = None,
+    ) -> Found:
+        if not configs:
+            return Found()
+        runs = len(groups(model, configs, calls, methods=methods)) * len(calls)
+        with self.reporter.stage(f"calibrate {title}", runs) as advance:
+            return calibrate_linears(
+                model, configs, calls, methods=methods, seed=self.options.seed,
+                spare_config=spare, advance=advance,
+            )  # fmt: skip
+
+    def _choose_kept(
+        self,
+        transformer: SanaTransformer2D,
+        found: Found,
+        calls: Sequence[Call],
+        keep: KeepRule,
+    ) -> list[str]:
+        probes = probe_calls(calls)
+        with self.reporter.stage("sensitivity", len(found.layers)) as advance:
+            noise = noise_of_layers(transformer, found.layers, probes, advance=advance)
+        self.effects_db = {path: to_db(value) for path, value in noise.items()}
+        if keep.budget_db is None:
+            count = keep.count if keep.count is not None else round(keep.share * len(noise))
+            return worst(noise, count)
+        rest = {
+            path: value * 10 ** ((found.sqnr[path] - found.spare_sqnr[path]) / 10)
+            if path in found.spare
+            else 0.0
+            for path, value in noise.items()
+        }
+        offset = self._latent_offset_db(transformer, found, sum(noise.values()))
+        kept = enough_for(noise, rest, budget_db=keep.budget_db, offset_db=offset)
+        if kept is None:
+            most = to_db(sum(rest.values())) + offset
+            raise SanaError(
+                f"--budget-db {keep.budget_db:g} is out of reach: about {most:.1f} dB with every layer kept",
+                hint="ask for less, or choose a scheme with more bits",
+                code=ExitCode.USAGE,
+            )
+        return kept
+
+    def _latent_offset_db(
+        self, transformer: SanaTransformer2D, found: Found, predicted: float
+    ) -> float:
+        """How SQNR of finished latents compares with the sum of single effects, all layers quantized."""
+        some = list(zip(self._texts, self.drawings, strict=True))[:_LATENT_CHECKS]
+        with swapped(transformer, found.layers):
+            drawn = [draw_latents(transformer, text, drawing) for text, drawing in some]
+        return to_db(noise_share(self._latents[: len(drawn)], drawn)) - to_db(predicted)
+
+    def _finished(
+        self, layers: list[LayerReport], found: Found, *, replaced_from: nn.Module | None = None
+    ) -> ComponentPlan:
+        decided = [
+            replace(layer, config=found.layers[layer.path].config)
+            if layer.path in found.layers
+            else layer
+            for layer in layers
+        ]
+        state = replaced_from.state_dict() if replaced_from is not None else {}
+        replaced = {name: state[name] for name in found.folded}
+        return ComponentPlan(
+            layers=decided, finished=found.layers, replaced=replaced, sqnr=found.sqnr
+        )
+
+
+def _with_kept(
+    plan: ComponentPlan, found: Found, kept: Sequence[str], keep: KeepRule
+) -> ComponentPlan:
+    """The plan with the most sensitive layers in the bits that they are kept in."""
+    finished, sqnr = dict(plan.finished), dict(plan.sqnr)
+    layers = []
+    for layer in plan.layers:
+        if layer.path not in kept:
+            layers.append(layer)
+        elif layer.path in found.spare:
+            spare = found.spare[layer.path]
+            finished[layer.path], sqnr[layer.path] = spare, found.spare_sqnr[layer.path]
+            layers.append(replace(layer, config=spare.config))
+        else:
+            del finished[layer.path], sqnr[layer.path]
+            layers.append(replace(layer, config=None, reason=keep.reason))
+    return replace(plan, layers=layers, finished=finished, sqnr=sqnr)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

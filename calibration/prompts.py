@@ -1,0 +1,101 @@
+"""What calibration draws: our own prompts, a file of yours, or sentences from a model's closed vocabulary.
+
+A prompt of words that a model does not know shows it nothing but its unknown token, so a model folder whose
+`sana.json` lists a vocabulary gets sentences of those words.
+"""
+
+import random
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.request import MAX_PROMPT
+
+OWN_PROMPTS = Path(__file__).with_name("prompts.txt")
+COMPARED = (  # drawn by the comparison picture, never calibrated with
+    "a lighthouse on a cliff at sunset, waves breaking below",
+    "portrait of a young woman with freckles and a green scarf",
+    "a bowl of strawberries on a blue table, top view",
+    "a futuristic city with flying trams, digital painting",
+)
+_FOR_VOCABULARY = 64  # sentences; as many as the shipped prompts
+# `{group}` is a word of that group of a vocabulary. Which groups name things differs between vocabularies, so every
+# template is tried with what is there; one whose groups or words are missing is not used.
+_THINGS = ("animals", "food", "vehicles", "plants", "weather", "things")
+_TEMPLATES = (
+    *(f"a {{sizes}} {{{group}}} on a {{backgrounds}} background" for group in _THINGS),
+    *(f"a {{{group}}} in {{styles}} style" for group in _THINGS),
+    *(
+        f"a {{{one}}} {{relations}} a {{{other}}} on a {{backgrounds}} background in {{styles}} style"
+        for one, other in zip(_THINGS, _THINGS[1:] + _THINGS[:1], strict=True)
+    ),
+    "a {sizes} {colours of shapes} {shapes} on a {backgrounds} background",
+    "a {colours of shapes} {shapes} {relations} a {colours of shapes} {shapes} on a {backgrounds} background",
+    "a {animals} {relations} a {colours of shapes} {shapes} on a {backgrounds} background",
+    "{counts} {animals} on a {backgrounds} background",
+)
+_GROUP = re.compile(r"\{([^}]+)\}")
+
+
+def prompts_for(vocabulary: Mapping[str, Sequence[str]] | None) -> list[str]:
+    """What a model is calibrated with unless a file says otherwise."""
+    if vocabulary:
+        return vocabulary_prompts(vocabulary, _FOR_VOCABULARY, seed=0)
+    return read_prompts(OWN_PROMPTS)
+
+
+def compared_prompts(vocabulary: Mapping[str, Sequence[str]] | None) -> list[str]:
+    """The four prompts of the comparison picture."""
+    if not vocabulary:
+        return list(COMPARED)
+    known = set(prompts_for(vocabulary))
+    fresh = vocabulary_prompts(vocabulary, 2 * len(COMPARED) + len(known), seed=1)
+    return [prompt for prompt in fresh if prompt not in known][-len(COMPARED) :] or fresh[:4]
+
+
+def vocabulary_prompts(
+    vocabulary: Mapping[str, Sequence[str]], count: int, *, seed: int
+) -> list[str]:
+    """Sentences of a closed vocabulary; words side by side where no sentence of ours fits it."""
+    rng = random.Random(seed)
+    groups = {name: list(words) for name, words in vocabulary.items() if words}
+    known = {word for words in groups.values() for phrase in words for word in phrase.split()}
+    usable = [template for template in _TEMPLATES if _fits(template, groups, known)]
+    if not usable:
+        words = sorted(known)
+        return [" ".join(rng.choices(words, k=4)) for _ in range(count)]
+    chosen = [usable[i % len(usable)] for i in range(count)]
+    return [_GROUP.sub(lambda match: rng.choice(groups[match[1]]), one) for one in chosen]
+
+
+def _fits(template: str, groups: Mapping[str, Sequence[str]], known: set[str]) -> bool:
+    return (
+        set(_GROUP.findall(template)) <= set(groups)
+        and set(_GROUP.sub(" ", template).split()) <= known
+    )
+
+
+def read_prompts(path: Path) -> list[str]:
+    """One prompt a line; empty lines and those that begin with # do not count. SanaError otherwise."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _bad_file(f"{path} is not UTF-8 text", "save it again in that encoding") from error
+    except OSError as error:
+        raise _bad_file(f"cannot read {path}: {error.strerror}", "check the path") from error
+    lines = [line.strip() for line in text.splitlines()]
+    prompts = [line for line in lines if line and not line.startswith("#")]
+    if not prompts:
+        raise _bad_file(f"{path} holds no prompt", "write one a line; # begins a comment")
+    too_long = next((prompt for prompt in prompts if len(prompt) > MAX_PROMPT), None)
+    if too_long is not None:
+        raise _bad_file(
+            f"{path}: the prompt that begins {too_long[:30]!r} is too long",
+            f"at most {MAX_PROMPT:,} characters a line",
+        )
+    return prompts
+
+
+def _bad_file(message: str, hint: str) -> SanaError:
+    return SanaError(message, hint=hint, code=ExitCode.USAGE)
