@@ -69,7 +69,7 @@ class ConsoleReporter:
         if not state.speed:
             return done
         rate = f"{state.speed:.1f} steps/s" if state.speed >= 1 else f"{1 / state.speed:.1f} s/step"
-        return f"{done}  {rate}"
+        return f"{done}  {rate}{_left(state.time_remaining)}"
 
     def notice(self, message: str) -> None:
         if not self.quiet:
@@ -80,13 +80,23 @@ class ConsoleReporter:
         """Progress of work that is counted, not timed: one bar a title."""
         if title not in self._tasks:
             self._tasks[title] = self._progress.add_task(title, total=total, state="")
-        state = f"{done}/{total}"
-        self._progress.update(self._tasks[title], completed=done, state=state)
+        task = self._tasks[title]
+        self._progress.update(task, completed=done)
+        remaining = next(t for t in self._progress.tasks if t.id == task).time_remaining
+        self._progress.update(task, state=f"{done}/{total}{_left(remaining)}")
 
     def download(self, file: str, done: int, total: int) -> None:
         """Bytes of one file so far; a callback for `hub.fetch`."""
         if not self._progress.disable:
             self._downloads.update(file, done, total)
+
+
+def _left(seconds: float | None) -> str:
+    """How long a stage will still take, where that is worth saying."""
+    if seconds is None or seconds < 2:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    return f", {minutes}:{rest:02d} left"
 
 
 class _Downloads:

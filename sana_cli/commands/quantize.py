@@ -1,17 +1,24 @@
 """`sana quantize`: a model becomes a small folder of plain safetensors."""
 
+import math
+from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.options import JsonOption, OfflineOption, QuietOption
-from sana_cli.recipes import RECIPES, component_recipe
+from sana_cli.options import Device, JsonOption, OfflineOption, QuietOption
+from sana_cli.recipes import KEPT_HALF, RECIPES, component_recipe
 
 if TYPE_CHECKING:
-    from sana_cli.quantizing import ComponentReport
+    from calibration.calibrator import Calibrator
+    from sana_cli.checkpoint import Checkpoint
+    from sana_cli.run import Reporter
+
+DEFAULT_SAMPLES = 32  # 8 overfit GPTQ, 64 gain little: docs/quantization.md
+MAX_SAMPLES = 10_000
+MAX_SEED = 2**32 - 1
 
 SchemeOption = Annotated[
     str | None,
@@ -28,6 +35,30 @@ def quantize(
     transformer: SchemeOption = None,
     vae: SchemeOption = None,
     text_encoder: SchemeOption = None,
+    calibration_prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="What to calibrate with, a prompt a line [default: our own]"
+        ),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(help="Pictures to calibrate with; 0: quantize without data.")
+    ] = DEFAULT_SAMPLES,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps of each [default: the model's]")
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(help="Give the K most sensitive layers of the transformer more bits."),
+    ] = None,
+    budget_db: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X", help="... as many as a latent SQNR of X dB is predicted to take."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the calibration pictures.")] = 0,
+    device: Annotated[Device, typer.Option(help="Where to calibrate.")] = Device.AUTO,
     offline: OfflineOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a quantized folder.")] = False,
     json: JsonOption = False,
@@ -35,9 +66,15 @@ def quantize(
 ) -> None:
     """Make MODEL smaller: a quantized folder OUT.
 
-    Needs no data, and holds one layer in memory. A rerun after an interruption goes on behind the finished parts.
+    Draws some pictures to learn what its layers are given; --samples 0 needs no data and holds one layer in memory.
+    A rerun after an interruption goes on behind the finished parts.
     """
     schemes = _schemes(recipe, transformer=transformer, vae=vae, text_encoder=text_encoder)
+    wishes = _Wishes(
+        prompts=calibration_prompts, samples=samples, steps=steps, keep=keep, budget_db=budget_db,
+        seed=seed, device=device,
+    )  # fmt: skip
+    wishes.check(recipe, schemes["transformer"])
     from sana_cli.checkpoint import open_checkpoint
     from sana_cli.console import ConsoleReporter
 
@@ -49,6 +86,7 @@ def quantize(
                 hint=f"quantize the model it was made from: {checkpoint.manifest.base_model}",
                 code=ExitCode.USAGE,
             )
+        calibrator = wishes.calibrator(checkpoint, recipe, schemes, reporter) if samples else None
         from sana_cli.quantizing import quantize_folder
 
         reports = quantize_folder(
@@ -57,99 +95,119 @@ def quantize(
             schemes,
             recipe=recipe,
             overwrite=force,
+            calibration=calibrator,
             advance=reporter.count,
         )
+    from sana_cli.quantize_report import json_document, lines
+
+    facts = calibrator.facts() if calibrator else None
     if json:
-        _print_json(out, recipe, reports)
+        from json import dumps
+
+        typer.echo(dumps(json_document(out, recipe, reports, facts), ensure_ascii=False))
     else:
-        typer.echo("\n".join(_lines(out, reports)))
+        typer.echo("\n".join(lines(out, reports, facts)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Wishes:
+    """The options that calibration takes, as typed."""
+
+    prompts: Path | None
+    samples: int
+    steps: int | None
+    keep: int | None
+    budget_db: float | None
+    seed: int
+    device: Device
+
+    def check(self, recipe: str, transformer: str) -> None:
+        """Usage errors for values that cannot work, and for those that would have no effect."""
+        _require_range("--samples", self.samples, 0, MAX_SAMPLES)
+        _require_range("--seed", self.seed, 0, MAX_SEED)
+        _require_range("--steps", self.steps, 1, 1000)
+        _require_range("--keep", self.keep, 0, 10**6)
+        if self.budget_db is not None and not (
+            math.isfinite(self.budget_db) and 0 < self.budget_db <= 100
+        ):
+            raise _usage(f"--budget-db {self.budget_db:g} is out of range", "use 1 to 100")
+        if self.keep is not None and self.budget_db is not None:
+            raise _usage("give --keep or --budget-db, not both", "leave one away")
+        choosing = {"--keep": self.keep, "--budget-db": self.budget_db}
+        for option, value in choosing.items():
+            if value is not None and transformer == "none":
+                raise _usage(
+                    f"{option} has no effect: --transformer none keeps every layer",
+                    f"leave {option} away",
+                )
+        if self.samples:
+            return
+        if recipe in KEPT_HALF:
+            raise _usage(
+                f"--recipe {recipe} ranks layers by calibration, which --samples 0 leaves out",
+                "leave --samples away, or use another recipe",
+            )
+        needless: dict[str, object] = {
+            "--calibration-prompts": self.prompts,
+            "--steps": self.steps,
+            **choosing,
+        }
+        for option, given in needless.items():
+            if given is not None:
+                raise _usage(
+                    f"{option} has no effect without calibration",
+                    f"leave {option} or --samples 0 away",
+                )
+
+    def calibrator(
+        self,
+        checkpoint: "Checkpoint",
+        recipe: str,
+        schemes: dict[str, str],
+        reporter: "Reporter",
+    ) -> "Calibrator":
+        from calibration.prompts import prompts_for, read_prompts
+
+        prompts = (
+            read_prompts(self.prompts.expanduser())
+            if self.prompts
+            else prompts_for(checkpoint.own.vocabulary)
+        )
+        from calibration.calibrator import Calibrator, Options
+        from sana_cli.precision import pick_device
+        from sana_cli.recipes import keep_rule
+
+        keep = keep_rule(recipe, schemes["transformer"], count=self.keep, budget_db=self.budget_db)
+        options = Options(
+            prompts=tuple(prompts),
+            samples=self.samples,
+            steps=self.steps,
+            seed=self.seed,
+            keep=keep,
+        )
+        return Calibrator(
+            checkpoint, schemes, options, device=pick_device(self.device), reporter=reporter
+        )
+
+
+def _require_range(option: str, value: int | None, lowest: int, highest: int) -> None:
+    if value is not None and not lowest <= value <= highest:
+        raise _usage(f"{option} {value} is out of range", f"use {lowest} to {highest}")
+
+
+def _usage(message: str, hint: str) -> SanaError:
+    return SanaError(message, hint=hint, code=ExitCode.USAGE)
 
 
 def _schemes(recipe: str, **chosen: str | None) -> dict[str, str]:
     """The scheme of each component; usage errors for unknown or unsuitable ones."""
     if recipe not in RECIPES:
-        raise SanaError(
-            f"unknown recipe {recipe!r}",
-            hint=f"known: {', '.join(RECIPES)}",
-            code=ExitCode.USAGE,
-        )
+        raise _usage(f"unknown recipe {recipe!r}", f"known: {', '.join(RECIPES)}")
     schemes = {name: chosen.get(name) or scheme for name, scheme in RECIPES[recipe].items()}
     for component, scheme in schemes.items():
         try:
             component_recipe(component, scheme)
         except ValueError as error:
             option = component.replace("_", "-")
-            raise SanaError(
-                f"--{option} {scheme}: {error}",
-                hint="see `sana quantize --help`",
-                code=ExitCode.USAGE,
-            ) from error
+            raise _usage(f"--{option} {scheme}: {error}", "see `sana quantize --help`") from error
     return schemes
-
-
-def _facts(report: "ComponentReport") -> dict[str, Any]:
-    values = list(report.sqnr.values())
-    return {
-        "scheme": report.scheme,
-        "layers_quantized": len(values),
-        "layers_kept": sum(layer.config is None for layer in report.layers),
-        "bytes_before": report.bytes_before,
-        "bytes_after": report.bytes_after,
-        "sqnr_db_worst": round(min(values), 2) if values else None,
-        "sqnr_db_median": round(median(values), 2) if values else None,
-    }
-
-
-def _print_json(out: Path, recipe: str, reports: "list[ComponentReport]") -> None:
-    from json import dumps
-
-    document = {
-        "folder": str(out),
-        "recipe": recipe,
-        "components": {
-            report.component: {
-                **_facts(report),
-                "kept": {r.path: r.reason for r in report.layers if r.config is None},
-            }
-            for report in reports
-        },
-    }
-    typer.echo(dumps(document, ensure_ascii=False))
-
-
-def _lines(out: Path, reports: "list[ComponentReport]") -> list[str]:
-    heads = ("part", "scheme", "layers", "kept", "before", "after", "worst", "median SQNR")
-    rows = [heads]
-    for report in reports:
-        facts = _facts(report)
-        decibels = [
-            "" if facts[key] is None else f"{facts[key]:.1f} dB"
-            for key in ("sqnr_db_worst", "sqnr_db_median")
-        ]
-        rows.append(
-            (
-                report.component,
-                report.scheme,
-                str(facts["layers_quantized"]),
-                str(facts["layers_kept"]),
-                *(f"{facts[key] / 1e6:,.1f} MB" for key in ("bytes_before", "bytes_after")),
-                *decibels,
-            )  # type: ignore[arg-type]
-        )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-    lines = [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    reasons: dict[str, int] = {}
-    for report in reports:
-        for layer in report.layers:
-            if layer.config is None:
-                reasons[layer.reason] = reasons.get(layer.reason, 0) + 1
-    lines += [
-        f"kept in floating point, {count} layers: {reason}" for reason, count in reasons.items()
-    ]
-    before, after = (
-        sum(_facts(r)[key] for r in reports) for key in ("bytes_before", "bytes_after")
-    )
-    size = f"{before / 1e6:,.1f} -> {after / 1e6:,.1f} MB"
-    return [*lines, f"{out}: {size}; draw with it: sana generate PROMPT --model {out}"]

@@ -1,4 +1,4 @@
-"""`sana quantize` without data, and what reads its folders."""
+"""`sana quantize --samples 0`, and what reads its folders; with data: test_calibrate.py."""
 
 import json
 import shutil
@@ -20,6 +20,7 @@ from sana_cli.recipes import component_recipe
 
 FAST = ("--size", "64x64", "--steps", "2", "--device", "cpu", "--precision", "fp32", "--seed", "3")
 CPU = torch.device("cpu")
+NO_DATA = ("--samples", "0")
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def folder(
 ) -> Path:
     """The plain tiny model in w8a8, with weight-only text and decoder."""
     target = tmp_path_factory.mktemp("quantized") / "w8a8"
-    result = sana("quantize", pipelines.folder("plain"), target, "--quiet")
+    result = sana("quantize", pipelines.folder("plain"), target, *NO_DATA, "--quiet")
     assert result.code == 0, result.err
     return target
 
@@ -47,7 +48,7 @@ def picture(sana: Callable[..., Any], model: Path, path: Path) -> np.ndarray[Any
 
 def test_report(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
     target = tmp_path / "out"
-    result = sana("quantize", tiny_model, target, "--recipe", "int4", "--json")
+    result = sana("quantize", tiny_model, target, *NO_DATA, "--recipe", "int4", "--json")
     assert result.code == 0, result.err
     assert result.document["folder"] == str(target)
     for name, part in result.document["components"].items():
@@ -62,7 +63,7 @@ def test_report(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> N
 def test_picture_stays_close(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
     """8 bits everywhere: the text encoder in 4 bits costs a random model more than a trained one."""
     target = tmp_path / "out"
-    result = sana("quantize", tiny_model, target, "--text-encoder", "w8a16", "--quiet")
+    result = sana("quantize", tiny_model, target, *NO_DATA, "--text-encoder", "w8a16", "--quiet")
     assert result.code == 0, result.err
     before = picture(sana, tiny_model, tmp_path / "a.png")
     after = picture(sana, target, tmp_path / "b.png")
@@ -114,15 +115,15 @@ def test_rerun_goes_on_behind_finished_parts(
 
     original, seen = quantizing._write_tensor, []
 
-    def fail_in_vae(writer: Any, name: str, weights: Any, modules: Any, component: str) -> Any:
-        seen.append(component)
-        if component == "vae" and len(seen) > 60:
+    def fail_in_vae(*arguments: Any) -> Any:
+        seen.append(arguments[4])
+        if arguments[4] == "vae" and len(seen) > 60:
             raise KeyboardInterrupt
-        return original(writer, name, weights, modules, component)
+        return original(*arguments)
 
     monkeypatch.setattr(quantizing, "_write_tensor", fail_in_vae)
     target = tmp_path / "out"
-    assert sana("quantize", tiny_model, target).code == ExitCode.INTERRUPTED
+    assert sana("quantize", tiny_model, target, *NO_DATA).code == ExitCode.INTERRUPTED
     assert not target.exists()
     monkeypatch.setattr(quantizing, "_write_tensor", original)
     monkeypatch.setattr(
@@ -130,7 +131,7 @@ def test_rerun_goes_on_behind_finished_parts(
         "_write_tensor",
         lambda *a: seen.append(f"again {a[4]}") or original(*a),
     )
-    assert sana("quantize", tiny_model, target, "--quiet").code == 0
+    assert sana("quantize", tiny_model, target, *NO_DATA, "--quiet").code == 0
     assert "again vae" in seen
     assert "again transformer" not in seen
     assert list(target.glob("*/done.json")) == []
@@ -142,7 +143,7 @@ def test_two_writers_of_one_folder(
     from filelock import FileLock
 
     with FileLock(tmp_path / ".out.lock"):
-        result = sana("quantize", tiny_model, tmp_path / "out")
+        result = sana("quantize", tiny_model, tmp_path / "out", *NO_DATA)
     assert result.code == ExitCode.ENVIRONMENT
     assert "another process is making" in result.err
     assert not (tmp_path / "out").exists()
@@ -198,7 +199,7 @@ def test_disk_full(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(StreamWriter, "add", full)
-    result = sana("quantize", tiny_model, tmp_path / "out")
+    result = sana("quantize", tiny_model, tmp_path / "out", *NO_DATA)
     assert result.code == ExitCode.ENVIRONMENT
     assert "No space left on device" in result.err
     assert not (tmp_path / "out").exists()

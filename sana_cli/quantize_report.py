@@ -1,0 +1,108 @@
+"""What `sana quantize` tells at its end: a table for people, one document for scripts. No torch."""
+
+from collections import Counter
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sana_cli.quantizing import ComponentReport
+
+
+def _facts(report: "ComponentReport") -> dict[str, Any]:
+    values = list(report.sqnr.values())
+    return {
+        "scheme": report.scheme,
+        "layers_quantized": len(values),
+        "layers_kept": sum(layer.config is None for layer in report.layers),
+        "bytes_before": report.bytes_before,
+        "bytes_after": report.bytes_after,
+        "sqnr_db_worst": round(min(values), 2) if values else None,
+        "sqnr_db_median": round(median(values), 2) if values else None,
+    }
+
+
+def json_document(
+    out: Path, recipe: str, reports: "list[ComponentReport]", calibration: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Everything, for scripts. What calibration adds is there only when there was one."""
+    document = {
+        "folder": str(out),
+        "recipe": recipe,
+        "components": {
+            report.component: {
+                **_facts(report),
+                "kept": {r.path: r.reason for r in report.layers if r.config is None},
+            }
+            for report in reports
+        },
+    }
+    if calibration is None:
+        return document
+    for report in reports:
+        document["components"][report.component]["layers"] = {  # type: ignore[index]
+            layer.path: {"scheme": str(layer.config), "sqnr_db": round(report.sqnr[layer.path], 2)}
+            for layer in report.layers
+            if layer.config is not None
+        }
+    return {**document, **calibration}
+
+
+def lines(
+    out: Path, reports: "list[ComponentReport]", calibration: dict[str, Any] | None
+) -> list[str]:
+    """The table, what was left out and why, and what to do next."""
+    heads = ("part", "scheme", "layers", "kept", "before", "after", "worst", "median SQNR")
+    rows = [heads]
+    for report in reports:
+        facts = _facts(report)
+        decibels = [
+            "" if facts[key] is None else f"{facts[key]:.1f} dB"
+            for key in ("sqnr_db_worst", "sqnr_db_median")
+        ]
+        rows.append(
+            (
+                report.component,
+                report.scheme,
+                str(facts["layers_quantized"]),
+                str(facts["layers_kept"]),
+                *(f"{facts[key] / 1e6:,.1f} MB" for key in ("bytes_before", "bytes_after")),
+                *decibels,
+            )  # type: ignore[arg-type]
+        )
+    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
+    table = [
+        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    reasons: dict[str, int] = {}
+    for report in reports:
+        for layer in report.layers:
+            if layer.config is None:
+                reasons[layer.reason] = reasons.get(layer.reason, 0) + 1
+    table += [
+        f"kept in floating point, {count} layers: {reason}" for reason, count in reasons.items()
+    ]
+    before, after = (
+        sum(_facts(r)[key] for r in reports) for key in ("bytes_before", "bytes_after")
+    )
+    size = f"{before / 1e6:,.1f} -> {after / 1e6:,.1f} MB"
+    if calibration is not None:
+        table += _calibrated_lines(out, reports, calibration)
+    return [*table, f"{out}: {size}; draw with it: sana generate PROMPT --model {out}"]
+
+
+def _calibrated_lines(
+    out: Path, reports: "list[ComponentReport]", calibration: dict[str, Any]
+) -> list[str]:
+    schemes = {
+        report.component: Counter(str(layer.config) for layer in report.layers if layer.config)
+        for report in reports
+    }
+    several = [
+        f"{component}: " + ", ".join(f"{count} layers {name}" for name, count in counts.items())
+        for component, counts in schemes.items()
+        if len(counts) > 1
+    ]
+    comparison = calibration["comparison"]
+    values = ", ".join(f"{value:.1f}" for value in comparison["psnr_db"])
+    return [*several, f"{out / comparison['file']}: PSNR against the float model {values} dB"]

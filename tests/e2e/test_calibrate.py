@@ -1,0 +1,322 @@
+"""`sana quantize` with calibration: what it writes, resumes, refuses, and that folders draw what was calibrated."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from calibration import calibrator as calibrator_module
+from calibration.calibrator import Calibrator, Options
+from calibration.collect import draw_latents, encode_texts, plan_drawings
+from quant.convert import quantized_layer
+from quant.manifest import read_manifest
+from sana_cli import quantizing
+from sana_cli.checkpoint import open_checkpoint
+from sana_cli.console import ConsoleReporter
+from sana_cli.errors import ExitCode
+from sana_cli.loading import TOKEN_CONVS, load_prompt_encoder, load_transformer, load_vae
+from sana_cli.pipeline import decode
+from sana_cli.quantizing import ComponentPlan, quantize_folder
+
+FAST = ("--samples", "2", "--steps", "2", "--device", "cpu", "--quiet")
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def calibrated(
+    sana: Callable[..., Any], pipelines: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """The plain tiny model, calibrated, every part quantized; the folder and what was printed."""
+    target = tmp_path_factory.mktemp("calibrated") / "w8a8"
+    result = sana("quantize", pipelines.folder("plain"), target, *FAST, "--vae", "w8a8", "--json")
+    assert result.code == 0, result.err
+    return target, result.document
+
+
+def schemes(folder: Path, component: str) -> dict[str, str]:
+    layers = read_manifest(folder).components[component].layers
+    return {path: str(config) for path, config in layers.items() if config}
+
+
+def test_document(calibrated: tuple[Path, dict[str, Any]]) -> None:
+    folder, document = calibrated
+    assert document["calibration"]["samples"] == 2
+    assert document["calibration"]["steps"] == 2
+    assert len(document["comparison"]["psnr_db"]) == 4
+    assert min(document["comparison"]["psnr_db"]) > 10
+    for name, part in document["components"].items():
+        assert {path: one["scheme"] for path, one in part["layers"].items()} == schemes(
+            folder, name
+        )
+        assert min(one["sqnr_db"] for one in part["layers"].values()) == part["sqnr_db_worst"]
+    kept = document["components"]["transformer"]["kept"]
+    assert all(kept.values())
+    assert "patch_embed.proj" in kept
+
+
+def test_folder(calibrated: tuple[Path, dict[str, Any]]) -> None:
+    folder, document = calibrated
+    with Image.open(folder / document["comparison"]["file"]) as picture:
+        assert picture.size == (3 * 128, 4 * 128)
+    assert [path.name for path in folder.parent.iterdir()] == ["w8a8"], "nothing else stays"
+    assert not list(folder.rglob("done.json"))
+    assert "w4a16-g64" in schemes(folder, "text_encoder").values()
+
+
+def test_convolutions_have_stored_scales(calibrated: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = calibrated
+    found = schemes(folder, "vae")
+    static = {path for path, scheme in found.items() if scheme == "w8a8-static"}
+    assert static
+    assert all(path.startswith("decoder.") for path in static), "a picture is only decoded"
+    stored = load_file(folder / "vae/model.safetensors")
+    assert all(stored[f"{path}.act_scale"] > 0 for path in static)
+
+
+def test_the_table(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    result = sana("quantize", tiny_model, tmp_path / "out", *FAST, "--recipe", "mixed")
+    assert result.code == 0, result.err
+    assert "comparison.png: PSNR against the float model" in result.out
+    found = list(schemes(tmp_path / "out", "transformer").values())
+    half = sum(scheme.startswith("w8a8") for scheme in found)
+    assert half == round(len(found) / 2)
+    assert sum(scheme.startswith("w4a16-g64") for scheme in found) == len(found) - half
+
+
+# -- the folder draws what was calibrated ------------------------------------------------------
+
+
+class Kept(Calibrator):
+    """A calibrator that remembers its plans."""
+
+    plans: dict[str, ComponentPlan | None]
+
+    def plan(self, component: str) -> ComponentPlan | None:
+        self.plans[component] = super().plan(component)
+        return self.plans[component]
+
+
+def apply_(model: torch.nn.Module, plan: ComponentPlan) -> None:
+    """Quantize a loaded float model in memory, as planned."""
+    # Out of the mapped file, whose alignment the last bit of a float product depends on.
+    own = {
+        name: plan.replaced.get(name, tensor).clone() for name, tensor in model.state_dict().items()
+    }
+    model.load_state_dict(own, assign=True)
+    for report in plan.layers:
+        if report.config is not None:
+            module = model.get_submodule(report.path)
+            layer = plan.finished.get(report.path)
+            model.set_submodule(
+                report.path,
+                layer or quantized_layer(module, report.config, TOKEN_CONVS),  # type: ignore[arg-type]
+            )
+
+
+def test_saved_equals_in_memory(tiny_model: Path, tmp_path: Path) -> None:
+    """Text, latents and picture are bit-equal, folds and stored factors included."""
+    checkpoint = open_checkpoint(str(tiny_model))
+    wanted = {"transformer": "w8a8", "vae": "w8a8", "text_encoder": "w4a16-g64"}
+    options = Options(prompts=("a fox", "the sea"), samples=2, steps=2, compare=False)
+    with ConsoleReporter(quiet=True) as reporter:
+        kept = Kept(checkpoint, wanted, options, device=CPU, reporter=reporter)
+        kept.plans = {}
+        quantize_folder(checkpoint, tmp_path / "out", wanted, recipe="test", calibration=kept)
+    assert any(kept.plans["transformer"].replaced), "something was folded"  # type: ignore[union-attr]
+    drawing = plan_drawings(checkpoint, ["a red fox"], first_seed=5, steps=2)
+    pictures = []
+    for model in (checkpoint, open_checkpoint(str(tmp_path / "out"))):
+        encoder = load_prompt_encoder(model, dtype="fp32", device=CPU)
+        transformer = load_transformer(model, dtype="fp32", device=CPU)
+        vae = load_vae(model, dtype="fp32", device=CPU, encoder=True)
+        if model is checkpoint:
+            for name, module in (
+                ("text_encoder", encoder.model),
+                ("transformer", transformer),
+                ("vae", vae),
+            ):
+                plan = kept.plans[name]
+                assert plan is not None
+                apply_(module, plan)
+        texts = encode_texts(encoder, drawing)
+        pictures.append(decode(vae, draw_latents(transformer, texts[0], drawing[0])))
+    assert torch.equal(*pictures)
+
+
+# -- more bits for some layers -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("recipe", "more"), [("int4", "w8a16"), ("w8a8", None)])
+def test_keep(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, recipe: str, more: str | None
+) -> None:
+    result = sana(
+        "quantize", tiny_model, tmp_path / "out", *FAST, "--recipe", recipe, "--keep", "3", "--json"
+    )
+    assert result.code == 0, result.err
+    part = result.document["components"]["transformer"]
+    alone = result.document["calibration"]["velocity_sqnr_db_of_one_layer"]
+    worst = set(sorted(alone, key=alone.get)[:3])
+    if more is None:
+        chosen = {path for path, reason in part["kept"].items() if "most sensitive" in reason}
+    else:
+        chosen = {path for path, one in part["layers"].items() if one["scheme"].startswith(more)}
+    assert chosen == worst
+    drawn = sana(
+        "generate", "a fox", "-m", tmp_path / "out", "-o", tmp_path / "a.png", "--steps", "2",
+        "--size", "64x64", "--device", "cpu",
+    )  # fmt: skip
+    assert drawn.code == 0, drawn.err
+
+
+def test_budget(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    arguments = ("quantize", tiny_model, tmp_path / "out", *FAST, "--recipe", "int4", "--json")
+    result = sana(*arguments, "--budget-db", "100")
+    assert result.code == ExitCode.USAGE
+    assert "out of reach" in result.err
+    assert not (tmp_path / "out").exists()
+    result = sana(*arguments, "--budget-db", "0.1")
+    assert result.code == 0, result.err
+    layers = result.document["components"]["transformer"]["layers"]
+    assert not any(one["scheme"].startswith("w8") for one in layers.values()), "needs none"
+
+
+def test_keep_more_than_there_are(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    result = sana("quantize", tiny_model, tmp_path / "out", *FAST, "--keep", "999")
+    assert result.code == ExitCode.USAGE
+    assert "only 24 layers" in result.err
+
+
+# -- interruptions -----------------------------------------------------------------------------
+
+
+def test_rerun_goes_on_behind_finished_parts(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, target = quantizing._write_tensor, tmp_path / "out"
+
+    def fail_in_vae(*arguments: Any) -> Any:
+        if arguments[4] == "vae":
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    monkeypatch.setattr(quantizing, "_write_tensor", fail_in_vae)
+    assert sana("quantize", tiny_model, target, *FAST).code == ExitCode.INTERRUPTED
+    assert not target.exists()
+    written: list[str] = []
+    monkeypatch.setattr(
+        quantizing, "_write_tensor", lambda *a: written.append(a[4]) or original(*a)
+    )
+    monkeypatch.setattr(
+        calibrator_module, "calibrate_linears", None
+    )  # would fail if it were called
+    result = sana("quantize", tiny_model, target, *FAST, "--json")
+    assert result.code == 0, result.err
+    assert set(written) == {"vae"}
+    layers = result.document["components"]["transformer"]["layers"]
+    assert {path: one["scheme"] for path, one in layers.items()} == schemes(target, "transformer")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [("--seed", "1"), ("--samples", "3"), ("--steps", "3"), ("--keep", "1"), ("--samples", "0")],
+    ids=" ".join,
+)
+def test_a_rerun_with_other_options_begins_again(
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: tuple[str, str],
+) -> None:
+    """Whatever decides a result is part of what a finished component is known by."""
+    asked: list[list[Any]] = []
+
+    class Stop(Exception):
+        pass
+
+    def note(*arguments: Any) -> Any:
+        raise Stop
+
+    options = dict(zip(FAST[:-1:2], FAST[1:-1:2], strict=True))
+    for more in ({}, dict([change])):
+        merged = {**options, **more}
+        if merged["--samples"] == "0":
+            merged.pop("--steps")
+        monkeypatch.setattr(
+            quantizing, "_quantize_component",
+            lambda checkpoint, component, scheme, working, calibration, advance: (
+                asked.append(calibration.key(component) if calibration else []) or note()
+            ),
+        )  # fmt: skip
+        with pytest.raises(Stop):
+            sana(
+                "quantize", tiny_model, tmp_path / "out",
+                *(word for pair in merged.items() for word in pair), "--quiet",
+            )  # fmt: skip
+    assert json.dumps(asked[0]) != json.dumps(asked[1])
+
+
+def test_interrupted_while_drawing(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: Any, **named: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(calibrator_module, "record_steps", interrupt)
+    result = sana("quantize", tiny_model, tmp_path / "out", *FAST)
+    assert result.code == ExitCode.INTERRUPTED
+    assert not (tmp_path / "out").exists()
+
+
+# -- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--samples", "-1"), "--samples -1 is out of range"),
+        (("--samples", "10001"), "--samples 10001 is out of range"),
+        (("--steps", "0"), "--steps 0 is out of range"),
+        (("--keep", "-1"), "--keep -1 is out of range"),
+        (("--seed", "-1"), "--seed -1 is out of range"),
+        (("--budget-db", "0"), "--budget-db 0 is out of range"),
+        (("--budget-db", "nan"), "--budget-db nan is out of range"),
+        (("--budget-db", "30", "--keep", "2"), "not both"),
+        (("--keep", "2", "--transformer", "none"), "no effect"),
+        (("--samples", "0", "--keep", "2"), "no effect without calibration"),
+        (("--samples", "0", "--steps", "2"), "no effect without calibration"),
+        (("--samples", "0", "--calibration-prompts", "x.txt"), "no effect without calibration"),
+        (("--samples", "0", "--recipe", "mixed"), "ranks layers by calibration"),
+        (("--transformer", "w8a8-smooth"), "calibration decides"),
+        (("--vae", "w8a8-static"), "calibration decides"),
+        (("--calibration-prompts", "/nowhere.txt"), "cannot read /nowhere.txt"),
+    ],
+)  # fmt: skip
+def test_bad_options(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, options: Any, message: str
+) -> None:
+    result = sana("quantize", tiny_model, tmp_path / "out", *options)
+    assert result.code == ExitCode.USAGE, result.err
+    assert message in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_draws_nothing(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sana_cli.models.sana_transformer import SanaTransformer2D
+
+    original = SanaTransformer2D.forward
+    monkeypatch.setattr(SanaTransformer2D, "forward", lambda *a, **k: original(*a, **k) * torch.nan)
+    result = sana("quantize", tiny_model, tmp_path / "out", *FAST)
+    assert result.code == ExitCode.CHECKPOINT
+    assert "cannot calibrate: NaN" in result.err
+    assert "--samples 0" in result.err
