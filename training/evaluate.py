@@ -23,7 +23,7 @@ from training.checker import Checker, Reading, Verdict, judge
 from training.dc_ae import psnr
 from training.runs import save_grid, to_uint8, to_unit_range
 from training.sampling import sample_latents
-from training.scenes import Mix, Scene, Thing, draw, is_held_out, sample_scene
+from training.scenes import Mix, Scene, Split, Thing, draw, is_held_out, sample_scene
 from training.sprites import Sprites
 from training.vocabulary import BACKGROUND_COLOURS, OBJECT_SIZES, OBJECTS, STYLES
 
@@ -104,7 +104,7 @@ def questions(*, scale: float = 1.0) -> list[Question]:
         ("object relation", Mix(**_only("object_pair")), 100),
     ):
         for i in range(round(count * scale)):
-            split = "held-out" if i % 2 else "train"
+            split: Split = "held-out" if i % 2 else "train"
             scenes.append((group, sample_scene(rng, mix=mix, split=split)))
     scenes += [
         ("object", scene)
@@ -205,14 +205,12 @@ def paint_all(painter: Painter, asked: list[Question]) -> np.ndarray:
 
 @torch.inference_mode()
 def check_the_checker(
-    vae: AutoencoderDC, sprites: Sprites, checker: Checker, count: int
+    vae: AutoencoderDC, sprites: Sprites, checker: Checker, scenes: list[Scene]
 ) -> dict[str, object]:
-    """Fresh ground truth of both splits through the autoencoder: PSNR, and how often the checker is right."""
-    rng = random.Random(EVALUATION_SEED + 1)
+    """Ground truth of the questions through the autoencoder: PSNR, and how often the checker is right."""
     device = next(vae.parameters()).device
-    scenes = [sample_scene(rng, split="held-out" if i % 2 else "train") for i in range(count)]
     verdicts, qualities, sharpness = [], [], []
-    for start in range(0, count, BATCH):
+    for start in range(0, len(scenes), BATCH):
         part = scenes[start : start + BATCH]
         image = to_unit_range(np.stack([draw(scene, sprites) for scene in part]), device)
         decoded = vae.decode(vae.encode(image))
@@ -248,9 +246,9 @@ def evaluate(
 ) -> dict[str, object]:
     """Score a model; writes evaluation.json and contact sheets into `results` and returns the document."""
     painter, checker = load_painter(model, steps=steps, guidance=guidance), Checker(sprites)
-    truth = check_the_checker(painter.vae, sprites, checker, max(20, round(300 * scale)))
-    print(f"ground truth through the autoencoder: {json.dumps(truth)}", flush=True)
     asked = questions(scale=scale)
+    truth = check_the_checker(painter.vae, sprites, checker, [q.scene for q in asked])
+    print(f"ground truth through the autoencoder: {json.dumps(truth)}", flush=True)
     started = time.monotonic()
     images = paint_all(painter, asked)
     seconds = (time.monotonic() - started) / len(asked)

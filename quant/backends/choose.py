@@ -128,9 +128,10 @@ def measure(
     kernels: Iterable[Kernel],
     *,
     with_reference: bool = True,
+    rows: int = _ROWS,
 ) -> list[Measurement]:
     """Time kernels on one layer that holds its integers, and compare them with its reference."""
-    x = _probe_input(layer).to(device)
+    x = _probe_input(layer, rows).to(device)
     with torch.inference_mode():
         expected = layer.reference(x)
         results = [_try(kernel, layer, x, expected) for kernel in kernels]
@@ -192,10 +193,10 @@ def _probe_like(layer: AcceleratedLayer) -> AcceleratedLayer:
     return QuantConv2d.from_conv(conv, plain).to(device)
 
 
-def _probe_input(layer: AcceleratedLayer) -> Tensor:
+def _probe_input(layer: AcceleratedLayer, rows: int) -> Tensor:
     generator = torch.Generator().manual_seed(1)
     if isinstance(layer, QuantLinear):
-        return torch.randn(_ROWS, layer.in_features, generator=generator)
+        return torch.randn(rows, layer.in_features, generator=generator)
     channels = layer.qweight.shape[1]
     x = torch.randn(1, channels, _PROBE_SIDE, _PROBE_SIDE, generator=generator)
     return x.contiguous(memory_format=torch.channels_last)

@@ -1,0 +1,76 @@
+"""Every kernel of every scheme over the shapes of Sana: speed, and what it loses against the exact arithmetic.
+
+`python -m benchmarks.backends` prints a table and writes `benchmarks/results/backends-*.json`. Plain matrix products in
+fp32 and bf16 stand beside them.
+"""
+
+import json
+import time
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.machine import machine
+from quant.backends.choose import all_kernels, measure
+from quant.config import QuantConfig
+from quant.layers import QuantLinear
+
+# M rows (tokens), K input channels, N output channels
+
+RESULTS = Path(__file__).parent / "results"
+SHAPES = ((512, 1152, 1152), (512, 1152, 5760), (512, 2880, 1152))  # Sana-0.6B at 512 px, guided
+SCHEMES = ("w8a8", "w8a16", "w4a16-g64")
+
+
+def main() -> None:
+    device = torch.device("cpu")
+    rows: list[dict[str, Any]] = []
+    for M, K, N in SHAPES:
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(N, K, generator=generator)
+        x = torch.randn(M, K, generator=generator)
+        rows += [
+            _row(M, K, N, "float", str(dtype)[6:], _float_seconds(x, weight, dtype))
+            for dtype in (torch.float32, torch.bfloat16)
+        ]
+        for scheme in SCHEMES:
+            config = QuantConfig.parse(scheme)
+            assert config is not None
+            layer = QuantLinear.from_weight(weight, None, config)
+            kernels = [kernel for kernel in all_kernels() if kernel.supports(layer, device)]
+            for result in measure(layer, device, kernels, rows=M):
+                row = _row(M, K, N, scheme, f"{result.backend} {result.kernel}", result.seconds)
+                rows.append(row | {"error": result.error, "note": result.note})
+    for row in rows:
+        speed = "-" if row["gops"] is None else f"{row['gops']:8.0f}"
+        error = "" if row.get("error") is None else f"{row['error']:.1e}"
+        print(
+            f"{row['shape']:>16} {row['scheme']:>10} {row['kernel']:>28} {speed:>9} GOP/s  {error:>8}"
+            f"  {row.get('note', '')}"
+        )
+    document = {
+        "benchmark": "backends", "date": date.today().isoformat(), "machine": machine(), "rows": rows,
+    }  # fmt: skip
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "backends-cpu.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _float_seconds(x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> float:
+    a, b = x.to(dtype), weight.to(dtype)
+    times = []
+    for _ in range(5):
+        started = time.perf_counter()
+        a @ b.T
+        times.append(time.perf_counter() - started)
+    return sorted(times)[2]
+
+
+def _row(M: int, K: int, N: int, scheme: str, kernel: str, seconds: float | None) -> dict[str, Any]:
+    gops = None if seconds is None else round(2 * M * K * N / seconds / 1e9, 1)
+    return {"shape": f"{M}x{K}x{N}", "scheme": scheme, "kernel": kernel, "gops": gops}
+
+
+if __name__ == "__main__":
+    main()
