@@ -1,0 +1,56 @@
+"""What every kernel requires of its tensors: a kernel that reads past them would not tell."""
+
+import os
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.bfloat16, torch.float16, torch.float32)
+
+
+def require_tensor(
+    name: str,
+    tensor: Tensor,
+    shape: Sequence[int | None],
+    dtypes: Sequence[torch.dtype] = FLOATS,
+    *,
+    beside: Tensor | None = None,
+) -> None:
+    """ValueError unless the tensor fits; None in a shape is any length. The last dimension is dense.
+
+    `beside` is a tensor whose device it must share.
+    """
+    fits = tensor.ndim == len(shape) and all(
+        want is None or have == want for have, want in zip(tensor.shape, shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        raise ValueError(f"{name} has shape {tuple(tensor.shape)}, not ({wanted})")
+    if tensor.dtype not in dtypes:
+        raise ValueError(f"{name} is {tensor.dtype}, not {' or '.join(map(str, dtypes))}")
+    if tensor.ndim and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
+        raise ValueError(f"{name} has stride {tensor.stride(-1)} in its last dimension, not 1")
+    if beside is not None and tensor.device != beside.device:
+        raise ValueError(f"{name} is on {tensor.device}, not on {beside.device}")
+
+
+def require_contiguous(name: str, tensor: Tensor) -> None:
+    if not tensor.is_contiguous():
+        raise ValueError(f"{name} of shape {tuple(tensor.shape)} is not contiguous")
+
+
+def require_float(name: str, dtype: torch.dtype) -> None:
+    if dtype not in FLOATS:
+        raise ValueError(f"{name} is {dtype}, not {' or '.join(map(str, FLOATS))}")
+
+
+def interpreted() -> bool:
+    """Whether Triton interprets kernels, which also runs them on CPU tensors."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def require_device(tensor: Tensor) -> None:
+    """A CUDA device, or any under Triton's interpreter. Last of the checks: it tells no mistake of shape."""
+    if tensor.device.type != "cuda" and not interpreted():
+        raise ValueError(f"these kernels run on a CUDA device, not on {tensor.device}")

@@ -1,0 +1,66 @@
+"""A 3x3 convolution of int8 pictures, channels last, as one product over nine shifted views of the input."""
+
+# B batch, H x W pixels, K input channels, N output channels
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from quant.kernels.checks import require_contiguous, require_device, require_float, require_tensor
+from quant.kernels.tiles import CONV3X3_W8A8, Tile, choose
+
+MAX_K = (2**31 - 1) // (9 * 128 * 128)  # int32 holds the sum of so many products of each tap
+
+
+def repack(qweight: Tensor) -> Tensor:
+    """A stored weight (N, K, 3, 3) int8 in the kernel's order, (N, 3, 3, K): channels of a tap together."""
+    require_tensor("qweight", qweight, (None, None, 3, 3), [torch.int8])
+    return qweight.permute(0, 2, 3, 1).contiguous()
+
+
+def conv3x3_w8a8(
+    q: Tensor,
+    act_scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    *,
+    bias: Tensor | None = None,
+    activation: Literal["silu"] | None = None,
+    residual: Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
+    tile: Tile | None = None,
+) -> Tensor:
+    """activation(conv(q, weight) * act_scale * weight_scale + bias) + residual, (B, H, W, N).
+
+    Stride 1, a border of zeros. q (B, H, W, K) int8; act_scale fp32, () for all pictures or (B,);
+    weight (N, 3, 3, K) int8 as from `repack`; weight_scale (N,) fp32; bias (N,); residual (B, H, W, N).
+    All but the sums is fp32. Without `tile`, the table decides.
+    """
+    require_tensor("q", q, (None, None, None, None), [torch.int8])
+    B, H, W, K = q.shape
+    require_tensor("weight", weight, (None, 3, 3, K), [torch.int8], beside=q)
+    N = weight.shape[0]
+    if not 0 < K <= MAX_K:
+        raise ValueError(f"q has {K} channels, not 1 to {MAX_K}")
+    per_picture = () if act_scale.ndim == 0 else (B,)
+    require_tensor("act_scale", act_scale, per_picture, [torch.float32], beside=q)
+    require_tensor("weight_scale", weight_scale, (N,), [torch.float32], beside=q)
+    if bias is not None:
+        require_tensor("bias", bias, (N,), beside=q)
+    if residual is not None:
+        require_tensor("residual", residual, (B, H, W, N), beside=q)
+        require_contiguous("residual", residual)
+    require_contiguous("q", q)
+    require_contiguous("weight", weight)
+    if activation not in (None, "silu"):
+        raise ValueError(f"activation is {activation!r}, not 'silu' or None")
+    require_float("out_dtype", out_dtype)
+    require_device(q)
+    out = torch.empty(B, H, W, N, dtype=out_dtype, device=q.device)
+    if out.numel():
+        from quant.kernels.conv3x3_w8a8.kernel import launch
+
+        tile = tile or choose(CONV3X3_W8A8, B * H * W, N, K)
+        launch(q, act_scale, weight, weight_scale, bias, residual, out, activation, tile)
+    return out

@@ -1,0 +1,61 @@
+"""int8 inputs times int8 weights, with everything that follows in the same pass over the outputs."""
+
+# M rows (tokens), K input channels, N output channels, B batch
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from quant.kernels.checks import require_device, require_float, require_tensor
+from quant.kernels.tiles import LINEAR_W8A8, Tile, choose
+
+MAX_K = (2**31 - 1) // (128 * 128)  # int32 holds the sum of so many products
+
+
+def linear_w8a8(
+    q: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    *,
+    bias: Tensor | None = None,
+    activation: Literal["silu"] | None = None,
+    gate: Tensor | None = None,
+    residual: Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
+    tile: Tile | None = None,
+) -> Tensor:
+    """activation(q W^T * scale * weight_scale + bias) * gate + residual, as (M, N) of `out_dtype`.
+
+    q (M, K) and weight (N, K) int8; scale (M,) and weight_scale (N,) fp32, as quantize_per_token and
+    quantize_per_channel give them; bias (N,); gate (B, N), each row for M / B consecutive rows of q;
+    residual (M, N). All but the sums is fp32. Without `tile`, the table decides.
+    """
+    require_tensor("q", q, (None, None), [torch.int8])
+    M, K = q.shape
+    require_tensor("weight", weight, (None, K), [torch.int8], beside=q)
+    N = weight.shape[0]
+    if not 0 < K <= MAX_K:
+        raise ValueError(f"q has {K} channels, not 1 to {MAX_K}")
+    require_tensor("scale", scale, (M,), [torch.float32], beside=q)
+    require_tensor("weight_scale", weight_scale, (N,), [torch.float32], beside=q)
+    if bias is not None:
+        require_tensor("bias", bias, (N,), beside=q)
+    if gate is not None:
+        require_tensor("gate", gate, (None, N), beside=q)
+        if not len(gate) or M % len(gate):
+            raise ValueError(f"gate has {len(gate)} rows, which do not divide the {M} of q")
+    if residual is not None:
+        require_tensor("residual", residual, (M, N), beside=q)
+    if activation not in (None, "silu"):
+        raise ValueError(f"activation is {activation!r}, not 'silu' or None")
+    require_float("out_dtype", out_dtype)
+    require_device(q)
+    out = torch.empty(M, N, dtype=out_dtype, device=q.device)
+    if out.numel():
+        from quant.kernels.linear_w8a8.kernel import launch
+
+        tile = tile or choose(LINEAR_W8A8, M, N, K)
+        launch(q, scale, weight, weight_scale, bias, gate, residual, out, activation, tile)
+    return out

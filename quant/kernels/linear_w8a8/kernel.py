@@ -1,0 +1,119 @@
+"""Tiles of an int8 product on tensor cores. Both operands are read along K, as they lie in memory."""
+
+# M rows (tokens), K input channels, N output channels, B batch
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from quant.kernels.epilogue import finish, tile_of
+from quant.kernels.tiles import Tile
+
+
+@triton.jit
+def linear_w8a8_kernel(
+    q_ptr,
+    scale_ptr,
+    weight_ptr,
+    weight_scale_ptr,
+    bias_ptr,
+    gate_ptr,
+    residual_ptr,
+    out_ptr,
+    M,
+    N,
+    K,
+    tokens,
+    stride_q,
+    stride_weight,
+    stride_gate,
+    stride_residual,
+    stride_out,
+    SILU: tl.constexpr,
+    GATE_PER_TILE: tl.constexpr,
+    EVEN_K: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    GROUP: tl.constexpr,
+):
+    tile_m, tile_n = tile_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP)
+    first = tile_m.to(tl.int64) * BLOCK_M
+    first_col = tile_n.to(tl.int64) * BLOCK_N
+    rows = tl.arange(0, BLOCK_M)
+    cols = tl.arange(0, BLOCK_N)
+    # Rows and columns past the end read the last one, which needs no mask; they are not stored.
+    read_rows = tl.minimum(rows, M - 1 - tile_m * BLOCK_M)
+    read_cols = tl.minimum(cols, N - 1 - tile_n * BLOCK_N)
+    ks = tl.arange(0, BLOCK_K)
+    q_tile = q_ptr + first * stride_q + read_rows[:, None] * stride_q + ks[None, :]
+    w_tile = (
+        weight_ptr + first_col * stride_weight + read_cols[None, :] * stride_weight + ks[:, None]
+    )
+    sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32)
+    for k in range(0, K, BLOCK_K):
+        if EVEN_K:
+            q = tl.load(q_tile)
+            w = tl.load(w_tile)
+        else:
+            q = tl.load(q_tile, mask=(ks < K - k)[None, :], other=0)
+            w = tl.load(w_tile, mask=(ks < K - k)[:, None], other=0)
+        sums = tl.dot(q, w, sums, out_dtype=tl.int32)
+        q_tile += BLOCK_K
+        w_tile += BLOCK_K
+    scale = tl.load(scale_ptr + first + read_rows)
+    weight_scale = tl.load(weight_scale_ptr + first_col + read_cols)
+    out = sums.to(tl.float32) * scale[:, None] * weight_scale[None, :]
+    finish(
+        out, first, rows, tile_n * BLOCK_N + cols, M, N, bias_ptr, gate_ptr, residual_ptr, out_ptr,
+        tokens, stride_gate, stride_residual, stride_out, SILU, GATE_PER_TILE,
+    )  # fmt: skip
+
+
+def launch(
+    q: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    gate: Tensor | None,
+    residual: Tensor | None,
+    out: Tensor,
+    activation: str | None,
+    tile: Tile,
+) -> None:
+    """Fill out (M, N)."""
+    M, K = q.shape
+    N = weight.shape[0]
+    tokens = M if gate is None else M // len(gate)
+    grid = (triton.cdiv(M, tile.m) * triton.cdiv(N, tile.n),)
+    with torch.cuda.device_of(q):
+        linear_w8a8_kernel[grid](
+            q,
+            scale,
+            weight,
+            weight_scale,
+            bias,
+            gate,
+            residual,
+            out,
+            M,
+            N,
+            K,
+            tokens,
+            q.stride(0),
+            weight.stride(0),
+            0 if gate is None else gate.stride(0),
+            0 if residual is None else residual.stride(0),
+            out.stride(0),
+            SILU=activation == "silu",
+            GATE_PER_TILE=tokens % tile.m == 0,
+            EVEN_K=K % tile.k == 0,
+            BLOCK_M=tile.m,
+            BLOCK_N=tile.n,
+            BLOCK_K=tile.k,
+            GROUP=tile.group,
+            num_warps=tile.warps,
+            num_stages=tile.stages,
+        )

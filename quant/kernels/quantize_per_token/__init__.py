@@ -1,0 +1,31 @@
+"""Rows of floats become int8 with one scale a row; the result is `quant.primitives.quantize_per_token`'s."""
+
+# M rows (tokens), K input channels
+
+import torch
+from torch import Tensor
+
+from quant.kernels.checks import require_device, require_tensor
+
+MAX_K = 32768  # a whole row is held in the registers of one program
+
+
+def quantize_per_token(x: Tensor, *, smooth: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """x (M, K) -> int8 (M, K) and fp32 scales (M,), of x * smooth where `smooth` (K,) is given.
+
+    A row with a NaN gets the scale NaN, so what comes of it is NaN and not a plausible number.
+    """
+    require_tensor("x", x, (None, None))
+    M, K = x.shape
+    if not 0 < K <= MAX_K:
+        raise ValueError(f"x has {K} channels, not 1 to {MAX_K}")
+    if smooth is not None:
+        require_tensor("smooth", smooth, (K,), beside=x)
+    require_device(x)
+    q = torch.empty(M, K, dtype=torch.int8, device=x.device)
+    scale = torch.empty(M, dtype=torch.float32, device=x.device)
+    if M:
+        from quant.kernels.quantize_per_token.kernel import launch
+
+        launch(x, smooth, q, scale)
+    return q, scale

@@ -1,0 +1,92 @@
+"""How much of a product one program computes: tables by size, first match wins. Data only.
+
+The tables are reasoned, for 99 KB of shared memory and about 128 multiprocessors, and not yet measured
+on a device. Tiles of at most 48 KB let two programs share a multiprocessor, so that one computes while the
+other stores; only the registers of LARGE leave no room for a second. Narrow tiles stand where wide ones
+would leave multiprocessors idle. `autotune.py` measures.
+"""
+
+# M rows (tokens or pixels), N output channels, K input channels
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tile:
+    """Rows and columns of one program's output, the depth of one step, and how it runs."""
+
+    m: int
+    n: int
+    k: int  # 0 where a step is a group of the weight
+    warps: int
+    stages: int  # steps that are loaded ahead
+    group: int = 8  # rows of tiles walked together, so that their weights are read from L2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """The tile for products of at most this size."""
+
+    tile: Tile
+    max_m: int | None = None  # None: any
+    max_n: int | None = None
+    max_k: int | None = None
+
+
+NARROW = Tile(m=32, n=64, k=128, warps=4, stages=4)
+SMALL = Tile(m=64, n=64, k=128, warps=4, stages=3)
+MEDIUM = Tile(m=128, n=64, k=64, warps=4, stages=4)
+LARGE = Tile(m=128, n=128, k=64, warps=8, stages=4)
+
+# What measuring tries for int8 products. Beside the tables' tiles a deeper one, with fewer steps; its depth
+# does not divide 2240 or 2880 channels. A wider one, 128 x 256, spills registers on 9.0.
+INT8_CANDIDATES = (
+    NARROW,
+    SMALL,
+    MEDIUM,
+    LARGE,
+    Tile(m=128, n=128, k=128, warps=8, stages=3),
+)
+
+LINEAR_W8A8 = (
+    Rule(max_m=128, tile=NARROW),
+    Rule(max_m=1024, max_n=2304, tile=SMALL),  # 512 px: 1152 columns are 144 to 288 tiles
+    Rule(max_m=1024, tile=MEDIUM),
+    Rule(max_m=4096, max_n=2304, tile=MEDIUM),  # 1024 px: 288 tiles; 128 wide ones would be 144
+    Rule(max_k=64, tile=MEDIUM),  # one step: nothing to load ahead, all is storing
+    Rule(tile=LARGE),
+)
+
+# A step covers 64 or 128 channels of one tap, so k divides the widths of DC-AE.
+CONV3X3_W8A8 = (
+    Rule(max_m=1024, tile=SMALL),
+    Rule(max_m=4096, tile=MEDIUM),
+    Rule(max_n=64, tile=MEDIUM),
+    Rule(tile=LARGE),
+)
+
+# Up to a few hundred rows the time is that of reading weights: small
+# tiles in n put enough programs on the device to draw its whole bandwidth.
+LINEAR_W4A16 = (
+    Rule(max_m=16, max_n=4096, tile=Tile(m=16, n=32, k=0, warps=2, stages=5)),
+    Rule(max_m=16, tile=Tile(m=16, n=64, k=0, warps=4, stages=5)),
+    Rule(max_m=64, max_n=4096, tile=Tile(m=64, n=32, k=0, warps=4, stages=4)),
+    Rule(max_m=64, tile=Tile(m=64, n=64, k=0, warps=4, stages=4)),
+    Rule(tile=Tile(m=64, n=128, k=0, warps=8, stages=3)),
+)
+
+
+def tiles_of(table: Sequence[Rule]) -> tuple[Tile, ...]:
+    """Every tile of a table, once."""
+    return tuple(dict.fromkeys(rule.tile for rule in table))
+
+
+def choose(table: Sequence[Rule], M: int, N: int, K: int) -> Tile:
+    """The tile of the first rule whose limits hold; a table's last rule has none."""
+    return next(rule.tile for rule in table if _holds(rule, M, N, K))
+
+
+def _holds(rule: Rule, M: int, N: int, K: int) -> bool:
+    limits = ((rule.max_m, M), (rule.max_n, N), (rule.max_k, K))
+    return all(limit is None or size <= limit for limit, size in limits)

@@ -1,0 +1,32 @@
+"""Kernels run in a process of their own, under Triton's interpreter: it must be chosen before Triton is imported."""
+
+import importlib.util
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def _interpreter() -> Iterator[ProcessPoolExecutor]:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TRITON_INTERPRET", "1")
+            patch.setenv("OMP_NUM_THREADS", "1")  # tensors are tiny
+            pool.submit(int).result()  # the process starts with the first task
+        yield pool
+
+
+@pytest.fixture
+def interpreted(_interpreter: ProcessPoolExecutor) -> Callable[..., Any]:
+    """Call a function of `quant.kernels` on CPU tensors, its kernels interpreted."""
+
+    def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return _interpreter.submit(function, *args, **kwargs).result()
+
+    return call

@@ -1,0 +1,113 @@
+"""Sums are bit-equal to those of an fp64 convolution; the epilogue is the linear kernel's."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from quant.config import QuantConfig
+from quant.kernels import reference
+from quant.kernels.conv3x3_w8a8 import conv3x3_w8a8, repack
+from quant.kernels.tiles import Tile
+from quant.layers import QuantConv2d
+
+TILE = Tile(m=32, n=32, k=32, warps=4, stages=2, group=2)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def integers(*shape: int) -> Tensor:
+    return torch.randint(-127, 128, shape, dtype=torch.int8)
+
+
+@pytest.mark.parametrize(
+    ("B", "H", "W", "K", "N"),
+    [(1, 1, 1, 1, 1), (1, 1, 7, 32, 5), (2, 6, 1, 40, 33), (3, 5, 9, 64, 40)],
+)
+def test_sums_are_exact(
+    interpreted: Callable[..., Any], B: int, H: int, W: int, K: int, N: int
+) -> None:
+    q, weight = integers(B, H, W, K), integers(N, K, 3, 3)
+    args = torch.tensor(1.0), torch.ones(N)
+    out = interpreted(
+        conv3x3_w8a8, q, args[0], repack(weight), args[1], out_dtype=torch.float32, tile=TILE
+    )
+    assert torch.equal(
+        out, reference.conv3x3_w8a8(q, args[0], weight, args[1], out_dtype=torch.float32)
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("per_picture", [False, True], ids=["one scale", "scale a picture"])
+@pytest.mark.parametrize("parts", ["", "bias silu", "bias residual"], ids=lambda p: p or "plain")
+def test_epilogue(
+    interpreted: Callable[..., Any], parts: str, per_picture: bool, dtype: torch.dtype
+) -> None:
+    B, H, W, K, N = 2, 5, 5, 32, 20
+    q, weight = integers(B, H, W, K), integers(N, K, 3, 3)
+    act_scale = torch.tensor([0.001, 0.2]) if per_picture else torch.tensor(0.01)
+    weight_scale = torch.rand(N) / 100
+    bias = torch.randn(N) if "bias" in parts else None
+    activation = "silu" if "silu" in parts else None
+    residual = torch.randn(B, H, W, N).to(dtype) if "residual" in parts else None
+    out = interpreted(
+        conv3x3_w8a8, q, act_scale, repack(weight), weight_scale, bias=bias, activation=activation,
+        residual=residual, out_dtype=dtype, tile=TILE,
+    )  # fmt: skip
+    expected = reference.conv3x3_w8a8(
+        q, act_scale, weight, weight_scale, bias=bias, activation=activation,
+        residual_BHWN=residual, out_dtype=dtype,
+    )  # fmt: skip
+    relative = 1e-6 if dtype == torch.float32 else 2**-7  # neighbours in bf16
+    torch.testing.assert_close(out, expected, rtol=relative, atol=1e-6)
+
+
+def test_it_is_the_layer(interpreted: Callable[..., Any]) -> None:
+    """What `QuantConv2d` computes, by the table's own tile."""
+    conv = nn.Conv2d(24, 16, 3, padding=1)
+    layer = QuantConv2d.from_conv(conv, QuantConfig(weight_bits=8, act_bits=8))
+    x = torch.randn(2, 24, 4, 6)
+    act_scale = x.abs().amax(dim=(1, 2, 3)) / 127
+    q = (x / act_scale[:, None, None, None]).round().to(torch.int8)
+    out = interpreted(
+        conv3x3_w8a8, q.permute(0, 2, 3, 1).contiguous(), act_scale, repack(layer.qweight),
+        layer.scale, bias=layer.bias, out_dtype=torch.float32,
+    )  # fmt: skip
+    torch.testing.assert_close(out.permute(0, 3, 1, 2), layer(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"q": integers(2, 8, 3)}, "q has shape"),
+        ({"q": torch.zeros(2, 4, 4, 8)}, "q is torch.float32"),
+        ({"q": integers(2, 4, 9, 8)[:, :, ::2]}, "q of shape .* is not contiguous"),
+        ({"weight": integers(6, 8, 3, 3)}, "weight has shape"),
+        ({"act_scale": torch.ones(3)}, r"act_scale has shape \(3,\), not \(2\)"),
+        ({"weight_scale": torch.ones(5)}, "weight_scale has shape"),
+        ({"bias": torch.ones(5)}, "bias has shape"),
+        ({"residual": torch.ones(2, 4, 5, 5)}, "residual has shape"),
+        ({"activation": "relu"}, "activation is 'relu'"),
+        ({"out_dtype": torch.float64}, "out_dtype is torch.float64"),
+        ({}, "CUDA device, not on cpu"),
+    ],
+)
+def test_wrong_input(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {
+        "q": integers(2, 4, 5, 8),
+        "act_scale": torch.tensor(1.0),
+        "weight": integers(6, 3, 3, 8),
+        "weight_scale": torch.ones(6),
+    }
+    with pytest.raises(ValueError, match=message):
+        conv3x3_w8a8(**(arguments | change))
+
+
+def test_only_3x3_weights_are_repacked() -> None:
+    with pytest.raises(ValueError, match=r"not \(any, any, 3, 3\)"):
+        repack(integers(4, 4, 1, 1))
