@@ -1,0 +1,244 @@
+"""What the compiler makes of every kernel and tile, for devices that need not be at hand.
+
+`python -m benchmarks.kernels_compile` compiles each for compute capability 8.6, 8.9, 9.0 and 12.0, reads
+registers, stack and shared memory from the machine code, and looks for tensor-core instructions in it.
+It prints a table and, as its last line, one JSON document, which it also writes to
+`benchmarks/results/kernels-compile.json`. Exit code 1 where something spills, does not fit, or lacks
+tensor cores.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+# M rows, K input channels, N output channels
+
+RESULTS = Path(__file__).parent / "results"
+CAPABILITIES = (86, 89, 90, 120)
+SHARED_BYTES = 99 * 1024  # what one program may have on 8.6, 8.9 and 12.0; 9.0 has 227 KB
+
+_TENSOR_CORES = re.compile(r"\b(?:[IHQ]MMA|[IHQ]GMMA)\b[.\w]*")
+
+_LOCAL_MEMORY = re.compile(r"\b(?:STL|LDL)\b")  # where spilled registers go
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One kernel as it would be launched: types of its pointers, constants, warps and stages."""
+
+    kernel: str
+    variant: str
+    pointers: dict[str, str]  # None in Triton's place of an absent tensor is a constant
+    constants: dict[str, Any]
+    warps: int
+    stages: int = 1
+    instruction: str = ""  # the tensor cores' one, as a pattern of machine code
+    numbers: tuple[str, ...] = field(default=())  # integers that are multiples of 16, as widths are
+
+    @property
+    def name(self) -> str:
+        return f"{self.kernel} {self.variant}"
+
+
+def cases() -> Iterator[Case]:
+    """Every kernel with the tiles of its table, and with those that measuring may choose."""
+    from quant.kernels.tiles import CONV3X3_W8A8, INT8_CANDIDATES, LINEAR_W4A16, tiles_of
+
+    yield from (_quantize(K) for K in (1152, 2880, 5760))
+    for tile in INT8_CANDIDATES:
+        yield _linear_w8a8(tile, "bias silu")
+        yield _linear_w8a8(tile, "bias gate residual")
+        yield _linear_w8a8(tile, "bias gate residual odd")
+    for tile in tiles_of(CONV3X3_W8A8):
+        yield _conv3x3_w8a8(tile, "bias silu")
+        yield _conv3x3_w8a8(tile, "bias residual")
+        yield _conv3x3_w8a8(tile, "bias residual odd")
+    for tile in tiles_of(LINEAR_W4A16):
+        yield from (_linear_w4a16(tile, group_size) for group_size in (64, 128))
+
+
+def _quantize(K: int) -> Case:
+    from quant.kernels.quantize_per_token.kernel import block_and_warps
+
+    block, warps = block_and_warps(K)
+    return Case(
+        kernel="quantize_per_token",
+        variant=f"K={K}",
+        pointers={"x_ptr": "*bf16", "smooth_ptr": "*fp32", "q_ptr": "*i8", "scale_ptr": "*fp32"},
+        constants={"BLOCK_K": block},
+        warps=warps,
+        numbers=("K", "stride_x", "stride_q"),
+    )
+
+
+def _int8_product(
+    kernel: str, tile: Any, parts: str, pointers: dict[str, str], **more: Any
+) -> Case:
+    """`odd` is for sizes that tiles do not divide: masks along K, rows of two pictures in a tile."""
+    optional = {"bias_ptr": "bias", "residual_ptr": "residual"}
+    if kernel == "linear_w8a8":
+        optional["gate_ptr"] = "gate"
+        more["constants"]["GATE_PER_TILE"] = "odd" not in parts
+    present = {pointer: "*bf16" for pointer, part in optional.items() if part in parts}
+    absent = {pointer: None for pointer in optional if pointer not in present}
+    blocks = {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k, "GROUP": tile.group}
+    constants = more.pop("constants") | absent | blocks
+    return Case(
+        kernel=kernel,
+        variant=f"{tile.m}x{tile.n}x{tile.k} {tile.warps}w {tile.stages}s {parts}",
+        pointers=pointers | present | {"out_ptr": "*bf16", "weight_scale_ptr": "*fp32"},
+        constants=constants | {"SILU": "silu" in parts, "EVEN_K": "odd" not in parts},
+        warps=tile.warps,
+        stages=tile.stages,
+        instruction=r"I(G?)MMA",
+        **more,
+    )
+
+
+def _linear_w8a8(tile: Any, parts: str) -> Case:
+    strides = tuple(f"stride_{name}" for name in ("q", "weight", "gate", "residual", "out"))
+    return _int8_product(
+        "linear_w8a8",
+        tile,
+        parts,
+        {"q_ptr": "*i8", "scale_ptr": "*fp32", "weight_ptr": "*i8"},
+        constants={},
+        numbers=("M", "N", "K", "tokens", *strides),
+    )
+
+
+def _conv3x3_w8a8(tile: Any, parts: str) -> Case:
+    return _int8_product(
+        "conv3x3_w8a8",
+        tile,
+        parts,
+        {"q_ptr": "*i8", "act_scale_ptr": "*fp32", "weight_ptr": "*i8"},
+        constants={"BLOCKS_K": 512 // tile.k},
+        numbers=("M", "N", "K", "H", "W", "stride_out"),
+    )
+
+
+def _linear_w4a16(tile: Any, group_size: int) -> Case:
+    import triton.language as tl
+
+    return Case(
+        kernel="linear_w4a16",
+        variant=f"{tile.m}x{tile.n} {tile.warps}w {tile.stages}s g{group_size}",
+        pointers={"x_ptr": "*bf16", "packed_ptr": "*u8", "scale_ptr": "*bf16", "out_ptr": "*bf16"},
+        constants={
+            "bias_ptr": None,
+            "EVEN_K": True,
+            "DOT": tl.bfloat16,
+            "HALF": group_size // 2,
+            "BLOCK_M": tile.m,
+            "BLOCK_N": tile.n,
+        },
+        warps=tile.warps,
+        stages=tile.stages,
+        instruction=r"H(G?)MMA",
+        numbers=("N", "K", "stride_x", "stride_out"),  # M is the length of a prompt: any
+    )
+
+
+def compiled(case: Case, capability: int) -> dict[str, Any]:
+    """Compile one case and read its machine code."""
+    import importlib
+
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    module = importlib.import_module(f"quant.kernels.{case.kernel}.kernel")
+    function = getattr(module, f"{case.kernel}_kernel")
+    names = function.arg_names
+    signature = {name: case.pointers.get(name, "i32") for name in names}
+    signature |= dict.fromkeys(case.constants, "constexpr")
+    aligned = {*case.pointers, *case.numbers}
+    result = triton.compile(
+        ASTSource(
+            function,
+            signature,
+            case.constants,
+            {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in aligned},
+        ),
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": case.warps, "num_stages": case.stages},
+    )
+    code = _machine_code(result.asm["cubin"], Path(triton.__file__).parent)
+    usage = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", code)}
+    tensor_cores = sorted(set(_TENSOR_CORES.findall(code)))
+    return {
+        "kernel": case.kernel,
+        "variant": case.variant,
+        "capability": f"{capability // 10}.{capability % 10}",
+        "registers": usage["REG"],
+        "stack_bytes": usage["STACK"],
+        "spill_instructions": len(_LOCAL_MEMORY.findall(code)),
+        "shared_bytes": result.metadata.shared,
+        "tensor_cores": tensor_cores,
+        "problems": _problems(case, usage, result.metadata.shared, tensor_cores),
+    }
+
+
+def _machine_code(cubin: bytes, triton_folder: Path) -> str:
+    tool = triton_folder / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        # Both at once prints the usage alone.
+        return "".join(
+            subprocess.run(
+                [tool, option, file.name], check=True, capture_output=True, text=True
+            ).stdout
+            for option in ("--dump-resource-usage", "--dump-sass")
+        )
+
+
+def _problems(
+    case: Case, usage: dict[str, int], shared_bytes: int, tensor_cores: list[str]
+) -> list[str]:
+    problems = []
+    if usage["STACK"] or usage["LOCAL"]:
+        problems.append("registers spill")
+    if shared_bytes > SHARED_BYTES:
+        problems.append("shared memory does not fit")
+    if case.instruction and not any(re.match(case.instruction, name) for name in tensor_cores):
+        problems.append("no tensor cores")
+    return problems
+
+
+def main() -> int:
+    import triton
+
+    rows = []
+    print(f"{'kernel and tile':<58}{'cc':>6}{'regs':>6}{'stack':>7}{'shared':>8}  tensor cores")
+    for case in cases():
+        for capability in CAPABILITIES:
+            row = compiled(case, capability)
+            rows.append(row)
+            print(
+                f"{case.name:<58}{row['capability']:>6}{row['registers']:>6}{row['stack_bytes']:>7}"
+                f"{row['shared_bytes']:>8}  {' '.join(row['tensor_cores'] + row['problems'])}",
+                flush=True,
+            )
+    document = {
+        "benchmark": "kernels_compile",
+        "date": date.today().isoformat(),
+        "triton": triton.__version__,
+        "kernels": rows,
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "kernels-compile.json").write_text(json.dumps(document, indent=1) + "\n")
+    print(json.dumps(document))
+    return int(any(row["problems"] for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

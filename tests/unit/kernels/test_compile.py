@@ -1,0 +1,53 @@
+"""Kernels compile for devices that are not at hand, without spills, within shared memory, for tensor cores."""
+
+import importlib.util
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks.kernels_compile import CAPABILITIES, Case, cases, compiled
+
+FAST = (
+    "quantize_per_token K=1152",
+    "linear_w8a8 128x64x64 4w 4s bias gate residual",
+    "conv3x3_w8a8 128x128x64 8w 4s bias silu",
+    "linear_w4a16 64x64 4w 4s g64",
+)
+
+
+@pytest.fixture(autouse=True)
+def _compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+
+
+def fast() -> Iterator[Case]:
+    found = {case.name: case for case in cases()}
+    return (found[name] for name in FAST)
+
+
+def test_a_tile_of_each_kernel() -> None:
+    for case in fast():
+        assert compiled(case, 89)["problems"] == [], case.name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_every_tile(capability: int) -> None:
+    for case in cases():
+        assert compiled(case, capability)["problems"] == [], case.name
+
+
+def test_a_tile_that_spills_is_told() -> None:
+    """Two warps cannot hold 128 x 128 sums and 64 KB of operands do not fit twice: both are seen."""
+    import dataclasses
+
+    case = next(case for case in fast() if case.kernel == "linear_w8a8")
+    constants = case.constants | {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 256}
+    large = dataclasses.replace(case, constants=constants, warps=2, stages=4)
+    problems = compiled(large, 89)["problems"]
+    assert problems == ["registers spill", "shared memory does not fit"]
