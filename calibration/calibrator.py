@@ -170,7 +170,7 @@ class Calibrator:
         if not linears:  # nothing to find for 8-bit weights alone
             return None
         encoder = self._load_encoder()
-        self._encode(encoder)
+        self.encode(encoder)
         calls = text_calls(encoder, self.drawings)
         methods = replace(self.options.methods, smooth=False)
         found = self._calibrate(encoder.model, linears, calls, "text encoder", methods)
@@ -181,7 +181,7 @@ class Calibrator:
         if not configs:
             return None
         transformer = self._load_transformer()
-        inputs = self._record(transformer)
+        inputs = self.record(transformer)
         calls = step_calls(transformer, self._texts, inputs)
         keep = self.options.keep
         found = self._calibrate(
@@ -203,7 +203,7 @@ class Calibrator:
         if not inside:
             return None
         if not self._latents:
-            self._record(self._load_transformer())
+            self.record(self._load_transformer())
         with self.reporter.stage("load decoder"):
             vae = load_vae(self.checkpoint, dtype=self.dtypes.vae, device=self.device)
         calls = [Call(lambda one=latents: decode(vae, one)) for latents in self._latents]  # type: ignore[misc]
@@ -249,20 +249,22 @@ class Calibrator:
                 self.checkpoint, dtype=self.dtypes.text_encoder, device=self.device
             )
 
-    def _encode(self, encoder: PromptEncoder) -> None:
+    def encode(self, encoder: PromptEncoder) -> None:
+        """Texts of all calibration pictures."""
         with self.reporter.stage("texts", len(self.drawings)) as advance:
             self._texts = encode_texts(encoder, self.drawings, advance=advance)
 
     def _load_transformer(self) -> SanaTransformer2D:
         if not self._texts:
-            self._encode(self._load_encoder())
+            self.encode(self._load_encoder())
             release_memory(self.device)
         with self.reporter.stage("load transformer"):
             return load_transformer(
                 self.checkpoint, dtype=self.dtypes.transformer, device=self.device
             )
 
-    def _record(self, transformer: SanaTransformer2D) -> list[StepInput]:
+    def record(self, transformer: SanaTransformer2D) -> list[StepInput]:
+        """Draw the calibration pictures; keeps their latents and returns inputs of the sampled steps."""
         steps = sum(drawing.settings.steps for drawing in self.drawings)
         with self.reporter.stage("calibration pictures", steps) as advance:
             inputs, self._latents = record_steps(
