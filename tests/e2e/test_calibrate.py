@@ -148,6 +148,26 @@ def test_saved_equals_in_memory(tiny_model: Path, tmp_path: Path) -> None:
     assert torch.equal(*pictures)
 
 
+@pytest.mark.parametrize(
+    ("family", "layout", "recipe"),
+    [("sprint", "single", "int4"), ("qk_norm", "fp16", "w8a8"), ("flow_euler", "bf16", "mixed")],
+)
+def test_other_families(
+    sana: Callable[..., Any], pipelines: Any, tmp_path: Path, family: str, layout: str, recipe: str
+) -> None:
+    """Guidance as an input, norms on q and k, another sampler; weights stored in 16 bits."""
+    model, target = pipelines.folder(family, layout), tmp_path / "out"
+    result = sana("quantize", model, target, *FAST, "--recipe", recipe, "--json")
+    assert result.code == 0, result.err
+    worst = {name: part["sqnr_db_worst"] for name, part in result.document["components"].items()}
+    assert min(worst.values()) > 15, worst
+    drawn = sana(
+        "generate", "a fox", "-m", target, "-o", tmp_path / "a.png", "--steps", "2", "--size",
+        "64x64", "--device", "cpu",
+    )  # fmt: skip
+    assert drawn.code == 0, drawn.err
+
+
 # -- more bits for some layers -----------------------------------------------------------------
 
 
