@@ -50,9 +50,9 @@ class Measurement:
 
 def all_kernels() -> tuple[Kernel, ...]:
     """Every kernel that this version knows."""
-    from quant.backends import cpu, libraries
+    from quant.backends import cpu, cuda, libraries
 
-    return (*cpu.KERNELS, *libraries.KERNELS)
+    return (*cpu.KERNELS, *cuda.KERNELS, *libraries.KERNELS)
 
 
 def accelerate_(
@@ -85,9 +85,12 @@ def _layers(model: nn.Module) -> Iterator[AcceleratedLayer]:
 
 
 def _kind(layer: AcceleratedLayer) -> str:
-    """What decides about the kernel: the type of layer and its bits."""
+    """What decides about the kernel: the type of layer, its geometry and its bits."""
     config = layer.config
-    name = "linear" if isinstance(layer, QuantLinear) else "conv"
+    name = "linear"
+    if isinstance(layer, QuantConv2d):
+        height, width = layer.qweight.shape[2:]
+        name = f"conv {height}x{width}" + (f"/{layer.stride[0]}" if layer.stride[0] > 1 else "")
     group = f"-g{config.group_size}" if config.group_size else ""
     return f"{name} w{config.weight_bits}a{config.act_bits}{group}"
 
@@ -159,7 +162,7 @@ def _try(kernel: Kernel, layer: AcceleratedLayer, x: Tensor, expected: Tensor) -
                 **facts, seconds=None, error=error, note="too far from the reference"
             )
         seconds = _median_seconds(lambda: kernel.run(x, packed, layer), x.device)
-    except (RuntimeError, NotImplementedError, ImportError) as error_:
+    except (RuntimeError, ValueError, NotImplementedError, ImportError) as error_:
         reason = (str(error_).splitlines() or [type(error_).__name__])[0]
         return Measurement(**facts, seconds=None, error=None, note=reason)
     return Measurement(**facts, seconds=seconds, error=error, note=kernel.note)
@@ -187,7 +190,8 @@ def _probe_like(layer: AcceleratedLayer) -> AcceleratedLayer:
         )
         return QuantLinear.from_weight(weight, None, plain).to(device)
     assert isinstance(layer, QuantConv2d)
-    conv = nn.Conv2d(128, 128, 3, padding=1)
+    height, width = layer.qweight.shape[2:]
+    conv = nn.Conv2d(128, 128, (height, width), stride=layer.stride, padding=layer.padding)
     nn.init.normal_(conv.weight, generator=generator)
     plain = QuantConfig(weight_bits=config.weight_bits, act_bits=config.act_bits)
     return QuantConv2d.from_conv(conv, plain).to(device)

@@ -1,0 +1,88 @@
+"""The Triton kernels of `quant.kernels` as kernels of layers. Triton is imported when one runs."""
+
+# M rows (tokens), K input channels, N output channels
+
+import importlib.util
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quant.backends.kernel import Kernel
+from quant.kernels import conv3x3_w8a8, linear_w4a16, linear_w8a8, quantize_per_token
+from quant.layers import QuantConv2d, QuantLinear
+from quant.primitives import INT8_MAX, quantize_per_channel
+
+
+def _linear_w8a8_pack(layer: QuantLinear) -> None:
+    return None  # rows along K, as stored
+
+
+def _linear_w8a8_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
+    q_MK, scale_M = quantize_per_token.quantize_per_token(x.flatten(0, -2), smooth=layer.smooth)
+    out = linear_w8a8.linear_w8a8(
+        q_MK, scale_M, layer.qweight, layer.scale, bias=layer.bias, out_dtype=x.dtype
+    )
+    return out.unflatten(0, x.shape[:-1])
+
+
+def _linear_w4a16_pack(layer: QuantLinear) -> linear_w4a16.GroupedWeight:
+    return linear_w4a16.repack(
+        layer.qweight,
+        layer.scale,
+        in_features=layer.in_features,
+        group_size=layer.config.group_size,
+    )
+
+
+def _linear_w4a16_run(x: Tensor, packed: linear_w4a16.GroupedWeight, layer: QuantLinear) -> Tensor:
+    """Inputs of more than 16 bits are rounded to bf16, which tensor cores take."""
+    if layer.smooth is not None:
+        x = x * layer.smooth.to(x.dtype)
+    half = x.flatten(0, -2)
+    if half.dtype == torch.float32:
+        half = half.bfloat16()
+    out = linear_w4a16.linear_w4a16(half, packed, bias=layer.bias, out_dtype=x.dtype)
+    return out.unflatten(0, x.shape[:-1])
+
+
+def _conv_pack(layer: QuantConv2d) -> Tensor:
+    if layer.stride != (1, 1) or layer.padding != (1, 1) or layer.qweight.shape[2:] != (3, 3):
+        raise NotImplementedError("only 3x3 convolutions with stride and padding 1")
+    return conv3x3_w8a8.repack(layer.qweight)
+
+
+def _conv_run(x: Tensor, packed: Tensor, layer: QuantConv2d) -> Tensor:
+    scale: Tensor
+    if layer.act_scale is None:
+        q, scale = quantize_per_channel(x.flatten(1))
+        q = q.view(x.shape)
+    else:
+        scale = layer.act_scale
+        q = (x.float() / scale).round_().clamp_(-INT8_MAX, INT8_MAX).to(torch.int8)
+    out = conv3x3_w8a8.conv3x3_w8a8(
+        q.permute(0, 2, 3, 1).contiguous(), scale, packed, layer.scale,
+        bias=layer.bias, out_dtype=x.dtype,
+    )  # fmt: skip
+    return out.permute(0, 3, 1, 2)
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+def _kernel(name: str, scheme: str, layer: type, pack: Any, run: Any, **rest: Any) -> Kernel:
+    return Kernel(
+        name=name, backend="native", schemes=(scheme,), layer=layer, devices=("cuda",), pack=pack,
+        run=run, is_available=_has_triton, **rest,
+    )  # fmt: skip
+
+
+KERNELS = (
+    _kernel("triton", "w8a8", QuantLinear, _linear_w8a8_pack, _linear_w8a8_run),
+    _kernel(
+        "triton", "w4a16", QuantLinear, _linear_w4a16_pack, _linear_w4a16_run, frees_weight=True,
+        note="products of 16-bit inputs",
+    ),
+    _kernel("triton", "w8a8", QuantConv2d, _conv_pack, _conv_run, frees_weight=True),
+)  # fmt: skip
