@@ -5,7 +5,7 @@ help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 install:  ## a virtual environment with everything that development needs
-	python3 -m venv .venv && .venv/bin/pip install -e ".[dev]"
+	python3 -m venv .venv && .venv/bin/pip install -e ".[dev,kernels]"
 
 fix:  ## let ruff mend what it can
 	$(PYTHON) -m ruff check --fix . && $(PYTHON) -m ruff format .

@@ -40,7 +40,7 @@ TEXT_TOKENS = 40
 def no_initialisation() -> Iterator[None]:
     """Layers are built with memory as it comes; `fill` writes them once."""
     saved = nn.Linear.reset_parameters, nn.Conv2d.reset_parameters
-    nn.Linear.reset_parameters = nn.Conv2d.reset_parameters = lambda self: None  # type: ignore
+    nn.Linear.reset_parameters = nn.Conv2d.reset_parameters = lambda self: None  # type: ignore[method-assign, assignment]
     yield
     nn.Linear.reset_parameters, nn.Conv2d.reset_parameters = saved  # type: ignore[method-assign]
 

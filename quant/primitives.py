@@ -122,7 +122,7 @@ def finish_product(product_MN: Tensor, scale_M: Tensor, bias: Tensor | None) -> 
     """
     if bias is None:
         return product_MN.mul_(scale_M[:, None])
-    return torch.addcmul(bias.float(), product_MN, scale_M[:, None])
+    return torch.addcmul(bias.float(), product_MN, scale_M[:, None], out=product_MN)
 
 
 def sqnr_db(signal: Tensor, approximation: Tensor) -> float:
