@@ -66,9 +66,19 @@ def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, *, eps: float = 1e-15
     since they add up to 16384 positions. No softmax and no 1/sqrt(E) scale: the published weights
     were trained without.
     """
-    dtype = v.dtype
-    q, k, v = (t.float().transpose(1, 2) for t in (F.relu(q), F.relu(k), v))  # (B, H, N, E)
-    key_value = k.transpose(-1, -2) @ v  # (B, H, E, E)
-    key_sum = k.sum(dim=2).unsqueeze(-1)  # (B, H, E, 1)
-    out = (q @ key_value) / (q @ key_sum + eps)
-    return out.transpose(1, 2).to(dtype)
+    return attend_to_sums(q, *key_value_sums(k, v), eps=eps).to(v.dtype)
+
+
+def key_value_sums(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """What all positions add up to: (B, H, E, E) and (B, H, E, 1), fp32.
+
+    Sums over parts of the positions may be added: that is how a map too large for memory is attended to.
+    """
+    k, v = (t.float().transpose(1, 2) for t in (F.relu(k), v))  # (B, H, N, E)
+    return k.transpose(-1, -2) @ v, k.sum(dim=2).unsqueeze(-1)
+
+
+def attend_to_sums(q: Tensor, key_value: Tensor, key_sum: Tensor, *, eps: float = 1e-15) -> Tensor:
+    """The second half of linear attention: q (B, N, H, E) and both sums -> (B, N, H, E) fp32."""
+    q = F.relu(q).float().transpose(1, 2)  # (B, H, N, E)
+    return ((q @ key_value) / (q @ key_sum + eps)).transpose(1, 2)
