@@ -3,7 +3,7 @@
 import re
 from enum import StrEnum
 from math import sqrt
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 import typer
 
@@ -46,6 +46,23 @@ class Device(StrEnum):
     MPS = "mps"
 
 
+class Decode(StrEnum):
+    """How latents become pixels."""
+
+    AUTO = "auto"
+    WHOLE = "whole"
+    EXACT_TILES = "exact-tiles"
+    BLENDED_TILES = "blended-tiles"
+
+
+DecodeMode = Literal["auto", "whole", "exact-tiles", "blended-tiles"]  # the same, as plain data
+_MODES: dict[str, DecodeMode] = {mode: mode for mode in get_args(DecodeMode)}
+EXACT_TILE = 512  # pixels, unless --tile says otherwise
+BLENDED_TILE = 1024  # as published
+SMALLEST_RETRY = (
+    128  # pixels; smaller tiles save little and compute their surroundings many times over
+)
+
 ModelOption = Annotated[
     str | None,
     typer.Option(
@@ -59,6 +76,25 @@ ModelOption = Annotated[
 ]
 OfflineOption = Annotated[
     bool, typer.Option("--offline", help="Use downloaded files only; never touch the network.")
+]
+DecodeOption = Annotated[
+    Decode | None,
+    typer.Option(
+        "--decode",
+        help="The picture whole, in exact tiles (less memory, no seams), or in blended tiles (upstream's way) "
+        "[default: auto, whole if it fits]",
+        show_default=False,
+    ),
+]
+TileOption = Annotated[
+    int | None,
+    typer.Option(
+        "--tile",
+        metavar="PIXELS",
+        help=f"Side of the tiles, a multiple of 32; means exact tiles "
+        f"[default: {EXACT_TILE}; blended: {BLENDED_TILE}]",
+        show_default=False,
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notices.")]
@@ -87,3 +123,22 @@ def size_of_aspect(text: str, native_size: int) -> tuple[int, int]:
     sides = native_size * sqrt(ratio), native_size / sqrt(ratio)
     width, height = (max(32, round(side / 32) * 32) for side in sides)
     return width, height
+
+
+def decode_mode(decode: Decode | None, tile: int | None) -> DecodeMode:
+    """What --decode and --tile ask for together; SanaError for a tile that cannot be."""
+    if tile is None:
+        return "auto" if decode is None else _MODES[decode]
+    if tile % 32 or not 32 <= tile <= 16384:
+        raise SanaError(
+            f"cannot decode in tiles of {tile} pixels",
+            hint="use a multiple of 32, such as --tile 512",
+            code=ExitCode.USAGE,
+        )
+    if decode in (Decode.AUTO, Decode.WHOLE):
+        raise SanaError(
+            f"--decode {decode} has no tiles",
+            hint="leave --tile away, or use --decode exact-tiles",
+            code=ExitCode.USAGE,
+        )
+    return "exact-tiles" if decode is None else _MODES[decode]

@@ -1,0 +1,1 @@
+"""What a picture takes in memory, and ways to draw it in less."""
