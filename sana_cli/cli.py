@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from sana_cli import __version__
+from sana_cli.commands.decode import decode
 from sana_cli.commands.generate import generate
 from sana_cli.commands.info import info
 from sana_cli.commands.quantize import quantize
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(generate)
+app.command()(decode)
 app.command()(info)
 app.command()(quantize)
 

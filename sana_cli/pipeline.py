@@ -11,6 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sana_cli.memory.blending import decode_blended
+from sana_cli.memory.plans import WHOLE, DecodePlan
+from sana_cli.memory.tiling import decode_exact
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.models.text_encoder import EncodedPrompt, PromptEncoder
@@ -104,10 +107,24 @@ def denoise(
 
 
 @torch.inference_mode()
-def decode(vae: AutoencoderDC, latents: Tensor) -> Tensor:
-    """Finished latents (1, C, h, w) -> (1, 3, 32h, 32w), nominally -1..1."""
+def decode(
+    vae: AutoencoderDC,
+    latents: Tensor,
+    *,
+    plan: DecodePlan = WHOLE,
+    advance: Callable[[], None] = lambda: None,
+) -> Tensor:
+    """Finished latents (1, C, h, w) -> (1, 3, 32h, 32w), nominally -1..1. `advance` is called after each tile."""
     dtype = vae.decoder.conv_in.weight.dtype
-    decoded = vae.decode(latents.to(dtype) / vae.config.scaling_factor)
+    unscaled = latents.to(dtype) / vae.config.scaling_factor
+    if plan.mode == "exact-tiles":
+        decoded = decode_exact(
+            vae.decoder, unscaled, tile=plan.tile, strip=plan.strip, advance=advance
+        )
+    elif plan.mode == "blended-tiles":
+        decoded = decode_blended(vae.decoder, unscaled, tile=plan.tile, advance=advance)
+    else:
+        decoded = vae.decode(unscaled)
     # Less than half a grey level over the whole picture: nothing that a prompt asks for.
     check_values(decoded, "decoding", flat_below=1 / 255)
     return decoded

@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +11,7 @@ from sana_cli import output
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.config import SchedulerName
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.options import DecodeMode
 from sana_cli.published import aspect_ratio_bins
 
 MAX_SIDE = 16384  # pixels; larger ones are typing mistakes
@@ -37,6 +39,8 @@ class Request:
     overwrite: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     backend: Literal["auto", "native", "torchao", "quanto", "reference"] = "auto"
+    decode: DecodeMode = "auto"
+    tile: int | None = None  # pixels, a multiple of 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,13 +185,7 @@ def output_paths(request: Request, seeds: list[int]) -> list[Path]:
         base = output.slug(request.prompt)
         paths = [_free_name(folder / f"{base}-{seed}.png", request.overwrite) for seed in seeds]
     else:
-        if request.output_is_folder:
-            raise output.no_folder(target)
-        _require(
-            target.suffix.lower() == ".png",
-            f"cannot write {target.name}: pictures are saved as .png",
-            f"use {target.with_suffix('.png')}",
-        )
+        _require_png(target, request.output_is_folder)
         several = len(seeds) > 1
         paths = [target.with_stem(f"{target.stem}-{seed}") if several else target for seed in seeds]
         for path in paths:
@@ -196,6 +194,33 @@ def output_paths(request: Request, seeds: list[int]) -> list[Path]:
     for path in paths:
         output.check_writable(path)
     return paths
+
+
+def picture_path(
+    target: Path | None, *, is_folder: bool, default: Callable[[], Path], overwrite: bool
+) -> Path:
+    """Where one picture goes that has a name already, `default`; errors as for `output_paths`."""
+    if target is None:
+        path = default()
+    elif target.is_dir():
+        path = target / default().name
+    else:
+        _require_png(target, is_folder)
+        path = target
+    if os.path.lexists(path) and not overwrite:
+        raise output.already_exists(path)
+    output.check_writable(path)
+    return path
+
+
+def _require_png(target: Path, is_folder: bool) -> None:
+    if is_folder:
+        raise output.no_folder(target)
+    _require(
+        target.suffix.lower() == ".png",
+        f"cannot write {target.name}: pictures are saved as .png",
+        f"use {target.with_suffix('.png')}",
+    )
 
 
 def _free_name(path: Path, overwrite: bool) -> Path:

@@ -5,66 +5,35 @@ the transformer is read. A stage whose values are broken (NaN, Inf, flat) runs o
 everything in fp32 before the run gives up, since the usual cause is a 16-bit overflow.
 """
 
-import gc
-import sys
-import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from sana_cli import __version__, image_io
+from sana_cli import __version__, finishing
 from sana_cli.checkpoint import Checkpoint
-from sana_cli.errors import ExitCode, SanaError
-from sana_cli.loading import accelerate, load_prompt_encoder, load_transformer, load_vae
-from sana_cli.models.dc_ae import AutoencoderDC
+from sana_cli.finishing import Finisher, Picture, accelerate_with_notice, guarded, keeping
+from sana_cli.latents_file import HowToFinish, KeptLatents
+from sana_cli.loading import load_prompt_encoder, load_transformer
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.pipeline import (
-    BrokenValues,
     EncodedPair,
     check_values,
-    decode,
     denoise,
     encode_prompt,
     init_noise,
 )
-from sana_cli.pixels import resize_and_crop, to_image
 from sana_cli.precision import DTYPES, SAFEST, plan_dtypes
 from sana_cli.request import Request, Settings, output_paths, resolve, seeds_of
 from sana_cli.schedulers import make_scheduler
+from sana_cli.stages import Reporter as Reporter  # others know them from here
+from sana_cli.stages import Stopwatch
+from sana_cli.stages import release_memory as release_memory
 
-_ALLOCATION_FAILED = ("can't allocate memory", "cannot allocate memory", "not enough memory")
 _LISTED_WORDS = 10
-STAGES = ("load", "text", "denoise", "decode", "save")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """One finished picture. `seconds` by stage, and in total; `settings` is what the file carries."""
-
-    path: Path
-    seed: int
-    width: int
-    height: int
-    seconds: dict[str, float]
-    peak_memory_bytes: int
-    settings: dict[str, Any]
-
-
-class Reporter(Protocol):
-    """Where progress and notices go; `console.py` draws them, tests collect them."""
-
-    def stage(
-        self, title: str, total: int | None = None
-    ) -> AbstractContextManager[Callable[[], None]]:
-        """Open a stage of `total` steps (None: unknown); the yielded function advances it."""
-
-    def notice(self, message: str) -> None:
-        """Something that the user should know, in one line."""
 
 
 class Run:
@@ -81,9 +50,18 @@ class Run:
         self.dtypes = plan_dtypes(request.precision, checkpoint.trained_precision, device)
         self._transformer: SanaTransformer2D | None = None
         self._contexts: list[TextContext] = []
-        self._vae: AutoencoderDC | None = None
-        self._seconds = dict.fromkeys(STAGES, 0.0)
-        self.kernels: dict[str, str] = {}  # of quantized layers, by kind
+        self._stopwatch = Stopwatch(device)
+        self._finisher = Finisher(
+            checkpoint,
+            device=device,
+            precision=self.dtypes.vae,
+            backend=request.backend,
+            mode=request.decode,
+            tile=request.tile,
+            reporter=reporter,
+            stopwatch=self._stopwatch,
+        )
+        self._kernels: dict[str, str] = {}
         native = checkpoint.defaults.native_size
         if checkpoint.own.vocabulary and (native, native) != (
             self.settings.drawn_width, self.settings.drawn_height,
@@ -103,44 +81,49 @@ class Run:
                 picture = self._draw(seed, path)
             yield picture
 
+    @property
+    def kernels(self) -> dict[str, str]:
+        """Of quantized layers, by kind."""
+        return self._kernels | self._finisher.kernels
+
     def _draw(self, seed: int, path: Path) -> Picture:
-        started = time.perf_counter()
-        self._seconds = dict.fromkeys(STAGES, 0.0)
+        self._stopwatch.start()
         latents = self._guarded(lambda: self._latents(seed))
-        decoded = self._guarded(lambda: self._decoded(latents))
-        settings = self._embedded_settings(seed)
-        with self._timed("save"), self.reporter.stage("save"):
-            image_io.save_png(
-                to_image(decoded),
+        kept = self._to_keep(latents, seed)
+        with keeping(path, kept, self.reporter), translate_out_of_memory(self.settings):
+            decoded = self._guarded(
+                lambda: self._finisher.decode(
+                    latents, width=self.settings.width, height=self.settings.height
+                )
+            )
+            return self._finisher.save(
+                decoded,
                 path,
-                settings=settings,
+                settings=self._embedded_settings(seed),
                 overwrite=self.request.overwrite,
             )
-        return Picture(
-            path=path,
-            seed=seed,
-            width=self.settings.width,
-            height=self.settings.height,
-            seconds={**self._seconds, "total": time.perf_counter() - started},
-            peak_memory_bytes=peak_memory_bytes(self.device),
-            settings=settings,
+
+    def _to_keep(self, latents: Tensor, seed: int) -> KeptLatents:
+        how = HowToFinish(
+            model=finishing.model_reference(self.checkpoint),
+            vae_precision=self.dtypes.vae,
+            device=self.device.type,
+            backend=self.request.backend,
+            decode=self.request.decode,
+            tile=self.request.tile,
         )
+        return KeptLatents(latents=latents, settings=self._embedded_settings(seed), how=how)
 
     def _guarded(self, stage: Callable[[], Tensor]) -> Tensor:
         """Run a stage; if its values are broken, once more with everything in fp32."""
-        try:
-            return stage()
-        except BrokenValues as broken:
-            if self.dtypes == SAFEST:
-                raise _no_picture(broken) from broken
-            self.reporter.notice(f"{broken} in {self.dtypes}; trying once more in fp32")
-        self._transformer, self._contexts, self._vae = None, [], None
-        release_memory(self.device)
+        return guarded(stage, safest=self.dtypes == SAFEST, fall_back=self._fall_back)
+
+    def _fall_back(self, reason: str) -> None:
+        self.reporter.notice(f"{reason} in {self.dtypes}; trying once more in fp32")
+        self._transformer, self._contexts = None, []
         self.dtypes = SAFEST
-        try:
-            return stage()
-        except BrokenValues as broken:
-            raise _no_picture(broken) from broken
+        self._finisher.use_precision(SAFEST.vae)
+        release_memory(self.device)
 
     def _latents(self, seed: int) -> Tensor:
         transformer = self._ready_transformer()
@@ -152,7 +135,10 @@ class Run:
             shift=settings.flow_shift,
             draw_noise=lambda: draw().to(self.device),
         )
-        with self._timed("denoise"), self.reporter.stage("denoise", settings.steps) as advance:
+        with (
+            self._stopwatch.timed("denoise"),
+            self.reporter.stage("denoise", settings.steps) as advance,
+        ):
             return denoise(
                 transformer,
                 self._contexts,
@@ -165,13 +151,13 @@ class Run:
     def _ready_transformer(self) -> SanaTransformer2D:
         if self._transformer is None:
             text = self._encode_text()
-            with self._timed("load"), self.reporter.stage("load transformer"):
+            with self._stopwatch.timed("load"), self.reporter.stage("load transformer"):
                 self._transformer = load_transformer(
                     self.checkpoint, dtype=self.dtypes.transformer, device=self.device
                 )
                 self._accelerate(self._transformer)
             dtype = DTYPES[self.dtypes.transformer]
-            with self._timed("text"), torch.inference_mode():
+            with self._stopwatch.timed("text"), torch.inference_mode():
                 self._contexts = [
                     self._transformer.encode_text(embeds.to(self.device, dtype))
                     for embeds in text.branches
@@ -179,12 +165,12 @@ class Run:
         return self._transformer
 
     def _encode_text(self) -> EncodedPair:
-        with self._timed("load"), self.reporter.stage("load text encoder"):
+        with self._stopwatch.timed("load"), self.reporter.stage("load text encoder"):
             encoder = load_prompt_encoder(
                 self.checkpoint, dtype=self.dtypes.text_encoder, device=self.device
             )
             self._accelerate(encoder.model)
-        with self._timed("text"), self.reporter.stage("text"):
+        with self._stopwatch.timed("text"), self.reporter.stage("text"):
             text = encode_prompt(encoder, self.settings)
             check_values(text.positive.embeds, "text encoding")
         del encoder
@@ -201,25 +187,10 @@ class Run:
             )
         return text
 
-    def _decoded(self, latents: Tensor) -> Tensor:
-        if self._vae is None:
-            with self._timed("load"), self.reporter.stage("load decoder"):
-                self._vae = load_vae(self.checkpoint, dtype=self.dtypes.vae, device=self.device)
-                self._accelerate(self._vae)
-        with self._timed("decode"), self.reporter.stage("decode"):
-            decoded = decode(self._vae, latents)
-            height, width = self.settings.height, self.settings.width
-            return resize_and_crop(decoded, height=height, width=width)
-
     def _accelerate(self, model: torch.nn.Module) -> None:
-        backend = self.request.backend
-        chosen = accelerate(model, self.device, backend)
-        self.kernels |= chosen
-        others = [kind for kind, kernel in chosen.items() if not kernel.startswith(backend)]
-        if backend in ("torchao", "quanto") and others:
-            self.reporter.notice(
-                f"{backend} has no kernel for {', '.join(others)}; our own runs there"
-            )
+        self._kernels |= accelerate_with_notice(
+            model, self.device, self.request.backend, self.reporter
+        )
 
     def _embedded_settings(self, seed: int) -> dict[str, Any]:
         settings = self.settings
@@ -241,61 +212,7 @@ class Run:
             "version": __version__,
         }
 
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        started = time.perf_counter()
-        yield
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        self._seconds[stage] += time.perf_counter() - started
 
-
-def _no_picture(broken: BrokenValues) -> SanaError:
-    return SanaError(
-        f"no picture: {broken}, in fp32",
-        hint="the weights are probably damaged; download the model again",
-        code=ExitCode.CHECKPOINT,
-    )
-
-
-@contextmanager
-def translate_out_of_memory(settings: Settings) -> Iterator[None]:
+def translate_out_of_memory(settings: Settings) -> AbstractContextManager[None]:
     """Turn every form of "no memory left" into one SanaError."""
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory(settings) from error
-    except (RuntimeError, OSError) as error:
-        # On a CPU, torch reports a failed allocation or mapping as a plain RuntimeError.
-        if not any(words in str(error).lower() for words in _ALLOCATION_FAILED):
-            raise
-        raise _out_of_memory(settings) from error
-
-
-def _out_of_memory(settings: Settings) -> SanaError:
-    return SanaError(
-        f"out of memory at {settings.drawn_width}x{settings.drawn_height}",
-        hint="draw a smaller --size, close other programs, or use a smaller model",
-        code=ExitCode.ENVIRONMENT,
-    )
-
-
-def release_memory(device: torch.device) -> None:
-    """Give freed weights back now, before the next part is loaded."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """Peak of this process: device memory on CUDA, resident memory elsewhere."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    if sys.platform == "win32":
-        import psutil
-
-        return int(psutil.Process().memory_info().peak_wset)
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return finishing.translate_out_of_memory(settings.drawn_width, settings.drawn_height)

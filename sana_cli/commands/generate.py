@@ -1,13 +1,15 @@
 """`sana generate`: a prompt becomes PNG files."""
 
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sana_cli.commands.report import print_document, summary
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import (
     Backend,
+    DecodeOption,
     Device,
     JsonOption,
     ModelOption,
@@ -15,13 +17,14 @@ from sana_cli.options import (
     Precision,
     QuietOption,
     Scheduler,
+    TileOption,
+    decode_mode,
     parse_size,
     size_of_aspect,
 )
 
 if TYPE_CHECKING:
-    from sana_cli.checkpoint import Checkpoint
-    from sana_cli.run import Picture, Run
+    from sana_cli.finishing import Picture
 
 
 def generate(
@@ -88,6 +91,8 @@ def generate(
             help="Any size: draw at the nearest one the model was trained on, resize.",
         ),
     ] = False,
+    decode: DecodeOption = None,
+    tile: TileOption = None,
     offline: OfflineOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     json: JsonOption = False,
@@ -105,6 +110,7 @@ def generate(
         raise _contradiction("--aspect", "a size")
     if size:
         width, height = parse_size(size)
+    mode = decode_mode(decode, tile)
 
     from sana_cli.checkpoint import local_path, open_checkpoint
     from sana_cli.console import ConsoleReporter
@@ -143,6 +149,8 @@ def generate(
             overwrite=force,
             precision=precision.value,
             backend=backend.value,
+            decode=mode,
+            tile=tile,
         )
         check(request, checkpoint)  # mistakes are told before the seconds that torch takes
 
@@ -155,51 +163,19 @@ def generate(
             for picture in run.pictures():
                 pictures.append(picture)
                 if not json:
-                    typer.echo(_summary(picture, quiet=quiet))
+                    typer.echo(summary(picture, quiet=quiet))
         finally:  # pictures that are done are told, whatever happens to the next one
             if json and pictures:
-                _print_json(checkpoint, run, pictures)
+                print_document(
+                    checkpoint,
+                    pictures,
+                    device=run.device,
+                    precision=str(run.dtypes),
+                    kernels=run.kernels,
+                )
 
 
 def _contradiction(one: str, other: str) -> SanaError:
     return SanaError(
         f"give {one} or {other}, not both", hint=f"leave {one} away", code=ExitCode.USAGE
     )
-
-
-def _summary(picture: "Picture", *, quiet: bool) -> str:
-    if quiet:
-        return str(picture.path)
-    stages = ", ".join(f"{name} {value:.2f}" for name, value in picture.seconds.items())
-    peak = picture.peak_memory_bytes / 2**30
-    return (
-        f"{picture.path}  seed {picture.seed}  {picture.width}x{picture.height}\n"
-        f"  seconds: {stages}\n"
-        f"  peak memory: {peak:.2f} GiB"
-    )
-
-
-def _print_json(checkpoint: "Checkpoint", run: "Run", pictures: "list[Picture]") -> None:
-    from json import dumps
-
-    images: list[dict[str, Any]] = [
-        {
-            "path": str(picture.path),
-            "seed": picture.seed,
-            "width": picture.width,
-            "height": picture.height,
-            "seconds": {name: round(value, 4) for name, value in picture.seconds.items()},
-            "peak_memory_bytes": picture.peak_memory_bytes,
-            "settings": picture.settings,
-        }
-        for picture in pictures
-    ]
-    document = {
-        "model": checkpoint.name,
-        "revision": checkpoint.revision,
-        "device": str(run.device),
-        "precision": str(run.dtypes),
-        "kernels": run.kernels,
-        "images": images,
-    }
-    typer.echo(dumps(document, ensure_ascii=False))

@@ -55,6 +55,9 @@ def _command(settings: dict[str, Any]) -> str:
             words += [option, quote(str(settings[key]))]
     if settings.get("drawn_size") != settings.get("size"):
         words.append("--bins")
+    if settings.get("decode"):  # "blended-tiles 1024": the way that draws something else
+        mode, _, tile = str(settings["decode"]).partition(" ")
+        words += ["--decode", quote(mode), "--tile", quote(tile)]
     words.append("--enhance" if settings.get("enhance") else "--no-enhance")
     return " ".join(words)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sana_cli import finishing
 from sana_cli import run as run_module
 from sana_cli.errors import ExitCode
 from sana_cli.pipeline import BrokenValues, check_values
@@ -17,7 +18,8 @@ OPTIONS = ("--size", "64x64", "--steps", "2", "--device", "cpu", "--seed", "1")
 
 def spoil(monkeypatch: pytest.MonkeyPatch, part: str, *, always: bool) -> None:
     """Put a NaN into a part's weights: only when it runs below fp32, or always."""
-    original = getattr(run_module, f"load_{part}")
+    user = finishing if part == "vae" else run_module
+    original = getattr(user, f"load_{part}")
 
     def load(checkpoint: Any, *, dtype: str, device: torch.device) -> Any:
         module = original(checkpoint, dtype=dtype, device=device)
@@ -30,7 +32,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, part: str, *, always: bool) -> None:
                 parameter.view(-1)[0] = torch.nan
         return module
 
-    monkeypatch.setattr(run_module, f"load_{part}", load)
+    monkeypatch.setattr(user, f"load_{part}", load)
 
 
 PARTS = {

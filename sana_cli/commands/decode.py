@@ -1,0 +1,118 @@
+"""`sana decode`: finish a picture from the latents that an interrupted run has kept."""
+
+import os
+from typing import Annotated
+
+import typer
+
+from sana_cli.commands.report import print_document, summary
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.options import (
+    DecodeOption,
+    Device,
+    JsonOption,
+    OfflineOption,
+    QuietOption,
+    TileOption,
+    decode_mode,
+)
+
+
+def decode(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="Latents that `sana generate` has kept.")
+    ],
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="A .png file, or a folder [default: where it was going to be]",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            "--model",
+            "-m",
+            metavar="NAME|DIR",
+            help="Where to find the model, if it has moved [default: as the file says]",
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.AUTO,
+    how: DecodeOption = None,
+    tile: TileOption = None,
+    offline: OfflineOption = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Finish a picture whose decoding failed or was interrupted."""
+    for option, value in (("--output", output), ("--model", model)):
+        if value == "":  # mostly an unset variable of a script
+            raise SanaError(f"{option} is empty", hint=f"leave {option} away", code=ExitCode.USAGE)
+    mode = decode_mode(how, tile)
+    from sana_cli import latents_file
+    from sana_cli.checkpoint import local_path, open_checkpoint
+    from sana_cli.console import ConsoleReporter
+    from sana_cli.request import picture_path
+
+    path = local_path(file)
+    kept = latents_file.read(path)
+    if how is None and tile is None:
+        mode, tile = kept.how.decode, kept.how.tile
+    target = picture_path(
+        local_path(output) if output else None,
+        is_folder=(output or "").endswith(("/", os.sep)),
+        default=lambda: latents_file.picture_of(path),
+        overwrite=force,
+    )
+    with ConsoleReporter(quiet=quiet) as reporter:
+        try:
+            checkpoint = open_checkpoint(
+                model or kept.how.model, offline=offline, progress=reporter.download
+            )
+        except SanaError as error:
+            if model is None:
+                error.message = f"cannot open the model that drew this: {error.message}"
+                error.hint = "name the model: --model NAME or --model FOLDER"
+            raise
+        channels = kept.latents.shape[1]
+        if checkpoint.transformer.in_channels != channels:
+            raise SanaError(
+                f"latents of {channels} channels do not fit {checkpoint.name}, "
+                f"whose have {checkpoint.transformer.in_channels}",
+                hint="name the model that drew them: --model",
+                code=ExitCode.CHECKPOINT,
+            )
+        if checkpoint.name != kept.settings["model"]:
+            reporter.notice(
+                f"drawn by {kept.settings['model']}; another decoder makes another picture of it"
+            )
+        from sana_cli.finishing import finish
+        from sana_cli.precision import pick_device
+
+        picture, finisher = finish(
+            path,
+            kept,
+            checkpoint,
+            output=target,
+            device=pick_device(device),
+            mode=mode,
+            tile=tile,
+            overwrite=force,
+            reporter=reporter,
+        )
+        if json:
+            print_document(
+                checkpoint,
+                [picture],
+                device=finisher.device,
+                precision=finisher.precision,
+                kernels=finisher.kernels,
+            )
+        else:
+            typer.echo(summary(picture, quiet=quiet))

@@ -1,0 +1,60 @@
+"""What commands that make pictures say about them: lines for people, one document for scripts."""
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    import torch
+
+    from sana_cli.checkpoint import Checkpoint
+    from sana_cli.finishing import Picture
+
+
+def summary(picture: "Picture", *, quiet: bool) -> str:
+    """A few lines about one picture; only its path when `quiet`."""
+    if quiet:
+        return str(picture.path)
+    stages = ", ".join(f"{name} {value:.2f}" for name, value in picture.seconds.items())
+    peak = picture.peak_memory_bytes / 2**30
+    decoded = "" if picture.decode == "whole" else f"\n  decoded in {picture.decode}"
+    return (
+        f"{picture.path}  seed {picture.seed}  {picture.width}x{picture.height}\n"
+        f"  seconds: {stages}\n"
+        f"  peak memory: {peak:.2f} GiB{decoded}"
+    )
+
+
+def print_document(
+    checkpoint: "Checkpoint",
+    pictures: "list[Picture]",
+    *,
+    device: "torch.device",
+    precision: str,
+    kernels: dict[str, str],
+) -> None:
+    """Print the JSON document of a command."""
+    from json import dumps
+
+    images = [
+        {
+            "path": str(picture.path),
+            "seed": picture.seed,
+            "width": picture.width,
+            "height": picture.height,
+            "seconds": {name: round(value, 4) for name, value in picture.seconds.items()},
+            "peak_memory_bytes": picture.peak_memory_bytes,
+            "decode": picture.decode,
+            "settings": picture.settings,
+        }
+        for picture in pictures
+    ]
+    document = {
+        "model": checkpoint.name,
+        "revision": checkpoint.revision,
+        "device": str(device),
+        "precision": precision,
+        "kernels": kernels,
+        "images": images,
+    }
+    typer.echo(dumps(document, ensure_ascii=False))

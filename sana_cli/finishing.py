@@ -1,0 +1,290 @@
+"""From finished latents to a saved picture; what `sana generate` ends with and `sana decode` is.
+
+Latents are written beside the picture before they are decoded. Whatever happens then, they stay, and the error says
+how to go on. Running out of memory is no such end yet: smaller and smaller exact tiles are tried first.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quant.backends.choose import BACKENDS, Backend
+from sana_cli import image_io, latents_file
+from sana_cli.checkpoint import Checkpoint
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.latents_file import HowToFinish, KeptLatents
+from sana_cli.loading import accelerate, load_vae
+from sana_cli.memory.blending import count_tiles as count_blended
+from sana_cli.memory.plans import DecodePlan, free_bytes, plan_decode
+from sana_cli.memory.tiling import count_tiles
+from sana_cli.models.dc_ae import AutoencoderDC
+from sana_cli.options import DecodeMode
+from sana_cli.pipeline import BrokenValues, decode
+from sana_cli.pixels import resize_and_crop, to_image
+from sana_cli.precision import DTYPES, plan_dtypes
+from sana_cli.stages import Reporter, Stopwatch, is_out_of_memory, peak_memory_bytes, release_memory
+from sana_cli.user_config import BUILTIN
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One finished picture. `seconds` by stage, and in total; `settings` is what the file carries."""
+
+    path: Path
+    seed: int
+    width: int
+    height: int
+    seconds: dict[str, float]
+    peak_memory_bytes: int
+    decode: str  # how it was decoded: "whole", "exact-tiles 512", ...
+    settings: dict[str, Any]
+
+
+class Finisher:
+    """Decodes and saves pictures of one model; keeps the decoder, and how it fits, between them."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: torch.device,
+        precision: str,
+        backend: Backend,
+        mode: DecodeMode,
+        tile: int | None,
+        reporter: Reporter,
+        stopwatch: Stopwatch,
+    ) -> None:
+        self.checkpoint, self.device, self.precision = checkpoint, device, precision
+        self.backend, self.mode, self.tile = backend, mode, tile
+        self.reporter, self.stopwatch = reporter, stopwatch
+        self.plan: DecodePlan | None = None
+        self.kernels: dict[str, str] = {}  # of quantized layers, by kind
+        self._vae: AutoencoderDC | None = None
+
+    def use_precision(self, precision: str) -> None:
+        """Compute in another precision from now on."""
+        self.precision, self._vae = precision, None
+
+    def decode(self, latents: Tensor, *, width: int, height: int) -> Tensor:
+        """Latents (1, C, h, w) -> (1, 3, height, width), in the way that fits. Raises BrokenValues."""
+        vae = self._ready_vae()
+        drawn_height, drawn_width = (side * vae.config.downscale for side in latents.shape[-2:])
+        self.plan = self.plan or self._choose_plan(vae, drawn_height, drawn_width)
+        with self.stopwatch.timed("decode"):
+            while True:
+                try:
+                    decoded = self._decode_by(self.plan, vae, latents)
+                    return resize_and_crop(decoded, height=height, width=width)
+                except (MemoryError, RuntimeError, OSError) as error:
+                    smaller = self.plan.smaller(drawn_height, drawn_width)
+                    if smaller is None or not is_out_of_memory(error):
+                        raise
+                # Outside of the handler, for the same reason as in `guarded`.
+                release_memory(self.device)
+                self.reporter.notice(f"out of memory: decode {self.plan}; trying {smaller}")
+                self.plan = smaller
+
+    def _decode_by(self, plan: DecodePlan, vae: AutoencoderDC, latents: Tensor) -> Tensor:
+        height, width = (side * vae.config.downscale for side in latents.shape[-2:])
+        total = None
+        if plan.mode != "whole":
+            count = count_tiles if plan.mode == "exact-tiles" else count_blended
+            total = count(height, width, plan.tile)
+        with self.reporter.stage("decode", total) as advance:
+            return decode(vae, latents, plan=plan, advance=advance if total else lambda: None)
+
+    def _choose_plan(self, vae: AutoencoderDC, height: int, width: int) -> DecodePlan:
+        plan = plan_decode(
+            self.mode,
+            self.tile,
+            vae.config,
+            height=height,
+            width=width,
+            itemsize=DTYPES[self.precision].itemsize,
+            free=free_bytes(self.device),
+        )
+        if self.mode == "auto" and plan.mode != "whole":
+            self.reporter.notice(
+                f"{width}x{height} is too large for the free memory to decode whole: decode {plan}"
+            )
+        return plan
+
+    def _ready_vae(self) -> AutoencoderDC:
+        if self._vae is None:
+            with self.stopwatch.timed("load"), self.reporter.stage("load decoder"):
+                vae = load_vae(self.checkpoint, dtype=self.precision, device=self.device)
+                self.kernels |= accelerate_with_notice(
+                    vae, self.device, self.backend, self.reporter
+                )
+                self._vae = vae
+        return self._vae
+
+    def save(
+        self,
+        decoded: Tensor,
+        path: Path,
+        *,
+        settings: Mapping[str, Any],
+        overwrite: bool,
+    ) -> Picture:
+        """Write the picture, and say what became of it."""
+        assert self.plan is not None
+        carried = {key: value for key, value in settings.items() if key != "decode"}
+        if self.plan.mode == "blended-tiles":  # the only way to decode that draws something else
+            carried["decode"] = str(self.plan)
+        with self.stopwatch.timed("save"), self.reporter.stage("save"):
+            image_io.save_png(to_image(decoded), path, settings=carried, overwrite=overwrite)
+        height, width = decoded.shape[-2:]
+        return Picture(
+            path=path,
+            seed=carried["seed"],
+            width=width,
+            height=height,
+            seconds=self.stopwatch.seconds,
+            peak_memory_bytes=peak_memory_bytes(self.device),
+            decode=str(self.plan),
+            settings=carried,
+        )
+
+
+def accelerate_with_notice(
+    model: torch.nn.Module, device: torch.device, backend: Backend, reporter: Reporter
+) -> dict[str, str]:
+    """Give quantized layers their kernels; says where a backend that was asked for has none."""
+    chosen = accelerate(model, device, backend)
+    others = [kind for kind, kernel in chosen.items() if not kernel.startswith(backend)]
+    if backend in ("torchao", "quanto") and others:
+        reporter.notice(f"{backend} has no kernel for {', '.join(others)}; our own runs there")
+    return chosen
+
+
+def guarded(
+    stage: Callable[[], Tensor], *, safest: bool, fall_back: Callable[[str], None]
+) -> Tensor:
+    """Run a stage; if its values are broken, once more after `fall_back`, unless it is `safest` already."""
+    try:
+        return stage()
+    except BrokenValues as broken:
+        if safest:
+            raise _no_picture(broken) from broken
+        reason = str(broken)
+    # Outside of the handler, where the error no longer holds what the stage had allocated.
+    fall_back(reason)
+    try:
+        return stage()
+    except BrokenValues as broken:
+        raise _no_picture(broken) from broken
+
+
+def _no_picture(broken: BrokenValues) -> SanaError:
+    return SanaError(
+        f"no picture: {broken}, in fp32",
+        hint="the weights are probably damaged; download the model again",
+        code=ExitCode.CHECKPOINT,
+    )
+
+
+@contextmanager
+def translate_out_of_memory(width: int, height: int) -> Iterator[None]:
+    """Turn every form of "no memory left" into one SanaError."""
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SanaError(
+            f"out of memory at {width}x{height}",
+            hint="draw a smaller --size, close other programs, or use a smaller model",
+            code=ExitCode.ENVIRONMENT,
+        ) from error
+
+
+def model_reference(checkpoint: Checkpoint) -> str:
+    """What opens this model again, from any folder."""
+    if checkpoint.pth is not None:
+        return str(checkpoint.pth.resolve())
+    if checkpoint.revision is not None or checkpoint.name == BUILTIN:
+        return checkpoint.name
+    return str(checkpoint.folder.resolve())
+
+
+@contextmanager
+def keeping(picture: Path, kept: KeptLatents, reporter: Reporter) -> Iterator[None]:
+    """Latents are in a file while the block runs, and stay there if it fails."""
+    path = latents_file.path_beside(picture, kept.settings)
+    try:
+        latents_file.write(path, kept)
+    except SanaError as error:  # the picture may still succeed
+        reporter.notice(f"finished latents are not kept: {error.message}")
+        yield
+        return
+    with saying_how_to_finish(path):
+        yield
+    path.unlink(missing_ok=True)
+
+
+@contextmanager
+def saying_how_to_finish(path: Path) -> Iterator[None]:
+    """An error or interruption within the block names the command that goes on from the latents."""
+    how = f"the finished latents are kept: {latents_file.finishing_command(path)}"
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise SanaError("interrupted", hint=how, code=ExitCode.INTERRUPTED) from interrupt
+    except SanaError as error:
+        error.hint = f"{error.hint}; {how}" if error.hint else how
+        raise
+
+
+def finish(
+    file: Path,
+    kept: KeptLatents,
+    checkpoint: Checkpoint,
+    *,
+    output: Path,
+    device: torch.device,
+    mode: DecodeMode,
+    tile: int | None,
+    overwrite: bool,
+    reporter: Reporter,
+) -> tuple[Picture, Finisher]:
+    """Finish the picture of a file of latents and remove the file, which stays if this fails."""
+    how: HowToFinish = kept.how
+    same = device.type == how.device or how.vae_precision == "fp32"
+    precision = (
+        how.vae_precision if same else plan_dtypes("auto", checkpoint.trained_precision, device).vae
+    )
+    finisher = Finisher(
+        checkpoint,
+        device=device,
+        precision=precision,
+        backend=next((name for name in BACKENDS if name == how.backend), "auto"),
+        mode=mode,
+        tile=tile,
+        reporter=reporter,
+        stopwatch=Stopwatch(device),
+    )
+    settings = dict(kept.settings)
+    width, height = kept.size
+
+    def in_fp32(reason: str) -> None:
+        reporter.notice(f"{reason} in {precision}; trying once more in fp32")
+        finisher.use_precision("fp32")
+        settings["precision"] = "fp32"
+
+    latents = kept.latents.to(device)
+    with saying_how_to_finish(file), translate_out_of_memory(width, height):
+        decoded = guarded(
+            lambda: finisher.decode(latents, width=width, height=height),
+            safest=precision == "fp32",
+            fall_back=in_fp32,
+        )
+        picture = finisher.save(decoded, output, settings=settings, overwrite=overwrite)
+    file.unlink(missing_ok=True)
+    return picture, finisher

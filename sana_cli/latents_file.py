@@ -1,0 +1,196 @@
+"""Finished latents in a file, so that a picture whose decoding fails is not lost.
+
+A plain safetensors file: one tensor `latents`, and in the header's metadata what the picture was asked to be.
+It lies beside the picture while that is being decoded, and is removed once the picture is there.
+"""
+
+# C latent channels, h w latent grid
+
+import json
+import re
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.options import DecodeMode
+from sana_cli.output import new_file
+
+FORMAT = "sana-latents"
+VERSION = 1
+SUFFIX = ".latents.safetensors"
+_NEEDED = (
+    "prompt",
+    "seed",
+    "steps",
+    "guidance",
+    "scheduler",
+    "size",
+    "drawn_size",
+    "model",
+    "version",
+)
+_AGAIN = "draw the picture again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HowToFinish:
+    """Everything that decoding needs to know beside the latents; plain values."""
+
+    model: str  # what opens the model again: a known name, a hub id, or an absolute path
+    vae_precision: str
+    device: str  # type of the device that drew
+    backend: str
+    decode: DecodeMode
+    tile: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeptLatents:
+    """The content of a file."""
+
+    latents: Tensor  # (1, C, h, w) fp32
+    settings: dict[str, Any]  # what the picture carries
+    how: HowToFinish
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the finished picture."""
+        return _size(self.settings["size"])
+
+
+def path_beside(picture: Path, settings: dict[str, Any]) -> Path:
+    """Where the latents of a picture are kept: a free name, or that of an earlier try at the same picture."""
+    number, path = 1, picture.with_name(picture.name + SUFFIX)
+    while path.exists() and not _is_of(path, settings):
+        number += 1
+        path = picture.with_name(f"{picture.name}-{number}{SUFFIX}")
+    return path
+
+
+def _is_of(path: Path, settings: dict[str, Any]) -> bool:
+    try:
+        return read(path).settings == settings
+    except SanaError:
+        return False
+
+
+def picture_of(path: Path) -> Path:
+    """The picture that a file of latents was kept for; SanaError where its name does not tell."""
+    name = re.sub(r"(-\d+)?$", "", path.name.removesuffix(SUFFIX))
+    if name == path.name or not name.lower().endswith(".png"):
+        raise SanaError(
+            f"the name {path.name} does not tell the picture's",
+            hint="give one: --output picture.png",
+            code=ExitCode.USAGE,
+        )
+    return path.with_name(name)
+
+
+def finishing_command(path: Path) -> str:
+    """What a person types to finish the picture."""
+    return f"sana decode {shlex.quote(str(path))}"
+
+
+def write(path: Path, kept: KeptLatents) -> None:
+    """Write the file, whole or not at all. SanaError where that is impossible."""
+    from safetensors.torch import save
+
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(VERSION),
+        "model": kept.how.model,
+        "settings": json.dumps(kept.settings),
+        "finish": json.dumps(asdict(kept.how)),
+    }
+    data = save({"latents": kept.latents.detach().float().cpu().contiguous()}, metadata)
+    with new_file(path, overwrite=True) as file:
+        file.write(data)
+
+
+def read(path: Path) -> KeptLatents:
+    """Read and check a file; SanaError says what is wrong with it."""
+    metadata, latents = _open(path)
+    version = metadata.get("format_version", "")
+    if metadata.get("format") != FORMAT:
+        raise SanaError(
+            f"{path} holds no finished latents",
+            hint=f"`sana generate` keeps them as PICTURE.png{SUFFIX}",
+            code=ExitCode.USAGE,
+        )
+    if version != str(VERSION):
+        raise _damaged(
+            path, f"its format version is {version!r}, not {VERSION}", "install a newer sana"
+        )
+    if latents is None or latents.ndim != 4 or latents.shape[0] != 1 or 0 in latents.shape:
+        shape = None if latents is None else tuple(latents.shape)
+        raise _damaged(path, f"its latents have the shape {shape}, not (1, C, h, w)")
+    if latents.dtype != torch.float32:
+        raise _damaged(path, f"its latents are {latents.dtype}, not torch.float32")
+    if not latents.isfinite().all():
+        raise _damaged(path, "its latents hold NaN or infinite values")
+    try:
+        settings, how = _parse(metadata)
+        drawn, shape = _size(settings["drawn_size"]), tuple(latents.shape[-2:])
+        _size(settings["size"])
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise _damaged(path, f"its settings cannot be read: {error}") from error
+    if drawn != (32 * shape[1], 32 * shape[0]):
+        raise _damaged(
+            path, f"latents of {shape[1]}x{shape[0]} are none of a {drawn[0]}x{drawn[1]} picture"
+        )
+    return KeptLatents(latents=latents, settings=settings, how=how)
+
+
+def _open(path: Path) -> tuple[dict[str, str], Tensor | None]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise SanaError(
+            f"no such file: {path}",
+            hint=f"`sana generate` keeps unfinished pictures as PICTURE.png{SUFFIX}",
+            code=ExitCode.USAGE,
+        )
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata() or {}
+            named = "latents" in handle.keys()  # noqa: SIM118  not a dictionary
+            # A copy: the file may be removed while its latents are decoded.
+            latents = handle.get_tensor("latents").clone() if named else None
+    except (SafetensorError, OSError) as error:
+        reason = (str(error).splitlines() or ["unreadable"])[0]
+        raise _damaged(path, f"not a whole safetensors file ({reason})") from error
+    return metadata, latents
+
+
+def _parse(metadata: dict[str, str]) -> tuple[dict[str, Any], HowToFinish]:
+    settings, how = json.loads(metadata["settings"]), HowToFinish(**json.loads(metadata["finish"]))
+    missing = [key for key in _NEEDED if key not in settings]
+    if missing:
+        raise ValueError(f"no {missing[0]}")
+    if not all(re.fullmatch(r"[a-z_]{1,40}", key) for key in settings):
+        raise ValueError("a name that is none")
+    if not isinstance(settings["prompt"], str) or type(settings["seed"]) is not int:
+        raise ValueError("a prompt or seed that is none")
+    if how.decode not in get_args(DecodeMode) or not isinstance(how.model, str):
+        raise ValueError(f"decode {how.decode!r}")
+    if how.tile is not None and (type(how.tile) is not int or how.tile < 32 or how.tile % 32):
+        raise ValueError(f"tile {how.tile!r}")
+    if how.vae_precision not in ("fp32", "bf16", "fp16"):
+        raise ValueError(f"precision {how.vae_precision!r}")
+    return settings, how
+
+
+def _size(text: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{2,5})x(\d{2,5})", text)
+    if match is None:
+        raise ValueError(f"size {text!r}")
+    return int(match[1]), int(match[2])
+
+
+def _damaged(path: Path, what: str, hint: str = _AGAIN) -> SanaError:
+    return SanaError(f"cannot finish {path}: {what}", hint=hint, code=ExitCode.CHECKPOINT)

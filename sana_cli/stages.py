@@ -1,0 +1,82 @@
+"""What the stages of a run share: who is told, how long they took, what memory they leave."""
+
+import gc
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
+
+import torch
+
+_ALLOCATION_FAILED = ("can't allocate memory", "cannot allocate memory", "not enough memory")
+STAGES = ("load", "text", "denoise", "decode", "save")
+
+
+class Reporter(Protocol):
+    """Where progress and notices go; `console.py` draws them, tests collect them."""
+
+    def stage(
+        self, title: str, total: int | None = None
+    ) -> AbstractContextManager[Callable[[], None]]:
+        """Open a stage of `total` steps (None: unknown); the yielded function advances it."""
+
+    def notice(self, message: str) -> None:
+        """Something that the user should know, in one line."""
+
+
+class Stopwatch:
+    """Seconds by stage, of one picture."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.start()
+
+    def start(self) -> None:
+        """Forget what was measured: the next picture begins."""
+        self._started = time.perf_counter()
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        started = time.perf_counter()
+        yield
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self._seconds[stage] += time.perf_counter() - started
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        return {**self._seconds, "total": time.perf_counter() - self._started}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error is any form of "no memory left"."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    # On a CPU, torch reports a failed allocation or mapping as a plain RuntimeError.
+    words = str(error).lower()
+    return isinstance(error, (RuntimeError, OSError)) and any(
+        w in words for w in _ALLOCATION_FAILED
+    )
+
+
+def release_memory(device: torch.device) -> None:
+    """Give freed weights back now, before the next part is loaded."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Peak of this process: device memory on CUDA, resident memory elsewhere."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if sys.platform == "win32":
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

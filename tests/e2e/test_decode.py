@@ -1,0 +1,488 @@
+"""Nothing is lost: latents are kept while they are decoded, and `sana decode` makes the same picture of them."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from sana_cli import finishing, latents_file
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.image_io import read_settings
+
+FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
+KEPT = "a.png.latents.safetensors"
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
+
+
+def raising(error: BaseException) -> Callable[..., Any]:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.fixture
+def whole(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> Path:
+    """The picture of an unbroken run."""
+    path = tmp_path / "whole.png"
+    assert sana("generate", "A Fox", "-m", tiny_model, "-o", path, *FAST).code == 0
+    return path
+
+
+@pytest.fixture
+def kept(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Latents of a run that was interrupted in its decoder."""
+    with monkeypatch.context() as patch:
+        patch.setattr(finishing, "decode", raising(KeyboardInterrupt()))
+        result = sana("generate", "A Fox", "-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
+    assert result.code == ExitCode.INTERRUPTED
+    assert result.err.splitlines() == [
+        "error: interrupted",
+        f"hint: the finished latents are kept: sana decode {tmp_path / KEPT}",
+    ]
+    return tmp_path / KEPT
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# -- ways to decode --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--decode", "whole"), "whole"),
+        (("--decode", "auto"), "whole"),
+        (("--decode", "exact-tiles"), "exact-tiles 512"),
+        (("--decode", "exact-tiles", "--tile", 32), "exact-tiles 32"),
+        (("--tile", 64), "exact-tiles 64"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None,
+)
+def test_same_picture(
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    whole: Path,
+    options: tuple[object, ...],
+    told: str,
+) -> None:
+    path = tmp_path / "a.png"
+    result = sana("generate", "A Fox", "-m", tiny_model, "-o", path, *FAST, *options, "--json")
+    assert result.code == 0, result.err
+    assert result.document["images"][0]["decode"] == told
+    assert np.abs(pixels(path) - pixels(whole)).max() <= 1, "rounding"
+    assert read_settings(path) == read_settings(whole)
+    assert names(tmp_path) == ["a.png", "whole.png"], "nothing else stays"
+
+
+def test_blended_tiles_are_told(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, whole: Path
+) -> None:
+    path = tmp_path / "a.png"
+    options = ("--decode", "blended-tiles", "--tile", 32)
+    result = sana("generate", "A Fox", "-m", tiny_model, "-o", path, *FAST, *options)
+    assert "decoded in blended-tiles 32" in result.out
+    assert np.abs(pixels(path) - pixels(whole)).max() > 1
+    assert read_settings(path)["decode"] == "blended-tiles 32"
+    assert "--decode blended-tiles --tile 32" in sana("info", path).out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--tile", "100"), "cannot decode in tiles of 100 pixels"),
+        (("--tile", "0"), "cannot decode in tiles of 0 pixels"),
+        (("--tile", "-32"), "cannot decode in tiles of -32 pixels"),
+        (("--tile", "99968"), "cannot decode in tiles of 99968 pixels"),
+        (("--tile", "64", "--decode", "whole"), "--decode whole has no tiles"),
+        (("--tile", "64", "--decode", "auto"), "--decode auto has no tiles"),
+        (("--decode", "tiles"), "Invalid value for '--decode'"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
+)
+@pytest.mark.parametrize("command", [("generate", "x"), ("decode", "x.latents.safetensors")])
+def test_bad_options(
+    sana: Callable[..., Any], command: tuple[str, ...], options: tuple[str, ...], message: str
+) -> None:
+    result = sana(*command, *options)
+    assert result.code == ExitCode.USAGE
+    assert message in result.err
+
+
+def test_auto_takes_tiles_under_pressure(
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    whole: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(finishing, "free_bytes", lambda device: 1000)
+    path = tmp_path / "a.png"
+    result = sana("generate", "A Fox", "-m", tiny_model, "-o", path, *FAST)
+    assert result.code == 0
+    assert (
+        "96x64 is too large for the free memory to decode whole: decode exact-tiles" in result.err
+    )
+    assert np.abs(pixels(path) - pixels(whole)).max() <= 1
+
+
+# -- failures --------------------------------------------------------------------------------------
+
+OUT_OF_MEMORY = [
+    MemoryError(),
+    torch.OutOfMemoryError("CUDA out of memory"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["python", "cuda", "cpu"])
+@pytest.mark.parametrize("failures", [1, 2])
+def test_out_of_memory_takes_tiles(
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException,
+    failures: int,
+) -> None:
+    original, plans = finishing.decode, []
+
+    def decode(*arguments: Any, plan: Any, **options: Any) -> Any:
+        plans.append(str(plan))
+        if len(plans) <= failures:
+            assert names(tmp_path) == ["a-3.png.latents.safetensors"]
+            raise error
+        return original(*arguments, plan=plan, **options)
+
+    monkeypatch.setattr(finishing, "decode", decode)
+    path = tmp_path / "a.png"
+    result = sana(
+        "generate", "x", "-m", tiny_model, "-o", path, *FAST, "--size", "1024x64", "--count", 2,
+        "--json",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    tried = ["whole", "exact-tiles 512", "exact-tiles 256"]
+    assert plans == [*tried[: failures + 1], tried[failures]], "the second picture knows already"
+    assert "out of memory: decode whole; trying exact-tiles 512" in result.err
+    assert names(tmp_path) == ["a-3.png", "a-4.png"]
+
+
+def test_out_of_memory_to_the_end(
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    whole: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = ("-m", tiny_model, "-o", tmp_path / "a.png", *FAST, "--size", "1024x64")
+    with monkeypatch.context() as patch:
+        patch.setattr(finishing, "decode", raising(MemoryError()))
+        result = sana("generate", "x", *options)
+    assert result.code == ExitCode.ENVIRONMENT
+    lines = result.err.splitlines()
+    sides = [line.rpartition(" ")[2] for line in lines if "trying exact-tiles" in line]
+    assert sides == ["512", "256", "128"]
+    assert "error: out of memory at 1024x64" in lines
+    assert lines[-1].endswith(f"the finished latents are kept: sana decode {tmp_path / KEPT}")
+    assert sana("decode", tmp_path / KEPT, "--device", "cpu").code == 0
+    assert names(tmp_path) == ["a.png", "whole.png"]
+
+
+@pytest.mark.parametrize("stage", ["load_vae", "decode", "image_io.save_png"])
+@pytest.mark.parametrize("command", ["generate", "decode"])
+def test_interrupted_anywhere(
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    whole: Path,
+    kept: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stage: str,
+    command: str,
+) -> None:
+    """Also an interrupted `sana decode` loses nothing, and drawing again takes the same file."""
+    with monkeypatch.context() as patch:
+        patch.setattr(f"sana_cli.finishing.{stage}", raising(KeyboardInterrupt()))
+        if command == "decode":
+            result = sana("decode", kept, "--device", "cpu")
+        else:
+            result = sana("generate", "A Fox", "-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
+    assert result.code == ExitCode.INTERRUPTED
+    assert f"sana decode {kept}" in result.err
+    assert names(tmp_path) == [KEPT, "whole.png"]
+    result = sana("decode", kept, "--device", "cpu", "--quiet")
+    assert (result.code, result.err, result.out) == (0, "", f"{tmp_path / 'a.png'}\n")
+    assert (tmp_path / "a.png").read_bytes() == whole.read_bytes(), "settings too"
+    assert names(tmp_path) == ["a.png", "whole.png"]
+
+
+def test_unfinished_pictures_of_one_name(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, kept: Path
+) -> None:
+    """Another picture under the same name leaves the unfinished one alone; the same one replaces it."""
+    options = ("-m", tiny_model, "-o", tmp_path / "a.png", *FAST, "--force")
+    assert sana("generate", "another", *options).code == 0
+    assert names(tmp_path) == ["a.png", KEPT]
+    assert sana("generate", "A Fox", *options).code == 0
+    assert names(tmp_path) == ["a.png"]
+
+
+def test_second_unfinished_picture(
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    kept: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    options = ("-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
+    with monkeypatch.context() as patch:
+        patch.setattr(finishing, "decode", raising(KeyboardInterrupt()))
+        assert sana("generate", "another", *options).code == ExitCode.INTERRUPTED
+    second = "a.png-2.latents.safetensors"
+    assert names(tmp_path) == [second, KEPT]
+    assert sana("decode", tmp_path / second, "--device", "cpu").code == 0
+    assert read_settings(tmp_path / "a.png")["prompt"] == "another"
+
+
+def test_latents_that_cannot_be_kept(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk spoils the precaution, not the picture."""
+    full = SanaError("cannot write: No space left on device")
+    monkeypatch.setattr(latents_file, "write", raising(full))
+    result = sana("generate", "x", "-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
+    assert result.code == 0
+    assert "finished latents are not kept: cannot write: No space left on device" in result.err
+
+
+@pytest.mark.parametrize("stage", ["decode", "save_png"])
+def test_kill(tiny_model: Path, tmp_path: Path, whole: Path, stage: str, sana: Any) -> None:
+    """SIGKILL in a process of its own, which can clean up nothing."""
+    module = "image_io" if stage == "save_png" else "finishing"
+    program = (
+        f"import os, signal\nfrom sana_cli import finishing, image_io\nfrom sana_cli.cli import main\n"
+        f"def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n{module}.{stage} = die\n"
+        f"main({['generate', 'A Fox', '-m', str(tiny_model), '-o', str(tmp_path / 'a.png'), *FAST]!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert names(tmp_path) == [KEPT, "whole.png"]
+    assert sana("decode", tmp_path / KEPT, "--device", "cpu").code == 0
+    assert (tmp_path / "a.png").read_bytes() == whole.read_bytes()
+    assert names(tmp_path) == ["a.png", "whole.png"]
+
+
+# -- sana decode -----------------------------------------------------------------------------------
+
+
+def test_built_in_model(
+    sana: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ("a red circle", "--steps", 1, "--seed", 1, "--device", "cpu")
+    assert sana("generate", *options, "-o", tmp_path / "whole.png").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(finishing, "decode", raising(KeyboardInterrupt()))
+        sana("generate", *options, "-o", tmp_path / "a.png")
+    assert sana("decode", tmp_path / KEPT, "--device", "cpu").code == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+
+
+def test_document(sana: Callable[..., Any], tiny_model: Path, whole: Path, kept: Path) -> None:
+    document = sana("decode", kept, "--device", "cpu", "--json", "--tile", 32).document
+    assert document["model"] == tiny_model.name
+    assert document["precision"] == "fp32"
+    (image,) = document["images"]
+    assert image["path"] == str(kept.parent / "a.png")
+    assert (image["seed"], image["width"], image["height"]) == (3, 96, 64)
+    assert image["decode"] == "exact-tiles 32"
+    assert image["settings"] == read_settings(whole)
+    assert image["seconds"]["decode"] > 0
+    assert image["seconds"]["denoise"] == 0
+
+
+def test_resized_pictures(
+    sana: Callable[..., Any], pipelines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With --bins the picture is not of the size that was drawn; a way to decode is kept too."""
+    options = (
+        "x", "-m", pipelines.folder("native_512"), "--width", 100, "--height", 57, "--bins", "--steps", 1,
+        "--seed", 1, "--device", "cpu", "--decode", "blended-tiles", "--tile", 128,
+    )  # fmt: skip
+    assert sana("generate", *options, "-o", tmp_path / "whole.png").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(finishing, "decode", raising(KeyboardInterrupt()))
+        sana("generate", *options, "-o", tmp_path / "a.png")
+    assert sana("decode", tmp_path / KEPT, "--device", "cpu").code == 0
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+
+
+def test_output(sana: Callable[..., Any], whole: Path, kept: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copy(kept, copy)
+    result = sana("decode", copy, "--device", "cpu")
+    assert result.code == ExitCode.USAGE
+    assert "the name copy does not tell the picture's" in result.err
+    (tmp_path / "b.png").write_text("mine")
+    result = sana("decode", copy, "--device", "cpu", "-o", tmp_path / "b.png")
+    assert (result.code, (tmp_path / "b.png").read_text()) == (ExitCode.USAGE, "mine")
+    assert "b.png exists" in result.err
+    assert sana("decode", copy, "--device", "cpu", "-o", tmp_path / "b.png", "--force").code == 0
+    assert (tmp_path / "b.png").read_bytes() == whole.read_bytes()
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    assert sana("decode", kept, "--device", "cpu", "-o", folder).code == 0
+    assert names(folder) == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("b.gif", "saved as .png"),
+        ("no/", "no such folder"),
+        ("no/b.png", "no such folder"),
+        ("", "--output is empty"),
+    ],
+)
+def test_bad_output(sana: Callable[..., Any], kept: Path, output: str, message: str) -> None:
+    target = f"{kept.parent}/{output}" if output else ""
+    result = sana("decode", kept, "-o", target)
+    assert result.code == ExitCode.USAGE
+    assert message in result.err
+    assert kept.is_file()
+
+
+def test_broken_values(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, kept: Path
+) -> None:
+    """A decoder with a NaN: a clear end, and the latents stay for a better one."""
+    broken = Path(shutil.copytree(tiny_model, tmp_path / "broken" / tiny_model.name))
+    path = broken / "vae/diffusion_pytorch_model.safetensors"
+    tensors = load_file(path)
+    tensors["decoder.conv_out.bias"][0] = torch.inf
+    save_file(tensors, path)
+    result = sana("decode", kept, "-m", broken, "--device", "cpu")
+    assert result.code == ExitCode.CHECKPOINT
+    assert f"sana decode {kept}" in result.err
+    assert kept.is_file()
+    assert not (tmp_path / "a.png").exists()
+
+
+def rewrite(path: Path, change: Callable[[dict[str, Any], dict[str, str]], None]) -> None:
+    with safe_open(path, framework="pt") as handle:
+        metadata = handle.metadata()
+    tensors = load_file(path)
+    change(tensors, metadata)
+    save_file(tensors, path, metadata)
+
+
+def setting(name: str, key: str, value: object) -> Callable[[dict[str, Any], dict[str, str]], None]:
+    def change(tensors: dict[str, Any], metadata: dict[str, str]) -> None:
+        metadata[name] = json.dumps(json.loads(metadata[name]) | {key: value})
+
+    return change
+
+
+CHANGES: dict[str, tuple[Callable[..., Any], str]] = {
+    "nan": (lambda t, m: t["latents"].view(-1)[5].fill_(torch.nan), "hold NaN"),
+    "infinite": (lambda t, m: t["latents"].view(-1)[5].fill_(torch.inf), "infinite values"),
+    "no batch": (lambda t, m: t.update(latents=t["latents"][0]), "have the shape (32, 2, 3)"),
+    "two pictures": (
+        lambda t, m: t.update(latents=t["latents"].repeat(2, 1, 1, 1)),
+        "have the shape (2, 32, 2, 3)",
+    ),
+    "empty": (lambda t, m: t.update(latents=torch.zeros(1, 32, 0, 3)), "have the shape"),
+    "other size": (lambda t, m: t.update(latents=torch.ones(1, 32, 3, 3)), "are none of a 96x64"),
+    "half": (lambda t, m: t.update(latents=t["latents"].half()), "are torch.float16"),
+    "no tensor": (lambda t, m: t.update(other=t.pop("latents")), "have the shape None"),
+    "channels": (
+        lambda t, m: t.update(latents=torch.ones(1, 16, 2, 3)),
+        "of 16 channels do not fit",
+    ),
+    "newer": (lambda t, m: m.update(format_version="2"), "format version is '2', not 1"),
+    "no settings": (lambda t, m: m.pop("settings"), "settings cannot be read"),
+    "settings": (lambda t, m: m.update(settings="{"), "settings cannot be read"),
+    "settings list": (lambda t, m: m.update(settings="[]"), "settings cannot be read"),
+    "deep": (lambda t, m: m.update(settings="[" * 100_000), "settings cannot be read"),
+    "prompt": (setting("settings", "prompt", 3), "settings cannot be read"),
+    "seed": (setting("settings", "seed", "3"), "settings cannot be read"),
+    "size": (setting("settings", "size", "huge"), "settings cannot be read"),
+    "key": (setting("settings", "a\nb", 1), "settings cannot be read"),
+    "mode": (setting("finish", "decode", "magic"), "settings cannot be read"),
+    "tile": (setting("finish", "tile", 33), "settings cannot be read"),
+    "precision": (setting("finish", "vae_precision", "int3"), "settings cannot be read"),
+    "field": (setting("finish", "more", 1), "settings cannot be read"),
+}
+
+
+@pytest.mark.parametrize("damage", CHANGES)
+def test_damaged_file(sana: Callable[..., Any], kept: Path, damage: str) -> None:
+    change, message = CHANGES[damage]
+    rewrite(kept, change)
+    before = kept.read_bytes()
+    refused(sana, kept, ExitCode.CHECKPOINT, message)
+    assert kept.read_bytes() == before
+
+
+def refused(sana: Callable[..., Any], path: Path, code: ExitCode, message: str) -> None:
+    result = sana("decode", path, "--device", "cpu")
+    lines = result.err.splitlines()
+    assert (result.code, result.out) == (code, ""), result.err
+    assert message in lines[0]
+    assert lines[0].startswith("error: ")
+    assert lines[1].startswith("hint: ")
+    assert len(lines) == 2
+    assert not (path.parent / "a.png").exists()
+
+
+@pytest.mark.parametrize("length", [0, 4, 100, -4])
+def test_truncated_file(sana: Callable[..., Any], kept: Path, length: int) -> None:
+    kept.write_bytes(kept.read_bytes()[:length])
+    refused(sana, kept, ExitCode.CHECKPOINT, "not a whole safetensors file")
+
+
+def test_files_of_another_kind(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    refused(sana, tmp_path / "none", ExitCode.USAGE, "no such file")
+    refused(sana, tmp_path, ExitCode.USAGE, "no such file")
+    weights = tiny_model / "vae/diffusion_pytorch_model.safetensors"
+    refused(sana, weights, ExitCode.USAGE, "holds no finished latents")
+    path = tmp_path / "picture.png"
+    path.write_bytes(b"\x89PNG" * 10)
+    refused(sana, path, ExitCode.CHECKPOINT, "not a whole safetensors file")
+
+
+def test_model_that_is_gone(
+    sana: Callable[..., Any], tiny_model: Path, kept: Path, tmp_path: Path, whole: Path
+) -> None:
+    rewrite(kept, setting("finish", "model", str(tmp_path / "gone")))
+    result = sana("decode", kept, "--device", "cpu")
+    assert result.code == ExitCode.USAGE
+    assert "cannot open the model that drew this" in result.err
+    assert "hint: name the model: --model" in result.err
+    assert sana("decode", kept, "--device", "cpu", "--model", tiny_model).code == 0
+    assert (tmp_path / "a.png").read_bytes() == whole.read_bytes()
+
+
+def test_another_model(sana: Callable[..., Any], kept: Path) -> None:
+    result = sana("decode", kept, "--device", "cpu", "--model", "builtin")
+    assert result.code == 0
+    assert "another decoder makes another picture of it" in result.err
