@@ -3,12 +3,21 @@
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from sana_cli.errors import ExitCode, SanaError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where files of a killed process stay
+    fcntl = None  # type: ignore[assignment]
+
+_PREFIX, _SUFFIX = ".sana-", ".tmp"  # of files that have no name of their own yet
+_ABANDONED_S = 60  # without a write, and without the lock of a living process
 
 
 @contextmanager
@@ -19,9 +28,11 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     """
     temporary = None
     try:
+        _remove_abandoned(path.parent)
         handle, name = _mkstemp(path)
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
+            _lock(file)
             yield file
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
         _publish(temporary, path, overwrite=overwrite)
@@ -33,7 +44,27 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
 
 
 def _mkstemp(path: Path) -> tuple[int, str]:
-    return tempfile.mkstemp(prefix=".sana-", suffix=".tmp", dir=path.parent)
+    return tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=path.parent)
+
+
+def _lock(file: BinaryIO) -> None:
+    """Mark a file as one that a living process writes."""
+    if fcntl is not None:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes left that were killed while they wrote here."""
+    if fcntl is None:
+        return
+    for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+        with suppress(OSError):  # gone by now, another user's, or locked: alive
+            if time.time() - path.stat().st_mtime < _ABANDONED_S:
+                continue
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
 
 
 def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:

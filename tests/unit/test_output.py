@@ -1,0 +1,62 @@
+"""Files appear whole or not at all, and killed writers leave nothing for long."""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from sana_cli.errors import SanaError
+from sana_cli.output import new_file
+
+
+def age(path: Path, seconds: float = 3600) -> None:
+    os.utime(path, (time.time() - seconds,) * 2)
+
+
+def test_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    with suppress(KeyboardInterrupt), new_file(path, overwrite=False) as file:
+        file.write(b"half")
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+    with new_file(path, overwrite=False) as file:
+        file.write(b"whole")
+    with pytest.raises(SanaError, match="exists"), new_file(path, overwrite=False) as file:
+        file.write(b"other")
+    assert (path.read_bytes(), len(list(tmp_path.iterdir()))) == (b"whole", 1)
+
+
+def test_file_of_a_killed_process(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom sana_cli.output import new_file\n"
+        "with new_file(Path(sys.argv[1]), overwrite=False) as file:\n"
+        "    file.write(b'half')\n    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "a.bin"], check=False)
+    assert done.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    with new_file(tmp_path / "b.bin", overwrite=False):
+        assert left.exists(), "too young to tell"
+    age(left)
+    with new_file(tmp_path / "c.bin", overwrite=False):
+        assert not left.exists()
+
+
+def test_files_of_others_stay(tmp_path: Path) -> None:
+    """One that a living process holds, and ones of other names."""
+    held, foreign = tmp_path / ".sana-x.tmp", tmp_path / "mine.tmp"
+    foreign.write_text("mine")
+    with held.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for path in (held, foreign):
+            age(path)
+        with new_file(tmp_path / "a.bin", overwrite=False):
+            pass
+        assert held.exists()
+        assert foreign.exists()
