@@ -19,6 +19,7 @@ _TILES_PER_STRIP = 4  # a strip may hold as many pixels as so many tiles, at abo
 # Maps that live at the same time at the widest point of a block, in maps of its input.
 _RES_BLOCK_MAPS = 5
 _EFFICIENT_VIT_MAPS = 18
+_KERNEL_COPIES = 5  # of the largest weights, in the orders that kernels want
 _PICTURE_MAPS = 3  # the picture, and copies while it is checked and converted
 
 
@@ -97,7 +98,8 @@ def activation_bytes(
     resident = _PICTURE_MAPS * config.in_channels * picture
     if plan.mode == "exact-tiles" and split < last:  # a whole map, and the one made from it
         resident += 2 * channels[split] * picture // 4**split
-    return (max(peaks) + resident) * itemsize
+    kernels = _KERNEL_COPIES * 9 * max(channels) ** 2
+    return (max(peaks) + resident + kernels) * itemsize
 
 
 def free_bytes(device: torch.device) -> int | None:
