@@ -267,9 +267,11 @@ class QuantEmbedding(nn.Module):
         """Quantize a float table (rows, channels)."""
         with torch.device("meta"):
             layer = cls(weight.shape[0], weight.shape[1], multiplier=multiplier)
+        q, scale = torch.empty(weight.shape, dtype=torch.int8), torch.empty(weight.shape[0])
         # In blocks: Gemma's table would take 2.4 GB as fp32.
-        blocks = [quantize_per_channel(rows) for rows in weight.detach().split(8192)]
-        q, scale = (torch.cat(parts) for parts in zip(*blocks, strict=True))
+        for start in range(0, weight.shape[0], 8192):
+            rows = slice(start, start + 8192)
+            q[rows], scale[rows] = quantize_per_channel(weight.detach()[rows])
         layer.load_state_dict({"qweight": q, "scale": scale}, assign=True)
         return layer
 

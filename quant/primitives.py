@@ -12,6 +12,7 @@ from torch import Tensor
 INT8_MAX = 127  # -128 is not used, so that |q| fits 7 bits on every instruction set
 INT4_MAX = 7  # stored values are -8..7; scales are chosen over -7..7 and may use -8
 
+_SEARCH_BLOCK = 2**18  # weights
 # Integers below 2^24 are exact in fp32: this many products of two int8 values may be added exactly.
 _EXACT_K = 2**24 // (INT8_MAX * INT8_MAX)
 
@@ -52,6 +53,15 @@ def search_group_scales(
     Clipping the few largest weights of a group makes the steps of all others finer (the range search
     of HQQ and AWQ, without data).
     """
+    rows = max(
+        1, _SEARCH_BLOCK // weight_NK.shape[1]
+    )  # blocks that stay in the cache for all steps
+    return torch.cat(
+        [_search_block(part, group_size, steps, smallest) for part in weight_NK.split(rows)]
+    )
+
+
+def _search_block(weight_NK: Tensor, group_size: int, steps: int, smallest: float) -> Tensor:
     groups = _grouped(weight_NK.float(), group_size)  # (N, G, group)
     largest = groups.abs().amax(dim=2) / INT4_MAX
     best_scale = largest.to(torch.bfloat16)

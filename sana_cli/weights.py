@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sana_cli.errors import checkpoint_error
 from sana_cli.weight_headers import WeightFiles
 
+_BLOCK = 2**24  # values
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
 
 
@@ -40,6 +41,12 @@ def assign_weights(
     `names` maps every tensor of the checkpoint, under the module's own names, to the name that
     `read` understands. Raises SanaError naming missing, extra, misshapen and non-finite tensors.
     """
+    as_stored = {
+        f"{path}.{name}"
+        for path, part in module.named_modules()
+        if getattr(part, "stays_as_stored", False)
+        for name, _ in part.named_parameters(recurse=False)
+    }
     expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     types = {name: value.dtype for name, value in module.state_dict().items()}
     require_same_names(set(expected), set(names), component)
@@ -53,7 +60,8 @@ def assign_weights(
             )
         _require_type(tensor, types[name], name, component)
         require_finite(tensor, name, component)
-        state[name] = tensor.to(device=device, dtype=_compute_dtype(name, tensor, dtype))
+        wanted = tensor.dtype if name in as_stored else _compute_dtype(name, tensor, dtype)
+        state[name] = tensor.to(device=device, dtype=wanted)
     module.load_state_dict(state, strict=True, assign=True)
     module.requires_grad_(False)
 
@@ -90,6 +98,9 @@ def require_finite(tensor: Tensor, name: str, component: str) -> None:
     """Raise SanaError naming a tensor with NaN or infinite values."""
     if not tensor.is_floating_point():
         return
-    # One fast sum finds almost every bad tensor; a large finite one may overflow it, so look twice.
-    if not tensor.sum(dtype=torch.float32).isfinite() and not tensor.isfinite().all():
-        raise checkpoint_error(f"{component}: {name} holds NaN or infinite values")
+    for part in tensor.reshape(-1).split(
+        _BLOCK
+    ):  # a sum of 16-bit values makes an fp32 copy of them
+        # One fast sum finds almost every bad tensor; a large finite one may overflow it, so look twice.
+        if not part.sum(dtype=torch.float32).isfinite() and not part.isfinite().all():
+            raise checkpoint_error(f"{component}: {name} holds NaN or infinite values")

@@ -24,6 +24,19 @@ class PointwiseConv2d(nn.Conv2d):
         return F.linear(tokens, self.weight.flatten(1), self.bias)
 
 
+class SeldomLinear(nn.Linear):
+    """A linear layer that runs once per prompt or step: its weights stay as stored until then.
+
+    Half of a quantized transformer's floats are such; converted when they are loaded, they would double.
+    """
+
+    stays_as_stored = True  # what `sana_cli.weights` looks for
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.to(x.dtype)
+        return F.linear(x, self.weight.to(x.dtype), bias)
+
+
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the last axis: variance in fp32, then weight and optional bias."""
 

@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sana_cli.config import TransformerConfig
-from sana_cli.models.layers import DepthwiseGLU, PointwiseConv2d, RMSNorm, relu_linear_attention
+from sana_cli.models.layers import (
+    DepthwiseGLU,
+    PointwiseConv2d,
+    RMSNorm,
+    SeldomLinear,
+    relu_linear_attention,
+)
 
 _SINUSOID_WIDTH = 256
 
@@ -70,8 +76,8 @@ class CrossAttention(nn.Module):
         D = config.inner_dim
         self.heads = (config.num_cross_attention_heads, config.cross_attention_head_dim)
         self.to_q = nn.Linear(D, D)
-        self.to_k = nn.Linear(D, D)
-        self.to_v = nn.Linear(D, D)
+        self.to_k = SeldomLinear(D, D)
+        self.to_v = SeldomLinear(D, D)
         self.to_out = nn.ModuleList([nn.Linear(D, D)])
         self.norm_q = RMSNorm(D) if config.qk_norm else None
         self.norm_k = RMSNorm(D) if config.qk_norm else None
@@ -159,7 +165,7 @@ class AdaLNSingle(nn.Module):
         else:
             self.emb = nn.ModuleDict({"timestep_embedder": TimestepEmbedding(channels)})
         self.has_guidance = guidance
-        self.linear = nn.Linear(channels, 6 * channels)
+        self.linear = SeldomLinear(channels, 6 * channels)
 
     def forward(self, timestep: Tensor, guidance: Tensor | None) -> tuple[Tensor, Tensor]:
         """timestep, guidance: (B,). Returns e (B, D) and t6 (B, 6, D)."""
@@ -177,8 +183,8 @@ class CaptionProjection(nn.Module):
 
     def __init__(self, caption_channels: int, channels: int) -> None:
         super().__init__()
-        self.linear_1 = nn.Linear(caption_channels, channels)
-        self.linear_2 = nn.Linear(channels, channels)
+        self.linear_1 = SeldomLinear(caption_channels, channels)
+        self.linear_2 = SeldomLinear(channels, channels)
 
     def forward(self, text: Tensor) -> Tensor:
         return self.linear_2(F.gelu(self.linear_1(text), approximate="tanh"))
