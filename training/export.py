@@ -108,9 +108,11 @@ def export(run_folder: Path, target: Path, *, command: str) -> dict[str, str]:
         hashes = {
             str(p.relative_to(folder)): _sha256(p) for p in sorted(folder.rglob("*.safetensors"))
         }
+        notes = run_folder / "notes.md"
         write_card(
             folder / "README.md",
             run_folder / "evaluation" / "evaluation.json",
+            notes=notes.read_text(encoding="utf-8") if notes.is_file() else "",
             hashes=hashes,
             budgets=_budgets(run_folder),
             command=command,

@@ -14,16 +14,20 @@ def write_card(
     path: Path,
     evaluation: Path,
     *,
+    notes: str,
     hashes: dict[str, str],
     budgets: dict[str, tuple[int, float]],
     command: str,
     vocabulary: dict[str, list[str]],
 ) -> None:
-    """README.md in Markdown; measured figures are those of `evaluation`, if that file exists."""
+    """README.md in Markdown; measured figures are those of `evaluation`, if that file exists.
+
+    `notes` is what a person has to say of the run.
+    """
     parts = [
         _HEAD.format(objects=len(OBJECTS), shapes=len(SHAPES)),
         _quality(evaluation),
-        _budget(budgets, command),
+        _budget(budgets, command) + ("\n\n" + notes.strip() if notes else ""),
         "## Files\n\n"
         + "\n".join(f"- `{name}`: SHA-256 `{value}`" for name, value in hashes.items()),
         "## Vocabulary\n\n"

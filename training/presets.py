@@ -62,8 +62,8 @@ class Preset:
 PRESETS = {
     PresetName.CPU: Preset(  # two cores, about three and a half hours
         dc_ae_minutes=64,
-        transformer_minutes=140,
-        decoder_minutes=10,
+        transformer_minutes=125,
+        decoder_minutes=11,
         dc_ae=AutoencoderSettings(),
         transformer=TransformerSettings(),
     ),
