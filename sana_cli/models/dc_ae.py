@@ -208,13 +208,15 @@ def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     B, _, H, W = x.shape
     N = weight.shape[0]
     out = x.new_empty((B, N, 2 * H, 2 * W)).contiguous(memory_format=torch.channels_last)
+    # Padded here: with padding of their own, kernels of 2x2 add up in an order that depends on the map's size.
+    padded = F.pad(x, (1, 1, 1, 1)).contiguous(memory_format=torch.channels_last)
     first, middle, last = weight.unbind(2)  # rows of the kernel, (N, K, 3) each
     # An even row sees the one before and its own, which is there twice; an odd row the other way round.
     for i, rows in enumerate(((first, middle + last), (first + middle, last))):
         left, centre, right = torch.stack(rows, dim=2).unbind(3)  # columns, (N, K, 2) each
         for j, columns in enumerate(((left, centre + right), (left + centre, right))):
             kernel = torch.stack(columns, dim=3)  # (N, K, 2, 2)
-            phase = F.conv2d(x, kernel, bias, padding=1)  # (B, N, H+1, W+1)
+            phase = F.conv2d(padded, kernel, bias)  # (B, N, H+1, W+1)
             out[:, :, i::2, j::2] = phase[:, :, i : i + H, j : j + W]
     return out
 
