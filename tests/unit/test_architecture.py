@@ -98,7 +98,9 @@ def test_a_mistake_is_told_before_torch_is_imported() -> None:
     assert "unknown model" in done.stderr
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["generate", "--help"], ["decode", "--help"], ["--version"]]
+)
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (
         "import sys\nfrom sana_cli.cli import main\n"
