@@ -17,9 +17,9 @@ _MARGIN = 0.9  # of the free memory: estimates are simple, and others allocate t
 _TILES_PER_STRIP = 4  # a strip may hold as many pixels as so many tiles, at about the same cost
 
 # Maps that live at the same time at the widest point of a block, in maps of its input.
-_RES_BLOCK_MAPS = 5
+_RES_BLOCK_MAPS = 4
 _EFFICIENT_VIT_MAPS = 18
-_KERNEL_COPIES = 5  # of the largest weights, in the orders that kernels want
+_KERNEL_COPIES = 7  # of the largest weights in the orders that kernels want, and other workspace
 _PICTURE_MAPS = 3  # the picture, and copies while it is checked and converted
 
 
