@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sana_cli.memory.tiling import cut
-from sana_cli.models.dc_ae import Decoder
+from sana_cli.models.dc_ae import Decoder, empty_map
 
 
 def stride_of(tile: int, downscale: int = 32) -> int:
@@ -58,8 +58,7 @@ def decode_blended(
             above[left] = piece[:, :, -overlap:].clone() if overlap else piece[:, :, :0]
             left_edge = piece[..., -overlap:].clone() if overlap else piece[..., :0]
             if out is None:
-                B, C = piece.shape[:2]
-                out = piece.new_empty((B, C, H, W)).contiguous(memory_format=torch.channels_last)
+                out = empty_map(piece, (*piece.shape[:2], H, W))
             part = piece[:, :, :stride, :stride]
             out[:, :, top : top + stride, left : left + stride] = part
             advance()

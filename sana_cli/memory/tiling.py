@@ -26,6 +26,7 @@ from sana_cli.models.dc_ae import (
     NormedGLU,
     ResBlock,
     UpBlock,
+    empty_map,
 )
 from sana_cli.models.layers import attend_to_sums, key_value_sums
 
@@ -164,7 +165,7 @@ def _in_tiles(steps: list[Step], x: Tensor, tile: int, advance: Callable[[], Non
         for rows, columns in windows:
             piece = _run(steps, x, rows, columns)
             if out is None:
-                out = _empty(piece, H, W)
+                out = empty_map(piece, (*piece.shape[:2], H, W))
             out[..., slice(*rows), slice(*columns)] = piece
             advance()
     assert out is not None
@@ -173,11 +174,6 @@ def _in_tiles(steps: list[Step], x: Tensor, tile: int, advance: Callable[[], Non
 
 def _cuts(size: int, length: int) -> Iterator[Span]:
     return ((start, min(start + length, size)) for start in range(0, size, length))
-
-
-def _empty(like: Tensor, H: int, W: int) -> Tensor:
-    B, C = like.shape[:2]
-    return like.new_empty((B, C, H, W)).contiguous(memory_format=torch.channels_last)
 
 
 def _run(steps: Sequence[Step], x: Tensor, rows: Span, columns: Span) -> Tensor:
@@ -236,7 +232,7 @@ def _in_strips(step: Step | MultiscaleLinearAttention, x: Tensor, rows: int) -> 
         for strip in strips:
             piece = _run([step], x, strip, (0, W))
             if out is None:
-                out = _empty(piece, H, W)
+                out = empty_map(piece, (*piece.shape[:2], H, W))
             out[:, :, slice(*strip)] = piece
     assert out is not None
     return out

@@ -199,6 +199,12 @@ class UpBlock(nn.Module):
         return plain and large and x.device.type == "cpu" and not torch.is_grad_enabled()
 
 
+def empty_map(like: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
+    """An uninitialized (B, C, H, W) map, channels last."""
+    channels_last = torch.channels_last
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=channels_last)
+
+
 def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """Nearest x2, then a 3x3 convolution with padding 1, as four 2x2 ones: (B, K, H, W) -> (B, N, 2H, 2W).
 
@@ -207,7 +213,7 @@ def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """
     B, _, H, W = x.shape
     N = weight.shape[0]
-    out = x.new_empty((B, N, 2 * H, 2 * W)).contiguous(memory_format=torch.channels_last)
+    out = empty_map(x, (B, N, 2 * H, 2 * W))
     # Padded here: with padding of their own, kernels of 2x2 add up in an order that depends on the map's size.
     padded = F.pad(x, (1, 1, 1, 1)).contiguous(memory_format=torch.channels_last)
     first, middle, last = weight.unbind(2)  # rows of the kernel, (N, K, 3) each
