@@ -23,6 +23,7 @@ from sana_cli.output import new_file
 FORMAT = "sana-latents"
 VERSION = 1
 SUFFIX = ".latents.safetensors"
+_LONGEST_NAME = 255  # bytes, of common file systems
 _NEEDED = (
     "prompt",
     "seed",
@@ -65,11 +66,18 @@ class KeptLatents:
 
 def path_beside(picture: Path, settings: dict[str, Any]) -> Path:
     """Where the latents of a picture are kept: a free name, or that of an earlier try at the same picture."""
-    number, path = 1, picture.with_name(picture.name + SUFFIX)
+    name = _shortened(picture)
+    number, path = 1, picture.with_name(name + SUFFIX)
     while path.exists() and not _is_of(path, settings):
         number += 1
-        path = picture.with_name(f"{picture.name}-{number}{SUFFIX}")
+        path = picture.with_name(f"{name}-{number}{SUFFIX}")
     return path
+
+
+def _shortened(picture: Path) -> str:
+    """The picture's name, cut in the middle where a file system would refuse it with our suffix."""
+    room = _LONGEST_NAME - len(SUFFIX) - len("-9999") - len(picture.suffix.encode())
+    return picture.stem.encode()[:room].decode(errors="ignore") + picture.suffix
 
 
 def _is_of(path: Path, settings: dict[str, Any]) -> bool:
