@@ -7,6 +7,7 @@ values. Each 8-bit kernel is therefore tried with integers that saturate; where 
 
 # M rows (tokens), K input channels, N output channels, G groups of input channels
 
+import os
 import warnings
 from functools import cache
 from typing import Any
@@ -84,6 +85,8 @@ def _fbgemm_run(x: Tensor, packed: Any, layer: QuantLinear) -> Tensor:
 
 
 def _fbgemm_available() -> bool:
+    if "ONEDNN_MAX_CPU_ISA" in os.environ:
+        return False  # a trial of fewer instructions, which FBGEMM cannot be told
     return torch.backends.quantized.engine in ("fbgemm", "x86")
 
 
