@@ -112,6 +112,7 @@ def main(
     rounds: int = 5,
     backend: Annotated[str, typer.Option(help="As of `sana generate`.")] = "auto",
     sqnr: Annotated[bool, typer.Option(help="Also the SQNR of every layer.")] = True,
+    label: Annotated[str, typer.Option(help="Ends the name of the result's file.")] = "",
 ) -> None:
     """Time one guided step in several schemes, interleaved."""
     config = TransformerConfig(**asdict(VARIANTS[variant].structure))
@@ -155,7 +156,7 @@ def main(
         "rows": rows,
     }
     RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"denoise-step-{size}.json"
+    path = RESULTS / f"denoise-step-{size}{label and '-' + label}.json"
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(document, indent=1))
 

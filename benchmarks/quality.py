@@ -8,6 +8,7 @@ arithmetic that defines them, not on a machine's kernels.
 
 import argparse
 import json
+import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -241,7 +242,9 @@ def main() -> None:
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--prompts", type=int, default=200, help="held-out pictures a row")
     parser.add_argument("--samples", type=int, default=32, help="calibration pictures")
-    parser.add_argument("--only", default="", help="rows whose name holds this text")
+    parser.add_argument(
+        "--only", default="", help="rows whose name matches this regular expression"
+    )
     parser.add_argument("--results", type=Path, default=RESULTS)
     options = parser.parse_args()
     checkpoint = open_checkpoint(options.model)
@@ -249,7 +252,7 @@ def main() -> None:
     unquantized = judge_.score(options.model)
     found = []
     for method in rows():
-        if options.only not in method.name:
+        if not re.search(options.only, method.name):
             continue
         row = measure(method, checkpoint, judge_, samples=options.samples)
         row["points"] = round(row["accuracy"] - unquantized["accuracy"], 2)
