@@ -143,9 +143,9 @@ def _compose(thing: Thing, scene: Scene, sprites: Sprites, under: np.ndarray) ->
 class Mix:
     """Probabilities of the kinds of scenes; they need not add up to one. Pairs take the longest to learn."""
 
-    single_object: float = 0.18
-    single_shape: float = 0.06
-    object_pair: float = 0.38
+    single_object: float = 0.16
+    single_shape: float = 0.14
+    object_pair: float = 0.32
     shape_pair: float = 0.20
     mixed_pair: float = 0.10
     object_count: float = 0.06
