@@ -33,8 +33,8 @@ class SeldomLinear(nn.Linear):
     stays_as_stored = True  # what `sana_cli.weights` looks for
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return F.linear(x, self.weight.to(x.dtype), bias)
+        bias: Tensor | None = self._parameters["bias"]  # torch's types forget that it may be None
+        return F.linear(x, self.weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 class RMSNorm(nn.Module):
