@@ -77,7 +77,10 @@ def accelerate(model: torch.nn.Module, device: torch.device, backend: Backend) -
 
     The model can only run from here on: packed layers drop the stored form of their weights.
     """
-    return accelerate_(model, device, backend=backend, verdicts=cache_folder() / "kernels.json")
+    # Inputs of the text encoder have outliers that 8 bits would drown the rest for.
+    loose = isinstance(model, SanaTransformer2D)
+    verdicts = cache_folder() / "kernels.json"
+    return accelerate_(model, device, backend=backend, loose=loose, verdicts=verdicts)
 
 
 def empty_module(checkpoint: Checkpoint, component: str) -> Any:

@@ -1,7 +1,7 @@
 """Kernels for CPUs: 8-bit products by the libraries inside torch, 4-bit weights by a table of what two bytes stand for.
 
 Without VNNI instructions the fast u8 x s8 products add two 16-bit terms with saturation, which spoils sums of large
-values. Each 8-bit kernel is therefore tried with integers that saturate; where it fails, inputs use 7 bits
+values. Each 8-bit product is therefore tried with integers that saturate; where it fails, one side uses 7 bits
 (-63..63), for which no sum of two products leaves 16 bits.
 """
 
@@ -21,7 +21,7 @@ from quant.config import QuantConfig
 from quant.layers import QuantConv2d, QuantLinear
 from quant.primitives import INT8_MAX, finish_product, quantize_per_channel, quantize_per_token
 
-INT7_MAX = 63  # 127 * 127 * 2 fits 16 bits: inputs 0..126 (with their offset of 63) times weights of 8 bits
+INT7_MAX = 63  # one side 0..126 with its offset of 63, the other 8 bits: 126 * 127 * 2 fits 16 bits
 
 
 def _as_u8(q: Tensor, offset: int) -> Tensor:
@@ -126,6 +126,29 @@ def _largest_exact(pack: Any, product: Any) -> int:
 # -- torch's own integer product -------------------------------------------------------------------
 
 
+@cache
+def _int_mm_weight_max() -> int:
+    """127 where the product of 8-bit inputs is exact for the largest weights, else 63; 0: not even then."""
+    generator = torch.Generator().manual_seed(0)
+    q_MK = torch.randint(-INT8_MAX, INT8_MAX + 1, (32, 256), generator=generator).to(torch.int8)
+    q_MK[:8], q_MK[8:16] = INT8_MAX, -INT8_MAX
+    for largest in (INT8_MAX, INT7_MAX):
+        q_NK = torch.randint(-largest, largest + 1, (48, 256), generator=generator).to(torch.int8)
+        q_NK[:8], q_NK[8:16] = largest, -largest
+        try:
+            product = torch._int_mm(q_MK, q_NK.T)
+        except RuntimeError:  # not there in this build
+            return 0
+        if torch.equal(product.double(), q_MK.double() @ q_NK.double().T):
+            return largest
+    return 0
+
+
+def int_mm_is_exact() -> bool:
+    """Whether `torch._int_mm` adds up any int8 values here without saturating on the way."""
+    return _int_mm_weight_max() == INT8_MAX
+
+
 def _int_mm_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
     x_MK = x.flatten(0, -2).float()
     if layer.smooth is not None:
@@ -148,16 +171,24 @@ def _values_of(code_bytes: int, dtype: torch.dtype) -> Tensor:
 
 def dequantize_int4(layer: QuantLinear, dtype: torch.dtype) -> Tensor:
     """The weight (N, K) of a 4-bit layer: table rows of four values, then the groups' scales in place."""
-    G, group, K = layer.scale.shape[1], layer.config.group_size, layer.in_features
+    return _times_groups(_unpack(layer, dtype), layer.scale.to(dtype), layer)
+
+
+def _unpack(layer: QuantLinear, dtype: torch.dtype) -> Tensor:
+    """The integers -8..7 of a 4-bit layer in another type: (N, K), and one column more where K is odd."""
     if layer.qweight.shape[1] % 2 == 0:
         codes = layer.qweight.view(torch.int16).to(torch.int32).bitwise_and_(0xFFFF)
-        wide = F.embedding(codes, _values_of(2, dtype)).flatten(1)  # (N, K)
-    else:
-        wide = F.embedding(layer.qweight.to(torch.int32), _values_of(1, dtype)).flatten(1)
+        return F.embedding(codes, _values_of(2, dtype)).flatten(1)
+    return F.embedding(layer.qweight.to(torch.int32), _values_of(1, dtype)).flatten(1)
+
+
+def _times_groups(wide: Tensor, factor_NG: Tensor, layer: QuantLinear) -> Tensor:
+    """(N, K) times a factor per group, in place where the last group is whole."""
+    G, group, K = factor_NG.shape[1], layer.config.group_size, layer.in_features
     if K == G * group:
-        wide.view(-1, G, group).mul_(layer.scale.to(dtype)[:, :, None])
+        wide.view(-1, G, group).mul_(factor_NG[:, :, None])
         return wide
-    return wide[:, :K] * layer.scale.to(dtype).repeat_interleave(group, dim=1)[:, :K]
+    return wide[:, :K] * factor_NG.repeat_interleave(group, dim=1)[:, :K]
 
 
 def _int4_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
@@ -173,6 +204,30 @@ def _int4_bf16_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
         x = x * layer.smooth.to(x.dtype)
     out = F.linear(x.bfloat16(), dequantize_int4(layer, torch.bfloat16)).to(x.dtype)
     return out if layer.bias is None else out + layer.bias.to(x.dtype)
+
+
+_FRACTION_BITS = 8  # of a group's factor: 0..16 in 16 bits, times -8..7
+
+
+def _int4_int8_pack(layer: QuantLinear) -> tuple[Tensor, Tensor]:
+    """A scale per output channel (N,), and each group's own as a multiple of it, in 1/256 (N, G) int16."""
+    scale_NG = layer.scale.float()
+    scale_N = scale_NG.amax(dim=1) * 8 / _int_mm_weight_max()
+    ratio_NG = scale_NG / torch.where(scale_N > 0, scale_N, torch.ones_like(scale_N))[:, None]
+    return scale_N, (ratio_NG * 2**_FRACTION_BITS).round().to(torch.int16)
+
+
+def _int4_int8_run(x: Tensor, packed: tuple[Tensor, Tensor], layer: QuantLinear) -> Tensor:
+    """Weights become 8-bit ones with a scale per channel, inputs 8-bit ones with a scale per token."""
+    scale_N, ratio_NG = packed
+    x_MK = x.flatten(0, -2).float()
+    if layer.smooth is not None:
+        x_MK = x_MK * layer.smooth
+    q_MK, scale_M = quantize_per_token(x_MK)
+    wide = _times_groups(_unpack(layer, torch.int16), ratio_NG, layer)
+    wide.add_(2 ** (_FRACTION_BITS - 1)).bitwise_right_shift_(_FRACTION_BITS)  # to nearest
+    product = torch._int_mm(q_MK, wide.to(torch.int8).T).float().mul_(scale_N)
+    return finish_product(product, scale_M, layer.bias).to(x.dtype).unflatten(0, x.shape[:-1])
 
 
 # -- convolutions ----------------------------------------------------------------------------------
@@ -240,7 +295,7 @@ KERNELS = (
     ),
     Kernel(
         name="int_mm", backend="native", schemes=("w8a8",), layer=QuantLinear, devices=("cpu",),
-        pack=_no_packing, run=_int_mm_run,
+        pack=_no_packing, run=_int_mm_run, is_available=int_mm_is_exact,
     ),
     Kernel(
         name="table", backend="native", schemes=("w4a16",), layer=QuantLinear,
@@ -249,6 +304,11 @@ KERNELS = (
     Kernel(
         name="table, bf16", backend="native", schemes=("w4a16",), layer=QuantLinear,
         devices=("cpu",), pack=_no_packing, run=_int4_bf16_run, note="products of bf16 values",
+    ),
+    Kernel(
+        name="table, int8", backend="native", schemes=("w4a16",), layer=QuantLinear,
+        devices=("cpu",), pack=_int4_int8_pack, run=_int4_int8_run,
+        is_available=lambda: _int_mm_weight_max() > 0, note="8-bit inputs",
     ),
     Kernel(
         name="onednn", backend="native", schemes=("w8a8",), layer=QuantConv2d, devices=("cpu",),

@@ -6,12 +6,15 @@ from typing import Any
 
 from torch import Tensor
 
+from quant.backends.cpu import int_mm_is_exact
 from quant.backends.kernel import Kernel
 from quant.layers import QuantLinear
 from quant.primitives import quantize_per_token
 
 
 def _torchao_pack(layer: QuantLinear) -> Tensor:
+    if layer.qweight.device.type == "cpu" and not int_mm_is_exact():
+        raise RuntimeError("its integer product saturates on this CPU")
     return layer.qweight.T  # the layout that torchao's own int8 tensors use
 
 

@@ -103,9 +103,40 @@ def test_int4_table(group: int, K: int, dtype: torch.dtype) -> None:
     x = inputs(2, 5, K).to(dtype)
     expected = layer.reference(x)
     for kernel in (k for k in cpu.KERNELS if "w4a16" in k.schemes):
-        out = kernel.run(x, None, layer)
+        out = kernel.run(x, kernel.pack(layer), layer)
         assert out.dtype == dtype
-        assert (out - expected).float().norm() < 0.01 * expected.float().norm(), kernel.name
+        most = 0.03 if kernel.name == "table, int8" else 0.01  # few columns round worse than many
+        assert (out - expected).float().norm() < most * expected.float().norm(), kernel.name
+
+
+def test_8_bit_inputs_only_where_a_model_bears_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel is the fastest by far here, but a text encoder must not get it."""
+    layer = linear(1152, 64, W4)
+    only = [kernel for kernel in cpu.KERNELS if kernel.name == "table, int8"]
+    if not only[0].is_available():
+        pytest.skip("no exact integer product in this torch")
+    monkeypatch.setattr(choosing, "all_kernels", lambda: only)
+    assert choose(layer, CPU, backend="native") is None
+    assert choose(layer, CPU, backend="native", loose=True) is only[0]
+
+
+def test_int_mm_that_saturates_gets_weights_of_7_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    def saturating(q_MK: torch.Tensor, q_KN: torch.Tensor) -> torch.Tensor:
+        products = (q_MK.long()[:, None, :] + 128) * q_KN.long().T[None]
+        total = products.unflatten(-1, (-1, 2)).sum(-1).clamp(-(2**15), 2**15 - 1).sum(-1)
+        return total - 128 * q_KN.long().sum(dim=0)
+
+    layer, x = linear(256, 64, W4), inputs(9, 256)
+    expected = layer.reference(x)
+    monkeypatch.setattr(torch, "_int_mm", saturating)
+    cpu._int_mm_weight_max.cache_clear()
+    try:
+        assert cpu._int_mm_weight_max() == cpu.INT7_MAX
+        assert not cpu.int_mm_is_exact()
+        out = cpu._int4_int8_run(x, cpu._int4_int8_pack(layer), layer)
+    finally:
+        cpu._int_mm_weight_max.cache_clear()
+    assert (out - expected).norm() < 0.03 * expected.norm()
 
 
 @pytest.mark.parametrize("static", [False, True])
@@ -127,6 +158,10 @@ def test_convolution(static: bool, stride: int) -> None:
 def test_libraries(kernel: Kernel) -> None:
     layer = linear(128, 96, W8A8 if "w8a8" in kernel.schemes else W8A16)
     x = inputs(2, 17, 128)
+    if kernel.backend == "torchao" and not cpu.int_mm_is_exact():
+        with pytest.raises(RuntimeError, match="saturates"):
+            kernel.pack(layer)
+        return
     out = kernel.run(x, kernel.pack(layer), layer)
     torch.testing.assert_close(out, layer.reference(x), rtol=1e-4, atol=1e-3)
 
@@ -186,6 +221,8 @@ def test_reference_backend_changes_nothing() -> None:
 
 def test_backend_without_a_kernel() -> None:
     """quanto multiplies no 8-bit inputs; torchao does."""
+    if not cpu.int_mm_is_exact():
+        pytest.skip("torchao's product saturates here")
     layers = linear(64, 64, W8A8), linear(64, 64, W8A16)
     for backend, kinds in (("quanto", {"linear w8a16"}), ("torchao", {"linear w8a8"})):
         chosen = accelerate_(nn.Sequential(*layers), CPU, backend=backend)
