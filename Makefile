@@ -25,4 +25,8 @@ parity:  ## agreement with diffusers, full sizes included
 bench:  ## start-up times, written to benchmarks/results/
 	$(PYTHON) -m benchmarks.startup
 
-.PHONY: help install fix check test test-all parity bench
+bench-gpu:  ## everything that needs a CUDA device: tests, then every kernel and every tile
+	$(PYTHON) -m pytest -m gpu
+	$(PYTHON) -m benchmarks.kernels_gpu --tune
+
+.PHONY: help install fix check test test-all parity bench bench-gpu
