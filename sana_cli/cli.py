@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from sana_cli import __version__
+from sana_cli.commands.bench import bench
 from sana_cli.commands.decode import decode
 from sana_cli.commands.generate import generate
 from sana_cli.commands.info import info
@@ -33,6 +34,7 @@ app.command()(generate)
 app.command()(decode)
 app.command()(info)
 app.command()(quantize)
+app.command()(bench)
 
 
 def _print_version(wanted: bool) -> None:

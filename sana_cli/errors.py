@@ -11,6 +11,7 @@ class ExitCode(IntEnum):
     USAGE = 2  # a flag or value that cannot work
     ENVIRONMENT = 3  # the machine: device, memory, network, disk, missing package
     CHECKPOINT = 4  # the model's files
+    CONDITION = 5  # `sana bench --fail-if`: measured, and not good enough
     INTERRUPTED = 130
 
 

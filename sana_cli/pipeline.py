@@ -80,9 +80,9 @@ def denoise(
     guidance_scale: float,
     after_step: Callable[[int, Tensor], None] = lambda i, latents: None,
 ) -> Tensor:
-    """The denoising loop: unit noise (1, C, h, w) fp32 -> finished latents, same shape and dtype.
+    """The denoising loop: unit noise (B, C, h, w) fp32 -> finished latents, same shape and dtype.
 
-    Two contexts are the unconditional and the conditional branch. `after_step` sees the latents of
+    Two contexts, of B texts each, are the unconditional and the conditional branch. `after_step` sees the latents of
     every step and may raise to stop.
     """
     dtype = transformer.proj_out.weight.dtype
@@ -94,8 +94,8 @@ def denoise(
     latents = sampler.start(noise)
     for i in range(sampler.steps):
         x, timestep = sampler.inputs(i, latents)
-        batch = x.expand(len(contexts), -1, -1, -1).to(dtype)
-        t = torch.full((len(contexts),), timestep * config.timestep_scale, device=device)
+        batch = x.repeat(len(contexts), 1, 1, 1).to(dtype)
+        t = torch.full((batch.shape[0],), timestep * config.timestep_scale, device=device)
         velocity = transformer(batch, t, contexts, embedded).float()
         if len(contexts) == 2:
             unconditional, conditional = velocity.chunk(2)
@@ -114,7 +114,7 @@ def decode(
     plan: DecodePlan = WHOLE,
     advance: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Finished latents (1, C, h, w) -> (1, 3, 32h, 32w), nominally -1..1. `advance` is called after each tile."""
+    """Finished latents (B, C, h, w) -> (B, 3, 32h, 32w), nominally -1..1. `advance` is called after each tile."""
     dtype = vae.decoder.conv_in.weight.dtype
     unscaled = latents.to(dtype) / vae.config.scaling_factor
     if plan.mode == "exact-tiles":

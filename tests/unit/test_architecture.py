@@ -43,7 +43,7 @@ FLOORS = (
     ("pipeline",),
     ("finishing",),
     ("run",),
-    ("calibration", "quantize_report"),
+    ("bench", "calibration", "quantize_report"),
     ("commands",),
     ("cli",),
     ("__main__",),
@@ -99,7 +99,8 @@ def test_a_mistake_is_told_before_torch_is_imported() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["generate", "--help"], ["decode", "--help"], ["--version"]]
+    "arguments",
+    [["--help"], ["generate", "--help"], ["decode", "--help"], ["bench", "--help"], ["--version"]],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (

@@ -1,0 +1,111 @@
+"""What is timed: our own engine in several schemes, other model folders, and peers. No torch.
+
+Every contender runs in a process of its own, so that no one's settings, caches or memory reach another.
+"""
+
+import importlib.util
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.recipes import RECIPES
+
+FLOATS = ("auto", "fp32", "bf16", "fp16")
+Kind = Literal["sana", "diffusers", "diffusers-compile", "torchao", "quanto"]
+PEERS: dict[str, tuple[str, ...]] = {  # what each imports, in pip's spelling
+    "diffusers": ("diffusers",),
+    "diffusers-compile": ("diffusers",),
+    "torchao": ("diffusers", "torchao"),
+    "quanto": ("diffusers", "optimum-quanto"),
+}
+_MODULES = {"optimum-quanto": "optimum.quanto"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """One column of the table; `model` is what `open_checkpoint` takes."""
+
+    name: str
+    kind: Kind
+    model: str
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Workload:
+    """The picture that every contender draws."""
+
+    prompt: str
+    width: int | None
+    height: int | None
+    steps: int | None
+    timed_steps: int | None  # of these; the others are extrapolated
+    batch: int
+    device: str
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def parse_schemes(text: str) -> list[str]:
+    """`auto,fp32,w8a8` -> its parts; SanaError for what is neither a precision nor a recipe."""
+    known = (*FLOATS, *(name for name in RECIPES if name != "mixed"))
+    names = _parts(text)
+    for name in names:
+        if name not in known:
+            raise SanaError(
+                f"unknown scheme {name!r}", hint=f"known: {', '.join(known)}", code=ExitCode.USAGE
+            )
+    return names
+
+
+def parse_peers(text: str) -> list[str]:
+    """`diffusers,FOLDER` -> peers that can run here, and model folders; SanaError for others."""
+    names = _parts(text)
+    for name in names:
+        if name in PEERS:
+            _require_installed(name)
+        elif not (Path(name).expanduser() / "model_index.json").is_file():
+            raise SanaError(
+                f"cannot compare with {name!r}",
+                hint=f"known: {', '.join(PEERS)}, or a model folder",
+                code=ExitCode.USAGE,
+            )
+    return names
+
+
+def _parts(text: str) -> list[str]:
+    names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+    if not names:
+        raise SanaError("an empty list", hint="leave the option away", code=ExitCode.USAGE)
+    return names
+
+
+def _require_installed(peer: str) -> None:
+    missing = [name for name in PEERS[peer] if not _is_installed(_MODULES.get(name, name))]
+    if missing:
+        raise SanaError(
+            f"--compare {peer} needs {' and '.join(missing)}, not installed here",
+            hint=f"pip install {' '.join(missing)}, or leave {peer} away",
+            code=ExitCode.ENVIRONMENT,
+        )
+    compilers = ("c++", "g++", "clang++", "cl")
+    if peer == "diffusers-compile" and not any(shutil.which(name) for name in compilers):
+        raise SanaError(
+            "--compare diffusers-compile needs a C++ compiler, none is on the path",
+            hint="install g++ or clang, or leave diffusers-compile away",
+            code=ExitCode.ENVIRONMENT,
+        )
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it is missing
+        return False

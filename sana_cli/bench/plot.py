@@ -1,0 +1,36 @@
+"""A session as a picture: one bar a contender, its stages side by side. No torch."""
+
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from sana_cli.bench.page import COLOURS, SHOWN
+
+_WIDTH, _ROW, _MARGIN, _BAR = 1200, 90, 40, 34
+_INK, _PAPER = "#222222", "#ffffff"
+
+
+def plot(document: dict[str, Any]) -> Image.Image:
+    """Bars in proportion to the median seconds of a picture."""
+    contenders = document["contenders"]
+    image = Image.new("RGB", (_WIDTH, 2 * _MARGIN + 90 + _ROW * len(contenders)), _PAPER)
+    draw, font = ImageDraw.Draw(image), ImageFont.load_default(20)
+    settings = document["settings"]
+    heading = f"{document['model']}, {settings['width']}x{settings['height']}, {settings['steps']} steps: seconds a picture"
+    draw.text((_MARGIN, _MARGIN), heading, _INK, font)
+    x = _MARGIN
+    for stage in SHOWN:
+        draw.rectangle((x, _MARGIN + 44, x + 18, _MARGIN + 62), COLOURS[stage])
+        draw.text((x + 26, _MARGIN + 40), stage, _INK, font)
+        x += 60 + int(draw.textlength(stage, font))
+    longest = max(c["stages"]["total"]["median"] for c in contenders.values())
+    for i, (name, contender) in enumerate(contenders.items()):
+        y = _MARGIN + 90 + _ROW * i
+        stages, x_end = contender["stages"], float(_MARGIN)
+        draw.text((_MARGIN, y), f"{name}: {stages['total']['median']:.4g} s", _INK, font)
+        for stage in SHOWN:
+            if stage in stages:
+                length = (_WIDTH - 2 * _MARGIN) * stages[stage]["median"] / longest
+                draw.rectangle((x_end, y + 30, x_end + length, y + 30 + _BAR), COLOURS[stage])
+                x_end += length
+    return image

@@ -1,0 +1,150 @@
+"""Write a model folder of a published configuration with random weights, for measurements without a download.
+
+Shapes, dtypes and layout are the published
+ones: fp16 or bf16 transformer, fp32 DC-AE, bf16 Gemma-2-2b. Weights are drawn tensor by tensor, so that the largest
+tensor is all the memory that it takes. Values are lively: activations neither vanish nor blow up.
+"""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from quant.stream_writer import StreamWriter, TensorSpec
+from sana_cli.bench.work import GEMMA_2_2B
+from sana_cli.config import DCAEConfig, TransformerConfig
+from sana_cli.models.dc_ae import AutoencoderDC
+from sana_cli.models.sana_transformer import SanaTransformer2D
+from sana_cli.variants import VARIANTS, Variant
+
+WORDS = [
+    "a",
+    "an",
+    "the",
+    "red",
+    "green",
+    "blue",
+    "small",
+    "large",
+    "fox",
+    "cat",
+    "dog",
+    "tree",
+    "house",
+    "on",
+    "in",
+    "under",
+    "sky",
+    "sea",
+    "night",
+    "day",
+]
+
+
+def write_model(alias: str, folder: Path, *, seed: int = 0) -> None:
+    """Write the folder. ValueError for an unknown alias; FileExistsError if it is there."""
+    if alias not in VARIANTS:
+        raise ValueError(f"unknown variant {alias!r}; known: {', '.join(VARIANTS)}")
+    folder.mkdir(parents=True)
+    variant, generator = VARIANTS[alias], torch.Generator().manual_seed(seed)
+    structure = TransformerConfig(**asdict(variant.structure))
+    half = torch.float16 if variant.precision == "fp16" else torch.bfloat16
+    with torch.device("meta"):
+        from transformers.models.gemma2.configuration_gemma2 import Gemma2Config
+        from transformers.models.gemma2.modeling_gemma2 import Gemma2Model
+
+        parts: tuple[tuple[str, str, nn.Module, torch.dtype, dict[str, Any]], ...] = (
+            ("transformer", "diffusion_pytorch_model", SanaTransformer2D(structure), half,
+             {"_class_name": "SanaTransformer2DModel", **asdict(structure)}),
+            ("vae", "diffusion_pytorch_model", AutoencoderDC(DCAEConfig()), torch.float32,
+             {"_class_name": "AutoencoderDC", **asdict(DCAEConfig())}),
+            ("text_encoder", "model", Gemma2Model(Gemma2Config(**GEMMA_2_2B)), torch.bfloat16,
+             GEMMA_2_2B),
+        )  # fmt: skip
+    for name, stem, module, dtype, config in parts:
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps(config, indent=1))
+        _write_weights(folder / name / f"{stem}.safetensors", module, dtype, generator)
+    _write_rest(folder, variant)
+
+
+def _write_weights(path: Path, module: nn.Module, dtype: torch.dtype, generator: Any) -> None:
+    shapes = {name: tuple(tensor.shape) for name, tensor in sorted(module.state_dict().items())}
+    with path.open("wb") as file:
+        writer = StreamWriter(file, {n: TensorSpec(dtype, shape) for n, shape in shapes.items()})
+        writer.start()
+        for name, shape in shapes.items():
+            writer.add(name, _values(name, shape, generator).to(dtype))
+        writer.finish()
+
+
+def _values(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Matrices keep the size of what passes through them; norms are near one (Gemma's add one)."""
+    noise = torch.randn(shape, generator=generator)
+    if len(shape) > 1 and "table" not in name:
+        return noise * (0.7 / math.sqrt(math.prod(shape[1:])))
+    if name.endswith("weight") and "norm" in name:
+        return (0.0 if "layernorm" in name or name == "norm.weight" else 1.0) + 0.1 * noise
+    return 0.1 * noise
+
+
+def _write_rest(folder: Path, variant: Variant) -> None:
+    flow_dpm = {
+        "_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++",
+        "flow_shift": variant.flow_shift, "prediction_type": "flow_prediction", "solver_order": 2,
+        "use_flow_sigmas": True,
+    }  # fmt: skip
+    scm = {"_class_name": "SCMScheduler", "prediction_type": "trigflow", "sigma_data": 0.5}
+    scheduler = scm if variant.sprint else flow_dpm
+    index = {
+        "_class_name": "SanaSprintPipeline" if variant.sprint else "SanaPipeline",
+        "scheduler": ["diffusers", scheduler["_class_name"]],
+        "text_encoder": ["transformers", "Gemma2Model"],
+        "tokenizer": ["transformers", "GemmaTokenizerFast"],
+        "transformer": ["diffusers", "SanaTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderDC"],
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=1))
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler, indent=1))
+    _tokenizer().save_pretrained(folder / "tokenizer")
+
+
+def _tokenizer() -> Any:
+    """Letters and a few words: the published one is not ours to ship, and prompts only need ids."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<pad>", "<eos>", "<bos>", "<unk>"]
+    pieces = [*special, *(chr(code) for code in range(33, 127)), "▁", *(f"▁{w}" for w in WORDS)]
+    merges = list(_merges())
+    vocabulary = {
+        piece: i for i, piece in enumerate(dict.fromkeys([*pieces, *(a + b for a, b in merges)]))
+    }
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Replace(" ", "▁")
+    tokenizer.decoder = decoders.Replace("▁", " ")
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>",
+        unk_token="<unk>", padding_side="right",
+    )  # fmt: skip
+
+
+def _merges() -> Iterator[tuple[str, str]]:
+    """Merges that build each word letter by letter behind its space."""
+    seen = set()
+    for word in WORDS:
+        left = "▁"
+        for letter in word:
+            if (left, letter) not in seen:
+                seen.add((left, letter))
+                yield left, letter
+            left += letter

@@ -1,0 +1,162 @@
+"""One call of `sana bench`: contenders are made ready, timed, and told as one document."""
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, cast
+
+from sana_cli.bench import predict
+from sana_cli.bench.contenders import FLOATS, PEERS, Contender, Kind, Workload
+from sana_cli.bench.document import build_document
+from sana_cli.bench.session import measure
+from sana_cli.checkpoint import Checkpoint, local_path, open_checkpoint, read_json
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.recipes import RECIPES
+from sana_cli.request import Request, resolve
+from sana_cli.user_config import BUILTIN
+from sana_cli.variants import VARIANTS
+
+_PROMPT = "a red cat left of a blue car"  # words that the built-in model knows
+
+
+class Reporter(Protocol):
+    """The part of `ConsoleReporter` that this needs."""
+
+    def notice(self, message: str) -> None: ...
+
+    def count(self, title: str, done: int, total: int) -> None: ...
+
+    def download(self, file: str, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to time, as asked for."""
+
+    model: str | None  # None: `random`
+    random: str | None  # a variant's name
+    schemes: list[str]
+    peers: list[str]  # and model folders
+    base: str | None  # whose time ratios refer to; None: the first peer, else the first contender
+    workload: Workload
+    runs: int
+    warmup: int
+    devices: list[str]  # to predict for
+    subject: tuple[str, tuple[int, int]] | None  # what to predict, if not what was timed
+
+
+def run(plan: Plan, *, offline: bool, reporter: Reporter) -> dict[str, Any]:
+    """Measure, and predict if asked to. Temporary folders are gone afterwards."""
+    with tempfile.TemporaryDirectory(prefix="sana-bench-") as name:
+        scratch = Path(name)
+        model = plan.model or _random_folder(plan.random or "", plan.schemes, scratch, reporter)
+        checkpoint = open_checkpoint(model, offline=offline, progress=reporter.download)
+        _check(plan, checkpoint)
+        contenders = [
+            *(_scheme(s, checkpoint, model, scratch, reporter) for s in plan.schemes),
+            *(_peer(peer, model) for peer in plan.peers),
+        ]
+        names = [contender.name for contender in contenders]
+        base = plan.base or next((c.name for c in contenders if c.kind != "sana"), names[0])
+        if base not in names:
+            raise SanaError(
+                f"--base {base} is not timed",
+                hint=f"one of: {', '.join(names)}",
+                code=ExitCode.USAGE,
+            )
+        results = measure(
+            contenders, plan.workload, runs=plan.runs, warmup=plan.warmup, scratch=scratch,
+            announce=reporter.count,
+        )  # fmt: skip
+        document = build_document(
+            results, contenders, plan.workload,
+            model=f"{plan.random}, random weights" if plan.random else checkpoint.name,
+            base=base, runs=plan.runs, warmup=plan.warmup,
+        )  # fmt: skip
+        if plan.devices:
+            document["prediction"] = predict.predict(
+                document, plan.devices, checkpoint=checkpoint, subject=plan.subject,
+                gemma=read_json(checkpoint.folder / "text_encoder/config.json"),
+            )  # fmt: skip
+        return document
+
+
+def workload(
+    *,
+    size: tuple[int, int] | None,
+    steps: int | None,
+    timed_steps: int | None,
+    batch: int,
+    device: str,
+    prompt: str | None,
+) -> Workload:
+    """The picture that all contenders draw."""
+    width, height = size or (None, None)
+    return Workload(
+        prompt=prompt or _PROMPT, width=width, height=height, steps=steps,
+        timed_steps=timed_steps, batch=batch, device=device,
+    )  # fmt: skip
+
+
+def _check(plan: Plan, checkpoint: Checkpoint) -> None:
+    """Mistakes that show before any process is started."""
+    asked = plan.workload
+    request = Request(
+        prompt=asked.prompt, width=asked.width, height=asked.height, steps=asked.steps
+    )
+    resolve(request, checkpoint)
+    quantizing = [scheme for scheme in plan.schemes if scheme not in FLOATS]
+    if checkpoint.manifest is not None and quantizing:
+        raise SanaError(
+            f"{checkpoint.name} is quantized already",
+            hint=f"leave --scheme {quantizing[0]} away, or name the model it was made from",
+            code=ExitCode.USAGE,
+        )
+
+
+def _scheme(
+    scheme: str, checkpoint: Checkpoint, model: str, scratch: Path, reporter: Reporter
+) -> Contender:
+    if scheme in FLOATS:
+        precision = cast(Literal["auto", "fp32", "bf16", "fp16"], scheme)
+        name = "sana" if scheme == "auto" else f"sana-{scheme}"
+        return Contender(name=name, kind="sana", model=model, precision=precision)
+    from sana_cli.quantizing import quantize_folder
+
+    target = scratch / f"{checkpoint.name}-{scheme}"
+    advance: Callable[[str, int, int], None] = lambda component, done, total: reporter.count(  # noqa: E731
+        f"{scheme}: {component}", done, total
+    )
+    quantize_folder(checkpoint, target, RECIPES[scheme], recipe=scheme, advance=advance)
+    return Contender(name=f"sana-{scheme}", kind="sana", model=str(target))
+
+
+def _peer(peer: str, model: str) -> Contender:
+    if peer in PEERS:
+        # Peers compute in fp32 on a CPU and in the trained precision elsewhere, as `auto` says for us.
+        folder = str(open_checkpoint(model, offline=True).folder) if model == BUILTIN else model
+        return Contender(name=peer, kind=cast(Kind, peer), model=folder)
+    return Contender(name=local_path(peer).resolve().name, kind="sana", model=peer)
+
+
+def _random_folder(alias: str, schemes: list[str], scratch: Path, reporter: Reporter) -> str:
+    """A model folder of real shapes with random weights, after checking that there is room for it."""
+    quantized = sum(scheme not in FLOATS for scheme in schemes)
+    needed = sum(VARIANTS[alias].download_bytes.values()) * (1 + 0.4 * quantized)
+    free = shutil.disk_usage(scratch).free
+    if needed > free:
+        raise SanaError(
+            f"random weights of {alias} take {needed / 1e9:.1f} GB in {scratch.parent}, {free / 1e9:.1f} are free",
+            hint="set TMPDIR to a folder with more room",
+            code=ExitCode.ENVIRONMENT,
+        )
+    reporter.notice(
+        f"random weights of {alias}: {needed / 1e9:.1f} GB in {scratch}, for this run only"
+    )
+    from sana_cli.bench.random_model import write_model
+
+    folder = scratch / alias
+    write_model(alias, folder)
+    return str(folder)

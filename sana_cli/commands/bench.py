@@ -1,0 +1,203 @@
+"""`sana bench`: how long each stage of a picture takes, beside other schemes, other programs and the hardware's limits."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.options import Device, ModelOption, OfflineOption, QuietOption, parse_size
+
+
+def bench(
+    model: ModelOption = None,
+    random: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VARIANT",
+            help="Random weights of a published model instead (sana-0.6b): no download, gigabytes in TMPDIR.",
+            show_default=False,
+        ),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="WxH", help="[default: the model's native]", show_default=False),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps [default: the model's]", show_default=False)
+    ] = None,
+    timed_steps: Annotated[
+        int | None,
+        typer.Option(
+            metavar="K",
+            help="Time the first K steps and extrapolate the others; said in every result.",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 1,
+    scheme: Annotated[
+        str,
+        typer.Option(
+            metavar="LIST",
+            help="Our own contenders: auto, fp32, bf16, fp16, or recipes of `sana quantize` (w8a8, int4), made without data.",
+        ),
+    ] = "auto",
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="diffusers, diffusers-compile, torchao, quanto, or model folders.",
+            show_default=False,
+        ),
+    ] = None,
+    base: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Whose time ratios refer to [default: the first peer, else the first contender]",
+            show_default=False,
+        ),
+    ] = None,
+    runs: Annotated[int, typer.Option(help="Rounds; each times every contender once.")] = 5,
+    warmup: Annotated[int, typer.Option(help="Rounds before them.")] = 1,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="What is drawn.", show_default=False)
+    ] = None,
+    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.AUTO,
+    predict: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Also predict devices that are not here: rtx-4090, rtx-4090-laptop, rtx-4070-laptop, rtx-3060, a100, h100.",
+            show_default=False,
+        ),
+    ] = None,
+    predict_for: Annotated[
+        str | None,
+        typer.Option(
+            metavar="VARIANT[@WxH]",
+            help="The picture to predict [default: the one that is timed]",
+            show_default=False,
+        ),
+    ] = None,
+    json: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write the document; -: print it instead of the table.",
+            show_default=False,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.png", help="Draw the stages as bars.", show_default=False),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Write a page with both.", show_default=False),
+    ] = None,
+    fail_if: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="EXPR",
+            help='End with code 5 if so: "total>1.2*baseline.json", "sana-w8a8:step>0.5", "times_as_fast<1.2".',
+            show_default=False,
+        ),
+    ] = None,
+    offline: OfflineOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Time each stage of a picture, and compare schemes, programs and the hardware's limits."""
+    if random is not None and model is not None:
+        raise _usage("give --model or --random, not both", "leave one away")
+    ranges = (("--batch", batch, 1, 64), ("--runs", runs, 1, 1000), ("--warmup", warmup, 0, 100))
+    for option, value, lowest, highest in ranges:
+        if not lowest <= value <= highest:
+            raise _usage(f"{option} {value} is out of range", f"use {lowest} to {highest}")
+    if timed_steps is not None and timed_steps < 1:
+        raise _usage(f"--timed-steps {timed_steps} is out of range", "use 1 or more")
+    if predict_for and not predict:
+        raise _usage(
+            "--predict-for has no effect without --predict", "name devices: --predict h100"
+        )
+
+    from sana_cli.bench.condition import parse_condition
+    from sana_cli.bench.contenders import parse_peers, parse_schemes
+    from sana_cli.bench.predict import parse_devices, parse_subject
+    from sana_cli.output import check_writable
+    from sana_cli.user_config import default_model
+    from sana_cli.variants import VARIANTS
+
+    conditions = [parse_condition(text) for text in fail_if or []]
+    if random is not None and random not in VARIANTS:
+        raise _usage(f"unknown variant {random!r}", f"known: {', '.join(VARIANTS)}")
+    targets = [plot, html, Path(json) if json and json != "-" else None]
+    for path in targets:
+        if path is not None:
+            check_writable(path)
+    from sana_cli.bench import runner
+
+    plan = runner.Plan(
+        model=None if random else model or default_model()[0],
+        random=random,
+        schemes=parse_schemes(scheme),
+        peers=parse_peers(compare) if compare is not None else [],
+        base=base,
+        workload=runner.workload(
+            size=parse_size(size) if size else None,
+            steps=steps,
+            timed_steps=timed_steps,
+            batch=batch,
+            device=device.value,
+            prompt=prompt,
+        ),
+        runs=runs,
+        warmup=warmup,
+        devices=parse_devices(predict) if predict else [],
+        subject=parse_subject(predict_for) if predict_for else None,
+    )
+    from sana_cli.console import ConsoleReporter
+
+    with ConsoleReporter(quiet=quiet) as reporter:
+        document = runner.run(plan, offline=offline, reporter=reporter)
+    _tell(document, json=json, plot=plot, html=html)
+    broken = [c.text for c in conditions if c.broken_by(document)]
+    reasons = [reason for c in conditions if (reason := c.broken_by(document))]
+    if broken:
+        raise SanaError(
+            f"--fail-if {broken[0]!r}: {'; '.join(reasons)}",
+            hint="measured as shown; compare on a quiet machine before you believe it",
+            code=ExitCode.CONDITION,
+        )
+
+
+def _tell(
+    document: dict[str, object], *, json: str | None, plot: Path | None, html: Path | None
+) -> None:
+    from sana_cli.bench.document import write_json
+    from sana_cli.bench.table import lines
+
+    if json == "-":
+        from json import dumps
+
+        typer.echo(dumps(document))
+    else:
+        typer.echo("\n".join(lines(document)))
+        if json:
+            write_json(document, Path(json))
+    from sana_cli.output import new_file
+
+    if html is not None:
+        from sana_cli.bench.page import html as page
+
+        with new_file(html, overwrite=True) as file:
+            file.write(page(document).encode())
+    if plot is not None:
+        from sana_cli.bench.plot import plot as draw
+
+        with new_file(plot, overwrite=True) as file:
+            draw(document).save(file, format="PNG")
+
+
+def _usage(message: str, hint: str) -> SanaError:
+    return SanaError(message, hint=hint, code=ExitCode.USAGE)

@@ -1,0 +1,171 @@
+"""`sana bench` through the command line, on tiny models."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sana_cli.errors import ExitCode
+
+
+@pytest.fixture(scope="module")
+def measured(
+    sana: Callable[..., Any], pipelines: Any, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Any, Path]:
+    """One session with everything on: two schemes, a peer, a batch, files, a prediction, a broken condition."""
+    folder = tmp_path_factory.mktemp("bench")
+    result = sana(
+        "bench", "--model", pipelines.folder("plain"), "--size", "96x64", "--steps", 4, "--timed-steps", 3,
+        "--batch", 2, "--runs", 2, "--warmup", 1, "--scheme", "fp32,w8a8", "--compare", "diffusers",
+        "--device", "cpu", "--predict", "rtx-4090", "--predict-for", "sana-0.6b@512x512",
+        "--json", folder / "b.json", "--plot", folder / "b.png", "--html", folder / "b.html",
+        "--fail-if", "step>0.000001", "--fail-if", "step>1000",
+    )  # fmt: skip
+    return result, folder
+
+
+def document(measured: tuple[Any, Path]) -> dict[str, Any]:
+    return json.loads((measured[1] / "b.json").read_text())
+
+
+def test_a_broken_condition_has_a_code_of_its_own(measured: tuple[Any, Path]) -> None:
+    result, _ = measured
+    assert result.code == ExitCode.CONDITION, result.err
+    assert "step>0.000001" in result.err
+    assert "step>1000" not in result.err
+
+
+def test_every_stage_of_every_contender(measured: tuple[Any, Path]) -> None:
+    found = document(measured)
+    assert list(found["contenders"]) == ["sana-fp32", "sana-w8a8", "diffusers"]
+    for name, contender in found["contenders"].items():
+        stages = contender["stages"]
+        assert {"load", "text", "step", "denoise", "decode", "encode", "total"} <= set(stages)
+        assert stages["step"]["count"] == 2 * 3  # runs x timed steps
+        assert stages["denoise"]["count"] == 2
+        mean_step = stages["denoise"]["median"] / 4
+        assert 0.3 * mean_step < stages["step"]["median"] < 3 * mean_step
+        assert all(stages[s]["first"] > 0 for s in ("text", "step", "decode"))
+        assert stages["step"]["flop_per_s"] > 0
+        assert contender["peak_host_bytes"] > 2**26, name
+    assert found["extrapolated"] == "3 of 4 steps timed"
+    assert set(found["machine"]["ceilings"]) >= {"fp32", "int8", "copy"}
+    assert found["machine"]["state"]["versions"]["diffusers"]
+
+
+def test_the_same_picture_as_the_peer_and_almost_the_same_when_quantized(
+    measured: tuple[Any, Path],
+) -> None:
+    """The comparison is fair: all start from the same noise, and batches are drawn right."""
+    found = document(measured)["pictures"]
+    assert found["diffusers"]["largest_difference"] <= 2
+    assert found["sana-w8a8"]["psnr_db"] > 20
+
+
+def test_ratios_refer_to_the_peer(measured: tuple[Any, Path]) -> None:
+    found = document(measured)
+    assert found["base"] == "diffusers"
+    assert set(found["times_as_fast"]) == {"sana-fp32", "sana-w8a8"}
+    assert found["times_as_fast"]["sana-fp32"]["picture"]["count"] == 2
+
+
+def test_a_prediction_says_what_it_is(measured: tuple[Any, Path]) -> None:
+    result, _ = measured
+    found = document(measured)["prediction"]
+    assert found["assumptions"][0].startswith("PREDICTION")
+    int8, bf16 = (found["devices"]["rtx-4090"][scheme] for scheme in ("int8", "bf16"))
+    assert 0 < int8["floor"]["denoise"] < bf16["floor"]["denoise"] < bf16["predicted"]["denoise"]
+    assert "PREDICTION for sana-0.6b, 512x512" in result.out
+
+
+def test_pages_and_plots(measured: tuple[Any, Path]) -> None:
+    from PIL import Image
+
+    result, folder = measured
+    page = (folder / "b.html").read_text()
+    assert "extrapolated: 3 of 4 steps timed" in page
+    assert "sana-w8a8" in page
+    assert "times as fast as diffusers" in result.out
+    with Image.open(folder / "b.png") as picture:
+        assert picture.width == 1200
+        assert len(picture.getcolors(2**24) or []) > 5  # bars, not an empty page
+
+
+def test_random_weights_of_a_known_shape(
+    sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from sana_cli.bench import random_model
+    from sana_cli.variants import VARIANTS
+
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    variant = VARIANTS["sana-0.6b"]
+    small = replace(
+        variant.structure, num_attention_heads=2, num_layers=1, num_cross_attention_heads=2,
+        cross_attention_head_dim=32, cross_attention_dim=64, sample_size=2,
+    )  # fmt: skip
+    gemma = {
+        **random_model.GEMMA_2_2B, "num_hidden_layers": 1, "vocab_size": 300, "intermediate_size": 64,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 32,
+    }  # fmt: skip
+    monkeypatch.setitem(VARIANTS, "sana-0.6b", replace(variant, structure=small))
+    monkeypatch.setattr(random_model, "GEMMA_2_2B", gemma)
+    result = sana(
+        "bench", "--random", "sana-0.6b", "--size", "32x32", "--steps", 1, "--runs", 1, "--warmup", 0,
+        "--device", "cpu", "--json", "-",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert result.document["model"] == "sana-0.6b, random weights"
+    assert "GB in" in result.err
+    assert not list(tmp_path.iterdir())  # nothing stays
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--scheme", "int3"], "unknown scheme 'int3'"),
+        (["--compare", "nobody"], "cannot compare with 'nobody'"),
+        (["--random", "sana-9b"], "unknown variant 'sana-9b'"),
+        (["--random", "sana-0.6b", "--model", "builtin"], "not both"),
+        (["--runs", "0"], "--runs 0 is out of range"),
+        (["--predict", "abacus"], "unknown device 'abacus'"),
+        (["--predict-for", "sana-0.6b"], "without --predict"),
+        (["--fail-if", "speed>1"], "cannot read --fail-if"),
+        (["--size", "100x100"], "not a multiple of 32"),
+        (["--base", "diffusers"], "--base diffusers is not timed"),
+        (["--timed-steps", "0"], "--timed-steps 0"),
+    ],
+)
+def test_bad_input(sana: Callable[..., Any], options: list[str], message: str) -> None:
+    result = sana("bench", *options)
+    assert result.code == ExitCode.USAGE
+    assert message in result.err
+
+
+def test_a_peer_that_is_not_installed(
+    sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sana_cli.bench.contenders._is_installed", lambda module: False)
+    result = sana("bench", "--compare", "torchao")
+    assert result.code == ExitCode.ENVIRONMENT
+    assert "pip install diffusers torchao" in result.err
+
+
+def test_a_contender_that_fails_is_named(tmp_path: Path) -> None:
+    from sana_cli.bench.contenders import Contender, Workload
+    from sana_cli.bench.session import Worker
+    from sana_cli.errors import SanaError
+
+    contender = Contender(name="small", kind="sana", model=str(tmp_path))
+    workload = Workload(
+        prompt="x", width=32, height=32, steps=1, timed_steps=None, batch=1, device="cpu"
+    )
+    with (
+        Worker("small") as worker,
+        pytest.raises(SanaError, match=r"small: .*no model_index") as caught,
+    ):
+        worker.ask("start", contender=contender.to_json(), workload=workload.to_json())
+    assert caught.value.code == ExitCode.CHECKPOINT
