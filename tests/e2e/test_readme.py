@@ -32,6 +32,10 @@ def test_commands(
             result = sana(*words)
             assert (result.code, "no such file" in result.err) == (ExitCode.USAGE, True)
             continue
+        if words[0] == "bench":  # minutes, and gigabytes; far enough to know that its options exist
+            result = sana(*words, "--runs", 0)
+            assert (result.code, "--runs 0" in result.err) == (ExitCode.USAGE, True)
+            continue
         if {"sana-0.6b", "small"} & set(words):
             result = sana(*words, *(() if "small" in words else ("--offline",)))
             expected = ExitCode.USAGE if "small" in words else ExitCode.ENVIRONMENT
