@@ -99,6 +99,21 @@ def local_path(text: str) -> Path:
     return path
 
 
+def lasting_name(model: str) -> str:
+    """What opens this model from any folder and on any later day; SanaError if nothing here does.
+
+    Names of the hub are not looked up; that they exist is found out when they are used.
+    """
+    path = local_path(model)
+    if model == BUILTIN:
+        return model
+    if path.exists():
+        return str(path.resolve())
+    if find_variant(model) is None and not _looks_like_repo(model):
+        raise _unknown_model(model)
+    return model.strip()
+
+
 def _looks_like_repo(model: str) -> bool:
     """`owner/name`, and not a path that someone mistyped."""
     parts = model.split("/")

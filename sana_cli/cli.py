@@ -14,6 +14,7 @@ import typer
 
 from sana_cli import __version__
 from sana_cli.commands.bench import bench
+from sana_cli.commands import config
 from sana_cli.commands.decode import decode
 from sana_cli.commands.generate import generate
 from sana_cli.commands.info import info
@@ -35,6 +36,7 @@ app.command()(decode)
 app.command()(info)
 app.command()(quantize)
 app.command()(bench)
+app.add_typer(config.app)
 
 
 def _print_version(wanted: bool) -> None:

@@ -70,12 +70,20 @@ ModelOption = Annotated[
         "-m",
         metavar="NAME|DIR",
         help="A known name (sana-0.6b), a hub id, a folder or a .pth file "
-        "[default: $SANA_MODEL, else config.toml's, else the built-in]",
+        "[default: your setting, else the built-in]",
         show_default=False,
     ),
 ]
+DeviceOption = Annotated[
+    Device | None, typer.Option("--device", help="Where to run [default: auto]", show_default=False)
+]
 OfflineOption = Annotated[
-    bool, typer.Option("--offline", help="Use downloaded files only; never touch the network.")
+    bool | None,
+    typer.Option(
+        "--offline/--online",
+        help="Use downloaded files only; never touch the network.",
+        show_default=False,
+    ),
 ]
 DecodeOption = Annotated[
     Decode | None,
@@ -97,7 +105,12 @@ TileOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no notices.")]
+QuietOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--quiet/--no-quiet", "-q", help="No progress and no notices.", show_default=False
+    ),
+]
 
 
 def parse_size(text: str) -> tuple[int, int]:

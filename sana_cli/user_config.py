@@ -1,14 +1,142 @@
-"""The user's own settings: `config.toml` in the platform's folder for such files. No torch."""
+"""What a user sets once instead of with every command: environment variables and one TOML file. No torch.
+
+A flag wins over its variable, the variable over the file, the file over what the model was made for.
+"""
 
 import difflib
 import os
 import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
+from typing import Any, Literal
 
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.options import Backend, Decode, Device, Precision
 
 BUILTIN = "builtin"
-_KNOWN = {"model": str}
+Value = str | int | float | bool
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+_NOT_SETTINGS = ("SANA_CONFIG", "SANA_CACHE")  # where files are; they cannot be in the file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One thing that can be set, and which values make sense."""
+
+    kind: Literal["text", "whole number", "number", "true or false"]
+    help: str
+    choices: tuple[str, ...] = ()
+    limits: tuple[int, int] | None = None  # inclusive
+
+    def check(self, value: Any) -> Value:
+        """The value as it is used; ValueError says what it should be."""
+        if self.kind == "number" and type(value) is int:
+            value = float(value)
+        kinds: dict[str, type[Value]] = {
+            "text": str, "whole number": int, "number": float, "true or false": bool,
+        }  # fmt: skip
+        if type(value) is not kinds[self.kind] or value == "":
+            raise ValueError(f"should be {self.expected}")
+        checked: Value = value
+        if self.choices and checked not in self.choices:
+            close = difflib.get_close_matches(str(checked), self.choices, n=1)
+            meant = f", did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"should be {self.expected}{meant}")
+        if self.limits and not self.limits[0] <= float(checked) <= self.limits[1]:
+            raise ValueError(f"should be {self.expected}")
+        return checked
+
+    def parse(self, text: str) -> Value:
+        """The value that was typed, or ValueError."""
+        text = text.strip()
+        if self.kind == "true or false" and text.lower() in _TRUE + _FALSE:
+            return text.lower() in _TRUE
+        if self.kind in ("whole number", "number"):
+            try:
+                return self.check(int(text) if self.kind == "whole number" else float(text))
+            except ValueError as error:
+                raise ValueError(f"should be {self.expected}") from error
+        return self.check(text)
+
+    @property
+    def expected(self) -> str:
+        """What values make sense, in words."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.limits:
+            return f"a {self.kind} from {self.limits[0]} to {self.limits[1]}"
+        return "some text" if self.kind == "text" else self.kind
+
+
+def _names(choices: type[StrEnum]) -> tuple[str, ...]:
+    return tuple(choice.value for choice in choices)
+
+
+SETTINGS: dict[str, Setting] = {
+    "model": Setting(kind="text", help="the model of a command that names none"),
+    "output": Setting(kind="text", help="the folder that pictures go to"),
+    "steps": Setting(kind="whole number", limits=(1, 1000), help="denoising steps"),
+    "guidance": Setting(kind="number", limits=(0, 100), help="how strictly to follow the prompt"),
+    "precision": Setting(kind="text", choices=_names(Precision), help="of the transformer"),
+    "device": Setting(kind="text", choices=_names(Device), help="where to run"),
+    "backend": Setting(kind="text", choices=_names(Backend), help="kernels of quantized models"),
+    "decode": Setting(kind="text", choices=_names(Decode), help="how latents become pixels"),
+    "quiet": Setting(kind="true or false", help="no progress and no notices"),
+    "offline": Setting(kind="true or false", help="never touch the network"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preferences:
+    """Every setting; None where the user set nothing. `sources` tells where, in words."""
+
+    model: str | None = None
+    output: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    precision: str | None = None
+    device: str | None = None
+    backend: str | None = None
+    decode: str | None = None
+    quiet: bool | None = None
+    offline: bool | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+
+def preferences() -> Preferences:
+    """What the user set, from the environment and the file. SanaError for what makes no sense."""
+    path = config_path()
+    values: dict[str, Any] = dict(read_config_file())
+    sources = dict.fromkeys(values, str(path))
+    for key, setting in SETTINGS.items():
+        name = variable(key)
+        text = os.environ.get(name)
+        if not text:
+            continue
+        try:
+            values[key] = setting.parse(text)
+        except ValueError as error:
+            raise SanaError(
+                f"{name} is {text!r}, and {error}",
+                hint=f"unset {name}, or give it such a value",
+                code=ExitCode.USAGE,
+            ) from error
+        sources[key] = name
+    return Preferences(**values, sources=sources)
+
+
+def variable(key: str) -> str:
+    """The environment variable of a setting."""
+    return f"SANA_{key.upper()}"
+
+
+def unknown_variables() -> list[str]:
+    """Variables that look like settings and are none, each in words."""
+    known = [*map(variable, SETTINGS), *_NOT_SETTINGS]
+    names = sorted(n for n in os.environ if n.startswith("SANA_") and n not in known)
+    return [f"{name} is not a setting{_did_you_mean(name, known)}" for name in names]
 
 
 def config_path() -> Path:
@@ -31,8 +159,8 @@ def cache_folder() -> Path:
     return user_cache_path("sana")
 
 
-def read_config_file() -> dict[str, str]:
-    """The settings that the user made; {} without a file. SanaError for what we do not know."""
+def read_config_file() -> dict[str, Value]:
+    """The settings in the file; {} without one. SanaError for what we do not know."""
     path = config_path()
     try:
         values = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -40,30 +168,39 @@ def read_config_file() -> dict[str, str]:
         return {}
     except (OSError, ValueError) as error:
         raise _unusable(path, f"is not readable TOML: {error}") from error
+    checked = {}
     for key, value in values.items():
-        if key not in _KNOWN:
-            close = difflib.get_close_matches(key, _KNOWN, n=1)
-            meant = f", did you mean {close[0]!r}?" if close else ""
-            raise _unusable(path, f"has an unknown key {key!r}{meant}")
-        if not isinstance(value, _KNOWN[key]) or not value:
-            raise _unusable(path, f"has an unusable value for {key!r}: {value!r}")
-    return values
+        if key not in SETTINGS:
+            raise _unusable(path, f"has an unknown key {key!r}{_did_you_mean(key, SETTINGS)}")
+        try:
+            checked[key] = SETTINGS[key].check(value)
+        except ValueError as error:
+            raise _unusable(
+                path, f"has an unusable value for {key!r}: {value!r} {error}"
+            ) from error
+    return checked
 
 
-def default_model() -> tuple[str, str]:
-    """The model of a run that names none, and where that was said.
+def find_setting(key: str) -> Setting:
+    """By its key; SanaError for an unknown one, with the one that was probably meant."""
+    if key not in SETTINGS:
+        raise SanaError(
+            f"there is no setting {key!r}{_did_you_mean(key, SETTINGS)}",
+            hint=f"settings: {', '.join(SETTINGS)}",
+            code=ExitCode.USAGE,
+        )
+    return SETTINGS[key]
 
-    SANA_MODEL, else the config file's, else the built-in.
-    """
-    from_environment = os.environ.get("SANA_MODEL")
-    if from_environment:
-        return from_environment, "SANA_MODEL"
-    from_file = read_config_file().get("model")
-    if from_file:
-        return from_file, str(config_path())
-    return BUILTIN, ""
+
+def _did_you_mean(name: str, known: "list[str] | dict[str, Setting]") -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def _unusable(path: Path, problem: str) -> SanaError:
-    known = ", ".join(_KNOWN)
-    return SanaError(f"{path} {problem}", hint=f"known keys: {known}", code=ExitCode.USAGE)
+    known = ", ".join(SETTINGS)
+    return SanaError(
+        f"{path} {problem}",
+        hint=f"edit it, or `sana config unset KEY`; known keys: {known}",
+        code=ExitCode.USAGE,
+    )

@@ -9,7 +9,7 @@ from sana_cli.commands.report import print_document, summary
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import (
     DecodeOption,
-    Device,
+    DeviceOption,
     JsonOption,
     OfflineOption,
     QuietOption,
@@ -42,13 +42,13 @@ def decode(
             show_default=False,
         ),
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.AUTO,
+    device: DeviceOption = None,
     how: DecodeOption = None,
     tile: TileOption = None,
-    offline: OfflineOption = False,
+    offline: OfflineOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     json: JsonOption = False,
-    quiet: QuietOption = False,
+    quiet: QuietOption = None,
 ) -> None:
     """Finish a picture whose decoding failed or was interrupted."""
     for option, value in (("--output", output), ("--model", model)):
@@ -59,7 +59,13 @@ def decode(
     from sana_cli.checkpoint import local_path, open_checkpoint
     from sana_cli.console import ConsoleReporter
     from sana_cli.request import picture_path
+    from sana_cli.user_config import preferences
+    from sana_cli.wishes import Wishes
 
+    chosen = preferences()
+    wishes = Wishes(device=device).over(Wishes.of_preferences(chosen))
+    offline = bool(chosen.offline if offline is None else offline)
+    quiet = bool(chosen.quiet if quiet is None else quiet)
     path = local_path(file)
     kept = latents_file.read(path)
     if how is None and tile is None:
@@ -95,12 +101,14 @@ def decode(
         from sana_cli.finishing import finish
         from sana_cli.precision import pick_device
 
+        with wishes.naming_source_of("device"):
+            on = pick_device(wishes.device or "auto")
         picture, finisher = finish(
             path,
             kept,
             checkpoint,
             output=target,
-            device=pick_device(device),
+            device=on,
             mode=mode,
             tile=tile,
             overwrite=force,

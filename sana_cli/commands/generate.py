@@ -1,6 +1,5 @@
 """`sana generate`: a prompt becomes PNG files."""
 
-import os
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,7 +9,7 @@ from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import (
     Backend,
     DecodeOption,
-    Device,
+    DeviceOption,
     JsonOption,
     ModelOption,
     OfflineOption,
@@ -20,7 +19,6 @@ from sana_cli.options import (
     TileOption,
     decode_mode,
     parse_size,
-    size_of_aspect,
 )
 
 if TYPE_CHECKING:
@@ -38,7 +36,7 @@ def generate(
             "--output",
             "-o",
             metavar="PATH",
-            help="A .png file, or a folder [default: here]",
+            help="A .png file, or a folder [default: your setting, else here]",
             show_default=False,
         ),
     ] = None,
@@ -59,8 +57,9 @@ def generate(
         typer.Option(help="How strictly to follow the prompt; 1: off [default: the model's]"),
     ] = None,
     negative: Annotated[
-        str, typer.Option(metavar="TEXT", help="What to keep out of the picture.")
-    ] = "",
+        str | None,
+        typer.Option(metavar="TEXT", help="What to keep out of the picture.", show_default=False),
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Same seed, same picture [default: random]")
     ] = None,
@@ -69,13 +68,20 @@ def generate(
         Scheduler | None, typer.Option(help="Sampler [default: the model's]", show_default=False)
     ] = None,
     precision: Annotated[
-        Precision, typer.Option(help="Compute precision; auto follows how the model was trained.")
-    ] = Precision.AUTO,
-    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.AUTO,
+        Precision | None,
+        typer.Option(
+            help="Compute precision [default: auto, which follows how the model was trained]",
+            show_default=False,
+        ),
+    ] = None,
+    device: DeviceOption = None,
     backend: Annotated[
-        Backend,
-        typer.Option(help="Kernels for a quantized model; auto takes the fastest that is right."),
-    ] = Backend.AUTO,
+        Backend | None,
+        typer.Option(
+            help="Kernels for a quantized model [default: auto, the fastest that is right]",
+            show_default=False,
+        ),
+    ] = None,
     enhance: Annotated[
         bool | None,
         typer.Option(
@@ -85,18 +91,20 @@ def generate(
         ),
     ] = None,
     bins: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--bins/--exact",
-            help="Any size: draw at the nearest one the model was trained on, resize.",
+            help="Any size: draw at the nearest one the model was trained on, resize "
+            "[default: exact]",
+            show_default=False,
         ),
-    ] = False,
+    ] = None,
     decode: DecodeOption = None,
     tile: TileOption = None,
-    offline: OfflineOption = False,
+    offline: OfflineOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     json: JsonOption = False,
-    quiet: QuietOption = False,
+    quiet: QuietOption = None,
 ) -> None:
     """Draw pictures of PROMPT."""
     for option, value in (
@@ -110,54 +118,46 @@ def generate(
         raise _contradiction("--aspect", "a size")
     if size:
         width, height = parse_size(size)
-    mode = decode_mode(decode, tile)
+    from sana_cli.user_config import preferences
+    from sana_cli.wishes import Wishes
 
-    from sana_cli.checkpoint import local_path, open_checkpoint
+    typed = Wishes(
+        model=model, output=output, width=width, height=height, aspect=aspect, bins=bins,
+        steps=steps, guidance=guidance, negative=negative, seed=seed, scheduler=scheduler,
+        precision=precision, device=device, backend=backend, enhance=enhance, decode=decode,
+        tile=tile,
+    )  # fmt: skip
+    decode_mode(decode, tile)  # what was typed must fit together before settings come in
+    chosen = preferences()
+    wishes = typed.over(Wishes.of_preferences(chosen))
+    offline = bool(chosen.offline if offline is None else offline)
+    quiet = bool(chosen.quiet if quiet is None else quiet)
+
+    from sana_cli.checkpoint import open_checkpoint
     from sana_cli.console import ConsoleReporter
-    from sana_cli.request import Request, check
-    from sana_cli.user_config import BUILTIN, default_model
+    from sana_cli.request import check
 
     with ConsoleReporter(quiet=quiet) as reporter:
-        name, source = (model, "") if model else default_model()
-        try:
-            checkpoint = open_checkpoint(name, offline=offline, progress=reporter.download)
-        except SanaError as error:
-            if source:  # nobody typed this name just now
-                error.message += f" (named by {source})"
-            raise
-        if model is None and name == BUILTIN:
+        with wishes.naming_source_of("model"):
+            checkpoint = open_checkpoint(
+                wishes.model_or_builtin, offline=offline, progress=reporter.download
+            )
+        if wishes.model is None:
             reporter.notice(
                 f"drawn by the built-in demonstration model: {checkpoint.own.description}; "
                 "`sana info builtin` lists its words, --model sana-0.6b is a real one"
             )
-        if aspect:
-            width, height = size_of_aspect(aspect, checkpoint.defaults.native_size)
-        request = Request(
-            prompt=prompt,
-            negative_prompt=negative,
-            width=width,
-            height=height,
-            bins=bins,
-            steps=steps,
-            guidance_scale=guidance,
-            scheduler=scheduler.value if scheduler else None,
-            enhance=enhance,
-            seed=seed,
-            count=count,
-            output=local_path(output) if output else None,
-            output_is_folder=(output or "").endswith(("/", os.sep)),
-            overwrite=force,
-            precision=precision.value,
-            backend=backend.value,
-            decode=mode,
-            tile=tile,
-        )
-        check(request, checkpoint)  # mistakes are told before the seconds that torch takes
+        request = wishes.request(prompt, checkpoint, count=count, overwrite=force)
+        with wishes.naming_source_of("output"):
+            check(request, checkpoint)  # mistakes are told before the seconds that torch takes
 
         from sana_cli.precision import pick_device
         from sana_cli.run import Run
 
-        run = Run(checkpoint, request, device=pick_device(device), reporter=reporter)
+        with wishes.naming_source_of("device"):
+            on = pick_device(wishes.device or "auto")
+        with wishes.naming_source_of("precision"):
+            run = Run(checkpoint, request, device=on, reporter=reporter)
         pictures: list[Picture] = []
         try:
             for picture in run.pictures():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.options import Device, JsonOption, OfflineOption, QuietOption
+from sana_cli.options import DeviceOption, JsonOption, OfflineOption, QuietOption
 from sana_cli.recipes import KEPT_HALF, RECIPES, component_recipe
 
 if TYPE_CHECKING:
@@ -58,21 +58,28 @@ def quantize(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the calibration pictures.")] = 0,
-    device: Annotated[Device, typer.Option(help="Where to calibrate.")] = Device.AUTO,
-    offline: OfflineOption = False,
+    device: DeviceOption = None,
+    offline: OfflineOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a quantized folder.")] = False,
     json: JsonOption = False,
-    quiet: QuietOption = False,
+    quiet: QuietOption = None,
 ) -> None:
     """Make MODEL smaller: a quantized folder OUT.
 
     Draws some pictures to learn what its layers are given; --samples 0 needs no data and holds one layer in memory.
     A rerun after an interruption goes on behind the finished parts.
     """
+    from sana_cli.user_config import preferences
+    from sana_cli.wishes import Wishes
+
+    chosen = preferences()
+    choices = Wishes(device=device).over(Wishes.of_preferences(chosen))
+    offline = bool(chosen.offline if offline is None else offline)
+    quiet = bool(chosen.quiet if quiet is None else quiet)
     schemes = _schemes(recipe, transformer=transformer, vae=vae, text_encoder=text_encoder)
     wishes = _Wishes(
         prompts=calibration_prompts, samples=samples, steps=steps, keep=keep, budget_db=budget_db,
-        seed=seed, device=device,
+        seed=seed, device=choices.device or "auto",
     )  # fmt: skip
     wishes.check(recipe, schemes["transformer"])
     from sana_cli.checkpoint import open_checkpoint
@@ -86,7 +93,10 @@ def quantize(
                 hint=f"quantize the model it was made from: {checkpoint.manifest.base_model}",
                 code=ExitCode.USAGE,
             )
-        calibrator = wishes.calibrator(checkpoint, recipe, schemes, reporter) if samples else None
+        with choices.naming_source_of("device"):
+            calibrator = (
+                wishes.calibrator(checkpoint, recipe, schemes, reporter) if samples else None
+            )
         from sana_cli.quantizing import quantize_folder
 
         reports = quantize_folder(
@@ -119,7 +129,7 @@ class _Wishes:
     keep: int | None
     budget_db: float | None
     seed: int
-    device: Device
+    device: str
 
     def check(self, recipe: str, transformer: str) -> None:
         """Usage errors for values that cannot work, and for those that would have no effect."""

@@ -17,12 +17,12 @@ FLOORS = (
         "options",
         "output",
         "recipes",
-        "user_config",
         "variants",
         "weight_files",
         "published",
     ),
-    ("weight_headers",),
+    ("user_config",),
+    ("weight_headers", "config_file"),
     ("hub_errors",),
     (
         "models",
@@ -39,7 +39,7 @@ FLOORS = (
     ("pth",),
     ("checkpoint",),
     ("loading", "memory", "request"),
-    ("quantizing",),
+    ("quantizing", "wishes"),
     ("pipeline",),
     ("finishing",),
     ("run",),
@@ -100,7 +100,7 @@ def test_a_mistake_is_told_before_torch_is_imported() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["generate", "--help"], ["decode", "--help"], ["bench", "--help"], ["--version"]],
+    [["--help"], ["generate", "--help"], ["decode", "--help"], ["bench", "--help"], ["config", "show"], ["--version"]],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (

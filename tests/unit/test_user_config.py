@@ -1,11 +1,12 @@
-"""Which model a run without a name uses: environment, then file, then the built-in."""
+"""What a user set: the environment before the file, and nothing that makes no sense."""
 
 from pathlib import Path
 
 import pytest
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.user_config import config_path, default_model
+from sana_cli.user_config import SETTINGS, Preferences, config_path, preferences
+from sana_cli.wishes import Wishes
 
 
 @pytest.fixture
@@ -15,13 +16,27 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_precedence(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert default_model() == ("builtin", "")
-    file.write_text('model = "sana-1.6b"\n')
-    assert default_model() == ("sana-1.6b", str(file))
+    assert preferences() == Preferences()
+    file.write_text('model = "sana-1.6b"\nsteps = 8\n')
+    assert preferences().model == "sana-1.6b"
+    assert preferences().sources == {"model": str(file), "steps": str(file)}
     monkeypatch.setenv("SANA_MODEL", "sprint-0.6b")
-    assert default_model() == ("sprint-0.6b", "SANA_MODEL")
+    assert preferences().model == "sprint-0.6b"
+    assert preferences().sources == {"model": "SANA_MODEL", "steps": str(file)}
     monkeypatch.setenv("SANA_MODEL", "")
-    assert default_model()[0] == "sana-1.6b", "an empty variable says nothing"
+    assert preferences().model == "sana-1.6b", "an empty variable says nothing"
+
+
+def test_every_setting_from_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "model": "m", "output": "out/", "steps": 3, "guidance": 2.5, "precision": "fp32", "device": "cpu",
+        "backend": "native", "decode": "whole", "quiet": True, "offline": False,
+    }  # fmt: skip
+    assert set(values) == set(SETTINGS)
+    for key, value in values.items():
+        monkeypatch.setenv(f"SANA_{key.upper()}", str(value))
+    chosen = preferences()
+    assert {key: getattr(chosen, key) for key in SETTINGS} == values
 
 
 @pytest.mark.parametrize(
@@ -32,16 +47,41 @@ def test_precedence(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("model = 3", "unusable value for 'model': 3"),
         ('model = ""', "unusable value"),
         ("colour = 1", "unknown key 'colour'"),
+        ("steps = 0", "should be a whole number from 1 to 1000"),
+        ("steps = true", "should be a whole number"),
+        ("steps = 2.5", "should be a whole number"),
+        ("guidance = nan", "should be a number from 0 to 100"),
+        ('device = "cdua"', "one of auto, cpu, cuda, mps, did you mean 'cuda'"),
+        ("quiet = 1", "should be true or false"),
+        ("[generate]\nsteps = 3", "unknown key 'generate'"),
     ],
 )
 def test_unusable_file(file: Path, text: str, message: str) -> None:
     file.write_text(text)
     with pytest.raises(SanaError, match=message) as caught:
-        default_model()
+        preferences()
     assert caught.value.code == ExitCode.USAGE
     assert str(file) in caught.value.message
 
 
-def test_platform_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("SANA_CONFIG", raising=False)
+def test_platform_folder() -> None:
     assert config_path().parts[-2:] == ("sana", "config.toml")
+
+
+def test_what_is_said_together_is_overridden_together() -> None:
+    """A typed shape replaces a whole size, a typed tile the way to decode."""
+    below = Wishes(width=64, height=96, bins=True, decode="whole", steps=3)
+    above = Wishes(aspect="16:9", tile=256, seed=0).over(below)
+    assert (above.width, above.height, above.aspect, above.bins) == (None, None, "16:9", None)
+    assert (above.decode, above.tile) == (None, 256)
+    assert (above.steps, above.seed) == (3, 0)
+
+
+def test_the_source_of_a_value_follows_it() -> None:
+    set_before = Wishes.of_preferences(
+        Preferences(steps=3, device="cpu", sources={"steps": "SANA_STEPS", "device": "a file"})
+    )
+    both = Wishes(steps=5).over(set_before)
+    with pytest.raises(SanaError) as caught, both.naming_source_of("steps", "device"):
+        raise SanaError("no")
+    assert caught.value.message == "no (device is set by a file)"

@@ -1,0 +1,106 @@
+"""`sana config`: look at and change what is set once for every command."""
+
+from typing import Annotated, Any
+
+import typer
+
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.options import JsonOption
+
+app = typer.Typer(
+    name="config",
+    help="Show and change your settings: defaults for every command.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Which setting, such as model.")]
+
+
+@app.command()
+def show(json: JsonOption = False) -> None:
+    """Show every setting, its value, and where that comes from."""
+    from sana_cli.user_config import (
+        SETTINGS,
+        config_path,
+        preferences,
+        unknown_variables,
+    )
+
+    chosen = preferences()
+    values = {key: getattr(chosen, key) for key in SETTINGS}
+    for problem in unknown_variables():
+        typer.echo(f"note: {problem}", err=True)
+    if json:
+        from json import dumps
+
+        settings: dict[str, Any] = {
+            key: {"value": value, "source": chosen.sources.get(key)}
+            for key, value in values.items()
+        }
+        document = {"file": str(config_path()), "settings": settings}
+        typer.echo(dumps(document, ensure_ascii=False))
+        return
+    from sana_cli.output import printable
+
+    lines = [("setting", "value", "from", "")]
+    for key, value in values.items():
+        lines.append((key, _as_typed(value), chosen.sources.get(key, "-"), SETTINGS[key].help))
+    widths = [max(len(line[i]) for line in lines) for i in range(3)]
+    for line in lines:
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
+        typer.echo(printable("  ".join([*cells, line[3]]).rstrip()))
+
+
+def _as_typed(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "-" if value is None else str(value)
+
+
+@app.command()
+def path() -> None:
+    """Print where the file of settings is, or would be."""
+    from sana_cli.user_config import config_path
+
+    typer.echo(config_path())
+
+
+@app.command("set")
+def set_(
+    key: KeyArgument, value: Annotated[str, typer.Argument(metavar="VALUE", help="Its new value.")]
+) -> None:
+    """Set KEY to VALUE for all commands from now on."""
+    import os
+
+    from sana_cli.user_config import find_setting, variable
+
+    setting = find_setting(key)
+    try:
+        parsed = setting.parse(value)
+    except ValueError as error:
+        raise SanaError(
+            f"{key} cannot be {value!r}", hint=f"it {error}", code=ExitCode.USAGE
+        ) from error
+    if key == "model":
+        from sana_cli.checkpoint import lasting_name
+
+        parsed = lasting_name(value)
+    from sana_cli.config_file import set_value
+
+    file = set_value(key, parsed)
+    typer.echo(f"{key} = {_as_typed(parsed)}  ({file})")
+    if os.environ.get(variable(key)):
+        typer.echo(f"note: {variable(key)} is set, and wins over the file", err=True)
+
+
+@app.command()
+def unset(key: KeyArgument) -> None:
+    """Remove KEY from the file; the model's own default is used again."""
+    from sana_cli.config_file import unset_value
+    from sana_cli.user_config import find_setting
+
+    if unset_value(key):  # before the key is checked: a wrong one must be removable
+        typer.echo(f"{key} is no longer set")
+        return
+    find_setting(key)
+    typer.echo(f"{key} was not set")

@@ -1,0 +1,171 @@
+"""`sana config`, and settings at work in the commands that have them."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sana_cli.errors import ExitCode
+from sana_cli.image_io import read_settings
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SANA_CONFIG", str(tmp_path / "settings/config.toml"))
+    return tmp_path / "settings/config.toml"
+
+
+def test_set_show_unset(sana: Callable[..., Any], file: Path) -> None:
+    assert sana("config", "path").out == f"{file}\n"
+    assert sana("config", "set", "steps", "12").out == f"steps = 12  ({file})\n"
+    assert sana("config", "set", "quiet", "YES").out == f"quiet = true  ({file})\n"
+    assert file.read_text() == "steps = 12\nquiet = true\n"
+    document = sana("config", "show", "--json").document
+    assert document["file"] == str(file)
+    assert document["settings"]["steps"] == {"value": 12, "source": str(file)}
+    assert document["settings"]["model"] == {"value": None, "source": None}
+    line = next(n for n in sana("config", "show").out.splitlines() if n.startswith("quiet"))
+    assert line.split()[:3] == ["quiet", "true", str(file)]
+    assert sana("config", "unset", "steps").code == 0
+    assert file.read_text() == "quiet = true\n"
+    assert "was not set" in sana("config", "unset", "steps").out
+
+
+def test_what_the_user_wrote_into_the_file_stays(
+    sana: Callable[..., Any], file: Path, tmp_path: Path
+) -> None:
+    """Comments, order, and a link to where the file really is."""
+    real = tmp_path / "dotfiles.toml"
+    real.write_text('# mine\nsteps = 12 # few\n\nmodel = "builtin"\n')
+    file.parent.mkdir()
+    file.symlink_to(real)
+    assert sana("config", "set", "steps", "5").code == 0
+    assert file.is_symlink()
+    assert real.read_text() == '# mine\nsteps = 5 # few\n\nmodel = "builtin"\n'
+
+
+def test_a_broken_file_can_be_mended(sana: Callable[..., Any], file: Path) -> None:
+    file.parent.mkdir()
+    file.write_text("stesp = 3\nsteps = 4\n")
+    broken = sana("generate", "x")
+    assert broken.code == ExitCode.USAGE
+    assert "unknown key 'stesp', did you mean 'steps'" in broken.err
+    assert "sana config unset" in broken.err
+    assert sana("config", "unset", "stesp").code == 0
+    assert sana("config", "show").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("set", "stesp", "3"), "no setting 'stesp', did you mean 'steps'"),
+        (("set", "steps", "many"), "a whole number from 1 to 1000"),
+        (("set", "steps", "0"), "a whole number from 1 to 1000"),
+        (("set", "device", "gpu"), "one of auto, cpu, cuda, mps"),
+        (("set", "steps=3"), "VALUE"),
+        (("set", "model", "sana-0.7b"), "did you mean sana-0.6b"),
+        (("unset", "modle"), "did you mean 'model'"),
+        (("show", "steps"), "unexpected extra argument"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_misuse(sana: Callable[..., Any], file: Path, words: tuple[str, ...], message: str) -> None:
+    result = sana("config", *words)
+    assert result.code == ExitCode.USAGE
+    assert message in result.err
+    assert not file.exists()
+
+
+def test_a_file_that_cannot_be_written(sana: Callable[..., Any], file: Path) -> None:
+    file.parent.write_text("a file where a folder should be")
+    result = sana("config", "set", "steps", "3")
+    assert result.code == ExitCode.ENVIRONMENT
+    assert "SANA_CONFIG=FILE" in result.err
+
+
+def test_a_folder_as_model_is_found_from_everywhere(
+    sana: Callable[..., Any], file: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tiny_model.parent)
+    assert sana("config", "set", "model", tiny_model.name).code == 0
+    assert sana("config", "show", "--json").document["settings"]["model"]["value"] == str(
+        tiny_model.resolve()
+    )
+
+
+def test_a_variable_with_a_typing_mistake_is_told(
+    sana: Callable[..., Any], file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SANA_STEP", "3")
+    result = sana("config", "show")
+    assert result.code == 0
+    assert "SANA_STEP is not a setting, did you mean 'SANA_STEPS'" in result.err
+    monkeypatch.setenv("SANA_STEPS", "few")
+    result = sana("generate", "x")
+    assert (result.code, "SANA_STEPS is 'few'" in result.err) == (ExitCode.USAGE, True)
+
+
+def test_flag_over_variable_over_file_over_model(
+    sana: Callable[..., Any], file: Path, tiny_model: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    out = tmp_path / "pictures"
+    out.mkdir()
+    for key, value in {
+        "model": tiny_model, "steps": 3, "guidance": 1, "device": "cpu", "precision": "fp32",
+        "output": f"{out}/", "quiet": "true",
+    }.items():  # fmt: skip
+        assert sana("config", "set", key, value).code == 0
+
+    def steps(*options: object) -> int:
+        result = sana("generate", "x", "--size", "64x64", *options)
+        assert result.code == 0, result.err
+        path = Path(result.out.strip())  # quiet, as set
+        assert path.parent == out
+        return read_settings(path)["steps"]
+
+    assert steps() == 3
+    monkeypatch.setenv("SANA_STEPS", "2")
+    assert steps() == 2
+    assert steps("--steps", 1) == 1
+    loud = sana("generate", "x", "--size", "64x64", "--steps", 1, "--no-quiet", "-o", tmp_path)
+    assert "seconds:" in loud.out
+    assert len(list(out.iterdir())) == 3
+
+
+def test_errors_of_a_setting_name_it(
+    sana: Callable[..., Any], file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    sana("config", "set", "output", tmp_path / "nowhere/")
+    result = sana("generate", "x", "-m", tiny_model)
+    assert result.code == ExitCode.USAGE
+    assert f"(output is set by {file})" in result.err
+    sana("config", "unset", "output")
+    sana("config", "set", "device", "mps")
+    for words in (
+        ("generate", "x", "-m", tiny_model, "-o", tmp_path),
+        ("quantize", tiny_model, tmp_path / "q"),
+    ):
+        result = sana(*words)
+        assert result.code == ExitCode.ENVIRONMENT
+        assert f"(device is set by {file})" in result.err
+
+
+def test_settings_that_do_not_fit_this_model_or_flag_give_way(
+    sana: Callable[..., Any], file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    """`backend` is for quantized models, and --tile means tiles whatever is set."""
+    sana("config", "set", "backend", "reference")
+    sana("config", "set", "decode", "whole")
+    options = ("--size", "64x64", "--steps", 1, "--device", "cpu", "--tile", 32, "--json")
+    result = sana("generate", "x", "-m", tiny_model, "-o", tmp_path / "a.png", *options)
+    assert result.code == 0, result.err
+    assert result.document["images"][0]["decode"] == "exact-tiles 32"
+
+
+def test_offline_as_a_setting(sana: Callable[..., Any], file: Path) -> None:
+    sana("config", "set", "offline", "true")
+    result = sana("generate", "x", "--model", "sana-0.6b")
+    assert result.code == ExitCode.ENVIRONMENT
+    assert "we are offline" in result.err
