@@ -4,6 +4,7 @@ Accepted: a folder in the diffusers layout, an original `.pth` transformer, an a
 `builtin`. Nothing heavy is imported for a folder, so mistakes are told at once.
 """
 
+import difflib
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from sana_cli.config import (
     TransformerConfig,
 )
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
-from sana_cli.user_config import BUILTIN
+from sana_cli.user_config import BUILTIN, models_folder
 from sana_cli.variants import VARIANTS, Variant, find_variant, match_structure, suggest
 from sana_cli.weight_files import STEMS
 from sana_cli.weight_headers import WeightFiles
@@ -28,7 +29,7 @@ Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in all
 
 _Config = TypeVar("_Config")
 
-_BUILTIN_FOLDER = Path(__file__).parent / "builtin"
+BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 _SCHEDULERS: dict[str, SchedulerName] = {
     "DPMSolverMultistepScheduler": "flow-dpm",
     "FlowMatchEulerDiscreteScheduler": "flow-euler",
@@ -59,15 +60,17 @@ def open_checkpoint(
     """Find a model, downloading what it needs unless `offline`; SanaError says what is wrong."""
     path = local_path(model)
     if model == BUILTIN:
-        if not (_BUILTIN_FOLDER / "model_index.json").is_file():
+        if not (BUILTIN_FOLDER / "model_index.json").is_file():
             raise SanaError(
                 "this installation comes without the built-in model",
                 hint="install the package again, or name another model: --model sana-0.6b",
                 code=ExitCode.ENVIRONMENT,
             )
-        return _open_folder(_BUILTIN_FOLDER, name=BUILTIN)
+        return _open_folder(BUILTIN_FOLDER, name=BUILTIN)
     if path.is_dir():
         return _open_folder(path, name=path.resolve().name)
+    if (kept := kept_folder(model)) is not None:
+        return _open_folder(kept, name=model)
     if path.suffix == ".safetensors":
         raise checkpoint_error(
             f"{path} is one part of a model",
@@ -76,7 +79,7 @@ def open_checkpoint(
     if path.suffix in (".pth", ".pt") or path.is_file():
         return _open_pth(path, name=model, offline=offline, progress=progress)
     variant = find_variant(model)
-    if variant is None and not _looks_like_repo(model):
+    if variant is None and not looks_like_repo(model):
         raise _unknown_model(model)
     from sana_cli import hub  # costs 0.2 s that local models need not pay
 
@@ -99,6 +102,19 @@ def local_path(text: str) -> Path:
     return path
 
 
+def open_snapshot(name: str, snapshot: Path, variant: Variant | None) -> Checkpoint:
+    """A model from a complete folder of the hub's cache, without asking huggingface_hub."""
+    return _open_folder(snapshot, name=name, revision=snapshot.name, variant=variant)
+
+
+def kept_folder(model: str) -> Path | None:
+    """The quantized model of this name, among those that `sana quantize` keeps by name."""
+    if model != Path(model).name or model in ("", ".", ".."):
+        return None
+    folder = models_folder() / model
+    return folder if folder.is_dir() else None
+
+
 def lasting_name(model: str) -> str:
     """What opens this model from any folder and on any later day; SanaError if nothing here does.
 
@@ -107,22 +123,38 @@ def lasting_name(model: str) -> str:
     path = local_path(model)
     if model == BUILTIN:
         return model
+    if not model.strip():
+        raise SanaError(
+            "the model's name is empty", hint="`sana models` lists them", code=ExitCode.USAGE
+        )
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        raise SanaError(
+            f"{path} is not a model folder: it has no model_index.json",
+            hint="give a known name, or the folder that holds transformer/, vae/ and the others",
+            code=ExitCode.USAGE,
+        )
     if path.exists():
         return str(path.resolve())
-    if find_variant(model) is None and not _looks_like_repo(model):
+    if kept_folder(model) is not None:
+        return model
+    if find_variant(model) is None and not looks_like_repo(model):
         raise _unknown_model(model)
     return model.strip()
 
 
-def _looks_like_repo(model: str) -> bool:
-    """`owner/name`, and not a path that someone mistyped."""
+def looks_like_repo(model: str) -> bool:
+    """Whether this is `owner/name`, and not a path that someone mistyped."""
     parts = model.split("/")
     return len(parts) == 2 and all(parts) and not model.startswith((".", "~"))
 
 
 def _unknown_model(model: str) -> SanaError:
     close = suggest(model)
-    names = ", ".join([BUILTIN, *VARIANTS])
+    folder = models_folder()
+    kept = sorted(path.name for path in folder.glob("[!.]*")) if folder.is_dir() else []
+    if own := difflib.get_close_matches(model, [BUILTIN, *kept], n=1):
+        close = own[0]
+    names = ", ".join([BUILTIN, *VARIANTS, *kept])
     hint = f"did you mean {close}? " if close else ""
     return SanaError(
         f"unknown model {model!r}: neither a folder, a .pth file, a known name nor OWNER/NAME",

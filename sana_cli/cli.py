@@ -18,6 +18,8 @@ from sana_cli.commands import config
 from sana_cli.commands.decode import decode
 from sana_cli.commands.generate import generate
 from sana_cli.commands.info import info
+from sana_cli.commands.models import default, models, remove
+from sana_cli.commands.pull import pull
 from sana_cli.commands.quantize import quantize
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.output import printable
@@ -36,6 +38,10 @@ app.command()(decode)
 app.command()(info)
 app.command()(quantize)
 app.command()(bench)
+app.command()(pull)
+app.command()(models)
+app.command()(default)
+app.command()(remove)
 app.add_typer(config.app)
 
 

@@ -20,6 +20,7 @@ from typing import Any, NoReturn, Self
 
 from huggingface_hub import (
     HfApi,
+    ModelInfo,
     constants,
     get_cached_repo_tree,
     hf_hub_url,
@@ -38,6 +39,7 @@ from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils import tqdm as hub_tqdm
 
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.hub_cache import existing_parent
 from sana_cli.hub_errors import readable_errors
 from sana_cli.weight_files import COMPONENTS, missing_files, select_files
 
@@ -75,6 +77,34 @@ class _RemoteFile:
     digest: str | None  # SHA-256 of a file in LFS, git's SHA-1 of any other
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferedFile:
+    """A file that a model needs: its size, and how much of it is here. Bytes."""
+
+    name: str
+    size: int
+    here: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """What a download would bring. `licence` is what the repo declares, or empty."""
+
+    repo_id: str
+    revision: str
+    licence: str
+    files: tuple[OfferedFile, ...]
+    cache: Path
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(file.size for file in self.files)
+
+    @property
+    def missing_bytes(self) -> int:
+        return sum(file.size - file.here for file in self.files)
+
+
 def fetch(
     repo_id: str,
     *,
@@ -108,6 +138,39 @@ def fetch(
             if snapshot is not None:
                 return snapshot
         return _download(request, progress or (lambda *_: None))
+
+
+def ask(
+    repo_id: str,
+    *,
+    weight_variant: str | None = None,
+    components: Sequence[str] = COMPONENTS,
+) -> Offer:
+    """What `fetch` would download now. SanaError, too, when the disk has no room for it."""
+    request = _Request(
+        repo_id=repo_id, revision=None, weight_variant=weight_variant, components=components
+    )
+    cache = Path(constants.HF_HUB_CACHE).expanduser()
+    with readable_errors(repo_id, None, cache), _quiet_hub():
+        info = _model_info(request)
+        selected = _selected(request, info)
+        present = request.folder / "snapshots" / str(info.sha)
+        missing = [file for file in selected if not _is_here(present / file.name, file)]
+        _check_disk(request, missing)
+        return Offer(
+            repo_id=repo_id,
+            revision=str(info.sha),
+            licence=str(getattr(info.card_data, "license", "") or ""),
+            files=tuple(
+                OfferedFile(
+                    name=file.name,
+                    size=file.size,
+                    here=_bytes_here(request, file) if file in missing else file.size,
+                )
+                for file in selected
+            ),
+            cache=cache,
+        )
 
 
 @contextlib.contextmanager
@@ -206,13 +269,17 @@ def _check_indexes(request: _Request, folder: Path, selected: Sequence[str]) -> 
 # --- downloading ---
 
 
-def _download(request: _Request, progress: Progress) -> HubSnapshot:
-    info = HfApi().model_info(
+def _model_info(request: _Request) -> ModelInfo:
+    return HfApi().model_info(
         request.repo_id,
         revision=request.revision,
         files_metadata=True,
         timeout=constants.HF_HUB_ETAG_TIMEOUT,
     )
+
+
+def _selected(request: _Request, info: ModelInfo) -> list[_RemoteFile]:
+    """The files of a repo that we read; SanaError if it is no repo in our layout."""
     remote = {
         file.rfilename: _RemoteFile(
             name=file.rfilename,
@@ -229,8 +296,14 @@ def _download(request: _Request, progress: Progress) -> HubSnapshot:
             " published ones end in _diffusers",
             code=ExitCode.CHECKPOINT,
         )
+    return [remote[name] for name in selected]
+
+
+def _download(request: _Request, progress: Progress) -> HubSnapshot:
+    info = _model_info(request)
+    selected = _selected(request, info)
     present = request.folder / "snapshots" / info.sha
-    wanted = [remote[name] for name in selected if not _is_here(present / name, remote[name])]
+    wanted = [file for file in selected if not _is_here(present / file.name, file)]
     large = [file for file in wanted if _is_sha256(file.digest)]
     _check_disk(request, wanted)
     for file in large:
@@ -242,7 +315,7 @@ def _download(request: _Request, progress: Progress) -> HubSnapshot:
         snapshot_download(
             request.repo_id,
             revision=request.revision,
-            allow_patterns=[glob.escape(name) for name in selected],
+            allow_patterns=[glob.escape(file.name) for file in selected],
             tqdm_class=_NoBar,
             max_workers=4,
         )
@@ -254,7 +327,7 @@ def _download(request: _Request, progress: Progress) -> HubSnapshot:
         if file not in large and not _has_digest(path / file.name, file.digest):
             _discard(path / file.name)
             _arrived_damaged(request, file)
-    _check_indexes(request, path, selected)
+    _check_indexes(request, path, [file.name for file in selected])
     return HubSnapshot(path=path, revision=path.name)
 
 
@@ -349,9 +422,7 @@ def _bytes_here(request: _Request, file: _RemoteFile) -> int:
 
 def _check_disk(request: _Request, wanted: Sequence[_RemoteFile]) -> None:
     needed = sum(file.size - _bytes_here(request, file) for file in wanted)
-    folder = request.folder
-    while not folder.exists():
-        folder = folder.parent
+    folder = existing_parent(request.folder)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise SanaError(

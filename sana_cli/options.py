@@ -105,6 +105,7 @@ TileOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 QuietOption = Annotated[
     bool | None,
     typer.Option(

@@ -4,7 +4,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -142,3 +142,19 @@ def slug(prompt: str, *, limit: int = 48) -> str:
     # Names are limited in bytes; a character of some scripts takes three.
     cut = words.encode()[:limit].decode(errors="ignore").rstrip("-")
     return cut or "picture"
+
+
+def readable_bytes(count: int) -> str:
+    """A size for people, in powers of ten as disks and networks are sold."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest cell."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        printable(
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        )
+        for row in rows
+    ]

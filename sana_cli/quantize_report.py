@@ -49,7 +49,11 @@ def json_document(
 
 
 def lines(
-    out: Path, reports: "list[ComponentReport]", calibration: dict[str, Any] | None
+    out: Path,
+    reports: "list[ComponentReport]",
+    calibration: dict[str, Any] | None,
+    *,
+    name: str,  # what opens the folder again
 ) -> list[str]:
     """The table, what was left out and why, and what to do next."""
     heads = ("part", "scheme", "layers", "kept", "before", "after", "worst", "median SQNR")
@@ -88,7 +92,7 @@ def lines(
     size = f"{before / 1e6:,.1f} -> {after / 1e6:,.1f} MB"
     if calibration is not None:
         table += _calibrated_lines(out, reports, calibration)
-    return [*table, f"{out}: {size}; draw with it: sana generate PROMPT --model {out}"]
+    return [*table, f"{out}: {size}; draw with it: sana generate PROMPT --model {name}"]
 
 
 def _calibrated_lines(

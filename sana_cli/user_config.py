@@ -18,7 +18,11 @@ from sana_cli.options import Backend, Decode, Device, Precision
 BUILTIN = "builtin"
 Value = str | int | float | bool
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
-_NOT_SETTINGS = ("SANA_CONFIG", "SANA_CACHE")  # where files are; they cannot be in the file
+_NOT_SETTINGS = (
+    "SANA_CONFIG",
+    "SANA_CACHE",
+    "SANA_MODELS",
+)  # where files are; they cannot be in the file
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +161,16 @@ def cache_folder() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("sana")
+
+
+def models_folder() -> Path:
+    """Where models that were made here are kept by name; SANA_MODELS names another one."""
+    named = os.environ.get("SANA_MODELS")
+    if named:
+        return Path(named).expanduser()
+    from platformdirs import user_data_path
+
+    return user_data_path("sana") / "models"
 
 
 def read_config_file() -> dict[str, Value]:

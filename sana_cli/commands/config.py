@@ -40,15 +40,12 @@ def show(json: JsonOption = False) -> None:
         document = {"file": str(config_path()), "settings": settings}
         typer.echo(dumps(document, ensure_ascii=False))
         return
-    from sana_cli.output import printable
+    from sana_cli.output import columns
 
     lines = [("setting", "value", "from", "")]
     for key, value in values.items():
         lines.append((key, _as_typed(value), chosen.sources.get(key, "-"), SETTINGS[key].help))
-    widths = [max(len(line[i]) for line in lines) for i in range(3)]
-    for line in lines:
-        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
-        typer.echo(printable("  ".join([*cells, line[3]]).rstrip()))
+    typer.echo("\n".join(columns(lines)))
 
 
 def _as_typed(value: object) -> str:

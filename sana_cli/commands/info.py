@@ -4,9 +4,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sana_cli.errors import SanaError
+from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import JsonOption
-from sana_cli.output import printable
+from sana_cli.output import printable, readable_bytes
 
 if TYPE_CHECKING:
     from sana_cli.checkpoint import Checkpoint
@@ -63,16 +63,30 @@ def _command(settings: dict[str, Any]) -> str:
 
 
 def _model_facts(model: str) -> dict[str, Any]:
-    from sana_cli.checkpoint import open_checkpoint
+    from sana_cli.checkpoint import local_path, looks_like_repo, open_checkpoint, open_snapshot
     from sana_cli.variants import find_variant
 
-    variant = find_variant(model)
-    try:
+    variant = None if local_path(model).exists() else find_variant(model)
+    if variant or (looks_like_repo(model) and not local_path(model).exists()):
+        from sana_cli import hub_cache
+
+        repo_id, weight_variant = (
+            (variant.repo, variant.weight_variant) if variant else (model, None)
+        )
+        cached = hub_cache.find(repo_id, weight_variant=weight_variant)
+        if cached is None or cached.snapshot is None or not cached.complete:
+            if variant is None:
+                raise SanaError(
+                    f"{model} is not in the local cache",
+                    hint=f"`sana pull {model}` downloads it; is it the path of a file? there is none",
+                    code=ExitCode.ENVIRONMENT,
+                )
+            part = {"on disk": readable_bytes(cached.size_bytes)} if cached else {}
+            facts = {"model": variant.alias, "downloaded": False, **part}
+            return {**facts, **_published_facts(variant)}
+        checkpoint = open_snapshot(model, cached.snapshot, variant)
+    else:
         checkpoint = open_checkpoint(model, offline=True)
-    except SanaError:
-        if variant is None:
-            raise
-        return {"model": variant.alias, "downloaded": False, **_published_facts(variant)}
     return {
         "model": checkpoint.name,
         **({"downloaded": True} if variant else {}),
@@ -85,7 +99,7 @@ def _published_facts(variant: "Variant") -> dict[str, Any]:
     total = sum(variant.download_bytes.values())
     return {
         "repository": variant.repo,
-        "download": _gigabytes(total),
+        "download": readable_bytes(total),
         "native size": f"{variant.native_size}x{variant.native_size}",
         "steps": variant.steps,
         "guidance": variant.guidance,
@@ -109,11 +123,11 @@ def _local_facts(checkpoint: "Checkpoint") -> dict[str, Any]:
         if checkpoint.manifest is not None:
             part = checkpoint.manifest.components[component]
             schemes = sorted({str(config) for config in part.layers.values() if config})
-            size = _gigabytes((checkpoint.folder / part.file).stat().st_size)
+            size = readable_bytes((checkpoint.folder / part.file).stat().st_size)
             parts[component] = f"{' and '.join(schemes) or 'not quantized'}, {size}"
             continue
         files = WeightFiles(checkpoint.folder / component, stem=stem, weight_variant=variant)
-        size = _gigabytes(files.total_bytes)
+        size = readable_bytes(files.total_bytes)
         parts[component] = f"{files.parameters / 1e6:,.1f} M parameters, {files.dtype}, {size}"
     defaults = checkpoint.defaults
     config = checkpoint.transformer
@@ -132,10 +146,6 @@ def _local_facts(checkpoint: "Checkpoint") -> dict[str, Any]:
     if checkpoint.own.vocabulary:
         facts["vocabulary"] = dict(checkpoint.own.vocabulary)
     return {key: value for key, value in facts.items() if value != ""}
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,7 +14,10 @@ from sana_cli.recipes import KEPT_HALF, RECIPES, component_recipe
 if TYPE_CHECKING:
     from calibration.calibrator import Calibrator
     from sana_cli.checkpoint import Checkpoint
+    from sana_cli.console import ConsoleReporter
+    from sana_cli.quantizing import ComponentReport
     from sana_cli.run import Reporter
+    from sana_cli.wishes import Wishes
 
 DEFAULT_SAMPLES = 32  # 8 overfit GPTQ, 64 gain little: docs/quantization.md
 MAX_SAMPLES = 10_000
@@ -28,7 +31,14 @@ SchemeOption = Annotated[
 
 def quantize(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A known name, hub id or folder.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
+    out: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[OUT]",
+            help="The folder to make [default: one that sana keeps, known as MODEL-RECIPE]",
+            show_default=False,
+        ),
+    ] = None,
     recipe: Annotated[
         str, typer.Option(metavar="|".join(RECIPES), help="A scheme for every part at once.")
     ] = "w8a8",
@@ -64,7 +74,7 @@ def quantize(
     json: JsonOption = False,
     quiet: QuietOption = None,
 ) -> None:
-    """Make MODEL smaller: a quantized folder OUT.
+    """Make MODEL smaller: a quantized folder.
 
     Draws some pictures to learn what its layers are given; --samples 0 needs no data and holds one layer in memory.
     A rerun after an interruption goes on behind the finished parts.
@@ -73,54 +83,98 @@ def quantize(
     from sana_cli.wishes import Wishes
 
     chosen = preferences()
-    choices = Wishes(device=device).over(Wishes.of_preferences(chosen))
     offline = bool(chosen.offline if offline is None else offline)
     quiet = bool(chosen.quiet if quiet is None else quiet)
-    schemes = _schemes(recipe, transformer=transformer, vae=vae, text_encoder=text_encoder)
-    wishes = _Wishes(
+    schemes = schemes_of(recipe, transformer=transformer, vae=vae, text_encoder=text_encoder)
+    wishes = CalibrationWishes(
         prompts=calibration_prompts, samples=samples, steps=steps, keep=keep, budget_db=budget_db,
-        seed=seed, device=choices.device or "auto",
+        seed=seed,
+        common=Wishes(device=device).over(Wishes.of_preferences(chosen)),
     )  # fmt: skip
     wishes.check(recipe, schemes["transformer"])
-    from sana_cli.checkpoint import open_checkpoint
+    target = out.expanduser() if out else kept_target(model, recipe, schemes)
     from sana_cli.console import ConsoleReporter
 
     with ConsoleReporter(quiet=quiet) as reporter:
-        checkpoint = open_checkpoint(model, offline=offline, progress=reporter.download)
-        if checkpoint.manifest is not None:
-            raise SanaError(
-                f"{model} is quantized already",
-                hint=f"quantize the model it was made from: {checkpoint.manifest.base_model}",
-                code=ExitCode.USAGE,
-            )
-        with choices.naming_source_of("device"):
-            calibrator = (
-                wishes.calibrator(checkpoint, recipe, schemes, reporter) if samples else None
-            )
-        from sana_cli.quantizing import quantize_folder
-
-        reports = quantize_folder(
-            checkpoint,
-            out.expanduser(),
-            schemes,
-            recipe=recipe,
-            overwrite=force,
-            calibration=calibrator,
-            advance=reporter.count,
-        )
+        reports, facts = quantize_model(
+            model, target, recipe, schemes, wishes,
+            offline=offline, overwrite=force, reporter=reporter,
+        )  # fmt: skip
     from sana_cli.quantize_report import json_document, lines
 
-    facts = calibrator.facts() if calibrator else None
     if json:
         from json import dumps
 
-        typer.echo(dumps(json_document(out, recipe, reports, facts), ensure_ascii=False))
+        typer.echo(dumps(json_document(target, recipe, reports, facts), ensure_ascii=False))
     else:
-        typer.echo("\n".join(lines(out, reports, facts)))
+        typer.echo(
+            "\n".join(lines(target, reports, facts, name=str(target) if out else target.name))
+        )
+
+
+def kept_target(model: str, recipe: str, schemes: dict[str, str]) -> Path:
+    """Where a quantized model goes that is known by its name; SanaError where the name would mislead."""
+    from sana_cli.checkpoint import local_path
+    from sana_cli.user_config import models_folder
+    from sana_cli.variants import find_variant
+
+    if schemes != RECIPES[recipe]:
+        raise _usage("schemes of your own have no name", "say where the model goes: OUT")
+    variant = find_variant(model)
+    path = local_path(model)
+    base = path.resolve().name if path.exists() else variant.alias if variant else model
+    folder = models_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SanaError(
+            f"cannot make {folder}: {error.strerror}",
+            hint="say where the model goes: OUT, or SANA_MODELS=FOLDER",
+            code=ExitCode.ENVIRONMENT,
+        ) from error
+    return folder / f"{base.replace('/', '--')}-{recipe}"
+
+
+def quantize_model(
+    model: str,
+    target: Path,
+    recipe: str,
+    schemes: dict[str, str],
+    wishes: "CalibrationWishes",
+    *,
+    offline: bool,
+    overwrite: bool,
+    reporter: "ConsoleReporter",
+) -> "tuple[list[ComponentReport], dict[str, Any] | None]":
+    """Make the folder `target`; returns what became of each part, and what calibration found."""
+    from sana_cli.checkpoint import open_checkpoint
+
+    checkpoint = open_checkpoint(model, offline=offline, progress=reporter.download)
+    if checkpoint.manifest is not None:
+        raise SanaError(
+            f"{model} is quantized already",
+            hint=f"quantize the model it was made from: {checkpoint.manifest.base_model}",
+            code=ExitCode.USAGE,
+        )
+    calibrator = (
+        wishes.calibrator(checkpoint, recipe, schemes, reporter) if wishes.samples else None
+    )
+    from sana_cli.quantizing import quantize_folder
+
+    reports = quantize_folder(
+        checkpoint,
+        target,
+        schemes,
+        recipe=recipe,
+        overwrite=overwrite,
+        calibration=calibrator,
+        advance=reporter.count,
+    )
+    return reports, calibrator.facts() if calibrator else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Wishes:
+class CalibrationWishes:
     """The options that calibration takes, as typed."""
 
     prompts: Path | None
@@ -129,7 +183,7 @@ class _Wishes:
     keep: int | None
     budget_db: float | None
     seed: int
-    device: str
+    common: "Wishes"  # those that other commands have, too
 
     def check(self, recipe: str, transformer: str) -> None:
         """Usage errors for values that cannot work, and for those that would have no effect."""
@@ -187,6 +241,8 @@ class _Wishes:
         from sana_cli.precision import pick_device
         from sana_cli.recipes import keep_rule
 
+        with self.common.naming_source_of("device"):
+            device = pick_device(self.common.device or "auto")
         keep = keep_rule(recipe, schemes["transformer"], count=self.keep, budget_db=self.budget_db)
         options = Options(
             prompts=tuple(prompts),
@@ -195,9 +251,7 @@ class _Wishes:
             seed=self.seed,
             keep=keep,
         )
-        return Calibrator(
-            checkpoint, schemes, options, device=pick_device(self.device), reporter=reporter
-        )
+        return Calibrator(checkpoint, schemes, options, device=device, reporter=reporter)
 
 
 def _require_range(option: str, value: int | None, lowest: int, highest: int) -> None:
@@ -209,7 +263,7 @@ def _usage(message: str, hint: str) -> SanaError:
     return SanaError(message, hint=hint, code=ExitCode.USAGE)
 
 
-def _schemes(recipe: str, **chosen: str | None) -> dict[str, str]:
+def schemes_of(recipe: str, **chosen: str | None) -> dict[str, str]:
     """The scheme of each component; usage errors for unknown or unsuitable ones."""
     if recipe not in RECIPES:
         raise _usage(f"unknown recipe {recipe!r}", f"known: {', '.join(RECIPES)}")

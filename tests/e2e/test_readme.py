@@ -36,13 +36,18 @@ def test_commands(
             result = sana(*words, "--runs", 0)
             assert (result.code, "--runs 0" in result.err) == (ExitCode.USAGE, True)
             continue
-        if words[0] == "config":  # its settings are not for the commands that follow
+            continue
+        if words[0] in ("config", "default"):  # its settings are not for the commands that follow
             with monkeypatch.context() as only_here:
                 only_here.setenv("SANA_CONFIG", str(tmp_path / "config.toml"))
                 result = sana(*words)
             assert result.code == 0, (words, result.err)
             continue
-        if {"sana-0.6b", "small"} & set(words):
+        if words[0] in ("pull", "remove"):  # of what cannot be downloaded here
+            expected = ExitCode.ENVIRONMENT if words[0] == "pull" else ExitCode.USAGE
+            assert sana(*words).code == expected, words
+            continue
+        if {"sana-0.6b", "small"} & set(words) and words[0] != "info":
             result = sana(*words, *(() if "small" in words else ("--offline",)))
             expected = ExitCode.USAGE if "small" in words else ExitCode.ENVIRONMENT
             if words[0] == "quantize":

@@ -23,7 +23,7 @@ FLOORS = (
     ),
     ("user_config",),
     ("weight_headers", "config_file"),
-    ("hub_errors",),
+    ("hub_errors", "hub_cache"),
     (
         "models",
         "schedulers",
@@ -38,7 +38,7 @@ FLOORS = (
     ),
     ("pth",),
     ("checkpoint",),
-    ("loading", "memory", "request"),
+    ("loading", "memory", "model_list", "request"),
     ("quantizing", "wishes"),
     ("pipeline",),
     ("finishing",),

@@ -1,0 +1,22 @@
+"""Questions before something that costs time, space or data. Nobody is asked who is not there."""
+
+import sys
+
+import typer
+
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.output import printable
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Return if the answer is yes; typer.Abort if it is no, SanaError where nobody can answer."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise SanaError(
+            f"needs a yes, and nobody is here to give it: {question}",
+            hint="run it in a terminal, or with --yes",
+            code=ExitCode.USAGE,
+        )
+    if not typer.confirm(printable(question), err=True):
+        raise SanaError("nothing was done", code=ExitCode.INTERRUPTED)

@@ -1,0 +1,149 @@
+"""`sana models`, `sana default` and `sana remove`: which models there are, and which ones stay."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sana_cli.commands.asking import confirm
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.options import JsonOption, YesOption
+from sana_cli.output import columns, printable, readable_bytes
+
+if TYPE_CHECKING:
+    from sana_cli.model_list import ListedModel
+
+ModelArgument = Annotated[
+    str, typer.Argument(metavar="MODEL", help="A known name or a hub id.", show_default=False)
+]
+
+
+def models(json: JsonOption = False) -> None:
+    """List the models that can be named, those that are here, and what they take on disk."""
+    from sana_cli import hub_cache
+    from sana_cli.model_list import listed_models, total_bytes
+    from sana_cli.user_config import models_folder
+
+    listed, default = listed_models(), _default_name()
+    total = total_bytes()
+    if json:
+        from json import dumps
+
+        document = {
+            "default": default,
+            "models": [_facts(model, default) for model in listed],
+            "total_bytes": total,
+            "folders": [str(hub_cache.root()), str(models_folder())],
+        }
+        typer.echo(dumps(document, ensure_ascii=False))
+        return
+    rows = [("model", "state", "on disk", "")]
+    for model in listed:
+        size = readable_bytes(model.size_bytes) if model.size_bytes else "-"
+        notes = [model.note] if model.note else []
+        if model.download_bytes:
+            notes.append(f"{readable_bytes(model.download_bytes)} to download")
+        if model.name == default:
+            notes.append("the default")
+        rows.append((model.name, model.state, size, ", ".join(notes)))
+    typer.echo("\n".join(columns(rows)))
+    if default not in [model.name for model in listed]:
+        typer.echo(printable(f"the default is {default}"))
+    typer.echo(f"{readable_bytes(total)} in {hub_cache.root()} and {models_folder()}")
+
+
+def _facts(model: "ListedModel", default: str) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "state": model.state,
+        "size_bytes": model.size_bytes,
+        "download_bytes": model.download_bytes,
+        "folder": str(model.folder) if model.folder else None,
+        "note": model.note,
+        "default": model.name == default,
+    }
+
+
+def _default_name() -> str:
+    """The default model, under the name that the list has for it."""
+    from sana_cli.user_config import BUILTIN, preferences
+    from sana_cli.variants import VARIANTS, find_variant
+
+    name = preferences().model or BUILTIN
+    variant = find_variant(name)
+    return variant.alias if variant and variant.repo == VARIANTS[variant.alias].repo else name
+
+
+def default(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="The new default; none: show it."),
+    ] = None,
+) -> None:
+    """Show or choose the model of commands that name none."""
+    import os
+
+    from sana_cli.user_config import BUILTIN, preferences
+
+    if model is None:
+        chosen = preferences()
+        source = chosen.sources.get("model", "nothing is set")
+        typer.echo(printable(f"{chosen.model or BUILTIN}  ({source})"))
+        return
+    from sana_cli.checkpoint import lasting_name
+    from sana_cli.config_file import set_value
+    from sana_cli.variants import find_variant
+
+    name = lasting_name(model)
+    file = set_value("model", name)
+    typer.echo(printable(f"{name}  ({file})"))
+    if os.environ.get("SANA_MODEL"):
+        typer.echo("note: SANA_MODEL is set, and wins over the file", err=True)
+    if variant := find_variant(name):
+        from sana_cli import hub_cache
+
+        cached = hub_cache.find(variant.repo, weight_variant=variant.weight_variant)
+        if cached is None or not cached.complete:
+            typer.echo(
+                f"note: it is not here yet; `sana pull {name}` downloads it now, its first use otherwise",
+                err=True,
+            )
+
+
+def remove(model: ModelArgument, yes: YesOption = False) -> None:
+    """Delete a downloaded or quantized model from this machine."""
+    from sana_cli import hub_cache
+    from sana_cli.checkpoint import kept_folder, local_path, looks_like_repo
+    from sana_cli.user_config import BUILTIN
+    from sana_cli.variants import find_variant, suggest
+
+    if not model.strip():
+        raise _usage("the model's name is empty", "`sana models` lists them")
+    if model == BUILTIN:
+        raise _usage("the built-in model is part of the package", "it takes 19 MB")
+    kept = kept_folder(model)
+    variant = find_variant(model)
+    if kept is None and variant is None and local_path(model).exists():
+        raise _usage(f"{model} is a folder of yours", "sana removes only what it put somewhere")
+    if kept is not None:
+        folder, repo = kept, None
+    else:
+        repo_id = variant.repo if variant else model
+        repo = hub_cache.find(repo_id) if variant or looks_like_repo(model) else None
+        if repo is None:
+            close = suggest(model) if variant is None else None
+            meant = f"did you mean {close}? " if close else ""
+            raise _usage(f"{model} is not here", f"{meant}`sana models` lists what is")
+        folder = repo.folder
+    freed = readable_bytes(hub_cache.freed_bytes(folder))
+    shared = "" if repo is None else ", shared with other programs that use the hub's cache"
+    confirm(f"Delete {model}, {freed} in {folder}{shared}?", yes=yes)
+    hub_cache.remove_repo(repo) if repo else hub_cache.remove_folder(folder)
+    typer.echo(printable(f"removed {model}: {freed} freed"))
+    if _default_name() == (variant.alias if variant else model):
+        typer.echo(
+            f"note: {model} is still the default; `sana default NAME` chooses another", err=True
+        )
+
+
+def _usage(message: str, hint: str) -> SanaError:
+    return SanaError(message, hint=hint, code=ExitCode.USAGE)

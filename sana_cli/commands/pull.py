@@ -1,0 +1,184 @@
+"""`sana pull`: download a model before it is needed, knowing its size and licence first."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sana_cli.commands.asking import confirm
+from sana_cli.commands.quantize import DEFAULT_SAMPLES
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.options import JsonOption, QuietOption, YesOption
+from sana_cli.output import columns, printable, readable_bytes
+from sana_cli.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from sana_cli.console import ConsoleReporter
+    from sana_cli.hub import Offer
+    from sana_cli.variants import Variant
+
+
+def pull(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A known name or a hub id.", show_default=False)
+    ],
+    quantize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="|".join(RECIPES),
+            help="Make it smaller afterwards; the result is known as MODEL-RECIPE.",
+            show_default=False,
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Pictures to calibrate with; 0: without data [default: as `sana quantize`]",
+            show_default=False,
+        ),
+    ] = None,
+    yes: YesOption = False,
+    json: JsonOption = False,
+    quiet: QuietOption = None,
+) -> None:
+    """Download MODEL, after its size and licence were confirmed; goes on where an earlier try ended."""
+    from sana_cli.user_config import preferences
+
+    chosen = preferences()
+    quiet = bool(chosen.quiet if quiet is None else quiet)
+    if chosen.offline:
+        raise _usage(
+            f"offline is set by {chosen.sources['offline']}, and a download needs the network",
+            "SANA_OFFLINE=0 for this command, or `sana config unset offline`",
+        )
+    variant = _published(model)
+    steps_after = _Quantizing.of(model, quantize, samples)
+    from sana_cli import hub
+    from sana_cli.console import ConsoleReporter
+
+    repo_id = variant.repo if variant else model
+    weight_variant = variant.weight_variant if variant else None
+    offer = hub.ask(repo_id, weight_variant=weight_variant)
+    if offer.missing_bytes:
+        if not quiet or not yes:
+            typer.echo("\n".join(_description(offer, variant)), err=True)
+        size = readable_bytes(offer.missing_bytes)
+        confirm(f"Download {size}, and accept the licence?", yes=yes)
+    with ConsoleReporter(quiet=quiet) as reporter:
+        snapshot = hub.fetch(
+            repo_id, weight_variant=weight_variant, refresh=True, progress=reporter.download
+        )
+        made = steps_after.run(model, reporter) if steps_after else None
+    if json:
+        from json import dumps
+
+        document = {
+            "model": variant.alias if variant else model,
+            "repository": repo_id,
+            "revision": snapshot.revision,
+            "folder": str(snapshot.path),
+            "licence": _licence(offer, variant)[0],
+            "total_bytes": offer.total_bytes,
+            "downloaded_bytes": offer.missing_bytes,
+            "quantized": made,
+        }
+        typer.echo(dumps(document, ensure_ascii=False))
+        return
+    what = (
+        f"{readable_bytes(offer.missing_bytes)} downloaded" if offer.missing_bytes else "complete"
+    )
+    name = Path(made).name if made else model
+    typer.echo(printable(f"{model}: {what}, {snapshot.path}"))
+    typer.echo(printable(f"draw with it: sana generate PROMPT --model {name}"))
+
+
+def _published(model: str) -> "Variant | None":
+    """The published model of this name, None for another repo; SanaError for what is no repo."""
+    from sana_cli.checkpoint import kept_folder, lasting_name, local_path
+    from sana_cli.user_config import BUILTIN
+    from sana_cli.variants import find_variant
+
+    if model == BUILTIN or kept_folder(model) is not None:
+        raise _usage(f"{model} is here already", f"sana generate PROMPT --model {model}")
+    variant = find_variant(model)
+    if variant is None and local_path(model).exists():
+        raise _usage(f"{model} is a folder or file of yours", "it can be used as it is: --model")
+    lasting_name(model)  # an unknown name ends here
+    return variant
+
+
+def _licence(offer: "Offer", variant: "Variant | None") -> tuple[str, str]:
+    """Its name, and where its text is."""
+    from huggingface_hub import constants
+
+    if variant:
+        return variant.license, variant.license_url
+    return offer.licence or "none is declared", f"{constants.ENDPOINT}/{offer.repo_id}"
+
+
+def _description(offer: "Offer", variant: "Variant | None") -> list[str]:
+    import shutil
+
+    from sana_cli.hub_cache import existing_parent
+
+    name, where = _licence(offer, variant)
+    rows = [
+        (
+            f"  {file.name}",
+            readable_bytes(file.size),
+            "here already" if file.here == file.size
+            else f"{readable_bytes(file.here)} here already" if file.here else "",
+        )
+        for file in offer.files
+    ]  # fmt: skip
+    free = shutil.disk_usage(existing_parent(offer.cache)).free
+    return [
+        printable(f"{offer.repo_id}, revision {offer.revision[:12]}"),
+        *columns(rows),
+        f"  {readable_bytes(offer.total_bytes)} in all, {readable_bytes(offer.missing_bytes)} to download; "
+        f"{readable_bytes(free)} free in {offer.cache}",
+        printable(f"licence: {name}, {where}"),
+    ]
+
+
+class _Quantizing:
+    """What --quantize asks for, checked before the download."""
+
+    def __init__(self, recipe: str, samples: int, target: Path) -> None:
+        from sana_cli.commands.quantize import CalibrationWishes, schemes_of
+        from sana_cli.user_config import preferences
+        from sana_cli.wishes import Wishes
+
+        self.recipe, self.target = recipe, target
+        self.schemes = schemes_of(recipe)
+        self.wishes = CalibrationWishes(
+            prompts=None, samples=samples, steps=None, keep=None, budget_db=None, seed=0,
+            common=Wishes.of_preferences(preferences()),
+        )  # fmt: skip
+        self.wishes.check(recipe, self.schemes["transformer"])
+
+    @classmethod
+    def of(cls, model: str, recipe: str | None, samples: int | None) -> "_Quantizing | None":
+        from sana_cli.commands.quantize import kept_target, schemes_of
+
+        if recipe is None:
+            if samples is not None:
+                raise _usage("--samples has no effect without --quantize", "leave it away")
+            return None
+        target = kept_target(model, recipe, schemes_of(recipe))
+        if target.exists():
+            raise _usage(f"{target.name} is here already", f"`sana remove {target.name}` first")
+        return cls(recipe, DEFAULT_SAMPLES if samples is None else samples, target)
+
+    def run(self, model: str, reporter: "ConsoleReporter") -> str:
+        from sana_cli.commands.quantize import quantize_model
+
+        quantize_model(
+            model, self.target, self.recipe, self.schemes, self.wishes,
+            offline=True, overwrite=False, reporter=reporter,
+        )  # fmt: skip
+        return str(self.target)
+
+
+def _usage(message: str, hint: str) -> SanaError:
+    return SanaError(message, hint=hint, code=ExitCode.USAGE)
