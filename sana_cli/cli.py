@@ -13,8 +13,8 @@ from typing import Annotated, Any
 import typer
 
 from sana_cli import __version__
-from sana_cli.commands.bench import bench
 from sana_cli.commands import config
+from sana_cli.commands.bench import bench
 from sana_cli.commands.decode import decode
 from sana_cli.commands.generate import generate
 from sana_cli.commands.info import info

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.options import Device, ModelOption, OfflineOption, QuietOption, parse_size
+from sana_cli.options import DeviceOption, ModelOption, OfflineOption, QuietOption, parse_size
 
 
 def bench(
@@ -63,7 +63,7 @@ def bench(
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="What is drawn.", show_default=False)
     ] = None,
-    device: Annotated[Device, typer.Option(help="Where to run.")] = Device.AUTO,
+    device: DeviceOption = None,
     predict: Annotated[
         str | None,
         typer.Option(
@@ -104,8 +104,8 @@ def bench(
             show_default=False,
         ),
     ] = None,
-    offline: OfflineOption = False,
-    quiet: QuietOption = False,
+    offline: OfflineOption = None,
+    quiet: QuietOption = None,
 ) -> None:
     """Time each stage of a picture, and compare schemes, programs and the hardware's limits."""
     if random is not None and model is not None:
@@ -125,9 +125,14 @@ def bench(
     from sana_cli.bench.contenders import parse_peers, parse_schemes
     from sana_cli.bench.predict import parse_devices, parse_subject
     from sana_cli.output import check_writable
-    from sana_cli.user_config import default_model
+    from sana_cli.user_config import preferences
     from sana_cli.variants import VARIANTS
+    from sana_cli.wishes import Wishes
 
+    chosen = preferences()
+    wishes = Wishes(model=model, device=device).over(Wishes.of_preferences(chosen))
+    offline = bool(chosen.offline if offline is None else offline)
+    quiet = bool(chosen.quiet if quiet is None else quiet)
     conditions = [parse_condition(text) for text in fail_if or []]
     if random is not None and random not in VARIANTS:
         raise _usage(f"unknown variant {random!r}", f"known: {', '.join(VARIANTS)}")
@@ -138,7 +143,7 @@ def bench(
     from sana_cli.bench import runner
 
     plan = runner.Plan(
-        model=None if random else model or default_model()[0],
+        model=None if random else wishes.model_or_builtin,
         random=random,
         schemes=parse_schemes(scheme),
         peers=parse_peers(compare) if compare is not None else [],
@@ -148,7 +153,7 @@ def bench(
             steps=steps,
             timed_steps=timed_steps,
             batch=batch,
-            device=device.value,
+            device=wishes.device or "auto",
             prompt=prompt,
         ),
         runs=runs,

@@ -36,7 +36,6 @@ def test_commands(
             result = sana(*words, "--runs", 0)
             assert (result.code, "--runs 0" in result.err) == (ExitCode.USAGE, True)
             continue
-            continue
         if words[0] in ("config", "default"):  # its settings are not for the commands that follow
             with monkeypatch.context() as only_here:
                 only_here.setenv("SANA_CONFIG", str(tmp_path / "config.toml"))

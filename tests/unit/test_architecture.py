@@ -100,7 +100,14 @@ def test_a_mistake_is_told_before_torch_is_imported() -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["generate", "--help"], ["decode", "--help"], ["bench", "--help"], ["config", "show"], ["--version"]],
+    [
+        ["--help"],
+        ["generate", "--help"],
+        ["decode", "--help"],
+        ["bench", "--help"],
+        ["config", "show"],
+        ["--version"],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     program = (
