@@ -41,6 +41,7 @@ class Case:
     stages: int = 1
     instruction: str = ""  # the tensor cores' one, as a pattern of machine code
     numbers: tuple[str, ...] = field(default=())  # integers that are multiples of 16, as widths are
+    floats: tuple[str, ...] = field(default=())
 
     @property
     def name(self) -> str:
@@ -52,6 +53,14 @@ def cases() -> Iterator[Case]:
     from quant.kernels.tiles import CONV3X3_W8A8, INT8_CANDIDATES, LINEAR_W4A16, tiles_of
 
     yield from (_quantize(K) for K in (1152, 2880, 5760))
+    for D in (1152, 2240):
+        yield from (_layer_norm(D, parts) for parts in ("", "branch", "addend quantize smooth"))
+    yield from (_attention(type_) for type_ in ("bf16", "fp16", "fp32"))
+    yield from (_depthwise(parts) for parts in ("bf16", "bf16 silu", "fp32"))
+    yield from (_rms_norm(D, "") for D in (1152, 2240))
+    yield from (
+        _rms_norm(D, parts) for D in (128, 1024) for parts in ("bias relu", "bias residual")
+    )
     for tile in INT8_CANDIDATES:
         yield _linear_w8a8(tile, "bias silu")
         yield _linear_w8a8(tile, "bias gate residual")
@@ -65,7 +74,7 @@ def cases() -> Iterator[Case]:
 
 
 def _quantize(K: int) -> Case:
-    from quant.kernels.quantize_per_token.kernel import block_and_warps
+    from quant.kernels.rows import block_and_warps
 
     block, warps = block_and_warps(K)
     return Case(
@@ -75,6 +84,90 @@ def _quantize(K: int) -> Case:
         constants={"BLOCK_K": block},
         warps=warps,
         numbers=("K", "stride_x", "stride_q"),
+    )
+
+
+def _layer_norm(D: int, parts: str) -> Case:
+    from quant.kernels.rows import block_and_warps
+
+    block, warps = block_and_warps(D)
+    optional = {
+        "branch_ptr": ("branch", "*bf16"), "gate_ptr": ("branch", "*fp32"),
+        "addend_ptr": ("addend", "*fp32"), "smooth_ptr": ("smooth", "*fp32"),
+        "token_scale_ptr": ("quantize", "*fp32"),
+    }  # fmt: skip
+    present = {name: type_ for name, (part, type_) in optional.items() if part in parts}
+    strides = tuple(
+        f"stride_{name}" for name in ("x", "branch", "gate", "addend", "shift", "scale", "out")
+    )
+    return Case(
+        kernel="layer_norm_modulate",
+        variant=f"D={D} {parts}".strip(),
+        pointers=present
+        | {"x_ptr": "*bf16", "shift_ptr": "*fp32", "scale_ptr": "*fp32"}
+        | {"out_ptr": "*i8" if "quantize" in parts else "*bf16"},
+        constants={"BLOCK_D": block} | {name: None for name in optional if name not in present},
+        warps=warps,
+        numbers=("D", "gate_rows", "addend_rows", "shift_rows", "scale_rows", *strides),
+        floats=("eps",),
+    )
+
+
+def _attention(type_: str) -> Case:
+    import torch
+    import triton.language as tl
+
+    from quant.kernels.relu_linear_attention.kernel import STAGES, WARPS, block_n
+
+    dot = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}[type_]
+    step = block_n(torch.float32 if type_ == "fp32" else torch.bfloat16)
+    return Case(
+        kernel="relu_linear_attention",
+        variant=f"E=32 {type_}",
+        pointers=dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), f"*{type_}"),
+        constants={"DOT": dot, "NARROW": type_ != "fp32", "BLOCK_N": step, "BLOCK_E": 32},
+        warps=WARPS,
+        stages=STAGES,
+        instruction=r"H(G?)MMA",
+        numbers=(
+            "N",
+            "E",
+            *(f"stride_{t}_{of}" for t in "qkv" for of in ("picture", "token", "head")),
+        ),
+        floats=("eps",),
+    )
+
+
+def _depthwise(parts: str) -> Case:
+    from quant.kernels.depthwise3x3_glu.kernel import BLOCK_C, BLOCK_W, WARPS
+
+    type_ = parts.split()[0]
+    return Case(
+        kernel="depthwise3x3_glu",
+        variant=f"{BLOCK_W}x{BLOCK_C} {WARPS}w {parts}",
+        pointers=dict.fromkeys(("x_ptr", "weight_ptr", "bias_ptr", "out_ptr"), f"*{type_}"),
+        constants={"SILU": "silu" in parts, "BLOCK_W": BLOCK_W, "BLOCK_C": BLOCK_C},
+        warps=WARPS,
+        numbers=("C",),
+    )
+
+
+def _rms_norm(D: int, parts: str) -> Case:
+    from quant.kernels.rms_norm.kernel import rows_block_and_warps
+
+    rows, block, warps = rows_block_and_warps(D)
+    optional = {"bias_ptr": "bias", "residual_ptr": "residual"}
+    present = {pointer: "*bf16" for pointer, part in optional.items() if part in parts}
+    strides = (f"stride_{t}_{of}" for t in ("x", "residual", "out") for of in ("row", "part"))
+    return Case(
+        kernel="rms_norm",
+        variant=f"D={D} {parts}".strip(),
+        pointers=present | {"x_ptr": "*bf16", "weight_ptr": "*bf16", "out_ptr": "*bf16"},
+        constants={"RELU": "relu" in parts, "ROWS": rows, "BLOCK_D": block}
+        | {pointer: None for pointer in optional if pointer not in present},
+        warps=warps,
+        numbers=("M", "D", "stride_weight", "stride_bias", *strides),
+        floats=("eps",),
     )
 
 
@@ -159,6 +252,7 @@ def compiled(case: Case, capability: int) -> dict[str, Any]:
     function = getattr(module, f"{case.kernel}_kernel")
     names = function.arg_names
     signature = {name: case.pointers.get(name, "i32") for name in names}
+    signature |= dict.fromkeys(case.floats, "fp32")
     signature |= dict.fromkeys(case.constants, "constexpr")
     aligned = {*case.pointers, *case.numbers}
     result = triton.compile(

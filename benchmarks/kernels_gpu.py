@@ -21,9 +21,14 @@ from quant.kernels import tiles
 from quant.kernels.autotune import rank
 from quant.kernels.conv3x3_w8a8 import conv3x3_w8a8
 from quant.kernels.conv3x3_w8a8 import repack as repack_conv
+from quant.kernels.depthwise3x3_glu import depthwise3x3_glu
+from quant.kernels.depthwise3x3_glu import repack as repack_depthwise
+from quant.kernels.layer_norm_modulate import layer_norm_modulate, layer_norm_modulate_quantize
 from quant.kernels.linear_w4a16 import linear_w4a16, repack
 from quant.kernels.linear_w8a8 import linear_w8a8
 from quant.kernels.quantize_per_token import quantize_per_token
+from quant.kernels.relu_linear_attention import relu_linear_attention
+from quant.kernels.rms_norm import rms_norm
 from quant.packing import pack_int4
 from quant.primitives import quantize_per_group
 
@@ -35,6 +40,8 @@ LINEARS = (
     (1152, 1152), (1152, 3456), (1152, 5760), (2880, 1152),  # Sana-0.6B
     (2240, 2240), (2240, 6720), (2240, 11200), (5600, 2240),  # Sana-1.6B
 )  # fmt: skip
+WIDTHS = ((1152, 2880), (2240, 5600))  # (D, hidden) of Sana-0.6B and 1.6B
+PIXELS = ((1024, 128), (512, 256), (256, 512))  # (S, C): norms of DC-AE at 1024 pixels
 CONVOLUTIONS = ((128, 512), (256, 512), (512, 256), (1024, 128))  # (S, K): DC-AE at 1024 pixels
 GEMMA = ((2304, 2048), (2048, 2304), (2304, 9216), (9216, 2304))
 PROMPTS = (1, 16, 64, 512)
@@ -72,8 +79,12 @@ def rows(ceiling: dict[str, float], *, tune: bool) -> Iterator[Row]:
     for M in TOKENS:
         for K in sorted({K for K, _ in LINEARS}):
             yield _quantize(M, K, ceiling)
+        for D, hidden in WIDTHS:
+            yield from _block(M, D, hidden, ceiling)
         for K, N in LINEARS:
             yield _linear_w8a8(M, K, N, ceiling, tune=tune)
+    for S, C in PIXELS:
+        yield _pixel_norm(S, C, ceiling)
     for S, K in CONVOLUTIONS:
         yield _conv3x3_w8a8(S, K, ceiling, tune=tune)
     for M in PROMPTS:
@@ -83,14 +94,63 @@ def rows(ceiling: dict[str, float], *, tune: bool) -> Iterator[Row]:
 
 def _quantize(M: int, K: int, ceiling: dict[str, float]) -> Row:
     x = torch.randn(M, K, device="cuda").bfloat16()
-    ms = time_ms(lambda: quantize_per_token(x))
-    return {
-        "kernel": "quantize_per_token",
-        "shape": f"{M}x{K}",
-        "ms": ms,
-        "share": M * (3 * K + 4) / ms / 1e6 / ceiling["copy_gb_s"],  # reads 2 bytes, writes 1
-        "share_of": "copy",
-    }
+    moved = M * (3 * K + 4)  # reads 2 bytes, writes 1
+    return _of_copy("quantize_per_token", f"{M}x{K}", moved, lambda: quantize_per_token(x), ceiling)
+
+
+def _block(M: int, D: int, hidden: int, ceiling: dict[str, float]) -> Iterator[Row]:
+    """What stands between the products of a block, on two square pictures of M tokens together."""
+    side = round((M // 2) ** 0.5)
+    x, branch = (torch.randn(M, D, device="cuda").bfloat16() for _ in range(2))
+    gate, shift, scale = torch.randn(3, 1, D, device="cuda")
+    rest = {"shift": shift, "scale": scale, "eps": 1e-6}
+    qkv = torch.randn(M, 3, D, device="cuda").bfloat16()
+    heads = qkv.view(2, M // 2, -1, 32).chunk(3, dim=2)
+    wide = torch.randn(2, side, side, 2 * hidden, device="cuda").bfloat16()
+    weight = repack_depthwise(torch.randn(2 * hidden, 1, 3, 3, device="cuda").bfloat16())
+    bias, norm = torch.randn(2 * hidden, device="cuda"), torch.ones(2, D, device="cuda")
+    parts = qkv[:, :2]
+    # Bytes as each must read and write them, 2 a value and 1 of int8; the second reading of q, k, v's
+    # sums and of rows beside a strip stays in caches.
+    for kernel, bytes_a_token, run in (
+        ("layer_norm_modulate", 4 * D, lambda: layer_norm_modulate(x, **rest)),
+        (
+            "layer_norm_modulate +",
+            8 * D,
+            lambda: layer_norm_modulate(x, branch=branch, gate=gate, **rest),
+        ),
+        ("layer_norm_quantize", 3 * D, lambda: layer_norm_modulate_quantize(x, **rest)),
+        ("relu_linear_attention", 8 * D, lambda: relu_linear_attention(*heads)),
+        ("depthwise3x3_glu", 6 * hidden, lambda: depthwise3x3_glu(wide, weight, bias)),
+        (
+            "depthwise3x3_glu silu",
+            6 * hidden,
+            lambda: depthwise3x3_glu(wide, weight, bias, activation="silu"),
+        ),
+        ("rms_norm q k", 8 * D, lambda: rms_norm(parts, norm, eps=1e-5, out=parts)),
+    ):
+        yield _of_copy(
+            kernel, f"{M}x{hidden if 'glu' in kernel else D}", M * bytes_a_token, run, ceiling
+        )
+
+
+def _pixel_norm(S: int, C: int, ceiling: dict[str, float]) -> Row:
+    x, residual = (torch.randn(S * S, 1, C, device="cuda").bfloat16() for _ in range(2))
+    one = torch.ones(1, C, device="cuda")
+    moved = S * S * C * 6
+    return _of_copy(
+        "rms_norm residual", f"{S}x{S}x{C}", moved,
+        lambda: rms_norm(x, one, eps=1e-5, bias=one, residual=residual), ceiling,
+    )  # fmt: skip
+
+
+def _of_copy(
+    kernel: str, shape: str, moved: int, run: Callable[[], object], ceiling: dict[str, float]
+) -> Row:
+    """A kernel that is bound by the bytes it moves."""
+    ms = time_ms(run)
+    share = moved / ms / 1e6 / ceiling["copy_gb_s"]
+    return {"kernel": kernel, "shape": shape, "ms": ms, "share": share, "share_of": "copy"}
 
 
 def _linear_w8a8(M: int, K: int, N: int, ceiling: dict[str, float], *, tune: bool) -> Row:
@@ -203,7 +263,7 @@ def _line(row: Row) -> str:
 
     worse = f"  table is {row['table_over_best']:.2f} x the best" if "tiles" in row else ""
     return (
-        f"{row['kernel']:<20}{row['shape']:<20}{ms('ms')}{ms('torch_bf16_ms')}{ms('torch_int_mm_ms')}"
+        f"{row['kernel']:<22}{row['shape']:<20}{ms('ms')}{ms('torch_bf16_ms')}{ms('torch_int_mm_ms')}"
         f"{row['share']:>8.0%} of {row['share_of']}{worse}"
     )
 
@@ -217,7 +277,7 @@ def main() -> None:
     document: Row = {"benchmark": "kernels_gpu", "date": date.today().isoformat()} | machine()
     document["ceilings"] = ceiling = ceilings()
     print(document["device"], {name: round(value) for name, value in ceiling.items()})
-    print(f"{'kernel':<20}{'shape':<20}{'ms':>10}{'bf16':>10}{'_int_mm':>10}{'share':>8}")
+    print(f"{'kernel':<22}{'shape':<20}{'ms':>10}{'bf16':>10}{'_int_mm':>10}{'share':>8}")
     document["kernels"] = []
     for row in rows(ceiling, tune=tune):
         document["kernels"].append(row)

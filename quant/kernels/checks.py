@@ -35,6 +35,13 @@ def require_tensor(
         raise ValueError(f"{name} is on {tensor.device}, not on {beside.device}")
 
 
+def require_groups(name: str, rows: Tensor, M: int, D: int, *, beside: Tensor) -> None:
+    """ValueError unless the tensor is (B, D), each row for M / B consecutive rows of another."""
+    require_tensor(name, rows, (None, D), beside=beside)
+    if not len(rows) or M % len(rows):
+        raise ValueError(f"{name} has {len(rows)} rows, which do not divide {M}")
+
+
 def require_contiguous(name: str, tensor: Tensor) -> None:
     if not tensor.is_contiguous():
         raise ValueError(f"{name} of shape {tuple(tensor.shape)} is not contiguous")

@@ -1,34 +1,35 @@
 """What the fused kernels compute beyond `primitives.py`, in plain PyTorch: slow, obvious, on any device."""
 
-# M rows (tokens), K input channels, N output channels, B batch, H x W pixels
+# M rows (tokens), D channels, K input channels, N output channels, B batch, H x W pixels
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from quant.primitives import int8_matmul
+from quant import primitives
 
 
 def linear_w8a8(
-    q_MK: Tensor,
-    scale_M: Tensor,
-    weight_NK: Tensor,
-    scale_N: Tensor,
+    q: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
     *,
     bias: Tensor | None = None,
     activation: str | None = None,
-    gate_BN: Tensor | None = None,
-    residual_MN: Tensor | None = None,
-    out_dtype: torch.dtype,
+    gate: Tensor | None = None,
+    residual: Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
+    out: Tensor | None = None,
 ) -> Tensor:
     """(M, N): int32 sums, both scales, then bias, activation, gate and residual in fp32."""
-    sums = int8_matmul(q_MK, weight_NK).float()
-    out = _finish(sums * scale_M[:, None] * scale_N, bias, activation)
-    if gate_BN is not None:
-        out = out * gate_BN.float().repeat_interleave(len(out) // len(gate_BN), dim=0)
-    if residual_MN is not None:
-        out = out + residual_MN.float()
-    return out.to(out_dtype)
+    sums = primitives.int8_matmul(q, weight).float()
+    result = _finish(sums * scale[:, None] * weight_scale, bias, activation)
+    if gate is not None:
+        result = result * _by_row(gate, result)
+    if residual is not None:
+        result = result + residual.float()
+    return result.to(out_dtype) if out is None else out.copy_(result)
 
 
 def conv3x3_w8a8(
@@ -39,7 +40,7 @@ def conv3x3_w8a8(
     *,
     bias: Tensor | None = None,
     activation: str | None = None,
-    residual_BHWN: Tensor | None = None,
+    residual: Tensor | None = None,
     out_dtype: torch.dtype,
 ) -> Tensor:
     """(B, H, W, N): a 3x3 convolution with stride 1 and a border of zeros; sums are exact in fp64."""
@@ -47,9 +48,97 @@ def conv3x3_w8a8(
     sums = F.conv2d(q_BKHW, weight_NKhw.double(), padding=1).float().permute(0, 2, 3, 1)
     scale_BN = act_scale.expand(len(q_BHWK))[:, None] * scale_N
     out = _finish(sums * scale_BN[:, None, None], bias, activation)
-    if residual_BHWN is not None:
-        out = out + residual_BHWN.float()
+    if residual is not None:
+        out = out + residual.float()
     return out.to(out_dtype)
+
+
+def layer_norm_modulate(
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    *,
+    eps: float,
+    branch: Tensor | None = None,
+    gate: Tensor | None = None,
+    addend: Tensor | None = None,
+) -> Tensor:
+    """(M, D): x += gate * branch and x += addend in place, then AdaLN in fp32."""
+    sums = x.float()
+    if branch is not None and gate is not None:
+        sums = sums + branch.float() * _by_row(gate, x)
+    if addend is not None:
+        sums = sums + _by_row(addend, x)
+    x.copy_(sums)
+    normed = F.layer_norm(x.float(), x.shape[-1:], eps=eps)
+    return (normed * (1 + _by_row(scale, x)) + _by_row(shift, x)).to(x.dtype)
+
+
+def layer_norm_modulate_quantize(
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    *,
+    eps: float,
+    addend: Tensor | None = None,
+    smooth: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """int8 (M, D) and scales (M,) of the above."""
+    return quantize_per_token(
+        layer_norm_modulate(x, shift, scale, eps=eps, addend=addend), smooth=smooth
+    )
+
+
+def quantize_per_token(x: Tensor, *, smooth: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """int8 (M, K) and scales (M,) of x * smooth."""
+    return primitives.quantize_per_token(x.float() if smooth is None else x.float() * smooth)
+
+
+def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, *, eps: float = 1e-15) -> Tensor:
+    """(B, N, H, E): sums over all positions in fp32."""
+    q, k, wide = (t.float().transpose(1, 2) for t in (F.relu(q), F.relu(k), v))  # (B, H, N, E)
+    sums, key_sum = k.transpose(-1, -2) @ wide, k.sum(dim=2).unsqueeze(-1)
+    return ((q @ sums) / (q @ key_sum + eps)).transpose(1, 2).to(v.dtype).contiguous()
+
+
+def depthwise3x3_glu(
+    x: Tensor, weight_9C: Tensor, bias: Tensor, *, activation: str | None = None
+) -> Tensor:
+    """(B, H, W, 2C) -> (B, H, W, C): a depthwise convolution in fp32, then values * silu(gates)."""
+    wide = F.silu(x.float()) if activation == "silu" else x.float()
+    weight = weight_9C.float().T.unflatten(1, (1, 3, 3))
+    out = F.conv2d(wide.permute(0, 3, 1, 2), weight, bias.float(), padding=1, groups=len(weight))
+    values, gates = out.permute(0, 2, 3, 1).chunk(2, dim=-1)
+    return (values * F.silu(gates)).to(x.dtype)
+
+
+def rms_norm(
+    x: Tensor,
+    weight: Tensor,
+    *,
+    eps: float,
+    bias: Tensor | None = None,
+    activation: str | None = None,
+    residual: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
+    """(M, P, D), normed over D, in fp32."""
+    wide = x.float()
+    result = wide / (wide.square().mean(-1, keepdim=True) + eps).sqrt() * weight.float()
+    if bias is not None:
+        result = result + bias.float()
+    if activation == "relu":
+        result = F.relu(result)
+    if residual is not None:
+        result = result + residual.float()
+    return result.to(x.dtype) if out is None else out.copy_(result)
+
+
+def _by_row(rows_BD: Tensor, x_MD: Tensor) -> Tensor:
+    """fp32 rows that groups of consecutive tokens share, (M, D) or (1, D)."""
+    if len(rows_BD) == 1:
+        return rows_BD.float()
+    return rows_BD.float().repeat_interleave(len(x_MD) // len(rows_BD), dim=0)
 
 
 def _finish(out: Tensor, bias: Tensor | None, activation: str | None) -> Tensor:

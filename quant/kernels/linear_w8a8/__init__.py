@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from quant.kernels.checks import require_device, require_float, require_tensor
+from quant.kernels.checks import require_device, require_float, require_groups, require_tensor
 from quant.kernels.tiles import LINEAR_W8A8, Tile, choose
 
 MAX_K = (2**31 - 1) // (128 * 128)  # int32 holds the sum of so many products
@@ -24,13 +24,15 @@ def linear_w8a8(
     gate: Tensor | None = None,
     residual: Tensor | None = None,
     out_dtype: torch.dtype = torch.bfloat16,
+    out: Tensor | None = None,
     tile: Tile | None = None,
 ) -> Tensor:
     """activation(q W^T * scale * weight_scale + bias) * gate + residual, as (M, N) of `out_dtype`.
 
     q (M, K) and weight (N, K) int8; scale (M,) and weight_scale (N,) fp32, as quantize_per_token and
     quantize_per_channel give them; bias (N,); gate (B, N), each row for M / B consecutive rows of q;
-    residual (M, N). All but the sums is fp32. Without `tile`, the table decides.
+    residual (M, N). All but the sums is fp32. `out` (M, N) may be the residual, which is then updated in
+    place; its type is the result's. Without `tile`, the table decides.
     """
     require_tensor("q", q, (None, None), [torch.int8])
     M, K = q.shape
@@ -43,16 +45,17 @@ def linear_w8a8(
     if bias is not None:
         require_tensor("bias", bias, (N,), beside=q)
     if gate is not None:
-        require_tensor("gate", gate, (None, N), beside=q)
-        if not len(gate) or M % len(gate):
-            raise ValueError(f"gate has {len(gate)} rows, which do not divide the {M} of q")
+        require_groups("gate", gate, M, N, beside=q)
     if residual is not None:
         require_tensor("residual", residual, (M, N), beside=q)
     if activation not in (None, "silu"):
         raise ValueError(f"activation is {activation!r}, not 'silu' or None")
     require_float("out_dtype", out_dtype)
+    if out is not None:
+        require_tensor("out", out, (M, N), beside=q)
     require_device(q)
-    out = torch.empty(M, N, dtype=out_dtype, device=q.device)
+    if out is None:
+        out = torch.empty(M, N, dtype=out_dtype, device=q.device)
     if out.numel():
         from quant.kernels.linear_w8a8.kernel import launch
 

@@ -61,7 +61,7 @@ def test_epilogue(
     )  # fmt: skip
     expected = reference.conv3x3_w8a8(
         q, act_scale, weight, weight_scale, bias=bias, activation=activation,
-        residual_BHWN=residual, out_dtype=dtype,
+        residual=residual, out_dtype=dtype,
     )  # fmt: skip
     relative = 1e-6 if dtype == torch.float32 else 2**-7  # neighbours in bf16
     torch.testing.assert_close(out, expected, rtol=relative, atol=1e-6)

@@ -4,7 +4,11 @@ import subprocess
 import sys
 
 PARTS = (
+    "depthwise3x3_glu",
+    "layer_norm_modulate",
     "quantize_per_token",
+    "relu_linear_attention",
+    "rms_norm",
     "linear_w8a8",
     "linear_w4a16",
     "conv3x3_w8a8",

@@ -73,7 +73,7 @@ def test_epilogue(
         out_dtype=dtype, tile=TILE,
     )  # fmt: skip
     expected = reference.linear_w8a8(
-        *args, bias=bias, activation=activation, gate_BN=gate, residual_MN=residual, out_dtype=dtype
+        *args, bias=bias, activation=activation, gate=gate, residual=residual, out_dtype=dtype
     )  # fmt: skip
     torch.testing.assert_close(out, expected, rtol=RELATIVE[dtype], atol=1e-6)
 
@@ -100,7 +100,7 @@ def test_views_keep_their_strides(interpreted: Callable[..., Any]) -> None:
         linear_w8a8, *views, gate=gate[:, 8:28], residual=residual[::2, 8:28], tile=TILE, **rest
     )
     expected = reference.linear_w8a8(
-        *views, gate_BN=gate[:, 8:28], residual_MN=residual[::2, 8:28], **rest
+        *views, gate=gate[:, 8:28], residual=residual[::2, 8:28], **rest
     )
     torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
 
@@ -115,7 +115,7 @@ def test_views_keep_their_strides(interpreted: Callable[..., Any]) -> None:
         ({"scale": torch.ones(4).double()}, "scale is torch.float64"),
         ({"weight_scale": torch.ones(6, 1)}, "weight_scale has shape"),
         ({"bias": torch.ones(7)}, "bias has shape"),
-        ({"gate": torch.ones(3, 6)}, "gate has 3 rows, which do not divide the 4 of q"),
+        ({"gate": torch.ones(3, 6)}, "gate has 3 rows, which do not divide 4"),
         ({"gate": torch.ones(0, 6)}, "gate has 0 rows"),
         ({"residual": torch.ones(4, 5)}, "residual has shape"),
         ({"residual": torch.ones(4, 6, device="meta")}, "residual is on meta"),
@@ -133,3 +133,17 @@ def test_wrong_input(change: dict[str, Any], message: str) -> None:
     }
     with pytest.raises(ValueError, match=message):
         linear_w8a8(**(arguments | change))
+
+
+def in_place(*args: Tensor, residual: Tensor) -> Tensor:
+    """In the interpreter's process, with which tensors are shared: a copy of the residual, updated."""
+    stream = residual.clone()
+    assert linear_w8a8(*args, residual=stream, out=stream, tile=TILE) is stream
+    return stream
+
+
+def test_the_residual_is_updated_in_place(interpreted: Callable[..., Any]) -> None:
+    args, residual = operands(40, 48, 64), torch.randn(40, 48)
+    expected = reference.linear_w8a8(*args, residual=residual, out_dtype=torch.float32)
+    out = interpreted(in_place, *args, residual=residual)
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)

@@ -10,9 +10,14 @@ from quant.kernels import reference
 from quant.kernels.autotune import rank
 from quant.kernels.conv3x3_w8a8 import conv3x3_w8a8
 from quant.kernels.conv3x3_w8a8 import repack as repack_conv
+from quant.kernels.depthwise3x3_glu import depthwise3x3_glu
+from quant.kernels.depthwise3x3_glu import repack as repack_depthwise
+from quant.kernels.layer_norm_modulate import layer_norm_modulate, layer_norm_modulate_quantize
 from quant.kernels.linear_w4a16 import linear_w4a16, repack
 from quant.kernels.linear_w8a8 import linear_w8a8
 from quant.kernels.quantize_per_token import quantize_per_token
+from quant.kernels.relu_linear_attention import relu_linear_attention
+from quant.kernels.rms_norm import rms_norm
 from quant.kernels.tiles import CONV3X3_W8A8, INT8_CANDIDATES, LINEAR_W4A16, Tile, tiles_of
 from quant.layers import QuantLinear
 
@@ -68,7 +73,7 @@ def test_linear_w8a8(M: int, N: int, K: int, tile: Tile | None) -> None:
         out_dtype=torch.float32,
     )  # fmt: skip
     expected = reference.linear_w8a8(
-        *args, bias=bias, activation="silu", gate_BN=gate, residual_MN=residual,
+        *args, bias=bias, activation="silu", gate=gate, residual=residual,
         out_dtype=torch.float32,
     )  # fmt: skip
     # The device's exponential is good to about 2^-22; sums of unlike sign lose a few bits more.
@@ -89,9 +94,7 @@ def test_conv3x3_w8a8(B: int, H: int, W: int, K: int, N: int, tile: Tile | None)
         out = conv3x3_w8a8(
             q, scale, repack_conv(weight), weight_scale, residual=residual, tile=tile, **rest
         )
-        expected = reference.conv3x3_w8a8(
-            q, scale, weight, weight_scale, residual_BHWN=residual, **rest
-        )
+        expected = reference.conv3x3_w8a8(q, scale, weight, weight_scale, residual=residual, **rest)
         torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-4)
 
 
@@ -111,6 +114,72 @@ def test_linear_w4a16(
     expected = x.double() @ layer.dequantize(torch.float32).double().T + layer.bias.double()
     # fp32 sums of K products of size 1, in any order.
     torch.testing.assert_close(out.double(), expected, rtol=1e-4, atol=1e-3)
+
+
+# Two values that agree in fp32 may round to neighbours: one step of bf16 and fp16 apart.
+NEIGHBOURS = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
+
+
+@pytest.mark.parametrize("dtype", list(NEIGHBOURS), ids=str)
+@pytest.mark.parametrize(("M", "D", "B"), [(1, 1, 1), (6, 33, 3), (2048, 1152, 1), (512, 2240, 2)])
+def test_layer_norm_modulate(M: int, D: int, B: int, dtype: torch.dtype) -> None:
+    x = (torch.randn(M, D, device="cuda") * 3 + 1).to(dtype)
+    branch = torch.randn(M, D, device="cuda").to(dtype)
+    gate, addend, shift, scale = (torch.randn(B, D, device="cuda") for _ in range(4))
+    rest = {"shift": shift, "scale": scale, "eps": 1e-6, "addend": addend}
+    ours, theirs = x.clone(), x.clone()
+    out = layer_norm_modulate(ours, branch=branch, gate=gate, **rest)
+    expected = reference.layer_norm_modulate(theirs, branch=branch, gate=gate, **rest)
+    torch.testing.assert_close(ours, theirs, rtol=NEIGHBOURS[dtype], atol=1e-6)
+    torch.testing.assert_close(out, expected, rtol=NEIGHBOURS[dtype], atol=4 * NEIGHBOURS[dtype])
+
+    normed = layer_norm_modulate(x.clone(), **rest)
+    q, token_scale = layer_norm_modulate_quantize(x, **rest)
+    expected_q, expected_scale = primitives.quantize_per_token(normed.cpu())
+    assert torch.equal(q.cpu(), expected_q)
+    assert torch.equal(token_scale.cpu(), expected_scale)
+
+
+@pytest.mark.parametrize("dtype", list(NEIGHBOURS), ids=str)
+@pytest.mark.parametrize(
+    ("B", "N", "H", "E"), [(1, 1, 1, 32), (2, 1024, 36, 32), (1, 16384, 3, 32), (3, 77, 2, 8)]
+)
+def test_relu_linear_attention(B: int, N: int, H: int, E: int, dtype: torch.dtype) -> None:
+    qkv = torch.randn(B, N, 3 * H * E, device="cuda").to(dtype)
+    q, k, v = qkv.unflatten(-1, (3 * H, E)).chunk(3, dim=2)
+    out = relu_linear_attention(q, k, v)
+    expected = reference.relu_linear_attention(q.double(), k.double(), v.double())
+    # Sums of both signs: their error is that of the largest of them, not of the result.
+    close = {"rtol": NEIGHBOURS[dtype], "atol": NEIGHBOURS[dtype] / 4}
+    torch.testing.assert_close(out, expected.to(dtype), **close)
+
+
+@pytest.mark.parametrize("dtype", list(NEIGHBOURS), ids=str)
+@pytest.mark.parametrize("activation", [None, "silu"])
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 5, 17, 33), (2, 32, 32, 2880)], ids=str)
+def test_depthwise3x3_glu(
+    shape: tuple[int, int, int, int], activation: str | None, dtype: torch.dtype
+) -> None:
+    *BHW, C = shape
+    x = torch.randn(*BHW, 2 * C, device="cuda").to(dtype)
+    weight = repack_depthwise(torch.randn(2 * C, 1, 3, 3, device="cuda").to(dtype))
+    bias = torch.randn(2 * C, device="cuda").to(dtype)
+    expected = reference.depthwise3x3_glu(x, weight, bias, activation=activation)
+    for strip in (None, 1, 5):
+        out = depthwise3x3_glu(x, weight, bias, activation=activation, strip=strip)
+        close = {"rtol": NEIGHBOURS[dtype], "atol": NEIGHBOURS[dtype]}
+        torch.testing.assert_close(out, expected, **close)
+
+
+@pytest.mark.parametrize("dtype", list(NEIGHBOURS), ids=str)
+@pytest.mark.parametrize(("M", "P", "D"), [(1, 1, 1), (2048, 2, 1152), (70000, 1, 128)])
+def test_rms_norm(M: int, P: int, D: int, dtype: torch.dtype) -> None:
+    x, residual = (torch.randn(M, P + 1, D, device="cuda").to(dtype)[:, :P] for _ in range(2))
+    weight, bias = (torch.randn(P, D, device="cuda").to(dtype) for _ in range(2))
+    rest = {"eps": 1e-5, "bias": bias, "activation": "relu", "residual": residual}
+    expected = reference.rms_norm(x, weight, **rest)
+    out = rms_norm(x, weight, out=x, **rest)
+    torch.testing.assert_close(out, expected, rtol=NEIGHBOURS[dtype], atol=NEIGHBOURS[dtype])
 
 
 def test_a_cuda_graph_replays_them() -> None:

@@ -1,0 +1,81 @@
+"""LayerNorm and AdaLN modulation of tokens, with what was to be added before and quantized after."""
+
+# M rows (tokens), D channels, B groups of consecutive rows (pictures): 1, or any divisor of M
+
+import torch
+from torch import Tensor
+
+from quant.kernels.checks import require_device, require_groups, require_tensor
+from quant.kernels.quantize_per_token import MAX_K
+
+
+def layer_norm_modulate(
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    *,
+    eps: float,
+    branch: Tensor | None = None,
+    gate: Tensor | None = None,
+    addend: Tensor | None = None,
+) -> Tensor:
+    """LayerNorm(x) * (1 + scale) + shift in fp32, as (M, D) of x's type.
+
+    x (M, D) is the residual stream. With `branch` (M, D) and its `gate` (B, D), x += gate * branch comes
+    first, and with `addend` (B, D), x += addend: in place, so that x is read and written once.
+    shift, scale (B, D).
+    """
+    out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    _run(x, shift, scale, eps, branch, gate, addend, None, out, None)
+    return out
+
+
+def layer_norm_modulate_quantize(
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    *,
+    eps: float,
+    addend: Tensor | None = None,
+    smooth: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same, rounded to x's type and quantized by row: int8 (M, D) and fp32 scales (M,).
+
+    With `smooth` (D,), values are multiplied by it before they are quantized, as in `quantize_per_token`.
+    """
+    q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    scale_M = torch.empty(x.shape[:1], dtype=torch.float32, device=x.device)
+    _run(x, shift, scale, eps, None, None, addend, smooth, q, scale_M)
+    return q, scale_M
+
+
+def _run(
+    x: Tensor,
+    shift: Tensor,
+    scale: Tensor,
+    eps: float,
+    branch: Tensor | None,
+    gate: Tensor | None,
+    addend: Tensor | None,
+    smooth: Tensor | None,
+    out: Tensor,
+    scale_M: Tensor | None,
+) -> None:
+    require_tensor("x", x, (None, None))
+    M, D = x.shape
+    if not 0 < D <= MAX_K:
+        raise ValueError(f"x has {D} channels, not 1 to {MAX_K}")
+    if (branch is None) != (gate is None):
+        raise ValueError("branch and gate come together")
+    if branch is not None:
+        require_tensor("branch", branch, (M, D), beside=x)
+    for name, rows in (("shift", shift), ("scale", scale), ("gate", gate), ("addend", addend)):
+        if rows is not None:
+            require_groups(name, rows, M, D, beside=x)
+    if smooth is not None:
+        require_tensor("smooth", smooth, (D,), beside=x)
+    require_device(x)
+    if M:
+        from quant.kernels.layer_norm_modulate.kernel import launch
+
+        launch(x, shift, scale, eps, branch, gate, addend, smooth, out, scale_M)

@@ -1,0 +1,89 @@
+"""A program norms one part of a few rows: a pixel of DC-AE has as few as 128 channels."""
+
+# M rows (tokens or pixels), P parts of a row, D channels
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from quant.kernels.rows import block_and_warps
+
+_VALUES = 2048  # of a program at least: 16 values for each of 128 threads
+
+
+@triton.jit
+def rms_norm_kernel(
+    x_ptr,
+    weight_ptr,
+    bias_ptr,  # (P, D) or None
+    residual_ptr,  # (M, P, D) or None
+    out_ptr,
+    M,
+    D,
+    eps,
+    stride_x_row,
+    stride_x_part,
+    stride_weight,
+    stride_bias,
+    stride_residual_row,
+    stride_residual_part,
+    stride_out_row,
+    stride_out_part,
+    RELU: tl.constexpr,
+    ROWS: tl.constexpr,
+    BLOCK_D: tl.constexpr,
+):
+    part = tl.program_id(1)
+    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    cols = tl.arange(0, BLOCK_D)[None, :]
+    in_cols = cols < D
+    inside = (rows < M) & in_cols
+    x = tl.load(
+        x_ptr + rows * stride_x_row + part * stride_x_part + cols, mask=inside, other=0.0
+    ).to(tl.float32)
+    rms = tl.sqrt(tl.sum(x * x, axis=1) / D + eps)
+    weight = tl.load(weight_ptr + part * stride_weight + cols, mask=in_cols, other=0.0)
+    out = x / rms[:, None] * weight.to(tl.float32)
+    if bias_ptr is not None:
+        bias = tl.load(bias_ptr + part * stride_bias + cols, mask=in_cols, other=0.0)
+        out += bias.to(tl.float32)
+    if RELU:
+        out = tl.maximum(out, 0.0, propagate_nan=tl.PropagateNan.ALL)
+    if residual_ptr is not None:
+        at = rows * stride_residual_row + part * stride_residual_part + cols
+        out += tl.load(residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
+    at = rows * stride_out_row + part * stride_out_part + cols
+    tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+def rows_block_and_warps(D: int) -> tuple[int, int, int]:
+    """Rows of a program, its columns, its warps."""
+    block, warps = block_and_warps(D)
+    return max(_VALUES // block, 1), block, max(warps, 4)
+
+
+def launch(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    residual: Tensor | None,
+    out: Tensor,
+    eps: float,
+    activation: str | None,
+) -> None:
+    """Fill out (M, P, D)."""
+    M, P, D = x.shape
+    rows, block, warps = rows_block_and_warps(D)
+    with torch.cuda.device_of(x):
+        rms_norm_kernel[(triton.cdiv(M, rows), P)](
+            x, weight, bias, residual, out, M, D, eps, *x.stride()[:2],
+            weight.stride(0),
+            0 if bias is None else bias.stride(0),
+            *((0, 0) if residual is None else residual.stride()[:2]),
+            *out.stride()[:2],
+            RELU=activation == "relu",
+            ROWS=rows,
+            BLOCK_D=block,
+            num_warps=warps,
+        )  # fmt: skip
