@@ -60,9 +60,9 @@ class Preset:
 
 
 PRESETS = {
-    PresetName.CPU: Preset(  # two cores, about three and a half hours
+    PresetName.CPU: Preset(  # two cores, about four hours
         dc_ae_minutes=64,
-        transformer_minutes=125,
+        transformer_minutes=160,
         decoder_minutes=11,
         dc_ae=AutoencoderSettings(),
         transformer=TransformerSettings(),
