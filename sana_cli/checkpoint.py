@@ -6,6 +6,7 @@ Accepted: a folder in the diffusers layout, an original `.pth` transformer, an a
 
 import difflib
 import json
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,7 +243,7 @@ def _require_fitting_parts(folder: Path, transformer: TransformerConfig, vae: DC
 
 def _own_settings(folder: Path) -> OwnSettings:
     path = folder / "sana.json"
-    return read_config(path, OwnSettings.from_dict) if path.is_file() else OwnSettings()
+    return read_config(path, OwnSettings.from_dict) if os.path.lexists(path) else OwnSettings()
 
 
 def _open_pth(path: Path, *, name: str, offline: bool, progress: Progress | None) -> Checkpoint:
@@ -300,6 +301,8 @@ def read_config(path: Path, parse: Callable[[dict[str, Any]], _Config]) -> _Conf
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of the model, or SanaError."""
     try:
+        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+            raise checkpoint_error(f"{path} is not a regular file")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise checkpoint_error(f"missing file {path}") from error
@@ -326,7 +329,9 @@ def _run_defaults(
             raise ValueError(f"a sampler for {prediction!r} is not one for flow models")
         return RunDefaults(
             steps=own.steps or (variant.steps if variant else 2 if sprint else 20),
-            guidance_scale=own.guidance or (variant.guidance if variant else 4.5),
+            guidance_scale=(variant.guidance if variant else 4.5)
+            if own.guidance is None
+            else own.guidance,
             scheduler="scm" if sprint else _SCHEDULERS[name],
             flow_shift=float(found.get("flow_shift", found.get("shift", 3.0))),
             native_size=own.native_size or config.sample_size * 32,

@@ -4,6 +4,7 @@ Nothing heavy is imported here; commands import what they need when they run.
 """
 
 import errno
+import io
 import itertools
 import os
 import sys
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `sana` with the given arguments and return its exit code; never raises for bad input."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        _require_working_folder()
         return _run(arguments)
     except SanaError as error:
         if "--debug" in itertools.takewhile(lambda a: a.startswith("-"), arguments):
@@ -102,6 +104,18 @@ def _run(arguments: list[str]) -> int:
     return result if isinstance(result, int) else ExitCode.OK
 
 
+def _require_working_folder() -> None:
+    """Libraries end the process without a word that helps when it is gone."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise SanaError(
+            "the working folder is gone",
+            hint="change into one that exists",
+            code=ExitCode.ENVIRONMENT,
+        ) from error
+
+
 def _fail(message: str, hint: str, code: ExitCode) -> int:
     typer.echo(f"error: {_one_line(message)}", err=True)
     if hint:
@@ -116,6 +130,11 @@ def _one_line(text: str) -> str:
 
 def run() -> None:
     """The console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(
+            stream, io.TextIOWrapper
+        ):  # names that the terminal cannot show are no errors
+            stream.reconfigure(errors="backslashreplace")
     code = main()
     if code == ExitCode.INTERRUPTED:
         # An interrupt inside a C import makes CPython end itself by the signal, whatever we say.

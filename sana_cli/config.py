@@ -170,7 +170,7 @@ class DCAEConfig:
 
     def _require_channels(self, channels: tuple[int, ...]) -> None:
         """Shortcuts repeat or average whole channels, so widths must divide each other."""
-        if min(channels) < 1 or channels[-1] % self.latent_channels:
+        if min(*channels, self.latent_channels) < 1 or channels[-1] % self.latent_channels:
             raise ValueError(f"widths {channels} do not fit {self.latent_channels} latent channels")
         for wide, narrow in zip(channels[1:], channels, strict=False):
             if 4 * narrow % wide:
@@ -221,6 +221,9 @@ class OwnSettings:
         size = self.native_size
         if size is not None and (size % 32 or not 32 <= size <= 16384):
             raise ValueError(f"native_size cannot be {size}")
+        words = [word for group in (self.vocabulary or {}).values() for word in group]
+        if self.vocabulary is not None and not all(word.strip() for word in words or [""]):
+            raise ValueError("a vocabulary has words, and none of them is empty")
         if self.precision not in (None, "fp32", "bf16", "fp16"):
             raise ValueError(f"precision must be fp32, bf16 or fp16, not {self.precision!r}")
 

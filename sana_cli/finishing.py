@@ -226,7 +226,15 @@ def keeping(picture: Path, kept: KeptLatents, reporter: Reporter) -> Iterator[No
         return
     with saying_how_to_finish(path):
         yield
-    path.unlink(missing_ok=True)
+    _remove(path, reporter)
+
+
+def _remove(path: Path, reporter: Reporter) -> None:
+    """The picture is safe; latents that cannot be removed are no reason to fail."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        reporter.notice(f"{path} is no longer needed and cannot be removed: {error.strerror}")
 
 
 @contextmanager
@@ -286,5 +294,5 @@ def finish(
             fall_back=in_fp32,
         )
         picture = finisher.save(decoded, output, settings=settings, overwrite=overwrite)
-    file.unlink(missing_ok=True)
+    _remove(file, reporter)
     return picture, finisher

@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sana_cli.errors import SanaError
+from sana_cli.errors import ExitCode, SanaError
 from sana_cli.output import new_file
 
 SETTINGS_KEY = "sana"  # the PNG chunk with everything, as JSON
@@ -36,7 +36,7 @@ def read_settings(path: Path) -> dict[str, Any]:
             text = getattr(image, "text", {}).get(SETTINGS_KEY, "")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise SanaError(
-            f"cannot read {path} as a picture", hint="is it a whole PNG file?"
+            f"cannot read {path} as a picture", hint="is it a whole PNG file?", code=ExitCode.USAGE
         ) from error
     try:
         settings = json.loads(text)
@@ -46,6 +46,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise SanaError(
             f"{path} carries no settings of sana",
             hint="other programs remove them when they save a picture again",
+            code=ExitCode.USAGE,
         )
     return settings
 

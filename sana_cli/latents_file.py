@@ -7,6 +7,7 @@ It lies beside the picture while that is being decoded, and is removed once the 
 # C latent channels, h w latent grid
 
 import json
+import os
 import re
 import shlex
 from dataclasses import asdict, dataclass
@@ -75,9 +76,12 @@ def path_beside(picture: Path, settings: dict[str, Any]) -> Path:
 
 
 def _shortened(picture: Path) -> str:
-    """The picture's name, cut in the middle where a file system would refuse it with our suffix."""
-    room = _LONGEST_NAME - len(SUFFIX) - len("-9999") - len(picture.suffix.encode())
-    return picture.stem.encode()[:room].decode(errors="ignore") + picture.suffix
+    """The picture's name, its stem cut where a file system would refuse it with our suffix."""
+    room = _LONGEST_NAME - len(SUFFIX) - len("-9999") - len(os.fsencode(picture.suffix))
+    stem = os.fsencode(picture.stem)
+    if len(stem) <= room:
+        return picture.name
+    return stem[:room].decode(errors="ignore") + picture.suffix
 
 
 def _is_of(path: Path, settings: dict[str, Any]) -> bool:
@@ -101,7 +105,8 @@ def picture_of(path: Path) -> Path:
 
 def finishing_command(path: Path) -> str:
     """What a person types to finish the picture."""
-    return f"sana decode {shlex.quote(str(path))}"
+    shown = f"./{path}" if str(path).startswith("-") else str(path)
+    return f"sana decode {shlex.quote(shown)}"
 
 
 def write(path: Path, kept: KeptLatents) -> None:
@@ -177,6 +182,9 @@ def _open(path: Path) -> tuple[dict[str, str], Tensor | None]:
 
 def _parse(metadata: dict[str, str]) -> tuple[dict[str, Any], HowToFinish]:
     settings, how = json.loads(metadata["settings"]), HowToFinish(**json.loads(metadata["finish"]))
+    json.dumps(
+        [settings, asdict(how)], ensure_ascii=False
+    ).encode()  # ValueError for half characters
     missing = [key for key in _NEEDED if key not in settings]
     if missing:
         raise ValueError(f"no {missing[0]}")

@@ -131,7 +131,7 @@ def _empty_text_encoder(checkpoint: Checkpoint) -> Any:
         path,
         lambda found: Gemma2Config(
             **{
-                **found,
+                **{key: value for key, value in found.items() if "label" not in key},
                 "attn_implementation": "eager",
                 "_attn_implementation": "eager",
                 "return_dict": True,

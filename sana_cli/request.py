@@ -101,7 +101,7 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
     _require(
         1 <= request.count <= 10_000,
         f"cannot draw {request.count} pictures",
-        "use --count 1 or more",
+        "use --count 1 to 10000",
     )
     _require(
         request.seed is None or 0 <= request.seed <= MAX_SEED - request.count + 1,

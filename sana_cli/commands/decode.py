@@ -76,6 +76,12 @@ def decode(
         default=lambda: latents_file.picture_of(path),
         overwrite=force,
     )
+    if target.resolve() == path.resolve():
+        raise SanaError(
+            f"{target} holds the latents themselves",
+            hint="give the picture another name: --output picture.png",
+            code=ExitCode.USAGE,
+        )
     with ConsoleReporter(quiet=quiet) as reporter:
         try:
             checkpoint = open_checkpoint(

@@ -49,7 +49,8 @@ def _command(settings: dict[str, Any]) -> str:
         "model": "--model", "negative_prompt": "--negative", "size": "--size", "steps": "--steps",
         "guidance": "--guidance", "scheduler": "--scheduler", "seed": "--seed",
     }  # fmt: skip
-    words = ["sana", "generate", quote(str(settings.get("prompt", "")))]
+    prompt = str(settings.get("prompt", ""))
+    words = ["sana", "generate", *([] if prompt.startswith("-") else [quote(prompt)])]
     for key, option in options.items():
         if key in settings:
             words += [option, quote(str(settings[key]))]
@@ -59,6 +60,8 @@ def _command(settings: dict[str, Any]) -> str:
         mode, _, tile = str(settings["decode"]).partition(" ")
         words += ["--decode", quote(mode), "--tile", quote(tile)]
     words.append("--enhance" if settings.get("enhance") else "--no-enhance")
+    if prompt.startswith("-"):  # only after "--" it is no option
+        words += ["--", quote(prompt)]
     return " ".join(words)
 
 

@@ -1,6 +1,8 @@
 """Nothing is lost: latents are kept while they are decoded, and `sana decode` makes the same picture of them."""
 
+import errno
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -424,6 +426,7 @@ CHANGES: dict[str, tuple[Callable[..., Any], str]] = {
     "settings list": (lambda t, m: m.update(settings="[]"), "settings cannot be read"),
     "deep": (lambda t, m: m.update(settings="[" * 100_000), "settings cannot be read"),
     "prompt": (setting("settings", "prompt", 3), "settings cannot be read"),
+    "half a character": (setting("settings", "prompt", "\ud800"), "settings cannot be read"),
     "seed": (setting("settings", "seed", "3"), "settings cannot be read"),
     "size": (setting("settings", "size", "huge"), "settings cannot be read"),
     "key": (setting("settings", "a\nb", 1), "settings cannot be read"),
@@ -486,3 +489,30 @@ def test_another_model(sana: Callable[..., Any], kept: Path) -> None:
     result = sana("decode", kept, "--device", "cpu", "--model", "builtin")
     assert result.code == 0
     assert "another decoder makes another picture of it" in result.err
+
+
+def test_onto_the_latents_themselves(sana: Callable[..., Any], kept: Path) -> None:
+    path = kept.with_name("latents.png")
+    kept.rename(path)
+    before = path.read_bytes()
+    result = sana("decode", path, "-o", path, "--force", "--device", "cpu")
+    assert result.code == ExitCode.USAGE
+    assert "holds the latents themselves" in result.err
+    assert path.read_bytes() == before
+
+
+def test_latents_that_cannot_be_removed(
+    sana: Callable[..., Any], kept: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a file system that is read-only: the picture is there, so the command has done its work."""
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        if path == kept:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        os.unlink(path)
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    result = sana("decode", kept, "--device", "cpu")
+    assert result.code == 0, result.err
+    assert "cannot be removed: Read-only file system" in result.err
+    assert kept.with_name("a.png").read_bytes() == whole.read_bytes()

@@ -1,6 +1,7 @@
 """Files and values that nobody publishes: told as what they are, never a traceback or a wrong picture."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,7 @@ def edit(path: Path, **changes: Any) -> None:
         ("vae/config.json", {"decoder_act_fns": "tanh"}),
         ("vae/config.json", {"decoder_conv_act_fn": ["relu"]}),
         ("vae/config.json", {"attention_head_dim": 0}),
+        ("vae/config.json", {"latent_channels": 0}),
         ("vae/config.json", {"attention_head_dim": 7}),
         ("vae/config.json", {"decoder_qkv_multiscales": [0, 0, 0, 5, 5, 5]}),
         ("vae/config.json", {"decoder_block_out_channels": "abcdef"}),
@@ -93,7 +95,15 @@ def test_configuration(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"guidance": 1e9}, {"native_size": 100}, {"steps": 0}, {"precision": "int8"}],
+    [
+        {"guidance": 1e9},
+        {"native_size": 100},
+        {"steps": 0},
+        {"precision": "int8"},
+        {"vocabulary": {}},
+        {"vocabulary": {"things": []}},
+        {"vocabulary": {"things": ["cat", " "]}},
+    ],
     ids=str,
 )
 def test_own_settings(
@@ -101,6 +111,34 @@ def test_own_settings(
 ) -> None:
     (model / "sana.json").write_text(json.dumps(changes))
     fails(ExitCode.CHECKPOINT, "generate", "x", "-m", model, "-o", tmp_path / "a.png", *FAST)
+
+
+def test_own_settings_that_are_no_file(
+    fails: Callable[..., str], model: Path, tmp_path: Path
+) -> None:
+    (model / "sana.json").mkdir()
+    fails(ExitCode.CHECKPOINT, "generate", "x", "-m", model, "-o", tmp_path / "a.png", *FAST)
+
+
+def test_guidance_of_zero_is_kept(sana: Callable[..., Any], model: Path) -> None:
+    (model / "sana.json").write_text('{"guidance": 0}')
+    assert sana("info", model, "--json").document["guidance"] == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_no_configuration(fails: Callable[..., str], model: Path, tmp_path: Path) -> None:
+    path = model / "transformer/config.json"
+    path.unlink()
+    os.mkfifo(path)
+    error = fails(ExitCode.CHECKPOINT, "generate", "x", "-m", model, "-o", tmp_path / "a.png")
+    assert "is not a regular file" in error
+
+
+def test_labels_that_nobody_needs(sana: Callable[..., Any], model: Path, tmp_path: Path) -> None:
+    """transformers would make a name for each of them."""
+    edit(model / "text_encoder/config.json", num_labels=10**9)
+    result = sana("generate", "x", "-m", model, "-o", tmp_path / "a.png", *FAST)
+    assert result.code == 0, result.err
 
 
 def test_code_in_a_folder_never_runs(
@@ -219,11 +257,15 @@ def test_long_but_legal_name(sana: Callable[..., Any], tiny_model: Path, tmp_pat
     assert path.is_file()
 
 
+def test_name_that_is_no_text(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"b\xff.png")
+    assert sana("generate", "x", "-m", tiny_model, "-o", path, *FAST).code == 0
+    assert path.is_file()
+
+
 def test_a_pipe_is_not_replaced(
     fails: Callable[..., str], tiny_model: Path, tmp_path: Path
 ) -> None:
-    import os
-
     fifo = tmp_path / "pipe.PNG"
     os.mkfifo(fifo)
     options = ("-m", tiny_model, "-o", fifo, "--force", *FAST)
@@ -259,7 +301,7 @@ def test_settings_chunk(fails: Callable[..., str], tmp_path: Path, text: str) ->
     info.add_itxt("sana", text)
     path = tmp_path / "picture.PNG"
     Image.new("RGB", (1, 1)).save(path, format="PNG", pnginfo=info)
-    assert "carries no settings" in fails(ExitCode.FAILURE, "info", path)
+    assert "carries no settings" in fails(ExitCode.USAGE, "info", path)
 
 
 def test_terminal_controls_stay_out_of_the_terminal(

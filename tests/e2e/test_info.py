@@ -44,6 +44,29 @@ def test_picture(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> 
     assert (tmp_path / "b.png").read_bytes() == path.read_bytes()
 
 
+def test_prompt_that_looks_like_an_option(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    import shlex
+
+    path = tmp_path / "a.png"
+    options = ("-m", tiny_model, "-o", path, "--size", "64x64", "--steps", "1", "--seed", "9")
+    assert sana("generate", *options, "--", "-5 degrees").code == 0
+    again = shlex.split(sana("info", path).out.splitlines()[-1].removeprefix("again: sana "))
+    words = [str(tiny_model) if w == tiny_model.name else w for w in again]
+    assert sana(words[0], "-o", tmp_path / "b.png", *words[1:]).code == 0
+    assert (tmp_path / "b.png").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture"])
+def test_picture_that_is_none(sana: Callable[..., Any], tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    result = sana("info", path)
+    assert result.code == ExitCode.USAGE
+    assert result.err.startswith("error: cannot read ")
+
+
 @pytest.mark.parametrize(
     ("subject", "code"), [("sana-0.7b", ExitCode.USAGE), ("no/such.png", ExitCode.ENVIRONMENT)]
 )

@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.user_config import SETTINGS, Preferences, config_path, preferences
+from sana_cli.user_config import (
+    SETTINGS,
+    Preferences,
+    cache_folder,
+    config_path,
+    models_folder,
+    preferences,
+)
 from sana_cli.wishes import Wishes
 
 
@@ -62,6 +69,21 @@ def test_unusable_file(file: Path, text: str, message: str) -> None:
         preferences()
     assert caught.value.code == ExitCode.USAGE
     assert str(file) in caught.value.message
+
+
+def test_deep_file(file: Path) -> None:
+    file.write_text("model = " + "[" * 100_000)
+    with pytest.raises(SanaError, match="is not readable TOML"):
+        preferences()
+
+
+@pytest.mark.parametrize("variable", ["SANA_CONFIG", "SANA_CACHE", "SANA_MODELS"])
+def test_home_of_nobody(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "~nobody-of-this-name/x")
+    place = {"SANA_CONFIG": config_path, "SANA_CACHE": cache_folder, "SANA_MODELS": models_folder}
+    with pytest.raises(SanaError, match="no such home folder") as caught:
+        place[variable]()
+    assert caught.value.code == ExitCode.ENVIRONMENT
 
 
 def test_platform_folder() -> None:
