@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from sana_cli.errors import SanaError
 from training.presets import PRESETS, PresetName
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
@@ -19,17 +20,21 @@ RunFolder = Annotated[
 ]
 PresetOption = Annotated[PresetName, typer.Option("--preset", help="Budgets and batch sizes.")]
 Minutes = Annotated[
-    float, typer.Option(help="Time budget of a training step; 0 takes the preset's.")
+    float, typer.Option(help="Time budget of a training step; 0 takes the preset's.", min=0)
 ]
-Steps = Annotated[int, typer.Option(help="Step budget of a training step; 0 means none.")]
+Steps = Annotated[int, typer.Option(help="Step budget of a training step; 0 means none.", min=0)]
 Workers = Annotated[int, typer.Option(help="Processes; 0 means one a core, one in all with a GPU.")]
 Model = Annotated[
     str, typer.Option(help="Checkpoint folder to measure; empty takes the run's own export.")
 ]
 Scale = Annotated[
-    float, typer.Option(help="How many prompts, as a factor of the full set of about 450.")
+    float,
+    typer.Option(
+        help="How many prompts, as a factor of the full set of about 450.", min=0.01, max=100
+    ),
 ]
 Target = Annotated[Path, typer.Option(help="Folder that receives the checkpoint.")]
+OptionalTarget = Annotated[Path | None, typer.Option(help="Folder that receives the checkpoint.")]
 
 BUILTIN = Path(__file__).resolve().parent.parent / "sana_cli" / "builtin"
 
@@ -140,6 +145,7 @@ def evaluate(
     from training.sprites import load_sprites
 
     folder = run_folder / "evaluation"
+    folder.mkdir(parents=True, exist_ok=True)  # before the minutes that follow
     document = run_evaluation(
         model or str(run_folder / "export"),
         load_sprites(),
@@ -166,12 +172,12 @@ def steps(
 
 
 @app.command()
-def export(run_folder: RunFolder, target: Target = Path()) -> None:
+def export(run_folder: RunFolder, target: OptionalTarget = None) -> None:
     """Write the checkpoint folder with the model card; by default into the run folder."""
     from training.export import export as run_export
 
     command = "python -m training all --preset cpu --run-folder runs/builtin"
-    destination = run_folder / "export" if target == Path() else target
+    destination = run_folder / "export" if target is None else target
     print(json.dumps(run_export(run_folder, destination, command=command), indent=1))
 
 
@@ -194,5 +200,17 @@ def run_all(
     export(run_folder, target)  # again: the card now holds the measured quality
 
 
+def main() -> None:
+    """Errors that a person can mend are one line, as those of `sana`."""
+    try:
+        app()
+    except SanaError as error:
+        raise SystemExit(f"error: {error.message}\nhint: {error.hint}") from error
+    except FileNotFoundError as error:  # of a step that was not run yet
+        raise SystemExit(
+            f"error: no such file: {error.filename}\nhint: the steps before this one make it"
+        ) from error
+
+
 if __name__ == "__main__":
-    app()
+    main()
