@@ -3,7 +3,7 @@
 `python -m benchmarks.quality` quantizes it by every method, draws the same held-out prompts and seeds with each,
 and compares pictures with those of the unquantized model (PSNR) and with their prompts (the checker of
 `training/`). It prints a table and writes it to `benchmarks/results/` as JSON and Markdown. Layers run on the
-arithmetic that defines them, not on a machine's kernels.
+kernels that `sana generate` would choose on the machine.
 """
 
 import argparse
@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.machine import machine
 from calibration.calibrator import Calibrator, Options
 from calibration.collect import StepInput
 from calibration.linears import NEAREST, Methods
@@ -263,6 +264,7 @@ def main() -> None:
         "benchmark": "quality",
         "date": date.today().isoformat(),
         "version": __version__,
+        "machine": machine(),
         "model": options.model,
         "prompts": len(judge_.asked),
         "samples": options.samples,

@@ -75,16 +75,24 @@ class Painter:
 def load_painter(model: str, *, steps: int = 0, guidance: float = 0.0) -> Painter:
     """A checkpoint folder or `builtin`, with its own defaults where none are given."""
     from sana_cli.checkpoint import open_checkpoint
-    from sana_cli.loading import load_prompt_encoder, load_transformer, load_vae
+    from sana_cli.loading import accelerate, load_prompt_encoder, load_transformer, load_vae
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = open_checkpoint(model)
     encoder = load_prompt_encoder(checkpoint, dtype="fp32", device=device)
+    transformer = load_transformer(checkpoint, dtype="fp32", device=device)
+    vae = load_vae(checkpoint, dtype="fp32", device=device, encoder=True)
+    for part in (
+        encoder.model,
+        transformer,
+        vae,
+    ):  # of a quantized folder: what `sana generate` runs
+        accelerate(part, device, "auto")
     return Painter(
         text_encoder=encoder.model,
         tokenizer=encoder.tokenizer,
-        transformer=load_transformer(checkpoint, dtype="fp32", device=device),
-        vae=load_vae(checkpoint, dtype="fp32", device=device, encoder=True),
+        transformer=transformer,
+        vae=vae,
         steps=steps or checkpoint.defaults.steps,
         guidance=guidance or checkpoint.defaults.guidance_scale,
         shift=checkpoint.defaults.flow_shift,
