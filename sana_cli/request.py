@@ -5,9 +5,9 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from sana_cli import output
+from sana_cli import naming, output
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.config import SchedulerName
 from sana_cli.errors import ExitCode, SanaError
@@ -34,8 +34,9 @@ class Request:
     enhance: bool | None = None
     seed: int | None = None
     count: int = 1
-    output: Path | None = None  # a .png file, or a folder; None: the working folder
+    output: Path | None = None  # a .png file, a folder, or a pattern; None: the working folder
     output_is_folder: bool = False  # it was written with a slash at its end
+    output_is_pattern: bool = False  # it has fields, as `naming` fills them in
     overwrite: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     backend: Literal["auto", "native", "torchao", "quanto", "reference"] = "auto"
@@ -171,6 +172,24 @@ def _nearest(side: int) -> int:
     return max(32, round(side / 32) * 32)
 
 
+def picture_settings(settings: Settings, checkpoint: Checkpoint, seed: int) -> dict[str, Any]:
+    """What decides a picture, as it is told in its file. Where and when it was drawn is added by the run."""
+    return {
+        "prompt": settings.prompt,
+        "negative_prompt": settings.negative_prompt,
+        "seed": seed,
+        "steps": settings.steps,
+        "guidance": settings.guidance_scale,
+        "scheduler": settings.scheduler,
+        "flow_shift": settings.flow_shift,
+        "size": f"{settings.width}x{settings.height}",
+        "drawn_size": f"{settings.drawn_width}x{settings.drawn_height}",
+        "enhance": settings.enhance,
+        "model": checkpoint.name,
+        "revision": checkpoint.revision or "",
+    }
+
+
 def seeds_of(request: Request) -> list[int]:
     """One seed a picture: S, S+1, ...; S is random unless given."""
     first = secrets.randbelow(2**32) if request.seed is None else request.seed
@@ -186,8 +205,12 @@ def output_paths(request: Request, seeds: list[int]) -> list[Path]:
         paths = [_free_name(folder / f"{base}-{seed}.png", request.overwrite) for seed in seeds]
     else:
         _require_png(target, request.output_is_folder)
-        several = len(seeds) > 1
-        paths = [target.with_stem(f"{target.stem}-{seed}") if several else target for seed in seeds]
+        if request.output_is_pattern:
+            paths = naming.expand(target, [(request.prompt, seed) for seed in seeds])
+        elif len(seeds) > 1:
+            paths = [target.with_stem(f"{target.stem}-{seed}") for seed in seeds]
+        else:
+            paths = [target]
         for path in paths:
             if os.path.lexists(path) and not request.overwrite:
                 raise output.already_exists(path)

@@ -5,7 +5,7 @@ the transformer is read. A stage whose values are broken (NaN, Inf, flat) runs o
 everything in fp32 before the run gives up, since the usual cause is a 16-bit overflow.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,21 @@ from sana_cli.pipeline import (
     init_noise,
 )
 from sana_cli.precision import DTYPES, SAFEST, plan_dtypes
-from sana_cli.request import Request, Settings, output_paths, resolve, seeds_of
+from sana_cli.request import (
+    Request,
+    Settings,
+    output_paths,
+    picture_settings,
+    resolve,
+    seeds_of,
+)
 from sana_cli.schedulers import make_scheduler
 from sana_cli.stages import Reporter as Reporter  # others know them from here
 from sana_cli.stages import Stopwatch
 from sana_cli.stages import release_memory as release_memory
 
 _LISTED_WORDS = 10
+TextKey = tuple[str, str, bool, bool]
 
 
 class Run:
@@ -50,6 +58,8 @@ class Run:
         self.dtypes = plan_dtypes(request.precision, checkpoint.trained_precision, device)
         self._transformer: SanaTransformer2D | None = None
         self._contexts: list[TextContext] = []
+        self._texts: dict[TextKey, EncodedPair] = {}
+        self._told: set[str] = set()
         self._stopwatch = Stopwatch(device)
         self._finisher = Finisher(
             checkpoint,
@@ -62,15 +72,21 @@ class Run:
             stopwatch=self._stopwatch,
         )
         self._kernels: dict[str, str] = {}
-        native = checkpoint.defaults.native_size
-        if checkpoint.own.vocabulary and (native, native) != (
-            self.settings.drawn_width, self.settings.drawn_height,
-        ):  # fmt: skip
-            reporter.notice(
-                f"{checkpoint.name} was trained at {native}x{native}; others draw worse"
-            )
-        if self.settings.negative_prompt and not self.settings.uses_two_branches:
-            reporter.notice("--negative has no effect: guidance is 1 or less, or built in (Sprint)")
+        self._tell_about_settings()
+
+    def encode(self, requests: Iterable[Request]) -> None:
+        """Encode the texts of requests to come, all with one text encoder, in place of earlier ones."""
+        self._transformer = None  # the two largest parts never meet
+        wanted = {_text_key(s): s for s in (resolve(r, self.checkpoint) for r in requests)}
+        self._texts = self._encode_texts(list(wanted.values()))
+
+    def turn_to(self, request: Request) -> None:
+        """Go on with another request for the same model, precision and device; its parts stay loaded."""
+        before, self.request = _text_key(self.settings), request
+        self.settings = resolve(request, self.checkpoint)
+        if _text_key(self.settings) != before:
+            self._contexts = []
+        self._tell_about_settings()
 
     def pictures(self) -> Iterator[Picture]:
         """Draw and save them one by one, so that an interruption keeps those that are done."""
@@ -120,7 +136,7 @@ class Run:
 
     def _fall_back(self, reason: str) -> None:
         self.reporter.notice(f"{reason} in {self.dtypes}; trying once more in fp32")
-        self._transformer, self._contexts = None, []
+        self._transformer, self._contexts, self._texts = None, [], {}
         self.dtypes = SAFEST
         self._finisher.use_precision(SAFEST.vae)
         release_memory(self.device)
@@ -149,32 +165,45 @@ class Run:
             )
 
     def _ready_transformer(self) -> SanaTransformer2D:
+        key = _text_key(self.settings)
+        if not self._contexts and key not in self._texts:
+            self._transformer = None  # the two largest parts never meet
+            self._texts = self._encode_texts([self.settings])
         if self._transformer is None:
-            text = self._encode_text()
             with self._stopwatch.timed("load"), self.reporter.stage("load transformer"):
                 self._transformer = load_transformer(
                     self.checkpoint, dtype=self.dtypes.transformer, device=self.device
                 )
                 self._accelerate(self._transformer)
+        if not self._contexts:
             dtype = DTYPES[self.dtypes.transformer]
             with self._stopwatch.timed("text"), torch.inference_mode():
                 self._contexts = [
                     self._transformer.encode_text(embeds.to(self.device, dtype))
-                    for embeds in text.branches
+                    for embeds in self._texts[key].branches
                 ]
         return self._transformer
 
-    def _encode_text(self) -> EncodedPair:
+    def _encode_texts(self, wanted: list[Settings]) -> "dict[TextKey, EncodedPair]":
         with self._stopwatch.timed("load"), self.reporter.stage("load text encoder"):
             encoder = load_prompt_encoder(
                 self.checkpoint, dtype=self.dtypes.text_encoder, device=self.device
             )
             self._accelerate(encoder.model)
-        with self._stopwatch.timed("text"), self.reporter.stage("text"):
-            text = encode_prompt(encoder, self.settings)
-            check_values(text.positive.embeds, "text encoding")
+        texts = {}
+        total = len(wanted) if len(wanted) > 1 else None
+        with self._stopwatch.timed("text"), self.reporter.stage("text", total) as advance:
+            for settings in wanted:
+                text = texts[_text_key(settings)] = encode_prompt(encoder, settings)
+                check_values(text.positive.embeds, "text encoding")
+                self._tell_about_text(text)
+                if total:
+                    advance()
         del encoder
         release_memory(self.device)
+        return texts
+
+    def _tell_about_text(self, text: EncodedPair) -> None:
         if text.positive.truncated_tokens:
             count = text.positive.truncated_tokens
             self.reporter.notice(f"the prompt is too long: its last {count} tokens are not used")
@@ -185,7 +214,21 @@ class Run:
             self.reporter.notice(
                 f"{self.checkpoint.name} does not know these words: {listed}{more}"
             )
-        return text
+
+    def _tell_about_settings(self) -> None:
+        settings, native = self.settings, self.checkpoint.defaults.native_size
+        drawn = (settings.drawn_width, settings.drawn_height)
+        if self.checkpoint.own.vocabulary and (native, native) != drawn:
+            self._tell_once(
+                f"{self.checkpoint.name} was trained at {native}x{native}; others draw worse"
+            )
+        if settings.negative_prompt and not settings.uses_two_branches:
+            self._tell_once("--negative has no effect: guidance is 1 or less, or built in (Sprint)")
+
+    def _tell_once(self, message: str) -> None:
+        if message not in self._told:
+            self._told.add(message)
+            self.reporter.notice(message)
 
     def _accelerate(self, model: torch.nn.Module) -> None:
         self._kernels |= accelerate_with_notice(
@@ -193,24 +236,18 @@ class Run:
         )
 
     def _embedded_settings(self, seed: int) -> dict[str, Any]:
-        settings = self.settings
         return {
-            "prompt": settings.prompt,
-            "negative_prompt": settings.negative_prompt,
-            "seed": seed,
-            "steps": settings.steps,
-            "guidance": settings.guidance_scale,
-            "scheduler": settings.scheduler,
-            "flow_shift": settings.flow_shift,
-            "size": f"{settings.width}x{settings.height}",
-            "drawn_size": f"{settings.drawn_width}x{settings.drawn_height}",
-            "enhance": settings.enhance,
-            "model": self.checkpoint.name,
-            "revision": self.checkpoint.revision or "",
+            **picture_settings(self.settings, self.checkpoint, seed),
             "precision": str(self.dtypes),
             "device": self.device.type,
             "version": __version__,
         }
+
+
+def _text_key(settings: Settings) -> TextKey:
+    """What decides the embeddings of both branches."""
+    s = settings
+    return s.prompt, s.negative_prompt, s.enhance, s.uses_two_branches
 
 
 def translate_out_of_memory(settings: Settings) -> AbstractContextManager[None]:

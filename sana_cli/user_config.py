@@ -80,7 +80,7 @@ def _names(choices: type[StrEnum]) -> tuple[str, ...]:
 
 SETTINGS: dict[str, Setting] = {
     "model": Setting(kind="text", help="the model of a command that names none"),
-    "output": Setting(kind="text", help="the folder that pictures go to"),
+    "output": Setting(kind="text", help="the folder that pictures go to, or a pattern"),
     "steps": Setting(kind="whole number", limits=(1, 1000), help="denoising steps"),
     "guidance": Setting(kind="number", limits=(0, 100), help="how strictly to follow the prompt"),
     "precision": Setting(kind="text", choices=_names(Precision), help="of the transformer"),

@@ -1,4 +1,4 @@
-"""What was asked for, wherever it was said: on the command line, or in the user's settings. No torch."""
+"""What was asked for, wherever it was said: typed, in a file of prompts, in a picture, or in the user's settings. No torch."""
 
 import os
 from collections.abc import Iterator, Mapping
@@ -7,8 +7,18 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 from sana_cli.checkpoint import Checkpoint, local_path
-from sana_cli.errors import SanaError
-from sana_cli.options import Backend, Decode, Precision, Scheduler, decode_mode, size_of_aspect
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.naming import is_pattern
+from sana_cli.options import (
+    Backend,
+    Decode,
+    Device,
+    Precision,
+    Scheduler,
+    decode_mode,
+    parse_size,
+    size_of_aspect,
+)
 from sana_cli.request import Request
 from sana_cli.user_config import BUILTIN, Preferences
 
@@ -20,6 +30,7 @@ _TOGETHER = (("width", "height", "aspect", "bins"), ("decode", "tile"))
 class Wishes:
     """The options of one place; None where it says nothing. `sources` names the place where nobody typed it."""
 
+    prompt: str | None = None
     model: str | None = None
     output: str | None = None
     width: int | None = None
@@ -44,6 +55,40 @@ class Wishes:
         known = {f.name for f in fields(cls)}
         values = {key: getattr(chosen, key) for key in chosen.sources if key in known}
         return cls(**values, sources=chosen.sources)
+
+    @classmethod
+    def of_picture(cls, settings: Mapping[str, Any], name: str) -> Self:
+        """What repeats a picture, from the settings in its file. SanaError for what makes no sense."""
+        said = {key: _said(settings, key, kind, name) for key, kind in _IN_PICTURES.items()}
+        width, height = _sides(settings.get("size"), name)
+        mode, _, tile = str(settings.get("decode") or "").partition(" ")
+        precision = str(settings.get("precision") or "auto").partition("+")[0]
+        for key, value, known in (
+            ("decode", mode, Decode), ("precision", precision, Precision),
+            ("device", said["device"], Device), ("scheduler", said["scheduler"], Scheduler),
+        ):  # fmt: skip
+            if value and value not in list(known):
+                raise _senseless(name, key, value)
+        if tile and not tile.isdecimal():
+            raise _senseless(name, "decode", settings["decode"])
+        return cls(
+            prompt=said["prompt"],
+            negative=said["negative_prompt"],
+            seed=said["seed"],
+            steps=said["steps"],
+            guidance=said["guidance"],
+            scheduler=said["scheduler"],
+            enhance=said["enhance"],
+            model=said["model"],
+            width=width,
+            height=height,
+            bins=settings.get("drawn_size") != settings.get("size"),
+            precision=precision,
+            device=said["device"],
+            decode=mode or "auto",
+            tile=int(tile) if tile else None,
+            sources={"model": name, "device": name, "precision": name},
+        )
 
     def over(self, other: Self) -> Self:
         """These wishes, and where they say nothing the others."""
@@ -71,7 +116,7 @@ class Wishes:
             raise
 
     def request(
-        self, prompt: str, checkpoint: Checkpoint, *, count: int = 1, overwrite: bool = False
+        self, checkpoint: Checkpoint, *, count: int = 1, overwrite: bool = False
     ) -> Request:
         """These wishes for one model. SanaError (usage) for values that cannot be read."""
         width, height = self.width, self.height
@@ -80,8 +125,9 @@ class Wishes:
         backend = self.backend or "auto"
         if checkpoint.manifest is None and "backend" in self.sources:
             backend = "auto"  # a setting for quantized models; only a flag insists
+        output = local_path(self.output) if self.output else None
         return Request(
-            prompt=prompt,
+            prompt=self.prompt or "",
             negative_prompt=self.negative or "",
             width=width,
             height=height,
@@ -92,11 +138,43 @@ class Wishes:
             enhance=self.enhance,
             seed=self.seed,
             count=count,
-            output=local_path(self.output) if self.output else None,
+            output=output,
             output_is_folder=(self.output or "").endswith(("/", os.sep)),
+            output_is_pattern=output is not None and is_pattern(output),
             overwrite=overwrite,
             precision=Precision(self.precision or "auto").value,
             backend=Backend(backend).value,
             decode=decode_mode(Decode(self.decode) if self.decode else None, self.tile),
             tile=self.tile,
         )
+
+
+# what a picture carries, and as which kind; sizes are read on their own
+_IN_PICTURES: dict[str, tuple[type, ...]] = {
+    "prompt": (str,), "negative_prompt": (str,), "seed": (int,), "steps": (int,),
+    "guidance": (int, float), "scheduler": (str,), "enhance": (bool,), "model": (str,),
+    "device": (str,),
+}  # fmt: skip
+
+
+def _said(settings: Mapping[str, Any], key: str, kinds: tuple[type, ...], name: str) -> Any:
+    value = settings.get(key)
+    if value is not None and type(value) not in kinds:
+        raise _senseless(name, key, value)
+    return value
+
+
+def _sides(size: object, name: str) -> tuple[int, int]:
+    try:
+        return parse_size(str(size))
+    except SanaError as error:
+        raise _senseless(name, "size", size) from error
+
+
+def _senseless(name: str, key: str, value: object) -> SanaError:
+    shown = repr(value)[:40]
+    return SanaError(
+        f"{name} carries {key} = {shown}, which makes no sense",
+        hint="another program has changed it; give the settings yourself",
+        code=ExitCode.USAGE,
+    )

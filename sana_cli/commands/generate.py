@@ -22,13 +22,13 @@ from sana_cli.options import (
 )
 
 if TYPE_CHECKING:
-    from sana_cli.finishing import Picture
+    from sana_cli.finishing import Picture as Finished
 
 
 def generate(
     prompt: Annotated[
-        str, typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)
-    ],
+        str | None, typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)
+    ] = None,
     model: ModelOption = None,
     output: Annotated[
         str | None,
@@ -36,7 +36,26 @@ def generate(
             "--output",
             "-o",
             metavar="PATH",
-            help="A .png file, or a folder [default: your setting, else here]",
+            help="A .png file, a folder, or a pattern: {index}-{slug}-{seed}.png "
+            "[default: your setting, else here]",
+            show_default=False,
+        ),
+    ] = None,
+    from_: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="PICTURE.png",
+            help="Repeat a picture; options that are given change it.",
+            show_default=False,
+        ),
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Many pictures: a prompt a line, or .jsonl with settings a line; -: standard input. "
+            "Pictures that are there already are not drawn again.",
             show_default=False,
         ),
     ] = None,
@@ -106,9 +125,10 @@ def generate(
     json: JsonOption = False,
     quiet: QuietOption = None,
 ) -> None:
-    """Draw pictures of PROMPT."""
+    """Draw pictures of PROMPT, of every line of a file, or once more."""
     for option, value in (
         ("--size", size), ("--aspect", aspect), ("--output", output), ("--model", model),
+        ("--from", from_), ("--prompts", prompts),
     ):  # fmt: skip
         if value == "":  # mostly an unset variable of a script
             raise SanaError(f"{option} is empty", hint=f"leave {option} away", code=ExitCode.USAGE)
@@ -118,60 +138,58 @@ def generate(
         raise _contradiction("--aspect", "a size")
     if size:
         width, height = parse_size(size)
+    if prompts and (prompt is not None or from_):
+        raise _contradiction("--prompts", "--from" if from_ else "PROMPT")
+    if prompt is None and not prompts and not from_:
+        raise SanaError(
+            "there is no prompt",
+            hint='say what to draw: sana generate "a red fox"; or --prompts FILE, --from PICTURE.png',
+            code=ExitCode.USAGE,
+        )
+    from sana_cli.commands.drawing import Order, Picture, open_model
     from sana_cli.user_config import preferences
     from sana_cli.wishes import Wishes
 
     typed = Wishes(
-        model=model, output=output, width=width, height=height, aspect=aspect, bins=bins,
+        prompt=prompt, model=model, output=output, width=width, height=height, aspect=aspect, bins=bins,
         steps=steps, guidance=guidance, negative=negative, seed=seed, scheduler=scheduler,
         precision=precision, device=device, backend=backend, enhance=enhance, decode=decode,
         tile=tile,
     )  # fmt: skip
     decode_mode(decode, tile)  # what was typed must fit together before settings come in
     chosen = preferences()
-    wishes = typed.over(Wishes.of_preferences(chosen))
+    picture = Picture.of(from_) if from_ else None
+    wishes = typed.over(picture.wishes) if picture else typed
+    wishes = wishes.over(Wishes.of_preferences(chosen))
     offline = bool(chosen.offline if offline is None else offline)
     quiet = bool(chosen.quiet if quiet is None else quiet)
 
-    from sana_cli.checkpoint import open_checkpoint
     from sana_cli.console import ConsoleReporter
-    from sana_cli.request import check
 
     with ConsoleReporter(quiet=quiet) as reporter:
-        with wishes.naming_source_of("model"):
-            checkpoint = open_checkpoint(
-                wishes.model_or_builtin, offline=offline, progress=reporter.download
-            )
-        if wishes.model is None:
-            reporter.notice(
-                f"drawn by the built-in demonstration model: {checkpoint.own.description}; "
-                "`sana info builtin` lists its words, --model sana-0.6b is a real one"
-            )
-        request = wishes.request(prompt, checkpoint, count=count, overwrite=force)
-        with wishes.naming_source_of("output"):
-            check(request, checkpoint)  # mistakes are told before the seconds that torch takes
-
-        from sana_cli.precision import pick_device
-        from sana_cli.run import Run
-
-        with wishes.naming_source_of("device"):
-            on = pick_device(wishes.device or "auto")
-        with wishes.naming_source_of("precision"):
-            run = Run(checkpoint, request, device=on, reporter=reporter)
-        pictures: list[Picture] = []
+        checkpoint = open_model(wishes, picture, offline=offline, reporter=reporter)
+        if picture:
+            picture.tell_differences(checkpoint, reporter)
+        order = Order(
+            wishes=wishes, checkpoint=checkpoint, count=count, overwrite=force, reporter=reporter
+        )
+        pictures = order.batch(prompts) if prompts else order.single(picture)
+        told: list[Finished] = []
         try:
-            for picture in run.pictures():
-                pictures.append(picture)
+            for finished in pictures:
+                told.append(finished)
                 if not json:
-                    typer.echo(summary(picture, quiet=quiet))
+                    typer.echo(summary(finished, quiet=quiet))
         finally:  # pictures that are done are told, whatever happens to the next one
-            if json and pictures:
+            if json and (told or order.done_before):
+                run = order.run
                 print_document(
                     checkpoint,
-                    pictures,
-                    device=run.device,
-                    precision=str(run.dtypes),
-                    kernels=run.kernels,
+                    told,
+                    device=run.device if run else None,
+                    precision=str(run.dtypes) if run else None,
+                    kernels=run.kernels if run else {},
+                    done_before=order.done_before,
                 )
 
 

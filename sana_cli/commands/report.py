@@ -5,6 +5,9 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
     import torch
 
     from sana_cli.checkpoint import Checkpoint
@@ -29,11 +32,12 @@ def print_document(
     checkpoint: "Checkpoint",
     pictures: "list[Picture]",
     *,
-    device: "torch.device",
-    precision: str,
+    device: "torch.device | None",
+    precision: str | None,
     kernels: dict[str, str],
+    done_before: "Sequence[Path] | None" = None,
 ) -> None:
-    """Print the JSON document of a command."""
+    """Print the JSON document of a command. `done_before` is for a batch: pictures that were there already."""
     from json import dumps
 
     images = [
@@ -49,12 +53,14 @@ def print_document(
         }
         for picture in pictures
     ]
-    document = {
+    document: dict[str, object] = {
         "model": checkpoint.name,
         "revision": checkpoint.revision,
-        "device": str(device),
+        "device": str(device) if device else None,
         "precision": precision,
         "kernels": kernels,
         "images": images,
     }
+    if done_before is not None:
+        document["done_before"] = [str(path) for path in done_before]
     typer.echo(dumps(document, ensure_ascii=False))

@@ -1,0 +1,156 @@
+"""What `sana generate` does with its wishes: one picture or many, new or once more."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from sana_cli import __version__
+from sana_cli.checkpoint import Checkpoint, kept_folder, local_path, open_checkpoint
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.request import Request, check
+from sana_cli.user_config import preferences
+from sana_cli.wishes import Wishes
+
+if TYPE_CHECKING:
+    import torch
+
+    from sana_cli.console import ConsoleReporter
+    from sana_cli.finishing import Picture as Finished
+    from sana_cli.run import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One to draw again: what its file says."""
+
+    name: str
+    settings: dict[str, Any]
+    wishes: Wishes
+
+    @classmethod
+    def of(cls, name: str) -> Self:
+        """Read it; SanaError for a file that is none of ours."""
+        from sana_cli.image_io import read_settings
+
+        path = local_path(name)
+        if not path.is_file():
+            raise SanaError(f"no such picture: {name}", hint="check the path", code=ExitCode.USAGE)
+        settings = read_settings(path)
+        return cls(name=name, settings=settings, wishes=Wishes.of_picture(settings, name))
+
+    def tell_differences(self, checkpoint: Checkpoint, reporter: "ConsoleReporter") -> None:
+        """Say what may keep the new picture from being the same."""
+        now = {
+            "model": checkpoint.name,
+            "revision": checkpoint.revision or "",
+            "flow_shift": checkpoint.defaults.flow_shift,
+            "version": __version__,
+        }
+        for key, value in now.items():
+            before = self.settings.get(key, value)
+            if before != value:
+                reporter.notice(
+                    f"{self.name} was drawn with {key} {before or 'unknown'}, this is {value or 'unknown'}; "
+                    "the pictures may differ"
+                )
+
+
+def open_model(
+    wishes: Wishes, picture: Picture | None, *, offline: bool, reporter: "ConsoleReporter"
+) -> Checkpoint:
+    """The model that is wished for; errors say who named it when nobody typed it."""
+    repeated = picture is not None and wishes.sources.get("model") == picture.name
+    name = wishes.model_or_builtin
+    if repeated:
+        name = _place_of(name)
+    try:
+        with wishes.naming_source_of("model"):
+            checkpoint = open_checkpoint(name, offline=offline, progress=reporter.download)
+    except SanaError as error:
+        if repeated and error.code == ExitCode.USAGE:
+            error.hint = "pictures tell a model's name, not where it is: give --model FOLDER"
+        raise
+    if wishes.model is None:
+        reporter.notice(
+            f"drawn by the built-in demonstration model: {checkpoint.own.description}; "
+            "`sana info builtin` lists its words, --model sana-0.6b is a real one"
+        )
+    return checkpoint
+
+
+def _place_of(name: str) -> str:
+    """A folder by its last name, if it is the default model; else the name itself."""
+    default = preferences().model
+    if default and kept_folder(name) is None and Path(default).name == name:
+        return default
+    return name
+
+
+class Order:
+    """What one call of `sana generate` is to draw. `run` and `done_before` are for its report."""
+
+    def __init__(
+        self, *, wishes: Wishes, checkpoint: Checkpoint, count: int, overwrite: bool,
+        reporter: "ConsoleReporter",
+    ) -> None:  # fmt: skip
+        self.wishes, self.checkpoint, self.reporter = wishes, checkpoint, reporter
+        self.count, self.overwrite = count, overwrite
+        self.run: Run | None = None
+        self.done_before: list[Path] | None = None
+
+    def single(self, picture: Picture | None) -> Iterator["Finished"]:
+        """The pictures of one prompt."""
+        request = self.wishes.request(self.checkpoint, count=self.count, overwrite=self.overwrite)
+        with self.wishes.naming_source_of("output"):
+            check(request, self.checkpoint)  # mistakes are told before the seconds that torch takes
+        self.run = self._started(request, picture)
+        yield from self.run.pictures()
+
+    def batch(self, prompts: str) -> Iterator["Finished"]:
+        """The pictures of a file of prompts that are not there yet."""
+        from sana_cli.batch import draw_batch, plan_batch
+        from sana_cli.prompt_file import read_lines
+
+        lines = read_lines(prompts)
+        output = local_path(self.wishes.output) if self.wishes.output else None
+        with self.wishes.naming_source_of("output"):
+            batch = plan_batch(
+                lines, replace(self.wishes, output=None), self.checkpoint,
+                count=self.count, overwrite=self.overwrite, output=output,
+            )  # fmt: skip
+        self.done_before = sorted(batch.done)
+        pending = batch.pending
+        if batch.done:
+            left = f"{len(pending)} to draw" if pending else "nothing to draw"
+            self.reporter.notice(
+                f"{len(batch.done)} of {len(batch.requests)} pictures are done: {left}"
+            )
+        if pending:
+            self.run = self._started(pending[0], None)
+            yield from draw_batch(
+                self.run, batch, self.checkpoint,
+                advance=lambda done, total: self.reporter.count("pictures", done, total),
+            )  # fmt: skip
+
+    def _started(self, request: Request, picture: Picture | None) -> "Run":
+        from sana_cli.run import Run
+
+        device = self._device(picture)
+        with self.wishes.naming_source_of("precision"):
+            return Run(self.checkpoint, request, device=device, reporter=self.reporter)
+
+    def _device(self, picture: Picture | None) -> "torch.device":
+        from sana_cli.precision import pick_device
+
+        wanted = self.wishes.device or "auto"
+        with self.wishes.naming_source_of("device"):
+            try:
+                return pick_device(wanted)
+            except SanaError:
+                if picture is None or self.wishes.sources.get("device") != picture.name:
+                    raise
+        self.reporter.notice(
+            f"{picture.name} was drawn on {wanted}, which is not here; it may differ"
+        )
+        return pick_device("auto")

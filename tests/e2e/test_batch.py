@@ -1,0 +1,260 @@
+"""`sana generate --prompts`: many pictures of one loaded model, resumed, shared between processes, and named."""
+
+import io
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sana_cli.errors import ExitCode
+from sana_cli.image_io import read_settings
+
+SMALL = ("--size", "32x32", "--steps", "1", "--device", "cpu", "--precision", "fp32")
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_lines_of_text(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, out: Path
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text(
+        "\ufeffa red fox\n\n# not this one\n  two frogs  \na red fox\n", encoding="utf-8"
+    )
+    words = ("generate", "--prompts", file, "-m", tiny_model, "-o", out, *SMALL, "--json")
+    document = sana(*words).document
+    assert names(out) == ["1-a-red-fox.png", "2-two-frogs.png", "3-a-red-fox.png"]
+    assert [image["settings"]["prompt"] for image in document["images"]] == [
+        "a red fox", "two frogs", "a red fox",
+    ]  # fmt: skip
+    seeds = [image["seed"] for image in document["images"]]
+    assert len(set(seeds)) == 3, "a prompt that is there twice is drawn in two ways"
+    loads = [image["seconds"]["load"] for image in document["images"]]
+    assert loads[0] > 0
+    assert loads[1:] == [0, 0], "the model is loaded once"
+    assert document["done_before"] == []
+    again = sana(*words).document
+    assert again["images"] == []
+    assert [Path(path).name for path in again["done_before"]] == names(out)
+
+
+def test_lines_of_json(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, out: Path
+) -> None:
+    """A line wins over the command line, which fills in what it does not say."""
+    file = tmp_path / "prompts.jsonl"
+    lines = [
+        {"prompt": "a", "seed": 5, "steps": 2, "guidance": 1, "size": "64x32"},
+        {"prompt": "b", "negative": "c", "width": 32, "height": 64},
+    ]
+    file.write_text("\n".join(map(json.dumps, lines)))
+    words = (
+        "generate",
+        "--prompts",
+        file,
+        "-m",
+        tiny_model,
+        "-o",
+        out,
+        *SMALL,
+        "--seed",
+        9,
+        "--count",
+        2,
+    )
+    result = sana(*words, "--json")
+    assert result.code == 0, result.err
+    found = [image["settings"] for image in result.document["images"]]
+    assert [(s["prompt"], s["seed"], s["steps"], s["guidance"], s["size"]) for s in found] == [
+        ("a", 5, 2, 1, "64x32"), ("a", 6, 2, 1, "64x32"),
+        ("b", 9, 1, 4.5, "32x64"), ("b", 10, 1, 4.5, "32x64"),
+    ]  # fmt: skip
+    assert found[2]["negative_prompt"] == "c"
+    assert names(out) == ["1-a-5.png", "2-a-6.png", "3-b-9.png", "4-b-10.png"]
+    alone = out / "alone.png"
+    options = ("-m", tiny_model, "--size", "32x64", *SMALL[2:], "--seed", 10, "--negative", "c")
+    assert sana("generate", "b", *options, "-o", alone).code == 0
+    assert alone.read_bytes() == (out / "4-b-10.png").read_bytes(), (
+        "a batch draws what one call draws"
+    )
+
+
+def test_standard_input(
+    sana: Callable[..., Any], tiny_model: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text, name in (("a fox\n", "1-a-fox.png"), ('{"prompt": "a cat"}\n', "1-a-cat.png")):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+        result = sana("generate", "--prompts", "-", "-m", tiny_model, "-o", out, *SMALL, "--quiet")
+        assert (result.code, result.out.strip()) == (0, str(out / name))
+
+
+def test_fifty_killed_half_way(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, out: Path
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(f"picture number {i}" for i in range(50)))
+    words = ["generate", "--prompts", file, "-m", tiny_model, *SMALL, "--quiet"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sana_cli", *map(str, words), "-o", str(out)],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    for _ in range(25):
+        assert process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
+    assert 25 <= len(before) < 50
+
+    result = sana(*words, "-o", out, "--json")
+    assert result.code == 0, result.err
+    assert len(result.document["images"]) == 50 - len(before)
+    assert len(result.document["done_before"]) == len(before)
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    assert sana(*words, "-o", whole).code == 0
+    assert [path.name for path in sorted(out.glob("*.png"))] == names(whole)
+    assert len(names(whole)) == 50
+    for name in names(whole):
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), name
+    assert all((out / name).stat().st_mtime_ns == time for name, time in before.items())
+    assert not list(out.glob("*.safetensors"))
+
+
+def test_two_processes_share_the_work(tiny_model: Path, tmp_path: Path, out: Path) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(f"picture number {i}" for i in range(30)))
+    words = (
+        "generate",
+        "--prompts",
+        file,
+        "-m",
+        tiny_model,
+        *SMALL,
+        "--quiet",
+        "-o",
+        out,
+        "--json",
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "sana_cli", *map(str, words)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    drawn = []
+    for process in processes:
+        stdout, stderr = process.communicate(timeout=120)
+        assert (process.returncode, stderr) == (0, "")
+        if stdout:
+            drawn += [image["path"] for image in json.loads(stdout)["images"]]
+    assert len(drawn) == len(set(drawn)) == 30, "each was drawn by one of them"
+    assert len(names(out)) == 30, "and nothing else is left"
+
+
+def test_what_is_in_the_way_is_told_before_any_work(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, out: Path
+) -> None:
+    file = tmp_path / "prompts.txt"
+    file.write_text("a\nb\n")
+    words = ("generate", "--prompts", file, "-m", tiny_model, "-o", out, *SMALL, "--seed", 1)
+    (out / "2-b.png").write_bytes(b"somebody's picture")
+    result = sana(*words)
+    assert result.code == ExitCode.USAGE
+    assert "2-b.png is another picture" in result.err
+    assert names(out) == ["2-b.png"]
+    assert sana(*words, "--force").code == 0
+    assert read_settings(out / "2-b.png")["prompt"] == "b"
+    other = sana(*words, "--guidance", 2)
+    assert (other.code, "another picture" in other.err) == (ExitCode.USAGE, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.txt", "\n# nothing\n", "holds no prompts"),
+        ("p.jsonl", "a fox", "line 1 is not JSON"),
+        ("p.jsonl", '\n{"promt": "a"}', 'line 2 is no object with a "prompt"'),
+        ("p.jsonl", '{"prompt": "a", "stesp": 3}', "unknown key 'stesp', did you mean 'steps'"),
+        ("p.jsonl", '{"prompt": "a", "steps": "3"}', "unusable 'steps': '3'"),
+        ("p.jsonl", '{"prompt": "a", "steps": true}', "unusable 'steps'"),
+        ("p.jsonl", '{"prompt": "a", "size": "big"}', "unreadable size 'big'"),
+        ("p.jsonl", '{"prompt": "a", "size": "32x32", "width": 32}', "a size twice"),
+        ("p.jsonl", '{"prompt": "a", "scheduler": "ddim"}', "unknown scheduler 'ddim'"),
+        ("p.jsonl", '{"prompt": "a"}\n{"prompt": "a", "size": "33x32"}', "line 2: size 33x32"),
+        ("p.txt", "a\n" + "b" * 30_000, "line 2: a prompt of 30,000 characters"),
+    ],
+)  # fmt: skip
+def test_lines_that_are_wrong(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, out: Path, name: str, text: str, message: str
+) -> None:  # fmt: skip
+    (tmp_path / name).write_text(text)
+    result = sana("generate", "--prompts", tmp_path / name, "-m", tiny_model, "-o", out)
+    assert result.code == ExitCode.USAGE
+    assert message in result.err
+    assert names(out) == []
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "there is no prompt"),
+        (("--prompts", "nowhere.txt"), "cannot read nowhere.txt: No such file"),
+        (("--prompts", "p.txt", "a fox"), "give --prompts or PROMPT, not both"),
+        (("--prompts", "p.txt", "--from", "a.png"), "give --prompts or --from, not both"),
+        (("--prompts", "p.txt", "-o", "a.png"), "2 pictures cannot all be called a.png"),
+        (
+            ("--prompts", "p.txt", "-o", "{slug}-{sede}.png"),
+            "no field {sede}, did you mean {seed}?",
+        ),
+        (
+            ("--prompts", "p.txt", "-o", "{slug}.png", "--count", "2"),
+            "4 pictures 2 different names",
+        ),
+        (("--prompts", "p.txt", "-o", "{index.png"), "--output {index.png"),
+        (("--prompts", "p.txt", "-o", "{index!x}.png"), "--output {index!x}.png"),
+        (("--prompts", "p.txt", "-o", "{index.real}.png"), "no field {index.real}"),
+        (("--prompts", "p.txt", "-o", "nowhere/{index}.png"), "no such folder: nowhere"),
+    ],
+)
+def test_misuse(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, words: tuple[str, ...], message: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("p.txt").write_text("a\nb\n")
+    result = sana("generate", *words, "-m", tiny_model, *SMALL)
+    assert result.code == ExitCode.USAGE, result
+    assert message in result.err
+    assert names(tmp_path) == ["p.txt"]
+
+
+def test_patterns(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, out: Path) -> None:
+    """For one prompt as for many; a folder with braces in its name is a folder."""
+    words = ("generate", "A fox!", "-m", tiny_model, *SMALL, "--seed", 7, "--count", 2)
+    assert sana(*words, "-o", f"{out}/{{slug}}_{{seed:04}}_{{index}}.png").code == 0
+    assert names(out) == ["a-fox_0007_1.png", "a-fox_0008_2.png"]
+    braces = tmp_path / "{seed}"
+    braces.mkdir()
+    assert sana(*words, "-o", braces).code == 0
+    assert names(braces) == ["a-fox-7.png", "a-fox-8.png"]
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(map(str, range(10))))
+    batch = ("generate", "--prompts", file, "-m", tiny_model, *SMALL, "-o", braces)
+    assert sana(*batch).code == 0
+    assert names(braces)[:2] == ["01-0.png", "02-1.png"]

@@ -1,0 +1,154 @@
+"""`sana generate --from`: a picture once more, bit for bit, and what may change it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sana_cli.errors import ExitCode
+from sana_cli.image_io import read_settings, save_png
+
+CPU = ("--device", "cpu")
+
+
+def test_bit_for_bit(sana: Callable[..., Any], tmp_path: Path) -> None:
+    first, second = tmp_path / "a.png", tmp_path / "b.png"
+    options = (
+        "--steps",
+        2,
+        "--guidance",
+        3.5,
+        "--seed",
+        5,
+        "--negative",
+        "blue",
+        "--scheduler",
+        "flow-euler",
+    )
+    assert sana("generate", "a cat", *options, *CPU, "-o", first).code == 0
+    result = sana("generate", "--from", first, "-o", second)
+    assert result.code == 0, result.err
+    assert second.read_bytes() == first.read_bytes()
+    assert "differ" not in result.err
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--size", "64x96", "--enhance", "--precision", "fp32"),
+        ("--width", "100", "--height", "57", "--bins"),
+        ("--size", "96x96", "--decode", "blended-tiles", "--tile", "64"),
+    ],
+    ids=["size", "bins", "blended"],
+)
+def test_every_option_is_repeated(
+    sana: Callable[..., Any], pipelines: Any, tmp_path: Path, options: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Settings of the user do not get between, and the default model is found by its folder's name."""
+    folder = pipelines.folder("native_512")
+    first, second = tmp_path / "a.png", tmp_path / "b.png"
+    words = ("-m", folder, "--steps", 1, "--seed", 5, *CPU, *options)
+    assert sana("generate", "a cat", *words, "-o", first).code == 0
+    monkeypatch.setenv("SANA_MODEL", str(folder))
+    monkeypatch.setenv("SANA_STEPS", "3")
+    monkeypatch.setenv("SANA_GUIDANCE", "1")
+    monkeypatch.setenv("SANA_DECODE", "whole")
+    result = sana("generate", "--from", first, "-o", second)
+    assert result.code == 0, result.err
+    assert second.read_bytes() == first.read_bytes()
+
+
+def test_any_flag_overrides(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    first = tmp_path / "a.png"
+    words = ("-m", tiny_model, *CPU)
+    options = ("--size", "64x96", "--steps", 1, "--seed", 5)
+    assert sana("generate", "a cat", *words, *options, "-o", first).code == 0
+    changes = {
+        "prompt": ("a dog",), "steps": ("--steps", 2), "seed": ("--seed", 6), "size": ("--size", "32x64"),
+        "guidance": ("--guidance", 2.0), "negative_prompt": ("--negative", "x"),
+    }  # fmt: skip
+    before = read_settings(first)
+    for key, change in changes.items():
+        path = tmp_path / f"{key}.png"
+        result = sana("generate", "--from", first, *words, *change, "-o", path)
+        assert result.code == 0, result.err
+        after = read_settings(path)
+        different = {name for name in after if after[name] != before[name]}
+        assert different == ({"size", "drawn_size"} if key == "size" else {key})
+        assert after[key] == change[-1]
+    result = sana(
+        "generate", "--from", first, *words, "--count", 2, "-o", tmp_path / "many.png", "--json"
+    )
+    assert [image["seed"] for image in result.document["images"]] == [5, 6]
+
+
+def test_a_folder_that_is_not_known_by_name(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    first = tmp_path / "a.png"
+    assert (
+        sana(
+            "generate", "x", "-m", tiny_model, "--size", "32x32", "--steps", 1, *CPU, "-o", first
+        ).code
+        == 0
+    )
+    result = sana("generate", "--from", first, "-o", tmp_path / "b.png")
+    assert result.code == ExitCode.USAGE
+    assert f"(model is set by {first})" in result.err
+    assert "give --model FOLDER" in result.err
+
+
+def edited(path: Path, **changes: object) -> Path:
+    settings = {
+        "prompt": "a cat", "seed": 1, "steps": 1, "guidance": 4.0, "scheduler": "flow-dpm", "flow_shift": 3.0,
+        "size": "32x32", "drawn_size": "32x32", "enhance": False, "model": "builtin", "precision": "fp32",
+        "device": "cpu", "version": "0.1.0", **changes,
+    }  # fmt: skip
+    save_png(Image.new("RGB", (32, 32)), path, settings=settings, overwrite=True)
+    return path
+
+
+def test_what_may_differ_is_told(sana: Callable[..., Any], tmp_path: Path) -> None:
+    path = edited(tmp_path / "a.png", version="0.0.1", device="mps", flow_shift=1.0)
+    result = sana("generate", "--from", path, "-o", tmp_path / "b.png")
+    assert result.code == 0, result.err
+    assert "version 0.0.1" in result.err
+    assert "flow_shift 1.0" in result.err
+    assert "drawn on mps, which is not here" in result.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"steps": "many"}, "carries steps = 'many'"),
+        ({"steps": 0}, "cannot draw in 0 steps"),
+        ({"size": "big"}, "carries size = 'big'"),
+        ({"seed": 1.5}, "carries seed = 1.5"),
+        ({"scheduler": "ddim"}, "carries scheduler = 'ddim'"),
+        ({"decode": "blended-tiles x"}, "carries decode"),
+        ({"precision": "int3"}, "carries precision"),
+        ({"model": "../../etc"}, "model is set by"),
+        ({"prompt": ""}, "the prompt is empty"),
+    ],
+    ids=str,
+)
+def test_edited_settings(
+    sana: Callable[..., Any], tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    path = edited(tmp_path / "a.png", **changes)
+    result = sana("generate", "--from", path, "-o", tmp_path / "b.png")
+    assert result.code == ExitCode.USAGE, result.err
+    assert message in result.err
+    assert not (tmp_path / "b.png").exists()
+
+
+def test_no_picture_of_ours(sana: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    assert "no such picture" in sana("generate", "--from", path).err
+    Image.new("RGB", (8, 8)).save(path)
+    assert "carries no settings" in sana("generate", "--from", path).err
+    path.write_bytes(b"no picture")
+    assert "cannot read" in sana("generate", "--from", path).err
