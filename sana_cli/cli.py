@@ -17,6 +17,7 @@ from sana_cli import __version__
 from sana_cli.commands import config
 from sana_cli.commands.bench import bench
 from sana_cli.commands.decode import decode
+from sana_cli.commands.doctor import doctor
 from sana_cli.commands.generate import generate
 from sana_cli.commands.info import info
 from sana_cli.commands.models import default, models, remove
@@ -39,6 +40,7 @@ app.command()(decode)
 app.command()(info)
 app.command()(quantize)
 app.command()(bench)
+app.command()(doctor)
 app.command()(pull)
 app.command()(models)
 app.command()(default)

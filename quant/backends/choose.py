@@ -190,6 +190,20 @@ def _best_seconds(run: Any, device: torch.device) -> float:
     return min(times)  # other programs only ever add time
 
 
+def probe_layers(device: torch.device) -> Iterator[tuple[str, AcceleratedLayer]]:
+    """A layer of a usual size for every scheme that layers have, with its kind, for `measure`."""
+    for scheme in ("w8a8", "w8a16", "w4a16-g64"):
+        config = QuantConfig.parse(scheme)
+        assert config is not None
+        layer = QuantLinear.from_weight(torch.eye(64), None, config)
+        yield _kind(layer), _probe_like(layer.to(device))
+    for scheme in ("w8a8", "w8a16"):
+        config = QuantConfig.parse(scheme)
+        assert config is not None
+        conv = QuantConv2d.from_conv(nn.Conv2d(8, 8, 3, padding=1), config)
+        yield _kind(conv), _probe_like(conv.to(device))
+
+
 def _probe_like(layer: AcceleratedLayer) -> AcceleratedLayer:
     """A layer of the same kind with random weights, of a usual size."""
     config, device = layer.config, layer.scale.device

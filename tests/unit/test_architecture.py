@@ -46,6 +46,7 @@ FLOORS = (
     ("run",),
     ("batch",),
     ("bench", "calibration", "quantize_report"),
+    ("doctor",),
     ("commands",),
     ("cli",),
     ("__main__",),

@@ -1,0 +1,34 @@
+"""`sana doctor`: what works on this machine, what does not, and what to do about it."""
+
+from dataclasses import asdict
+
+import typer
+
+from sana_cli.errors import ExitCode
+from sana_cli.options import JsonOption
+from sana_cli.output import printable
+
+_SIGNS = {"ok": "ok  ", "note": "note", "problem": "FAIL"}
+
+
+def doctor(json: JsonOption = False) -> int:
+    """Check this machine: device, kernels, memory, versions, disk, models, settings. Code 3 for problems."""
+    from sana_cli.doctor import examine
+
+    findings = []
+    for finding in examine():
+        findings.append(finding)
+        if json:
+            continue
+        typer.echo(printable(f"{_SIGNS[finding.state]}  {finding.topic:<9} {finding.text}"))
+        if finding.remedy:
+            typer.echo(printable(f"{'':16}-> {finding.remedy}"))
+    problems = sum(finding.state == "problem" for finding in findings)
+    if json:
+        from json import dumps
+
+        document = {"problems": problems, "findings": [asdict(finding) for finding in findings]}
+        typer.echo(dumps(document, ensure_ascii=False))
+    else:
+        typer.echo(f"{problems} problems" if problems != 1 else "1 problem")
+    return ExitCode.ENVIRONMENT if problems else ExitCode.OK

@@ -1,0 +1,333 @@
+"""What works on this machine, found out by doing it, and what to do about the rest.
+
+Every check is a function that yields findings. One that breaks is a finding itself: this is what people run when
+something is broken.
+"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+from sana_cli import __version__
+from sana_cli.errors import SanaError
+from sana_cli.output import readable_bytes
+
+State = Literal["ok", "note", "problem"]
+_ROOM_BYTES = 10**10  # the smallest published model and some space to work
+_TEXT_ENCODER_FP32_BYTES = 10.5e9
+_DRAW_SIDE = 64  # pixels
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing that was looked at. A problem always has a remedy."""
+
+    topic: str
+    state: State = "ok"
+    text: str
+    remedy: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """All findings, each as soon as it is known."""
+    for topic, check in _CHECKS.items():
+        try:
+            yield from check()
+        except (SanaError, OSError, RuntimeError, ImportError, ValueError) as error:
+            hint = error.hint if isinstance(error, SanaError) else ""
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            yield Finding(
+                topic=topic, state="problem", text=f"broken: {reason}",
+                remedy=hint or "install the package again: pip install --force-reinstall sana-cli",
+            )  # fmt: skip
+
+
+def _versions() -> Iterator[Finding]:
+    yield Finding(
+        topic="versions",
+        text=f"sana {__version__}, Python {platform.python_version()}, {platform.platform()}",
+    )
+    from packaging.requirements import Requirement
+
+    try:
+        wanted = [Requirement(text) for text in metadata.requires("sana-cli") or []]
+    except metadata.PackageNotFoundError:
+        yield Finding(
+            topic="versions", state="note", text="runs from a checkout: versions are not compared"
+        )
+        return
+    found = []
+    for requirement in wanted:
+        if requirement.marker and not requirement.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            version = metadata.version(requirement.name)
+        except metadata.PackageNotFoundError:
+            version = ""
+        if version and requirement.specifier.contains(version, prereleases=True):
+            found.append(f"{requirement.name} {version}")
+        else:
+            yield Finding(
+                topic="versions", state="problem",
+                text=f"{requirement.name} is {version or 'missing'}, tried are {requirement.specifier}",
+                remedy=f'pip install "{requirement}"',
+            )  # fmt: skip
+    yield Finding(topic="versions", text=", ".join(found))
+
+
+def _processor() -> Iterator[Finding]:
+    import torch
+
+    from sana_cli.bench.machine import machine
+    from sana_cli.precision import cpu_has_fast_bf16
+
+    facts = machine()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    yield Finding(
+        topic="cpu",
+        text=f"{facts['cpu']}, {cores} cores, {', '.join(facts['instructions']) or 'no vector instructions told'}",
+    )
+    threads = torch.get_num_threads()
+    if cores and threads * 2 < cores:
+        yield Finding(
+            topic="cpu", state="note", text=f"torch uses {threads} of {cores} cores",
+            remedy="unset OMP_NUM_THREADS, or set it higher",
+        )  # fmt: skip
+    if not cpu_has_fast_bf16():
+        yield Finding(
+            topic="cpu", state="note", text="no bf16 instructions: models run in fp32 here",
+            remedy="quantized models are faster: sana quantize MODEL",
+        )  # fmt: skip
+
+
+def _gpu() -> Iterator[Finding]:
+    import torch
+
+    driver = _nvidia_smi()
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            facts = torch.cuda.get_device_properties(index)
+            free, total = torch.cuda.mem_get_info(index)
+            yield Finding(
+                topic="gpu",
+                text=f"cuda:{index} {facts.name}, compute capability {facts.major}.{facts.minor}, "
+                f"{readable_bytes(free)} of {readable_bytes(total)} free, "
+                f"driver {driver or 'unknown'}, CUDA {torch.version.cuda}",
+            )
+            if facts.major < 8:
+                yield Finding(
+                    topic="gpu", state="note", text="no bf16 in hardware before compute capability 8.0",
+                    remedy="use a model for fp16: sana-0.6b or sana-1.6b-fp16",
+                )  # fmt: skip
+        return
+    if torch.backends.mps.is_available():
+        yield Finding(topic="gpu", text="Apple GPU (mps)")
+        return
+    if driver and torch.version.cuda is None:
+        yield Finding(
+            topic="gpu", state="problem",
+            text=f"there is an NVIDIA driver ({driver}), but torch {torch.__version__} is built without CUDA",
+            remedy='pip install --force-reinstall "torch<2.14" (without the cpu index)',
+        )  # fmt: skip
+    elif driver:
+        yield Finding(
+            topic="gpu", state="problem",
+            text=f"torch {torch.__version__} (CUDA {torch.version.cuda}) cannot use driver {driver}",
+            remedy="install a newer NVIDIA driver, and look whether CUDA_VISIBLE_DEVICES hides the GPU",
+        )  # fmt: skip
+    else:
+        yield Finding(
+            topic="gpu", state="note", text="none that can be used; pictures are drawn on the CPU"
+        )
+
+
+def _nvidia_smi() -> str:
+    """The driver's version, or empty."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip().partition("\n")[0]
+
+
+def _memory() -> Iterator[Finding]:
+    import torch
+
+    from sana_cli.memory.plans import free_bytes
+
+    free = free_bytes(torch.device("cpu"))
+    if free is None:
+        yield Finding(
+            topic="memory", state="note", text="the system does not tell how much is free"
+        )
+        return
+    yield Finding(topic="memory", text=f"{readable_bytes(free)} free")
+    if free < _TEXT_ENCODER_FP32_BYTES and not torch.cuda.is_available():
+        yield Finding(
+            topic="memory", state="note",
+            text=f"the text encoder of a published model takes {readable_bytes(int(_TEXT_ENCODER_FP32_BYTES))} in fp32",
+            remedy="a quantized model takes a fraction: sana quantize MODEL --samples 0",
+        )  # fmt: skip
+
+
+def _kernels() -> Iterator[Finding]:
+    """Every kernel of every scheme, run on a layer of a usual size and compared with the reference."""
+    import torch
+
+    from quant.backends.choose import all_kernels, measure, probe_layers
+    from sana_cli.precision import pick_device
+
+    device = pick_device("auto")
+    for kind, layer in probe_layers(device):
+        kernels = [kernel for kernel in all_kernels() if kernel.supports(layer, device)]
+        results = measure(layer, device, kernels)
+        good = sorted((m for m in results if m.seconds is not None), key=lambda m: m.seconds or 0)
+        times = [f"{m.backend} {m.kernel} {(m.seconds or 0) * 1000:.1f} ms" for m in good]
+        yield Finding(topic="kernels", text=f"{kind} on {device}: {', '.join(times)}")
+        for failed in (m for m in results if m.seconds is None):
+            yield Finding(
+                topic="kernels", state="note",
+                text=f"{kind}: {failed.backend} {failed.kernel} is not used: {failed.note}",
+            )  # fmt: skip
+        if device.type == "cuda" and not any(m.backend == "native" for m in good):
+            yield Finding(
+                topic="kernels", state="problem", text=f"{kind}: our own kernel does not run here",
+                remedy="pip install triton; compilers that it needs: gcc, and Python's headers",
+            )  # fmt: skip
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def _drawing() -> Iterator[Finding]:
+    """One step of the built-in model, from the prompt to a file."""
+    from sana_cli.checkpoint import open_checkpoint
+    from sana_cli.precision import pick_device
+    from sana_cli.request import Request
+    from sana_cli.run import Run
+    from sana_cli.user_config import BUILTIN
+
+    checkpoint, device = open_checkpoint(BUILTIN), pick_device("auto")
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="sana-doctor-") as folder:
+        request = Request(
+            prompt="a cat", width=_DRAW_SIDE, height=_DRAW_SIDE, steps=1, seed=0,
+            output=Path(folder) / "a.png",
+        )  # fmt: skip
+        run = Run(checkpoint, request, device=device, reporter=_Silent())
+        list(run.pictures())
+    yield Finding(
+        topic="drawing",
+        text=f"the built-in model draws on {device} in {run.dtypes}, {time.perf_counter() - started:.1f} s with loading",
+    )
+
+
+def _disk() -> Iterator[Finding]:
+    from sana_cli import hub_cache
+    from sana_cli.user_config import models_folder
+
+    for what, folder in (
+        ("downloads", hub_cache.root()), ("quantized models", models_folder()), ("pictures", Path.cwd()),
+    ):  # fmt: skip
+        there = hub_cache.existing_parent(folder)
+        free = shutil.disk_usage(there).free
+        text = f"{readable_bytes(free)} free for {what} in {folder}"
+        if not os.access(there, os.W_OK):
+            yield Finding(
+                topic="disk", state="problem", text=f"{there} cannot be written: no {what}",
+                remedy="chown it, or set "
+                + {"downloads": "HF_HOME", "quantized models": "SANA_MODELS"}.get(what, "--output")
+                + " to another folder",
+            )  # fmt: skip
+        elif what == "downloads" and free < _ROOM_BYTES:
+            yield Finding(
+                topic="disk", state="problem", text=text,
+                remedy=f"a published model needs {readable_bytes(_ROOM_BYTES)}: `sana remove`, or HF_HOME on another disk",
+            )  # fmt: skip
+        else:
+            yield Finding(topic="disk", text=text)
+
+
+def _models() -> Iterator[Finding]:
+    from sana_cli.model_list import listed_models, total_bytes
+
+    here = [model for model in listed_models() if model.state in ("downloaded", "quantized")]
+    names = ", ".join(model.name for model in here) or "none but the built-in"
+    yield Finding(topic="models", text=f"{names}; {readable_bytes(total_bytes())} on disk")
+    for model in listed_models():
+        if model.state == "partly downloaded":
+            yield Finding(
+                topic="models", state="problem",
+                text=f"{model.name} is only partly downloaded ({readable_bytes(model.size_bytes)})",
+                remedy=f"`sana pull {model.name}` goes on, `sana remove {model.name}` gives up",
+            )  # fmt: skip
+        elif model.note.startswith("unreadable"):
+            yield Finding(
+                topic="models", state="problem", text=f"{model.name} is {model.note}",
+                remedy=f"`sana remove {model.name}`, and quantize it again",
+            )  # fmt: skip
+
+
+def _settings() -> Iterator[Finding]:
+    from sana_cli.checkpoint import lasting_name
+    from sana_cli.user_config import config_path, preferences, unknown_variables
+
+    for problem in unknown_variables():
+        yield Finding(topic="settings", state="problem", text=problem, remedy="unset or rename it")
+    chosen = preferences()
+    said = ", ".join(f"{key} from {source}" for key, source in chosen.sources.items())
+    yield Finding(topic="settings", text=said or f"none are made ({config_path()})")
+    if chosen.model:
+        lasting_name(chosen.model)
+    offline = os.environ.get("HF_HUB_OFFLINE", "")
+    if offline.lower() in ("1", "true", "yes", "on"):
+        yield Finding(
+            topic="settings", state="note", text="HF_HUB_OFFLINE is set: nothing can be downloaded",
+            remedy="unset HF_HUB_OFFLINE",
+        )  # fmt: skip
+
+
+def _terminal() -> Iterator[Finding]:
+    kind = "a terminal" if sys.stdout.isatty() else "no terminal"
+    colours = "without colours (NO_COLOR)" if os.environ.get("NO_COLOR") else "with colours"
+    size = shutil.get_terminal_size()
+    yield Finding(
+        topic="terminal",
+        text=f"{kind}, {os.environ.get('TERM', 'unknown')}, {size.columns}x{size.lines}, {colours}, "
+        f"{sys.stdout.encoding}",
+    )
+
+
+_CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
+    "versions": _versions,
+    "settings": _settings,
+    "terminal": _terminal,
+    "disk": _disk,
+    "models": _models,
+    "cpu": _processor,
+    "gpu": _gpu,
+    "memory": _memory,
+    "kernels": _kernels,
+    "drawing": _drawing,
+}
+
+
+class _Silent:
+    """A reporter for a run that nobody watches."""
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+        yield lambda: None
+
+    def notice(self, message: str) -> None:
+        del message
