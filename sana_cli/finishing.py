@@ -157,7 +157,7 @@ def accelerate_with_notice(
     model: torch.nn.Module, device: torch.device, backend: Backend, reporter: Reporter
 ) -> dict[str, str]:
     """Give quantized layers their kernels; says where a backend that was asked for has none."""
-    chosen = accelerate(model, device, backend)
+    chosen = accelerate(model, device, backend, notice=reporter.notice)
     others = [kind for kind, kernel in chosen.items() if not kernel.startswith(backend)]
     if backend in ("torchao", "quanto") and others:
         reporter.notice(f"{backend} has no kernel for {', '.join(others)}; our own runs there")

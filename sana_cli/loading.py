@@ -5,10 +5,12 @@ twice.
 """
 
 import logging
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from quant.convert import RecipeError, prepare_
 from quant.layers import QuantEmbedding
 from quant.manifest import sha256_of
 from sana_cli.checkpoint import Checkpoint, read_config, read_json
+from sana_cli.engine.engine import Engine
 from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.layers import PointwiseConv2d
@@ -72,15 +75,38 @@ def load_prompt_encoder(
     return PromptEncoder(_load_tokenizer(checkpoint.folder / "tokenizer"), model.eval())
 
 
-def accelerate(model: torch.nn.Module, device: torch.device, backend: Backend) -> dict[str, str]:
-    """Give quantized layers their kernels; returns the kernels by kind of layer, {} for a float model.
+def _to_stderr(message: str) -> None:
+    sys.stderr.write(f"{message}\n")
 
-    The model can only run from here on: packed layers drop the stored form of their weights.
+
+def accelerate(
+    model: torch.nn.Module,
+    device: torch.device,
+    backend: Backend,
+    *,
+    notice: Callable[[str], None] = _to_stderr,
+) -> dict[str, str]:
+    """Give quantized layers their kernels, and the transformer its engine on a CUDA device.
+
+    Returns the kernels by kind of layer. The model can only run from here on: packed layers drop the stored
+    form of their weights. `notice` is told in one line what cannot be used on this device.
     """
     # Inputs of the text encoder have outliers that 8 bits would drown the rest for.
     loose = isinstance(model, SanaTransformer2D)
     verdicts = cache_folder() / "kernels.json"
-    return accelerate_(model, device, backend=backend, loose=loose, verdicts=verdicts)
+    chosen = accelerate_(model, device, backend=backend, loose=loose, verdicts=verdicts)
+    if backend in ("auto", "native") and _suits_engine(model, device):
+        model.engine = Engine(model, notice=notice, verdicts=verdicts)
+        chosen["transformer"] = model.engine.summary
+    return chosen
+
+
+def _suits_engine(model: torch.nn.Module, device: torch.device) -> TypeGuard[SanaTransformer2D]:
+    """A transformer whose blocks stay on a CUDA device, and Triton to compile for it."""
+    if not isinstance(model, SanaTransformer2D) or device.type != "cuda":
+        return False
+    blocks: object = model.transformer_blocks
+    return isinstance(blocks, torch.nn.ModuleList) and find_spec("triton") is not None
 
 
 def empty_module(checkpoint: Checkpoint, component: str) -> Any:

@@ -87,16 +87,13 @@ def denoise(
     """
     dtype = transformer.proj_out.weight.dtype
     config = transformer.config
-    device = noise.device
-    embedded = None
-    if config.guidance_embeds:
-        embedded = torch.full((1,), guidance_scale * config.guidance_embeds_scale, device=device)
+    embedded = guidance_scale * config.guidance_embeds_scale if config.guidance_embeds else None
     latents = sampler.start(noise)
     for i in range(sampler.steps):
         x, timestep = sampler.inputs(i, latents)
         batch = x.repeat(len(contexts), 1, 1, 1).to(dtype)
-        t = torch.full((batch.shape[0],), timestep * config.timestep_scale, device=device)
-        velocity = transformer(batch, t, contexts, embedded).float()
+        scaled = timestep * config.timestep_scale
+        velocity = transformer.velocity(batch, scaled, contexts, embedded).float()
         if len(contexts) == 2:
             unconditional, conditional = velocity.chunk(2)
             velocity = unconditional + guidance_scale * (conditional - unconditional)

@@ -75,7 +75,7 @@ def check(request: Request, checkpoint: Checkpoint) -> None:
 def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
     """Fill in the model's defaults; SanaError (usage) for what cannot be drawn."""
     _require(
-        request.backend == "auto" or checkpoint.manifest is not None,
+        request.backend in ("auto", "reference") or checkpoint.manifest is not None,
         f"{checkpoint.name} is not quantized, --backend {request.backend} has nothing to run",
         "quantize it first: sana quantize MODEL OUT",
     )

@@ -99,7 +99,9 @@ class Run:
 
     @property
     def kernels(self) -> dict[str, str]:
-        """Of quantized layers, by kind."""
+        """Of quantized layers, by kind; of the transformer, the engine in its place."""
+        if self._transformer is not None and self._transformer.engine is not None:
+            self._kernels["transformer"] = self._transformer.engine.summary
         return self._kernels | self._finisher.kernels
 
     def _draw(self, seed: int, path: Path) -> Picture:

@@ -12,7 +12,7 @@ import os
 import platform
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -232,6 +232,18 @@ def _probe_input(layer: AcceleratedLayer, rows: int) -> Tensor:
 
 
 # -- verdicts --------------------------------------------------------------------------------------
+
+
+def remembered(
+    kind: str, device: torch.device, decide: Callable[[], str], *, verdicts: Path | None
+) -> str:
+    """What was decided about this kind of layer on this machine before, or what `decide` says now."""
+    key = _verdict_key(kind, device, ())
+    verdict = _read_verdicts(verdicts).get(key)
+    if verdict is None:
+        verdict = decide()
+        _write_verdict(verdicts, key, verdict)
+    return verdict
 
 
 def _verdict_key(kind: str, device: torch.device, candidates: Iterable[Kernel]) -> str:

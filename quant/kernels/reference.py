@@ -102,12 +102,12 @@ def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, *, eps: float = 1e-15
 
 
 def depthwise3x3_glu(
-    x: Tensor, weight_9C: Tensor, bias: Tensor, *, activation: str | None = None
+    x: Tensor, weight: Tensor, bias: Tensor, *, activation: str | None = None
 ) -> Tensor:
     """(B, H, W, 2C) -> (B, H, W, C): a depthwise convolution in fp32, then values * silu(gates)."""
     wide = F.silu(x.float()) if activation == "silu" else x.float()
-    weight = weight_9C.float().T.unflatten(1, (1, 3, 3))
-    out = F.conv2d(wide.permute(0, 3, 1, 2), weight, bias.float(), padding=1, groups=len(weight))
+    kernel = weight.float().T.unflatten(1, (1, 3, 3))
+    out = F.conv2d(wide.permute(0, 3, 1, 2), kernel, bias.float(), padding=1, groups=len(kernel))
     values, gates = out.permute(0, 2, 3, 1).chunk(2, dim=-1)
     return (values * F.silu(gates)).to(x.dtype)
 

@@ -10,6 +10,7 @@ unconditional and the conditional branch each attend over their own true text le
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from sana_cli.models.layers import (
     relu_linear_attention,
 )
 
+FINAL_EPS = 1e-6  # of the norm before the last layer
 _SINUSOID_WIDTH = 256
 
 
@@ -40,6 +42,20 @@ class TextContext:
     values: list[Tensor]
     constants: list[Tensor]
     mask: Tensor | None = None  # (B, 1, 1, L) bool, True where a text token is real
+
+
+class Engine(Protocol):
+    """Another way to compute the velocity, as `SanaTransformer2D.velocity` describes it."""
+
+    summary: str  # what it runs on, and what preparing it took
+
+    def velocity(
+        self,
+        latents: Tensor,
+        timestep: float,
+        contexts: Sequence[TextContext],
+        guidance: float | None,
+    ) -> Tensor: ...
 
 
 class LinearAttention(nn.Module):
@@ -208,6 +224,7 @@ class SanaTransformer2D(nn.Module):
         super().__init__()
         D = config.inner_dim
         self.config = config
+        self.engine: Engine | None = None  # runs `velocity` in place of `forward`
         self.patch_embed = PatchEmbed(config.in_channels, D)
         self.time_embed = AdaLNSingle(D, guidance=config.guidance_embeds)
         self.caption_projection = CaptionProjection(config.caption_channels, D)
@@ -233,6 +250,20 @@ class SanaTransformer2D(nn.Module):
         keys, values = [k for k, _ in pairs], [v for _, v in pairs]
         return TextContext(B, keys, values, [], None if mask is None else mask[:, None, None, :])
 
+    def velocity(
+        self,
+        latents: Tensor,
+        timestep: float,
+        contexts: Sequence[TextContext],
+        guidance: float | None = None,
+    ) -> Tensor:
+        """`forward` for one timestep and guidance of all pictures, by the engine where there is one."""
+        if self.engine is not None:
+            return self.engine.velocity(latents, timestep, contexts, guidance)
+        t = torch.full(latents.shape[:1], timestep, device=latents.device)
+        embedded = None if guidance is None else torch.full((1,), guidance, device=t.device)
+        return self(latents, t, contexts, embedded)
+
     def forward(
         self,
         latents: Tensor,
@@ -254,7 +285,7 @@ class SanaTransformer2D(nn.Module):
         for layer, block in enumerate(self.transformer_blocks):
             x = block(x, t6, contexts, layer, (h, w))
         shift, scale = (self.scale_shift_table + e[:, None]).chunk(2, dim=1)  # (B, 1, D)
-        x = self.proj_out(modulated_norm(x, shift, scale, 1e-6))
+        x = self.proj_out(modulated_norm(x, shift, scale, FINAL_EPS))
         return x.transpose(1, 2).unflatten(-1, (h, w))
 
     def _positions(self, h: int, w: int, like: Tensor) -> Tensor:

@@ -36,7 +36,7 @@ FLOORS = (
         "stages",
         "weights",
     ),
-    ("pth",),
+    ("pth", "engine"),
     ("checkpoint",),
     ("loading", "memory", "model_list", "request"),
     ("quantizing", "wishes"),

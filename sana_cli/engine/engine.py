@@ -1,0 +1,148 @@
+"""What stands in a loaded model's place when it draws on a CUDA device: fused kernels, and a graph for each shape.
+
+Nothing is trusted unseen: kernels are compared with their definitions, the first velocity with the model's own, and
+a replayed graph with what it recorded. What differs is not used, and a notice says so.
+"""
+
+# B batch, C latent channels, h w latent grid
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from quant.backends.choose import remembered
+from sana_cli.engine.graph import CapturedForward
+from sana_cli.engine.kernels import TRITON, Kernels
+from sana_cli.engine.transformer import Condition, EngineTransformer, Text
+from sana_cli.engine.trial import Notice, relative_error, triton_version, trusted_kernels
+from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
+
+# Of the velocity's norm. Roundings of 16-bit types add up over the blocks; a wrong operation is far above.
+_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
+
+
+class Engine:
+    """The velocity of one model. Keeps one shape's graph, embedded timesteps and the texts of the last call."""
+
+    def __init__(
+        self,
+        model: SanaTransformer2D,
+        *,
+        notice: Notice,
+        verdicts: Path | None = None,
+        candidates: Kernels = TRITON,
+        graphs: bool = True,
+    ) -> None:
+        self.model, self.notice, self.verdicts = model, notice, verdicts
+        self.dtype = model.proj_out.weight.dtype
+        self.device = model.proj_out.weight.device
+        kernels = trusted_kernels(
+            model.config, self.dtype, self.device, verdicts=verdicts, notice=notice,
+            candidates=candidates,
+        )  # fmt: skip
+        self.transformer = EngineTransformer(model, kernels)
+        self.graphs = graphs
+        self.summary = "native engine"
+        self._conditions: dict[tuple[float, float | None], Condition] = {}
+        self._contexts: Sequence[TextContext] = ()
+        self._text: Text | None = None
+        self._shape: object = None
+        self._positions: Tensor | None = None
+        self._captured: CapturedForward | None = None
+        self._is_right: bool | None = None
+
+    def velocity(
+        self,
+        latents: Tensor,
+        timestep: float,
+        contexts: Sequence[TextContext],
+        guidance: float | None,
+    ) -> Tensor:
+        """As `SanaTransformer2D.velocity`."""
+        if self._is_right is False:
+            return self._by_the_model(latents, timestep, contexts, guidance)
+        condition = self._condition(timestep, guidance)
+        text = self._prepared(latents, contexts)
+        if self._is_right is None:
+            self._is_right = self._agrees(latents, timestep, guidance, condition, text)
+            return self.velocity(latents, timestep, contexts, guidance)
+        if self.graphs and self._captured is None:
+            self._capture(latents, condition, text)
+        if self._captured is not None:
+            return self._captured(latents, condition)
+        return self._forward(latents, condition, text)
+
+    def _forward(self, latents: Tensor, condition: Condition, text: Text) -> Tensor:
+        return self.transformer.forward(latents, condition, text, self._positions)
+
+    def _condition(self, timestep: float, guidance: float | None) -> Condition:
+        """Embedded once: every picture of a run has the same timesteps."""
+        key = (timestep, guidance)
+        if key not in self._conditions:
+            self._conditions[key] = self.transformer.condition(timestep, guidance)
+        return self._conditions[key]
+
+    def _prepared(self, latents: Tensor, contexts: Sequence[TextContext]) -> Text:
+        """The texts as the engine reads them; drops a graph of another shape."""
+        same = len(contexts) == len(self._contexts) and all(
+            a is b for a, b in zip(contexts, self._contexts, strict=True)
+        )
+        if self._text is None or not same:
+            self._contexts, self._text = tuple(contexts), self.transformer.text(contexts)
+            if self._captured is not None and self._shape == (latents.shape, self._text.shape()):
+                self._captured.use_text(self._text)
+        shape = (latents.shape, self._text.shape())
+        if shape != self._shape:
+            self._shape, self._captured = shape, None
+            self._positions = self.transformer.positions(*latents.shape[-2:])
+        return self._text
+
+    def _capture(self, latents: Tensor, condition: Condition, text: Text) -> None:
+        try:
+            self._captured = CapturedForward(self._forward, latents, condition, text)
+            seconds = self._captured.seconds
+            self.summary = f"native engine, CUDA graph captured in {seconds:.2f} s"
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self.graphs = False
+            reason = (str(error).splitlines() or ["unknown"])[0]
+            self.notice(f"no CUDA graph ({reason}); every kernel is launched by itself")
+
+    def _agrees(
+        self,
+        latents: Tensor,
+        timestep: float,
+        guidance: float | None,
+        condition: Condition,
+        text: Text,
+    ) -> bool:
+        """Whether the whole forward is the model's, tried once for each device and structure."""
+        config = self.model.config
+        kind = (
+            f"engine forward {self.transformer.projections} {self.dtype} {config.inner_dim} "
+            f"{config.qk_norm} {triton_version()}"
+        )
+
+        def decide() -> str:
+            expected = self._by_the_model(latents, timestep, self._contexts, guidance)
+            error = relative_error(self._forward(latents, condition, text), expected)
+            return "right" if error <= _TOLERANCE[self.dtype] else f"is wrong by {error:.2g}"
+
+        verdict = remembered(kind, self.device, decide, verdicts=self.verdicts)
+        if verdict != "right":
+            self.notice(f"the engine {verdict} on this device; plain PyTorch runs instead")
+        return verdict == "right"
+
+    def _by_the_model(
+        self,
+        latents: Tensor,
+        timestep: float,
+        contexts: Sequence[TextContext],
+        guidance: float | None,
+    ) -> Tensor:
+        t = torch.full(latents.shape[:1], timestep, device=latents.device)
+        embedded = None if guidance is None else torch.full((1,), guidance, device=t.device)
+        return self.model(latents, t, contexts, embedded)

@@ -1,0 +1,31 @@
+"""The functions that the engine is written in: each of `quant.kernels`, or what defines it in plain PyTorch."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any
+
+from quant.kernels import reference
+from quant.kernels.depthwise3x3_glu import depthwise3x3_glu
+from quant.kernels.layer_norm_modulate import layer_norm_modulate, layer_norm_modulate_quantize
+from quant.kernels.linear_w8a8 import linear_w8a8
+from quant.kernels.quantize_per_token import quantize_per_token
+from quant.kernels.relu_linear_attention import relu_linear_attention
+from quant.kernels.rms_norm import rms_norm
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kernels:
+    """Functions of the same names and signatures; one launch each on a device."""
+
+    layer_norm_modulate: Callable[..., Any] = layer_norm_modulate
+    layer_norm_modulate_quantize: Callable[..., Any] = layer_norm_modulate_quantize
+    relu_linear_attention: Callable[..., Any] = relu_linear_attention
+    depthwise3x3_glu: Callable[..., Any] = depthwise3x3_glu
+    rms_norm: Callable[..., Any] = rms_norm
+    quantize_per_token: Callable[..., Any] = quantize_per_token
+    linear_w8a8: Callable[..., Any] = linear_w8a8
+
+
+NAMES = tuple(field.name for field in fields(Kernels))
+TRITON = Kernels()
+REFERENCE = Kernels(**{name: getattr(reference, name) for name in NAMES})

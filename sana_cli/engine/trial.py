@@ -1,0 +1,132 @@
+"""Compare each fused kernel with its definition, on the device at hand, before it draws anything."""
+
+# M rows (tokens), D width, E head width
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from subprocess import SubprocessError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quant.backends.choose import remembered
+from quant.kernels.depthwise3x3_glu import repack
+from quant.primitives import quantize_per_channel, quantize_per_token
+from sana_cli.config import TransformerConfig
+from sana_cli.engine.kernels import NAMES, REFERENCE, TRITON, Kernels
+
+_VERSION = 1  # of the trials; counts up when kernels change
+_SIDE = 12  # pixels of the map that they run on
+# Of the reference's norm: rounding to the type, and sums in another order. A wrong row would be above 0.05.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+
+Notice = Callable[[str], None]
+
+
+def trusted_kernels(
+    config: TransformerConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    verdicts: Path | None,
+    notice: Notice,
+    candidates: Kernels = TRITON,
+) -> Kernels:
+    """The candidates that agree with their definitions on this device, and the definitions of the others."""
+    trusted = REFERENCE
+    for name in NAMES:
+        kind = f"engine {_VERSION} {name} {dtype} {config.inner_dim} {triton_version()}"
+
+        def decide(name: str = name) -> str:
+            return trial(name, candidates, config, dtype, device)
+
+        verdict = remembered(kind, device, decide, verdicts=verdicts)
+        if verdict == "right":
+            trusted = replace(trusted, **{name: getattr(candidates, name)})
+        else:
+            notice(f"the kernel {name} {verdict} on this device; plain PyTorch runs instead")
+    return trusted
+
+
+def trial(
+    name: str,
+    candidates: Kernels,
+    config: TransformerConfig,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> str:
+    """What is wrong with a kernel; or the word right."""
+    expected = getattr(REFERENCE, name)(**_arguments(name, config, dtype, device))
+    try:
+        out = getattr(candidates, name)(**_arguments(name, config, dtype, device))
+        error = relative_error(_as_floats(out), _as_floats(expected))
+    except _failures() as failure:
+        return f"fails ({(str(failure).splitlines() or [type(failure).__name__])[0]})"
+    return "right" if error <= TOLERANCE[dtype] else f"is wrong by {error:.2g}"
+
+
+def relative_error(out: Tensor, expected: Tensor) -> float:
+    """Of the norm; infinite for what is not a number."""
+    error = float((out.float() - expected.float()).norm() / expected.float().norm())
+    return error if error == error else float("inf")
+
+
+def triton_version() -> str:
+    try:
+        from triton import __version__
+    except ImportError:
+        return ""
+    return str(__version__)
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    """What a kernel may raise on a device or with a compiler that it was not made for."""
+    from triton.errors import TritonError
+
+    return (
+        RuntimeError, ValueError, TypeError, AttributeError, OSError, ImportError, SubprocessError,
+        TritonError,
+    )  # fmt: skip
+
+
+def _as_floats(out: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """int8 rows and their scales as what they stand for."""
+    return out if isinstance(out, Tensor) else out[0].float() * out[1][:, None]
+
+
+def _arguments(
+    name: str, config: TransformerConfig, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    """What a kernel is tried on: a small picture in the model's widths, the same for every call."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    M, D, hidden = _SIDE * _SIDE, config.inner_dim, config.ff_dim
+    x = random(M, D).to(dtype)
+    q, scale = quantize_per_token(x)
+    weight, weight_scale = quantize_per_channel(random(D, D))
+    heads = random(1, M, 3 * D).to(dtype).unflatten(-1, (-1, config.attention_head_dim))
+    rows = {"shift": random(1, D), "scale": random(1, D), "eps": config.norm_eps}
+    gate, bias, addend = random(1, D), random(D), random(1, D)
+    arguments: dict[str, dict[str, Any]] = {
+        "layer_norm_modulate": {"x": x, "branch": x.clone(), "gate": gate} | rows,
+        "layer_norm_modulate_quantize": {"x": x, "addend": addend} | rows,
+        "relu_linear_attention": dict(zip("qkv", heads.chunk(3, dim=2), strict=True)),
+        "depthwise3x3_glu": {
+            "x": random(1, _SIDE, _SIDE, 2 * hidden).to(dtype),
+            "weight": repack(random(2 * hidden, 1, 3, 3)),
+            "bias": random(2 * hidden),
+            "activation": "silu",
+        },
+        "rms_norm": {"x": x[:, None], "weight": random(1, D), "eps": 1e-5},
+        "quantize_per_token": {"x": x},
+        "linear_w8a8": {
+            "q": q, "scale": scale, "weight": weight, "weight_scale": weight_scale, "bias": bias,
+            "gate": gate, "residual": x, "out": x,
+        },
+    }  # fmt: skip
+    return arguments[name]

@@ -1,0 +1,76 @@
+"""Pictures drawn by the engine. Without a CUDA device no kernel of it runs: what is proved is that it draws the same,
+and that every part of it that cannot run is replaced and told.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sana_cli.engine.kernels import NAMES
+from sana_cli.models.sana_transformer import SanaTransformer2D
+
+FAST = ("--size", "64x96", "--steps", "2", "--seed", "3")
+
+
+@pytest.fixture
+def on_the_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From the call on, transformers are given an engine on the CPU too."""
+
+    def suits(model: object, device: object) -> bool:
+        return isinstance(model, SanaTransformer2D)
+
+    return lambda: monkeypatch.setattr("sana_cli.loading._suits_engine", suits)
+
+
+@pytest.mark.parametrize("name", ["plain", "qk_norm", "sprint"])
+def test_the_same_picture(
+    sana_draw: Callable[..., list[Any]], pipelines: Any, on_the_engine: Any, name: str
+) -> None:
+    (plain,) = sana_draw(pipelines.folder(name), "a red fox", *FAST)
+    on_the_engine()
+    pictures = sana_draw(pipelines.folder(name), "a red fox", *FAST, "--count", "2")
+    assert np.abs(plain.astype(int) - pictures[0].astype(int)).max() <= 1
+    assert (pictures[0] != pictures[1]).any()
+
+
+def test_the_same_quantized_picture(
+    sana: Callable[..., Any],
+    sana_draw: Callable[..., list[Any]],
+    tiny_model: Path,
+    on_the_engine: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Layers keep their integers and their definition: a CPU's kernels would take them from the engine.
+    monkeypatch.setattr("sana_cli.loading.accelerate_", lambda *args, **options: {})
+    folder = tmp_path / "w8a8"
+    result = sana("quantize", tiny_model, folder, "--recipe", "w8a8", "--samples", "0")
+    assert result.code == 0, result.err
+    (plain,) = sana_draw(folder, "a red fox", *FAST)
+    on_the_engine()
+    (picture,) = sana_draw(folder, "a red fox", *FAST)
+    # An fp32 rounding may move a value across .5 on its way to an integer.
+    assert np.abs(plain.astype(int) - picture.astype(int)).max() <= 3
+
+
+def test_what_cannot_run_is_told(
+    sana: Callable[..., Any], tiny_model: Path, on_the_engine: Any, tmp_path: Path
+) -> None:
+    on_the_engine()
+    command = (
+        "generate", "a red fox", "-m", tiny_model, *FAST, "--device", "cpu", "--precision", "fp32",
+        "--json", "-o",
+    )  # fmt: skip
+    result = sana(*command, tmp_path / "a.png")
+    assert result.code == 0, result.err
+    assert result.document["kernels"]["transformer"] == "native engine"
+    for name in NAMES:
+        assert f"the kernel {name} fails (these kernels run on a CUDA device" in result.err
+    assert "no CUDA graph (" in result.err
+    result = sana(*command, tmp_path / "b.png", "--backend", "reference")
+    assert result.code == 0, result.err
+    assert "kernel" not in result.err
+    assert result.document["kernels"] == {}
