@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from quant.convert import RecipeError, prepare_
 from quant.layers import QuantEmbedding
 from quant.manifest import sha256_of
 from sana_cli.checkpoint import Checkpoint, read_config, read_json
+from sana_cli.engine.decoder import fuse_decoder
 from sana_cli.engine.engine import Engine
 from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.models.dc_ae import AutoencoderDC
@@ -86,7 +87,7 @@ def accelerate(
     *,
     notice: Callable[[str], None] = _to_stderr,
 ) -> dict[str, str]:
-    """Give quantized layers their kernels, and the transformer its engine on a CUDA device.
+    """Give quantized layers their kernels, and on a CUDA device transformer and decoder their fused ones.
 
     Returns the kernels by kind of layer. The model can only run from here on: packed layers drop the stored
     form of their weights. `notice` is told in one line what cannot be used on this device.
@@ -95,18 +96,26 @@ def accelerate(
     loose = isinstance(model, SanaTransformer2D)
     verdicts = cache_folder() / "kernels.json"
     chosen = accelerate_(model, device, backend=backend, loose=loose, verdicts=verdicts)
-    if backend in ("auto", "native") and _suits_engine(model, device):
-        model.engine = Engine(model, notice=notice, verdicts=verdicts)
-        chosen["transformer"] = model.engine.summary
+    if backend in ("auto", "native") and has_engine(device):
+        if isinstance(model, SanaTransformer2D) and _stays(model):
+            model.engine = Engine(model, notice=notice, verdicts=verdicts)
+            chosen["transformer"] = model.engine.summary
+        elif isinstance(model, AutoencoderDC) and fuse_decoder(
+            model, notice=notice, verdicts=verdicts
+        ):
+            chosen["decoder"] = "native fused"
     return chosen
 
 
-def _suits_engine(model: torch.nn.Module, device: torch.device) -> TypeGuard[SanaTransformer2D]:
-    """A transformer whose blocks stay on a CUDA device, and Triton to compile for it."""
-    if not isinstance(model, SanaTransformer2D) or device.type != "cuda":
-        return False
+def has_engine(device: torch.device) -> bool:
+    """Whether the engine is for this device, and Triton there to compile its kernels."""
+    return device.type == "cuda" and find_spec("triton") is not None
+
+
+def _stays(model: SanaTransformer2D) -> bool:
+    """Whether all blocks are in memory for good."""
     blocks: object = model.transformer_blocks
-    return isinstance(blocks, torch.nn.ModuleList) and find_spec("triton") is not None
+    return isinstance(blocks, torch.nn.ModuleList)
 
 
 def empty_module(checkpoint: Checkpoint, component: str) -> Any:

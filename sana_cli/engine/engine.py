@@ -16,11 +16,20 @@ from quant.backends.choose import remembered
 from sana_cli.engine.graph import CapturedForward
 from sana_cli.engine.kernels import TRITON, Kernels
 from sana_cli.engine.transformer import Condition, EngineTransformer, Text
-from sana_cli.engine.trial import Notice, relative_error, triton_version, trusted_kernels
+from sana_cli.engine.trial import (
+    Notice,
+    Widths,
+    relative_error,
+    triton_version,
+    trusted_kernels,
+)
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 
 # Of the velocity's norm. Roundings of 16-bit types add up over the blocks; a wrong operation is far above.
 _TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
+# A graph keeps the memory of a forward until it is dropped, which the decoder of a large picture needs; and with
+# so many tokens kernels take longer than their launches.
+_MOST_CAPTURED = 16384
 
 
 class Engine:
@@ -38,8 +47,10 @@ class Engine:
         self.model, self.notice, self.verdicts = model, notice, verdicts
         self.dtype = model.proj_out.weight.dtype
         self.device = model.proj_out.weight.device
+        config = model.config
+        widths = Widths(config.inner_dim, config.ff_dim, config.attention_head_dim)
         kernels = trusted_kernels(
-            model.config, self.dtype, self.device, verdicts=verdicts, notice=notice,
+            widths, self.dtype, self.device, verdicts=verdicts, notice=notice,
             candidates=candidates,
         )  # fmt: skip
         self.transformer = EngineTransformer(model, kernels)
@@ -68,7 +79,8 @@ class Engine:
         if self._is_right is None:
             self._is_right = self._agrees(latents, timestep, guidance, condition, text)
             return self.velocity(latents, timestep, contexts, guidance)
-        if self.graphs and self._captured is None:
+        tokens = latents[:, 0].numel()
+        if self.graphs and self._captured is None and tokens <= _MOST_CAPTURED:
             self._capture(latents, condition, text)
         if self._captured is not None:
             return self._captured(latents, condition)

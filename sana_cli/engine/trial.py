@@ -3,7 +3,7 @@
 # M rows (tokens), D width, E head width
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from subprocess import SubprocessError
 from typing import Any
@@ -14,7 +14,6 @@ from torch import Tensor
 from quant.backends.choose import remembered
 from quant.kernels.depthwise3x3_glu import repack
 from quant.primitives import quantize_per_channel, quantize_per_token
-from sana_cli.config import TransformerConfig
 from sana_cli.engine.kernels import NAMES, REFERENCE, TRITON, Kernels
 
 _VERSION = 1  # of the trials; counts up when kernels change
@@ -25,8 +24,17 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 Notice = Callable[[str], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """Channels of a model that a kernel's program holds or walks over."""
+
+    inner: int
+    hidden: int  # of the feed-forward, after its gate
+    head: int
+
+
 def trusted_kernels(
-    config: TransformerConfig,
+    widths: Widths,
     dtype: torch.dtype,
     device: torch.device,
     *,
@@ -37,10 +45,10 @@ def trusted_kernels(
     """The candidates that agree with their definitions on this device, and the definitions of the others."""
     trusted = REFERENCE
     for name in NAMES:
-        kind = f"engine {_VERSION} {name} {dtype} {config.inner_dim} {triton_version()}"
+        kind = f"engine {_VERSION} {name} {dtype} {widths} {triton_version()}"
 
         def decide(name: str = name) -> str:
-            return trial(name, candidates, config, dtype, device)
+            return trial(name, candidates, widths, dtype, device)
 
         verdict = remembered(kind, device, decide, verdicts=verdicts)
         if verdict == "right":
@@ -53,14 +61,14 @@ def trusted_kernels(
 def trial(
     name: str,
     candidates: Kernels,
-    config: TransformerConfig,
+    widths: Widths,
     dtype: torch.dtype,
     device: torch.device,
 ) -> str:
     """What is wrong with a kernel; or the word right."""
-    expected = getattr(REFERENCE, name)(**_arguments(name, config, dtype, device))
+    expected = getattr(REFERENCE, name)(**_arguments(name, widths, dtype, device))
     try:
-        out = getattr(candidates, name)(**_arguments(name, config, dtype, device))
+        out = getattr(candidates, name)(**_arguments(name, widths, dtype, device))
         error = relative_error(_as_floats(out), _as_floats(expected))
     except _failures() as failure:
         return f"fails ({(str(failure).splitlines() or [type(failure).__name__])[0]})"
@@ -97,7 +105,7 @@ def _as_floats(out: Tensor | tuple[Tensor, Tensor]) -> Tensor:
 
 
 def _arguments(
-    name: str, config: TransformerConfig, dtype: torch.dtype, device: torch.device
+    name: str, widths: Widths, dtype: torch.dtype, device: torch.device
 ) -> dict[str, Any]:
     """What a kernel is tried on: a small picture in the model's widths, the same for every call."""
     generator = torch.Generator().manual_seed(0)
@@ -105,12 +113,12 @@ def _arguments(
     def random(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator).to(device)
 
-    M, D, hidden = _SIDE * _SIDE, config.inner_dim, config.ff_dim
+    M, D, hidden = _SIDE * _SIDE, widths.inner, widths.hidden
     x = random(M, D).to(dtype)
     q, scale = quantize_per_token(x)
     weight, weight_scale = quantize_per_channel(random(D, D))
-    heads = random(1, M, 3 * D).to(dtype).unflatten(-1, (-1, config.attention_head_dim))
-    rows = {"shift": random(1, D), "scale": random(1, D), "eps": config.norm_eps}
+    heads = random(1, M, 3 * D).to(dtype).unflatten(-1, (-1, widths.head))
+    rows = {"shift": random(1, D), "scale": random(1, D), "eps": 1e-6}
     gate, bias, addend = random(1, D), random(D), random(1, D)
     arguments: dict[str, dict[str, Any]] = {
         "layer_norm_modulate": {"x": x, "branch": x.clone(), "gate": gate} | rows,

@@ -10,19 +10,14 @@ import numpy as np
 import pytest
 
 from sana_cli.engine.kernels import NAMES
-from sana_cli.models.sana_transformer import SanaTransformer2D
 
 FAST = ("--size", "64x96", "--steps", "2", "--seed", "3")
 
 
 @pytest.fixture
 def on_the_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From the call on, transformers are given an engine on the CPU too."""
-
-    def suits(model: object, device: object) -> bool:
-        return isinstance(model, SanaTransformer2D)
-
-    return lambda: monkeypatch.setattr("sana_cli.loading._suits_engine", suits)
+    """From the call on, transformers and decoders are given theirs on the CPU too."""
+    return lambda: monkeypatch.setattr("sana_cli.loading.has_engine", lambda device: True)
 
 
 @pytest.mark.parametrize("name", ["plain", "qk_norm", "sprint"])
@@ -66,7 +61,8 @@ def test_what_cannot_run_is_told(
     )  # fmt: skip
     result = sana(*command, tmp_path / "a.png")
     assert result.code == 0, result.err
-    assert result.document["kernels"]["transformer"] == "native engine"
+    kernels = {"transformer": "native engine", "decoder": "native fused"}
+    assert result.document["kernels"] == kernels
     for name in NAMES:
         assert f"the kernel {name} fails (these kernels run on a CUDA device" in result.err
     assert "no CUDA graph (" in result.err

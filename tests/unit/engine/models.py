@@ -1,11 +1,14 @@
-"""Tiny random transformers and what a step gives them."""
+"""Tiny random models and what a step gives them."""
+
+from typing import Any
 
 import torch
 
 from quant.convert import quantize_
 from quant.layers import QuantLinear
-from sana_cli.config import TransformerConfig
+from sana_cli.config import DCAEConfig, TransformerConfig
 from sana_cli.loading import TOKEN_CONVS
+from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.recipes import component_recipe
 
@@ -54,6 +57,28 @@ def smooth_(model: SanaTransformer2D) -> None:
             for layer in site:
                 assert isinstance(layer, QuantLinear)
                 layer.smooth = factors.clone() * (1 + i)
+
+
+def autoencoder(scheme: str = "none", **config: Any) -> AutoencoderDC:
+    """Three stages: two of convolutions, one with attention over several scales."""
+    structure: dict[str, Any] = {
+        "latent_channels": 4, "encoder_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock"),
+        "decoder_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock"),
+        "encoder_block_out_channels": (16, 32, 32), "decoder_block_out_channels": (16, 32, 32),
+        "encoder_layers_per_block": (1, 1, 1), "decoder_layers_per_block": (1, 1, 1),
+        "encoder_qkv_multiscales": ((), (), (5,)), "decoder_qkv_multiscales": ((), (), (5,)),
+    }  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    vae = AutoencoderDC(DCAEConfig(**(structure | config))).requires_grad_(False)
+    for name, parameter in vae.named_parameters():
+        wide = parameter.ndim > 1
+        scale = 0.7 / parameter[0].numel() ** 0.5 if wide else 0.2
+        parameter.normal_(
+            mean=1.0 if "norm" in name and "weight" in name else 0.0, std=scale, generator=generator
+        )
+    if scheme != "none":
+        quantize_(vae, component_recipe("vae", scheme), token_convs=TOKEN_CONVS)
+    return vae.eval()
 
 
 def inputs(

@@ -5,12 +5,13 @@ from typing import Any
 import pytest
 import torch
 
+from sana_cli.engine.decoder import fuse_decoder
 from sana_cli.engine.engine import Engine
 from sana_cli.engine.kernels import NAMES, TRITON
 from sana_cli.engine.transformer import EngineTransformer
-from sana_cli.engine.trial import relative_error, trusted_kernels
+from sana_cli.engine.trial import Widths, relative_error, trusted_kernels
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
-from tests.unit.engine.models import inputs, transformer
+from tests.unit.engine.models import autoencoder, inputs, transformer
 
 pytestmark = pytest.mark.gpu
 
@@ -43,10 +44,10 @@ def engine(model: SanaTransformer2D) -> tuple[Engine, list[str]]:
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("width", [64, 1152, 2240])
 def test_every_kernel_is_trusted(width: int, dtype: torch.dtype) -> None:
-    config = transformer(num_attention_heads=width // 32).config
+    widths = Widths(width, 5 * width // 2, 32)
     notices: list[str] = []
     kernels = trusted_kernels(
-        config, dtype, torch.device("cuda"), verdicts=None, notice=notices.append
+        widths, dtype, torch.device("cuda"), verdicts=None, notice=notices.append
     )
     assert notices == []
     assert [getattr(kernels, name) for name in NAMES] == [getattr(TRITON, name) for name in NAMES]
@@ -92,3 +93,15 @@ def test_kernels_of_a_block(scheme: str, limit: int) -> None:
         events = [e for e in profiled.events() if e.device_type == torch.autograd.DeviceType.CUDA]
         counts.append(len(events))
     assert counts[1] - counts[0] <= limit
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("scheme", ["none", "w8a16", "w8a8"])
+def test_the_fused_decoder(scheme: str, dtype: torch.dtype) -> None:
+    vae = autoencoder(scheme).to("cuda", dtype)
+    latents = torch.randn(1, 4, 16, 16, device="cuda", dtype=dtype)
+    expected = vae.decode(latents)
+    notices: list[str] = []
+    assert fuse_decoder(vae, notice=notices.append)
+    assert notices == []
+    assert relative_error(vae.decode(latents), expected) < TOLERANCE[dtype]

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from sana_cli.engine.kernels import NAMES, REFERENCE, Kernels
-from sana_cli.engine.trial import trusted_kernels
-from tests.unit.engine.models import transformer
+from sana_cli.engine.trial import Widths, trusted_kernels
 
 CPU = torch.device("cpu")
 
@@ -17,7 +16,7 @@ CPU = torch.device("cpu")
 def tried(candidates: Kernels, verdicts: Path | None = None) -> tuple[Kernels, list[str]]:
     notices: list[str] = []
     kernels = trusted_kernels(
-        transformer().config, torch.float32, CPU, verdicts=verdicts, notice=notices.append,
+        Widths(64, 32, 32), torch.float32, CPU, verdicts=verdicts, notice=notices.append,
         candidates=candidates,
     )  # fmt: skip
     return kernels, notices
