@@ -12,6 +12,10 @@ from typing import Any, Self
 
 _SCHEME = re.compile(r"w(?P<w>[48])a(?P<a>8|16)(?:-g(?P<g>\d+))?(?P<s>-smooth)?(?P<t>-static)?")
 
+MAX_GROUP_SIZE = (
+    2**14
+)  # wider than the layers of any model we know; rows are padded to whole groups
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantConfig:
@@ -35,6 +39,8 @@ class QuantConfig:
             )
         if (self.weight_bits == 4) != (self.group_size > 0):
             raise ValueError("4-bit weights need a group size, 8-bit ones have none")
+        if self.group_size > MAX_GROUP_SIZE:
+            raise ValueError(f"group size {self.group_size} is larger than {MAX_GROUP_SIZE}")
         if self.group_size % 2:
             raise ValueError(f"group size {self.group_size} is odd; two 4-bit values share a byte")
         if self.static_act and self.act_bits != 8:
@@ -110,4 +116,10 @@ def config_to_json(config: QuantConfig | None) -> dict[str, Any] | None:
 
 def config_from_json(values: Mapping[str, Any] | None) -> QuantConfig | None:
     """The inverse of `config_to_json`; ValueError or TypeError for what it never writes."""
-    return None if values is None else QuantConfig(**values)
+    if values is None:
+        return None
+    for name, value in values.items():
+        wanted = bool if name in ("smooth", "static_act") else int
+        if type(value) is not wanted:  # 64.0 is no size, and "no" would count as true
+            raise TypeError(f"{name} {value!r} is not of type {wanted.__name__}")
+    return QuantConfig(**values)

@@ -20,6 +20,7 @@ from quant.config import QuantConfig, config_from_json, config_to_json
 FORMAT = "sana-quantized"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+WEIGHTS = "model.safetensors"  # in a component's folder
 
 
 class FormatError(ValueError):
@@ -71,7 +72,7 @@ class Manifest:
         if values.get("format") != FORMAT:
             raise FormatError(f"format {values.get('format')!r} is not {FORMAT!r}")
         version = values.get("format_version")
-        if not isinstance(version, int) or version < 1:
+        if type(version) is not int or version < 1:  # JSON's true is an int, too
             raise FormatError(f"format version {version!r} makes no sense")
         if version > FORMAT_VERSION:
             raise FormatError(
@@ -86,7 +87,7 @@ class Manifest:
                 written_by=str(values["written_by"]),
                 components={
                     name: Component(
-                        file=str(part["file"]),
+                        file=_own_file(name, part["file"]),
                         sha256=str(part["sha256"]),
                         layers={path: config_from_json(c) for path, c in part["layers"].items()},
                     )
@@ -95,6 +96,13 @@ class Manifest:
             )
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise FormatError(f"damaged: {error!r}") from error
+
+
+def _own_file(component: str, file: object) -> str:
+    """The one name that a component's file has: what is loaded by its folder must be what a digest was taken of."""
+    if file != f"{component}/{WEIGHTS}":
+        raise ValueError(f"{component} is in {str(file)[:80]!r}, not in {component}/{WEIGHTS}")
+    return str(file)
 
 
 def _known_precision(value: object) -> str:
@@ -106,12 +114,19 @@ def _known_precision(value: object) -> str:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a folder. FormatError or OSError when there is none that we can read."""
     try:
-        values = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        return Manifest.from_json(_read_object(folder / MANIFEST))
+    except RecursionError as error:
+        raise FormatError("nested too deeply") from error
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise FormatError(f"not JSON: {error}") from error
     if not isinstance(values, dict):
         raise FormatError("not a JSON object")
-    return Manifest.from_json(values)
+    return values
 
 
 def sha256_of(path: Path) -> str:

@@ -214,10 +214,19 @@ def _read_manifest(folder: Path) -> Manifest | None:
     if not (folder / MANIFEST).is_file():
         return None
     try:
-        return read_manifest(folder)
+        manifest = read_manifest(folder)
+        if set(manifest.components) != set(STEMS):
+            raise FormatError(f"its components are not {', '.join(STEMS)}")
     except (FormatError, OSError) as error:
         newer = "install a newer sana, or quantize the model again"
         raise checkpoint_error(f"{folder / MANIFEST}: {error}", hint=newer) from error
+    for part in manifest.components.values():
+        if not (folder / part.file).is_file():
+            raise checkpoint_error(
+                f"missing file {folder / part.file}",
+                hint="copy the folder again, or quantize the model again",
+            )
+    return manifest
 
 
 def _require_fitting_parts(folder: Path, transformer: TransformerConfig, vae: DCAEConfig) -> None:

@@ -227,6 +227,11 @@ def component_weights(checkpoint: Checkpoint, component: str) -> ComponentWeight
         stem, part = "model", checkpoint.manifest.components[component]
         _require_digest(checkpoint.folder / part.file, part.sha256)
     files = WeightFiles(checkpoint.folder / component, stem=stem, weight_variant=weight_variant)
+    if checkpoint.manifest is not None and files.paths != {checkpoint.folder / part.file}:
+        raise checkpoint_error(
+            f"{files.folder} holds weights that the manifest does not know",
+            hint=f"a quantized part is one file: delete what lies beside {part.file}",
+        )
     names = {name: name for name in files}
     if component == "text_encoder":
         # Files saved with a language-model head have a prefix and maybe the head.

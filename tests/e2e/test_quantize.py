@@ -234,6 +234,36 @@ def lose_a_tensor(folder: Path) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
+def edit_part(folder: Path, component: str, **changes: Any) -> None:
+    components = json.loads((folder / "manifest.json").read_text())["components"]
+    edit(folder, components={**components, component: components[component] | changes})
+
+
+def edit_scheme(folder: Path, **changes: Any) -> None:
+    """Of one layer of the text encoder, w4a16-g64."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    layers = manifest["components"]["text_encoder"]["layers"]
+    layers["layers.0.self_attn.q_proj"] |= changes
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def other_weights(folder: Path) -> None:
+    """Weights of another origin in place of the transformer's, the file of the manifest untouched."""
+    part = folder / "transformer"
+    shard = "model-00001-of-00001.safetensors"
+    weights = {name: tensor * 2 for name, tensor in load_file(part / "model.safetensors").items()}
+    save_file(weights, part / shard)
+    index = {"weight_map": dict.fromkeys(weights, shard)}
+    (part / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def other_file(folder: Path) -> None:
+    part = folder / "transformer"
+    shutil.copy(part / "model.safetensors", part / "original.safetensors")
+    flip_a_byte(folder)
+    edit_part(folder, "transformer", file="transformer/original.safetensors")
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
@@ -246,10 +276,23 @@ def lose_a_tensor(folder: Path) -> None:
         (lambda f: (f / "vae/model.safetensors").unlink(), "vae/model.safetensors"),
         (rename_a_layer, "the manifest names 'blocks.0.to_q'"),
         (lose_a_tensor, "missing tensor decoder.up_blocks.0.1.conv1.scale"),
+        (lambda f: edit(f, format_version=True), "makes no sense"),
+        (lambda f: (f / "manifest.json").write_text("[" * 10**5), "nested too deeply"),
+        (lambda f: edit(f, components={}), "components are not transformer, vae, text_encoder"),
+        (lambda f: edit_part(f, "vae", file="../../etc/hostname"), "not in vae/model.safetensors"),
+        (lambda f: edit_part(f, "vae", file="vae"), "not in vae/model.safetensors"),
+        (lambda f: edit_part(f, "vae", file="x" * 5000), "not in vae/model.safetensors"),
+        (lambda f: edit_part(f, "vae", file="vae/\0"), "not in vae/model.safetensors"),
+        (lambda f: edit_scheme(f, group_size=64.0), "group_size 64.0 is not of type int"),
+        (lambda f: edit_scheme(f, group_size=10**12), "larger than 16384"),
+        (lambda f: edit_scheme(f, smooth="no"), "smooth 'no' is not of type bool"),
+        (other_file, "not in transformer/model.safetensors"),
     ],
     ids=[
         "magic", "newer", "version", "components", "json", "flipped byte", "missing file",
-        "unknown layer", "missing tensor",
+        "unknown layer", "missing tensor", "true version", "too deep", "no components",
+        "outside", "a folder", "long name", "no name", "float size", "huge size", "no flag",
+        "other file",
     ],
 )  # fmt: skip
 def test_damaged_folder(
@@ -264,3 +307,17 @@ def test_damaged_folder(
     assert result.code == ExitCode.CHECKPOINT, result.err
     assert message in result.err
     assert not (tmp_path / "a.png").exists()
+    if damage not in (flip_a_byte, rename_a_layer, lose_a_tensor):  # `info` opens no weights
+        result = sana("info", copy)
+        assert result.code == ExitCode.CHECKPOINT, result.err
+        assert message in result.err
+
+
+def test_weights_beside_those_of_the_manifest(
+    sana: Callable[..., Any], copy: Path, tmp_path: Path
+) -> None:
+    """An index makes loaders prefer shards, whose digest nobody compared."""
+    other_weights(copy)
+    result = sana("generate", "x", "-m", copy, "-o", tmp_path / "a.png", *FAST)
+    assert result.code == ExitCode.CHECKPOINT, result.err
+    assert "weights that the manifest does not know" in result.err
