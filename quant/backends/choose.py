@@ -118,7 +118,7 @@ def choose(
     loose = loose and layer.config.weight_bits == 4
     key = _verdict_key(_kind(layer) + " loose" * loose, device, candidates)
     name = _read_verdicts(verdicts).get(key)
-    if name is None:
+    if name not in {"reference", *(kernel.name for kernel in candidates)}:
         measured = measure(
             _probe_like(layer), device, candidates, with_reference=backend == "auto", loose=loose
         )
@@ -274,7 +274,7 @@ def _read_verdicts(path: Path | None) -> dict[str, str]:
         return {}
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     if not isinstance(values, dict):
         return {}
@@ -289,8 +289,11 @@ def _write_verdict(path: Path | None, key: str, name: str) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    except OSError:
+        return
+    try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
         os.replace(temporary, path)
-    except OSError:
-        return
+    except OSError:  # a full disk, or a folder of that name
+        Path(temporary).unlink(missing_ok=True)

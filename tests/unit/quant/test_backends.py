@@ -1,5 +1,6 @@
 """Every kernel against the layer's reference, and the choice among them."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -202,6 +203,25 @@ def test_verdict_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert choose(linear(64, 32, W8A8), CPU, verdicts=path) is not None
     (tmp_path / "file").write_text("")
     choose(linear(64, 32, W8A8), CPU, verdicts=tmp_path / "file/kernels.json")
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_verdict_that_helps_nobody(tmp_path: Path, deep: bool) -> None:
+    """A kernel that is not known here is measured again; it is no reason for the slow reference."""
+    path = tmp_path / "kernels.json"
+    first = choose(linear(64, 32, W8A8), CPU, verdicts=path)
+    [key] = json.loads(path.read_text())
+    path.write_text("[" * 10**5 if deep else json.dumps({key: "gone"}))
+    assert choose(linear(64, 32, W8A8), CPU, verdicts=path) is not None
+    assert first is not None
+    assert json.loads(path.read_text())[key] != "gone"
+
+
+def test_a_folder_in_place_of_the_verdicts(tmp_path: Path) -> None:
+    path = tmp_path / "kernels.json"
+    path.mkdir()
+    choose(linear(64, 32, W8A8), CPU, verdicts=path)
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_accelerate() -> None:
