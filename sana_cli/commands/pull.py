@@ -152,7 +152,7 @@ class _Quantizing:
         self.recipe, self.target = recipe, target
         self.schemes = schemes_of(recipe)
         self.wishes = CalibrationWishes(
-            prompts=None, samples=samples, steps=None, keep=None, budget_db=None, seed=0,
+            prompts=None, samples=samples, steps=None, keep=None, budget_db=None, seed=None,
             common=Wishes.of_preferences(preferences()),
         )  # fmt: skip
         self.wishes.check(recipe, self.schemes["transformer"])

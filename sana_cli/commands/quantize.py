@@ -67,7 +67,9 @@ def quantize(
             metavar="X", help="... as many as a latent SQNR of X dB is predicted to take."
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the calibration pictures.")] = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Of the calibration pictures [default: 0]")
+    ] = None,
     device: DeviceOption = None,
     offline: OfflineOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a quantized folder.")] = False,
@@ -79,6 +81,7 @@ def quantize(
     Draws some pictures to learn what its layers are given; --samples 0 needs no data and holds one layer in memory.
     A rerun after an interruption goes on behind the finished parts.
     """
+    from sana_cli.checkpoint import local_path
     from sana_cli.user_config import preferences
     from sana_cli.wishes import Wishes
 
@@ -92,7 +95,7 @@ def quantize(
         common=Wishes(device=device).over(Wishes.of_preferences(chosen)),
     )  # fmt: skip
     wishes.check(recipe, schemes["transformer"])
-    target = out.expanduser() if out else kept_target(model, recipe, schemes)
+    target = local_path(str(out)) if out else kept_target(model, recipe, schemes)
     from sana_cli.console import ConsoleReporter
 
     with ConsoleReporter(quiet=quiet) as reporter:
@@ -182,7 +185,7 @@ class CalibrationWishes:
     steps: int | None
     keep: int | None
     budget_db: float | None
-    seed: int
+    seed: int | None
     common: "Wishes"  # those that other commands have, too
 
     def check(self, recipe: str, transformer: str) -> None:
@@ -214,6 +217,8 @@ class CalibrationWishes:
         needless: dict[str, object] = {
             "--calibration-prompts": self.prompts,
             "--steps": self.steps,
+            "--seed": self.seed,
+            "--device": None if "device" in self.common.sources else self.common.device,
             **choosing,
         }
         for option, given in needless.items():
@@ -231,12 +236,17 @@ class CalibrationWishes:
         reporter: "Reporter",
     ) -> "Calibrator":
         from calibration.prompts import prompts_for, read_prompts
+        from sana_cli.checkpoint import local_path
 
-        prompts = (
-            read_prompts(self.prompts.expanduser())
-            if self.prompts
-            else prompts_for(checkpoint.own.vocabulary)
-        )
+        if self.prompts:
+            prompts = read_prompts(local_path(str(self.prompts)))
+            if len(prompts) > self.samples:
+                reporter.notice(
+                    f"--samples {self.samples}: only the first {self.samples} of the {len(prompts)} "
+                    f"prompts in {self.prompts} are used"
+                )
+        else:
+            prompts = prompts_for(checkpoint.own.vocabulary)
         from calibration.calibrator import Calibrator, Options
         from sana_cli.precision import pick_device
         from sana_cli.recipes import keep_rule
@@ -248,7 +258,7 @@ class CalibrationWishes:
             prompts=tuple(prompts),
             samples=self.samples,
             steps=self.steps,
-            seed=self.seed,
+            seed=self.seed or 0,
             keep=keep,
         )
         return Calibrator(checkpoint, schemes, options, device=device, reporter=reporter)
@@ -267,7 +277,8 @@ def schemes_of(recipe: str, **chosen: str | None) -> dict[str, str]:
     """The scheme of each component; usage errors for unknown or unsuitable ones."""
     if recipe not in RECIPES:
         raise _usage(f"unknown recipe {recipe!r}", f"known: {', '.join(RECIPES)}")
-    schemes = {name: chosen.get(name) or scheme for name, scheme in RECIPES[recipe].items()}
+    wanted = {name: scheme for name, scheme in chosen.items() if scheme is not None}
+    schemes = {**RECIPES[recipe], **wanted}
     for component, scheme in schemes.items():
         try:
             component_recipe(component, scheme)

@@ -269,7 +269,7 @@ def test_a_rerun_with_other_options_begins_again(
     for more in ({}, dict([change])):
         merged = {**options, **more}
         if merged["--samples"] == "0":
-            merged.pop("--steps")
+            merged = {"--samples": "0"}
         monkeypatch.setattr(
             quantizing, "_quantize_component",
             lambda checkpoint, component, scheme, working, calibration, advance: (
@@ -313,11 +313,14 @@ def test_interrupted_while_drawing(
         (("--keep", "2", "--transformer", "none"), "no effect"),
         (("--samples", "0", "--keep", "2"), "no effect without calibration"),
         (("--samples", "0", "--steps", "2"), "no effect without calibration"),
+        (("--samples", "0", "--seed", "5"), "--seed has no effect without calibration"),
+        (("--samples", "0", "--device", "cuda"), "--device has no effect without calibration"),
         (("--samples", "0", "--calibration-prompts", "x.txt"), "no effect without calibration"),
         (("--samples", "0", "--recipe", "mixed"), "ranks layers by calibration"),
         (("--transformer", "w8a8-smooth"), "calibration decides"),
         (("--vae", "w8a8-static"), "calibration decides"),
         (("--calibration-prompts", "/nowhere.txt"), "cannot read /nowhere.txt"),
+        (("--calibration-prompts", "~nosuchuser/x"), "'~nosuchuser/x' cannot be a path"),
     ],
 )  # fmt: skip
 def test_bad_options(
@@ -327,6 +330,21 @@ def test_bad_options(
     assert result.code == ExitCode.USAGE, result.err
     assert message in result.err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_prompts_beyond_the_samples(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(quantizing, "_quantize_component", interrupt)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a fox\na cat\na hen\n")
+    options = ("--samples", "2", "--device", "cpu", "--calibration-prompts", prompts)
+    result = sana("quantize", tiny_model, tmp_path / "out", *options)
+    assert result.code == ExitCode.INTERRUPTED
+    assert f"only the first 2 of the 3 prompts in {prompts} are used" in result.err
 
 
 def test_a_model_that_draws_nothing(
