@@ -142,10 +142,14 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     the block fails, so that a second run can go on from its finished files.
     """
     working = target.with_name(f".{target.name}.partial")
+    if working.is_symlink():  # whoever made it would have us write elsewhere
+        raise FileExistsError(errno.EEXIST, f"{working} is a symbolic link", str(working))
     working.mkdir(exist_ok=True)
     yield working
     if overwrite and target.exists():
-        old = target.with_name(f".{target.name}.old")
+        old = _replaced(target)
+        if old.exists():  # of a run that was killed after the swap
+            shutil.rmtree(old)
         os.rename(target, old)
         os.rename(working, target)
         shutil.rmtree(old)
@@ -153,3 +157,15 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     if target.exists():
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     os.rename(working, target)
+
+
+def restore_folder(target: Path) -> None:
+    """Give back what was to be replaced when a run was killed between the two renames of the swap."""
+    old = _replaced(target)
+    if old.exists() and not target.exists():
+        os.rename(old, target)
+
+
+def _replaced(target: Path) -> Path:
+    """Where the folder that is replaced stays until its successor has its name."""
+    return target.with_name(f".{target.name}.old")

@@ -6,9 +6,10 @@ behind them.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,7 +27,15 @@ from quant.convert import (
     quantized_layer,
     resolve,
 )
-from quant.manifest import MANIFEST, Component, Manifest, new_folder, sha256_of
+from quant.manifest import (
+    MANIFEST,
+    WEIGHTS,
+    Component,
+    Manifest,
+    new_folder,
+    restore_folder,
+    sha256_of,
+)
 from quant.primitives import sqnr_db
 from quant.stream_writer import StreamWriter, TensorSpec
 from sana_cli import __version__
@@ -34,8 +43,9 @@ from sana_cli.checkpoint import Checkpoint
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.loading import TOKEN_CONVS, ComponentWeights, component_weights, empty_module
 from sana_cli.recipes import COMPONENTS, component_recipe
+from sana_cli.stages import is_out_of_memory
 from sana_cli.weight_files import select_files
-from sana_cli.weights import require_finite, require_same_names
+from sana_cli.weights import require_finite, require_fit, require_same_names
 
 RUN_ORDER = ("text_encoder", "transformer", "vae")  # each makes the next one's inputs
 _DONE = "done.json"  # beside a finished component: what it was made with, and its digest
@@ -88,11 +98,14 @@ def quantize_folder(
 ) -> list[ComponentReport]:
     """Write `target`, a folder that `sana generate --model` takes. `advance` counts tensors.
 
-    Raises SanaError for a target that exists, a full disk, or weights that are unfit.
+    Raises SanaError for a target that exists, a full disk, too little memory, or weights that are unfit.
     """
     _check_target(target, overwrite=overwrite)
-    try:
-        with _only_writer(target), new_folder(target, overwrite=overwrite) as working:
+    with _translate_errors(target), _only_writer(target):
+        restore_folder(target)
+        _check_target(target, overwrite=overwrite)
+        with new_folder(target, overwrite=overwrite) as working, _nothing_unfinished(working):
+            _clear(working)
             _copy_small_files(checkpoint, working)
             done = {
                 component: _quantize_component(
@@ -116,16 +129,42 @@ def quantize_folder(
                 calibration.finish(working)
             for mark in working.glob(f"*/{_DONE}"):
                 mark.unlink()
-    except OSError as error:
+    return reports
+
+
+@contextmanager
+def _translate_errors(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise SanaError(
+                f"not enough memory to make {target}",
+                hint="close other programs; a rerun goes on behind finished components",
+                code=ExitCode.ENVIRONMENT,
+            ) from error
+        if not isinstance(error, OSError):
+            raise
         raise SanaError(
             f"cannot write {target}: {error.strerror or error}",
             hint="make room or choose another folder; a rerun goes on behind finished components",
             code=ExitCode.ENVIRONMENT,
         ) from error
-    return reports
 
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
+    if target.name in ("", ".."):
+        raise SanaError(
+            f"{target} is a place, not the name of a folder to make",
+            hint="write the folder's name",
+            code=ExitCode.USAGE,
+        )
+    if target.is_symlink():  # what it points to would stay, or be replaced where nobody looks
+        raise SanaError(
+            f"{target} is a symbolic link",
+            hint="give the folder that it points to, or another one",
+            code=ExitCode.USAGE,
+        )
     if not target.parent.is_dir():
         raise SanaError(
             f"no such folder: {target.parent}", hint="create it first", code=ExitCode.USAGE
@@ -150,21 +189,56 @@ def _only_writer(target: Path) -> Iterator[None]:
     path = target.with_name(f".{target.name}.lock")
     lock = FileLock(path, blocking=False)
     try:
-        with lock:
-            yield
-            path.unlink(missing_ok=True)
+        lock.acquire()
+        if (
+            not path.exists()
+        ):  # its owner deleted it after we had opened it: the next one gets a new file
+            raise Timeout(str(path))
     except Timeout as error:
+        lock.release()
         raise SanaError(
             f"another process is making {target}",
             hint="wait for it, or choose another folder",
             code=ExitCode.ENVIRONMENT,
         ) from error
+    try:
+        yield
+    finally:
+        with suppress(
+            PermissionError
+        ):  # Windows deletes no open file; the lock's release does it there
+            path.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextmanager
+def _nothing_unfinished(working: Path) -> Iterator[None]:
+    """After an error, keep the folder only if it holds finished components for a rerun."""
+    try:
+        yield
+    except BaseException:
+        if not any(working.glob(f"*/{_DONE}")):
+            shutil.rmtree(working, ignore_errors=True)
+        raise
+
+
+def _clear(working: Path) -> None:
+    """Leave nothing of an earlier run but its components: it may have been of another model."""
+    kept = {working / component / name for component in COMPONENTS for name in (WEIGHTS, _DONE)}
+    for path in sorted(working.rglob("*"), reverse=True):  # what a folder holds before itself
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif path not in kept or path.is_symlink():
+            path.unlink()
 
 
 def _copy_small_files(checkpoint: Checkpoint, working: Path) -> None:
     """What a model folder holds besides weights. A card is left behind: it describes other files."""
     names = [
-        path.relative_to(checkpoint.folder).as_posix() for path in checkpoint.folder.rglob("*")
+        path.relative_to(checkpoint.folder).as_posix()
+        for path in checkpoint.folder.rglob("*")
+        if path.is_file()
     ]
     chosen = [name for name in select_files(names) if not _is_weight(name)]
     for name in [*chosen, *(name for name in names if name.upper().startswith("LICEN"))]:
@@ -191,15 +265,15 @@ def _quantize_component(
     model = empty_module(checkpoint, component)
     layers = resolve(model, component_recipe(component, scheme))
     weights = component_weights(checkpoint, component)
-    require_same_names(set(model.state_dict()), set(weights.names), component)
-    path = working / component / "model.safetensors"
+    _require_fitting(weights, model, component)
+    path = working / component / WEIGHTS
     done = path.with_name(_DONE)
     key = [scheme, weights.fingerprint, __version__]
     key += calibration.key(component) if calibration else []
     key = json.loads(json.dumps(key))  # as it will be read: lists for tuples
-    state = json.loads(done.read_text()) if done.is_file() else {}
-    if state.get("key") == key and sha256_of(path) == state["sha256"]:
-        layers = [_decided(layer, *state["layers"][layer.path]) for layer in layers]
+    finished = _finished(path, done, key, layers)
+    if finished is not None:
+        layers, sqnr, sha256 = finished
     else:
         done.unlink(missing_ok=True)
         plan = calibration.plan(component) if calibration else None
@@ -209,24 +283,49 @@ def _quantize_component(
             writer = StreamWriter(stream, _specs_of(model, layers, weights))
             writer.start()
             modules = _modules(model, layers)
-            sqnr: dict[str, float] = {}
+            sqnr = {}
             for count, name in enumerate(sorted(weights.names), start=1):
                 sqnr |= _write_tensor(writer, name, weights, modules, component, plan)
                 advance(component, count, len(weights.names))
-            decided = {r.path: [config_to_json(r.config), r.reason] for r in layers}
-            state = {"key": key, "sqnr": sqnr, "layers": decided, "sha256": writer.finish()}
-        done.write_text(json.dumps(state))
+            sha256 = writer.finish()
+        decided = {r.path: [config_to_json(r.config), r.reason] for r in layers}
+        state = {"key": key, "sqnr": sqnr, "layers": decided, "sha256": sha256}
+        unsure = done.with_suffix(".part")
+        unsure.write_text(json.dumps(state), encoding="utf-8")
+        os.replace(unsure, done)
     report = ComponentReport(
         component=component,
         scheme=scheme,
         bytes_before=weights.total_bytes,
         bytes_after=sum(spec.bytes for spec in _specs_of(model, layers, weights).values()),
         layers=layers,
-        sqnr=state["sqnr"],
+        sqnr=sqnr,
     )
     file = f"{component}/{path.name}"
     schemes = {r.path: r.config for r in layers}
-    return report, Component(file=file, sha256=state["sha256"], layers=schemes)
+    return report, Component(file=file, sha256=sha256, layers=schemes)
+
+
+def _require_fitting(weights: ComponentWeights, model: nn.Module, component: str) -> None:
+    """SanaError where a tensor is missing, misshapen or of a type that holds no weights."""
+    expected = model.state_dict()
+    require_same_names(set(expected), set(weights.names), component)
+    for name, place in expected.items():
+        require_fit(weights.read(weights.names[name]), place, name, component)
+
+
+def _finished(
+    path: Path, done: Path, key: list[Any], layers: list[LayerReport]
+) -> tuple[list[LayerReport], dict[str, float], str] | None:
+    """Layers, SQNR and digest of a component that an earlier run made of the same things; None if it did not."""
+    try:
+        state = json.loads(done.read_text(encoding="utf-8"))
+        if state["key"] != key or sha256_of(path) != state["sha256"]:
+            return None
+        decided = [_decided(layer, *state["layers"][layer.path]) for layer in layers]
+        return decided, dict(state["sqnr"]), state["sha256"]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        return None  # no mark, or a damaged one: the component is made again
 
 
 def _decided(layer: LayerReport, config: dict[str, Any] | None, reason: str) -> LayerReport:
@@ -257,7 +356,12 @@ def _specs(weights: ComponentWeights, modules: _Modules) -> Iterator[tuple[str, 
                 yield f"{path}.{buffer}", TensorSpec(tensor.dtype, tuple(tensor.shape))
         else:
             tensor = weights.read(weights.names[name])  # a view: nothing is read yet
-            yield name, TensorSpec(tensor.dtype, tuple(tensor.shape))
+            yield name, TensorSpec(_stored_type(tensor), tuple(tensor.shape))
+
+
+def _stored_type(tensor: Tensor) -> torch.dtype:
+    """Nothing computes in fp64."""
+    return torch.float32 if tensor.dtype == torch.float64 else tensor.dtype
 
 
 def _write_tensor(
@@ -274,6 +378,7 @@ def _write_tensor(
         _add_layer(writer, path, plan.finished[path])
         return {path: plan.sqnr[path]}
     tensor = weights.read(weights.names[name])
+    tensor = tensor.to(_stored_type(tensor))
     require_finite(tensor, name, component)
     if kind != "weight" or path not in modules:
         writer.add(name, plan.replaced[name].to(tensor.dtype) if name in plan.replaced else tensor)

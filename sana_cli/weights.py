@@ -47,18 +47,12 @@ def assign_weights(
         if getattr(part, "stays_as_stored", False)
         for name, _ in part.named_parameters(recurse=False)
     }
-    expected = {name: tuple(value.shape) for name, value in module.state_dict().items()}
-    types = {name: value.dtype for name, value in module.state_dict().items()}
+    expected = module.state_dict()
     require_same_names(set(expected), set(names), component)
     state = {}
-    for name, shape in expected.items():
+    for name, place in expected.items():
         tensor = read(names[name])
-        if tuple(tensor.shape) != shape:
-            raise checkpoint_error(
-                f"{component}: {name} has shape {list(tensor.shape)}, expected {list(shape)}",
-                hint="config.json and the weights do not belong together",
-            )
-        _require_type(tensor, types[name], name, component)
+        require_fit(tensor, place, name, component)
         require_finite(tensor, name, component)
         wanted = tensor.dtype if name in as_stored else _compute_dtype(name, tensor, dtype)
         state[name] = tensor.to(device=device, dtype=wanted)
@@ -78,8 +72,14 @@ def require_same_names(expected: set[str], found: set[str], component: str) -> N
             )
 
 
-def _require_type(tensor: Tensor, expected: torch.dtype, name: str, component: str) -> None:
-    fits = tensor.dtype == expected if not expected.is_floating_point else tensor.dtype in _FLOATS
+def require_fit(tensor: Tensor, place: Tensor, name: str, component: str) -> None:
+    """Raise SanaError naming a tensor whose shape is not that of its `place`, or whose type cannot fill it."""
+    if tensor.shape != place.shape:
+        raise checkpoint_error(
+            f"{component}: {name} has shape {list(tensor.shape)}, expected {list(place.shape)}",
+            hint="config.json and the weights do not belong together",
+        )
+    fits = tensor.dtype in _FLOATS if place.is_floating_point() else tensor.dtype == place.dtype
     if not fits:
         raise checkpoint_error(
             f"{component}: {name} is stored as {str(tensor.dtype).removeprefix('torch.')}",

@@ -149,7 +149,152 @@ def test_two_writers_of_one_folder(
     assert not (tmp_path / "out").exists()
 
 
+# -- what lies where the folder will be --------------------------------------------------------
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("mark", [b"", b"[]", b"\xff", b"{}", None])
+def test_working_folder_of_another_model(
+    sana: Callable[..., Any], tiny_model: Path, folder: Path, tmp_path: Path, mark: bytes | None
+) -> None:
+    """Nothing of it gets into the new one, and a damaged mark of a finished part is no mark."""
+    partial, target = tmp_path / ".out.partial", tmp_path / "out"
+    for name in ("sana.json", "LICENSE-A", "tokenizer/added_tokens.json", "more/comparison.png"):
+        (partial / name).parent.mkdir(parents=True, exist_ok=True)
+        (partial / name).write_text("{}")
+    outside = tmp_path / "outside"
+    outside.write_text("mine")
+    (partial / "vae").mkdir()
+    (partial / "vae/model.safetensors").symlink_to(outside)
+    if mark is not None:
+        (partial / "transformer").mkdir()
+        (partial / "transformer/done.json").write_bytes(mark)
+        (partial / "transformer/model.safetensors").write_bytes(b"half")
+    result = sana("quantize", tiny_model, target, *NO_DATA, "--quiet")
+    assert result.code == 0, result.err
+    assert files(target) == files(folder)
+    assert (target / "sana.json").exists() == (tiny_model / "sana.json").exists()
+    assert outside.read_text() == "mine"
+    for name in ("transformer", "vae"):
+        path = f"{name}/model.safetensors"
+        assert (target / path).read_bytes() == (folder / path).read_bytes()
+
+
+def test_replacing_after_a_kill(
+    sana: Callable[..., Any], tiny_model: Path, copy: Path, tmp_path: Path
+) -> None:
+    """In the swap, a run may be killed between its renames, or before the old folder is gone."""
+    old = tmp_path / ".copy.old"
+    copy.rename(old)
+    result = sana("quantize", tiny_model, copy, *NO_DATA)
+    assert result.code == ExitCode.USAGE
+    assert f"{copy} exists" in result.err
+    assert files(copy), "it has its name again"
+    old.mkdir()
+    (old / "manifest.json").write_text("{}")
+    result = sana("quantize", tiny_model, copy, *NO_DATA, "--force", "--quiet")
+    assert result.code == 0, result.err
+    assert list(tmp_path.iterdir()) == [copy]
+
+
+def test_links_are_not_followed(
+    sana: Callable[..., Any], tiny_model: Path, copy: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(copy)
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for name in ("link", "dangling"):
+        result = sana("quantize", tiny_model, tmp_path / name, *NO_DATA, "--force")
+        assert result.code == ExitCode.USAGE
+        assert "is a symbolic link" in result.err
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".out.partial").symlink_to(tmp_path / "elsewhere")
+    result = sana("quantize", tiny_model, tmp_path / "out", *NO_DATA)
+    assert result.code == ExitCode.ENVIRONMENT
+    assert ".out.partial is a symbolic link" in result.err
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_licences(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    (model / "LICENSES").mkdir()
+    for name in ("LICENSE.txt", "LICENSES/Gemma.txt"):
+        (model / name).write_text("terms")
+    result = sana("quantize", model, tmp_path / "out", *NO_DATA, "--quiet")
+    assert result.code == 0, result.err
+    assert {"LICENSE.txt", "LICENSES/Gemma.txt"} < files(tmp_path / "out")
+
+
 # -- what is refused ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "change"),
+    [
+        ("transformer", "transformer_blocks.0.attn1.to_q.weight", lambda t: t[:-1]),
+        ("transformer", "transformer_blocks.0.attn1.to_q.weight", lambda t: t[None]),
+        ("transformer", "caption_norm.weight", lambda t: t.reshape(-1)[:3]),
+        ("transformer", "caption_norm.weight", lambda t: t.to(torch.int64)),
+        ("transformer", "caption_norm.weight", lambda t: t * torch.nan),
+        ("vae", "decoder.conv_in.weight", lambda t: t.squeeze()[0, 0]),
+        ("vae", "decoder.up_blocks.0.1.conv1.weight", lambda t: t.to(torch.int8)),
+        ("vae", "decoder.up_blocks.0.1.conv1.weight", lambda t: t > 0),
+    ],
+    ids=["short", "deep", "short norm", "int64 norm", "nan", "flat", "int8", "bool"],
+)
+def test_unfit_weights(
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    part: str,
+    name: str,
+    change: Callable[[torch.Tensor], torch.Tensor],
+) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    path = next((model / part).glob("*.safetensors"))
+    tensors = load_file(path)
+    save_file(tensors | {name: change(tensors[name]).contiguous()}, path)
+    result = sana("quantize", model, tmp_path / "out", *NO_DATA, "--quiet")
+    assert result.code == ExitCode.CHECKPOINT, result.err
+    assert f"{part}: {name} " in result.err
+    left = {model.name, ".out.partial"} if part == "vae" else {model.name}  # a finished transformer
+    assert {path.name for path in tmp_path.iterdir()} == left
+
+
+def test_fp64(sana: Callable[..., Any], tiny_model: Path, folder: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    path = next((model / "transformer").glob("*.safetensors"))
+    save_file({name: tensor.double() for name, tensor in load_file(path).items()}, path)
+    result = sana("quantize", model, tmp_path / "out", *NO_DATA, "--quiet")
+    assert result.code == 0, result.err
+    same = "transformer/model.safetensors"
+    assert (tmp_path / "out" / same).read_bytes() == (folder / same).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), RuntimeError("unable to mmap 9 bytes from file: Cannot allocate memory (12)")],
+    ids=["python", "torch"],
+)
+def test_out_of_memory(
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    from sana_cli import quantizing
+
+    def fail(*arguments: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(quantizing, "quantized_layer", fail)
+    result = sana("quantize", tiny_model, tmp_path / "out", *NO_DATA)
+    assert result.code == ExitCode.ENVIRONMENT, result.err
+    assert "not enough memory" in result.err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -159,6 +304,8 @@ def test_two_writers_of_one_folder(
         (("--transformer", "w3a3"), "unknown scheme 'w3a3'"),
         (("--vae", "w4a16-g64"), "stored in 8 bits"),
         (("--text-encoder", "w8a8"), "weight-only"),
+        (("--transformer", ""), "unknown scheme ''"),
+        (("--text-encoder", "w4a16-g1000000000000"), "larger than 16384"),
     ],
 )
 def test_unknown_schemes(
@@ -182,6 +329,30 @@ def test_target_exists(
         assert f"{mine} exists" in result.err
     assert (mine / "notes.txt").read_text() == "mine"
     assert sana("quantize", tiny_model, folder).code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("~nosuchuser/x", "cannot be a path"),
+        ("x" * 300, "cannot be a path"),
+        (".", "not the name of a folder"),
+        ("..", "not the name of a folder"),
+    ],
+    ids=["no user", "long", "here", "above"],
+)
+def test_no_target(
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    target: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(folder / "vae" if target == ".." else folder)
+    result = sana("quantize", tiny_model, target, *NO_DATA, "--force")
+    assert result.code == ExitCode.USAGE, result.err
+    assert message in result.err
 
 
 def test_quantized_already(sana: Callable[..., Any], folder: Path, tmp_path: Path) -> None:
