@@ -1,11 +1,13 @@
 """DC-AE's decoder on a CUDA device: norms with the residual or activation beside them, linear attention and the
 gated feed-forward in fused kernels. Convolutions stay torch's, or their layers' own.
 
-Blocks get other methods, not other weights; whoever runs them, in tiles or whole, runs these.
+Blocks get other methods, not other weights; whoever runs them, in tiles or whole, runs these. A method holds what it
+runs and not the block that holds it: without cycles, a decoder is freed at once.
 """
 
 # B batch, C channels, H x W positions, E head width
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -26,7 +28,6 @@ from sana_cli.engine.trial import (
 )
 from sana_cli.models.dc_ae import (
     AutoencoderDC,
-    ChannelRMSNorm,
     Decoder,
     MultiscaleLinearAttention,
     NormedGLU,
@@ -125,9 +126,10 @@ def _first(x: Tensor) -> Tensor:
 
 
 def _res_block(block: ResBlock, kernels: Kernels) -> Callable[[Tensor], Tensor]:
+    conv1, act, conv2, norm = block.conv1, block.act, block.conv2, block.norm
+
     def forward(x: Tensor) -> Tensor:
-        out = block.conv2(block.act(block.conv1(x)))
-        return _first(_norm(kernels, block.norm, _last(out), residual=_last(x)))
+        return _first(_norm(kernels, norm, _last(conv2(act(conv1(x)))), residual=_last(x)))
 
     return forward
 
@@ -139,6 +141,7 @@ def _normed_glu(
     (down,) = project([module.conv_point], kernels, dtype)
     assert module.conv_depth.bias is not None
     weight, bias = repack(module.conv_depth.weight.detach()), module.conv_depth.bias.detach()
+    norm = module.norm
 
     def forward(x: Tensor) -> Tensor:
         tokens = _last(x).contiguous()
@@ -148,7 +151,7 @@ def _normed_glu(
             activation=None if up.applies_silu else "silu",
         )  # fmt: skip
         out = down(mixed.view(len(hidden), -1)).view(tokens.shape)
-        return _first(_norm(kernels, module.norm, out, residual=tokens))
+        return _first(_norm(kernels, norm, out, residual=tokens))
 
     return forward
 
@@ -156,30 +159,34 @@ def _normed_glu(
 def _finish(
     module: MultiscaleLinearAttention, kernels: Kernels
 ) -> Callable[[Tensor, Tensor], Tensor]:
+    to_out, norm = module.to_out, module.norm_out
+
     def finish(x: Tensor, attended: Tensor) -> Tensor:
-        out = module.to_out(attended.flatten(-2))
-        return _first(_norm(kernels, module.norm_out, out, residual=_last(x)))
+        out = to_out(attended.flatten(-2))
+        return _first(_norm(kernels, norm, out, residual=_last(x)))
 
     return finish
 
 
 def _attention(module: MultiscaleLinearAttention, kernels: Kernels) -> Callable[[Tensor], Tensor]:
+    attention = weakref.proxy(module)
+
     def forward(x: Tensor) -> Tensor:
         H, W = x.shape[-2:]
-        q, k, v = (t.flatten(1, 2) for t in module.project(x))  # (B, N, heads, E)
-        linear = module.is_linear(H * W)
+        q, k, v = (t.flatten(1, 2) for t in attention.project(x))  # (B, N, heads, E)
+        linear = attention.is_linear(H * W)
         attend = kernels.relu_linear_attention if linear else relu_quadratic_attention
-        return module.finish(x, attend(q, k, v).unflatten(1, (H, W)))
+        return attention.finish(x, attend(q, k, v).unflatten(1, (H, W)))
 
     return forward
 
 
 def _normalize(decoder: Decoder, kernels: Kernels, *, relu: bool) -> Callable[[Tensor], Tensor]:
-    norm: ChannelRMSNorm = decoder.norm_out
+    norm, act = decoder.norm_out, decoder.act
 
     def normalize(x: Tensor) -> Tensor:
         if relu:
             return _first(_norm(kernels, norm, _last(x), activation="relu"))
-        return decoder.act(_first(_norm(kernels, norm, _last(x))))
+        return act(_first(_norm(kernels, norm, _last(x))))
 
     return normalize

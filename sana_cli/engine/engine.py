@@ -6,6 +6,7 @@ a replayed graph with what it recorded. What differs is not used, and a notice s
 
 # B batch, C latent channels, h w latent grid
 
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,7 +45,8 @@ class Engine:
         candidates: Kernels = TRITON,
         graphs: bool = True,
     ) -> None:
-        self.model, self.notice, self.verdicts = model, notice, verdicts
+        self._model = weakref.ref(model)  # which holds the engine
+        self.notice, self.verdicts = notice, verdicts
         self.dtype = model.proj_out.weight.dtype
         self.device = model.proj_out.weight.device
         config = model.config
@@ -132,7 +134,7 @@ class Engine:
         text: Text,
     ) -> bool:
         """Whether the whole forward is the model's, tried once for each device and structure."""
-        config = self.model.config
+        config = self.transformer.config
         kind = (
             f"engine forward {self.transformer.projections} {self.dtype} {config.inner_dim} "
             f"{config.qk_norm} {triton_version()}"
@@ -157,4 +159,6 @@ class Engine:
     ) -> Tensor:
         t = torch.full(latents.shape[:1], timestep, device=latents.device)
         embedded = None if guidance is None else torch.full((1,), guidance, device=t.device)
-        return self.model(latents, t, contexts, embedded)
+        model = self._model()
+        assert model is not None
+        return model(latents, t, contexts, embedded)

@@ -201,10 +201,15 @@ class EngineBlock:
 
 
 class EngineTransformer:
-    """The whole forward. The model keeps its weights; what was joined are views of the engine's."""
+    """The whole forward. The model keeps its weights; what was joined are views of the engine's.
+
+    It holds parts of the model but not the model, which holds it: without a cycle, both are freed at once.
+    """
 
     def __init__(self, model: SanaTransformer2D, kernels: Kernels) -> None:
-        self.model, self.kernels = model, kernels
+        self.kernels, self.config = kernels, model.config
+        self.patch_embed, self.time_embed = model.patch_embed, model.time_embed
+        self.proj_out = model.proj_out
         self.dtype = model.proj_out.weight.dtype
         blocks: list[SanaBlock] = list(model.transformer_blocks)  # type: ignore[arg-type]
         self.blocks = [EngineBlock(block, kernels, self.dtype) for block in blocks]
@@ -222,7 +227,7 @@ class EngineTransformer:
     def condition(self, timestep: float, guidance: float | None) -> Condition:
         """A timestep, embedded; `guidance` is Sprint's, already scaled."""
         t = torch.full((1,), timestep, device=self.final_table.device)
-        e, t6 = self.model.time_embed(t, None if guidance is None else torch.full_like(t, guidance))
+        e, t6 = self.time_embed(t, None if guidance is None else torch.full_like(t, guidance))
         return Condition(e.float(), t6[0].float())
 
     def text(self, contexts: Sequence[TextContext]) -> Text:
@@ -241,7 +246,7 @@ class EngineTransformer:
 
     def positions(self, h: int, w: int) -> Tensor | None:
         """Fixed positions (N, D) of the 2K and 4K models."""
-        config = self.model.config
+        config = self.config
         if config.interpolation_scale is None:
             return None
         D = config.inner_dim
@@ -253,7 +258,7 @@ class EngineTransformer:
     ) -> Tensor:
         """Velocity (B, C, h, w) at latents (B, C, h, w)."""
         B, _, h, w = latents.shape
-        x = self.model.patch_embed(latents)  # (B, N, D)
+        x = self.patch_embed(latents)  # (B, N, D)
         if positions is not None:
             x += positions
         x = x.flatten(0, 1)
@@ -268,7 +273,7 @@ class EngineTransformer:
         x = self.kernels.layer_norm_modulate(
             x, shift, scale, eps=FINAL_EPS, branch=branch, gate=gate
         )
-        return self.model.proj_out(x).view(B, h, w, -1).permute(0, 3, 1, 2)
+        return self.proj_out(x).view(B, h, w, -1).permute(0, 3, 1, 2)
 
 
 def _split(product: Tensor, heads: tuple[int, int, int, int]) -> Tensor:

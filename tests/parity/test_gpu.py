@@ -40,3 +40,26 @@ def test_half_precision_stays_close(
         pictures.append(np.asarray(Image.open(path)).astype(int))
     assert result.document["precision"] == "bf16"
     assert np.abs(pictures[0] - pictures[1]).mean() <= 8
+
+
+@pytest.mark.parametrize("name", ["plain", "qk_norm", "sprint"])
+def test_the_engine_changes_nothing_visible(
+    sana: Callable[..., Any], pipelines: Any, tmp_path: Path, name: str
+) -> None:
+    from PIL import Image
+
+    folder = pipelines.folder(name)
+    pictures = []
+    for backend in ("auto", "reference"):
+        path = tmp_path / f"{backend}.png"
+        result = sana(
+            "generate", "a red fox", "-m", folder, "-o", path, "--size", "128x96", "--seed", 7,
+            "--device", "cuda", "--precision", "fp32", "--backend", backend, "--json",
+        )  # fmt: skip
+        assert result.code == 0, result.err
+        pictures.append(np.asarray(Image.open(path)).astype(int))
+        if backend == "auto":
+            kernels = result.document["kernels"]
+            assert "CUDA graph captured" in kernels["transformer"], result.err
+            assert kernels["decoder"] == "native fused", result.err
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1

@@ -1,5 +1,7 @@
 """The fused decoder against the plain one, whole and in exact tiles."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -57,6 +59,20 @@ def test_int8_products_of_the_feed_forward() -> None:
     expected = vae.decode(latents())
     assert fused(vae) == (True, [])
     assert relative_error(vae.decode(latents()), expected) < 5e-3
+
+
+@torch.inference_mode()
+def test_a_decoder_is_freed_at_once() -> None:
+    vae = autoencoder()
+    fused(vae)
+    vae.decode(latents())
+    weight = weakref.ref(vae.decoder.up_blocks[2][0].attn.to_q)
+    gc.disable()
+    try:
+        del vae
+        assert weight() is None
+    finally:
+        gc.enable()
 
 
 @torch.inference_mode()

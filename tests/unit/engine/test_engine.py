@@ -1,5 +1,7 @@
 """The engine's forward against the model's: on definitions of kernels anywhere, on kernels under the interpreter."""
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -168,6 +170,21 @@ def test_it_takes_the_models_place() -> None:
             out = model.velocity(latents, timestep, contexts)
             assert relative_error(out, expected) < FP32
     assert notices == []
+
+
+def test_a_model_is_freed_with_its_engine() -> None:
+    """At once, not when garbage is next collected: the text encoder may be loaded in its place."""
+    model = transformer()
+    model.engine, _ = engine(model)
+    latents, contexts = inputs(model)
+    model.velocity(latents, 700.0, contexts)
+    weight = weakref.ref(model.transformer_blocks[0].attn1.to_q)
+    gc.disable()
+    try:
+        del model
+        assert weight() is None
+    finally:
+        gc.enable()
 
 
 def test_a_wrong_forward_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
