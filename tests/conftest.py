@@ -37,6 +37,8 @@ def pytest_configure(config: pytest.Config) -> None:
         "HF_ENDPOINT": "http://127.0.0.1:9",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        # The pictures are tiny, and sums in another order would make a process draw other bits than this one.
+        "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads starve each other on a busy machine
     }
 
@@ -71,7 +73,6 @@ def load_helper(file: str) -> ModuleType:
 def reference() -> ModuleType:
     """`tests/reference.py`: lively random pipelines and diffusers' own pictures."""
     module = load_helper("reference.py")
-    module.torch.set_num_threads(1)  # the pictures are tiny
     gc.collect()
     gc.freeze()  # `sana` collects garbage between stages; half of its time here without this
     return module

@@ -130,7 +130,7 @@ def test_what_may_differ_is_told(sana: Callable[..., Any], tmp_path: Path) -> No
         ({"scheduler": "ddim"}, "carries scheduler = 'ddim'"),
         ({"decode": "blended-tiles x"}, "carries decode"),
         ({"precision": "int3"}, "carries precision"),
-        ({"model": "../../etc"}, "model is set by"),
+        ({"model": "../no/such/model"}, "model is set by"),
         ({"prompt": ""}, "the prompt is empty"),
     ],
     ids=str,
