@@ -95,8 +95,11 @@ def accelerate(
     # Inputs of the text encoder have outliers that 8 bits would drown the rest for.
     loose = isinstance(model, SanaTransformer2D)
     verdicts = cache_folder() / "kernels.json"
+    fused = backend in ("auto", "native") and has_engine(device)
+    if fused and loose:
+        backend = "native"  # a library's kernels would pack what the engine multiplies itself, a second time
     chosen = accelerate_(model, device, backend=backend, loose=loose, verdicts=verdicts)
-    if backend in ("auto", "native") and has_engine(device):
+    if fused:
         if isinstance(model, SanaTransformer2D) and _stays(model):
             model.engine = Engine(model, notice=notice, verdicts=verdicts)
             chosen["transformer"] = model.engine.summary

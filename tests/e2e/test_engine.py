@@ -39,8 +39,14 @@ def test_the_same_quantized_picture(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # Layers keep their integers and their definition: a CPU's kernels would take them from the engine.
-    monkeypatch.setattr("sana_cli.loading.accelerate_", lambda *args, **options: {})
+    backends = []
+
+    def leave(model: object, device: object, *, backend: str, **options: object) -> dict[str, str]:
+        """Layers keep their integers and their definition: a CPU's kernels would take them from the engine."""
+        backends.append(backend)
+        return {}
+
+    monkeypatch.setattr("sana_cli.loading.accelerate_", leave)
     folder = tmp_path / "w8a8"
     result = sana("quantize", tiny_model, folder, "--recipe", "w8a8", "--samples", "0")
     assert result.code == 0, result.err
@@ -49,6 +55,8 @@ def test_the_same_quantized_picture(
     (picture,) = sana_draw(folder, "a red fox", *FAST)
     # An fp32 rounding may move a value across .5 on its way to an integer.
     assert np.abs(plain.astype(int) - picture.astype(int)).max() <= 3
+    # Text encoder, transformer, decoder; no library packs what the engine multiplies itself.
+    assert backends == ["auto", "auto", "auto", "auto", "native", "auto"]
 
 
 def test_what_cannot_run_is_told(
