@@ -25,8 +25,9 @@ parity:  ## agreement with diffusers, full sizes included
 bench:  ## start-up times, written to benchmarks/results/
 	$(PYTHON) -m benchmarks.startup
 
-bench-gpu:  ## everything that needs a CUDA device: tests, then every kernel and every tile
+bench-gpu:  ## everything that needs a CUDA device: tests, every kernel and tile, a denoising step
 	$(PYTHON) -m pytest -m gpu
 	$(PYTHON) -m benchmarks.kernels_gpu --tune
+	$(PYTHON) -m benchmarks.engine_gpu
 
 .PHONY: help install fix check test test-all parity bench bench-gpu
