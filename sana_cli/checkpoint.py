@@ -6,6 +6,7 @@ Accepted: a folder in the diffusers layout, an original `.pth` transformer, an a
 
 import difflib
 import json
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from sana_cli.weight_headers import WeightFiles
 Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in all
 
 _Config = TypeVar("_Config")
+
+_log = logging.getLogger("sana.model")
 
 BUILTIN_FOLDER = Path(__file__).parent / "builtin"
 _SCHEDULERS: dict[str, SchedulerName] = {
@@ -173,6 +176,7 @@ def _open_folder(
             hint="give the folder that holds transformer/, vae/, text_encoder/ and tokenizer/",
         )
     weight_variant = variant.weight_variant if variant else None
+    _log.info("model %s: %s", name, folder)
     config = read_config(folder / "transformer/config.json", TransformerConfig.from_dict)
     vae = read_config(folder / "vae/config.json", DCAEConfig.from_dict)
     _require_fitting_parts(folder, config, vae)

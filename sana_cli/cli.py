@@ -29,6 +29,8 @@ from sana_cli.output import printable
 # Typer carries its own copy of Click in newer versions; only this base class is public in all.
 _UsageError: Any = typer.BadParameter.__mro__[1]
 
+_GLOBAL_OPTIONS = ("--debug", "--verbose", "-v", "-vv")
+
 app = typer.Typer(
     name="sana",
     help="Draw pictures with Sana on the machine you already have.",
@@ -62,16 +64,30 @@ def _root(
             "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
         ),
     ] = False,
+    verbose: Annotated[
+        int,
+        typer.Option(
+            "--verbose",
+            "-v",
+            count=True,
+            help="Log what is done; twice: libraries, too.",
+            show_default=False,
+            metavar="",
+        ),
+    ] = 0,
     debug: Annotated[
         bool, typer.Option("--debug", help="Show tracebacks of expected errors too.")
     ] = False,
 ) -> None:
     del debug  # `main` reads it, since errors are its business
+    from sana_cli.logs import set_up
+
+    set_up(verbose)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `sana` with the given arguments and return its exit code; never raises for bad input."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    arguments = _global_options_first(sys.argv[1:] if argv is None else argv)
     try:
         _require_working_folder()
         return _run(arguments)
@@ -96,6 +112,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             "pictures that were drawn are kept; look at where stdout goes",
             ExitCode.ENVIRONMENT,
         )
+
+
+def _global_options_first(argv: Sequence[str]) -> list[str]:
+    """Options that every command has may stand behind it, too, where people add them to what just failed."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    anywhere = [word for word in argv[:end] if word in _GLOBAL_OPTIONS]
+    return [*anywhere, *(word for word in argv[:end] if word not in _GLOBAL_OPTIONS), *argv[end:]]
 
 
 def _run(arguments: list[str]) -> int:

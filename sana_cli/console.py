@@ -3,6 +3,8 @@
 Bars appear only in a terminal; scripts and logs get nothing but notices.
 """
 
+import logging
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -18,6 +20,8 @@ from rich.progress import (
 )
 
 from sana_cli.output import printable
+
+_log = logging.getLogger("sana.stages")
 
 
 class ConsoleReporter:
@@ -59,7 +63,9 @@ class ConsoleReporter:
             self._progress.advance(task)
             self._progress.update(task, state=self._rate(task))
 
+        started = time.perf_counter()
         yield advance
+        _log.info("%s: %.2f s", title, time.perf_counter() - started)
         # A stage without countable steps is complete when it ends.
         self._progress.update(task, total=total or 1, completed=total or 1)
 

@@ -63,17 +63,6 @@ SMALLEST_RETRY = (
     128  # pixels; smaller tiles save little and compute their surroundings many times over
 )
 
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="NAME|DIR",
-        help="A known name (sana-0.6b), a hub id, a folder or a .pth file "
-        "[default: your setting, else the built-in]",
-        show_default=False,
-    ),
-]
 DeviceOption = Annotated[
     Device | None, typer.Option("--device", help="Where to run [default: auto]", show_default=False)
 ]

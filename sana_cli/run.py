@@ -5,6 +5,7 @@ the transformer is read. A stage whose values are broken (NaN, Inf, flat) runs o
 everything in fp32 before the run gives up, since the usual cause is a 16-bit overflow.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -41,6 +42,7 @@ from sana_cli.stages import Stopwatch
 from sana_cli.stages import release_memory as release_memory
 
 _LISTED_WORDS = 10
+_log = logging.getLogger("sana.run")
 TextKey = tuple[str, str, bool, bool]
 
 
@@ -72,6 +74,7 @@ class Run:
             stopwatch=self._stopwatch,
         )
         self._kernels: dict[str, str] = {}
+        _log.info("%s on %s in %s: %s", checkpoint.name, device, self.dtypes, self.settings)
         self._tell_about_settings()
 
     def encode(self, requests: Iterable[Request]) -> None:
@@ -233,9 +236,10 @@ class Run:
             self.reporter.notice(message)
 
     def _accelerate(self, model: torch.nn.Module) -> None:
-        self._kernels |= accelerate_with_notice(
-            model, self.device, self.request.backend, self.reporter
-        )
+        chosen = accelerate_with_notice(model, self.device, self.request.backend, self.reporter)
+        for kind, kernel in chosen.items():
+            _log.info("%s: %s", kind, kernel)
+        self._kernels |= chosen
 
     def _embedded_settings(self, seed: int) -> dict[str, Any]:
         return {

@@ -4,6 +4,7 @@ A flag wins over its variable, the variable over the file, the file over what th
 """
 
 import difflib
+import logging
 import os
 import tomllib
 from collections.abc import Callable, Mapping
@@ -14,6 +15,8 @@ from typing import Any, Literal
 
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import Backend, Decode, Device, Precision
+
+_log = logging.getLogger("sana.settings")
 
 BUILTIN = "builtin"
 Value = str | int | float | bool
@@ -128,6 +131,8 @@ def preferences() -> Preferences:
                 code=ExitCode.USAGE,
             ) from error
         sources[key] = name
+    for key, value in values.items():
+        _log.info("%s = %r from %s", key, value, sources[key])
     return Preferences(**values, sources=sources)
 
 

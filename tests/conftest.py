@@ -86,6 +86,12 @@ def hub(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="session")
+def terminal() -> Any:
+    """A program in a pseudo-terminal: the class of `tests/terminal.py`."""
+    return load_helper("terminal.py").Terminal
+
+
+@pytest.fixture(scope="session")
 def pipelines(reference: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Every reference pipeline of this session: `.folder(name, layout)`, `.pipeline(name)`, `.draw(name, ...)`."""
     return reference.Pipelines(tmp_path_factory.mktemp("pipelines"))

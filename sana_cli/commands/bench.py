@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from sana_cli.commands.completion import ModelOption
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.options import DeviceOption, ModelOption, OfflineOption, QuietOption, parse_size
+from sana_cli.options import DeviceOption, OfflineOption, QuietOption, parse_size
 
 
 def bench(

@@ -4,6 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sana_cli.commands.completion import complete_key, complete_value
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import JsonOption
 
@@ -13,7 +14,12 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
 )
-KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Which setting, such as model.")]
+KeyArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="KEY", help="Which setting, such as model.", autocompletion=complete_key
+    ),
+]
 
 
 @app.command()
@@ -64,7 +70,10 @@ def path() -> None:
 
 @app.command("set")
 def set_(
-    key: KeyArgument, value: Annotated[str, typer.Argument(metavar="VALUE", help="Its new value.")]
+    key: KeyArgument,
+    value: Annotated[
+        str, typer.Argument(metavar="VALUE", help="Its new value.", autocompletion=complete_value)
+    ],
 ) -> None:
     """Set KEY to VALUE for all commands from now on."""
     import os

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sana_cli.commands.completion import ModelOption
 from sana_cli.commands.report import print_document, summary
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import (
@@ -11,7 +12,6 @@ from sana_cli.options import (
     DecodeOption,
     DeviceOption,
     JsonOption,
-    ModelOption,
     OfflineOption,
     Precision,
     QuietOption,

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sana_cli.commands.completion import complete_model
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import JsonOption
 from sana_cli.output import printable, readable_bytes
@@ -16,7 +17,11 @@ if TYPE_CHECKING:
 def info(
     subject: Annotated[
         str,
-        typer.Argument(metavar="MODEL|FOLDER|PICTURE", help="A model's name or folder, or a PNG."),
+        typer.Argument(
+            metavar="MODEL|FOLDER|PICTURE",
+            help="A model's name or folder, or a PNG.",
+            autocompletion=complete_model,
+        ),
     ],
     json: JsonOption = False,
 ) -> None:

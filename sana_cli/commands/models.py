@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sana_cli.commands.asking import confirm
+from sana_cli.commands.completion import complete_model, complete_removable
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import JsonOption, YesOption
 from sana_cli.output import columns, printable, readable_bytes
@@ -13,7 +14,13 @@ if TYPE_CHECKING:
     from sana_cli.model_list import ListedModel
 
 ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="A known name or a hub id.", show_default=False)
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A known name or a hub id.",
+        show_default=False,
+        autocompletion=complete_removable,
+    ),
 ]
 
 
@@ -76,7 +83,11 @@ def _default_name() -> str:
 def default(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="The new default; none: show it."),
+        typer.Argument(
+            metavar="[MODEL]",
+            help="The new default; none: show it.",
+            autocompletion=complete_model,
+        ),
     ] = None,
 ) -> None:
     """Show or choose the model of commands that name none."""

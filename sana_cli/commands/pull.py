@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sana_cli.commands.asking import confirm
+from sana_cli.commands.completion import complete_missing, complete_recipe
 from sana_cli.commands.quantize import DEFAULT_SAMPLES
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import JsonOption, QuietOption, YesOption
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
 
 def pull(
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A known name or a hub id.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A known name or a hub id.",
+            show_default=False,
+            autocompletion=complete_missing,
+        ),
     ],
     quantize: Annotated[
         str | None,
@@ -28,6 +35,7 @@ def pull(
             metavar="|".join(RECIPES),
             help="Make it smaller afterwards; the result is known as MODEL-RECIPE.",
             show_default=False,
+            autocompletion=complete_recipe,
         ),
     ] = None,
     samples: Annotated[

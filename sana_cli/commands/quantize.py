@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sana_cli.commands.completion import complete_model, complete_recipe
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import DeviceOption, JsonOption, OfflineOption, QuietOption
 from sana_cli.recipes import KEPT_HALF, RECIPES, component_recipe
@@ -30,7 +31,14 @@ SchemeOption = Annotated[
 
 
 def quantize(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A known name, hub id or folder.")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="A known name, hub id or folder.",
+            autocompletion=complete_model,
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Argument(
@@ -40,7 +48,12 @@ def quantize(
         ),
     ] = None,
     recipe: Annotated[
-        str, typer.Option(metavar="|".join(RECIPES), help="A scheme for every part at once.")
+        str,
+        typer.Option(
+            metavar="|".join(RECIPES),
+            help="A scheme for every part at once.",
+            autocompletion=complete_recipe,
+        ),
     ] = "w8a8",
     transformer: SchemeOption = None,
     vae: SchemeOption = None,

@@ -1,13 +1,9 @@
 """`sana pull`, `models`, `default`, `remove` and `info` of what they handle, with a hub on the loopback."""
 
 import json
-import os
-import pty
-import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +18,8 @@ REPO = "Efficient-Large-Model/Sana_600M_1024px_diffusers"
 class Sana:
     """`sana` in this process, but `pull` in its own: huggingface_hub reads the hub's address on import."""
 
-    def __init__(self, sana: Callable[..., Any], hub: Any, tmp_path: Path) -> None:
-        self.sana = sana
+    def __init__(self, sana: Callable[..., Any], terminal: Any, hub: Any, tmp_path: Path) -> None:
+        self.sana, self.terminal = sana, terminal
         self.environment = hub.environment(
             SANA_CONFIG=str(tmp_path / "config.toml"), SANA_MODELS=str(tmp_path / "models")
         )
@@ -47,34 +43,21 @@ class Sana:
 
     def typed(self, answer: str, *words: object) -> tuple[int, str]:
         """The exit code and everything shown, in a terminal where `answer` is typed at the question."""
-        pid, terminal = pty.fork()
-        if pid == 0:
-            os.execve(sys.executable, self.command(*words), self.environment)
-        shown, deadline = b"", time.monotonic() + 60
-        while time.monotonic() < deadline:
-            if select.select([terminal], [], [], 0.1)[0]:
-                try:
-                    part = os.read(terminal, 4096)
-                except OSError:  # Linux says so when the other side is closed
-                    break
-                if not part:
-                    break
-                shown += part
-                if b"[y/N]" in part:
-                    os.write(terminal, answer.encode() + b"\n")
-        _, status = os.waitpid(pid, 0)
-        os.close(terminal)
-        return os.waitstatus_to_exitcode(status), shown.decode()
+        terminal = self.terminal(self.command(*words), environment=self.environment)
+        before = terminal.shows("[y/N]")
+        terminal.type(f"{answer}\n")
+        code, after = terminal.end()
+        return code, before + after
 
 
 @pytest.fixture
 def at_hub(
-    sana: Callable[..., Any], hub: Any, tiny_model: Path, tmp_path: Path,
+    sana: Callable[..., Any], terminal: Any, hub: Any, tiny_model: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Sana:  # fmt: skip
     files = [path for path in tiny_model.rglob("*") if path.is_file()]
     hub.repos[REPO] = {str(path.relative_to(tiny_model)): path.read_bytes() for path in files}
-    at_hub = Sana(sana, hub, tmp_path)
+    at_hub = Sana(sana, terminal, hub, tmp_path)
     for name in ("SANA_CONFIG", "SANA_MODELS"):
         monkeypatch.setenv(name, at_hub.environment[name])
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub.cache / "hub"))

@@ -1,0 +1,27 @@
+"""Logs on stderr: nothing but errors, unless -v asks for more. No torch.
+
+Our own modules log under "sana": what was read from where, what was chosen, and how long each stage took.
+"""
+
+import logging
+import sys
+
+LOGGER = "sana"
+_FORMAT = "%(asctime)s.%(msecs)03d %(name)s: %(message)s"
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
+    """Ours, to be told from those of whoever calls us."""
+
+
+def set_up(verbosity: int) -> None:
+    """Errors only (0), what we do (1), or what libraries do, too (2)."""
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if isinstance(h, _Handler)]:
+        root.removeHandler(handler)
+    handler = _Handler(sys.stderr)  # stderr as it is now
+    handler.setFormatter(logging.Formatter(_FORMAT, datefmt="%H:%M:%S"))
+    handler.setLevel(logging.ERROR if verbosity == 0 else logging.DEBUG)
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG if verbosity > 1 else logging.WARNING)
+    logging.getLogger(LOGGER).setLevel(logging.INFO if verbosity else logging.WARNING)

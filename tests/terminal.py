@@ -1,0 +1,61 @@
+"""A program in a pseudo-terminal, as a person has it before them."""
+
+import os
+import pty
+import select
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class Terminal:
+    """Runs a program; `type` sends keys, `shows` waits for text, `end` for the exit code."""
+
+    def __init__(
+        self, command: Sequence[object], *, environment: dict[str, str], folder: Path | None = None
+    ) -> None:
+        self.shown = ""
+        self.pid, self._terminal = pty.fork()
+        if self.pid == 0:
+            if folder is not None:
+                os.chdir(folder)
+            words = [str(word) for word in command]
+            os.execvpe(words[0], words, environment)
+
+    def type(self, keys: str) -> None:
+        os.write(self._terminal, keys.encode())
+
+    def shows(self, text: str, *, seconds: float = 120) -> str:
+        """What was shown up to and with `text`, which must appear in time; later calls begin behind it."""
+        deadline = time.monotonic() + seconds
+        while text not in self.shown:
+            assert time.monotonic() < deadline, self._lacks(text)
+            assert self._read() or text in self.shown, self._lacks(text)
+        before, _, self.shown = self.shown.partition(text)
+        return before + text
+
+    def end(self, *, seconds: float = 120) -> tuple[int, str]:
+        """The exit code, and everything that was shown since the last call of `shows`."""
+        deadline = time.monotonic() + seconds
+        while self._read():
+            if time.monotonic() > deadline:
+                os.kill(self.pid, signal.SIGKILL)
+                raise AssertionError(f"did not end: ...{self.shown[-500:]!r}")
+        _, status = os.waitpid(self.pid, 0)
+        os.close(self._terminal)
+        return os.waitstatus_to_exitcode(status), self.shown
+
+    def _lacks(self, text: str) -> str:
+        return f"{text!r} is not in ...{self.shown[-500:]!r}"
+
+    def _read(self) -> bool:
+        """Take what is there; False when the program has closed the terminal."""
+        if not select.select([self._terminal], [], [], 0.1)[0]:
+            return True
+        try:
+            part = os.read(self._terminal, 4096)
+        except OSError:  # Linux says so when the other side is closed
+            return False
+        self.shown += part.decode(errors="replace")
+        return bool(part)
