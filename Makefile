@@ -30,4 +30,7 @@ bench-gpu:  ## everything that needs a CUDA device: tests, every kernel and tile
 	$(PYTHON) -m benchmarks.kernels_gpu --tune
 	$(PYTHON) -m benchmarks.engine_gpu
 
-.PHONY: help install fix check test test-all parity bench bench-gpu
+docs:  ## docs/cli.md, from the commands themselves
+	$(PYTHON) -m typer sana_cli.cli utils docs --name sana --output docs/cli.md
+
+.PHONY: help install fix check test test-all parity bench docs bench-gpu

@@ -12,19 +12,32 @@ from sana_cli.errors import ExitCode, SanaError
 from sana_cli.output import new_file
 
 SETTINGS_KEY = "sana"  # the PNG chunk with everything, as JSON
+XMP_KEY = "XML:com.adobe.xmp"  # the PNG chunk that holds an XMP packet
+# IPTC's word for a picture that a trained model made; agencies and platforms label pictures by it.
+DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+_XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+<x:xmpmeta xmlns:x="adobe:ns:meta/">
+ <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
+  <rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">
+   <Iptc4xmpExt:DigitalSourceType>{DIGITAL_SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType>
+  </rdf:Description>
+ </rdf:RDF>
+</x:xmpmeta>
+<?xpacket end="r"?>"""
 
 
 def save_png(
     image: Image.Image, path: Path, *, settings: Mapping[str, Any], overwrite: bool = False
 ) -> None:
     """Write a PNG that tells how it was made: a `sana` JSON chunk, one chunk a setting, and the
-    `parameters` chunk that other tools read. Errors as in `output.new_file`.
+    `parameters` chunk that other tools read. XMP says that a model made it. Errors as in `output.new_file`.
     """
     info = PngInfo()
     info.add_itxt("parameters", _parameters_chunk(settings))
     for key, value in settings.items():
         info.add_itxt(key, value if isinstance(value, str) else json.dumps(value))
     info.add_itxt(SETTINGS_KEY, json.dumps(dict(settings), ensure_ascii=False))
+    info.add_itxt(XMP_KEY, _XMP)
     with new_file(path, overwrite=overwrite) as file:
         image.save(file, format="PNG", pnginfo=info)
 

@@ -5,6 +5,7 @@ import os
 import stat
 import threading
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 import torch
@@ -39,6 +40,19 @@ def test_settings_come_back(tmp_path: Path) -> None:
         lines = image.text["parameters"].splitlines()
     assert lines[:2] == ["a fox, 狐", "Negative prompt: blurry"]
     assert "Steps: 20, Sampler: flow-dpm, CFG scale: 4.5" in lines[2]
+
+
+def test_standard_metadata_says_that_a_model_made_it(tmp_path: Path) -> None:
+    """The XMP packet is XML, lies where PNG readers look, and holds IPTC's word for it."""
+    path = tmp_path / "a.png"
+    save_png(IMAGE, path, settings=SETTINGS)
+    with Image.open(path) as image:
+        packet = image.info["xmp"]
+    root = ET.fromstring(packet)
+    name = "{http://iptc.org/std/Iptc4xmpExt/2008-02-29/}DigitalSourceType"
+    assert [found.text for found in root.iter(name)] == [
+        "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+    ]
 
 
 def test_existing_file_is_kept(tmp_path: Path) -> None:
