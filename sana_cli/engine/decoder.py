@@ -22,6 +22,7 @@ from sana_cli.engine.projection import project
 from sana_cli.engine.trial import (
     Notice,
     Widths,
+    exact_convolutions,
     relative_error,
     triton_version,
     trusted_kernels,
@@ -37,8 +38,8 @@ from sana_cli.models.dc_ae import (
 from sana_cli.models.layers import RMSNorm
 
 _LATENT_SIDE = 8  # of the picture that is decoded for comparison
-# Of the decoded picture's norm; roundings of 16-bit types add up over the blocks.
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
+# Of the decoded picture's norm; as for the velocity, quantized inputs of convolutions included.
+_TOLERANCE = {torch.float32: 0.02, torch.float16: 0.05, torch.bfloat16: 0.1}
 
 
 def fuse_decoder(
@@ -61,7 +62,7 @@ def fuse_decoder(
         generator = torch.Generator().manual_seed(0)
         shape = (1, config.latent_channels, _LATENT_SIDE, _LATENT_SIDE)
         latents = torch.randn(shape, generator=generator).to(weight)
-        with torch.inference_mode():
+        with torch.inference_mode(), exact_convolutions():
             expected = vae.decode(latents)
             _replace_methods(vae, kernels, weight.dtype)
             error = relative_error(vae.decode(latents), expected)

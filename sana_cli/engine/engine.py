@@ -20,14 +20,16 @@ from sana_cli.engine.transformer import Condition, EngineTransformer, Text
 from sana_cli.engine.trial import (
     Notice,
     Widths,
+    exact_convolutions,
     relative_error,
     triton_version,
     trusted_kernels,
 )
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 
-# Of the velocity's norm. Roundings of 16-bit types add up over the blocks; a wrong operation is far above.
-_TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.1}
+# Of the velocity's norm. Roundings add up over the blocks, and move some of the values that are quantized to the
+# next integer: 28 blocks of random weights differ by 0.002 in fp32 with w8a8, 0.004 in fp16, 0.015 in bf16.
+_TOLERANCE = {torch.float32: 0.02, torch.float16: 0.05, torch.bfloat16: 0.1}
 # A graph keeps the memory of a forward until it is dropped, which the decoder of a large picture needs; and with
 # so many tokens kernels take longer than their launches.
 _MOST_CAPTURED = 16384
@@ -141,7 +143,8 @@ class Engine:
         )
 
         def decide() -> str:
-            expected = self._by_the_model(latents, timestep, self._contexts, guidance)
+            with exact_convolutions():
+                expected = self._by_the_model(latents, timestep, self._contexts, guidance)
             error = relative_error(self._forward(latents, condition, text), expected)
             return "right" if error <= _TOLERANCE[self.dtype] else f"is wrong by {error:.2g}"
 

@@ -57,3 +57,18 @@ def test_every_kernel_is_tried() -> None:
     kernels, notices = tried(Kernels(**dict.fromkeys(NAMES, fails)))
     assert kernels == REFERENCE
     assert [notice.split()[2] for notice in notices] == list(NAMES)
+
+
+def test_convolutions_are_compared_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN's tf32 is off by more than the tolerance of fp32: a right kernel would be refused for it."""
+    allowed = []
+
+    def watched(**arguments: Any) -> Any:
+        allowed.append(torch.backends.cudnn.allow_tf32)
+        return REFERENCE.depthwise3x3_glu(**arguments)
+
+    definitions = replace(REFERENCE, depthwise3x3_glu=watched)
+    monkeypatch.setattr("sana_cli.engine.trial.REFERENCE", definitions)
+    tried(REFERENCE)
+    tried(definitions)
+    assert allowed == [False, False, True]  # definitions twice; a kernel as it will run
