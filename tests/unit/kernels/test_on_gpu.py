@@ -136,8 +136,11 @@ def test_layer_norm_modulate(M: int, D: int, B: int, dtype: torch.dtype) -> None
     normed = layer_norm_modulate(x.clone(), **rest)
     q, token_scale = layer_norm_modulate_quantize(x, **rest)
     expected_q, expected_scale = primitives.quantize_per_token(normed.cpu())
-    assert torch.equal(q.cpu(), expected_q)
-    assert torch.equal(token_scale.cpu(), expected_scale)
+    # Compiled apart, both may round the norm's last bit differently, which moves a value across .5 at times.
+    differs = (q.cpu().int() - expected_q.int()).abs()
+    assert differs.max() <= 1
+    assert differs.float().mean() < 1e-3
+    torch.testing.assert_close(token_scale.cpu(), expected_scale, rtol=NEIGHBOURS[dtype], atol=0)
 
 
 @pytest.mark.parametrize("dtype", list(NEIGHBOURS), ids=str)
