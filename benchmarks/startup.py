@@ -1,11 +1,14 @@
-"""How long `sana` takes before it does anything: wall time of whole processes.
+"""How long `sana` takes before it does anything: wall and processor time of whole processes.
 
-`python -m benchmarks.startup` prints a table and, as its last line, one JSON document, which it also
-writes to `benchmarks/results/`. Commands are interleaved, so that a busy moment touches all of them.
+`python -m benchmarks.startup [LABEL]` prints a table and, as its last line, one JSON document, which it also
+writes to `benchmarks/results/`. Commands are interleaved, so that a busy moment touches all of them; processor time
+is what a busy machine leaves comparable.
 """
 
 import json
+import os
 import platform
+import resource
 import statistics
 import subprocess
 import sys
@@ -41,19 +44,21 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def wall_ms(arguments: list[str]) -> float:
-    """Milliseconds of one process, its output discarded."""
-    started = time.perf_counter()
+def process_ms(arguments: list[str]) -> tuple[float, float]:
+    """Milliseconds of one process by the clock and of the processor, its output discarded."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
-    return (time.perf_counter() - started) * 1000
+    elapsed, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+    return elapsed * 1000, used * 1000
 
 
-def measure() -> dict[str, list[float]]:
+def measure() -> dict[str, list[tuple[float, float]]]:
     """Times of every command, after one round that warms the file cache."""
-    times: dict[str, list[float]] = {name: [] for name in COMMANDS}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in COMMANDS}
     for run in range(RUNS + 1):
         for name, arguments in COMMANDS.items():
-            elapsed = wall_ms(arguments)
+            elapsed = process_ms(arguments)
             if run:
                 times[name].append(elapsed)
     return times
@@ -66,14 +71,20 @@ def main() -> None:
     rows = {
         name: {
             "median_ms": round(statistics.median(values), 1),
+            "cpu_ms": round(statistics.median(used for _, used in pairs), 1),
             "p95_ms": round(statistics.quantiles(values, n=20)[-1], 1),
             "min_ms": round(min(values), 1),
         }
-        for name, values in times.items()
+        for name, pairs in times.items()
+        for values in [[wall for wall, _ in pairs]]
     }
-    print(f"{'command':<24}{'median':>9}{'p95':>9}{'min':>9}   milliseconds, {RUNS} runs")
+    print(
+        f"{'command':<24}{'median':>9}{'processor':>11}{'p95':>9}{'min':>9}   milliseconds, {RUNS} runs"
+    )
     for name, row in rows.items():
-        print(f"{name:<24}{row['median_ms']:>9}{row['p95_ms']:>9}{row['min_ms']:>9}")
+        print(
+            f"{name:<24}{row['median_ms']:>9}{row['cpu_ms']:>11}{row['p95_ms']:>9}{row['min_ms']:>9}"
+        )
     document = {
         "benchmark": "startup",
         "date": date.today().isoformat(),
@@ -81,11 +92,13 @@ def main() -> None:
         "version": __version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "load_average": round(os.getloadavg()[0], 1),
         "commands": rows,
     }
     text = json.dumps(document)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / f"startup-{document['date']}.json").write_text(text + "\n")
+    label = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""
+    (RESULTS / f"startup{label}-{document['date']}.json").write_text(text + "\n")
     print(text)
 
 
