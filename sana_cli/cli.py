@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from sana_cli import __version__
+from sana_cli.allocator import use_large_pages
 from sana_cli.commands import config
 from sana_cli.commands.bench import bench
 from sana_cli.commands.decode import decode
@@ -155,6 +156,7 @@ def _one_line(text: str) -> str:
 
 def run() -> None:
     """The console script."""
+    use_large_pages()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(
             stream, io.TextIOWrapper

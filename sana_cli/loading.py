@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant.backends.choose import Backend, accelerate_
+from quant.backends.choose import Backend, accelerate_, remembered
 from quant.convert import RecipeError, prepare_
 from quant.layers import QuantEmbedding
 from quant.manifest import sha256_of
@@ -23,8 +23,10 @@ from sana_cli.checkpoint import Checkpoint, read_config, read_json
 from sana_cli.engine.decoder import fuse_decoder
 from sana_cli.engine.engine import Engine
 from sana_cli.errors import SanaError, checkpoint_error
+from sana_cli.fusing import fuse_projections_
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.layers import PointwiseConv2d
+from sana_cli.models.packed import is_worth_packing, pack_linears_
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.models.text_encoder import PromptEncoder
 from sana_cli.precision import DTYPES
@@ -92,6 +94,8 @@ def accelerate(
     Returns the kernels by kind of layer. The model can only run from here on: packed layers drop the stored
     form of their weights. `notice` is told in one line what cannot be used on this device.
     """
+    if device.type == "cpu" and backend != "reference":
+        fuse_projections_(model)
     # Inputs of the text encoder have outliers that 8 bits would drown the rest for.
     loose = isinstance(model, SanaTransformer2D)
     verdicts = cache_folder() / "kernels.json"
@@ -107,6 +111,8 @@ def accelerate(
             model, notice=notice, verdicts=verdicts
         ):
             chosen["decoder"] = "native fused"
+    if device.type == "cpu" and backend != "reference":
+        chosen |= _pack_floats(model, device, verdicts)
     return chosen
 
 
@@ -119,6 +125,18 @@ def _stays(model: SanaTransformer2D) -> bool:
     """Whether all blocks are in memory for good."""
     blocks: object = model.transformer_blocks
     return isinstance(blocks, torch.nn.ModuleList)
+
+
+def _pack_floats(model: torch.nn.Module, device: torch.device, verdicts: Path) -> dict[str, str]:
+    """Give fp32 linear layers the library that is the faster one here."""
+
+    def decide() -> str:
+        return "onednn" if is_worth_packing() else "torch"
+
+    kernel = remembered("linear fp32", device, decide, verdicts=verdicts)
+    if kernel == "onednn" and pack_linears_(model):
+        return {"linear fp32": "native onednn"}
+    return {}
 
 
 def empty_module(checkpoint: Checkpoint, component: str) -> Any:

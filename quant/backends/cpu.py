@@ -19,9 +19,17 @@ from torch.nn import functional as F
 from quant.backends.kernel import Kernel
 from quant.config import QuantConfig
 from quant.layers import QuantConv2d, QuantLinear
-from quant.primitives import INT8_MAX, finish_product, quantize_per_channel, quantize_per_token
+from quant.primitives import INT8_MAX, finish_product, quantize_per_channel
 
 INT7_MAX = 63  # one side 0..126 with its offset of 63, the other 8 bits: 126 * 127 * 2 fits 16 bits
+
+
+def _quantize_tokens(x_MK: Tensor, highest: int = INT8_MAX) -> tuple[Tensor, Tensor]:
+    """As `quantize_per_token`, to the bit, without a tensor of magnitudes and with every step in place."""
+    scale_M = torch.maximum(x_MK.amax(dim=1), x_MK.amin(dim=1).neg_()).div_(highest)
+    divisor_M = torch.where(scale_M > 0, scale_M, 1.0)
+    q_MK = (x_MK / divisor_M[:, None]).round_().clamp_(-highest, highest)
+    return q_MK.to(torch.int8), scale_M
 
 
 def _as_u8(q: Tensor, offset: int) -> Tensor:
@@ -97,7 +105,7 @@ def _run_int8(x: Tensor, packed: Any, layer: QuantLinear, product: Any, act_max:
     x_MK = x.flatten(0, -2).float()
     if layer.smooth is not None:
         x_MK = x_MK * layer.smooth
-    q_MK, scale_M = quantize_per_token(x_MK, act_max)
+    q_MK, scale_M = _quantize_tokens(x_MK, act_max)
     out = finish_product(product(q_MK, act_max + 1, packed), scale_M, layer.bias)
     return out.to(x.dtype).unflatten(0, x.shape[:-1])
 
@@ -153,7 +161,7 @@ def _int_mm_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
     x_MK = x.flatten(0, -2).float()
     if layer.smooth is not None:
         x_MK = x_MK * layer.smooth
-    q_MK, scale_M = quantize_per_token(x_MK)
+    q_MK, scale_M = _quantize_tokens(x_MK)
     product = torch._int_mm(q_MK, layer.qweight.T).float().mul_(layer.scale)
     return finish_product(product, scale_M, layer.bias).to(x.dtype).unflatten(0, x.shape[:-1])
 
@@ -223,7 +231,7 @@ def _int4_int8_run(x: Tensor, packed: tuple[Tensor, Tensor], layer: QuantLinear)
     x_MK = x.flatten(0, -2).float()
     if layer.smooth is not None:
         x_MK = x_MK * layer.smooth
-    q_MK, scale_M = quantize_per_token(x_MK)
+    q_MK, scale_M = _quantize_tokens(x_MK)
     wide = _times_groups(_unpack(layer, torch.int16), ratio_NG, layer)
     wide.add_(2 ** (_FRACTION_BITS - 1)).bitwise_right_shift_(_FRACTION_BITS)  # to nearest
     product = torch._int_mm(q_MK, wide.to(torch.int8).T).float().mul_(scale_N)

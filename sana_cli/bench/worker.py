@@ -10,6 +10,7 @@ import sys
 import traceback
 from typing import Any, TextIO
 
+from sana_cli.allocator import use_large_pages
 from sana_cli.errors import SanaError
 
 
@@ -39,6 +40,8 @@ class _Server:
     """The commands, by name."""
 
     def start(self, contender: dict[str, Any], workload: dict[str, Any]) -> dict[str, Any]:
+        if contender["kind"] == "sana":  # as `sana` itself does; peers run as they are
+            use_large_pages()
         from sana_cli.bench.contenders import Contender, Workload
         from sana_cli.bench.engine import make_engine
 

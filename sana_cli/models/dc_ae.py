@@ -13,17 +13,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sana_cli.config import DCAEConfig
-from sana_cli.models.layers import DepthwiseGLU, RMSNorm, relu_linear_attention
+from sana_cli.models.layers import DepthwiseGLU, RMSNorm, add_to, relu_linear_attention
 
 # Positions of a map from which on adding up the weights of an up-sampling takes less time than it saves.
 _WORTH_FOLDING = 512
 
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+_ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
     "silu": F.silu,
     "relu": F.relu,
     "relu6": F.relu6,
     "gelu": F.gelu,
 }
+
+
+def activate(act: Callable[..., Tensor], x: Tensor) -> Tensor:
+    """An activation of a tensor that nobody else holds: in place where it can be and autograd lets it."""
+    if torch.is_grad_enabled() or act is F.gelu:
+        return act(x)
+    return act(x, inplace=True)
 
 
 class ChannelRMSNorm(RMSNorm):
@@ -47,7 +54,7 @@ class ResBlock(nn.Module):
         self.norm = ChannelRMSNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.norm(self.conv2(self.act(self.conv1(x))))
+        return add_to(x, self.norm(self.conv2(activate(self.act, self.conv1(x)))))
 
 
 class MultiscaleProjection(nn.Module):
@@ -78,6 +85,7 @@ class MultiscaleLinearAttention(nn.Module):
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_k = nn.Linear(channels, channels, bias=False)
         self.to_v = nn.Linear(channels, channels, bias=False)
+        self.to_qkv: nn.Module | None = None  # all three in one, where `fusing` has joined them
         groups = 3 * (channels // head_dim)
         self.to_qkv_multiscale = nn.ModuleList(
             [MultiscaleProjection(3 * channels, groups, k) for k in kernel_sizes]
@@ -99,7 +107,10 @@ class MultiscaleLinearAttention(nn.Module):
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values of every scale, (B, H, W, heads, E) each."""
         tokens = x.permute(0, 2, 3, 1)
-        qkv = torch.cat([self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)], dim=-1)
+        if self.to_qkv is not None:
+            qkv = self.to_qkv(tokens)
+        else:
+            qkv = torch.cat([self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)], dim=-1)
         image = qkv.permute(0, 3, 1, 2)
         scales = [qkv, *(scale(image).permute(0, 2, 3, 1) for scale in self.to_qkv_multiscale)]
         heads = torch.cat(scales, dim=-1).unflatten(-1, (-1, 3 * self.head_dim))
@@ -108,7 +119,7 @@ class MultiscaleLinearAttention(nn.Module):
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Project what was attended to, (B, H, W, heads, E), and add it to the block's input."""
         out = self.to_out(attended.flatten(-2))
-        return x + self.norm_out(out.permute(0, 3, 1, 2))
+        return add_to(x, self.norm_out(out.permute(0, 3, 1, 2)))
 
 
 def relu_quadratic_attention(q: Tensor, k: Tensor, v: Tensor, *, eps: float = 1e-15) -> Tensor:
@@ -128,7 +139,7 @@ class NormedGLU(DepthwiseGLU):
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.norm(super().forward(x.permute(0, 2, 3, 1)))
-        return x + out.permute(0, 3, 1, 2)
+        return add_to(x, out.permute(0, 3, 1, 2))
 
 
 class EfficientViTBlock(nn.Module):
@@ -179,8 +190,8 @@ class UpBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.interpolate and self._folds(x):
-            out = upsampled_conv(x, self.conv.weight, self.conv.bias)
-        elif self.interpolate:
+            return upsampled_conv(x, self.conv.weight, self.conv.bias, repeats=self.repeats)
+        if self.interpolate:
             out = self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
         else:
             out = F.pixel_shuffle(self.conv(x), 2)
@@ -205,11 +216,12 @@ def empty_map(like: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=channels_last)
 
 
-def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, repeats: int = 0) -> Tensor:
     """Nearest x2, then a 3x3 convolution with padding 1, as four 2x2 ones: (B, K, H, W) -> (B, N, 2H, 2W).
 
     Two of three neighbouring pixels are copies, so their weights add up: 16 products for 36, and no map of
-    doubled size in between. Differs by rounding alone.
+    doubled size in between. With `repeats` the shortcut of an `UpBlock` is added where a phase is written. Differs
+    by rounding alone.
     """
     B, _, H, W = x.shape
     N = weight.shape[0]
@@ -223,8 +235,24 @@ def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         for j, columns in enumerate(((left, centre + right), (left + centre, right))):
             kernel = torch.stack(columns, dim=3)  # (N, K, 2, 2)
             phase = F.conv2d(padded, kernel, bias)  # (B, N, H+1, W+1)
-            out[:, :, i::2, j::2] = phase[:, :, i : i + H, j : j + W]
+            phase = phase[:, :, i : i + H, j : j + W]
+            target = out[:, :, i::2, j::2]
+            if repeats:
+                torch.add(phase, _shortcut_phase(x, repeats, 2 * i + j), out=target)
+            else:
+                target.copy_(phase)
     return out
+
+
+def _shortcut_phase(x: Tensor, repeats: int, phase: int) -> Tensor:
+    """Every second pixel of the shortcut, pixel_shuffle(x.repeat_interleave(repeats, 1), 2): (B, N, H, W).
+
+    It takes its channel c from channel (4c + phase) // repeats of x.
+    """
+    if 4 % repeats == 0:
+        return x[:, phase // repeats :: 4 // repeats]
+    channels = torch.arange(phase, x.shape[1] * repeats, 4, device=x.device) // repeats
+    return x[:, channels]
 
 
 def _block(kind: str, channels: int, head_dim: int, act: str, scales: tuple[int, ...]) -> nn.Module:
@@ -324,7 +352,7 @@ class Decoder(nn.Module):
 
     def normalize(self, x: Tensor) -> Tensor:
         """What stands between the last block and `conv_out`."""
-        return self.act(self.norm_out(x))
+        return activate(self.act, self.norm_out(x))
 
 
 class AutoencoderDC(nn.Module):

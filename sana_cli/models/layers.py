@@ -6,6 +6,8 @@ memory is NHWC. So a 1x1 convolution is a matrix product over the last axis and 
 
 # B batch, N positions, C channels, H heads, E head width
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -47,9 +49,33 @@ class RMSNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled():
+            return self._in_few_passes(x)
         variance = x.float().square().mean(-1, keepdim=True)
         x = (x * torch.rsqrt(variance + self.eps)).to(self.weight.dtype) * self.weight
         return x if self.bias is None else x + self.bias
+
+    def _in_few_passes(self, x: Tensor) -> Tensor:
+        """The same with one new tensor instead of four: large maps are bound by memory."""
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+        factor = norm.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
+        scaled = x * factor
+        if self.bias is None:
+            return scaled.mul_(self.weight)
+        return torch.addcmul(self.bias, scaled, self.weight, out=scaled)
+
+
+def silu_of(layer: nn.Module, x: Tensor) -> Tensor:
+    """SiLU of a layer's output: within its product where it can, else in place where autograd lets it."""
+    fused: Callable[[Tensor], Tensor] | None = getattr(layer, "forward_silu", None)
+    if fused is not None:
+        return fused(x)
+    return F.silu(layer(x), inplace=not torch.is_grad_enabled())
+
+
+def add_to(x: Tensor, update: Tensor) -> Tensor:
+    """x + update; into `update`, which nobody else may hold, where autograd lets it."""
+    return x + update if torch.is_grad_enabled() else update.add_(x)
 
 
 class DepthwiseGLU(nn.Module):
@@ -66,10 +92,11 @@ class DepthwiseGLU(nn.Module):
         self.conv_point = PointwiseConv2d(hidden, channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = F.silu(self.conv_inverted(x))
+        x = silu_of(self.conv_inverted, x)
         x = self.conv_depth(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
         x, gate = x.chunk(2, dim=-1)
-        return self.conv_point(x * F.silu(gate))
+        gate = F.silu(gate)
+        return self.conv_point(x * gate if torch.is_grad_enabled() else gate.mul_(x))
 
 
 def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, *, eps: float = 1e-15) -> Tensor:
@@ -87,11 +114,16 @@ def key_value_sums(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
     Sums over parts of the positions may be added: that is how a map too large for memory is attended to.
     """
-    k, v = (t.float().transpose(1, 2) for t in (F.relu(k), v))  # (B, H, N, E)
-    return k.transpose(-1, -2) @ v, k.sum(dim=2).unsqueeze(-1)
+    k, v = F.relu(k).float(), v.float()
+    # Picture by picture, (H, E, N) @ (H, N, E): strides that a product takes as they are, without copies.
+    pairs = zip(k, v, strict=True)
+    sums = torch.stack([torch.bmm(a.permute(1, 2, 0), b.permute(1, 0, 2)) for a, b in pairs])
+    return sums, k.sum(dim=1).unsqueeze(-1)
 
 
 def attend_to_sums(q: Tensor, key_value: Tensor, key_sum: Tensor, *, eps: float = 1e-15) -> Tensor:
     """The second half of linear attention: q (B, N, H, E) and both sums -> (B, N, H, E) fp32."""
     q = F.relu(q).float().transpose(1, 2)  # (B, H, N, E)
-    return ((q @ key_value) / (q @ key_sum + eps)).transpose(1, 2)
+    both = q @ torch.cat([key_value, key_sum], dim=-1)  # (B, H, N, E + 1): one product for two
+    attended, total = both.split([key_value.shape[-1], 1], dim=-1)
+    return (attended / (total + eps)).transpose(1, 2)

@@ -68,12 +68,16 @@ class LinearAttention(nn.Module):
         self.to_q = nn.Linear(D, D, bias=config.attention_bias)
         self.to_k = nn.Linear(D, D, bias=config.attention_bias)
         self.to_v = nn.Linear(D, D, bias=config.attention_bias)
+        self.to_qkv: nn.Module | None = None  # all three in one, where `fusing` has joined them
         self.to_out = nn.ModuleList([nn.Linear(D, D)])
         self.norm_q = RMSNorm(D) if config.qk_norm else None
         self.norm_k = RMSNorm(D) if config.qk_norm else None
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
+        if self.to_qkv is not None:
+            q, k, v = self.to_qkv(x).chunk(3, dim=-1)
+        else:
+            q, k, v = self.to_q(x), self.to_k(x), self.to_v(x)
         if self.norm_q is not None and self.norm_k is not None:
             q, k = self.norm_q(q), self.norm_k(k)
         heads = (-1, self.head_dim)
@@ -141,10 +145,11 @@ class SanaBlock(nn.Module):
     ) -> Tensor:
         modulation = self.scale_shift_table + t6  # (B, 6, D)
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.chunk(6, dim=1)
-        x = x + gate_msa * self.attn1(modulated_norm(x, shift_msa, scale_msa, self.norm_eps))
+        attended = self.attn1(modulated_norm(x, shift_msa, scale_msa, self.norm_eps))
+        x = torch.addcmul(x, gate_msa, attended)
         x = x + self._attend_to_text(x, contexts, layer)
         h = modulated_norm(x, shift_mlp, scale_mlp, self.norm_eps).unflatten(1, grid)
-        return x + gate_mlp * self.ff(h).flatten(1, 2)
+        return torch.addcmul(x, gate_mlp, self.ff(h).flatten(1, 2))
 
     def _attend_to_text(self, x: Tensor, contexts: Sequence[TextContext], layer: int) -> Tensor:
         parts = []
@@ -297,7 +302,7 @@ class SanaTransformer2D(nn.Module):
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm without weights, then AdaLN modulation. x: (B, N, D); shift, scale: (B, 1, D)."""
-    return F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
+    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
 
 
 def sinusoid(position: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 FLOORS = (
     ("errors", "logs"),
     (
+        "allocator",
         "config",
         "options",
         "output",
@@ -36,7 +37,7 @@ FLOORS = (
         "stages",
         "weights",
     ),
-    ("pth", "engine"),
+    ("fusing", "pth", "engine"),
     ("checkpoint",),
     ("loading", "memory", "model_list", "request"),
     ("quantizing", "wishes"),

@@ -1,0 +1,88 @@
+"""Linear layers whose fp32 weights oneDNN holds in the order that its product wants. For CPUs, for inference only.
+
+Libraries differ widely: on CPUs of other makers, MKL, which torch uses for `F.linear`, leaves instructions unused. Which
+is faster is measured once a machine (`sana_cli.loading`).
+"""
+
+# M rows, K input channels, N output channels
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from sana_cli.models.layers import PointwiseConv2d
+
+_PROBE = (512, 1152, 1152)  # M, K, N
+_READ = ("proj_out", "linear_1")  # others ask their weights for a dtype
+_REPEATS = 7
+_WORTH = 1.1  # times as fast, or a noisy machine would change its mind
+
+
+class PackedLinear(nn.Module):
+    """(..., K) -> (..., N), as the linear layer or 1x1 convolution on tokens that it was made from.
+
+    The packed weight can be neither saved nor moved.
+    """
+
+    def __init__(self, layer: nn.Linear | PointwiseConv2d) -> None:
+        super().__init__()
+        weight_NK = layer.weight.detach().flatten(1)
+        self._packed = torch.ops.mkldnn._reorder_linear_weight(weight_NK, None)
+        self.bias = layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._run(x, "none")
+
+    def forward_silu(self, x: Tensor) -> Tensor:
+        """SiLU of the layer's output, without a pass of its own."""
+        return self._run(x, "swish")
+
+    def _run(self, x: Tensor, activation: str) -> Tensor:
+        out: Tensor = torch.ops.mkldnn._linear_pointwise(
+            x, self._packed, self.bias, activation, [], ""
+        )
+        return out
+
+
+def pack_linears_(model: nn.Module) -> int:
+    """Swap a model's fp32 linear layers for packed ones, one by one; returns how many."""
+    swapped = 0
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            plain = type(layer) in (nn.Linear, PointwiseConv2d) and name not in _READ
+            if plain and layer.weight.dtype == torch.float32:
+                setattr(parent, name, PackedLinear(layer))  # type: ignore[arg-type]
+                swapped += 1
+    return swapped
+
+
+def is_worth_packing() -> bool:
+    """Whether packed products are right and faster here, by a short measurement."""
+    if not torch.backends.mkldnn.is_available() or not hasattr(
+        torch.ops.mkldnn, "_linear_pointwise"
+    ):
+        return False
+    M, K, N = _PROBE
+    generator = torch.Generator().manual_seed(0)
+    layer = nn.utils.skip_init(nn.Linear, K, N)
+    x = torch.randn(M, K, generator=generator)
+    with torch.inference_mode():
+        layer.weight.normal_(std=K**-0.5, generator=generator)
+        layer.bias.normal_(generator=generator)
+        try:
+            packed = PackedLinear(layer)
+            right = torch.allclose(packed(x), layer(x), rtol=0, atol=1e-4)
+        except RuntimeError:  # not in this build
+            return False
+        return right and _best_seconds(lambda: layer(x)) > _WORTH * _best_seconds(lambda: packed(x))
+
+
+def _best_seconds(run: Callable[[], Tensor]) -> float:
+    times = []
+    for _ in range(_REPEATS):
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return min(times)  # other programs only ever add time
