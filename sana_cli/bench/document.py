@@ -13,7 +13,18 @@ from sana_cli.bench.statistics import paired_ratios, rounded, spread
 from sana_cli.bench.work import Precisions, Work
 from sana_cli.checkpoint import Checkpoint, open_checkpoint, read_json
 
-STAGES = ("load", "text", "prepare", "step", "denoise", "decode", "encode", "picture", "total")
+STAGES = (
+    "load",
+    "text",
+    "prepare",
+    "step",
+    "denoise",
+    "decode",
+    "encode",
+    "picture",
+    "total",
+    "cpu",
+)
 _PART_OF = {
     "text": "text",
     "prepare": "denoise",
@@ -37,6 +48,9 @@ def build_document(
     start = next(iter(results.started.values()))
     settings = start["settings"]
     rounds = {c.name: _rounds(results.timings[c.name], settings["steps"]) for c in contenders}
+    if start["device"] == "cpu":
+        for name, stages in rounds.items():
+            stages["cpu"] = _cpu_rounds(results.timings[name], settings["steps"])
     timed = start["timed_steps"]
     extrapolated = (
         f"{timed} of {settings['steps']} steps timed" if timed < settings["steps"] else None
@@ -80,6 +94,15 @@ def _rounds(timings: Timings, steps: int) -> dict[str, list[float]]:
     found["picture"] = [sum(values) for values in zip(*parts, strict=True)]
     found["total"] = [found["load"][0] + seconds for seconds in found["picture"]]
     return found
+
+
+def _cpu_rounds(timings: Timings, steps: int) -> list[float]:
+    """CPU seconds of a picture, all threads together: what else the machine does adds nothing to them."""
+    timed = [len(values) for values in timings.runs["step"]]
+    scaled = [
+        value * steps / count for value, count in zip(timings.cpu["denoise"], timed, strict=True)
+    ]
+    return [sum(v) for v in zip(timings.cpu["text"], scaled, timings.cpu["decode"], strict=True)]
 
 
 def _contender(

@@ -92,6 +92,7 @@ class Timings:
     runs: dict[str, list[list[float]]] = field(default_factory=dict)  # stage -> rounds -> values
     first: dict[str, list[float]] = field(default_factory=dict)
     load: dict[str, float] = field(default_factory=dict)  # by part
+    cpu: dict[str, list[float]] = field(default_factory=dict)  # seconds of all threads, by part
     joules: dict[str, list[float]] = field(default_factory=dict)  # by part
     facts: dict[str, Any] = field(default_factory=dict)
 
@@ -180,6 +181,7 @@ def _time_part(
             if i >= warmup:
                 for stage, seconds in answer["seconds"].items():
                     timings[name].runs.setdefault(stage, []).append(seconds)
+                timings[name].cpu.setdefault(part, []).append(answer["cpu_seconds"])
                 if answer["joules"] is not None:
                     timings[name].joules.setdefault(part, []).append(answer["joules"])
     for worker in workers.values():

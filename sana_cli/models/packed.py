@@ -52,7 +52,8 @@ def pack_linears_(model: nn.Module) -> int:
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             plain = type(layer) in (nn.Linear, PointwiseConv2d) and name not in _READ
-            if plain and layer.weight.dtype == torch.float32:
+            # A decoder is loaded without its encoder, which then has no memory.
+            if plain and layer.weight.dtype == torch.float32 and not layer.weight.is_meta:
                 setattr(parent, name, PackedLinear(layer))  # type: ignore[arg-type]
                 swapped += 1
     return swapped

@@ -43,7 +43,9 @@ def test_every_stage_of_every_contender(measured: tuple[Any, Path]) -> None:
     assert list(found["contenders"]) == ["sana-fp32", "sana-w8a8", "diffusers"]
     for name, contender in found["contenders"].items():
         stages = contender["stages"]
-        assert {"load", "text", "step", "denoise", "decode", "encode", "total"} <= set(stages)
+        assert {"load", "text", "step", "denoise", "decode", "encode", "total", "cpu"} <= set(
+            stages
+        )
         assert stages["step"]["count"] == 2 * 3  # runs x timed steps
         assert stages["denoise"]["count"] == 2
         mean_step = stages["denoise"]["median"] / 4

@@ -91,6 +91,12 @@ def test_only_fp32_is_packed(dtype: torch.dtype) -> None:
     assert pack_linears_(nn.Sequential(nn.Linear(8, 8)).to(dtype)) == 0
 
 
+def test_parts_without_memory_stay() -> None:
+    """A decoder is loaded without its encoder."""
+    with torch.device("meta"):
+        assert pack_linears_(nn.Sequential(nn.Linear(8, 8))) == 0
+
+
 @pytest.mark.parametrize("scheme", ["w8a8", "w8a16", "w4a16-g32"])
 def test_joined_quantized_layers_compute_the_same_values(scheme: str) -> None:
     config = QuantConfig.parse(scheme)

@@ -1,0 +1,166 @@
+"""How many operations a denoising step issues, a block and a pass: ours, diffusers', and the planned GPU path.
+
+`python -m benchmarks.launches` runs narrow models with real block structure under a dispatch mode that counts what
+computes: views and allocations launch nothing. On a GPU each of these is at least one kernel. The count of a block is the
+difference between models of three and two. The document goes to `benchmarks/results/launches.json`.
+"""
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+import typer
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from benchmarks.machine import machine
+from quant.backends.cpu import KERNELS
+from quant.convert import quantize_
+from quant.layers import QuantLinear
+from sana_cli.bench.work import PLANNED_BLOCK, denoise_step
+from sana_cli.config import TransformerConfig
+from sana_cli.fusing import fuse_projections_
+from sana_cli.loading import TOKEN_CONVS
+from sana_cli.models.packed import pack_linears_
+from sana_cli.models.sana_transformer import SanaTransformer2D
+from sana_cli.recipes import component_recipe
+
+RESULTS = Path(__file__).parent / "results"
+_NARROW = TransformerConfig(
+    num_attention_heads=4, num_layers=2, num_cross_attention_heads=4, cross_attention_head_dim=32,
+    cross_attention_dim=128, caption_channels=48, sample_size=4,
+)  # fmt: skip
+_NO_LAUNCH = (
+    "empty",
+    "detach",
+    "alias",
+    "lift_fresh",
+    "_unsafe_view",
+    "_reshape_alias",
+    "scalar_tensor",
+)
+
+
+class LaunchCounter(TorchDispatchMode):
+    """Counts operations that compute, by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
+    ) -> Any:
+        name = func.overloadpacket.__name__
+        if not func.is_view and not name.startswith(_NO_LAUNCH):
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def counting() -> Iterator[Counter[str]]:
+    """Operations of the block, under no_grad as in a run."""
+    with torch.no_grad(), LaunchCounter() as counter:
+        yield counter.counts
+
+
+def of_ours(prepare: Callable[[SanaTransformer2D], object], layers: int) -> Counter[str]:
+    """A guided pass of our transformer: an empty and a real text, both ready."""
+    config = replace(_NARROW, num_layers=layers)
+    model = SanaTransformer2D(config).eval().requires_grad_(False)
+    with torch.no_grad():
+        contexts = [model.encode_text(torch.randn(1, L, config.caption_channels)) for L in (1, 7)]
+    prepare(model)
+    latents, timestep = torch.randn(2, 32, 4, 4), torch.full((2,), 500.0)
+    with torch.no_grad():
+        model(latents, timestep, contexts)  # kernels find out once what the machine can do
+    with counting() as counts:
+        model(latents, timestep, contexts)
+    return counts
+
+
+def of_diffusers(layers: int) -> Counter[str]:
+    """The same pass of diffusers' class, texts padded to its 300 tokens."""
+    from diffusers import SanaTransformer2DModel
+
+    config = asdict(replace(_NARROW, num_layers=layers))
+    known = {"guidance_embeds_scale", "timestep_scale"}
+    model = SanaTransformer2DModel(**{k: v for k, v in config.items() if k not in known}).eval()
+    text, mask = torch.randn(2, 300, _NARROW.caption_channels), torch.ones(2, 300)
+    with counting() as counts:
+        model(torch.randn(2, 32, 4, 4), text, torch.full((2,), 500.0), encoder_attention_mask=mask)
+    return counts
+
+
+def _as_on_a_cpu(model: SanaTransformer2D) -> None:
+    fuse_projections_(model)
+    pack_linears_(model)
+
+
+def _in_w8a8(model: SanaTransformer2D, *, kernels: bool) -> None:
+    quantize_(model, component_recipe("transformer", "w8a8"), token_convs=TOKEN_CONVS)
+    if kernels:
+        fuse_projections_(model)
+        kernel = next(k for k in KERNELS if k.name == "onednn" and k.layer is QuantLinear)
+        for layer in model.modules():
+            if isinstance(layer, QuantLinear):
+                layer.attach(kernel.run, kernel.pack(layer), free=kernel.frees_weight)
+        pack_linears_(model)
+
+
+def counts_a_block(count: Callable[[int], Counter[str]]) -> Counter[str]:
+    """What one more block adds."""
+    return count(3) - count(2)
+
+
+def measure() -> dict[str, dict[str, Any]]:
+    """Rows of the document, by path."""
+    paths: dict[str, Callable[[int], Counter[str]]] = {
+        "diffusers": of_diffusers,
+        "sana, plain (any device)": lambda n: of_ours(lambda model: None, n),
+        "sana, CPU engine": lambda n: of_ours(_as_on_a_cpu, n),
+        "sana, w8a8 reference": lambda n: of_ours(lambda m: _in_w8a8(m, kernels=False), n),
+        "sana, w8a8 CPU engine": lambda n: of_ours(lambda m: _in_w8a8(m, kernels=True), n),
+    }
+    rows: dict[str, dict[str, Any]] = {}
+    for name, count in paths.items():
+        block = counts_a_block(count)
+        around = count(2).total() - 2 * block.total()
+        rows[name] = {
+            "block": block.total(),
+            "around": around,
+            "pass_of_28_blocks": around + 28 * block.total(),
+            "operations_of_a_block": dict(block.most_common()),
+        }
+    planned = denoise_step(
+        replace(_NARROW, num_layers=28), height=512, width=512, text_tokens=[1, 40]
+    ).launches
+    rows["planned GPU path"] = {
+        "block": len(PLANNED_BLOCK),
+        "around": planned - 28 * len(PLANNED_BLOCK),
+        "pass_of_28_blocks": planned,
+        "operations_of_a_block": list(PLANNED_BLOCK),
+    }
+    return rows
+
+
+def main() -> None:
+    """Count, print and keep."""
+    document = {
+        "benchmark": "launches",
+        "date": date.today().isoformat(),
+        "machine": machine(),
+        "rows": measure(),
+    }
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "launches.json").write_text(json.dumps(document, indent=1) + "\n")
+    print(json.dumps(document, indent=1))
+
+
+if __name__ == "__main__":
+    typer.run(main)
