@@ -146,6 +146,8 @@ def _names(target: Path | None, asked: Sequence[Request], *, several: bool) -> l
         name = "{index}-{slug}-{seed}.png" if several else "{index}-{slug}.png"
         folder = str(target or Path()).replace("{", "{{").replace("}", "}}")
         target = Path(folder) / name
+    elif asked[0].output_is_folder:
+        raise files.no_folder(target)
     elif not naming.is_pattern(target) and len(asked) > 1:
         raise SanaError(
             f"{len(asked)} pictures cannot all be called {target}",

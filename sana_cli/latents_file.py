@@ -175,6 +175,12 @@ def _open(path: Path) -> tuple[dict[str, str], Tensor | None]:
             # A copy: the file may be removed while its latents are decoded.
             latents = handle.get_tensor("latents").clone() if named else None
     except (SafetensorError, OSError) as error:
+        if path.suffix.lower() == ".png":
+            raise SanaError(
+                f"{path} is a picture, not latents: nothing is left to decode",
+                hint=f"`sana generate` keeps unfinished pictures as PICTURE.png{SUFFIX}",
+                code=ExitCode.USAGE,
+            ) from error
         reason = (str(error).splitlines() or ["unreadable"])[0]
         raise _damaged(path, f"not a whole safetensors file ({reason})") from error
     return metadata, latents

@@ -7,6 +7,8 @@ import logging
 import sys
 
 LOGGER = "sana"
+# They report, with handlers of their own, GPU extensions that do not load on this machine.
+_NOISY = ("torchao", "torch.utils._pytree", "transformers")
 _FORMAT = "%(asctime)s.%(msecs)03d %(name)s: %(message)s"
 
 
@@ -25,3 +27,5 @@ def set_up(verbosity: int) -> None:
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if verbosity > 1 else logging.WARNING)
     logging.getLogger(LOGGER).setLevel(logging.INFO if verbosity else logging.WARNING)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.NOTSET if verbosity > 1 else logging.ERROR)

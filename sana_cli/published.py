@@ -33,13 +33,18 @@ def complex_human_instruction() -> str:
     raise _not_found("complex_human_instruction")
 
 
+def has_bins(native_size: int) -> bool:
+    """Whether a table of aspect ratios is published for a native size."""
+    return native_size in _PIPELINES
+
+
 @cache
 def aspect_ratio_bins(native_size: int) -> dict[float, tuple[int, int]]:
     """Height/width ratio -> (height, width) in pixels, for a native size of 512 to 4096.
 
     Raises ValueError for a native size without a published table.
     """
-    if native_size not in _PIPELINES:
+    if not has_bins(native_size):
         raise ValueError(f"no aspect-ratio table is published for {native_size} px")
     name = f"ASPECT_RATIO_{native_size}_BIN"
     for node in _parse(_PIPELINES[native_size]).body:

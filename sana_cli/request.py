@@ -12,7 +12,7 @@ from sana_cli.checkpoint import Checkpoint
 from sana_cli.config import SchedulerName
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import DecodeMode
-from sana_cli.published import aspect_ratio_bins
+from sana_cli.published import aspect_ratio_bins, has_bins
 
 MAX_SIDE = 16384  # pixels; larger ones are typing mistakes
 MAX_PROMPT = 20_000  # characters; models see the first 300 tokens
@@ -156,13 +156,18 @@ def _drawn_size(width: int, height: int, native: int, *, bins: bool) -> tuple[in
         _require(
             width % 32 == 0 and height % 32 == 0,
             f"size {width}x{height} is not a multiple of 32",
-            f"use {near}, or --bins to draw at a published size and resize",
+            f"use {near}"
+            + (", or --bins to draw at a published size and resize" if has_bins(native) else ""),
         )
         return width, height
     try:
         table = aspect_ratio_bins(native)
     except ValueError as error:
-        raise SanaError(str(error), hint="use --exact", code=ExitCode.USAGE) from error
+        raise SanaError(
+            str(error),
+            hint="leave --bins away, with sides that are multiples of 32",
+            code=ExitCode.USAGE,
+        ) from error
     closest = min(table, key=lambda ratio: abs(ratio - height / width))
     drawn_height, drawn_width = table[closest]
     return drawn_width, drawn_height

@@ -206,6 +206,10 @@ def main() -> None:
         app()
     except SanaError as error:
         raise SystemExit(f"error: {error.message}\nhint: {error.hint}") from error
+    except ModuleNotFoundError as error:
+        raise SystemExit(
+            f"error: {error.name} is not installed\nhint: pip install -e '.[training]'"
+        ) from error
     except FileNotFoundError as error:  # of a step that was not run yet
         raise SystemExit(
             f"error: no such file: {error.filename}\nhint: the steps before this one make it"

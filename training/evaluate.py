@@ -1,4 +1,4 @@
-"""Draw held-out prompts, score them with the checker, and write counts, confidence intervals and contact sheets.
+"""Draw fresh prompts, half of the composed ones of held-out combinations, score them, and write counts, intervals and sheets.
 
 The model that is scored is a checkpoint folder, read by `sana_cli.loading` and drawn with its samplers, so what is
 measured is what ships. The checker itself is first scored on fresh ground truth passed through the autoencoder.

@@ -470,7 +470,7 @@ def test_files_of_another_kind(sana: Callable[..., Any], tiny_model: Path, tmp_p
     refused(sana, weights, ExitCode.USAGE, "holds no finished latents")
     path = tmp_path / "picture.png"
     path.write_bytes(b"\x89PNG" * 10)
-    refused(sana, path, ExitCode.CHECKPOINT, "not a whole safetensors file")
+    refused(sana, path, ExitCode.USAGE, "is a picture, not latents")
 
 
 def test_model_that_is_gone(
