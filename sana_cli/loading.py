@@ -94,12 +94,14 @@ def accelerate(
     Returns the kernels by kind of layer. The model can only run from here on: packed layers drop the stored
     form of their weights. `notice` is told in one line what cannot be used on this device.
     """
-    if device.type == "cpu" and backend != "reference":
+    fused = backend in ("auto", "native") and has_engine(device)
+    # The engine has its own way of joining products, and reads the weights as they were stored.
+    for_cpu = device.type == "cpu" and backend != "reference" and not fused
+    if for_cpu:
         fuse_projections_(model)
     # Inputs of the text encoder have outliers that 8 bits would drown the rest for.
     loose = isinstance(model, SanaTransformer2D)
     verdicts = cache_folder() / "kernels.json"
-    fused = backend in ("auto", "native") and has_engine(device)
     if fused and loose:
         backend = "native"  # a library's kernels would pack what the engine multiplies itself, a second time
     chosen = accelerate_(model, device, backend=backend, loose=loose, verdicts=verdicts)
@@ -111,7 +113,7 @@ def accelerate(
             model, notice=notice, verdicts=verdicts
         ):
             chosen["decoder"] = "native fused"
-    if device.type == "cpu" and backend != "reference":
+    if for_cpu:
         chosen |= _pack_floats(model, device, verdicts)
     return chosen
 
