@@ -371,6 +371,8 @@ def test_ctrl_c_of_a_process(tiny_model: Path, tmp_path: Path, after: float) -> 
         [sys.executable, "-m", "sana_cli", "generate", "x", "-m", tiny_model, "-o", out / "a.png",
          "--size", "1024x1024", "--steps", "1000", "--device", "cpu"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        # What runs in the background of a shell inherits that it ignores Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     time.sleep(after)
     process.send_signal(signal.SIGINT)
