@@ -18,6 +18,7 @@ class Terminal:
         self.shown = ""
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in the background of a shell
             if folder is not None:
                 os.chdir(folder)
             words = [str(word) for word in command]

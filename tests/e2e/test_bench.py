@@ -96,6 +96,7 @@ def test_pages_and_plots(measured: tuple[Any, Path]) -> None:
         assert len(picture.getcolors(2**24) or []) > 5  # bars, not an empty page
 
 
+@pytest.mark.slow
 def test_random_weights_of_a_known_shape(
     sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def test_completion_of_files(shell: Any, tmp_path: Path) -> None:
     completed(shell, "sana info ./seven", "seventeen-pandas.png")
 
 
+@pytest.mark.slow
 def test_bars_and_colours_in_a_terminal_only(
     terminal: Any, environment: dict[str, str], tmp_path: Path
 ) -> None:
