@@ -144,6 +144,7 @@ def reference_image(path: Path) -> Any:
     return Image.open(path)
 
 
+@pytest.mark.slow
 def test_weights_that_change_the_file_change_the_picture(
     draw: Callable[..., Any], tiny_model: Path, tmp_path: Path
 ) -> None:
