@@ -263,7 +263,7 @@ def evaluate(
     readings = [checker.read(image) for image in images]
     verdicts = [judge(reading, q.scene) for reading, q in zip(readings, asked, strict=True)]
     document = {
-        "model": model,
+        "model": Path(model).name,
         "settings": {
             "steps": painter.steps,
             "guidance": painter.guidance,

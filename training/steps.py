@@ -34,7 +34,7 @@ def measure_steps(
             rows.append(_row(replace(painter, steps=steps, scheduler=scheduler), checker, asked))
             print(json.dumps(rows[-1]), flush=True)
     document = {
-        "model": model,
+        "model": Path(model).name,
         "prompts": len(asked),
         "guidance": painter.guidance,
         "shift": painter.shift,
