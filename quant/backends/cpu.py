@@ -101,11 +101,16 @@ def _fbgemm_available() -> bool:
 # -- shared ----------------------------------------------------------------------------------------
 
 
-def _run_int8(x: Tensor, packed: Any, layer: QuantLinear, product: Any, act_max: int) -> Tensor:
+def quantized_tokens(
+    x: Tensor, layer: QuantLinear, highest: int = INT8_MAX
+) -> tuple[Tensor, Tensor]:
+    """x (..., K) -> int8 (M, K) up to `highest` and fp32 scales (M,), after the layer's smoothing."""
     x_MK = x.flatten(0, -2).float()
-    if layer.smooth is not None:
-        x_MK = x_MK * layer.smooth
-    q_MK, scale_M = _quantize_tokens(x_MK, act_max)
+    return _quantize_tokens(x_MK if layer.smooth is None else x_MK * layer.smooth, highest)
+
+
+def _run_int8(x: Tensor, packed: Any, layer: QuantLinear, product: Any, act_max: int) -> Tensor:
+    q_MK, scale_M = quantized_tokens(x, layer, act_max)
     out = finish_product(product(q_MK, act_max + 1, packed), scale_M, layer.bias)
     return out.to(x.dtype).unflatten(0, x.shape[:-1])
 
@@ -158,10 +163,7 @@ def int_mm_is_exact() -> bool:
 
 
 def _int_mm_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
-    x_MK = x.flatten(0, -2).float()
-    if layer.smooth is not None:
-        x_MK = x_MK * layer.smooth
-    q_MK, scale_M = _quantize_tokens(x_MK)
+    q_MK, scale_M = quantized_tokens(x, layer)
     product = torch._int_mm(q_MK, layer.qweight.T).float().mul_(layer.scale)
     return finish_product(product, scale_M, layer.bias).to(x.dtype).unflatten(0, x.shape[:-1])
 
@@ -228,10 +230,7 @@ def _int4_int8_pack(layer: QuantLinear) -> tuple[Tensor, Tensor]:
 def _int4_int8_run(x: Tensor, packed: tuple[Tensor, Tensor], layer: QuantLinear) -> Tensor:
     """Weights become 8-bit ones with a scale per channel, inputs 8-bit ones with a scale per token."""
     scale_N, ratio_NG = packed
-    x_MK = x.flatten(0, -2).float()
-    if layer.smooth is not None:
-        x_MK = x_MK * layer.smooth
-    q_MK, scale_M = _quantize_tokens(x_MK)
+    q_MK, scale_M = quantized_tokens(x, layer)
     wide = _times_groups(_unpack(layer, torch.int16), ratio_NG, layer)
     wide.add_(2 ** (_FRACTION_BITS - 1)).bitwise_right_shift_(_FRACTION_BITS)  # to nearest
     product = torch._int_mm(q_MK, wide.to(torch.int8).T).float().mul_(scale_N)

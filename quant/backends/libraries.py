@@ -6,10 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from quant.backends.cpu import int_mm_is_exact
+from quant.backends.cpu import int_mm_is_exact, quantized_tokens
 from quant.backends.kernel import Kernel
 from quant.layers import QuantLinear
-from quant.primitives import quantize_per_token
 
 
 def _torchao_pack(layer: QuantLinear) -> Tensor:
@@ -21,10 +20,7 @@ def _torchao_pack(layer: QuantLinear) -> Tensor:
 def _torchao_run(x: Tensor, packed: Tensor, layer: QuantLinear) -> Tensor:
     from torchao.kernel.intmm import int_scaled_matmul
 
-    x_MK = x.flatten(0, -2).float()
-    if layer.smooth is not None:
-        x_MK = x_MK * layer.smooth
-    q_MK, scale_M = quantize_per_token(x_MK)
+    q_MK, scale_M = quantized_tokens(x, layer)
     product = int_scaled_matmul(q_MK, packed, scale_M[:, None]) * layer.scale
     if layer.bias is not None:
         product = product + layer.bias.float()
