@@ -21,7 +21,7 @@ from benchmarks.machine import machine
 
 RESULTS = Path(__file__).parent / "results"
 _LOAD = """
-import sys, resource, gc, torch
+import gc, math, sys, torch
 from pathlib import Path
 from sana_cli.checkpoint import open_checkpoint
 from sana_cli import loading
@@ -40,8 +40,9 @@ module = getattr(model, "model", model)
 loading.accelerate(module, cpu, "auto")
 gc.collect()
 after = resident()
-table = getattr(module, "embed_tokens", None)
-print(before, after, 0 if table is None else table.qweight.nbytes)
+weights = loading.component_weights(checkpoint, component)
+table = weights.names.get("embed_tokens.qweight")
+print(before, after, math.prod(weights.files.headers[table][1]) if table else 0)
 """
 
 

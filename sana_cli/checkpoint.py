@@ -8,7 +8,7 @@ import difflib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,6 +91,40 @@ def open_checkpoint(
     weight_variant = variant.weight_variant if variant else None
     snapshot = hub.fetch(repo, weight_variant=weight_variant, offline=offline, progress=progress)
     return _open_folder(snapshot.path, name=model, revision=snapshot.revision, variant=variant)
+
+
+def weight_files(checkpoint: Checkpoint, component: str) -> WeightFiles:
+    """A component's safetensors files, by their headers. Not for the transformer of a .pth file."""
+    # The variant is the transformer's; the other parts are the same in all their files.
+    variant = checkpoint.weight_variant if component == "transformer" else None
+    stem = STEMS[component] if checkpoint.manifest is None else "model"
+    return WeightFiles(checkpoint.folder / component, stem=stem, weight_variant=variant)
+
+
+def module_names(component: str, names: Iterable[str]) -> dict[str, str]:
+    """The module's own name of every tensor -> its name in the file."""
+    if component != "text_encoder":
+        return {name: name for name in names}
+    # Files saved with a language-model head have a prefix and maybe the head.
+    return {name.removeprefix("model."): name for name in names if name != "lm_head.weight"}
+
+
+def weight_headers(
+    checkpoint: Checkpoint, component: str
+) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type (in safetensors' words) and shape of every tensor, under the module's own names."""
+    if component == "transformer" and checkpoint.pth is not None:
+        from sana_cli.pth import read_pth
+
+        words = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+        tensors = read_pth(checkpoint.pth)[1]
+        return {
+            name: (words.get(str(tensor.dtype).removeprefix("torch."), "F32"), tuple(tensor.shape))
+            for name, tensor in tensors.items()
+        }
+    files = weight_files(checkpoint, component)
+    names = module_names(component, files)
+    return {name: files.headers[stored] for name, stored in names.items()}
 
 
 def local_path(text: str) -> Path:

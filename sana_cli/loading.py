@@ -4,10 +4,12 @@ Modules are built on the meta device and given their weights tensor by tensor, s
 twice.
 """
 
+import copy
 import logging
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,32 +21,61 @@ from quant.backends.choose import Backend, accelerate_, remembered
 from quant.convert import RecipeError, prepare_
 from quant.layers import QuantEmbedding
 from quant.manifest import sha256_of
-from sana_cli.checkpoint import Checkpoint, read_config, read_json
+from quant.primitives import dequantize_per_channel
+from sana_cli.checkpoint import (
+    Checkpoint,
+    module_names,
+    read_config,
+    read_json,
+    weight_files,
+)
 from sana_cli.engine.decoder import fuse_decoder
 from sana_cli.engine.engine import Engine
 from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.fusing import fuse_projections_
+from sana_cli.memory.streaming import StreamedBlocks
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.layers import PointwiseConv2d
 from sana_cli.models.packed import is_worth_packing, pack_linears_
-from sana_cli.models.sana_transformer import SanaTransformer2D
-from sana_cli.models.text_encoder import PromptEncoder
-from sana_cli.precision import DTYPES
+from sana_cli.models.sana_transformer import SanaBlock, SanaTransformer2D
+from sana_cli.models.text_encoder import FileEmbedding, PromptEncoder
 from sana_cli.pth import read_pth
 from sana_cli.user_config import cache_folder
-from sana_cli.weight_files import STEMS
 from sana_cli.weight_headers import WeightFiles
-from sana_cli.weights import assign_weights, read_tensor, require_same_names
+from sana_cli.weights import (
+    DTYPES,
+    assign_weights,
+    read_rows,
+    read_tensor,
+    require_finite,
+    require_fit,
+    require_same_names,
+    stored_shape,
+)
+
+Prepare = Callable[[torch.nn.Module], object]  # what a block goes through once it has its weights
 
 TOKEN_CONVS = (PointwiseConv2d,)  # 1x1 convolutions that take channels-last tokens
 
 
 def load_transformer(
-    checkpoint: Checkpoint, *, dtype: str, device: torch.device
+    checkpoint: Checkpoint,
+    *,
+    dtype: str,
+    device: torch.device,
+    stream: Prepare | None = None,
 ) -> SanaTransformer2D:
-    """The Linear-DiT with its weights, in eval mode."""
+    """The Linear-DiT with its weights, in eval mode.
+
+    With `stream` its blocks are read whenever they run, and each is given to that function first.
+    """
     model = empty_module(checkpoint, "transformer")
-    _fill(model, checkpoint, "transformer", dtype=dtype, device=device)
+    weights = component_weights(checkpoint, "transformer")
+    if stream is not None:
+        weights = _stream(
+            model, "transformer_blocks", weights, "transformer", dtype, device, stream
+        )
+    _fill(model, weights, "transformer", dtype=dtype, device=device)
     assert isinstance(model, SanaTransformer2D)
     return model.eval()
 
@@ -55,27 +86,93 @@ def load_vae(
     """DC-AE with its weights, in eval mode. Without `encoder` only the decoder has any."""
     model = empty_module(checkpoint, "vae")
     halves = ("encoder", "decoder") if encoder else ("decoder",)
-    _fill(model, checkpoint, "vae", dtype=dtype, device=device, parts=halves)
+    weights = component_weights(checkpoint, "vae")
+    _fill(model, weights, "vae", dtype=dtype, device=device, parts=halves)
     assert isinstance(model, AutoencoderDC)
     return model.eval()
 
 
 def load_prompt_encoder(
-    checkpoint: Checkpoint, *, dtype: str, device: torch.device
+    checkpoint: Checkpoint,
+    *,
+    dtype: str,
+    device: torch.device,
+    stream: Prepare | None = None,
 ) -> PromptEncoder:
-    """Tokenizer and Gemma-2 decoder trunk."""
+    """Tokenizer and Gemma-2 decoder trunk; `stream` as for `load_transformer`, for its layers."""
     model = empty_module(checkpoint, "text_encoder")
     from transformers.models.gemma2.modeling_gemma2 import Gemma2RotaryEmbedding
 
     # Values that are computed, not stored, must not stay on the meta device.
     model.rotary_emb = Gemma2RotaryEmbedding(model.config).to(device)
-    if isinstance(model.embed_tokens, QuantEmbedding):
-        model.embed_tokens.dtype = DTYPES[dtype]
-    else:
-        scale = model.config.hidden_size**0.5
-        model.embed_tokens.embed_scale = torch.tensor(scale, device=device)
-    _fill(model, checkpoint, "text_encoder", dtype=dtype, device=device)
+    weights = component_weights(checkpoint, "text_encoder")
+    weights = _leave_table_in_file(model, weights, DTYPES[dtype])
+    if stream is not None:
+        weights = _stream(model, "layers", weights, "text_encoder", dtype, device, stream)
+    _fill(model, weights, "text_encoder", dtype=dtype, device=device)
     return PromptEncoder(_load_tokenizer(checkpoint.folder / "tokenizer"), model.eval())
+
+
+def _leave_table_in_file(
+    model: Any, weights: "ComponentWeights", dtype: torch.dtype
+) -> "ComponentWeights":
+    """Give Gemma a word embedding that reads the rows it needs; returns the weights without the table.
+
+    The table is a third of a quantized Gemma, and a prompt needs a few hundred of its 256000 rows.
+    """
+    require_same_names(set(model.state_dict()), set(weights.names), "text_encoder")
+    table, files = model.embed_tokens, weights.files
+    assert files is not None
+    stored = {}
+    for name, expected in table.state_dict().items():
+        path = f"embed_tokens.{name}"
+        stored[name] = weights.names[path]
+        require_fit(weights.shape_of(stored[name]), expected, path, "text_encoder")
+
+    def rows_of(ids: list[int]) -> Tensor:
+        if isinstance(table, QuantEmbedding):
+            q, scale = (read_rows(files, stored[name], ids) for name in ("qweight", "scale"))
+            return dequantize_per_channel(q, scale, dtype) * table.multiplier
+        rows = read_rows(files, stored["weight"], ids).to(dtype)
+        require_finite(rows, "embed_tokens.weight", "text_encoder")
+        return rows * torch.tensor(model.config.hidden_size**0.5).to(dtype)
+
+    model.embed_tokens = FileEmbedding(rows_of)
+    rest = {n: s for n, s in weights.names.items() if not n.startswith("embed_tokens.")}
+    return replace(weights, names=rest)
+
+
+def _stream(
+    model: torch.nn.Module,
+    path: str,
+    weights: "ComponentWeights",
+    component: str,
+    dtype: str,
+    device: torch.device,
+    prepare: Prepare,
+) -> "ComponentWeights":
+    """Replace a list of blocks by one that reads them when they run; returns the weights of the rest."""
+    require_same_names(set(model.state_dict()), set(weights.names), component)
+    empty = model.get_submodule(path)
+    assert isinstance(empty, torch.nn.ModuleList)
+
+    def load(i: int) -> torch.nn.Module:
+        prefix = f"{path}.{i}."
+        block = copy.deepcopy(empty[i])
+        assign_weights(
+            block,
+            {n.removeprefix(prefix): s for n, s in weights.names.items() if n.startswith(prefix)},
+            weights.read,
+            component=f"{component} {prefix[:-1]}",
+            dtype=DTYPES[dtype],
+            device=device,
+        )
+        prepare(block.eval())
+        return block
+
+    setattr(model, path, StreamedBlocks(len(empty), load))
+    rest = {n: s for n, s in weights.names.items() if not n.startswith(f"{path}.")}
+    return replace(weights, names=rest)
 
 
 def _to_stderr(message: str) -> None:
@@ -100,7 +197,7 @@ def accelerate(
     if for_cpu:
         fuse_projections_(model)
     # Inputs of the text encoder have outliers that 8 bits would drown the rest for.
-    loose = isinstance(model, SanaTransformer2D)
+    loose = isinstance(model, SanaTransformer2D | SanaBlock)
     verdicts = cache_folder() / "kernels.json"
     if fused and loose:
         backend = "native"  # a library's kernels would pack what the engine multiplies itself, a second time
@@ -204,7 +301,7 @@ def _empty_text_encoder(checkpoint: Checkpoint) -> Any:
 
 def _fill(
     model: torch.nn.Module,
-    checkpoint: Checkpoint,
+    weights: "ComponentWeights",
     component: str,
     *,
     dtype: str,
@@ -212,7 +309,6 @@ def _fill(
     parts: tuple[str, ...] = ("",),
 ) -> None:
     """Assign weights to a module's `parts` (submodules; "" is all of it), strictly."""
-    weights = component_weights(checkpoint, component)
     require_same_names(set(model.state_dict()), set(weights.names), component)
     for part in parts:
         prefix = f"{part}." if part else ""
@@ -234,6 +330,11 @@ class ComponentWeights:
     read: Callable[[str], Tensor]
     total_bytes: int
     fingerprint: str  # of the files, without reading them: changes when they do
+    files: WeightFiles | None = None  # None for a .pth file
+
+    def shape_of(self, name: str) -> Tensor:
+        """A tensor of the stored type and shape, by a name that `read` takes; its values are not read."""
+        return stored_shape(self.files, name) if self.files is not None else self.read(name)
 
 
 def component_weights(checkpoint: Checkpoint, component: str) -> ComponentWeights:
@@ -243,31 +344,19 @@ def component_weights(checkpoint: Checkpoint, component: str) -> ComponentWeight
         names = {name: name for name in tensors}
         size = checkpoint.pth.stat().st_size
         return ComponentWeights(names, tensors.__getitem__, size, _fingerprint({checkpoint.pth}))
-    # The variant is the transformer's; the other parts are the same in all their files.
-    weight_variant = checkpoint.weight_variant if component == "transformer" else None
-    stem = STEMS[component]
     if checkpoint.manifest is not None:
-        stem, part = "model", checkpoint.manifest.components[component]
+        part = checkpoint.manifest.components[component]
         _require_digest(checkpoint.folder / part.file, part.sha256)
-    files = WeightFiles(checkpoint.folder / component, stem=stem, weight_variant=weight_variant)
+    files = weight_files(checkpoint, component)
     if checkpoint.manifest is not None and files.paths != {checkpoint.folder / part.file}:
         raise checkpoint_error(
             f"{files.folder} holds weights that the manifest does not know",
             hint=f"a quantized part is one file: delete what lies beside {part.file}",
         )
-    names = {name: name for name in files}
-    if component == "text_encoder":
-        # Files saved with a language-model head have a prefix and maybe the head.
-        names = {n.removeprefix("model."): n for n in names if n != "lm_head.weight"}
-
-    def read(name: str) -> Tensor:
-        tensor = read_tensor(files, name)
-        # Float products depend on alignment in their last bit; a copy of the few float tensors of a
-        # quantized folder makes a loaded model equal to the one that was quantized in memory.
-        unaligned = checkpoint.manifest is not None and tensor.data_ptr() % 64
-        return tensor.clone() if unaligned and tensor.is_floating_point() else tensor
-
-    return ComponentWeights(names, read, files.total_bytes, _fingerprint(files.paths))
+    names = module_names(component, files)
+    return ComponentWeights(
+        names, partial(read_tensor, files), files.total_bytes, _fingerprint(files.paths), files
+    )
 
 
 def _fingerprint(paths: Iterable[Path]) -> str:
@@ -277,7 +366,8 @@ def _fingerprint(paths: Iterable[Path]) -> str:
 
 def _require_digest(path: Path, sha256: str) -> None:
     try:
-        found = sha256_of(path)
+        state = path.stat()
+        found = _digest_of(path, state.st_size, state.st_mtime_ns)
     except OSError as error:
         raise checkpoint_error(f"cannot read {path}: {error.strerror}") from error
     if found != sha256:
@@ -285,6 +375,12 @@ def _require_digest(path: Path, sha256: str) -> None:
             f"{path} is damaged: its SHA-256 is not the manifest's",
             hint="copy the folder again, or quantize the model again",
         )
+
+
+@cache
+def _digest_of(path: Path, size: int, changed_ns: int) -> str:
+    """Once for each state of a file: a part may be loaded for every picture again."""
+    return sha256_of(path)
 
 
 def _mute_import_warnings() -> None:

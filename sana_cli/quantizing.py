@@ -311,7 +311,7 @@ def _require_fitting(weights: ComponentWeights, model: nn.Module, component: str
     expected = model.state_dict()
     require_same_names(set(expected), set(weights.names), component)
     for name, place in expected.items():
-        require_fit(weights.read(weights.names[name]), place, name, component)
+        require_fit(weights.shape_of(weights.names[name]), place, name, component)
 
 
 def _finished(
@@ -355,7 +355,7 @@ def _specs(weights: ComponentWeights, modules: _Modules) -> Iterator[tuple[str, 
             for buffer, tensor in layer.named_buffers():
                 yield f"{path}.{buffer}", TensorSpec(tensor.dtype, tuple(tensor.shape))
         else:
-            tensor = weights.read(weights.names[name])  # a view: nothing is read yet
+            tensor = weights.shape_of(weights.names[name])
             yield name, TensorSpec(_stored_type(tensor), tuple(tensor.shape))
 
 

@@ -1,15 +1,22 @@
 """What the stages of a run share: who is told, how long they took, what memory they leave."""
 
+import ctypes
 import gc
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import cache
 from typing import Protocol
 
 import torch
 
-_ALLOCATION_FAILED = ("can't allocate memory", "cannot allocate memory", "not enough memory")
+from sana_cli.resident import peak_resident_bytes
+
+_ALLOCATION_FAILED = (
+    "can't allocate memory", "cannot allocate memory", "not enough memory",
+    "could not create a primitive", "could not create a memory object",  # oneDNN's words for it
+)  # fmt: skip
 STAGES = ("load", "text", "denoise", "decode", "save")
 
 
@@ -66,12 +73,27 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+    trim = _malloc_trim()
+    if trim is not None:
+        trim(0)
+
+
+@cache
+def _malloc_trim() -> Callable[[int], int] | None:
+    """The call of glibc that hands freed memory back; without it, half of a freed model stays resident."""
+    try:
+        return ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):  # another C library
+        return None
 
 
 def peak_memory_bytes(device: torch.device) -> int:
     """Peak of this process: device memory on CUDA, resident memory elsewhere."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    known = peak_resident_bytes()
+    if known is not None:
+        return known
     if sys.platform == "win32":
         import psutil
 

@@ -23,6 +23,7 @@ class WeightFiles:
             raise checkpoint_error(f"no weights in {folder}: expected {stem}.safetensors")
         self.headers: dict[str, tuple[str, tuple[int, ...]]] = {}  # name -> (dtype, shape)
         self._file_of: dict[str, Path] = {}
+        self._starts: dict[Path, dict[str, int]] = {}
         if chosen.endswith(".json"):
             weight_map = _read_weight_map(folder / chosen)
             files = sorted(set(weight_map.values()))
@@ -67,6 +68,13 @@ class WeightFiles:
     def file_of(self, name: str) -> Path:
         return self._file_of[name]
 
+    def start_of(self, name: str) -> int:
+        """The byte of its file at which a tensor begins."""
+        path = self._file_of[name]
+        if path not in self._starts:
+            self._starts[path] = _read_starts(path)
+        return self._starts[path][name]
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.headers)
 
@@ -99,4 +107,15 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
                 name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()
             }
     except (SafetensorError, OSError) as error:
+        raise checkpoint_error(f"{path} is truncated or corrupt: {error}") from error
+
+
+def _read_starts(path: Path) -> dict[str, int]:
+    """Tensor name -> its first byte in a file that `read_header` has checked."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length))
+        return {n: 8 + length + h["data_offsets"][0] for n, h in header.items() if n[:2] != "__"}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise checkpoint_error(f"{path} is truncated or corrupt: {error}") from error

@@ -1,30 +1,77 @@
 """Fill modules strictly: every expected tensor, nothing else, right shapes, finite values.
 
-Tensors are views of the mapped file until they are converted or moved, so reading a checkpoint
-never holds a second copy. Problems name the file and the tensor.
+Tensors are read one by one into memory of their own, so that loading holds one tensor twice at most, and what is
+resident is what is used. (Mapped files would be simpler, but recent kernels map up to two megabytes around every
+byte that is touched, once per tensor: a few hundred rows of a table make half of it resident.) Problems name the file
+and the tensor.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sana_cli.errors import checkpoint_error
 from sana_cli.weight_headers import WeightFiles
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
 _BLOCK = 2**24  # values
 _FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_STORED_TYPES = {  # by the words of safetensors' headers
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
+    "U8": torch.uint8, "BOOL": torch.bool,
+    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
+}  # fmt: skip
 
 
 def read_tensor(files: WeightFiles, name: str) -> Tensor:
-    """One tensor as a view of its mapped file; the mapping goes with the last reference."""
-    path = files.file_of(name)
+    """One tensor, as stored."""
+    dtype, shape = _stored_type(files, name), files.headers[name][1]
+    size = math.prod(shape) * dtype.itemsize
+    return _read(files, name, [(0, size)], size).view(dtype).view(shape)
+
+
+def read_rows(files: WeightFiles, name: str, rows: Sequence[int]) -> Tensor:
+    """Some rows of a tensor, as stored: (len(rows), ...). The rest stays in the file."""
+    dtype, shape = _stored_type(files, name), files.headers[name][1]
+    size = math.prod(shape[1:]) * dtype.itemsize
+    found = _read(files, name, [(row * size, size) for row in rows], size * len(rows))
+    return found.view(dtype).view(len(rows), *shape[1:])
+
+
+def stored_shape(files: WeightFiles, name: str) -> Tensor:
+    """A tensor without values (on the meta device) that has the type and shape of a stored one."""
+    return torch.empty(files.headers[name][1], dtype=_stored_type(files, name), device="meta")
+
+
+def _stored_type(files: WeightFiles, name: str) -> torch.dtype:
+    stored = files.headers[name][0]
+    if stored not in _STORED_TYPES:
+        raise checkpoint_error(f"cannot read {name} from {files.file_of(name)}: type {stored}")
+    return _STORED_TYPES[stored]
+
+
+def _read(files: WeightFiles, name: str, spans: Sequence[tuple[int, int]], total: int) -> Tensor:
+    """Bytes `start, size` of a tensor's data, one after the other."""
+    path, first = files.file_of(name), files.start_of(name)
+    out = torch.empty(total, dtype=torch.uint8)
+    view, filled = out.numpy().data, 0
     try:
-        with safe_open(path, framework="pt") as handle:
-            return handle.get_tensor(name)
-    except (SafetensorError, OSError) as error:
+        with path.open("rb", buffering=0) as file:
+            for start, size in spans:
+                file.seek(first + start)
+                stop = filled + size
+                while filled < stop:  # a system call reads two gigabytes at most
+                    count = file.readinto(view[filled:stop])
+                    if not count:
+                        raise OSError("the file ends too early")
+                    filled += count
+    except OSError as error:
         raise checkpoint_error(f"cannot read {name} from {path}: {error}") from error
+    return out
 
 
 def assign_weights(

@@ -248,12 +248,16 @@ class SanaTransformer2D(nn.Module):
         """
         text = self.caption_norm(self.caption_projection(prompt_embeds))  # (B, L, D)
         B, L, _ = text.shape
-        attentions: list[CrossAttention] = [block.attn2 for block in self.transformer_blocks]  # type: ignore[misc]
-        if L == 1:
-            return TextContext(B, [], [], [attn.constant(text) for attn in attentions])
-        pairs = [attn.keys_values(text) for attn in attentions]
-        keys, values = [k for k, _ in pairs], [v for _, v in pairs]
-        return TextContext(B, keys, values, [], None if mask is None else mask[:, None, None, :])
+        context = TextContext(B, [], [], [], None if mask is None else mask[:, None, None, :])
+        for block in self.transformer_blocks:  # one at a time: they may be streamed
+            assert isinstance(block, SanaBlock)
+            if L == 1:
+                context.constants.append(block.attn2.constant(text))
+            else:
+                k, v = block.attn2.keys_values(text)
+                context.keys.append(k)
+                context.values.append(v)
+        return context
 
     def velocity(
         self,

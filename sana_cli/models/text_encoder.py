@@ -8,11 +8,12 @@ padding is on the right, so nothing that follows changes them).
 # L text tokens, C hidden width of the text encoder
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.published import complex_human_instruction
@@ -43,6 +44,17 @@ class _Prefix:
     token_ids: list[int]
     cache: Any  # transformers.Cache
     first_state: Tensor  # (1, 1, C): BOS sees only itself, so this is a constant
+
+
+class FileEmbedding(nn.Module):
+    """Token ids -> rows of a table that stays in its file: (..., L) -> (..., L, C), already scaled."""
+
+    def __init__(self, rows_of: Callable[[list[int]], Tensor]) -> None:
+        super().__init__()
+        self.rows_of = rows_of
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return self.rows_of(ids.flatten().tolist()).to(ids.device).unflatten(0, ids.shape)
 
 
 class PromptEncoder:

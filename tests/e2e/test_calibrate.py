@@ -14,12 +14,14 @@ from calibration import calibrator as calibrator_module
 from calibration.calibrator import Calibrator, Options
 from calibration.collect import draw_latents, encode_texts, plan_drawings
 from quant.convert import quantized_layer
+from quant.layers import QuantEmbedding
 from quant.manifest import read_manifest
 from sana_cli import quantizing
 from sana_cli.checkpoint import open_checkpoint
 from sana_cli.console import ConsoleReporter
 from sana_cli.errors import ExitCode
 from sana_cli.loading import TOKEN_CONVS, load_prompt_encoder, load_transformer, load_vae
+from sana_cli.models.text_encoder import FileEmbedding
 from sana_cli.pipeline import decode
 from sana_cli.quantizing import ComponentPlan, quantize_folder
 
@@ -112,6 +114,11 @@ def apply_(model: torch.nn.Module, plan: ComponentPlan) -> None:
         if report.config is not None:
             module = model.get_submodule(report.path)
             layer = plan.finished.get(report.path)
+            if isinstance(module, FileEmbedding):
+                factor = model.config.hidden_size**0.5  # type: ignore[union-attr,operator]
+                ids = list(range(model.config.vocab_size))  # type: ignore[union-attr,arg-type]
+                table = module.rows_of(ids) / factor  # exact: the factor is a power of two
+                layer = QuantEmbedding.from_weight(table, multiplier=factor)
             model.set_submodule(
                 report.path,
                 layer or quantized_layer(module, report.config, TOKEN_CONVS),  # type: ignore[arg-type]

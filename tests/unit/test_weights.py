@@ -9,7 +9,7 @@ from torch import nn
 
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.weight_headers import WeightFiles
-from sana_cli.weights import assign_weights, read_tensor
+from sana_cli.weights import assign_weights, read_rows, read_tensor
 
 
 def build(folder: Path, **changes: torch.Tensor | None) -> nn.Linear:
@@ -98,3 +98,28 @@ def test_dtype_is_read_from_the_header(tmp_path: Path) -> None:
     files = WeightFiles(tmp_path, stem="m")
     assert files.dtype == "bf16"
     assert files.total_bytes == (tmp_path / "m.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float16, torch.bfloat16, torch.int8, torch.uint8, torch.int64]
+)
+def test_tensors_and_rows_are_read_as_stored(tmp_path: Path, dtype: torch.dtype) -> None:
+    table = torch.arange(60).view(10, 2, 3).to(dtype)
+    tensors = {"first": torch.ones(3), "table": table, "scalar": torch.tensor(2.5)}
+    save_file(tensors, tmp_path / "m.safetensors", metadata={"format": "pt"})
+    files = WeightFiles(tmp_path, stem="m")
+    for name, tensor in tensors.items():
+        found = read_tensor(files, name)
+        assert found.dtype == tensor.dtype
+        assert torch.equal(found, tensor)
+    assert torch.equal(read_rows(files, "table", [7, 0, 7]), table[[7, 0, 7]])
+
+
+def test_a_file_that_shrinks_while_it_is_read(tmp_path: Path) -> None:
+    build(tmp_path)
+    files = WeightFiles(tmp_path, stem="m")
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    last = max(files, key=files.start_of)
+    with pytest.raises(SanaError, match="ends too early"):
+        read_tensor(files, last)
