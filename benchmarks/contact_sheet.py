@@ -5,6 +5,7 @@ for bit on one machine, by `sana generate PROMPT --seed SEED`.
 """
 
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,13 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sana_cli.checkpoint import open_checkpoint
 from sana_cli.loading import load_prompt_encoder, load_transformer, load_vae
-from sana_cli.pipeline import decode, denoise, encode_prompt, init_noise
+from sana_cli.pipeline import (
+    decode,
+    denoise,
+    encode_prompt,
+    guided_velocity,
+    init_noise,
+)
 from sana_cli.pixels import to_image
 from sana_cli.request import Request, resolve
 from sana_cli.schedulers import make_scheduler
@@ -53,9 +60,10 @@ def draw_cells() -> list[Image.Image]:
         sampler = make_scheduler(
             settings.scheduler, settings.steps, shift=settings.flow_shift, draw_noise=draw
         )
-        latents = denoise(
-            transformer, contexts, noise, sampler, guidance_scale=settings.guidance_scale
+        velocity_at = partial(
+            guided_velocity, transformer, contexts, guidance_scale=settings.guidance_scale
         )
+        latents = denoise(velocity_at, noise, sampler)
         images.append(to_image(decode(vae, latents)))
     return images
 

@@ -28,7 +28,8 @@ from sana_cli.checkpoint import open_checkpoint
 from sana_cli.config import DCAEConfig
 from sana_cli.latents_file import read
 from sana_cli.loading import load_vae
-from sana_cli.memory.plans import WHOLE, DecodePlan, activation_bytes, exact_tiles
+from sana_cli.memory.plans import WHOLE, DecodePlan, exact_tiles
+from sana_cli.memory.predict import decode_activations
 from sana_cli.models.dc_ae import AutoencoderDC, upsampled_conv
 from sana_cli.pipeline import decode
 
@@ -91,7 +92,7 @@ def decode_once(job: dict[str, Any]) -> dict[str, Any]:
         "processor_seconds": round(worked, 2),
         "peak_mib": round(peak / 2**20),
         "activations_mib": round((peak - before) / 2**20),
-        "predicted_mib": round(activation_bytes(vae.config, plan, height, width, 4) / 2**20),
+        "predicted_mib": round(decode_activations(vae.config, plan, height, width, 4) / 2**20),
     }
 
 

@@ -9,6 +9,7 @@ are gigabytes, are made again whenever a group of layers is observed.
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,13 @@ from calibration.observe import Call
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.models.text_encoder import PromptEncoder
-from sana_cli.pipeline import EncodedPair, denoise, encode_prompt, init_noise
+from sana_cli.pipeline import (
+    EncodedPair,
+    denoise,
+    encode_prompt,
+    guided_velocity,
+    init_noise,
+)
 from sana_cli.request import Request, Settings, resolve
 from sana_cli.schedulers import make_scheduler
 
@@ -94,11 +101,9 @@ def draw_latents(
     with torch.inference_mode():
         contexts = make_contexts(transformer, text)
     return denoise(
-        transformer,
-        contexts,
+        partial(guided_velocity, transformer, contexts, guidance_scale=settings.guidance_scale),
         noise.to(device),
         sampler,
-        guidance_scale=settings.guidance_scale,
         after_step=lambda i, latents: after_step(),
     )
 

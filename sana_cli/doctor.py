@@ -164,7 +164,7 @@ def _nvidia_smi() -> str:
 def _memory() -> Iterator[Finding]:
     import torch
 
-    from sana_cli.memory.plans import free_bytes
+    from sana_cli.memory.budget import free_bytes
 
     free = free_bytes(torch.device("cpu"))
     if free is None:

@@ -20,13 +20,14 @@ from sana_cli.errors import ExitCode, SanaError
 from sana_cli.latents_file import HowToFinish, KeptLatents
 from sana_cli.loading import accelerate, load_vae
 from sana_cli.memory.blending import count_tiles as count_blended
-from sana_cli.memory.plans import DecodePlan, free_bytes, plan_decode
+from sana_cli.memory.choose import Cap, choose_decode
+from sana_cli.memory.plans import DecodePlan
 from sana_cli.memory.tiling import count_tiles
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.options import DecodeMode
 from sana_cli.pipeline import BrokenValues, decode
 from sana_cli.pixels import resize_and_crop, to_image
-from sana_cli.precision import DTYPES, plan_dtypes
+from sana_cli.precision import plan_dtypes
 from sana_cli.stages import Reporter, Stopwatch, is_out_of_memory, peak_memory_bytes, release_memory
 from sana_cli.user_config import BUILTIN
 
@@ -41,6 +42,8 @@ class Picture:
     height: int
     seconds: dict[str, float]
     peak_memory_bytes: int
+    predicted_peak_bytes: int
+    plan: str  # what was in memory when
     decode: str  # how it was decoded: "whole", "exact-tiles 512", ...
     settings: dict[str, Any]
 
@@ -55,15 +58,15 @@ class Finisher:
         device: torch.device,
         precision: str,
         backend: Backend,
-        mode: DecodeMode,
-        tile: int | None,
+        plan: DecodePlan,
         reporter: Reporter,
         stopwatch: Stopwatch,
+        make_room: Callable[[], bool] = lambda: False,
     ) -> None:
+        """`make_room` frees what decoding does not need, and says whether there was anything."""
         self.checkpoint, self.device, self.precision = checkpoint, device, precision
-        self.backend, self.mode, self.tile = backend, mode, tile
+        self.backend, self.plan, self.make_room = backend, plan, make_room
         self.reporter, self.stopwatch = reporter, stopwatch
-        self.plan: DecodePlan | None = None
         self.kernels: dict[str, str] = {}  # of quantized layers, by kind
         self._vae: AutoencoderDC | None = None
 
@@ -71,24 +74,38 @@ class Finisher:
         """Compute in another precision from now on."""
         self.precision, self._vae = precision, None
 
+    def release(self) -> None:
+        """Let the decoder go until it is needed again."""
+        self._vae = None
+
     def decode(self, latents: Tensor, *, width: int, height: int) -> Tensor:
         """Latents (1, C, h, w) -> (1, 3, height, width), in the way that fits. Raises BrokenValues."""
-        vae = self._ready_vae()
-        drawn_height, drawn_width = (side * vae.config.downscale for side in latents.shape[-2:])
-        self.plan = self.plan or self._choose_plan(vae, drawn_height, drawn_width)
         with self.stopwatch.timed("decode"):
             while True:
                 try:
+                    vae = self._ready_vae()
                     decoded = self._decode_by(self.plan, vae, latents)
                     return resize_and_crop(decoded, height=height, width=width)
                 except (MemoryError, RuntimeError, OSError) as error:
-                    smaller = self.plan.smaller(drawn_height, drawn_width)
-                    if smaller is None or not is_out_of_memory(error):
+                    if not is_out_of_memory(error) or not self._step_back(latents):
                         raise
                 # Outside of the handler, for the same reason as in `guarded`.
                 release_memory(self.device)
-                self.reporter.notice(f"out of memory: decode {self.plan}; trying {smaller}")
-                self.plan = smaller
+
+    def _step_back(self, latents: Tensor) -> bool:
+        """Plan for less memory than was found too much; False when there is nothing left to try."""
+        if self.make_room():
+            self.reporter.notice(
+                f"out of memory: decode {self.plan}; trying without the transformer"
+            )
+            return True
+        downscale = self.checkpoint.vae.downscale
+        smaller = self.plan.smaller(*(side * downscale for side in latents.shape[-2:]))
+        if smaller is None:
+            return False
+        self.reporter.notice(f"out of memory: decode {self.plan}; trying {smaller}")
+        self.plan = smaller
+        return True
 
     def _decode_by(self, plan: DecodePlan, vae: AutoencoderDC, latents: Tensor) -> Tensor:
         height, width = (side * vae.config.downscale for side in latents.shape[-2:])
@@ -98,22 +115,6 @@ class Finisher:
             total = count(height, width, plan.tile)
         with self.reporter.stage("decode", total) as advance:
             return decode(vae, latents, plan=plan, advance=advance if total else lambda: None)
-
-    def _choose_plan(self, vae: AutoencoderDC, height: int, width: int) -> DecodePlan:
-        plan = plan_decode(
-            self.mode,
-            self.tile,
-            vae.config,
-            height=height,
-            width=width,
-            itemsize=DTYPES[self.precision].itemsize,
-            free=free_bytes(self.device),
-        )
-        if self.mode == "auto" and plan.mode != "whole":
-            self.reporter.notice(
-                f"{width}x{height} is too large for the free memory to decode whole: decode {plan}"
-            )
-        return plan
 
     def _ready_vae(self) -> AutoencoderDC:
         if self._vae is None:
@@ -132,9 +133,10 @@ class Finisher:
         *,
         settings: Mapping[str, Any],
         overwrite: bool,
+        predicted_peak: int,
+        plan: str,
     ) -> Picture:
         """Write the picture, and say what became of it."""
-        assert self.plan is not None
         carried = {key: value for key, value in settings.items() if key != "decode"}
         if self.plan.mode == "blended-tiles":  # the only way to decode that draws something else
             carried["decode"] = str(self.plan)
@@ -148,6 +150,8 @@ class Finisher:
             height=height,
             seconds=self.stopwatch.seconds,
             peak_memory_bytes=peak_memory_bytes(self.device),
+            predicted_peak_bytes=predicted_peak,
+            plan=plan,
             decode=str(self.plan),
             settings=carried,
         )
@@ -259,6 +263,7 @@ def finish(
     device: torch.device,
     mode: DecodeMode,
     tile: int | None,
+    cap: Cap,
     overwrite: bool,
     reporter: Reporter,
 ) -> tuple[Picture, Finisher]:
@@ -268,13 +273,18 @@ def finish(
     precision = (
         how.vae_precision if same else plan_dtypes("auto", checkpoint.trained_precision, device).vae
     )
+    rows, columns = (side * checkpoint.vae.downscale for side in kept.latents.shape[-2:])
+    plan, predicted, notice = choose_decode(
+        checkpoint, precision, device, cap, height=rows, width=columns, mode=mode, tile=tile
+    )
+    if notice:
+        reporter.notice(notice)
     finisher = Finisher(
         checkpoint,
         device=device,
         precision=precision,
         backend=next((name for name in BACKENDS if name == how.backend), "auto"),
-        mode=mode,
-        tile=tile,
+        plan=plan,
         reporter=reporter,
         stopwatch=Stopwatch(device),
     )
@@ -293,6 +303,13 @@ def finish(
             safest=precision == "fp32",
             fall_back=in_fp32,
         )
-        picture = finisher.save(decoded, output, settings=settings, overwrite=overwrite)
+        picture = finisher.save(
+            decoded,
+            output,
+            settings=settings,
+            overwrite=overwrite,
+            predicted_peak=predicted.total,
+            plan=f"decode {finisher.plan}",
+        )
     _remove(file, reporter)
     return picture, finisher

@@ -55,6 +55,16 @@ class Decode(StrEnum):
     BLENDED_TILES = "blended-tiles"
 
 
+class PlanName(StrEnum):
+    """What stays in memory, the fastest first; `memory.plans` says what they mean."""
+
+    AUTO = "auto"
+    RESIDENT = "resident"
+    STAGES = "stages"
+    BRANCHES = "branches"
+    STREAMED = "streamed"
+
+
 DecodeMode = Literal["auto", "whole", "exact-tiles", "blended-tiles"]  # the same, as plain data
 _MODES: dict[str, DecodeMode] = {mode: mode for mode in get_args(DecodeMode)}
 EXACT_TILE = 512  # pixels, unless --tile says otherwise
@@ -90,6 +100,15 @@ TileOption = Annotated[
         metavar="PIXELS",
         help=f"Side of the tiles, a multiple of 32; means exact tiles "
         f"[default: {EXACT_TILE}; blended: {BLENDED_TILE}]",
+        show_default=False,
+    ),
+]
+MaxMemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--max-memory",
+        metavar="SIZE",
+        help="The most memory to take: 4GiB, 800MiB [default: what is free, less a tenth]",
         show_default=False,
     ),
 ]

@@ -70,33 +70,54 @@ def init_noise(seed: int, channels: int, settings: Settings) -> tuple[Tensor, Ca
     return draw(), draw
 
 
-@torch.inference_mode()
-def denoise(
+Velocity = Callable[
+    [Tensor, float], Tensor
+]  # latents (1, C, h, w) and a timestep -> (1, C, h, w) fp32
+
+
+def guided_velocity(
     transformer: SanaTransformer2D,
     contexts: list[TextContext],
+    x: Tensor,
+    timestep: float,
+    *,
+    guidance_scale: float,
+    branches_apart: bool = False,
+) -> Tensor:
+    """One step's velocity (B, C, h, w) fp32 at latents x, after guidance.
+
+    Two contexts, of B texts each, are the unconditional and the conditional branch; `branches_apart` computes one
+    after the other.
+    """
+    dtype, config = transformer.proj_out.weight.dtype, transformer.config
+    embedded = guidance_scale * config.guidance_embeds_scale if config.guidance_embeds else None
+    velocities = []
+    for group in [[context] for context in contexts] if branches_apart else [contexts]:
+        batch = x.repeat(len(group), 1, 1, 1).to(dtype)
+        scaled = timestep * config.timestep_scale
+        velocities.append(transformer.velocity(batch, scaled, group, embedded).float())
+    velocity = torch.cat(velocities)
+    if len(contexts) == 1:
+        return velocity
+    unconditional, conditional = velocity.chunk(2)
+    return unconditional + guidance_scale * (conditional - unconditional)
+
+
+@torch.inference_mode()
+def denoise(
+    velocity_at: Velocity,
     noise: Tensor,
     sampler: Sampler,
     *,
-    guidance_scale: float,
     after_step: Callable[[int, Tensor], None] = lambda i, latents: None,
 ) -> Tensor:
     """The denoising loop: unit noise (B, C, h, w) fp32 -> finished latents, same shape and dtype.
 
-    Two contexts, of B texts each, are the unconditional and the conditional branch. `after_step` sees the latents of
-    every step and may raise to stop.
+    `after_step` sees the latents of every step and may raise to stop.
     """
-    dtype = transformer.proj_out.weight.dtype
-    config = transformer.config
-    embedded = guidance_scale * config.guidance_embeds_scale if config.guidance_embeds else None
     latents = sampler.start(noise)
     for i in range(sampler.steps):
-        x, timestep = sampler.inputs(i, latents)
-        batch = x.repeat(len(contexts), 1, 1, 1).to(dtype)
-        scaled = timestep * config.timestep_scale
-        velocity = transformer.velocity(batch, scaled, contexts, embedded).float()
-        if len(contexts) == 2:
-            unconditional, conditional = velocity.chunk(2)
-            velocity = unconditional + guidance_scale * (conditional - unconditional)
+        velocity = velocity_at(*sampler.inputs(i, latents))
         check_values(velocity, f"denoising step {i + 1}")
         latents = sampler.step(i, latents, velocity)
         after_step(i, latents)

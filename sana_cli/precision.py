@@ -4,17 +4,35 @@ The published rule: a transformer runs in the type it was trained in or in fp32 
 draws garbage, a bf16 one overflows in fp16); DC-AE and Gemma never run in fp16.
 """
 
+import platform
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from sana_cli.errors import ExitCode, SanaError
 
+if TYPE_CHECKING:
+    import torch
+
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+ITEMSIZE = {"fp32": 4, "bf16": 2, "fp16": 2}  # bytes
+
+
+class Device(Protocol):
+    """A torch.device, or a `NamedDevice` where torch has not been imported."""
+
+    @property
+    def type(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NamedDevice:
+    """A device by its type alone: enough to plan for."""
+
+    type: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +51,20 @@ class DtypePlan:
 SAFEST = DtypePlan(transformer="fp32", vae="fp32", text_encoder="fp32")
 
 
-def pick_device(requested: str) -> torch.device:
+def foresee_device(requested: str) -> Device:
+    """What `pick_device` will say; without torch on a machine that shows no sign of a GPU."""
+    gpu = (
+        sys.platform == "darwin" or Path("/proc/driver/nvidia").exists() or sys.platform == "win32"
+    )
+    if requested == "cpu" or (requested == "auto" and not gpu):
+        return NamedDevice("cpu")
+    return pick_device(requested)
+
+
+def pick_device(requested: str) -> "torch.device":
     """Turn "auto", "cpu", "cuda" or "mps" into a device that is there; SanaError otherwise."""
+    import torch
+
     available: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,
         "mps": torch.backends.mps.is_available,
@@ -55,7 +85,7 @@ def pick_device(requested: str) -> torch.device:
     return torch.device(requested)
 
 
-def plan_dtypes(requested: Precision, trained: str, device: torch.device) -> DtypePlan:
+def plan_dtypes(requested: Precision, trained: str, device: Device) -> DtypePlan:
     """The dtype of each part for a transformer trained in `trained` ("fp32", "bf16", "fp16").
 
     Raises SanaError when `requested` is known to give a broken picture with these weights.
@@ -73,7 +103,7 @@ def plan_dtypes(requested: Precision, trained: str, device: torch.device) -> Dty
     return DtypePlan(transformer=transformer, vae=others, text_encoder=others)
 
 
-def _fastest_safe(trained: str, device: torch.device) -> str:
+def _fastest_safe(trained: str, device: Device) -> str:
     if device.type == "cuda":
         return trained
     if device.type == "cpu" and trained == "bf16" and cpu_has_fast_bf16():
@@ -84,6 +114,15 @@ def _fastest_safe(trained: str, device: torch.device) -> str:
 
 def cpu_has_fast_bf16() -> bool:
     """Whether bf16 products have instructions here; without them fp32 is several times faster."""
+    if sys.platform == "linux" and platform.machine() == "x86_64":
+        try:
+            cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+        except OSError:
+            return False
+        flags = next((line for line in cpuinfo.splitlines() if line.startswith("flags")), "")
+        return bool({"avx512_bf16", "amx_tile"} & set(flags.split()))
+    import torch
+
     if not torch.backends.mkldnn.is_available():
         return False
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -42,6 +42,9 @@ class Request:
     backend: Literal["auto", "native", "torchao", "quanto", "reference"] = "auto"
     decode: DecodeMode = "auto"
     tile: int | None = None  # pixels, a multiple of 32
+    plan: str | None = None  # a name of `memory.plans.NAMED`; None: the fastest that fits
+    max_memory: int | None = None  # bytes; None: what is free
+    prompt_cache: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

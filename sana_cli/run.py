@@ -1,15 +1,17 @@
 """One request on one model, from loading to saved files.
 
-Parts are resident only while they are needed: the text encoder, by far the largest, is gone before
-the transformer is read. A stage whose values are broken (NaN, Inf, flat) runs once more with
-everything in fp32 before the run gives up, since the usual cause is a 16-bit overflow.
+What is in memory when is the plan's to say, which was chosen before any work; running out of memory all the same
+takes the next smaller one. The text encoder, by far the largest part, is always gone before the transformer is read.
+A stage whose values are broken (NaN, Inf, flat) runs once more with everything in fp32 before the run gives up, since
+the usual cause is a 16-bit overflow.
 """
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,15 +21,20 @@ from sana_cli.checkpoint import Checkpoint
 from sana_cli.finishing import Finisher, Picture, accelerate_with_notice, guarded, keeping
 from sana_cli.latents_file import HowToFinish, KeptLatents
 from sana_cli.loading import load_prompt_encoder, load_transformer
+from sana_cli.memory.choose import Choice, choose_for
+from sana_cli.memory.plans import Plan
+from sana_cli.memory.predict import peak, predict
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.pipeline import (
     EncodedPair,
     check_values,
     denoise,
     encode_prompt,
+    guided_velocity,
     init_noise,
 )
-from sana_cli.precision import DTYPES, SAFEST, plan_dtypes
+from sana_cli.precision import SAFEST, plan_dtypes
+from sana_cli.prompt_cache import PromptCache
 from sana_cli.request import (
     Request,
     Settings,
@@ -38,12 +45,14 @@ from sana_cli.request import (
 )
 from sana_cli.schedulers import make_scheduler
 from sana_cli.stages import Reporter as Reporter  # others know them from here
-from sana_cli.stages import Stopwatch
+from sana_cli.stages import Stopwatch, is_out_of_memory
 from sana_cli.stages import release_memory as release_memory
+from sana_cli.weights import DTYPES
 
 _LISTED_WORDS = 10
 _log = logging.getLogger("sana.run")
 TextKey = tuple[str, str, bool, bool]
+_T = TypeVar("_T")
 
 
 class Run:
@@ -63,15 +72,21 @@ class Run:
         self._texts: dict[TextKey, EncodedPair] = {}
         self._told: set[str] = set()
         self._stopwatch = Stopwatch(device)
+        self._several = request.count > 1  # whether parts are worth keeping
+        choice = self._choose_plan()
+        self.plan, self._job = choice.plan, choice.job
+        if device.type == "cuda" and choice.cap.asked and choice.cap.bytes:
+            whole = torch.cuda.get_device_properties(device).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, choice.cap.bytes / whole))
         self._finisher = Finisher(
             checkpoint,
             device=device,
             precision=self.dtypes.vae,
             backend=request.backend,
-            mode=request.decode,
-            tile=request.tile,
+            plan=self.plan.decode,
             reporter=reporter,
             stopwatch=self._stopwatch,
+            make_room=self._make_room,
         )
         self._kernels: dict[str, str] = {}
         _log.info("%s on %s in %s: %s", checkpoint.name, device, self.dtypes, self.settings)
@@ -79,16 +94,20 @@ class Run:
 
     def encode(self, requests: Iterable[Request]) -> None:
         """Encode the texts of requests to come, all with one text encoder, in place of earlier ones."""
-        self._transformer = None  # the two largest parts never meet
+        self._drop_transformer()  # the two largest parts never meet
         wanted = {_text_key(s): s for s in (resolve(r, self.checkpoint) for r in requests)}
-        self._texts = self._encode_texts(list(wanted.values()))
+        self._several = True
+        self._plan_again()
+        self._texts = self._encoded_texts(list(wanted.values()))
 
     def turn_to(self, request: Request) -> None:
         """Go on with another request for the same model, precision and device; its parts stay loaded."""
-        before, self.request = _text_key(self.settings), request
+        before, self.request = self.settings, request
         self.settings = resolve(request, self.checkpoint)
-        if _text_key(self.settings) != before:
+        if _text_key(self.settings) != _text_key(before):
             self._contexts = []
+        if _drawn_size(self.settings) != _drawn_size(before):
+            self._plan_again()
         self._tell_about_settings()
 
     def pictures(self) -> Iterator[Picture]:
@@ -107,9 +126,46 @@ class Run:
             self._kernels["transformer"] = self._transformer.engine.summary
         return self._kernels | self._finisher.kernels
 
+    def _choose_plan(self) -> Choice:
+        cache = self._prompt_cache()
+        choice = choose_for(
+            self.checkpoint,
+            self.request,
+            self.settings,
+            self.dtypes,
+            self.device,
+            several=self._several,
+            text_is_cached=cache is not None and cache.holds(self.settings),
+        )
+        if choice.notice:
+            self._tell_once(choice.notice)
+        if self.request.plan == "branches" and not self.settings.uses_two_branches:
+            self._tell_once("--plan branches is --plan stages here: there is one branch")
+        return choice
+
+    def _plan_again(self) -> None:
+        """For another size, precision or number of pictures. What is loaded otherwise goes."""
+        choice = self._choose_plan()
+        if choice.plan.streams_blocks != self.plan.streams_blocks:
+            self._drop_transformer()
+        self.plan, self._job = choice.plan, choice.job
+        self._finisher.plan = self.plan.decode
+
+    def _prompt_cache(self) -> PromptCache | None:
+        if not self.request.prompt_cache:
+            return None
+        return PromptCache.of(
+            self.checkpoint,
+            precision=self.dtypes.text_encoder,
+            device=self.device.type,
+            backend=self.request.backend,
+        )
+
     def _draw(self, seed: int, path: Path) -> Picture:
         self._stopwatch.start()
         latents = self._guarded(lambda: self._latents(seed))
+        if not self._keeps_parts:
+            self._drop_transformer()
         kept = self._to_keep(latents, seed)
         with keeping(path, kept, self.reporter), translate_out_of_memory(self.settings):
             decoded = self._guarded(
@@ -122,7 +178,49 @@ class Run:
                 path,
                 settings=self._embedded_settings(seed),
                 overwrite=self.request.overwrite,
+                predicted_peak=self._predicted_peak(),
+                plan=str(self.plan),
             )
+
+    @property
+    def _keeps_parts(self) -> bool:
+        return self.plan.together and self._several
+
+    def _predicted_peak(self) -> int:
+        """Of the plan that the run has come to."""
+        self.plan = replace(self.plan, decode=self._finisher.plan)
+        return peak(predict(self._job, self.plan)).total
+
+    def _drop_transformer(self) -> bool:
+        """Free it until it is needed again; False when it is not there."""
+        if self._transformer is None:
+            return False
+        self._transformer = None
+        release_memory(self.device)
+        return True
+
+    def _make_room(self) -> bool:
+        """For the decoder, in this picture and the next ones."""
+        self.plan = replace(self.plan, together=False)
+        return self._drop_transformer()
+
+    def _with_less(
+        self, work: Callable[[], _T], stage: str, smaller: Callable[[], Plan | None]
+    ) -> _T:
+        """Do it; out of memory, do it again under the next smaller plan."""
+        while True:
+            try:
+                return work()
+            except (MemoryError, RuntimeError, OSError) as error:
+                plan = smaller() if is_out_of_memory(error) else None
+                if plan is None:
+                    raise
+            # Outside of the handler, where the error no longer holds what the stage had allocated.
+            self.reporter.notice(f"out of memory: {stage}; trying {plan}")
+            self.plan = plan
+            self._finisher.release()
+            self._drop_transformer()
+            release_memory(self.device)
 
     def _to_keep(self, latents: Tensor, seed: int) -> KeptLatents:
         how = HowToFinish(
@@ -143,12 +241,13 @@ class Run:
         self.reporter.notice(f"{reason} in {self.dtypes}; trying once more in fp32")
         self._transformer, self._contexts, self._texts = None, [], {}
         self.dtypes = SAFEST
+        self._plan_again()
         self._finisher.use_precision(SAFEST.vae)
         release_memory(self.device)
 
     def _latents(self, seed: int) -> Tensor:
-        transformer = self._ready_transformer()
         settings = self.settings
+        self._with_less(self._ready_transformer, "loading the transformer", self._smaller_denoise)
         noise, draw = init_noise(seed, self.checkpoint.transformer.in_channels, settings)
         sampler = make_scheduler(
             settings.scheduler,
@@ -161,23 +260,44 @@ class Run:
             self.reporter.stage("denoise", settings.steps) as advance,
         ):
             return denoise(
-                transformer,
-                self._contexts,
+                self._velocity,
                 noise.to(self.device),
                 sampler,
-                guidance_scale=settings.guidance_scale,
                 after_step=lambda i, latents: advance(),
             )
+
+    def _velocity(self, x: Tensor, timestep: float) -> Tensor:
+        """One step; a smaller plan goes on from the same step."""
+        return self._with_less(
+            lambda: guided_velocity(
+                self._ready_transformer(),
+                self._contexts,
+                x,
+                timestep,
+                guidance_scale=self.settings.guidance_scale,
+                branches_apart=self.plan.branches_apart,
+            ),
+            "denoise",
+            self._smaller_denoise,
+        )
+
+    def _smaller_denoise(self) -> Plan | None:
+        return self.plan.smaller_denoise(two_branches=self.settings.uses_two_branches)
 
     def _ready_transformer(self) -> SanaTransformer2D:
         key = _text_key(self.settings)
         if not self._contexts and key not in self._texts:
-            self._transformer = None  # the two largest parts never meet
-            self._texts = self._encode_texts([self.settings])
+            self._drop_transformer()  # the two largest parts never meet
+            self._texts = self._encoded_texts([self.settings])
         if self._transformer is None:
+            if not self._keeps_parts:
+                self._finisher.release()
             with self._stopwatch.timed("load"), self.reporter.stage("load transformer"):
                 self._transformer = load_transformer(
-                    self.checkpoint, dtype=self.dtypes.transformer, device=self.device
+                    self.checkpoint,
+                    dtype=self.dtypes.transformer,
+                    device=self.device,
+                    stream=self._accelerate if self.plan.streams_blocks else None,
                 )
                 self._accelerate(self._transformer)
         if not self._contexts:
@@ -189,10 +309,33 @@ class Run:
                 ]
         return self._transformer
 
+    def _encoded_texts(self, wanted: list[Settings]) -> "dict[TextKey, EncodedPair]":
+        """The texts of several requests, from the cache where they are in it."""
+        cache = self._prompt_cache()
+        texts = {}
+        if cache is not None:
+            found = {_text_key(settings): cache.read(settings) for settings in wanted}
+            texts = {key: text for key, text in found.items() if text is not None}
+        missing = [settings for settings in wanted if _text_key(settings) not in texts]
+        if missing:
+            encoded = self._with_less(
+                lambda: self._encode_texts(missing), "text", lambda: self.plan.smaller_text()
+            )
+            for settings in missing:
+                if cache is not None:
+                    cache.write(settings, encoded[_text_key(settings)])
+            texts |= encoded
+        for text in texts.values():
+            self._tell_about_text(text)
+        return texts
+
     def _encode_texts(self, wanted: list[Settings]) -> "dict[TextKey, EncodedPair]":
         with self._stopwatch.timed("load"), self.reporter.stage("load text encoder"):
             encoder = load_prompt_encoder(
-                self.checkpoint, dtype=self.dtypes.text_encoder, device=self.device
+                self.checkpoint,
+                dtype=self.dtypes.text_encoder,
+                device=self.device,
+                stream=self._accelerate if self.plan.streams_text else None,
             )
             self._accelerate(encoder.model)
         texts = {}
@@ -201,7 +344,6 @@ class Run:
             for settings in wanted:
                 text = texts[_text_key(settings)] = encode_prompt(encoder, settings)
                 check_values(text.positive.embeds, "text encoding")
-                self._tell_about_text(text)
                 if total:
                     advance()
         del encoder
@@ -248,6 +390,10 @@ class Run:
             "device": self.device.type,
             "version": __version__,
         }
+
+
+def _drawn_size(settings: Settings) -> tuple[int, int]:
+    return settings.drawn_width, settings.drawn_height
 
 
 def _text_key(settings: Settings) -> TextKey:

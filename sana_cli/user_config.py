@@ -90,6 +90,7 @@ SETTINGS: dict[str, Setting] = {
     "device": Setting(kind="text", choices=_names(Device), help="where to run"),
     "backend": Setting(kind="text", choices=_names(Backend), help="kernels of quantized models"),
     "decode": Setting(kind="text", choices=_names(Decode), help="how latents become pixels"),
+    "max_memory": Setting(kind="text", help="the most memory that a picture may take: 4GiB"),
     "quiet": Setting(kind="true or false", help="no progress and no notices"),
     "offline": Setting(kind="true or false", help="never touch the network"),
 }
@@ -107,6 +108,7 @@ class Preferences:
     device: str | None = None
     backend: str | None = None
     decode: str | None = None
+    max_memory: str | None = None
     quiet: bool | None = None
     offline: bool | None = None
     sources: Mapping[str, str] = field(default_factory=dict)

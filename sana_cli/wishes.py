@@ -8,11 +8,13 @@ from typing import Any, Self
 
 from sana_cli.checkpoint import Checkpoint, local_path
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.memory.budget import parse_bytes
 from sana_cli.naming import is_pattern
 from sana_cli.options import (
     Backend,
     Decode,
     Device,
+    PlanName,
     Precision,
     Scheduler,
     decode_mode,
@@ -48,6 +50,9 @@ class Wishes:
     enhance: bool | None = None
     decode: str | None = None
     tile: int | None = None
+    max_memory: str | None = None
+    plan: str | None = None
+    prompt_cache: bool | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -146,6 +151,9 @@ class Wishes:
             backend=Backend(backend).value,
             decode=decode_mode(Decode(self.decode) if self.decode else None, self.tile),
             tile=self.tile,
+            plan=self.plan if self.plan and PlanName(self.plan) != PlanName.AUTO else None,
+            max_memory=parse_bytes(self.max_memory) if self.max_memory else None,
+            prompt_cache=self.prompt_cache is not False,
         )
 
 

@@ -156,6 +156,13 @@ def sana_draw(sana: Callable[..., Result], tmp_path: Path) -> Callable[..., list
 
 
 @pytest.fixture(autouse=True)
+def _own_prompt_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any) -> None:
+    """No test finds what another has encoded: it would not run the text encoder."""
+    folder = tmp_path_factory.mktemp("prompts")
+    monkeypatch.setattr("sana_cli.prompt_cache._folder", lambda: folder)
+
+
+@pytest.fixture(autouse=True)
 def _no_leaked_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Settings of the person who runs the tests do not reach them."""
     for name in [name for name in os.environ if name.startswith("SANA_")]:

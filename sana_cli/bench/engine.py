@@ -10,6 +10,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +22,16 @@ from sana_cli.bench.contenders import Contender, Workload
 from sana_cli.checkpoint import Checkpoint, open_checkpoint
 from sana_cli.loading import accelerate, load_prompt_encoder, load_transformer, load_vae
 from sana_cli.models.text_encoder import PromptEncoder
-from sana_cli.pipeline import decode, denoise, encode_prompt, init_noise
+from sana_cli.pipeline import decode, denoise, encode_prompt, guided_velocity, init_noise
 from sana_cli.pixels import to_image
-from sana_cli.precision import DTYPES, pick_device, plan_dtypes
+from sana_cli.precision import pick_device, plan_dtypes
 from sana_cli.published import complex_human_instruction
 from sana_cli.request import Request, Settings, resolve
 from sana_cli.schedulers import make_scheduler
 from sana_cli.stages import release_memory
 from sana_cli.weight_files import STEMS
 from sana_cli.weight_headers import WeightFiles
+from sana_cli.weights import DTYPES
 
 PARTS = {"text": "text_encoder", "denoise": "transformer", "decode": "vae"}
 Seconds = dict[str, list[float]]
@@ -194,7 +196,7 @@ class SanaEngine(Engine):
         self._embeds: list[Tensor] = []  # (1, L, caption channels), one a branch
 
     def load(self, part: str) -> None:
-        load = {
+        load: Any = {
             "text": load_prompt_encoder, "denoise": load_transformer, "decode": load_vae,
         }[part]  # fmt: skip
         dtype = getattr(self.dtypes, PARTS[part])
@@ -231,10 +233,10 @@ class SanaEngine(Engine):
         )  # fmt: skip
         seconds, mark = self.after_step()
         with contextlib.suppress(EnoughSteps):
-            denoise(
-                model, contexts, noise.to(self.device), sampler,
-                guidance_scale=self.settings.guidance_scale, after_step=mark,
-            )  # fmt: skip
+            velocity_at = partial(
+                guided_velocity, model, contexts, guidance_scale=self.settings.guidance_scale
+            )
+            denoise(velocity_at, noise.to(self.device), sampler, after_step=mark)
         return {"prepare": [prepared], "step": seconds}
 
     def decode_latents(self) -> Tensor:

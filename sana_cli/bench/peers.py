@@ -13,8 +13,8 @@ from torch import Tensor
 from sana_cli.bench.contenders import Contender, Workload
 from sana_cli.bench.engine import Engine, EnoughSteps, Seconds, count_tokens
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.precision import DTYPES
 from sana_cli.published import complex_human_instruction
+from sana_cli.weights import DTYPES
 
 
 class DiffusersEngine(Engine):

@@ -64,7 +64,7 @@ class _Server:
         return self.engine.resident_bytes(part) + self.engine.activation_bytes(part)
 
     def free(self) -> int | None:
-        from sana_cli.memory.plans import free_bytes
+        from sana_cli.memory.budget import free_bytes
 
         return free_bytes(self.engine.device)
 

@@ -11,6 +11,7 @@ from sana_cli.options import (
     DecodeOption,
     DeviceOption,
     JsonOption,
+    MaxMemoryOption,
     OfflineOption,
     QuietOption,
     TileOption,
@@ -45,27 +46,31 @@ def decode(
     device: DeviceOption = None,
     how: DecodeOption = None,
     tile: TileOption = None,
+    max_memory: MaxMemoryOption = None,
     offline: OfflineOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     json: JsonOption = False,
     quiet: QuietOption = None,
 ) -> None:
     """Finish a picture whose decoding failed or was interrupted."""
-    for option, value in (("--output", output), ("--model", model)):
+    for option, value in (("--output", output), ("--model", model), ("--max-memory", max_memory)):
         if value == "":  # mostly an unset variable of a script
             raise SanaError(f"{option} is empty", hint=f"leave {option} away", code=ExitCode.USAGE)
     mode = decode_mode(how, tile)
     from sana_cli import latents_file
     from sana_cli.checkpoint import local_path, open_checkpoint
     from sana_cli.console import ConsoleReporter
+    from sana_cli.memory.budget import parse_bytes
     from sana_cli.request import picture_path
     from sana_cli.user_config import preferences
     from sana_cli.wishes import Wishes
 
     chosen = preferences()
-    wishes = Wishes(device=device).over(Wishes.of_preferences(chosen))
+    wishes = Wishes(device=device, max_memory=max_memory).over(Wishes.of_preferences(chosen))
     offline = bool(chosen.offline if offline is None else offline)
     quiet = bool(chosen.quiet if quiet is None else quiet)
+    with wishes.naming_source_of("max_memory"):
+        asked = parse_bytes(wishes.max_memory) if wishes.max_memory else None
     path = local_path(file)
     kept = latents_file.read(path)
     if how is None and tile is None:
@@ -105,6 +110,7 @@ def decode(
                 f"drawn by {kept.settings['model']}; another decoder makes another picture of it"
             )
         from sana_cli.finishing import finish
+        from sana_cli.memory.choose import cap_of
         from sana_cli.precision import pick_device
 
         with wishes.naming_source_of("device"):
@@ -117,6 +123,7 @@ def decode(
             device=on,
             mode=mode,
             tile=tile,
+            cap=cap_of(on, asked),
             overwrite=force,
             reporter=reporter,
         )

@@ -12,7 +12,9 @@ from sana_cli.options import (
     DecodeOption,
     DeviceOption,
     JsonOption,
+    MaxMemoryOption,
     OfflineOption,
+    PlanName,
     Precision,
     QuietOption,
     Scheduler,
@@ -120,6 +122,24 @@ def generate(
     ] = None,
     decode: DecodeOption = None,
     tile: TileOption = None,
+    max_memory: MaxMemoryOption = None,
+    plan: Annotated[
+        PlanName | None,
+        typer.Option(
+            help="What stays in memory; auto takes the fastest plan that fits.", show_default=False
+        ),
+    ] = None,
+    prompt_cache: Annotated[
+        bool | None,
+        typer.Option(
+            "--prompt-cache/--no-prompt-cache",
+            help="Keep encoded prompts on disk, so that a repeated one needs no text encoder.",
+            show_default=False,
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what it would take in memory.")
+    ] = False,
     offline: OfflineOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     json: JsonOption = False,
@@ -128,7 +148,7 @@ def generate(
     """Draw pictures of PROMPT, of every line of a file, or once more."""
     for option, value in (
         ("--size", size), ("--aspect", aspect), ("--output", output), ("--model", model),
-        ("--from", from_), ("--prompts", prompts),
+        ("--from", from_), ("--prompts", prompts), ("--max-memory", max_memory),
     ):  # fmt: skip
         if value == "":  # mostly an unset variable of a script
             raise SanaError(f"{option} is empty", hint=f"leave {option} away", code=ExitCode.USAGE)
@@ -140,6 +160,8 @@ def generate(
         width, height = parse_size(size)
     if prompts and (prompt is not None or from_):
         raise _contradiction("--prompts", "--from" if from_ else "PROMPT")
+    if prompts and dry_run:
+        raise _contradiction("--prompts", "--dry-run")
     if prompt is None and not prompts and not from_:
         raise SanaError(
             "there is no prompt",
@@ -154,13 +176,18 @@ def generate(
         prompt=prompt, model=model, output=output, width=width, height=height, aspect=aspect, bins=bins,
         steps=steps, guidance=guidance, negative=negative, seed=seed, scheduler=scheduler,
         precision=precision, device=device, backend=backend, enhance=enhance, decode=decode,
-        tile=tile,
+        tile=tile, max_memory=max_memory, plan=plan, prompt_cache=prompt_cache,
     )  # fmt: skip
     decode_mode(decode, tile)  # what was typed must fit together before settings come in
     chosen = preferences()
     picture = Picture.of(from_) if from_ else None
     wishes = typed.over(picture.wishes) if picture else typed
     wishes = wishes.over(Wishes.of_preferences(chosen))
+    if wishes.max_memory:
+        from sana_cli.memory.budget import parse_bytes
+
+        with wishes.naming_source_of("max_memory"):
+            parse_bytes(wishes.max_memory)
     offline = bool(chosen.offline if offline is None else offline)
     quiet = bool(chosen.quiet if quiet is None else quiet)
 
@@ -170,6 +197,13 @@ def generate(
         checkpoint = open_model(wishes, picture, offline=offline, reporter=reporter)
         if picture:
             picture.tell_differences(checkpoint, reporter)
+        if dry_run:
+            from sana_cli.commands.forecast import print_forecast
+
+            request = wishes.request(checkpoint, count=count, overwrite=force)
+            with wishes.naming_source_of("device", "max_memory"):
+                print_forecast(checkpoint, request, wishes.device or "auto", json=json)
+            return
         order = Order(
             wishes=wishes, checkpoint=checkpoint, count=count, overwrite=force, reporter=reporter
         )

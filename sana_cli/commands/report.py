@@ -20,11 +20,12 @@ def summary(picture: "Picture", *, quiet: bool) -> str:
         return str(picture.path)
     stages = ", ".join(f"{name} {value:.2f}" for name, value in picture.seconds.items())
     peak = picture.peak_memory_bytes / 2**30
+    predicted = picture.predicted_peak_bytes / 2**30
     decoded = "" if picture.decode == "whole" else f"\n  decoded in {picture.decode}"
     return (
         f"{picture.path}  seed {picture.seed}  {picture.width}x{picture.height}\n"
         f"  seconds: {stages}\n"
-        f"  peak memory: {peak:.2f} GiB{decoded}"
+        f"  peak memory: {peak:.2f} GiB, {predicted:.2f} predicted{decoded}"
     )
 
 
@@ -48,6 +49,8 @@ def print_document(
             "height": picture.height,
             "seconds": {name: round(value, 4) for name, value in picture.seconds.items()},
             "peak_memory_bytes": picture.peak_memory_bytes,
+            "predicted_peak_bytes": picture.predicted_peak_bytes,
+            "plan": picture.plan,
             "decode": picture.decode,
             "settings": picture.settings,
         }

@@ -1,26 +1,13 @@
-"""How a picture is decoded: whole or in pieces, and what that takes."""
+"""Plans: what is in memory when. The less stays there, the longer a picture takes. No torch."""
 
-# H W pixels, C channels
+# H W pixels
 
-import os
-from dataclasses import dataclass
-from math import prod
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Literal
 
-import torch
-
-from sana_cli.config import DCAEConfig
 from sana_cli.options import BLENDED_TILE, EXACT_TILE, SMALLEST_RETRY, DecodeMode
 
-_MARGIN = 0.9  # of the free memory: estimates are simple, and others allocate too
 _TILES_PER_STRIP = 4  # a strip may hold as many pixels as so many tiles, at about the same cost
-
-# Maps that live at the same time at the widest point of a block, in maps of its input.
-_RES_BLOCK_MAPS = 4
-_EFFICIENT_VIT_MAPS = 18
-_KERNEL_COPIES = 7  # of the largest weights in the orders that kernels want, and other workspace
-_PICTURE_MAPS = 3  # the picture, and copies while it is checked and converted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,86 +41,57 @@ def exact_tiles(tile: int, height: int, width: int) -> DecodePlan:
     return DecodePlan(mode="exact-tiles", tile=tile, strip=strip if strip < height else None)
 
 
-def plan_decode(
-    mode: DecodeMode,
-    tile: int | None,
-    config: DCAEConfig,
-    *,
-    height: int,
-    width: int,
-    itemsize: int,
-    free: int | None,
-) -> DecodePlan:
-    """The plan that was asked for. "auto": whole, or exact tiles where that would not fit into `free` bytes."""
+def decode_plans(mode: DecodeMode, tile: int | None, height: int, width: int) -> list[DecodePlan]:
+    """The ways to decode that --decode and --tile leave, the fastest first."""
     if mode == "blended-tiles":
-        return DecodePlan(mode=mode, tile=tile or BLENDED_TILE)
+        return [DecodePlan(mode=mode, tile=tile or BLENDED_TILE)]
     if mode == "exact-tiles":
-        return exact_tiles(tile or EXACT_TILE, height, width)
-    if mode == "whole" or free is None:
-        return WHOLE
-    if activation_bytes(config, WHOLE, height, width, itemsize) <= _MARGIN * free:
-        return WHOLE
-    plan = exact_tiles(EXACT_TILE, height, width)
-    while activation_bytes(config, plan, height, width, itemsize) > _MARGIN * free:
-        smaller = plan.smaller(height, width)
-        if smaller is None:
-            break
-        plan = smaller
-    return plan
+        return [exact_tiles(tile or EXACT_TILE, height, width)]
+    plans = [WHOLE]
+    while mode == "auto" and (smaller := plans[-1].smaller(height, width)) is not None:
+        plans.append(smaller)
+    return plans
 
 
-def activation_bytes(
-    config: DCAEConfig, plan: DecodePlan, height: int, width: int, itemsize: int
-) -> int:
-    """About what decoding takes beside the weights, from shapes alone."""
-    channels, last = config.decoder_block_out_channels, len(config.decoder_block_out_channels)
-    attends = [i for i, kind in enumerate(config.decoder_stage_types) if kind != "ResBlock"]
-    split = min(attends, default=last)  # stages below are tiled
-    picture = height * width
-    tiled = first = min(plan.tile or height, height) * min(plan.tile or width, width)
-    if plan.mode == "exact-tiles":
-        first = width * min(plan.strip or height, height)
-    peaks = [_EFFICIENT_VIT_MAPS * channels[i] * first // 4**i for i in range(split, last)]
-    peaks += [_RES_BLOCK_MAPS * channels[i] * tiled // 4**i for i in range(split)]
-    resident = _PICTURE_MAPS * config.in_channels * picture
-    if plan.mode == "exact-tiles" and split < last:  # a whole map, and the one made from it
-        resident += 2 * channels[split] * picture // 4**split
-    kernels = _KERNEL_COPIES * 9 * max(channels) ** 2
-    return (max(peaks) + resident + kernels) * itemsize
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What stays in memory. The text encoder always goes before the transformer comes."""
+
+    together: bool = True  # transformer and decoder stay from picture to picture
+    streams_text: bool = False  # the text encoder's layers are read when they run
+    branches_apart: bool = False  # guidance: one branch after the other
+    streams_blocks: bool = False  # the transformer's blocks are read when they run
+    decode: DecodePlan = WHOLE
+
+    def __str__(self) -> str:
+        parts = [
+            "all resident" if self.together else "one part at a time",
+            "text encoder streamed" if self.streams_text else "",
+            "transformer streamed" if self.streams_blocks else "",
+            "guidance branches apart" if self.branches_apart else "",
+            f"decode {self.decode}",
+        ]
+        return ", ".join(part for part in parts if part)
+
+    def smaller_text(self) -> "Plan | None":
+        """What to try when encoding the text ran out of memory."""
+        return None if self.streams_text else replace(self, streams_text=True)
+
+    def smaller_denoise(self, *, two_branches: bool) -> "Plan | None":
+        """What to try when denoising ran out of memory."""
+        if self.together:
+            return replace(self, together=False)
+        if two_branches and not self.branches_apart:
+            return replace(self, branches_apart=True)
+        return None if self.streams_blocks else replace(self, streams_blocks=True)
 
 
-def free_bytes(device: torch.device) -> int | None:
-    """Memory that is free for allocation now; None where the system does not tell."""
-    if device.type == "cuda":
-        cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return torch.cuda.mem_get_info(device)[0] + cached
-    if device.type != "cpu":
-        return None
-    known = [value for value in (_system_free(), _container_free()) if value is not None]
-    return min(known, default=None)
-
-
-def _system_free() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    try:
-        return prod(os.sysconf(name) for name in ("SC_AVPHYS_PAGES", "SC_PAGE_SIZE"))
-    except (AttributeError, OSError, ValueError):  # no such call, or no such name
-        return None
-
-
-def _container_free(root: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """What a container's limit leaves, without the cache that the kernel would give back."""
-    try:
-        limit = int((root / "memory.max").read_text(encoding="ascii"))  # "max": no number, no limit
-        used = int((root / "memory.current").read_text(encoding="ascii"))
-        stat = dict(
-            line.split() for line in (root / "memory.stat").read_text(encoding="ascii").splitlines()
-        )
-        return limit - used + int(stat.get("inactive_file", 0))
-    except (OSError, ValueError):
-        return None
+# What --plan names, the fastest first. `decode` is what the options and the memory leave.
+NAMED = {
+    "resident": Plan(),
+    "stages": Plan(together=False),
+    "branches": Plan(together=False, branches_apart=True),
+    "streamed": Plan(
+        together=False, branches_apart=True, streams_text=True, streams_blocks=True
+    ),
+}  # fmt: skip

@@ -351,15 +351,15 @@ def test_real_allocation_failure(refused: Callable[..., str], tiny_model: Path) 
 
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20, hard))
     try:
         message = refused(
-            ExitCode.ENVIRONMENT, tiny_model, "--size", "4096x4096", "--steps", "1",
+            ExitCode.ENVIRONMENT, tiny_model, "--size", "2048x2048", "--steps", "1",
             "--device", "cpu", "--precision", "fp32",
         )  # fmt: skip
     finally:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    assert "out of memory at 4096x4096" in message
+    assert "out of memory at 2048x2048" in message
 
 
 @pytest.mark.parametrize("after", [1.0, 4.0])

@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from sana_cli import finishing, latents_file
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.image_io import read_settings
+from sana_cli.memory import choose
 
 FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
 KEPT = "a.png.latents.safetensors"
@@ -132,20 +133,17 @@ def test_bad_options(
 
 
 def test_auto_takes_tiles_under_pressure(
-    sana: Callable[..., Any],
-    tiny_model: Path,
-    tmp_path: Path,
-    whole: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(finishing, "free_bytes", lambda device: 1000)
-    path = tmp_path / "a.png"
-    result = sana("generate", "A Fox", "-m", tiny_model, "-o", path, *FAST)
+    words = ("generate", "A Fox", "-m", tiny_model, *FAST, "--size", "1024x64", "-o")
+    assert sana(*words, tmp_path / "whole.png").code == 0
+    monkeypatch.setattr(choose, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(choose, "resident_bytes", lambda: 1000)
+    result = sana(*words, tmp_path / "a.png")
     assert result.code == 0
-    assert (
-        "96x64 is too large for the free memory to decode whole: decode exact-tiles" in result.err
-    )
-    assert np.abs(pixels(path) - pixels(whole)).max() <= 1
+    assert "decode exact-tiles 128" in result.err
+    assert "the free memory less a margin is 0.00 GiB: it may not be enough" in result.err
+    assert np.abs(pixels(tmp_path / "a.png") - pixels(tmp_path / "whole.png")).max() <= 1
 
 
 # -- failures --------------------------------------------------------------------------------------
@@ -183,9 +181,10 @@ def test_out_of_memory_takes_tiles(
         "--json",
     )  # fmt: skip
     assert result.code == 0, result.err
-    tried = ["whole", "exact-tiles 512", "exact-tiles 256"]
+    tried = ["whole", "whole", "exact-tiles 512"]
     assert plans == [*tried[: failures + 1], tried[failures]], "the second picture knows already"
-    assert "out of memory: decode whole; trying exact-tiles 512" in result.err
+    assert "out of memory: decode whole; trying without the transformer" in result.err
+    assert ("trying exact-tiles 512" in result.err) == (failures == 2)
     assert names(tmp_path) == ["a-3.png", "a-4.png"]
 
 
@@ -282,7 +281,8 @@ def test_kill(tiny_model: Path, tmp_path: Path, whole: Path, stage: str, sana: A
     """SIGKILL in a process of its own, which can clean up nothing."""
     module = "image_io" if stage == "save_png" else "finishing"
     program = (
-        f"import os, signal\nfrom sana_cli import finishing, image_io\nfrom sana_cli.cli import main\n"
+        f"import os, signal, torch\ntorch.set_num_threads({torch.get_num_threads()})\n"
+        f"from sana_cli import finishing, image_io\nfrom sana_cli.cli import main\n"
         f"def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n{module}.{stage} = die\n"
         f"main({['generate', 'A Fox', '-m', str(tiny_model), '-o', str(tmp_path / 'a.png'), *FAST]!r})"
     )

@@ -21,8 +21,8 @@ def spoil(monkeypatch: pytest.MonkeyPatch, part: str, *, always: bool) -> None:
     user = finishing if part == "vae" else run_module
     original = getattr(user, f"load_{part}")
 
-    def load(checkpoint: Any, *, dtype: str, device: torch.device) -> Any:
-        module = original(checkpoint, dtype=dtype, device=device)
+    def load(checkpoint: Any, *, dtype: str, device: torch.device, **options: Any) -> Any:
+        module = original(checkpoint, dtype=dtype, device=device, **options)
         if always or dtype != "fp32":
             weights = module.model if part == "prompt_encoder" else module
             parameter = [p for n, p in weights.named_parameters() if not n.startswith("encoder.")][

@@ -37,7 +37,7 @@ def test_precedence(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_setting_from_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {
         "model": "m", "output": "out/", "steps": 3, "guidance": 2.5, "precision": "fp32", "device": "cpu",
-        "backend": "native", "decode": "whole", "quiet": True, "offline": False,
+        "backend": "native", "decode": "whole", "max_memory": "4GiB", "quiet": True, "offline": False,
     }  # fmt: skip
     assert set(values) == set(SETTINGS)
     for key, value in values.items():

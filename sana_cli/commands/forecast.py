@@ -1,0 +1,68 @@
+"""`sana generate --dry-run`: what a request would take in memory, stage by stage. No torch without a GPU."""
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sana_cli.checkpoint import Checkpoint
+    from sana_cli.memory.predict import StagePeak
+    from sana_cli.request import Request
+
+_COLUMNS = ("weights", "activations", "workspace", "host", "total")
+
+
+def print_forecast(
+    checkpoint: "Checkpoint", request: "Request", device: str, *, json: bool
+) -> None:
+    """A table for people, or one JSON document; errors as the run itself would raise them."""
+    from sana_cli.memory.choose import choose_for
+    from sana_cli.precision import foresee_device, plan_dtypes
+    from sana_cli.prompt_cache import PromptCache
+    from sana_cli.request import resolve
+
+    settings = resolve(request, checkpoint)
+    where = foresee_device(device)
+    dtypes = plan_dtypes(request.precision, checkpoint.trained_precision, where)
+    cache = PromptCache.of(
+        checkpoint, precision=dtypes.text_encoder, device=where.type, backend=request.backend
+    )
+    cached = request.prompt_cache and cache.holds(settings)
+    choice = choose_for(
+        checkpoint, request, settings, dtypes, where,
+        several=request.count > 1, text_is_cached=cached,
+    )  # fmt: skip
+    facts = {
+        "model": checkpoint.name,
+        "size": f"{settings.drawn_width}x{settings.drawn_height}",
+        "count": request.count,
+        "steps": settings.steps,
+        "precision": str(dtypes),
+        "device": where.type,
+        "prompt_cached": cached,
+        "plan": str(choice.plan),
+        "peak_bytes": choice.peak.total,
+        "cap_bytes": choice.cap.bytes,
+    }
+    if json:
+        from json import dumps
+
+        stages = [{"stage": stage.stage, **_bytes(stage)} for stage in choice.stages]
+        typer.echo(dumps({"dry_run": True, **facts, "stages": stages}, ensure_ascii=False))
+        return
+    count = f"{request.count} pictures" if request.count > 1 else "1 picture"
+    typer.echo(
+        f"{checkpoint.name}  {facts['size']}  {count}  {settings.steps} steps  {dtypes}  {where.type}"
+    )
+    typer.echo(f"plan: {choice.plan}")
+    if cached:
+        typer.echo("the prompt is in the cache: no text encoder")
+    typer.echo(f"{'GiB':<10}" + "".join(f"{name:>13}" for name in _COLUMNS))
+    for stage in choice.stages:
+        cells = "".join(f"{value / 2**30:>13.2f}" for value in _bytes(stage).values())
+        typer.echo(f"{stage.stage:<10}{cells}")
+    typer.echo(f"peak {choice.peak.total / 2**30:.2f} GiB ({choice.peak.stage}); {choice.cap}")
+
+
+def _bytes(stage: "StagePeak") -> dict[str, Any]:
+    return {name: getattr(stage, name) for name in _COLUMNS}

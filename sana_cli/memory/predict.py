@@ -1,0 +1,357 @@
+"""What a run takes in memory, stage by stage, from shapes alone: headers of files, no weights, no torch.
+
+Per stage: weights that stay, activations at the widest point, workspace (a weight that is being read or unpacked), and
+the host (interpreter, libraries). Factors that are no plain counts were fitted to `benchmarks/memory.py`, which
+compares every prediction with a measured peak.
+"""
+
+# B batch, N image tokens, L text tokens, D width, F width of the feed-forward, H W pixels
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+
+from quant.config import QuantConfig
+from sana_cli.checkpoint import Checkpoint, read_json, weight_headers
+from sana_cli.config import DCAEConfig
+from sana_cli.memory.plans import DecodePlan, Plan
+from sana_cli.precision import ITEMSIZE, Device, DtypePlan
+from sana_cli.published import complex_human_instruction
+from sana_cli.request import Settings
+
+MIB = 2**20
+
+# Host memory on Linux with a CPU build of torch; others differ by some tens of MiB.
+_TORCH = 232 * MIB  # interpreter, torch and our modules
+_TRANSFORMERS = 195 * MIB  # imported where a text is encoded
+_CACHES = 27 * MIB  # compiled kernels, their tables, threads' stacks
+_TOKENIZER_FACTOR = 12  # resident bytes per byte of tokenizer.json
+_READABLE_TOKENIZER = 4 * MIB  # larger ones take longer to load than a prediction may
+
+_STORED_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_FACTORS = ("scale", "smooth", "act_scale")  # of quantized layers: they keep their type
+_BLOCK = re.compile(r"^(?:transformer_blocks|layers)\.(\d+)\.")
+# Layers that run once per prompt or step keep their weights as stored (`SeldomLinear`).
+_AS_STORED = re.compile(r"\.attn2\.to_[kv]\.|^caption_projection\.linear|^time_embed\.linear\.")
+
+# Maps of D channels that live at once in a Linear-DiT block, beside those of its feed-forward.
+_BLOCK_MAPS = 3
+_FEED_FORWARD_MAPS = 7  # of F channels
+_INT8_MAPS = 2  # of F channels, more where inputs become integers and sums floats
+_TEXT_MAPS = 8  # of the hidden width
+_TEXT_MLP_MAPS = 3
+_TEXT_SCORE_MAPS = 4  # of heads x L x L
+
+# Maps that live at the same time at the widest point of a decoder block, in maps of its input.
+_RES_BLOCK_MAPS = 3.7
+_EFFICIENT_VIT_MAPS = 25
+_STRIP_MAPS = 55  # of a strip: convolutions keep what they had for the ones before
+_PICTURE_MAPS = 5  # the picture, and copies while it is checked, converted and compressed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePeak:
+    """Bytes at the worst moment of one stage."""
+
+    stage: str
+    weights: int
+    activations: int
+    workspace: int
+    host: int
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.activations + self.workspace + self.host
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """What a component's weights take, in bytes, once loaded."""
+
+    total: int
+    block: int  # the largest repeated block
+    rest: int  # all that is in no block
+    largest: int  # one tensor while it is read: as stored, and converted
+    unpacked: int  # one quantized layer while it multiplies
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What is to be predicted: a model's sizes, a request's, and where it runs."""
+
+    text: Weights | None  # None: the embeddings are there already
+    transformer: Weights
+    vae: Weights
+    text_activations: int
+    context: int  # keys and values of the text, all blocks and branches
+    branch: int  # activations of the transformer for one branch
+    branches: int
+    decoder: DCAEConfig
+    height: int
+    width: int
+    decode_itemsize: int
+    several: bool  # pictures
+    hosts: tuple[int, int]  # host memory while the text is encoded, and afterwards
+
+
+def predict(job: Job, plan: Plan) -> list[StagePeak]:
+    """The peak of every stage under a plan."""
+    stages = []
+    text_host, host = job.hosts
+    together = plan.together and job.several
+    if job.text is not None:
+        stages.append(
+            StagePeak(
+                stage="text",
+                weights=_resident(job.text, streamed=plan.streams_text),
+                activations=job.text_activations,
+                workspace=max(job.text.largest, job.text.unpacked),
+                host=text_host,
+            )
+        )
+    transformer = _resident(job.transformer, streamed=plan.streams_blocks)
+    at_once = 1 if plan.branches_apart else job.branches
+    stages.append(
+        StagePeak(
+            stage="denoise",
+            weights=transformer + (job.vae.total if together else 0),
+            activations=job.branch * at_once + job.context,
+            workspace=max(job.transformer.largest, job.transformer.unpacked),
+            host=host,
+        )
+    )
+    decode = _decode_peak(
+        job.vae, job.decoder, plan.decode, job.height, job.width, job.decode_itemsize, host
+    )
+    others = transformer if together else 0
+    stages.append(
+        replace(
+            decode, weights=decode.weights + others, activations=decode.activations + job.context
+        )
+    )
+    return stages
+
+
+def predict_decode(
+    checkpoint: Checkpoint,
+    plan: DecodePlan,
+    height: int,
+    width: int,
+    precision: str,
+    device: Device,
+) -> StagePeak:
+    """The peak of decoding alone, by `sana decode`."""
+    vae = _weights(checkpoint, "vae", precision)
+    host = _TORCH + _CACHES if device.type == "cpu" else 0
+    return _decode_peak(vae, checkpoint.vae, plan, height, width, ITEMSIZE[precision], host)
+
+
+def _decode_peak(
+    vae: Weights,
+    config: DCAEConfig,
+    plan: DecodePlan,
+    height: int,
+    width: int,
+    itemsize: int,
+    host: int,
+) -> StagePeak:
+    return StagePeak(
+        stage="decode",
+        weights=vae.total,
+        activations=decode_activations(config, plan, height, width, itemsize),
+        workspace=max(vae.largest, vae.unpacked),
+        host=host,
+    )
+
+
+def peak(stages: list[StagePeak]) -> StagePeak:
+    """The stage that decides."""
+    return max(stages, key=lambda stage: stage.total)
+
+
+def describe(
+    checkpoint: Checkpoint,
+    settings: Settings,
+    dtypes: DtypePlan,
+    device: Device,
+    *,
+    several: bool = False,
+    text_is_cached: bool = False,
+) -> Job:
+    """The sizes of one request on one model, read from headers and configuration."""
+    config = checkpoint.transformer
+    transformer = _weights(checkpoint, "transformer", dtypes.transformer)
+    branches = 2 if settings.uses_two_branches else 1
+    tokens = settings.drawn_height * settings.drawn_width // checkpoint.vae.downscale**2
+    itemsize = ITEMSIZE[dtypes.transformer]
+    maps = _BLOCK_MAPS * config.inner_dim + _FEED_FORWARD_MAPS * config.ff_dim
+    if _takes_int8(checkpoint, "transformer"):
+        maps += _INT8_MAPS * config.ff_dim
+    text, text_activations, length = None, 0, 300
+    if not text_is_cached:
+        text = _weights(checkpoint, "text_encoder", dtypes.text_encoder)
+        text_activations, length = _text(checkpoint, settings, dtypes)
+    cpu = device.type == "cpu"
+    later = _TORCH + _CACHES if text_is_cached else _TORCH + _TRANSFORMERS + _CACHES
+    tokenizer = checkpoint.folder / "tokenizer/tokenizer.json"
+    table = _TOKENIZER_FACTOR * tokenizer.stat().st_size if tokenizer.is_file() else 0
+    return Job(
+        text=text,
+        transformer=transformer,
+        vae=_weights(checkpoint, "vae", dtypes.vae),
+        text_activations=text_activations,
+        context=2 * length * config.inner_dim * config.num_layers * branches * itemsize,
+        branch=tokens * maps * itemsize,
+        branches=branches,
+        decoder=checkpoint.vae,
+        height=settings.drawn_height,
+        width=settings.drawn_width,
+        decode_itemsize=ITEMSIZE[dtypes.vae],
+        several=several,
+        hosts=(_TORCH + _TRANSFORMERS + _CACHES + table, later) if cpu else (0, 0),
+    )
+
+
+def _resident(weights: Weights, *, streamed: bool) -> int:
+    """All of them, or what is outside of blocks and two blocks: one runs, one is read."""
+    return min(weights.total, weights.rest + 2 * weights.block) if streamed else weights.total
+
+
+# -- weights ---------------------------------------------------------------------------------------
+
+
+def _weights(checkpoint: Checkpoint, component: str, dtype: str) -> Weights:
+    headers = weight_headers(checkpoint, component)
+    blocks: dict[str, int] = {}
+    rest = largest = 0
+    for name, (stored, shape) in headers.items():
+        if name.startswith("embed_tokens.") or (component == "vae" and name[:8] == "encoder."):
+            continue  # rows are read as they are needed; nothing is encoded
+        size = prod(shape)
+        as_stored = size * _STORED_BYTES.get(stored, 1)
+        kept = stored not in _FLOATS or name.rpartition(".")[2] in _FACTORS
+        kept = kept or (component == "transformer" and _AS_STORED.search(name) is not None)
+        loaded = as_stored if kept else size * ITEMSIZE[dtype]
+        largest = max(largest, as_stored)
+        block = _BLOCK.match(name)
+        if block:
+            blocks[block[1]] = blocks.get(block[1], 0) + loaded
+        else:
+            rest += loaded
+    return Weights(
+        total=rest + sum(blocks.values()),
+        block=max(blocks.values(), default=0),
+        rest=rest,
+        largest=largest,
+        unpacked=_unpacked(checkpoint, component, headers, ITEMSIZE[dtype]),
+    )
+
+
+def _unpacked(
+    checkpoint: Checkpoint,
+    component: str,
+    headers: Mapping[str, tuple[str, tuple[int, ...]]],
+    itemsize: int,
+) -> int:
+    """The largest quantized layer as floats, and what making them takes."""
+    largest = 0
+    for path, config in _layers(checkpoint, component).items():
+        shape = headers.get(f"{path}.qweight", ("", ()))[1]
+        if config is None or config.act_bits == 8 or path.startswith(("embed_tokens", "encoder.")):
+            continue
+        values = prod(shape) * (2 if config.weight_bits == 4 else 1)
+        largest = max(largest, values * (itemsize + 4))
+    return largest
+
+
+def _layers(checkpoint: Checkpoint, component: str) -> Mapping[str, QuantConfig | None]:
+    return checkpoint.manifest.components[component].layers if checkpoint.manifest else {}
+
+
+def _takes_int8(checkpoint: Checkpoint, component: str) -> bool:
+    return any(
+        config and config.act_bits == 8 for config in _layers(checkpoint, component).values()
+    )
+
+
+# -- text ------------------------------------------------------------------------------------------
+
+
+def _text(checkpoint: Checkpoint, settings: Settings, dtypes: DtypePlan) -> tuple[int, int]:
+    """Activations of the text encoder in bytes, and the tokens that its output has."""
+    found = read_json(checkpoint.folder / "text_encoder/config.json")
+
+    def number(name: str, default: int) -> int:
+        value = found.get(name, default)
+        return value if isinstance(value, int) else default
+
+    hidden, heads = number("hidden_size", 2304), number("num_attention_heads", 8)
+    layers, width = number("num_hidden_layers", 26), number("intermediate_size", 9216)
+    kv = number("num_key_value_heads", 4) * number("head_dim", 256)
+    instruction = complex_human_instruction() if settings.enhance else ""
+    prefix = count_tokens(checkpoint.folder, instruction) if settings.enhance else 0
+    length = min(count_tokens(checkpoint.folder, settings.prompt.lower().strip()), 300)
+    longest = max(prefix, length)
+    itemsize = ITEMSIZE[dtypes.text_encoder]
+    cache = 2 * kv * layers * (prefix + (prefix + length if prefix else 0))
+    running = longest * (_TEXT_MAPS * hidden + _TEXT_MLP_MAPS * width)
+    scores = _TEXT_SCORE_MAPS * heads * max(prefix, length) ** 2
+    return itemsize * (cache + running + scores), length
+
+
+def count_tokens(folder: Path, text: str) -> int:
+    """Tokens of a text: counted where the tokenizer is small, else by the four letters of a usual one."""
+    path = folder / "tokenizer/tokenizer.json"
+    if not path.is_file() or path.stat().st_size > _READABLE_TOKENIZER:
+        return len(text) // 4 + 1
+    from tokenizers import Tokenizer
+
+    try:
+        return len(Tokenizer.from_file(str(path)).encode(text).ids)
+    except Exception:  # noqa: BLE001  tokenizers raises bare ones; the run itself will say what is wrong
+        return len(text) // 4 + 1
+
+
+# -- decoder ---------------------------------------------------------------------------------------
+
+
+def decode_activations(
+    config: DCAEConfig, plan: DecodePlan, height: int, width: int, itemsize: int
+) -> int:
+    """What decoding takes beside the weights and one unpacked layer, in bytes.
+
+    Its phases follow each other: the first stages (whole or in strips), the tiles, the finished picture.
+    """
+    channels, layers = config.decoder_block_out_channels, config.decoder_layers_per_block
+    stages = [i for i, count in enumerate(layers) if count]
+    attends = [i for i in stages if config.decoder_stage_types[i] != "ResBlock"]
+    split = min(attends, default=len(channels))  # stages below are tiled
+    picture = height * width
+    finishing = _PICTURE_MAPS * config.in_channels * picture
+    tile = plan.tile or max(height, width)
+    tiled = min(tile, height) * min(tile, width)
+    first = width * min(plan.strip or height, height) if plan.mode == "exact-tiles" else tiled
+    maps = _STRIP_MAPS if plan.strip else _EFFICIENT_VIT_MAPS
+    vit = max((maps * channels[i] * first / 4**i for i in attends), default=0)
+    res = max(
+        (_RES_BLOCK_MAPS * channels[i] * tiled / 4**i for i in stages if i < split), default=0
+    )
+    up = max(  # enlarged before the convolution where there is no layer behind it
+        (channels[i + 1] * tiled / 4**i for i in range(len(channels) - 1) if not layers[i]),
+        default=0,
+    )
+    if plan.mode == "whole" or split == len(channels):
+        phases = [vit, res, up, finishing]
+    elif plan.mode == "blended-tiles":
+        phases = [max(vit, res, up) + config.in_channels * picture, finishing]
+    else:
+        kept = channels[split] * picture / 4**split  # the last map of the first stages
+        phases = [
+            vit + (2 * kept if plan.strip else 0),
+            max(res, up) + kept + config.in_channels * picture,
+            finishing,
+        ]
+    return int(max(phases) * itemsize)

@@ -1,0 +1,329 @@
+"""Plans draw the same picture, memory that runs out takes the next one, and no option is ignored in silence."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sana_cli import finishing, loading, prompt_cache
+from sana_cli import run as run_module
+from sana_cli.errors import ExitCode
+
+FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
+PROMPT = ("generate", "A Fox", "--negative", "snow")
+PLANS = ("resident", "stages", "branches", "streamed")
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image).astype(int)
+
+
+@pytest.fixture
+def draw(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> Callable[..., Any]:
+    """Draw with the tiny model; (the result, the pixels)."""
+
+    def run(name: str, *options: object, model: object = tiny_model) -> Any:
+        path = tmp_path / f"{name}.png"
+        result = sana(*PROMPT, "-m", model, "-o", path, *FAST, "--json", *options)
+        assert result.code == 0, result.err
+        return result, pixels(path)
+
+    return run
+
+
+# -- the same picture ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def int4(sana: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quantized") / "int4"
+    words = ("quantize", "builtin", folder, "--recipe", "int4", "--samples", 0, "--quiet")
+    assert sana(*words).code == 0
+    return folder
+
+
+@pytest.mark.parametrize("plan", PLANS)
+@pytest.mark.parametrize("model", ["tiny", "builtin", "int4"])
+def test_every_plan_draws_the_same(
+    draw: Callable[..., Any], tiny_model: Path, int4: Path, plan: str, model: str
+) -> None:
+    where = {"tiny": tiny_model, "builtin": "builtin", "int4": int4}[model]
+    # Kernels with 8-bit inputs round a last bit to a whole step; streamed or not, that must be the same kernel.
+    options = ("--backend", "reference", "--no-prompt-cache") if model == "int4" else ()
+    _, usual = draw("usual", *options, model=where)
+    result, picture = draw("planned", "--plan", plan, *options, model=where)
+    same_arithmetic = plan in ("resident", "stages")
+    assert np.abs(picture - usual).max() <= (0 if same_arithmetic else 1)
+    told = result.document["images"][0]["plan"]
+    assert ("transformer streamed" in told) == (plan == "streamed")
+    assert ("branches apart" in told) == (plan in ("branches", "streamed"))
+
+
+@pytest.mark.parametrize("quantized", [False, True])
+def test_streaming_alone_keeps_every_bit(
+    draw: Callable[..., Any], tiny_model: Path, int4: Path, quantized: bool
+) -> None:
+    """With the same kernels for the same layers, also where those are quantized."""
+    model = int4 if quantized else tiny_model
+    _, apart = draw("apart", "--plan", "branches", "--no-prompt-cache", model=model)
+    _, streamed = draw("streamed", "--plan", "streamed", "--no-prompt-cache", model=model)
+    assert np.array_equal(apart, streamed)
+
+
+def test_several_pictures_under_every_plan(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    for plan in PLANS:
+        target = tmp_path / plan / "a.png"
+        target.parent.mkdir()
+        words = (*PROMPT, "-m", tiny_model, "-o", target, *FAST, "--count", 2, "--plan", plan)
+        assert sana(*words).code == 0
+    for name in ("a-3.png", "a-4.png"):
+        first = pixels(tmp_path / "resident" / name)
+        assert all(np.abs(pixels(tmp_path / p / name) - first).max() <= 1 for p in PLANS)
+
+
+# -- caps ------------------------------------------------------------------------------------------
+
+
+def test_a_cap_chooses_the_plan(draw: Callable[..., Any]) -> None:
+    result, _ = draw("a", "--max-memory", "8GiB")
+    assert "plan: one part at a time, decode whole; predicted peak" in result.err
+    assert "the cap is 8.00 GiB" in result.err
+    (image,) = result.document["images"]
+    assert 2**28 < image["predicted_peak_bytes"] < 2**30
+
+
+@pytest.mark.parametrize("options", [(), ("--dry-run",)], ids=["draw", "dry run"])
+def test_no_plan_fits(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    words = (*PROMPT, "-m", tiny_model, "-o", tmp_path / "a.png", *FAST, *options)
+    result = sana(*words, "--max-memory", "64MiB")
+    assert result.code == ExitCode.USAGE
+    assert "error: no plan fits into 0.06 GiB: the smallest needs 0." in result.err
+    assert "hint: use --max-memory 0." in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cap_from_the_environment(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = (*PROMPT, "-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
+    monkeypatch.setenv("SANA_MAX_MEMORY", "64MiB")
+    assert "no plan fits into 0.06 GiB" in sana(*words).err
+    assert sana(*words, "--max-memory", "4GiB").code == 0, "the flag wins"
+    monkeypatch.setenv("SANA_MAX_MEMORY", "lots")
+    result = sana(*words)
+    assert result.code == ExitCode.USAGE
+    assert "cannot use 'lots' as an amount of memory" in result.err
+    assert "SANA_MAX_MEMORY" in result.err
+
+
+def test_dry_run_draws_nothing_and_needs_no_torch(tiny_model: Path, tmp_path: Path) -> None:
+    words = ["generate", "a fox", "-m", str(tiny_model), "-o", str(tmp_path / "a.png"), "--dry-run"]
+    program = (
+        "import sys\nfrom sana_cli.cli import main\n"
+        f"code = main({[*words, '--device', 'cpu', '--size', '1024x1024']!r})\n"
+        "assert code == 0 and not {'torch', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "1024x1024  1 picture  20 steps" in lines[0]
+    assert lines[1] == "plan: one part at a time, decode whole"
+    assert [line.split()[0] for line in lines[2:6]] == ["GiB", "text", "denoise", "decode"]
+    assert lines[6].startswith("peak ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_and_run_agree(
+    draw: Callable[..., Any], sana: Callable[..., Any], tiny_model: Path
+) -> None:
+    result, _ = draw("a", "--no-prompt-cache")
+    words = (*PROMPT, "-m", tiny_model, *FAST, "--no-prompt-cache", "--dry-run", "--json")
+    document = sana(*words).document
+    assert document["dry_run"] is True
+    (image,) = result.document["images"]
+    assert document["peak_bytes"] == image["predicted_peak_bytes"]
+    assert document["plan"] == image["plan"]
+    assert document["peak_bytes"] == max(stage["total"] for stage in document["stages"])
+
+
+# -- memory that runs out --------------------------------------------------------------------------
+
+
+class Refusing:
+    """Fails the first calls of a function as an allocator would."""
+
+    def __init__(self, original: Callable[..., Any], error: BaseException, times: int) -> None:
+        self.original, self.error, self.left = original, error, times
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        if self.left:
+            self.left -= 1
+            raise self.error
+        return self.original(*arguments, **options)
+
+
+REFUSED = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
+STEPS = {
+    # where: (module, function, times, what is told)
+    "load text": (run_module, "load_prompt_encoder", 1, "out of memory: text; trying"),
+    "text": (run_module, "encode_prompt", 1, "text encoder streamed"),
+    "load transformer": (run_module, "load_transformer", 1, "loading the transformer; trying"),
+    "denoise": (run_module, "guided_velocity", 1, "guidance branches apart"),
+    "denoise, apart": (run_module, "guided_velocity", 2, "transformer streamed"),
+    "denoise, streamed": (run_module, "guided_velocity", 3, "transformer streamed"),
+    "load decoder": (finishing, "load_vae", 1, "decode whole; trying exact-tiles"),
+    "decode": (finishing, "decode", 1, "decode whole; trying exact-tiles"),
+}
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError(REFUSED)], ids=["python", "torch"])
+@pytest.mark.parametrize("where", STEPS)
+def test_a_refused_allocation_takes_the_next_plan(
+    draw: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    where: str,
+    error: BaseException,
+) -> None:
+    module, function, times, told = STEPS[where]
+    _, usual = draw("usual", "--no-prompt-cache")
+    monkeypatch.setattr(module, function, Refusing(getattr(module, function), error, times))
+    plan = ("--plan", "resident") if times == 3 else ()  # which has three smaller ones
+    result, picture = draw("refused", "--no-prompt-cache", *plan)
+    assert told in result.err
+    assert np.abs(picture - usual).max() <= 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["refused.png", "usual.png"]
+
+
+@pytest.mark.parametrize("fails_at", [0, 1, 2])
+def test_a_streamed_block_that_finds_no_memory(
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    fails_at: int,
+) -> None:
+    """The last plan has no next one: an error in one line, no traceback, nothing left behind."""
+    original = loading.assign_weights
+
+    def assign(*arguments: Any, component: str, **options: Any) -> None:
+        if component.endswith(f"transformer_blocks.{fails_at}"):
+            raise MemoryError
+        original(*arguments, component=component, **options)
+
+    monkeypatch.setattr(loading, "assign_weights", assign)
+    words = (*PROMPT, "-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
+    result = sana(*words, "--plan", "streamed")
+    assert result.code == ExitCode.ENVIRONMENT
+    assert "error: out of memory at 96x64" in result.err
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- kills -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["load_prompt_encoder", "load_transformer", "guided_velocity"])
+def test_a_kill_before_the_latents_are_there(
+    draw: Callable[..., Any], tiny_model: Path, tmp_path: Path, stage: str
+) -> None:
+    """Of those after, `test_decode.py` knows."""
+    _, usual = draw("usual")
+    words = [*PROMPT, "-m", str(tiny_model), "-o", str(tmp_path / "a.png"), *FAST]
+    program = (
+        f"import os, signal, torch\ntorch.set_num_threads({torch.get_num_threads()})\n"
+        "from sana_cli import run\nfrom sana_cli.cli import main\n"
+        f"def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\nrun.{stage} = die\n"
+        f"main({[*words, '--no-prompt-cache']!r})"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert done.returncode == -9, done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["usual.png"], "nothing is left behind"
+    _, again = draw("a")
+    assert np.array_equal(again, usual)
+
+
+# -- the prompt cache ------------------------------------------------------------------------------
+
+
+def test_a_repeated_prompt_never_loads_the_text_encoder(
+    draw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, first = draw("first")
+    monkeypatch.setattr(run_module, "load_prompt_encoder", None)
+    result, second = draw("second", "--seed", 3)
+    assert np.array_equal(first, second)
+    assert result.document["images"][0]["seconds"]["text"] < 1
+
+
+def test_the_cache_can_be_left_alone(
+    draw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = tmp_path / "cache"
+    monkeypatch.setattr(prompt_cache, "_folder", lambda: folder)
+    draw("a", "--no-prompt-cache")
+    assert not folder.exists()
+    draw("b")
+    assert len(list(folder.iterdir())) == 2, "both branches"
+
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+def test_memory_options_are_never_ignored(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Each has its effect, or is refused, or says that it has none."""
+    words = (*PROMPT, "-m", tiny_model, "-o", tmp_path / "a.png", *FAST, "--dry-run", "--json")
+    usual = sana(*words).document
+    for options, key in (
+        (("--plan", "branches"), "plan"),
+        (("--plan", "streamed"), "plan"),
+        (("--tile", "32"), "plan"),
+        (("--decode", "blended-tiles"), "plan"),
+        (("--max-memory", "3GiB"), "cap_bytes"),
+        (("--count", "2"), "plan"),
+        (("--size", "2048x2048"), "peak_bytes"),
+    ):
+        assert sana(*words, *options).document[key] != usual[key], options
+    for options, message in (
+        (("--plan", "tiny"), "Invalid value for '--plan'"),
+        (("--max-memory", "4"), "cannot use '4' as an amount of memory"),
+        (("--max-memory", ""), "--max-memory is empty"),
+    ):
+        result = sana(*words, *options)
+        assert result.code == ExitCode.USAGE
+        assert message in result.err
+    told = sana(*words[:-2], "--plan", "branches", "--guidance", 1, "--negative", "")
+    assert "--plan branches is --plan stages here" in told.err
+
+
+def test_every_option_of_generate_is_known_to_a_test() -> None:
+    """A new option comes with a test that names it, so that none is left without an effect."""
+    import typer.main
+
+    from sana_cli.cli import app
+
+    command = typer.main.get_command(app).commands["generate"]  # type: ignore[attr-defined]
+    tests = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
+    options = [p for p in command.params if p.opts[0].startswith("-")]
+    assert len(options) > 20
+    unknown = [
+        option.name
+        for option in options
+        if not any(
+            f'"{name}' in tests or f" {name}" in tests
+            for name in (*option.opts, *option.secondary_opts)
+        )
+    ]
+    assert unknown == []

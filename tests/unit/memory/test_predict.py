@@ -1,0 +1,182 @@
+"""What is predicted from headers is what loading makes of them, and plans take less and less."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sana_cli.checkpoint import Checkpoint, open_checkpoint
+from sana_cli.config import DCAEConfig
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.loading import load_prompt_encoder, load_transformer, load_vae
+from sana_cli.memory.choose import Cap, cap_of, choose, choose_decode
+from sana_cli.memory.plans import NAMED, WHOLE, Plan, exact_tiles
+from sana_cli.memory.predict import (
+    Job,
+    _weights,
+    count_tokens,
+    decode_activations,
+    describe,
+    peak,
+    predict,
+)
+from sana_cli.precision import NamedDevice, plan_dtypes
+from sana_cli.request import Request, resolve
+
+CPU, GIB, MIB = NamedDevice("cpu"), 2**30, 2**20
+LOADERS = {
+    "transformer": load_transformer,
+    "vae": lambda *a, **o: load_vae(*a, **o).decoder,
+    "text_encoder": lambda *a, **o: load_prompt_encoder(*a, **o).model,
+}
+
+
+def held(module: nn.Module) -> int:
+    """Bytes of a module's parameters and buffers that came from a file."""
+    return sum(tensor.nbytes for tensor in module.state_dict().values())
+
+
+@pytest.fixture(scope="module")
+def quantized(sana: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "int4"
+    words = ("quantize", "builtin", folder, "--recipe", "int4", "--samples", 0, "--quiet")
+    assert sana(*words).code == 0
+    return folder
+
+
+@pytest.mark.parametrize("component", LOADERS)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ["builtin", "int4"])
+def test_weights_take_what_headers_tell(
+    quantized: Path, kind: str, dtype: str, component: str
+) -> None:
+    model = open_checkpoint("builtin" if kind == "builtin" else str(quantized))
+    loaded = LOADERS[component](model, dtype=dtype, device=torch.device("cpu"))
+    foretold = _weights(model, component, dtype)
+    assert foretold.total == held(loaded)
+    assert foretold.largest > 0
+    assert (foretold.unpacked > 0) == (kind == "int4")
+    blocks = {"transformer": "transformer_blocks", "text_encoder": "layers"}.get(component)
+    if blocks:
+        sizes = [held(block) for block in loaded.get_submodule(blocks)]
+        assert foretold.block == max(sizes)
+        assert foretold.rest == held(loaded) - sum(sizes)
+
+
+def job(
+    checkpoint: Checkpoint, *, several: bool = False, cached: bool = False, **options: Any
+) -> Job:
+    settings = resolve(Request(prompt="a fox", **options), checkpoint)
+    dtypes = plan_dtypes("fp32", checkpoint.trained_precision, CPU)
+    return describe(checkpoint, settings, dtypes, CPU, several=several, text_is_cached=cached)
+
+
+@pytest.fixture(scope="module")
+def builtin() -> Checkpoint:
+    return open_checkpoint("builtin")
+
+
+def test_stages(builtin: Checkpoint) -> None:
+    stages = predict(job(builtin), Plan(together=False))
+    assert [stage.stage for stage in stages] == ["text", "denoise", "decode"]
+    for stage in stages:
+        assert stage.total == stage.weights + stage.activations + stage.workspace + stage.host
+    cached = predict(job(builtin, cached=True), Plan(together=False))
+    assert [stage.stage for stage in cached] == ["denoise", "decode"]
+    assert cached[0].host < stages[1].host, "no text, no transformers"
+
+
+def test_plans_take_less_and_less(builtin: Checkpoint) -> None:
+    large = job(builtin, width=1024, height=1024, several=True)
+    by_stage = [
+        {stage.stage: stage.total for stage in predict(large, plan)} for plan in NAMED.values()
+    ]
+    resident, stages, branches, streamed = by_stage
+    assert resident["denoise"] > stages["denoise"] > branches["denoise"] > streamed["denoise"]
+    assert resident["decode"] > stages["decode"] == branches["decode"]
+    assert stages["text"] == branches["text"] >= streamed["text"]
+    assert predict(replace(large, several=False), NAMED["resident"]) == predict(
+        replace(large, several=False), NAMED["stages"]
+    ), "one picture has nothing to stay for"
+
+
+def test_decoding_is_measured() -> None:
+    """On a CPU in fp32, with the published decoder: `benchmarks/results/memory.json`."""
+    whole = decode_activations(DCAEConfig(), WHOLE, 1024, 1024, 4)
+    assert whole == pytest.approx(1.9 * GIB, rel=0.1)
+    sizes = [
+        decode_activations(DCAEConfig(), plan, 1024, 1024, 4)
+        for plan in (WHOLE, *(exact_tiles(tile, 1024, 1024) for tile in (512, 256, 128)))
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    assert decode_activations(DCAEConfig(), WHOLE, 1024, 1024, 2) == whole // 2
+
+
+def test_the_fastest_plan_that_fits(builtin: Checkpoint) -> None:
+    large = job(builtin, width=2048, height=2048)
+    before = None
+    for cap in (4 * GIB, 1200 * MIB, 720 * MIB):
+        choice = choose(large, Cap(bytes=cap, asked=True), name=None, mode="auto", tile=None)
+        assert choice.peak.total <= cap
+        assert str(choice.plan) in choice.notice
+        assert choice.plan != before, "less memory, another plan"
+        before = choice.plan
+    with pytest.raises(
+        SanaError, match=r"no plan fits into 0.20 GiB: the smallest needs 0"
+    ) as caught:
+        choose(large, Cap(bytes=200 * MIB, asked=True), name=None, mode="auto", tile=None)
+    assert caught.value.code == ExitCode.USAGE
+    needed = float(caught.value.message.split("needs ")[1].split(" GiB")[0])
+    told = Cap(bytes=int(needed * GIB), asked=True)
+    assert choose(large, told, name=None, mode="auto", tile=None).peak.total <= told.bytes
+    assert f"--max-memory {needed:.2f}GiB" in caught.value.hint
+
+
+def test_without_a_cap_the_smallest_plan_is_tried(builtin: Checkpoint) -> None:
+    choice = choose(job(builtin), Cap(bytes=MIB), name=None, mode="auto", tile=None)
+    assert "it may not be enough" in choice.notice
+    assert choice.plan.streams_blocks
+    assert choose(job(builtin), Cap(bytes=None), name=None, mode="auto", tile=None).notice == ""
+
+
+def test_options_limit_the_plan(builtin: Checkpoint) -> None:
+    cap = Cap(bytes=8 * GIB, asked=True)
+    for name, plan in NAMED.items():
+        choice = choose(job(builtin), cap, name=name, mode="exact-tiles", tile=64)
+        assert choice.plan == replace(plan, decode=exact_tiles(64, 256, 256))
+    with pytest.raises(SanaError, match="no plan fits") as caught:
+        choose(job(builtin), Cap(bytes=MIB, asked=True), name="stages", mode="whole", tile=None)
+    assert "leave --plan, --decode and --tile away" in caught.value.hint
+
+
+def test_decoding_alone(builtin: Checkpoint) -> None:
+    def chosen(cap: Cap) -> tuple[str, str]:
+        plan, stage, notice = choose_decode(
+            builtin, "fp32", CPU, cap, height=2048, width=2048, mode="auto", tile=None
+        )
+        assert stage.stage == "decode"
+        return str(plan), notice
+
+    assert chosen(Cap(bytes=8 * GIB)) == ("whole", "")
+    plan, notice = chosen(Cap(bytes=720 * MIB, asked=True))
+    assert plan.startswith("exact-tiles")
+    assert "the cap is 0.70 GiB" in notice
+    with pytest.raises(SanaError, match="no plan fits"):
+        chosen(Cap(bytes=MIB, asked=True))
+
+
+def test_caps() -> None:
+    assert cap_of(CPU, 5) == Cap(bytes=5, asked=True)
+    assert cap_of(NamedDevice("mps"), None) == Cap(bytes=None)
+    free = cap_of(CPU, None)
+    assert not free.asked
+    assert free.bytes is None or free.bytes > 100 * MIB
+
+
+def test_tokens(tmp_path: Path, builtin: Checkpoint) -> None:
+    assert count_tokens(builtin.folder, "a cat left of a pizza") > 3
+    assert count_tokens(tmp_path, "x" * 400) == 101, "without a tokenizer: four letters each"
+    assert peak(predict(job(builtin), Plan())).total > 300 * MIB

@@ -1,0 +1,141 @@
+"""Encoded prompts on disk: found again, never mistaken for others, never in the way."""
+
+import os
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sana_cli import prompt_cache
+from sana_cli.checkpoint import open_checkpoint
+from sana_cli.models.text_encoder import EncodedPrompt
+from sana_cli.pipeline import EncodedPair
+from sana_cli.prompt_cache import PromptCache
+from sana_cli.request import Request, Settings, resolve
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(prompt_cache, "_folder", lambda: tmp_path / "prompts")
+    return tmp_path / "prompts"
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return resolve(Request(prompt="A cat", negative_prompt="snow"), open_checkpoint("builtin"))
+
+
+CACHE = PromptCache("encoder")
+PAIR = EncodedPair(
+    EncodedPrompt(torch.randn(1, 4, 8), 2, ("flurb",)), EncodedPrompt(torch.randn(1, 2, 8))
+)
+
+
+def test_what_was_written_is_read(folder: Path, settings: Settings) -> None:
+    assert CACHE.read(settings) is None
+    assert not CACHE.holds(settings)
+    CACHE.write(settings, PAIR)
+    assert CACHE.holds(settings)
+    found = CACHE.read(settings)
+    assert found is not None
+    assert found.negative is not None
+    assert PAIR.negative is not None
+    assert torch.equal(found.positive.embeds, PAIR.positive.embeds)
+    assert torch.equal(found.negative.embeds, PAIR.negative.embeds)
+    assert (found.positive.truncated_tokens, found.positive.unknown_words) == (2, ("flurb",))
+    assert len(list(folder.iterdir())) == 2
+
+
+def test_what_decides_the_embeddings_decides_the_file(folder: Path, settings: Settings) -> None:
+    CACHE.write(settings, PAIR)
+    assert CACHE.holds(replace(settings, prompt="  a CAT ")), "the text is lower-cased and stripped"
+    assert not CACHE.holds(replace(settings, prompt="a dog"))
+    assert not CACHE.holds(replace(settings, negative_prompt="rain"))
+    assert not CACHE.holds(replace(settings, enhance=not settings.enhance))
+    assert not PromptCache("another").holds(settings)
+    model = open_checkpoint("builtin")
+    ways = {"precision": "fp32", "device": "cpu", "backend": "auto"}
+    caches = [
+        PromptCache.of(model, **ways | change)
+        for change in ({}, {"precision": "bf16"}, {"device": "cuda"}, {"backend": "native"})
+    ]
+    assert len(set(caches)) == 4
+    assert PromptCache.of(model, **ways) == caches[0]
+
+
+@pytest.mark.parametrize("damage", [b"", b"no safetensors", None])
+def test_damaged_files_are_made_again(
+    folder: Path, settings: Settings, damage: bytes | None
+) -> None:
+    CACHE.write(settings, PAIR)
+    for path in folder.iterdir():
+        path.write_bytes(path.read_bytes()[:-7] if damage is None else damage)
+    assert CACHE.read(settings) is None
+    CACHE.write(settings, PAIR)
+    assert CACHE.read(settings) is not None
+
+
+def test_broken_values_are_not_used(folder: Path, settings: Settings) -> None:
+    broken = EncodedPrompt(torch.full((1, 2, 3), torch.nan))
+    CACHE.write(settings, EncodedPair(broken, broken))
+    assert CACHE.read(settings) is None
+
+
+def test_the_folder_stays_small(
+    folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompt_cache, "LARGEST", 1000)
+    one = replace(settings, guidance_scale=1.0)
+    for i in range(8):
+        CACHE.write(replace(one, prompt=str(i)), PAIR)
+        for path in folder.iterdir():  # each older than the next
+            os.utime(path, (path.stat().st_mtime - 10,) * 2)
+    assert CACHE.holds(replace(one, prompt="7")), "the newest stays"
+    assert not CACHE.holds(replace(one, prompt="0"))
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 1000
+
+
+def test_abandoned_files_go(folder: Path, settings: Settings) -> None:
+    folder.mkdir()
+    old, new = folder / ".killed-1", folder / ".writing-2"
+    for path in (old, new):
+        path.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    CACHE.write(settings, PAIR)
+    assert not old.exists()
+    assert new.exists(), "another process may be at it"
+
+
+def test_without_a_place_to_write(
+    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(prompt_cache, "_folder", lambda: tmp_path / "file" / "prompts")
+    CACHE.write(settings, PAIR)
+    assert CACHE.read(settings) is None
+
+
+def test_many_at_once(folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writers, readers and removal in each other's way: whoever reads gets a whole prompt or none."""
+    monkeypatch.setattr(prompt_cache, "LARGEST", 4000)
+    problems: list[BaseException] = []
+
+    def work(seed: int) -> None:
+        try:
+            for i in range(25):
+                mine = replace(settings, prompt=str((seed + i) % 5))
+                CACHE.write(mine, PAIR)
+                found = CACHE.read(mine)
+                assert found is None or torch.equal(found.positive.embeds, PAIR.positive.embeds)
+        except BaseException as error:  # noqa: BLE001  told below
+            problems.append(error)
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert problems == []
+    assert all(path.suffix == ".safetensors" for path in folder.iterdir()), "nothing half-written"
