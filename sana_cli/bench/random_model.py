@@ -8,7 +8,7 @@ tensor is all the memory that it takes. Values are lively: activations neither v
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +46,35 @@ WORDS = [
 ]
 
 
-def write_model(alias: str, folder: Path, *, seed: int = 0) -> None:
+def _shapes(
+    variant: Variant, *, medium: bool
+) -> tuple[TransformerConfig, DCAEConfig, dict[str, Any]]:
+    """Published shapes, or narrower and shallower ones of the same kind: 1/30 of the weights."""
+    structure = TransformerConfig(**asdict(variant.structure))
+    if not medium:
+        return structure, DCAEConfig(), GEMMA_2_2B
+    narrow: dict[str, Any] = {
+        "num_attention_heads": 16, "num_layers": 8, "num_cross_attention_heads": 8,
+        "cross_attention_head_dim": 64, "cross_attention_dim": 512, "caption_channels": 512,
+    }  # fmt: skip
+    widths = (64, 128, 256, 256, 512, 512)
+    gemma = GEMMA_2_2B | {
+        "vocab_size": 32000, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 128,
+    }  # fmt: skip
+    vae = replace(
+        DCAEConfig(), encoder_block_out_channels=widths, decoder_block_out_channels=widths
+    )
+    return replace(structure, **narrow), vae, gemma
+
+
+def write_model(alias: str, folder: Path, *, seed: int = 0, medium: bool = False) -> None:
     """Write the folder. ValueError for an unknown alias; FileExistsError if it is there."""
     if alias not in VARIANTS:
         raise ValueError(f"unknown variant {alias!r}; known: {', '.join(VARIANTS)}")
     folder.mkdir(parents=True)
     variant, generator = VARIANTS[alias], torch.Generator().manual_seed(seed)
-    structure = TransformerConfig(**asdict(variant.structure))
+    structure, vae, gemma = _shapes(variant, medium=medium)
     half = torch.float16 if variant.precision == "fp16" else torch.bfloat16
     with torch.device("meta"):
         from transformers.models.gemma2.configuration_gemma2 import Gemma2Config
@@ -61,10 +83,9 @@ def write_model(alias: str, folder: Path, *, seed: int = 0) -> None:
         parts: tuple[tuple[str, str, nn.Module, torch.dtype, dict[str, Any]], ...] = (
             ("transformer", "diffusion_pytorch_model", SanaTransformer2D(structure), half,
              {"_class_name": "SanaTransformer2DModel", **asdict(structure)}),
-            ("vae", "diffusion_pytorch_model", AutoencoderDC(DCAEConfig()), torch.float32,
-             {"_class_name": "AutoencoderDC", **asdict(DCAEConfig())}),
-            ("text_encoder", "model", Gemma2Model(Gemma2Config(**GEMMA_2_2B)), torch.bfloat16,
-             GEMMA_2_2B),
+            ("vae", "diffusion_pytorch_model", AutoencoderDC(vae), torch.float32,
+             {"_class_name": "AutoencoderDC", **asdict(vae)}),
+            ("text_encoder", "model", Gemma2Model(Gemma2Config(**gemma)), torch.bfloat16, gemma),
         )  # fmt: skip
     for name, stem, module, dtype, config in parts:
         (folder / name).mkdir()
