@@ -345,21 +345,30 @@ def test_out_of_memory(
     assert "out of memory at 64x64" in refused(ExitCode.ENVIRONMENT, tiny_model, *FAST)
 
 
-def test_real_allocation_failure(refused: Callable[..., str], tiny_model: Path) -> None:
-    """Not simulated: address space is capped below what a large picture needs."""
-    import resource
+def test_real_allocation_failure(tiny_model: Path, tmp_path: Path) -> None:
+    """Not simulated: address space is capped below what a large picture needs.
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + 100 * 2**20, hard))
-    try:
-        message = refused(
-            ExitCode.ENVIRONMENT, tiny_model, "--size", "2048x2048", "--steps", "1",
-            "--device", "cpu", "--precision", "fp32",
-        )  # fmt: skip
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
-    assert "out of memory at 2048x2048" in message
+    In a process of its own: oneDNN remembers that it could not make a kernel, and never tries again.
+    """
+    program = """
+import resource, sys
+import torch
+import sana_cli.run
+from pathlib import Path
+from sana_cli.cli import main
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, resource.RLIM_INFINITY))
+sys.exit(main(sys.argv[1:]))
+"""
+    options = ("--size", "2048x2048", "--steps", "1", "--device", "cpu", "--precision", "fp32")
+    command = (sys.executable, "-c", program, "generate", "a fox", "-m", str(tiny_model), *options)
+    result = subprocess.run(
+        (*command, "-o", str(tmp_path / "a.png")), capture_output=True, text=True, check=False
+    )
+    assert result.returncode == ExitCode.ENVIRONMENT, result.stderr
+    errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert errors == ["error: out of memory at 2048x2048"]
+    assert not (tmp_path / "a.png").exists()
 
 
 @pytest.mark.parametrize("after", [1.0, 4.0])
