@@ -16,6 +16,7 @@ from sana_cli.resident import peak_resident_bytes
 _ALLOCATION_FAILED = (
     "can't allocate memory", "cannot allocate memory", "not enough memory",
     "could not create a primitive", "could not create a memory object",  # oneDNN's words for it
+    "can't start new thread",  # no room for its stack
 )  # fmt: skip
 STAGES = ("load", "text", "denoise", "decode", "save")
 

@@ -348,22 +348,24 @@ def test_out_of_memory(
 def test_real_allocation_failure(tiny_model: Path, tmp_path: Path) -> None:
     """Not simulated: address space is capped below what a large picture needs.
 
-    In a process of its own: oneDNN remembers that it could not make a kernel, and never tries again.
+    In a process of its own: oneDNN remembers that it could not make a kernel, and never tries again. A small picture
+    comes first, so that libraries and threads are there: without space they end in ways of their own.
     """
     program = """
 import resource, sys
-import torch
-import sana_cli.run
 from pathlib import Path
 from sana_cli.cli import main
+words = sys.argv[1:]
+assert main([*words, "--size", "256x256"]) == 0
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, resource.RLIM_INFINITY))
-sys.exit(main(sys.argv[1:]))
+Path(words[-1]).unlink()
+sys.exit(main([*words, "--size", "2048x2048"]))
 """
-    options = ("--size", "2048x2048", "--steps", "1", "--device", "cpu", "--precision", "fp32")
-    command = (sys.executable, "-c", program, "generate", "a fox", "-m", str(tiny_model), *options)
+    words = ("generate", "a fox", "-m", str(tiny_model), "--steps", "1", "--device", "cpu")
+    command = (sys.executable, "-c", program, *words, "--precision", "fp32", "-o")
     result = subprocess.run(
-        (*command, "-o", str(tmp_path / "a.png")), capture_output=True, text=True, check=False
+        (*command, str(tmp_path / "a.png")), capture_output=True, text=True, check=False
     )
     assert result.returncode == ExitCode.ENVIRONMENT, result.stderr
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
