@@ -5,7 +5,6 @@ twice.
 """
 
 import copy
-import logging
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -33,6 +32,7 @@ from sana_cli.engine.decoder import fuse_decoder
 from sana_cli.engine.engine import Engine
 from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.fusing import fuse_projections_
+from sana_cli.logs import mute_libraries
 from sana_cli.memory.streaming import StreamedBlocks
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.layers import PointwiseConv2d
@@ -271,7 +271,7 @@ def empty_module(checkpoint: Checkpoint, component: str) -> Any:
 
 def _empty_text_encoder(checkpoint: Checkpoint) -> Any:
     """Attention is eager: other implementations ignore Gemma's soft-capping."""
-    _mute_import_warnings()
+    mute_libraries()
     from transformers.models.gemma2.configuration_gemma2 import Gemma2Config
     from transformers.models.gemma2.modeling_gemma2 import Gemma2Model, Gemma2RotaryEmbedding
 
@@ -381,12 +381,6 @@ def _require_digest(path: Path, sha256: str) -> None:
 def _digest_of(path: Path, size: int, changed_ns: int) -> str:
     """Once for each state of a file: a part may be loaded for every picture again."""
     return sha256_of(path)
-
-
-def _mute_import_warnings() -> None:
-    """Importing transformers loads torchao, which reports GPU extensions that do not load here."""
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def _load_tokenizer(folder: Path) -> Any:

@@ -27,5 +27,11 @@ def set_up(verbosity: int) -> None:
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if verbosity > 1 else logging.WARNING)
     logging.getLogger(LOGGER).setLevel(logging.INFO if verbosity else logging.WARNING)
+    mute_libraries()
+
+
+def mute_libraries() -> None:
+    """Only errors of libraries that report more than helps, unless everything is asked for."""
+    everything = logging.getLogger().isEnabledFor(logging.DEBUG)
     for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.NOTSET if verbosity > 1 else logging.ERROR)
+        logging.getLogger(name).setLevel(logging.NOTSET if everything else logging.ERROR)

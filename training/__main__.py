@@ -4,13 +4,13 @@ A run folder holds everything that a run makes; a step that was interrupted goes
 """
 
 import json
-import logging
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from sana_cli.errors import SanaError
+from sana_cli.logs import mute_libraries
 from training.presets import PRESETS, PresetName
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None, add_completion=False)
@@ -41,9 +41,8 @@ BUILTIN = Path(__file__).resolve().parent.parent / "sana_cli" / "builtin"
 
 @app.callback()
 def quiet() -> None:
-    """Importing transformers loads torchao, which reports GPU extensions that do not load here."""
-    for name in ("torchao", "torch.utils._pytree"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    """No word of libraries about what they do not find on this machine."""
+    mute_libraries()
 
 
 @app.command()
