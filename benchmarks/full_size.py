@@ -25,6 +25,7 @@ import gc, math, sys, torch
 from pathlib import Path
 from sana_cli.checkpoint import open_checkpoint
 from sana_cli import loading
+from sana_cli.component_weights import component_weights
 import transformers.models.gemma2.modeling_gemma2
 component, folder = sys.argv[1:]
 checkpoint, cpu = open_checkpoint(folder), torch.device("cpu")
@@ -40,7 +41,7 @@ module = getattr(model, "model", model)
 loading.accelerate(module, cpu, "auto")
 gc.collect()
 after = resident()
-weights = loading.component_weights(checkpoint, component)
+weights = component_weights(checkpoint, component)
 table = weights.names.get("embed_tokens.qweight")
 print(before, after, math.prod(weights.files.headers[table][1]) if table else 0)
 """

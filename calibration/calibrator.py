@@ -40,14 +40,9 @@ from calibration.sensitivity import (
 from quant.config import QuantConfig
 from quant.convert import LayerReport, resolve
 from sana_cli.checkpoint import Checkpoint
+from sana_cli.component_weights import component_weights
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.loading import (
-    component_weights,
-    empty_module,
-    load_prompt_encoder,
-    load_transformer,
-    load_vae,
-)
+from sana_cli.loading import empty_module, load_prompt_encoder, load_transformer, load_vae
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.models.text_encoder import PromptEncoder
 from sana_cli.pipeline import BrokenValues, EncodedPair, decode

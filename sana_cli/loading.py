@@ -6,9 +6,8 @@ twice.
 
 import copy
 import sys
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import cache, partial
+from collections.abc import Callable
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,9 @@ from torch import Tensor
 from quant.backends.choose import Backend, accelerate_, remembered
 from quant.convert import RecipeError, prepare_
 from quant.layers import QuantEmbedding
-from quant.manifest import sha256_of
 from quant.primitives import dequantize_per_channel
-from sana_cli.checkpoint import (
-    Checkpoint,
-    module_names,
-    read_config,
-    read_json,
-    weight_files,
-)
+from sana_cli.checkpoint import Checkpoint, read_config, read_json
+from sana_cli.component_weights import ComponentWeights, component_weights
 from sana_cli.engine.decoder import fuse_decoder
 from sana_cli.engine.engine import Engine
 from sana_cli.errors import SanaError, checkpoint_error
@@ -39,18 +32,14 @@ from sana_cli.models.layers import PointwiseConv2d
 from sana_cli.models.packed import is_worth_packing, pack_linears_
 from sana_cli.models.sana_transformer import SanaBlock, SanaTransformer2D
 from sana_cli.models.text_encoder import FileEmbedding, PromptEncoder
-from sana_cli.pth import read_pth
 from sana_cli.user_config import cache_folder
-from sana_cli.weight_headers import WeightFiles
 from sana_cli.weights import (
     DTYPES,
     assign_weights,
     read_rows,
-    read_tensor,
     require_finite,
     require_fit,
     require_same_names,
-    stored_shape,
 )
 
 Prepare = Callable[[torch.nn.Module], object]  # what a block goes through once it has its weights
@@ -114,8 +103,8 @@ def load_prompt_encoder(
 
 
 def _leave_table_in_file(
-    model: Any, weights: "ComponentWeights", dtype: torch.dtype
-) -> "ComponentWeights":
+    model: Any, weights: ComponentWeights, dtype: torch.dtype
+) -> ComponentWeights:
     """Give Gemma a word embedding that reads the rows it needs; returns the weights without the table.
 
     The table is a third of a quantized Gemma, and a prompt needs a few hundred of its 256000 rows.
@@ -145,12 +134,12 @@ def _leave_table_in_file(
 def _stream(
     model: torch.nn.Module,
     path: str,
-    weights: "ComponentWeights",
+    weights: ComponentWeights,
     component: str,
     dtype: str,
     device: torch.device,
     prepare: Prepare,
-) -> "ComponentWeights":
+) -> ComponentWeights:
     """Replace a list of blocks by one that reads them when they run; returns the weights of the rest."""
     require_same_names(set(model.state_dict()), set(weights.names), component)
     empty = model.get_submodule(path)
@@ -301,7 +290,7 @@ def _empty_text_encoder(checkpoint: Checkpoint) -> Any:
 
 def _fill(
     model: torch.nn.Module,
-    weights: "ComponentWeights",
+    weights: ComponentWeights,
     component: str,
     *,
     dtype: str,
@@ -320,67 +309,6 @@ def _fill(
             dtype=DTYPES[dtype],
             device=device,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class ComponentWeights:
-    """The stored tensors of a component, under the names of its module."""
-
-    names: dict[str, str]  # module's name -> name that `read` takes
-    read: Callable[[str], Tensor]
-    total_bytes: int
-    fingerprint: str  # of the files, without reading them: changes when they do
-    files: WeightFiles | None = None  # None for a .pth file
-
-    def shape_of(self, name: str) -> Tensor:
-        """A tensor of the stored type and shape, by a name that `read` takes; its values are not read."""
-        return stored_shape(self.files, name) if self.files is not None else self.read(name)
-
-
-def component_weights(checkpoint: Checkpoint, component: str) -> ComponentWeights:
-    """Find a component's tensors; of a quantized folder, only after comparing its digest."""
-    if component == "transformer" and checkpoint.pth is not None:
-        _, tensors = read_pth(checkpoint.pth)
-        names = {name: name for name in tensors}
-        size = checkpoint.pth.stat().st_size
-        return ComponentWeights(names, tensors.__getitem__, size, _fingerprint({checkpoint.pth}))
-    if checkpoint.manifest is not None:
-        part = checkpoint.manifest.components[component]
-        _require_digest(checkpoint.folder / part.file, part.sha256)
-    files = weight_files(checkpoint, component)
-    if checkpoint.manifest is not None and files.paths != {checkpoint.folder / part.file}:
-        raise checkpoint_error(
-            f"{files.folder} holds weights that the manifest does not know",
-            hint=f"a quantized part is one file: delete what lies beside {part.file}",
-        )
-    names = module_names(component, files)
-    return ComponentWeights(
-        names, partial(read_tensor, files), files.total_bytes, _fingerprint(files.paths), files
-    )
-
-
-def _fingerprint(paths: Iterable[Path]) -> str:
-    states = [(path.resolve(), path.stat()) for path in sorted(paths)]
-    return ";".join(f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in states)
-
-
-def _require_digest(path: Path, sha256: str) -> None:
-    try:
-        state = path.stat()
-        found = _digest_of(path, state.st_size, state.st_mtime_ns)
-    except OSError as error:
-        raise checkpoint_error(f"cannot read {path}: {error.strerror}") from error
-    if found != sha256:
-        raise checkpoint_error(
-            f"{path} is damaged: its SHA-256 is not the manifest's",
-            hint="copy the folder again, or quantize the model again",
-        )
-
-
-@cache
-def _digest_of(path: Path, size: int, changed_ns: int) -> str:
-    """Once for each state of a file: a part may be loaded for every picture again."""
-    return sha256_of(path)
 
 
 def _load_tokenizer(folder: Path) -> Any:

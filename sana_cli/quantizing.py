@@ -40,8 +40,9 @@ from quant.primitives import sqnr_db
 from quant.stream_writer import StreamWriter, TensorSpec
 from sana_cli import __version__
 from sana_cli.checkpoint import Checkpoint
+from sana_cli.component_weights import ComponentWeights, component_weights
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.loading import TOKEN_CONVS, ComponentWeights, component_weights, empty_module
+from sana_cli.loading import TOKEN_CONVS, empty_module
 from sana_cli.recipes import COMPONENTS, component_recipe
 from sana_cli.stages import is_out_of_memory
 from sana_cli.weight_files import select_files

@@ -40,7 +40,7 @@ FLOORS = (
     ),
     ("fusing", "pth", "engine"),
     ("checkpoint",),
-    ("model_list", "request"),
+    ("component_weights", "model_list", "request"),
     ("memory",),
     ("loading",),
     ("quantizing", "wishes"),
