@@ -20,21 +20,13 @@ from sana_cli import __version__, finishing
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.finishing import Finisher, Picture, accelerate_with_notice, guarded, keeping
 from sana_cli.latents_file import HowToFinish, KeptLatents
-from sana_cli.loading import load_prompt_encoder, load_transformer
+from sana_cli.loading import load_transformer
 from sana_cli.memory.choose import Choice, choose_for
 from sana_cli.memory.plans import Plan
 from sana_cli.memory.predict import peak, predict
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
-from sana_cli.pipeline import (
-    EncodedPair,
-    check_values,
-    denoise,
-    encode_prompt,
-    guided_velocity,
-    init_noise,
-)
+from sana_cli.pipeline import denoise, guided_velocity, init_noise
 from sana_cli.precision import SAFEST, plan_dtypes
-from sana_cli.prompt_cache import PromptCache
 from sana_cli.request import (
     Request,
     Settings,
@@ -47,11 +39,10 @@ from sana_cli.schedulers import make_scheduler
 from sana_cli.stages import Reporter as Reporter  # others know them from here
 from sana_cli.stages import Stopwatch, is_out_of_memory
 from sana_cli.stages import release_memory as release_memory
+from sana_cli.text_stage import Texts, TextStage, text_key
 from sana_cli.weights import DTYPES
 
-_LISTED_WORDS = 10
 _log = logging.getLogger("sana.run")
-TextKey = tuple[str, str, bool, bool]
 _T = TypeVar("_T")
 
 
@@ -69,10 +60,20 @@ class Run:
         self.dtypes = plan_dtypes(request.precision, checkpoint.trained_precision, device)
         self._transformer: SanaTransformer2D | None = None
         self._contexts: list[TextContext] = []
-        self._texts: dict[TextKey, EncodedPair] = {}
+        self._texts: Texts = {}
         self._told: set[str] = set()
         self._stopwatch = Stopwatch(device)
         self._several = request.count > 1  # whether parts are worth keeping
+        self._text_stage = TextStage(
+            checkpoint,
+            device=device,
+            precision=self.dtypes.text_encoder,
+            backend=request.backend,
+            use_cache=request.prompt_cache,
+            reporter=reporter,
+            stopwatch=self._stopwatch,
+            accelerate=self._accelerate,
+        )
         choice = self._choose_plan()
         self.plan, self._job = choice.plan, choice.job
         if device.type == "cuda" and choice.cap.asked and choice.cap.bytes:
@@ -95,7 +96,7 @@ class Run:
     def encode(self, requests: Iterable[Request]) -> None:
         """Encode the texts of requests to come, all with one text encoder, in place of earlier ones."""
         self._drop_transformer()  # the two largest parts never meet
-        wanted = {_text_key(s): s for s in (resolve(r, self.checkpoint) for r in requests)}
+        wanted = {text_key(s): s for s in (resolve(r, self.checkpoint) for r in requests)}
         self._several = True
         self._plan_again()
         self._texts = self._encoded_texts(list(wanted.values()))
@@ -104,7 +105,7 @@ class Run:
         """Go on with another request for the same model, precision and device; its parts stay loaded."""
         before, self.request = self.settings, request
         self.settings = resolve(request, self.checkpoint)
-        if _text_key(self.settings) != _text_key(before):
+        if text_key(self.settings) != text_key(before):
             self._contexts = []
         if _drawn_size(self.settings) != _drawn_size(before):
             self._plan_again()
@@ -127,7 +128,6 @@ class Run:
         return self._kernels | self._finisher.kernels
 
     def _choose_plan(self) -> Choice:
-        cache = self._prompt_cache()
         choice = choose_for(
             self.checkpoint,
             self.request,
@@ -135,7 +135,7 @@ class Run:
             self.dtypes,
             self.device,
             several=self._several,
-            text_is_cached=cache is not None and cache.holds(self.settings),
+            text_is_cached=self._text_stage.is_cached(self.settings),
         )
         if choice.notice:
             self._tell_once(choice.notice)
@@ -150,16 +150,6 @@ class Run:
             self._drop_transformer()
         self.plan, self._job = choice.plan, choice.job
         self._finisher.plan = self.plan.decode
-
-    def _prompt_cache(self) -> PromptCache | None:
-        if not self.request.prompt_cache:
-            return None
-        return PromptCache.of(
-            self.checkpoint,
-            precision=self.dtypes.text_encoder,
-            device=self.device.type,
-            backend=self.request.backend,
-        )
 
     def _draw(self, seed: int, path: Path) -> Picture:
         self._stopwatch.start()
@@ -241,6 +231,7 @@ class Run:
         self.reporter.notice(f"{reason} in {self.dtypes}; trying once more in fp32")
         self._transformer, self._contexts, self._texts = None, [], {}
         self.dtypes = SAFEST
+        self._text_stage.precision = SAFEST.text_encoder
         self._plan_again()
         self._finisher.use_precision(SAFEST.vae)
         release_memory(self.device)
@@ -285,7 +276,7 @@ class Run:
         return self.plan.smaller_denoise(two_branches=self.settings.uses_two_branches)
 
     def _ready_transformer(self) -> SanaTransformer2D:
-        key = _text_key(self.settings)
+        key = text_key(self.settings)
         if not self._contexts and key not in self._texts:
             self._drop_transformer()  # the two largest parts never meet
             self._texts = self._encoded_texts([self.settings])
@@ -309,58 +300,19 @@ class Run:
                 ]
         return self._transformer
 
-    def _encoded_texts(self, wanted: list[Settings]) -> "dict[TextKey, EncodedPair]":
+    def _encoded_texts(self, wanted: list[Settings]) -> Texts:
         """The texts of several requests, from the cache where they are in it."""
-        cache = self._prompt_cache()
-        texts = {}
-        if cache is not None:
-            found = {_text_key(settings): cache.read(settings) for settings in wanted}
-            texts = {key: text for key, text in found.items() if text is not None}
-        missing = [settings for settings in wanted if _text_key(settings) not in texts]
+        stage = self._text_stage
+        texts = stage.cached(wanted)
+        missing = [settings for settings in wanted if text_key(settings) not in texts]
         if missing:
-            encoded = self._with_less(
-                lambda: self._encode_texts(missing), "text", lambda: self.plan.smaller_text()
+            texts |= self._with_less(
+                lambda: stage.encode(missing, streamed=self.plan.streams_text),
+                "text",
+                lambda: self.plan.smaller_text(),
             )
-            for settings in missing:
-                if cache is not None:
-                    cache.write(settings, encoded[_text_key(settings)])
-            texts |= encoded
-        for text in texts.values():
-            self._tell_about_text(text)
+        stage.tell_about(texts.values())
         return texts
-
-    def _encode_texts(self, wanted: list[Settings]) -> "dict[TextKey, EncodedPair]":
-        with self._stopwatch.timed("load"), self.reporter.stage("load text encoder"):
-            encoder = load_prompt_encoder(
-                self.checkpoint,
-                dtype=self.dtypes.text_encoder,
-                device=self.device,
-                stream=self._accelerate if self.plan.streams_text else None,
-            )
-            self._accelerate(encoder.model)
-        texts = {}
-        total = len(wanted) if len(wanted) > 1 else None
-        with self._stopwatch.timed("text"), self.reporter.stage("text", total) as advance:
-            for settings in wanted:
-                text = texts[_text_key(settings)] = encode_prompt(encoder, settings)
-                check_values(text.positive.embeds, "text encoding")
-                if total:
-                    advance()
-        del encoder
-        release_memory(self.device)
-        return texts
-
-    def _tell_about_text(self, text: EncodedPair) -> None:
-        if text.positive.truncated_tokens:
-            count = text.positive.truncated_tokens
-            self.reporter.notice(f"the prompt is too long: its last {count} tokens are not used")
-        if text.positive.unknown_words:
-            words = text.positive.unknown_words
-            listed = ", ".join(words[:_LISTED_WORDS])
-            more = f" and {len(words) - _LISTED_WORDS} more" if len(words) > _LISTED_WORDS else ""
-            self.reporter.notice(
-                f"{self.checkpoint.name} does not know these words: {listed}{more}"
-            )
 
     def _tell_about_settings(self) -> None:
         settings, native = self.settings, self.checkpoint.defaults.native_size
@@ -394,12 +346,6 @@ class Run:
 
 def _drawn_size(settings: Settings) -> tuple[int, int]:
     return settings.drawn_width, settings.drawn_height
-
-
-def _text_key(settings: Settings) -> TextKey:
-    """What decides the embeddings of both branches."""
-    s = settings
-    return s.prompt, s.negative_prompt, s.enhance, s.uses_two_branches
 
 
 def translate_out_of_memory(settings: Settings) -> AbstractContextManager[None]:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sana_cli import finishing
+from sana_cli import finishing, text_stage
 from sana_cli import run as run_module
 from sana_cli.errors import ExitCode
 from sana_cli.pipeline import BrokenValues, check_values
@@ -18,7 +18,7 @@ OPTIONS = ("--size", "64x64", "--steps", "2", "--device", "cpu", "--seed", "1")
 
 def spoil(monkeypatch: pytest.MonkeyPatch, part: str, *, always: bool) -> None:
     """Put a NaN into a part's weights: only when it runs below fp32, or always."""
-    user = finishing if part == "vae" else run_module
+    user = {"vae": finishing, "prompt_encoder": text_stage}.get(part, run_module)
     original = getattr(user, f"load_{part}")
 
     def load(checkpoint: Any, *, dtype: str, device: torch.device, **options: Any) -> Any:

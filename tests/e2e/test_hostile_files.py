@@ -247,7 +247,7 @@ def test_dangling_link_as_output_is_found_before_any_work(
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "link").rename(tmp_path / "link.PNG")
-    monkeypatch.setattr("sana_cli.run.load_prompt_encoder", None)
+    monkeypatch.setattr("sana_cli.text_stage.load_prompt_encoder", None)
     fails(ExitCode.USAGE, "generate", "x", "-m", tiny_model, "-o", tmp_path / "link.PNG", *FAST)
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sana_cli import finishing, loading, prompt_cache
+from sana_cli import finishing, loading, prompt_cache, text_stage
 from sana_cli import run as run_module
 from sana_cli.errors import ExitCode
 
@@ -177,8 +177,8 @@ class Refusing:
 REFUSED = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
 STEPS = {
     # where: (module, function, times, what is told)
-    "load text": (run_module, "load_prompt_encoder", 1, "out of memory: text; trying"),
-    "text": (run_module, "encode_prompt", 1, "text encoder streamed"),
+    "load text": (text_stage, "load_prompt_encoder", 1, "out of memory: text; trying"),
+    "text": (text_stage, "encode_prompt", 1, "text encoder streamed"),
     "load transformer": (run_module, "load_transformer", 1, "loading the transformer; trying"),
     "denoise": (run_module, "guided_velocity", 1, "guidance branches apart"),
     "denoise, apart": (run_module, "guided_velocity", 2, "transformer streamed"),
@@ -234,7 +234,9 @@ def test_a_streamed_block_that_finds_no_memory(
 # -- kills -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["load_prompt_encoder", "load_transformer", "guided_velocity"])
+@pytest.mark.parametrize(
+    "stage", ["text_stage.load_prompt_encoder", "run.load_transformer", "run.guided_velocity"]
+)
 def test_a_kill_before_the_latents_are_there(
     draw: Callable[..., Any], tiny_model: Path, tmp_path: Path, stage: str
 ) -> None:
@@ -243,8 +245,8 @@ def test_a_kill_before_the_latents_are_there(
     words = [*PROMPT, "-m", str(tiny_model), "-o", str(tmp_path / "a.png"), *FAST]
     program = (
         f"import os, signal, torch\ntorch.set_num_threads({torch.get_num_threads()})\n"
-        "from sana_cli import run\nfrom sana_cli.cli import main\n"
-        f"def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\nrun.{stage} = die\n"
+        "from sana_cli import run, text_stage\nfrom sana_cli.cli import main\n"
+        f"def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n{stage} = die\n"
         f"main({[*words, '--no-prompt-cache']!r})"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
@@ -261,7 +263,7 @@ def test_a_repeated_prompt_never_loads_the_text_encoder(
     draw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, first = draw("first")
-    monkeypatch.setattr(run_module, "load_prompt_encoder", None)
+    monkeypatch.setattr(text_stage, "load_prompt_encoder", None)
     result, second = draw("second", "--seed", 3)
     assert np.array_equal(first, second)
     assert result.document["images"][0]["seconds"]["text"] < 1

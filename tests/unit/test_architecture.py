@@ -47,6 +47,7 @@ FLOORS = (
     ("prompt_file",),
     ("pipeline",),
     ("finishing", "prompt_cache"),
+    ("text_stage",),
     ("run",),
     ("batch",),
     ("bench", "calibration", "quantize_report"),
