@@ -1,6 +1,7 @@
 """Options that commands share, and the parsing of their values. No torch."""
 
 import re
+from collections.abc import Mapping
 from enum import StrEnum
 from math import sqrt
 from typing import Annotated, Literal, get_args
@@ -120,6 +121,13 @@ QuietOption = Annotated[
         "--quiet/--no-quiet", "-q", help="No progress and no notices.", show_default=False
     ),
 ]
+
+
+def refuse_empty(values: Mapping[str, str | None]) -> None:
+    """SanaError for an option that was given nothing: mostly an unset variable of a script."""
+    for option, value in values.items():
+        if value == "":
+            raise SanaError(f"{option} is empty", hint=f"leave {option} away", code=ExitCode.USAGE)
 
 
 def parse_size(text: str) -> tuple[int, int]:

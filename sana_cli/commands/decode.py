@@ -16,6 +16,7 @@ from sana_cli.options import (
     QuietOption,
     TileOption,
     decode_mode,
+    refuse_empty,
 )
 
 
@@ -53,9 +54,7 @@ def decode(
     quiet: QuietOption = None,
 ) -> None:
     """Finish a picture whose decoding failed or was interrupted."""
-    for option, value in (("--output", output), ("--model", model), ("--max-memory", max_memory)):
-        if value == "":  # mostly an unset variable of a script
-            raise SanaError(f"{option} is empty", hint=f"leave {option} away", code=ExitCode.USAGE)
+    refuse_empty({"--output": output, "--model": model, "--max-memory": max_memory})
     mode = decode_mode(how, tile)
     from sana_cli import latents_file
     from sana_cli.checkpoint import local_path, open_checkpoint

@@ -21,6 +21,7 @@ from sana_cli.options import (
     TileOption,
     decode_mode,
     parse_size,
+    refuse_empty,
 )
 
 if TYPE_CHECKING:
@@ -146,12 +147,10 @@ def generate(
     quiet: QuietOption = None,
 ) -> None:
     """Draw pictures of PROMPT, of every line of a file, or once more."""
-    for option, value in (
-        ("--size", size), ("--aspect", aspect), ("--output", output), ("--model", model),
-        ("--from", from_), ("--prompts", prompts), ("--max-memory", max_memory),
-    ):  # fmt: skip
-        if value == "":  # mostly an unset variable of a script
-            raise SanaError(f"{option} is empty", hint=f"leave {option} away", code=ExitCode.USAGE)
+    refuse_empty({
+        "--size": size, "--aspect": aspect, "--output": output, "--model": model,
+        "--from": from_, "--prompts": prompts, "--max-memory": max_memory,
+    })  # fmt: skip
     if size and (width is not None or height is not None):
         raise _contradiction("--size", "--width or --height")
     if aspect and (size or width is not None or height is not None):
