@@ -113,6 +113,14 @@ class Preferences:
     offline: bool | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
 
+    def is_quiet(self, typed: bool | None) -> bool:
+        """What --quiet said, else what is set."""
+        return bool(self.quiet if typed is None else typed)
+
+    def is_offline(self, typed: bool | None) -> bool:
+        """What --offline said, else what is set."""
+        return bool(self.offline if typed is None else typed)
+
 
 def preferences() -> Preferences:
     """What the user set, from the environment and the file. SanaError for what makes no sense."""

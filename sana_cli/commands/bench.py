@@ -132,8 +132,8 @@ def bench(
 
     chosen = preferences()
     wishes = Wishes(model=model, device=device).over(Wishes.of_preferences(chosen))
-    offline = bool(chosen.offline if offline is None else offline)
-    quiet = bool(chosen.quiet if quiet is None else quiet)
+    offline = chosen.is_offline(offline)
+    quiet = chosen.is_quiet(quiet)
     conditions = [parse_condition(text) for text in fail_if or []]
     if random is not None and random not in VARIANTS:
         raise _usage(f"unknown variant {random!r}", f"known: {', '.join(VARIANTS)}")

@@ -66,8 +66,8 @@ def decode(
 
     chosen = preferences()
     wishes = Wishes(device=device, max_memory=max_memory).over(Wishes.of_preferences(chosen))
-    offline = bool(chosen.offline if offline is None else offline)
-    quiet = bool(chosen.quiet if quiet is None else quiet)
+    offline = chosen.is_offline(offline)
+    quiet = chosen.is_quiet(quiet)
     with wishes.naming_source_of("max_memory"):
         asked = parse_bytes(wishes.max_memory) if wishes.max_memory else None
     path = local_path(file)

@@ -187,8 +187,8 @@ def generate(
 
         with wishes.naming_source_of("max_memory"):
             parse_bytes(wishes.max_memory)
-    offline = bool(chosen.offline if offline is None else offline)
-    quiet = bool(chosen.quiet if quiet is None else quiet)
+    offline = chosen.is_offline(offline)
+    quiet = chosen.is_quiet(quiet)
 
     from sana_cli.console import ConsoleReporter
 

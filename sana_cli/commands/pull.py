@@ -53,7 +53,7 @@ def pull(
     from sana_cli.user_config import preferences
 
     chosen = preferences()
-    quiet = bool(chosen.quiet if quiet is None else quiet)
+    quiet = chosen.is_quiet(quiet)
     if chosen.offline:
         raise _usage(
             f"offline is set by {chosen.sources['offline']}, and a download needs the network",

@@ -99,8 +99,8 @@ def quantize(
     from sana_cli.wishes import Wishes
 
     chosen = preferences()
-    offline = bool(chosen.offline if offline is None else offline)
-    quiet = bool(chosen.quiet if quiet is None else quiet)
+    offline = chosen.is_offline(offline)
+    quiet = chosen.is_quiet(quiet)
     schemes = schemes_of(recipe, transformer=transformer, vae=vae, text_encoder=text_encoder)
     wishes = CalibrationWishes(
         prompts=calibration_prompts, samples=samples, steps=steps, keep=keep, budget_db=budget_db,
