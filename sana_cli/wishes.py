@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
+from quant.installed import LIBRARIES, is_installed
 from sana_cli.checkpoint import Checkpoint, local_path
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.memory.budget import parse_bytes
@@ -130,6 +131,7 @@ class Wishes:
         backend = self.backend or "auto"
         if checkpoint.manifest is None and "backend" in self.sources:
             backend = "auto"  # a setting for quantized models; only a flag insists
+        _require_library(backend)
         output = local_path(self.output) if self.output else None
         return Request(
             prompt=self.prompt or "",
@@ -186,3 +188,14 @@ def _senseless(name: str, key: str, value: object) -> SanaError:
         hint="another program has changed it; give the settings yourself",
         code=ExitCode.USAGE,
     )
+
+
+def _require_library(backend: str) -> None:
+    """Kernels that were asked for must be there: others would draw the picture in silence."""
+    module = LIBRARIES.get(backend)
+    if module is not None and not is_installed(module):
+        raise SanaError(
+            f"--backend {backend} needs a library that is not installed here",
+            hint='pip install "sana-cli[peers]", or leave --backend away',
+            code=ExitCode.ENVIRONMENT,
+        )

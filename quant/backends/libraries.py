@@ -2,12 +2,14 @@
 
 # M rows (tokens), K input channels, N output channels
 
+from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from quant.backends.cpu import int_mm_is_exact, quantized_tokens
 from quant.backends.kernel import Kernel
+from quant.installed import LIBRARIES, is_installed
 from quant.layers import QuantLinear
 
 
@@ -48,9 +50,11 @@ KERNELS = (
     Kernel(
         name="int_scaled_matmul", backend="torchao", schemes=("w8a8",), layer=QuantLinear,
         devices=("cpu", "cuda"), pack=_torchao_pack, run=_torchao_run,
+        is_available=partial(is_installed, LIBRARIES["torchao"]),
     ),
     Kernel(
         name="qbytes_mm", backend="quanto", schemes=("w8a16",), layer=QuantLinear,
         devices=("cpu", "cuda", "mps"), pack=_no_packing, run=_quanto_run,
+        is_available=partial(is_installed, LIBRARIES["quanto"]),
     ),
 )  # fmt: skip

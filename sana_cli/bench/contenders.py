@@ -3,12 +3,12 @@
 Every contender runs in a process of its own, so that no one's settings, caches or memory reach another.
 """
 
-import importlib.util
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from quant.installed import is_installed
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.recipes import RECIPES
 
@@ -88,7 +88,7 @@ def _parts(text: str) -> list[str]:
 
 
 def _require_installed(peer: str) -> None:
-    missing = [name for name in PEERS[peer] if not _is_installed(_MODULES.get(name, name))]
+    missing = [name for name in PEERS[peer] if not is_installed(_MODULES.get(name, name))]
     if missing:
         raise SanaError(
             f"--compare {peer} needs {' and '.join(missing)}, not installed here",
@@ -102,10 +102,3 @@ def _require_installed(peer: str) -> None:
             hint="install g++ or clang, or leave diffusers-compile away",
             code=ExitCode.ENVIRONMENT,
         )
-
-
-def _is_installed(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # the package around it is missing
-        return False

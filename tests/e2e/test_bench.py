@@ -151,7 +151,7 @@ def test_bad_input(sana: Callable[..., Any], options: list[str], message: str) -
 def test_a_peer_that_is_not_installed(
     sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sana_cli.bench.contenders._is_installed", lambda module: False)
+    monkeypatch.setattr("sana_cli.bench.contenders.is_installed", lambda module: False)
     result = sana("bench", "--compare", "torchao")
     assert result.code == ExitCode.ENVIRONMENT
     assert "pip install diffusers torchao" in result.err

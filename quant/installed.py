@@ -1,0 +1,13 @@
+"""Whether libraries that are no must are installed. No torch."""
+
+from importlib.util import find_spec
+
+LIBRARIES = {"torchao": "torchao", "quanto": "optimum.quanto"}  # backend -> module
+
+
+def is_installed(module: str) -> bool:
+    """Whether a module can be imported, without importing it."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it is missing
+        return False
