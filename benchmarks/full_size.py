@@ -26,7 +26,6 @@ from pathlib import Path
 from sana_cli.checkpoint import open_checkpoint
 from sana_cli import loading
 from sana_cli.component_weights import component_weights
-import transformers.models.gemma2.modeling_gemma2
 component, folder = sys.argv[1:]
 checkpoint, cpu = open_checkpoint(folder), torch.device("cpu")
 def resident():

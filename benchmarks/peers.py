@@ -23,9 +23,10 @@ from benchmarks.denoise_step import no_initialisation, random_transformer, step_
 from benchmarks.machine import machine
 from quant.convert import quantize_
 from sana_cli.bench.work import GEMMA_2_2B
-from sana_cli.config import DCAEConfig, TransformerConfig
+from sana_cli.config import DCAEConfig, Gemma2Config, TransformerConfig
 from sana_cli.loading import TOKEN_CONVS, accelerate
 from sana_cli.models.dc_ae import AutoencoderDC
+from sana_cli.models.gemma2 import Gemma2
 from sana_cli.recipes import RECIPES, component_recipe
 from sana_cli.variants import VARIANTS
 
@@ -63,15 +64,16 @@ def _ready(model: nn.Module, component: str, recipe: str | None) -> nn.Module:
 
 def text(recipe: str | None, *, ours: bool) -> Callable[[], Any]:
     """A few of Gemma's layers over both prompts."""
-    from transformers.models.gemma2.configuration_gemma2 import Gemma2Config
-    from transformers.models.gemma2.modeling_gemma2 import Gemma2Model
-
     config = {**GEMMA_2_2B, "num_hidden_layers": _TEXT_LAYERS, "vocab_size": 1000}
-    model: Any = _randomize(Gemma2Model(Gemma2Config(**config, attn_implementation="eager")))
-    if ours:
-        model = _ready(model, "text_encoder", recipe)
     ids = [torch.ones(1, count, dtype=torch.long) for count in (_REAL if ours else _PADDED)]
-    return lambda: [model(tokens, use_cache=False) for tokens in ids]
+    if ours:
+        trunk = _randomize(Gemma2(Gemma2Config.from_dict(config)))
+        model = _ready(trunk, "text_encoder", recipe)
+        return lambda: [model(tokens) for tokens in ids]
+    import transformers
+
+    peer: Any = _randomize(transformers.Gemma2Model(transformers.Gemma2Config(**config)))
+    return lambda: [peer(tokens, use_cache=False) for tokens in ids]
 
 
 def _transformer_config() -> TransformerConfig:

@@ -138,7 +138,7 @@ def _require_suitable(
 
 def _multiplier(module: nn.Embedding) -> float:
     """Gemma's embedding class scales its rows; others do not."""
-    return float(getattr(module, "scalar_embed_scale", 1.0))
+    return float(getattr(module, "multiplier", 1.0))
 
 
 def _swap(model: nn.Module, path: str, layer: nn.Module) -> None:

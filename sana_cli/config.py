@@ -246,3 +246,66 @@ class RunDefaults:
     def __post_init__(self) -> None:
         if not 0.01 <= self.flow_shift <= 1000:
             raise ValueError(f"flow shift cannot be {self.flow_shift}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gemma2Config:
+    """Gemma-2's trunk (arXiv 2408.00118); the defaults are those of Gemma-2-2b."""
+
+    vocab_size: int = 256000
+    hidden_size: int = 2304
+    intermediate_size: int = 9216
+    num_hidden_layers: int = 26
+    num_attention_heads: int = 8
+    num_key_value_heads: int = 4
+    head_dim: int = 256
+    query_pre_attn_scalar: float = 256
+    attn_logit_softcapping: float | None = 50.0
+    attention_bias: bool = False
+    hidden_activation: str = "gelu_pytorch_tanh"
+    layer_types: tuple[str, ...] = ()  # empty: sliding and full attention take turns
+    sliding_window: int = 4096  # tokens
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 10000.0
+
+    def __post_init__(self) -> None:
+        sizes = (
+            self.vocab_size, self.hidden_size, self.intermediate_size, self.num_hidden_layers,
+            self.num_attention_heads, self.num_key_value_heads, self.head_dim, self.sliding_window,
+        )  # fmt: skip
+        positive = (self.query_pre_attn_scalar, self.rms_norm_eps, self.rope_theta)
+        if min(sizes) < 1 or min(positive) <= 0 or self.num_hidden_layers > _MOST_LAYERS:
+            raise ValueError("sizes must be positive and sane")
+        if self.attn_logit_softcapping is not None and self.attn_logit_softcapping <= 0:
+            raise ValueError("attn_logit_softcapping must be positive")
+        if self.num_attention_heads % self.num_key_value_heads or self.head_dim % 2:
+            raise ValueError(
+                f"{self.num_attention_heads} heads of width {self.head_dim} "
+                f"do not share {self.num_key_value_heads} key-value heads"
+            )
+        if self.hidden_activation != "gelu_pytorch_tanh":
+            raise ValueError(f"hidden_activation {self.hidden_activation!r} is not Gemma-2's")
+        if len(self.attention) != self.num_hidden_layers:
+            raise ValueError(f"layer_types must have {self.num_hidden_layers} entries")
+        unknown = {*self.attention} - {"sliding_attention", "full_attention"}
+        if unknown:
+            raise ValueError(f"unknown layer type {sorted(unknown)[0]!r}")
+
+    @property
+    def attention(self) -> tuple[str, ...]:
+        """The kind of every layer's attention."""
+        pair = ("sliding_attention", "full_attention")
+        return self.layer_types or tuple(pair[i % 2] for i in range(self.num_hidden_layers))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        if values.get("model_type") != "gemma2":
+            raise ValueError(f"text encoder of type {values.get('model_type')!r}; Sana's is gemma2")
+        # Newer files keep rotary settings apart; none of Gemma-2 stretches its positions.
+        rope = values.get("rope_parameters") or values.get("rope_scaling") or {}
+        if not isinstance(rope, dict) or rope.get("rope_type", "default") != "default":
+            raise ValueError(f"rotary positions of another kind: {str(rope)[:80]}")
+        known = _known_fields(cls, {**values, **rope})
+        if values.get("attn_logit_softcapping", 0) is None:  # said, so it is not the default
+            known["attn_logit_softcapping"] = None
+        return cls(**known)

@@ -21,17 +21,18 @@ from quant.layers import QuantEmbedding
 from quant.primitives import dequantize_per_channel
 from sana_cli.checkpoint import Checkpoint, read_config, read_json
 from sana_cli.component_weights import ComponentWeights, component_weights
+from sana_cli.config import Gemma2Config
 from sana_cli.engine.decoder import fuse_decoder
 from sana_cli.engine.engine import Engine
 from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.fusing import fuse_projections_
-from sana_cli.logs import mute_libraries
 from sana_cli.memory.streaming import StreamedBlocks
 from sana_cli.models.dc_ae import AutoencoderDC
+from sana_cli.models.gemma2 import Gemma2
 from sana_cli.models.layers import PointwiseConv2d
 from sana_cli.models.packed import is_worth_packing, pack_linears_
 from sana_cli.models.sana_transformer import SanaBlock, SanaTransformer2D
-from sana_cli.models.text_encoder import FileEmbedding, PromptEncoder
+from sana_cli.models.text_encoder import FileEmbedding, PromptEncoder, Tokenizer
 from sana_cli.user_config import cache_folder
 from sana_cli.weights import (
     DTYPES,
@@ -90,10 +91,6 @@ def load_prompt_encoder(
 ) -> PromptEncoder:
     """Tokenizer and Gemma-2 decoder trunk; `stream` as for `load_transformer`, for its layers."""
     model = empty_module(checkpoint, "text_encoder")
-    from transformers.models.gemma2.modeling_gemma2 import Gemma2RotaryEmbedding
-
-    # Values that are computed, not stored, must not stay on the meta device.
-    model.rotary_emb = Gemma2RotaryEmbedding(model.config).to(device)
     weights = component_weights(checkpoint, "text_encoder")
     weights = _leave_table_in_file(model, weights, DTYPES[dtype])
     if stream is not None:
@@ -124,7 +121,7 @@ def _leave_table_in_file(
             return dequantize_per_channel(q, scale, dtype) * table.multiplier
         rows = read_rows(files, stored["weight"], ids).to(dtype)
         require_finite(rows, "embed_tokens.weight", "text_encoder")
-        return rows * torch.tensor(model.config.hidden_size**0.5).to(dtype)
+        return rows * torch.tensor(table.multiplier).to(dtype)
 
     model.embed_tokens = FileEmbedding(rows_of)
     rest = {n: s for n, s in weights.names.items() if not n.startswith("embed_tokens.")}
@@ -230,14 +227,14 @@ def _pack_floats(model: torch.nn.Module, device: torch.device, verdicts: Path) -
 def empty_module(checkpoint: Checkpoint, component: str) -> Any:
     """A component on the meta device, with quantized layers where the manifest says so."""
     try:
-        if component == "text_encoder":
-            model = _empty_text_encoder(checkpoint)
-        else:
-            with torch.device("meta"):
-                if component == "transformer":
-                    model = SanaTransformer2D(checkpoint.transformer)
-                else:
-                    model = AutoencoderDC(checkpoint.vae)
+        with torch.device("meta"):
+            if component == "transformer":
+                model: torch.nn.Module = SanaTransformer2D(checkpoint.transformer)
+            elif component == "vae":
+                model = AutoencoderDC(checkpoint.vae)
+            else:
+                path = checkpoint.folder / "text_encoder/config.json"
+                model = Gemma2(read_config(path, Gemma2Config.from_dict))
     except (SanaError, KeyboardInterrupt, MemoryError):
         raise
     except Exception as error:  # any kind: the values come from a file
@@ -255,36 +252,6 @@ def empty_module(checkpoint: Checkpoint, component: str) -> Any:
             raise checkpoint_error(
                 f"{component}: the manifest names {error}, which does not fit this model"
             ) from error
-    return model
-
-
-def _empty_text_encoder(checkpoint: Checkpoint) -> Any:
-    """Attention is eager: other implementations ignore Gemma's soft-capping."""
-    mute_libraries()
-    from transformers.models.gemma2.configuration_gemma2 import Gemma2Config
-    from transformers.models.gemma2.modeling_gemma2 import Gemma2Model, Gemma2RotaryEmbedding
-
-    path = checkpoint.folder / "text_encoder/config.json"
-    values = read_json(path)
-    if values.get("model_type") != "gemma2":
-        raise checkpoint_error(
-            f"text encoder of type {values.get('model_type')!r}; Sana's is gemma2",
-            hint="use the text_encoder/ folder of a published Sana model",
-        )
-    config = read_config(
-        path,
-        lambda found: Gemma2Config(
-            **{
-                **{key: value for key, value in found.items() if "label" not in key},
-                "attn_implementation": "eager",
-                "_attn_implementation": "eager",
-                "return_dict": True,
-            }
-        ),
-    )
-    with torch.device("meta"):
-        model = Gemma2Model(config)
-    Gemma2RotaryEmbedding(config)  # its settings are only read when it is built
     return model
 
 
@@ -311,16 +278,15 @@ def _fill(
         )
 
 
-def _load_tokenizer(folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    if not (folder / "tokenizer.json").is_file():
-        raise checkpoint_error(f"missing file {folder / 'tokenizer.json'}")
+def _load_tokenizer(folder: Path) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise checkpoint_error(f"missing file {path}")
+    settings = folder / "tokenizer_config.json"
     try:
-        # Never code from a model's folder, and no question about it either.
-        return AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
+        return Tokenizer(path, read_json(settings) if settings.exists() else {})
+    except SanaError:
+        raise
     except Exception as error:  # tokenizers raises bare ones for bad files
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise checkpoint_error(f"cannot read the tokenizer in {folder}: {reason}") from error

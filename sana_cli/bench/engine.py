@@ -259,11 +259,11 @@ def _as_bytes(decoded: Tensor) -> Tensor:
 
 def count_tokens(tokenizer: Any, settings: Settings) -> dict[str, list[int]]:
     """Tokens a guidance branch that Gemma reads, and that cross-attention sees; padding is none of them."""
-    read = seen = len(tokenizer(settings.prompt.lower().strip()).input_ids)
+    read = seen = len(tokenizer.encode(settings.prompt.lower().strip()))
     if settings.enhance:
         instruction = complex_human_instruction()
-        before = len(tokenizer(instruction).input_ids)
-        read = len(tokenizer(instruction + settings.prompt.lower().strip()).input_ids)
+        before = len(tokenizer.encode(instruction))
+        read = len(tokenizer.encode(instruction + settings.prompt.lower().strip()))
         seen = read - before + 2
     first = [1] if settings.uses_two_branches else []
     return {"read": [*first, read], "seen": [*first, seen]}

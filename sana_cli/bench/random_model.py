@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from quant.stream_writer import StreamWriter, TensorSpec
 from sana_cli.bench.work import GEMMA_2_2B
-from sana_cli.config import DCAEConfig, TransformerConfig
+from sana_cli.config import DCAEConfig, Gemma2Config, TransformerConfig
 from sana_cli.models.dc_ae import AutoencoderDC
+from sana_cli.models.gemma2 import Gemma2
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.variants import VARIANTS, Variant
 
@@ -77,15 +78,12 @@ def write_model(alias: str, folder: Path, *, seed: int = 0, medium: bool = False
     structure, vae, gemma = _shapes(variant, medium=medium)
     half = torch.float16 if variant.precision == "fp16" else torch.bfloat16
     with torch.device("meta"):
-        from transformers.models.gemma2.configuration_gemma2 import Gemma2Config
-        from transformers.models.gemma2.modeling_gemma2 import Gemma2Model
-
         parts: tuple[tuple[str, str, nn.Module, torch.dtype, dict[str, Any]], ...] = (
             ("transformer", "diffusion_pytorch_model", SanaTransformer2D(structure), half,
              {"_class_name": "SanaTransformer2DModel", **asdict(structure)}),
             ("vae", "diffusion_pytorch_model", AutoencoderDC(vae), torch.float32,
              {"_class_name": "AutoencoderDC", **asdict(vae)}),
-            ("text_encoder", "model", Gemma2Model(Gemma2Config(**gemma)), torch.bfloat16, gemma),
+            ("text_encoder", "model", Gemma2(Gemma2Config.from_dict(gemma)), torch.bfloat16, gemma),
         )  # fmt: skip
     for name, stem, module, dtype, config in parts:
         (folder / name).mkdir()
@@ -126,20 +124,28 @@ def _write_rest(folder: Path, variant: Variant) -> None:
         "_class_name": "SanaSprintPipeline" if variant.sprint else "SanaPipeline",
         "scheduler": ["diffusers", scheduler["_class_name"]],
         "text_encoder": ["transformers", "Gemma2Model"],
-        "tokenizer": ["transformers", "GemmaTokenizerFast"],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
         "transformer": ["diffusers", "SanaTransformer2DModel"],
         "vae": ["diffusers", "AutoencoderDC"],
     }
     (folder / "model_index.json").write_text(json.dumps(index, indent=1))
     (folder / "scheduler").mkdir()
     (folder / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler, indent=1))
-    _tokenizer().save_pretrained(folder / "tokenizer")
+    (folder / "tokenizer").mkdir()
+    _tokenizer().save(str(folder / "tokenizer/tokenizer.json"))
+    special = {
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+    }
+    kind = {"tokenizer_class": "PreTrainedTokenizerFast", "padding_side": "right"}
+    (folder / "tokenizer/tokenizer_config.json").write_text(json.dumps(special | kind, indent=1))
 
 
 def _tokenizer() -> Any:
     """Letters and a few words: the published one is not ours to ship, and prompts only need ids."""
     from tokenizers import Tokenizer, decoders, models, normalizers, processors
-    from transformers import PreTrainedTokenizerFast
 
     special = ["<pad>", "<eos>", "<bos>", "<unk>"]
     pieces = [*special, *(chr(code) for code in range(33, 127)), "▁", *(f"▁{w}" for w in WORDS)]
@@ -153,10 +159,8 @@ def _tokenizer() -> Any:
     tokenizer.post_processor = processors.TemplateProcessing(
         single="<bos> $A", special_tokens=[("<bos>", 2)]
     )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>",
-        unk_token="<unk>", padding_side="right",
-    )  # fmt: skip
+    tokenizer.add_special_tokens(special)
+    return tokenizer
 
 
 def _merges() -> Iterator[tuple[str, str]]:

@@ -25,7 +25,6 @@ MIB = 2**20
 
 # Host memory on Linux with a CPU build of torch; others differ by some tens of MiB.
 _TORCH = 232 * MIB  # interpreter, torch and our modules
-_TRANSFORMERS = 195 * MIB  # imported where a text is encoded
 _CACHES = 27 * MIB  # compiled kernels, their tables, threads' stacks
 _TOKENIZER_FACTOR = 12  # resident bytes per byte of tokenizer.json
 _READABLE_TOKENIZER = 4 * MIB  # larger ones take longer to load than a prediction may
@@ -195,7 +194,7 @@ def describe(
         text = _weights(checkpoint, "text_encoder", dtypes.text_encoder)
         text_activations, length = _text(checkpoint, settings, dtypes)
     cpu = device.type == "cpu"
-    later = _TORCH + _CACHES if text_is_cached else _TORCH + _TRANSFORMERS + _CACHES
+    host = _TORCH + _CACHES
     tokenizer = checkpoint.folder / "tokenizer/tokenizer.json"
     table = _TOKENIZER_FACTOR * tokenizer.stat().st_size if tokenizer.is_file() else 0
     return Job(
@@ -211,7 +210,7 @@ def describe(
         width=settings.drawn_width,
         decode_itemsize=ITEMSIZE[dtypes.vae],
         several=several,
-        hosts=(_TORCH + _TRANSFORMERS + _CACHES + table, later) if cpu else (0, 0),
+        hosts=(host + table, host) if cpu else (0, 0),
     )
 
 

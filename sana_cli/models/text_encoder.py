@@ -7,15 +7,16 @@ padding is on the right, so nothing that follows changes them).
 
 # L text tokens, C hidden width of the text encoder
 
-import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from sana_cli.errors import SanaError, checkpoint_error
+from sana_cli.models.gemma2 import Gemma2, KeyValues
 from sana_cli.published import complex_human_instruction
 
 MAX_PROMPT_TOKENS = 300  # BOS and 299 of the prompt
@@ -42,7 +43,7 @@ class _Prefix:
     """The instruction without its last token, which merges with the prompt's first word."""
 
     token_ids: list[int]
-    cache: Any  # transformers.Cache
+    past: list[KeyValues]
     first_state: Tensor  # (1, 1, C): BOS sees only itself, so this is a constant
 
 
@@ -57,10 +58,37 @@ class FileEmbedding(nn.Module):
         return self.rows_of(ids.flatten().tolist()).to(ids.device).unflatten(0, ids.shape)
 
 
+class Tokenizer:
+    """Text -> token ids, from `tokenizer.json` and the values of `tokenizer_config.json`."""
+
+    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
+        from tokenizers import Tokenizer as Fast
+
+        self._fast = Fast.from_file(str(path))
+        self._fast.no_truncation()  # files may keep what they were last used with
+        self._fast.no_padding()
+        self.bos_token_id = self._id(settings.get("bos_token", "<bos>"))
+        self.unk_token_id = self._id(settings.get("unk_token", "<unk>"))
+        self._adds_bos = settings.get("add_bos_token") is True
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids, with BOS unless `add_special_tokens` is False."""
+        ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
+        bos = self.bos_token_id
+        if add_special_tokens and self._adds_bos and bos is not None and ids[:1] != [bos]:
+            return [bos, *ids]
+        return ids
+
+    def _id(self, token: object) -> int | None:
+        """Of a special token, which files write as a text or as an object around one."""
+        text = token.get("content") if isinstance(token, dict) else token
+        return self._fast.token_to_id(text) if isinstance(text, str) else None
+
+
 class PromptEncoder:
     """A tokenizer and a Gemma-2 decoder trunk; holds the instruction's key-value cache."""
 
-    def __init__(self, tokenizer: Any, model: Any) -> None:
+    def __init__(self, tokenizer: Tokenizer, model: Gemma2) -> None:
         self.tokenizer = tokenizer
         self.model = model
         self._prefix: _Prefix | None = None
@@ -92,7 +120,7 @@ class PromptEncoder:
     def _tokenize(self, text: str) -> list[int]:
         """Token ids with BOS. SanaError for a tokenizer that does not belong to the model."""
         try:
-            ids = list(self.tokenizer(text, add_special_tokens=True).input_ids)
+            ids = self.tokenizer.encode(text)
         except Exception as error:  # tokenizers raises bare ones
             raise _foreign_tokenizer(f"cannot read the prompt: {error}") from error
         rows = self.model.config.vocab_size
@@ -111,7 +139,7 @@ class PromptEncoder:
         return tuple(
             word
             for word in words
-            if word and unknown in self.tokenizer(word, add_special_tokens=False).input_ids
+            if word and unknown in self.tokenizer.encode(word, add_special_tokens=False)
         )
 
     def _after_prefix(self, prefix_ids: list[int], ids: list[int]) -> Tensor:
@@ -122,23 +150,22 @@ class PromptEncoder:
             states = self._states(ids)
             return torch.cat([states[:, :1], states[:, n:]], dim=1)
         prefix = self._run_prefix(prefix_ids)
-        kv = copy.deepcopy(prefix.cache)  # generation appends to it
         rest = torch.tensor([ids[n:]], device=self._device)
-        states = self.model(rest, past_key_values=kv, use_cache=True).last_hidden_state
+        states, _ = self.model(rest, prefix.past)
         return torch.cat([prefix.first_state, states], dim=1)
 
     def _run_prefix(self, prefix_ids: list[int]) -> _Prefix:
         if self._prefix is None or self._prefix.token_ids != prefix_ids:
             ids = torch.tensor([prefix_ids], device=self._device)
-            out = self.model(ids, use_cache=True)
-            first = out.last_hidden_state[:, :1].clone()
-            self._prefix = _Prefix(prefix_ids, out.past_key_values, first)
+            states, past = self.model(ids)
+            self._prefix = _Prefix(prefix_ids, past, states[:, :1].clone())
         return self._prefix
 
     def _states(self, ids: list[int]) -> Tensor:
         """(1, L, C) after the final norm."""
         tokens = torch.tensor([ids], device=self._device)
-        return self.model(tokens, use_cache=False).last_hidden_state
+        states: Tensor = self.model(tokens)[0]
+        return states
 
     @property
     def _device(self) -> torch.device:

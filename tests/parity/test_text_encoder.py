@@ -7,6 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sana_cli.checkpoint import open_checkpoint
+from sana_cli.loading import load_prompt_encoder
 from sana_cli.models.text_encoder import PromptEncoder
 
 # L text tokens, C channels
@@ -29,8 +31,8 @@ class Counter:
 
 
 def make_encoder(pipelines: Any, name: str) -> PromptEncoder:
-    pipeline = pipelines.pipeline(name)
-    return PromptEncoder(pipeline.tokenizer, pipeline.text_encoder)
+    checkpoint = open_checkpoint(str(pipelines.folder(name)))
+    return load_prompt_encoder(checkpoint, dtype="fp32", device=torch.device("cpu"))
 
 
 @pytest.fixture

@@ -86,7 +86,7 @@ def test_stages(builtin: Checkpoint) -> None:
         assert stage.total == stage.weights + stage.activations + stage.workspace + stage.host
     cached = predict(job(builtin, cached=True), Plan(together=False))
     assert [stage.stage for stage in cached] == ["denoise", "decode"]
-    assert cached[0].host < stages[1].host, "no text, no transformers"
+    assert cached[0].host == stages[1].host < stages[0].host, "no tokenizer"
 
 
 def test_plans_take_less_and_less(builtin: Checkpoint) -> None:
@@ -118,7 +118,7 @@ def test_decoding_is_measured() -> None:
 def test_the_fastest_plan_that_fits(builtin: Checkpoint) -> None:
     large = job(builtin, width=2048, height=2048)
     before = None
-    for cap in (4 * GIB, 1200 * MIB, 720 * MIB):
+    for cap in (4 * GIB, 1000 * MIB, 520 * MIB):
         choice = choose(large, Cap(bytes=cap, asked=True), name=None, mode="auto", tile=None)
         assert choice.peak.total <= cap
         assert str(choice.plan) in choice.notice
@@ -179,4 +179,4 @@ def test_caps() -> None:
 def test_tokens(tmp_path: Path, builtin: Checkpoint) -> None:
     assert count_tokens(builtin.folder, "a cat left of a pizza") > 3
     assert count_tokens(tmp_path, "x" * 400) == 101, "without a tokenizer: four letters each"
-    assert peak(predict(job(builtin), Plan())).total > 300 * MIB
+    assert peak(predict(job(builtin), Plan())).total > 200 * MIB
