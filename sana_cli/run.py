@@ -50,8 +50,15 @@ class Run:
     """Draws the pictures of a request. Keeps what they share: texts, transformer, decoder."""
 
     def __init__(
-        self, checkpoint: Checkpoint, request: Request, *, device: torch.device, reporter: Reporter
+        self,
+        checkpoint: Checkpoint,
+        request: Request,
+        *,
+        device: torch.device,
+        reporter: Reporter,
+        warm: bool = False,
     ) -> None:
+        """`warm` keeps all parts that fit, the text encoder included, for requests with other texts."""
         self.checkpoint = checkpoint
         self.request = request
         self.device = device
@@ -63,7 +70,8 @@ class Run:
         self._texts: Texts = {}
         self._told: set[str] = set()
         self._stopwatch = Stopwatch(device)
-        self._several = request.count > 1  # whether parts are worth keeping
+        self._warm = warm
+        self._several = warm or request.count > 1  # whether parts are worth keeping
         self._text_stage = TextStage(
             checkpoint,
             device=device,
@@ -95,7 +103,6 @@ class Run:
 
     def encode(self, requests: Iterable[Request]) -> None:
         """Encode the texts of requests to come, all with one text encoder, in place of earlier ones."""
-        self._drop_transformer()  # the two largest parts never meet
         wanted = {text_key(s): s for s in (resolve(r, self.checkpoint) for r in requests)}
         self._several = True
         self._plan_again()
@@ -107,7 +114,12 @@ class Run:
         self.settings = resolve(request, self.checkpoint)
         if text_key(self.settings) != text_key(before):
             self._contexts = []
-        if _drawn_size(self.settings) != _drawn_size(before):
+        now, job = self.settings, self._job
+        if (job.width, job.height, job.branches) != (
+            now.drawn_width,
+            now.drawn_height,
+            1 + now.uses_two_branches,
+        ):
             self._plan_again()
         self._tell_about_settings()
 
@@ -135,6 +147,7 @@ class Run:
             self.dtypes,
             self.device,
             several=self._several,
+            warm=self._warm,
             text_is_cached=self._text_stage.is_cached(self.settings),
         )
         if choice.notice:
@@ -148,6 +161,8 @@ class Run:
         choice = self._choose_plan()
         if choice.plan.streams_blocks != self.plan.streams_blocks:
             self._drop_transformer()
+        if not choice.plan.keeps_text:
+            self._text_stage.release()
         self.plan, self._job = choice.plan, choice.job
         self._finisher.plan = self.plan.decode
 
@@ -191,7 +206,8 @@ class Run:
 
     def _make_room(self) -> bool:
         """For the decoder, in this picture and the next ones."""
-        self.plan = replace(self.plan, together=False)
+        self.plan = replace(self.plan, together=False, keeps_text=False)
+        self._text_stage.release()
         return self._drop_transformer()
 
     def _with_less(
@@ -209,6 +225,7 @@ class Run:
             self.reporter.notice(f"out of memory: {stage}; trying {plan}")
             self.plan = plan
             self._finisher.release()
+            self._text_stage.release()
             self._drop_transformer()
             release_memory(self.device)
 
@@ -231,6 +248,7 @@ class Run:
         self.reporter.notice(f"{reason} in {self.dtypes}; trying once more in fp32")
         self._transformer, self._contexts, self._texts = None, [], {}
         self.dtypes = SAFEST
+        self._text_stage.release()
         self._text_stage.precision = SAFEST.text_encoder
         self._plan_again()
         self._finisher.use_precision(SAFEST.vae)
@@ -278,19 +296,19 @@ class Run:
     def _ready_transformer(self) -> SanaTransformer2D:
         key = text_key(self.settings)
         if not self._contexts and key not in self._texts:
-            self._drop_transformer()  # the two largest parts never meet
             self._texts = self._encoded_texts([self.settings])
         if self._transformer is None:
             if not self._keeps_parts:
                 self._finisher.release()
             with self._stopwatch.timed("load"), self.reporter.stage("load transformer"):
-                self._transformer = load_transformer(
+                transformer = load_transformer(
                     self.checkpoint,
                     dtype=self.dtypes.transformer,
                     device=self.device,
                     stream=self._accelerate if self.plan.streams_blocks else None,
                 )
-                self._accelerate(self._transformer)
+                self._accelerate(transformer)
+                self._transformer = transformer  # whole, or not at all after an interruption
         if not self._contexts:
             dtype = DTYPES[self.dtypes.transformer]
             with self._stopwatch.timed("text"), torch.inference_mode():
@@ -307,12 +325,17 @@ class Run:
         missing = [settings for settings in wanted if text_key(settings) not in texts]
         if missing:
             texts |= self._with_less(
-                lambda: stage.encode(missing, streamed=self.plan.streams_text),
-                "text",
-                lambda: self.plan.smaller_text(),
+                lambda: self._encode(missing), "text", lambda: self.plan.smaller_text()
             )
         stage.tell_about(texts.values())
         return texts
+
+    def _encode(self, wanted: list[Settings]) -> Texts:
+        if not self.plan.keeps_text:
+            self._drop_transformer()  # the two largest parts never meet
+        return self._text_stage.encode(
+            wanted, streamed=self.plan.streams_text, stays=self.plan.keeps_text
+        )
 
     def _tell_about_settings(self) -> None:
         settings, native = self.settings, self.checkpoint.defaults.native_size
@@ -342,10 +365,6 @@ class Run:
             "device": self.device.type,
             "version": __version__,
         }
-
-
-def _drawn_size(settings: Settings) -> tuple[int, int]:
-    return settings.drawn_width, settings.drawn_height
 
 
 def translate_out_of_memory(settings: Settings) -> AbstractContextManager[None]:

@@ -1,6 +1,6 @@
 """The text stage of a run: prompts become embeddings, from the cache or by the text encoder.
 
-The encoder, by far the largest part of a model, is in memory only while it works.
+The encoder, by far the largest part of a model, is in memory only while it works, unless it is told to stay.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,6 +10,7 @@ import torch
 from quant.backends.choose import Backend
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.loading import load_prompt_encoder
+from sana_cli.models.text_encoder import PromptEncoder
 from sana_cli.pipeline import EncodedPair, check_values, encode_prompt
 from sana_cli.prompt_cache import PromptCache
 from sana_cli.request import Settings
@@ -45,6 +46,11 @@ class TextStage:
         self.checkpoint, self.device, self.precision = checkpoint, device, precision
         self.backend, self.use_cache = backend, use_cache
         self.reporter, self.stopwatch, self.accelerate = reporter, stopwatch, accelerate
+        self._encoder: PromptEncoder | None = None
+
+    def release(self) -> None:
+        """Let the encoder go until it is needed again."""
+        self._encoder = None
 
     def is_cached(self, settings: Settings) -> bool:
         """Whether a run with these settings needs no encoder."""
@@ -59,16 +65,13 @@ class TextStage:
         found = {text_key(settings): cache.read(settings) for settings in wanted}
         return {key: text for key, text in found.items() if text is not None}
 
-    def encode(self, wanted: list[Settings], *, streamed: bool) -> Texts:
-        """Encode texts with one encoder, its layers `streamed` from the file or not, and keep them in the cache."""
-        with self.stopwatch.timed("load"), self.reporter.stage("load text encoder"):
-            encoder = load_prompt_encoder(
-                self.checkpoint,
-                dtype=self.precision,
-                device=self.device,
-                stream=self.accelerate if streamed else None,
-            )
-            self.accelerate(encoder.model)
+    def encode(self, wanted: list[Settings], *, streamed: bool, stays: bool) -> Texts:
+        """Encode texts with one encoder, its layers `streamed` from the file or not, and keep them in the cache.
+
+        `stays` keeps the encoder for the next texts.
+        """
+        encoder = self._encoder or self._loaded(streamed=streamed)
+        self._encoder = encoder if stays else None
         texts = {}
         total = len(wanted) if len(wanted) > 1 else None
         with self.stopwatch.timed("text"), self.reporter.stage("text", total) as advance:
@@ -84,6 +87,17 @@ class TextStage:
             for settings in wanted:
                 cache.write(settings, texts[text_key(settings)])
         return texts
+
+    def _loaded(self, *, streamed: bool) -> PromptEncoder:
+        with self.stopwatch.timed("load"), self.reporter.stage("load text encoder"):
+            encoder = load_prompt_encoder(
+                self.checkpoint,
+                dtype=self.precision,
+                device=self.device,
+                stream=self.accelerate if streamed else None,
+            )
+            self.accelerate(encoder.model)
+        return encoder
 
     def tell_about(self, texts: Iterable[EncodedPair]) -> None:
         """Say what of the prompts the model did not read."""

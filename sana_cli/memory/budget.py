@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.precision import Device
+from sana_cli.resident import resident_bytes
 
 GIB = 2**30
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
@@ -41,6 +42,15 @@ def free_bytes(device: Device) -> int | None:
         return None
     known = [value for value in (_system_free(), _container_free()) if value is not None]
     return min(known, default=None)
+
+
+def held_bytes(device: Device) -> int:
+    """What this process has there now, and could use again."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated()
+    return resident_bytes() if device.type == "cpu" else 0
 
 
 def _system_free() -> int | None:

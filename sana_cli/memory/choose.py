@@ -4,13 +4,12 @@ from dataclasses import dataclass, replace
 
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.memory.budget import free_bytes, in_gib
+from sana_cli.memory.budget import free_bytes, held_bytes, in_gib
 from sana_cli.memory.plans import NAMED, DecodePlan, Plan, decode_plans
 from sana_cli.memory.predict import Job, StagePeak, describe, peak, predict, predict_decode
 from sana_cli.options import DecodeMode
 from sana_cli.precision import Device, DtypePlan
 from sana_cli.request import Request, Settings
-from sana_cli.resident import resident_bytes
 
 _MARGIN = 0.9  # of the free memory: others allocate too
 
@@ -54,8 +53,7 @@ def cap_of(device: Device, asked: int | None) -> Cap:
     free = free_bytes(device)
     if free is None:
         return Cap(bytes=None)
-    held = resident_bytes() if device.type == "cpu" else 0
-    return Cap(bytes=int(_MARGIN * (free + held)))
+    return Cap(bytes=int(_MARGIN * (free + held_bytes(device))))
 
 
 def choose_for(
@@ -67,11 +65,16 @@ def choose_for(
     *,
     several: bool,
     text_is_cached: bool,
+    warm: bool = False,
 ) -> Choice:
-    """The plan of a request, one of `several` pictures or the only one; errors as for `choose`."""
+    """The plan of a request, one of `several` pictures or the only one; errors as for `choose`.
+
+    `warm` is for requests that come one after the other, each with a text that nobody knows before.
+    """
     job = describe(
-        checkpoint, settings, dtypes, device, several=several, text_is_cached=text_is_cached
-    )
+        checkpoint, settings, dtypes, device,
+        several=several, text_is_cached=text_is_cached and not warm, warm=warm,
+    )  # fmt: skip
     return choose(
         job,
         cap_of(device, request.max_memory),
@@ -117,7 +120,7 @@ def choose(job: Job, cap: Cap, *, name: str | None, mode: DecodeMode, tile: int 
     for plan in plans:
         stages = predict(job, plan)
         if cap.holds(peak(stages)):
-            usual = plan == replace(plans[0], together=plan.together)
+            usual = plan == replace(plans[0], together=plan.together, keeps_text=plan.keeps_text)
             notice = "" if usual and not cap.asked else _why(plan, stages, cap)
             return Choice(job=job, plan=plan, stages=stages, cap=cap, notice=notice)
     smallest, stages = min(
@@ -139,7 +142,8 @@ def _candidates(job: Job, decodes: list[DecodePlan], name: str | None) -> list[P
     """Plans, the fastest first. Stages are never in memory together, so each takes the first that may fit."""
     if name is not None:
         return [replace(NAMED[name], decode=decode) for decode in decodes]
-    plans = [Plan(decode=decodes[0])] if job.several else []
+    plans = [Plan(keeps_text=True, decode=decodes[0])] if job.warm else []
+    plans += [Plan(decode=decodes[0])] if job.several else []
     branches = (False, True) if job.branches == 2 else (False,)
     plans += [
         Plan(

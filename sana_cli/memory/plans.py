@@ -55,17 +55,19 @@ def decode_plans(mode: DecodeMode, tile: int | None, height: int, width: int) ->
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What stays in memory. The text encoder always goes before the transformer comes."""
+    """What stays in memory. The text encoder goes before the transformer comes, unless all stays."""
 
     together: bool = True  # transformer and decoder stay from picture to picture
+    keeps_text: bool = False  # the text encoder, too: other texts follow
     streams_text: bool = False  # the text encoder's layers are read when they run
     branches_apart: bool = False  # guidance: one branch after the other
     streams_blocks: bool = False  # the transformer's blocks are read when they run
     decode: DecodePlan = WHOLE
 
     def __str__(self) -> str:
+        with_text = " with the text encoder" if self.keeps_text else ""
         parts = [
-            "all resident" if self.together else "one part at a time",
+            f"all resident{with_text}" if self.together else "one part at a time",
             "text encoder streamed" if self.streams_text else "",
             "transformer streamed" if self.streams_blocks else "",
             "guidance branches apart" if self.branches_apart else "",
@@ -75,10 +77,14 @@ class Plan:
 
     def smaller_text(self) -> "Plan | None":
         """What to try when encoding the text ran out of memory."""
+        if self.keeps_text:
+            return replace(self, keeps_text=False)
         return None if self.streams_text else replace(self, streams_text=True)
 
     def smaller_denoise(self, *, two_branches: bool) -> "Plan | None":
         """What to try when denoising ran out of memory."""
+        if self.keeps_text:
+            return replace(self, keeps_text=False)
         if self.together:
             return replace(self, together=False)
         if two_branches and not self.branches_apart:

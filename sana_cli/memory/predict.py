@@ -93,6 +93,7 @@ class Job:
     width: int
     decode_itemsize: int
     several: bool  # pictures
+    warm: bool  # with texts that follow one another
     hosts: tuple[int, int]  # host memory while the text is encoded, and afterwards
 
 
@@ -100,23 +101,28 @@ def predict(job: Job, plan: Plan) -> list[StagePeak]:
     """The peak of every stage under a plan."""
     stages = []
     text_host, host = job.hosts
+    host = text_host if plan.keeps_text else host
     together = plan.together and job.several
+    transformer = _resident(job.transformer, streamed=plan.streams_blocks)
+    text = 0
     if job.text is not None:
+        text = _resident(job.text, streamed=plan.streams_text)
+        beside = transformer + job.vae.total if plan.keeps_text else 0
         stages.append(
             StagePeak(
                 stage="text",
-                weights=_resident(job.text, streamed=plan.streams_text),
+                weights=text + beside,
                 activations=job.text_activations,
                 workspace=max(job.text.largest, job.text.unpacked),
                 host=text_host,
             )
         )
-    transformer = _resident(job.transformer, streamed=plan.streams_blocks)
+    kept = text if plan.keeps_text else 0
     at_once = 1 if plan.branches_apart else job.branches
     stages.append(
         StagePeak(
             stage="denoise",
-            weights=transformer + (job.vae.total if together else 0),
+            weights=transformer + kept + (job.vae.total if together else 0),
             activations=job.branch * at_once + job.context,
             workspace=max(job.transformer.largest, job.transformer.unpacked),
             host=host,
@@ -125,7 +131,7 @@ def predict(job: Job, plan: Plan) -> list[StagePeak]:
     decode = _decode_peak(
         job.vae, job.decoder, plan.decode, job.height, job.width, job.decode_itemsize, host
     )
-    others = transformer if together else 0
+    others = transformer + kept if together else 0
     stages.append(
         replace(
             decode, weights=decode.weights + others, activations=decode.activations + job.context
@@ -179,6 +185,7 @@ def describe(
     *,
     several: bool = False,
     text_is_cached: bool = False,
+    warm: bool = False,
 ) -> Job:
     """The sizes of one request on one model, read from headers and configuration."""
     config = checkpoint.transformer
@@ -210,6 +217,7 @@ def describe(
         width=settings.drawn_width,
         decode_itemsize=ITEMSIZE[dtypes.vae],
         several=several,
+        warm=warm,
         hosts=(host + table, host) if cpu else (0, 0),
     )
 

@@ -138,7 +138,7 @@ def test_auto_takes_tiles_under_pressure(
     words = ("generate", "A Fox", "-m", tiny_model, *FAST, "--size", "1024x64", "-o")
     assert sana(*words, tmp_path / "whole.png").code == 0
     monkeypatch.setattr(choose, "free_bytes", lambda device: 1000)
-    monkeypatch.setattr(choose, "resident_bytes", lambda: 1000)
+    monkeypatch.setattr(choose, "held_bytes", lambda device: 1000)
     result = sana(*words, tmp_path / "a.png")
     assert result.code == 0
     assert "decode exact-tiles 128" in result.err

@@ -57,6 +57,9 @@ def test_every_plan_is_followed_by_a_smaller_one_until_the_last() -> None:
         "one part at a time, transformer streamed, guidance branches apart, decode whole",
     ]
     assert len(chain(False)) == 2
+    warm = Plan(keeps_text=True)
+    assert str(warm) == "all resident with the text encoder, decode whole"
+    assert warm.smaller_text() == warm.smaller_denoise(two_branches=True) == Plan()
     streamed = Plan().smaller_text()
     assert streamed is not None
     assert streamed.streams_text

@@ -67,11 +67,18 @@ def test_weights_take_what_headers_tell(
 
 
 def job(
-    checkpoint: Checkpoint, *, several: bool = False, cached: bool = False, **options: Any
+    checkpoint: Checkpoint,
+    *,
+    several: bool = False,
+    cached: bool = False,
+    warm: bool = False,
+    **options: Any,
 ) -> Job:
     settings = resolve(Request(prompt="a fox", **options), checkpoint)
     dtypes = plan_dtypes("fp32", checkpoint.trained_precision, CPU)
-    return describe(checkpoint, settings, dtypes, CPU, several=several, text_is_cached=cached)
+    return describe(
+        checkpoint, settings, dtypes, CPU, several=several, text_is_cached=cached, warm=warm
+    )
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +108,23 @@ def test_plans_take_less_and_less(builtin: Checkpoint) -> None:
     assert predict(replace(large, several=False), NAMED["resident"]) == predict(
         replace(large, several=False), NAMED["stages"]
     ), "one picture has nothing to stay for"
+
+
+def test_the_text_encoder_stays_where_it_fits(builtin: Checkpoint) -> None:
+    """For prompts that come one by one; otherwise the largest parts never meet."""
+    warm = job(builtin, several=True, warm=True)
+    assert warm.text is not None
+    together = predict(warm, Plan(keeps_text=True))
+    apart = predict(warm, Plan())
+    for stage, smaller in zip(together, apart, strict=True):
+        assert stage.weights == warm.text.total + warm.transformer.total + warm.vae.total
+        assert stage.weights > smaller.weights
+
+    def chosen(cap: int) -> Plan:
+        return choose(warm, Cap(bytes=cap), name=None, mode="auto", tile=None).plan
+
+    assert chosen(peak(together).total) == Plan(keeps_text=True)
+    assert not chosen(peak(together).total - 1).keeps_text
 
 
 def test_decoding_is_measured() -> None:
