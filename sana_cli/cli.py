@@ -24,6 +24,7 @@ from sana_cli.commands.info import info
 from sana_cli.commands.models import default, models, remove
 from sana_cli.commands.pull import pull
 from sana_cli.commands.quantize import quantize
+from sana_cli.commands.repl import repl
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.output import printable
 
@@ -39,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(generate)
+app.command()(repl)
 app.command()(decode)
 app.command()(info)
 app.command()(quantize)

@@ -25,7 +25,7 @@ _log = logging.getLogger("sana.stages")
 
 
 class ConsoleReporter:
-    """Draws the stages of a run. Use as a context manager, so that bars never outlive the run."""
+    """Draws the stages of a run. Use as a context manager, once a run, so that bars never outlive it."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, highlight=False)
@@ -52,6 +52,9 @@ class ConsoleReporter:
         self._downloads.stop()
         if not self._progress.disable:  # older Rich prints an empty line even then
             self._progress.stop()
+        for task in self._tasks.values():
+            self._progress.remove_task(task)
+        self._tasks.clear()
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
@@ -129,3 +132,6 @@ class _Downloads:
     def stop(self) -> None:
         if self._tasks:
             self._progress.stop()
+            for task in self._tasks.values():
+                self._progress.remove_task(task)
+            self._tasks.clear()

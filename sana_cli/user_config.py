@@ -25,6 +25,7 @@ _NOT_SETTINGS = (
     "SANA_CONFIG",
     "SANA_CACHE",
     "SANA_MODELS",
+    "SANA_HISTORY",
 )  # where files are; they cannot be in the file
 
 
@@ -171,6 +172,11 @@ def cache_folder() -> Path:
 def models_folder() -> Path:
     """Where models that were made here are kept by name; SANA_MODELS names another one."""
     return _place("SANA_MODELS", lambda: _platformdirs().user_data_path("sana") / "models")
+
+
+def history_file() -> Path:
+    """Where `sana repl` keeps what was typed; SANA_HISTORY names another file."""
+    return _place("SANA_HISTORY", lambda: _platformdirs().user_state_path("sana") / "history")
 
 
 def _platformdirs() -> Any:

@@ -72,10 +72,7 @@ def open_model(
             error.hint = "pictures tell a model's name, not where it is: give --model FOLDER"
         raise
     if wishes.model is None:
-        reporter.notice(
-            f"drawn by the built-in demonstration model: {checkpoint.own.description}; "
-            "`sana info builtin` lists its words, --model sana-0.6b is a real one"
-        )
+        reporter.notice("drawn by the built-in model; a real one: --model sana-0.6b")
     return checkpoint
 
 
@@ -107,6 +104,16 @@ class Order:
         self.run = self._started(request, picture)
         yield from self.run.pictures()
 
+    def next(self, wishes: Wishes) -> Iterator["Finished"]:
+        """The pictures of one more prompt, of which others follow: what is loaded stays."""
+        request = wishes.request(self.checkpoint, count=self.count, overwrite=self.overwrite)
+        check(request, self.checkpoint)
+        if self.run is None:
+            self.run = self._started(request, None, warm=True)
+        else:
+            self.run.turn_to(request)
+        yield from self.run.pictures()
+
     def batch(self, prompts: str) -> Iterator["Finished"]:
         """The pictures of a file of prompts that are not there yet."""
         from sana_cli.batch import draw_batch, plan_batch
@@ -133,12 +140,12 @@ class Order:
                 advance=lambda done, total: self.reporter.count("pictures", done, total),
             )  # fmt: skip
 
-    def _started(self, request: Request, picture: Picture | None) -> "Run":
+    def _started(self, request: Request, picture: Picture | None, *, warm: bool = False) -> "Run":
         from sana_cli.run import Run
 
         device = self._device(picture)
         with self.wishes.naming_source_of("precision"):
-            return Run(self.checkpoint, request, device=device, reporter=self.reporter)
+            return Run(self.checkpoint, request, device=device, reporter=self.reporter, warm=warm)
 
     def _device(self, picture: Picture | None) -> "torch.device":
         from sana_cli.precision import pick_device

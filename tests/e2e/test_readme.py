@@ -1,5 +1,6 @@
 """The README's commands do what it says, in its order."""
 
+import io
 import re
 import shlex
 from collections.abc import Callable
@@ -44,6 +45,9 @@ def test_commands(
                 result = sana(*words)
             assert result.code == 0, (words, result.err)
             continue
+        if words[0] == "repl":
+            typed = io.BytesIO(b"/size 64x64\n/steps 2\na red circle\n")
+            monkeypatch.setattr("sys.stdin", io.TextIOWrapper(typed))
         if words[0] in ("pull", "remove"):  # of what cannot be downloaded here
             expected = ExitCode.ENVIRONMENT if words[0] == "pull" else ExitCode.USAGE
             assert sana(*words).code == expected, words

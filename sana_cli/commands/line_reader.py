@@ -1,0 +1,75 @@
+"""Lines of `sana repl`: from a terminal with history, editing and completion, or from a pipe."""
+
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from prompt_toolkit.completion import CompleteEvent, Completion
+    from prompt_toolkit.document import Document
+    from prompt_toolkit.history import History
+
+_PROMPT = "sana> "
+
+
+class Candidates(Protocol):
+    """What may stand at the end of a line, beginning with what is there already."""
+
+    def __call__(self, line: str) -> Iterable[str]: ...
+
+
+def piped_lines() -> Iterator[str]:
+    """Lines of standard input as they arrive; what is not UTF-8 is refused as a prompt, not here."""
+    for line in sys.stdin.buffer:
+        yield line.decode("utf-8", "surrogateescape")
+
+
+class Terminal:
+    """Asks for one line after the other. Ctrl-C raises KeyboardInterrupt, Ctrl-D EOFError."""
+
+    def __init__(self, candidates: Candidates, *, keep_history: bool) -> None:
+        from prompt_toolkit import PromptSession
+        from prompt_toolkit.output import create_output
+
+        # Results alone go to stdout, as with every other command.
+        shown_on = sys.stderr if sys.stderr.isatty() else sys.stdout
+        self._session: PromptSession[str] = PromptSession(
+            completer=_completer(candidates),
+            complete_while_typing=False,
+            history=_history() if keep_history else None,
+            output=create_output(stdout=shown_on),
+        )
+
+    def line(self) -> str:
+        return self._session.prompt(_PROMPT)
+
+
+def _completer(candidates: Candidates) -> Any:
+    from prompt_toolkit.completion import Completer, Completion
+
+    class _Completer(Completer):
+        def get_completions(
+            self, document: "Document", complete_event: "CompleteEvent"
+        ) -> Iterator["Completion"]:
+            line = document.text_before_cursor
+            start = -len(line.rpartition(" ")[2])
+            for text in candidates(line):
+                yield Completion(text, start_position=start)
+
+    return _Completer()
+
+
+def _history() -> "History | None":
+    """What was typed in earlier sittings, readable by its owner only; None where it cannot be kept."""
+    from prompt_toolkit.history import FileHistory
+
+    from sana_cli.user_config import history_file
+
+    path = history_file()
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
+        return FileHistory(str(path))
+    return None

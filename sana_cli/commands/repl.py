@@ -1,0 +1,147 @@
+"""`sana repl`: type a prompt, get a picture, with the model kept loaded."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from threading import Thread
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sana_cli.commands.completion import ModelOption, complete_model
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.options import (
+    DeviceOption,
+    MaxMemoryOption,
+    OfflineOption,
+    Precision,
+    QuietOption,
+    refuse_empty,
+)
+from sana_cli.output import printable
+
+if TYPE_CHECKING:
+    from sana_cli.commands.session import Session
+
+
+def repl(
+    model: ModelOption = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            help="Where pictures go, or a pattern: {slug}-{seed}.png [default: your setting, else here]",
+            show_default=False,
+        ),
+    ] = None,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(help="Compute precision [default: auto]", show_default=False),
+    ] = None,
+    device: DeviceOption = None,
+    max_memory: MaxMemoryOption = None,
+    history: Annotated[
+        bool,
+        typer.Option("--history/--no-history", help="Keep what is typed for the next time."),
+    ] = True,
+    offline: OfflineOption = None,
+    quiet: QuietOption = None,
+) -> int:
+    """Draw prompts as they are typed, with the model kept loaded.
+
+    /help lists what can be set on the way: size, steps, seed and others. Ctrl-C stops a picture, Ctrl-D ends.
+    Lines may also come from a pipe; then the code is that of the first one that failed.
+    """
+    refuse_empty({"--model": model, "--output": output, "--max-memory": max_memory})
+    from sana_cli.commands.session import Session
+    from sana_cli.console import ConsoleReporter
+    from sana_cli.user_config import preferences
+    from sana_cli.wishes import Wishes
+
+    chosen = preferences()
+    typed = Wishes(
+        model=model, output=output, precision=precision, device=device, max_memory=max_memory
+    )
+    session = Session(
+        typed.over(Wishes.of_preferences(chosen)),
+        offline=chosen.is_offline(offline),
+        reporter=ConsoleReporter(quiet=chosen.is_quiet(quiet)),
+    )
+    if not sys.stdin.isatty():
+        return _from_pipe(session)
+    _from_terminal(session, keep_history=history)
+    return ExitCode.OK
+
+
+def _from_pipe(session: "Session") -> int:
+    """All lines are tried; the code is that of the first failure."""
+    from sana_cli.commands.line_reader import piped_lines
+
+    code: int = ExitCode.OK
+    for line in piped_lines():
+        try:
+            if not session.take(line):
+                break
+        except SanaError as error:
+            if error.code == ExitCode.INTERRUPTED:
+                raise
+            _tell(error)
+            code = code or error.code
+    return code
+
+
+def _from_terminal(session: "Session", *, keep_history: bool) -> None:
+    from sana_cli import __version__
+    from sana_cli.commands.line_reader import Terminal
+
+    terminal = Terminal(_candidates, keep_history=keep_history)
+    typer.echo(
+        f"sana {__version__}, {printable(session.model)}: type what to draw; /help, Ctrl-D to leave",
+        err=True,
+    )
+    imports = Thread(target=_import_ahead)
+    imports.start()
+    while True:
+        try:
+            line = terminal.line()
+        except KeyboardInterrupt:
+            continue  # the line is dropped, as in a shell
+        except EOFError:
+            return
+        try:
+            imports.join()
+            if not session.take(line):
+                return
+        except KeyboardInterrupt:
+            typer.echo("interrupted", err=True)
+        except SanaError as error:
+            _tell(error)
+
+
+def _import_ahead() -> None:
+    """While the first prompt is typed. An interrupted import of torch could not be repeated, and only the
+    main thread is interrupted."""
+    with suppress(ImportError):  # told when a picture needs it
+        import sana_cli.run  # noqa: F401
+
+
+def _candidates(line: str) -> Iterator[str]:
+    from sana_cli.commands.session import COMMANDS, DEFAULT, SETTERS
+
+    name, space, value = line.partition(" ")
+    if not space:
+        found: list[str] = [command for command in COMMANDS if line and command.startswith(line)]
+    elif name == "/model":
+        found = complete_model(value)
+    elif name in SETTERS:
+        found = [text for text in (*SETTERS[name].values, DEFAULT) if text.startswith(value)]
+    else:
+        found = []
+    yield from found
+
+
+def _tell(error: SanaError) -> None:
+    hint = f"; {error.hint}" if error.hint else ""
+    typer.echo(" ".join(printable(f"error: {error.message}{hint}").split()), err=True)
