@@ -47,7 +47,7 @@ class Engine:
         candidates: Kernels = TRITON,
         graphs: bool = True,
     ) -> None:
-        self._model = weakref.ref(model)  # which holds the engine
+        self._model = weakref.ref(model)
         self.notice, self.verdicts = notice, verdicts
         self.dtype = model.proj_out.weight.dtype
         self.device = model.proj_out.weight.device
@@ -77,7 +77,7 @@ class Engine:
     ) -> Tensor:
         """As `SanaTransformer2D.velocity`."""
         if self._is_right is False:
-            return self._by_the_model(latents, timestep, contexts, guidance)
+            return self.model.plain_velocity(latents, timestep, contexts, guidance)
         condition = self._condition(timestep, guidance)
         text = self._prepared(latents, contexts)
         if self._is_right is None:
@@ -144,7 +144,7 @@ class Engine:
 
         def decide() -> str:
             with exact_convolutions():
-                expected = self._by_the_model(latents, timestep, self._contexts, guidance)
+                expected = self.model.plain_velocity(latents, timestep, self._contexts, guidance)
             error = relative_error(self._forward(latents, condition, text), expected)
             return "right" if error <= _TOLERANCE[self.dtype] else f"is wrong by {error:.2g}"
 
@@ -153,15 +153,9 @@ class Engine:
             self.notice(f"the engine {verdict} on this device; plain PyTorch runs instead")
         return verdict == "right"
 
-    def _by_the_model(
-        self,
-        latents: Tensor,
-        timestep: float,
-        contexts: Sequence[TextContext],
-        guidance: float | None,
-    ) -> Tensor:
-        t = torch.full(latents.shape[:1], timestep, device=latents.device)
-        embedded = None if guidance is None else torch.full((1,), guidance, device=t.device)
+    @property
+    def model(self) -> SanaTransformer2D:
+        """Whose velocity this is; it holds the engine, not the other way round."""
         model = self._model()
         assert model is not None
-        return model(latents, t, contexts, embedded)
+        return model

@@ -269,6 +269,16 @@ class SanaTransformer2D(nn.Module):
         """`forward` for one timestep and guidance of all pictures, by the engine where there is one."""
         if self.engine is not None:
             return self.engine.velocity(latents, timestep, contexts, guidance)
+        return self.plain_velocity(latents, timestep, contexts, guidance)
+
+    def plain_velocity(
+        self,
+        latents: Tensor,
+        timestep: float,
+        contexts: Sequence[TextContext],
+        guidance: float | None,
+    ) -> Tensor:
+        """`velocity` without the engine."""
         t = torch.full(latents.shape[:1], timestep, device=latents.device)
         embedded = None if guidance is None else torch.full((1,), guidance, device=t.device)
         return self(latents, t, contexts, embedded)
