@@ -5,23 +5,21 @@ fp32 and bf16 stand beside them. oneDNN, MKL and ATen can be held to fewer instr
 `ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2`, with `--label avx2-without-vnni`.
 """
 
-import json
 import time
 from datetime import date
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
-from benchmarks.machine import machine
+from benchmarks.record import record
 from quant.backends.choose import all_kernels, measure
 from quant.config import QuantConfig
 from quant.layers import QuantLinear
+from sana_cli.bench.machine import machine
 
 # M rows (tokens), K input channels, N output channels
 
-RESULTS = Path(__file__).parent / "results"
 SHAPES = ((512, 1152, 1152), (512, 1152, 5760), (512, 2880, 1152))  # Sana-0.6B at 512 px, guided
 SCHEMES = ("w8a8", "w8a16", "w4a16-g64")
 
@@ -58,9 +56,7 @@ def main(
     document = {
         "benchmark": "backends", "date": date.today().isoformat(), "machine": machine(), "rows": rows,
     }  # fmt: skip
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"backends-cpu{label and '-' + label}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    record(f"backends-cpu{label and '-' + label}", document)
 
 
 def _float_seconds(x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> float:

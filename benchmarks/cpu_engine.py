@@ -12,16 +12,16 @@ from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import date
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 
 from benchmarks.denoise_step import random_transformer, step_inputs
-from benchmarks.machine import machine
+from benchmarks.record import record
 from quant.backends.choose import accelerate_
 from quant.convert import quantize_
+from sana_cli.bench.machine import machine
 from sana_cli.config import TransformerConfig
 from sana_cli.fusing import fuse_projections_
 from sana_cli.loading import TOKEN_CONVS
@@ -30,7 +30,6 @@ from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.recipes import component_recipe
 from sana_cli.variants import VARIANTS
 
-RESULTS = Path(__file__).parent / "results"
 _BLOCKS, _SIZE = 4, 512
 
 
@@ -82,8 +81,7 @@ def main(rounds: Annotated[int, typer.Option(help="Each times every path once.")
         "what": f"{_BLOCKS} of 28 blocks of sana-0.6b, random weights, {_SIZE} px, guided, one thread",
         "rows": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "cpu-engine.json").write_text(json.dumps(document, indent=1) + "\n")
+    record("cpu-engine", document)
     print(json.dumps(document, indent=1))
 
 

@@ -23,7 +23,8 @@ import typer
 from torch import Tensor
 from torch.nn import functional as F
 
-from benchmarks.machine import machine
+from benchmarks.record import record
+from sana_cli.bench.machine import machine
 from sana_cli.checkpoint import open_checkpoint
 from sana_cli.config import DCAEConfig
 from sana_cli.latents_file import read
@@ -33,7 +34,6 @@ from sana_cli.memory.predict import decode_activations
 from sana_cli.models.dc_ae import AutoencoderDC, upsampled_conv
 from sana_cli.pipeline import decode
 
-RESULTS = Path(__file__).parent / "results"
 PROMPT = "a cat left of a pizza on a blue background"
 # (K, N, side) of every up-sampling of a 1024 x 1024 picture, and of a 512 x 512 one
 UPSAMPLINGS = [
@@ -191,7 +191,6 @@ def main(
         "upsampling": [upsampling(*shape) for shape in UPSAMPLINGS],
         "rows": [],
     }
-    RESULTS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         document["rows"] += rows("builtin", builtin_latents(folder), 256, folder)
@@ -201,7 +200,7 @@ def main(
             torch.save(latents * 0.4, path)
             document["rows"] += rows("published shape, random weights", path, size, folder)
             # After each size: the larger ones take minutes a row.
-            (RESULTS / "decode.json").write_text(json.dumps(document, indent=1) + "\n")
+            record("decode", document)
 
 
 if __name__ == "__main__":

@@ -13,25 +13,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import date
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
 from torch import nn
 
-from benchmarks.machine import machine
+from benchmarks.record import record
 from quant.backends.choose import Backend, accelerate_
 from quant.convert import quantize_
 from quant.layers import AcceleratedLayer
 from quant.primitives import sqnr_db
+from sana_cli.bench.machine import machine
 from sana_cli.config import TransformerConfig
 from sana_cli.loading import TOKEN_CONVS
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.recipes import component_recipe
 from sana_cli.variants import VARIANTS
 
-RESULTS = Path(__file__).parent / "results"
 FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TEXT_TOKENS = 40
 
@@ -155,9 +154,7 @@ def main(
         "size": size,
         "rows": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"denoise-step-{size}{label and '-' + label}.json"
-    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    record(f"denoise-step-{size}{label and '-' + label}", document)
     print(json.dumps(document, indent=1))
 
 

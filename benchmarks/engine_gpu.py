@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import date
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from benchmarks.denoise_step import random_transformer, step_inputs
 from benchmarks.kernels_gpu import machine
+from benchmarks.record import record
 from quant.convert import quantize_
 from sana_cli.config import TransformerConfig
 from sana_cli.engine.engine import Engine
@@ -29,7 +29,6 @@ from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.recipes import component_recipe
 from sana_cli.variants import VARIANTS
 
-RESULTS = Path(__file__).parent / "results"
 DEVICE = torch.device("cuda")
 TIMESTEP = 700.0
 
@@ -115,10 +114,8 @@ def main(
                     flush=True,
                 )
     device = re.sub(r"\W+", "-", document["device"]).strip("-").lower()
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(document)
-    (RESULTS / f"engine-gpu-{device}-{document['date']}.json").write_text(text + "\n")
-    print(text)
+    record(f"engine-gpu-{device}-{document['date']}", document)
+    print(json.dumps(document))
 
 
 if __name__ == "__main__":

@@ -17,9 +17,9 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.machine import machine
+from benchmarks.record import record
+from sana_cli.bench.machine import machine
 
-RESULTS = Path(__file__).parent / "results"
 _LOAD = """
 import gc, math, sys, torch
 from pathlib import Path
@@ -109,8 +109,7 @@ def main(
         }
         row["load"] = {name: _load(target, name) for name in row["components"]}
         document["recipes"][recipe] = row
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "full-size.json").write_text(json.dumps(document, indent=1) + "\n")
+    record("full-size", document)
     print(json.dumps(document, indent=1))
 
 

@@ -18,9 +18,10 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from benchmarks.record import record
+
 # M rows, K input channels, N output channels
 
-RESULTS = Path(__file__).parent / "results"
 CAPABILITIES = (86, 89, 90, 120)
 SHARED_BYTES = 99 * 1024  # what one program may have on 8.6, 8.9 and 12.0; 9.0 has 227 KB
 
@@ -328,8 +329,7 @@ def main() -> int:
         "triton": triton.__version__,
         "kernels": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "kernels-compile.json").write_text(json.dumps(document, indent=1) + "\n")
+    record("kernels-compile", document)
     print(json.dumps(document))
     return int(any(row["problems"] for row in rows))
 

@@ -11,12 +11,12 @@ import platform
 import re
 from collections.abc import Callable, Iterator
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn import functional as F
 
+from benchmarks.record import record
 from quant.kernels import tiles
 from quant.kernels.autotune import rank
 from quant.kernels.conv3x3_w8a8 import conv3x3_w8a8
@@ -34,7 +34,6 @@ from quant.primitives import quantize_per_group
 
 # M rows (tokens), K input channels, N output channels, S side of a picture
 
-RESULTS = Path(__file__).parent / "results"
 TOKENS = (512, 2048, 8192, 32768)  # guided pictures of 512 to 4096 pixels
 LINEARS = (
     (1152, 1152), (1152, 3456), (1152, 5760), (2880, 1152),  # Sana-0.6B
@@ -283,10 +282,8 @@ def main() -> None:
         document["kernels"].append(row)
         print(_line(row), flush=True)
     device = re.sub(r"\W+", "-", document["device"]).strip("-").lower()
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(document)
-    (RESULTS / f"kernels-gpu-{device}-{document['date']}.json").write_text(text + "\n")
-    print(text)
+    record(f"kernels-gpu-{device}-{document['date']}", document)
+    print(json.dumps(document))
 
 
 if __name__ == "__main__":

@@ -11,17 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 import torch
 import typer
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from benchmarks.machine import machine
+from benchmarks.record import record
 from quant.backends.cpu import KERNELS
 from quant.convert import quantize_
 from quant.layers import QuantLinear
+from sana_cli.bench.machine import machine
 from sana_cli.bench.work import PLANNED_BLOCK, denoise_step
 from sana_cli.config import TransformerConfig
 from sana_cli.fusing import fuse_projections_
@@ -30,7 +30,6 @@ from sana_cli.models.packed import pack_linears_
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.recipes import component_recipe
 
-RESULTS = Path(__file__).parent / "results"
 _NARROW = TransformerConfig(
     num_attention_heads=4, num_layers=2, num_cross_attention_heads=4, cross_attention_head_dim=32,
     cross_attention_dim=128, caption_channels=48, sample_size=4,
@@ -157,8 +156,7 @@ def main() -> None:
         "machine": machine(),
         "rows": measure(),
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "launches.json").write_text(json.dumps(document, indent=1) + "\n")
+    record("launches", document)
     print(json.dumps(document, indent=1))
 
 

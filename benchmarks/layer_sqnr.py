@@ -9,22 +9,21 @@ import json
 import statistics
 from dataclasses import asdict
 from datetime import date
-from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
 
 from benchmarks.denoise_step import random_transformer, step_inputs
-from benchmarks.machine import machine
+from benchmarks.record import record
 from calibration.linears import Methods, calibrate_linears
 from calibration.observe import Call
 from quant.convert import resolve
+from sana_cli.bench.machine import machine
 from sana_cli.config import TransformerConfig
 from sana_cli.recipes import component_recipe
 from sana_cli.variants import VARIANTS
 
-RESULTS = Path(__file__).parent / "results"
 TIMESTEPS = (950.0, 700.0, 400.0, 100.0)
 
 
@@ -58,10 +57,8 @@ def main(
         "sqnr_db_worst": dict(worst),
         "sqnr_db_median": round(statistics.median(found.sqnr.values()), 2),
     }
-    RESULTS.mkdir(exist_ok=True)
-    text = json.dumps(document, indent=1) + "\n"
-    (RESULTS / "layer-sqnr.json").write_text(text, encoding="utf-8")
-    print(text)
+    record("layer-sqnr", document)
+    print(json.dumps(document, indent=1))
 
 
 if __name__ == "__main__":

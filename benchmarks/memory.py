@@ -19,7 +19,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks.machine import machine
+from sana_cli.bench.machine import machine
 from sana_cli.bench.random_model import write_model
 
 RESULTS = Path(__file__).parent / "results/memory.json"

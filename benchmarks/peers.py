@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from datetime import date
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -20,8 +19,9 @@ import typer
 from torch import nn
 
 from benchmarks.denoise_step import no_initialisation, random_transformer, step_inputs
-from benchmarks.machine import machine
+from benchmarks.record import record
 from quant.convert import quantize_
+from sana_cli.bench.machine import machine
 from sana_cli.bench.work import GEMMA_2_2B
 from sana_cli.config import DCAEConfig, Gemma2Config, TransformerConfig
 from sana_cli.loading import TOKEN_CONVS, accelerate
@@ -30,7 +30,6 @@ from sana_cli.models.gemma2 import Gemma2
 from sana_cli.recipes import RECIPES, component_recipe
 from sana_cli.variants import VARIANTS
 
-RESULTS = Path(__file__).parent / "results"
 _TEXT_LAYERS, _BLOCKS, _DECODED = 1, 2, 256  # what is timed; pixels
 _PICTURE, _STEPS = 512, 20  # what is extrapolated
 _CPU = torch.device("cpu")
@@ -146,8 +145,7 @@ def main(rounds: Annotated[int, typer.Option(help="Each times everyone once.")] 
         f"the decoder at {_DECODED} px",
         "rows": rows,
     }
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "peers-cpu.json").write_text(json.dumps(document, indent=1) + "\n")
+    record("peers-cpu", document)
     print(json.dumps(document, indent=1))
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.machine import machine
+from benchmarks.record import RESULTS, record
 from calibration.calibrator import Calibrator, Options
 from calibration.collect import StepInput
 from calibration.linears import NEAREST, Methods
@@ -32,6 +32,7 @@ from quant.convert import resolve
 from quant.layers import QuantLinear
 from quant.primitives import quantize_per_group, sqnr_db
 from sana_cli import __version__
+from sana_cli.bench.machine import machine
 from sana_cli.checkpoint import Checkpoint, open_checkpoint
 from sana_cli.console import ConsoleReporter
 from sana_cli.loading import load_transformer
@@ -42,7 +43,6 @@ from training.checker import Checker, judge
 from training.evaluate import TESTS, Question, load_painter, paint_all, questions
 from training.sprites import load_sprites
 
-RESULTS = Path(__file__).parent / "results"
 BARS = {"w8a8": (30.0, 1.0), "int4": (22.0, 3.0)}  # least PSNR in dB, most points of accuracy lost
 KEPT = 6  # of 64 layers, for the rows that keep some
 NONE = dict.fromkeys(COMPONENTS, "none")
@@ -272,10 +272,8 @@ def main() -> None:
         "bytes": sum(path.stat().st_size for path in checkpoint.folder.rglob("*.safetensors")),
         "rows": found,
     }
-    options.results.mkdir(parents=True, exist_ok=True)
-    stem = options.results / f"quality-{document['date']}"
-    stem.with_suffix(".json").write_text(json.dumps(document, indent=1) + "\n")
-    stem.with_suffix(".md").write_text(table(document))
+    path = record(f"quality-{document['date']}", document, folder=options.results)
+    path.with_suffix(".md").write_text(table(document))
     print(table(document))
     print(json.dumps(document))
 

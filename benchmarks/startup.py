@@ -19,6 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from benchmarks.record import record
 from sana_cli import __version__
 from sana_cli.image_io import save_png
 
@@ -37,7 +38,6 @@ COMMANDS = {
     "sana info builtin": ["-m", "sana_cli", "info", "builtin"],
     "sana info PICTURE": ["-m", "sana_cli", "info", PICTURE],
 }
-RESULTS = Path(__file__).parent / "results"
 SETTINGS = {
     "prompt": "a red fox", "seed": 7, "steps": 20, "guidance": 4.5, "scheduler": "flow-dpm",
     "size": "256x256", "drawn_size": "256x256", "enhance": False, "model": "builtin", "version": __version__,
@@ -95,11 +95,9 @@ def main() -> None:
         "load_average": round(os.getloadavg()[0], 1),
         "commands": rows,
     }
-    text = json.dumps(document)
-    RESULTS.mkdir(exist_ok=True)
     label = f"-{sys.argv[1]}" if len(sys.argv) > 1 else ""
-    (RESULTS / f"startup{label}-{document['date']}.json").write_text(text + "\n")
-    print(text)
+    record(f"startup{label}-{document['date']}", document)
+    print(json.dumps(document))
 
 
 if __name__ == "__main__":
