@@ -121,19 +121,22 @@ def _largest_exact(pack: Any, product: Any) -> int:
     RuntimeError when it is not exact even then: such a kernel must not be used.
     """
     generator = torch.Generator().manual_seed(0)
-    q_NK = torch.randint(-INT8_MAX, INT8_MAX + 1, (48, 256), generator=generator).to(torch.int8)
-    q_NK[:8] = INT8_MAX
-    q_NK[8:16] = -INT8_MAX
+    q_NK = _integers(48, INT8_MAX, generator)
     layer = QuantLinear.from_quantized(q_NK, torch.ones(48), None, QuantConfig(act_bits=8))
     packed = pack(layer)
     for act_max in (INT8_MAX, INT7_MAX):
-        q_MK = torch.randint(-act_max, act_max + 1, (16, 256), generator=generator).to(torch.int8)
-        q_MK[:4] = act_max
-        q_MK[4:6] = -act_max
+        q_MK = _integers(24, act_max, generator)
         exact = q_MK.double() @ q_NK.double().T
         if torch.equal(product(q_MK, act_max + 1, packed).double(), exact):
             return act_max
     raise RuntimeError("the 8-bit product is not exact")
+
+
+def _integers(rows: int, largest: int, generator: torch.Generator) -> Tensor:
+    """int8 (rows, 256) for a trial: eight rows of the largest value, eight of its negative, then random ones."""
+    q = torch.randint(-largest, largest + 1, (rows, 256), generator=generator).to(torch.int8)
+    q[:8], q[8:16] = largest, -largest
+    return q
 
 
 # -- torch's own integer product -------------------------------------------------------------------
@@ -143,11 +146,9 @@ def _largest_exact(pack: Any, product: Any) -> int:
 def _int_mm_weight_max() -> int:
     """127 where the product of 8-bit inputs is exact for the largest weights, else 63; 0: not even then."""
     generator = torch.Generator().manual_seed(0)
-    q_MK = torch.randint(-INT8_MAX, INT8_MAX + 1, (32, 256), generator=generator).to(torch.int8)
-    q_MK[:8], q_MK[8:16] = INT8_MAX, -INT8_MAX
+    q_MK = _integers(32, INT8_MAX, generator)
     for largest in (INT8_MAX, INT7_MAX):
-        q_NK = torch.randint(-largest, largest + 1, (48, 256), generator=generator).to(torch.int8)
-        q_NK[:8], q_NK[8:16] = largest, -largest
+        q_NK = _integers(48, largest, generator)
         try:
             product = torch._int_mm(q_MK, q_NK.T)
         except RuntimeError:  # not there in this build

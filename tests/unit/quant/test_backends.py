@@ -89,7 +89,7 @@ def test_reduced_range_is_exact_on_its_integers(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_product_that_is_never_exact_is_refused() -> None:
     with pytest.raises(RuntimeError, match="not exact"):
-        cpu._largest_exact(lambda layer: None, lambda q, offset, packed: torch.zeros(16, 48))
+        cpu._largest_exact(lambda layer: None, lambda q, offset, packed: torch.zeros(24, 48))
 
 
 @pytest.mark.parametrize("group", [32, 64, 128])
