@@ -28,6 +28,11 @@ class SanaError(Exception):
         self.code = code
 
 
+def usage_error(message: str, hint: str) -> SanaError:
+    """An error about a flag or value that cannot work."""
+    return SanaError(message, hint=hint, code=ExitCode.USAGE)
+
+
 def checkpoint_error(message: str, *, hint: str = "") -> SanaError:
     """An error about a model's files, with the remedy that fits most of them."""
     hint = hint or "download the file again, or delete it and let sana fetch it"

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from sana_cli.commands.completion import ModelOption
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.options import DeviceOption, OfflineOption, QuietOption, parse_size
 
 
@@ -110,15 +110,15 @@ def bench(
 ) -> None:
     """Time each stage of a picture, and compare schemes, programs and the hardware's limits."""
     if random is not None and model is not None:
-        raise _usage("give --model or --random, not both", "leave one away")
+        raise usage_error("give --model or --random, not both", "leave one away")
     ranges = (("--batch", batch, 1, 64), ("--runs", runs, 1, 1000), ("--warmup", warmup, 0, 100))
     for option, value, lowest, highest in ranges:
         if not lowest <= value <= highest:
-            raise _usage(f"{option} {value} is out of range", f"use {lowest} to {highest}")
+            raise usage_error(f"{option} {value} is out of range", f"use {lowest} to {highest}")
     if timed_steps is not None and timed_steps < 1:
-        raise _usage(f"--timed-steps {timed_steps} is out of range", "use 1 or more")
+        raise usage_error(f"--timed-steps {timed_steps} is out of range", "use 1 or more")
     if predict_for and not predict:
-        raise _usage(
+        raise usage_error(
             "--predict-for has no effect without --predict", "name devices: --predict h100"
         )
 
@@ -136,7 +136,7 @@ def bench(
     quiet = chosen.is_quiet(quiet)
     conditions = [parse_condition(text) for text in fail_if or []]
     if random is not None and random not in VARIANTS:
-        raise _usage(f"unknown variant {random!r}", f"known: {', '.join(VARIANTS)}")
+        raise usage_error(f"unknown variant {random!r}", f"known: {', '.join(VARIANTS)}")
     targets = [plot, html, Path(json) if json and json != "-" else None]
     for path in targets:
         if path is not None:
@@ -203,7 +203,3 @@ def _tell(
 
         with new_file(plot, overwrite=True) as file:
             draw(document).save(file, format="PNG")
-
-
-def _usage(message: str, hint: str) -> SanaError:
-    return SanaError(message, hint=hint, code=ExitCode.USAGE)

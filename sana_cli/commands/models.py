@@ -6,7 +6,7 @@ import typer
 
 from sana_cli.commands.asking import confirm
 from sana_cli.commands.completion import complete_model, complete_removable
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import usage_error
 from sana_cli.options import JsonOption, YesOption
 from sana_cli.output import columns, printable, readable_bytes
 
@@ -128,13 +128,15 @@ def remove(model: ModelArgument, yes: YesOption = False) -> None:
     from sana_cli.variants import find_variant, suggest
 
     if not model.strip():
-        raise _usage("the model's name is empty", "`sana models` lists them")
+        raise usage_error("the model's name is empty", "`sana models` lists them")
     if model == BUILTIN:
-        raise _usage("the built-in model is part of the package", "it takes 19 MB")
+        raise usage_error("the built-in model is part of the package", "it takes 19 MB")
     kept = kept_folder(model)
     variant = find_variant(model)
     if kept is None and variant is None and local_path(model).exists():
-        raise _usage(f"{model} is a folder of yours", "sana removes only what it put somewhere")
+        raise usage_error(
+            f"{model} is a folder of yours", "sana removes only what it put somewhere"
+        )
     if kept is not None:
         folder, repo = kept, None
     else:
@@ -143,7 +145,7 @@ def remove(model: ModelArgument, yes: YesOption = False) -> None:
         if repo is None:
             close = suggest(model) if variant is None else None
             meant = f"did you mean {close}? " if close else ""
-            raise _usage(f"{model} is not here", f"{meant}`sana models` lists what is")
+            raise usage_error(f"{model} is not here", f"{meant}`sana models` lists what is")
         folder = repo.folder
     freed = readable_bytes(hub_cache.freed_bytes(folder))
     shared = "" if repo is None else ", shared with other programs that use the hub's cache"
@@ -154,7 +156,3 @@ def remove(model: ModelArgument, yes: YesOption = False) -> None:
         typer.echo(
             f"note: {model} is still the default; `sana default NAME` chooses another", err=True
         )
-
-
-def _usage(message: str, hint: str) -> SanaError:
-    return SanaError(message, hint=hint, code=ExitCode.USAGE)

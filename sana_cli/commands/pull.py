@@ -8,7 +8,7 @@ import typer
 from sana_cli.commands.asking import confirm
 from sana_cli.commands.completion import complete_missing, complete_recipe
 from sana_cli.commands.quantize import DEFAULT_SAMPLES
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import usage_error
 from sana_cli.options import JsonOption, QuietOption, YesOption
 from sana_cli.output import columns, printable, readable_bytes
 from sana_cli.recipes import RECIPES
@@ -55,7 +55,7 @@ def pull(
     chosen = preferences()
     quiet = chosen.is_quiet(quiet)
     if chosen.offline:
-        raise _usage(
+        raise usage_error(
             f"offline is set by {chosen.sources['offline']}, and a download needs the network",
             "SANA_OFFLINE=0 for this command, or `sana config unset offline`",
         )
@@ -107,10 +107,12 @@ def _published(model: str) -> "Variant | None":
     from sana_cli.variants import find_variant
 
     if model == BUILTIN or kept_folder(model) is not None:
-        raise _usage(f"{model} is here already", f"sana generate PROMPT --model {model}")
+        raise usage_error(f"{model} is here already", f"sana generate PROMPT --model {model}")
     variant = find_variant(model)
     if variant is None and local_path(model).exists():
-        raise _usage(f"{model} is a folder or file of yours", "it can be used as it is: --model")
+        raise usage_error(
+            f"{model} is a folder or file of yours", "it can be used as it is: --model"
+        )
     lasting_name(model)  # an unknown name ends here
     return variant
 
@@ -171,11 +173,13 @@ class _Quantizing:
 
         if recipe is None:
             if samples is not None:
-                raise _usage("--samples has no effect without --quantize", "leave it away")
+                raise usage_error("--samples has no effect without --quantize", "leave it away")
             return None
         target = kept_target(model, recipe, schemes_of(recipe))
         if target.exists():
-            raise _usage(f"{target.name} is here already", f"`sana remove {target.name}` first")
+            raise usage_error(
+                f"{target.name} is here already", f"`sana remove {target.name}` first"
+            )
         return cls(recipe, DEFAULT_SAMPLES if samples is None else samples, target)
 
     def run(self, model: str, reporter: "ConsoleReporter") -> str:
@@ -186,7 +190,3 @@ class _Quantizing:
             offline=True, overwrite=False, reporter=reporter,
         )  # fmt: skip
         return str(self.target)
-
-
-def _usage(message: str, hint: str) -> SanaError:
-    return SanaError(message, hint=hint, code=ExitCode.USAGE)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sana_cli.commands.completion import complete_model, complete_recipe
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.options import DeviceOption, JsonOption, OfflineOption, QuietOption
 from sana_cli.recipes import KEPT_HALF, RECIPES, component_recipe
 
@@ -135,7 +135,7 @@ def kept_target(model: str, recipe: str, schemes: dict[str, str]) -> Path:
     from sana_cli.variants import find_variant
 
     if schemes != RECIPES[recipe]:
-        raise _usage("schemes of your own have no name", "say where the model goes: OUT")
+        raise usage_error("schemes of your own have no name", "say where the model goes: OUT")
     variant = find_variant(model)
     path = local_path(model)
     base = path.resolve().name if path.exists() else variant.alias if variant else model
@@ -210,20 +210,20 @@ class CalibrationWishes:
         if self.budget_db is not None and not (
             math.isfinite(self.budget_db) and 0 < self.budget_db <= 100
         ):
-            raise _usage(f"--budget-db {self.budget_db:g} is out of range", "use 1 to 100")
+            raise usage_error(f"--budget-db {self.budget_db:g} is out of range", "use 1 to 100")
         if self.keep is not None and self.budget_db is not None:
-            raise _usage("give --keep or --budget-db, not both", "leave one away")
+            raise usage_error("give --keep or --budget-db, not both", "leave one away")
         choosing = {"--keep": self.keep, "--budget-db": self.budget_db}
         for option, value in choosing.items():
             if value is not None and transformer == "none":
-                raise _usage(
+                raise usage_error(
                     f"{option} has no effect: --transformer none keeps every layer",
                     f"leave {option} away",
                 )
         if self.samples:
             return
         if recipe in KEPT_HALF:
-            raise _usage(
+            raise usage_error(
                 f"--recipe {recipe} ranks layers by calibration, which --samples 0 leaves out",
                 "leave --samples away, or use another recipe",
             )
@@ -236,7 +236,7 @@ class CalibrationWishes:
         }
         for option, given in needless.items():
             if given is not None:
-                raise _usage(
+                raise usage_error(
                     f"{option} has no effect without calibration",
                     f"leave {option} or --samples 0 away",
                 )
@@ -279,17 +279,13 @@ class CalibrationWishes:
 
 def _require_range(option: str, value: int | None, lowest: int, highest: int) -> None:
     if value is not None and not lowest <= value <= highest:
-        raise _usage(f"{option} {value} is out of range", f"use {lowest} to {highest}")
-
-
-def _usage(message: str, hint: str) -> SanaError:
-    return SanaError(message, hint=hint, code=ExitCode.USAGE)
+        raise usage_error(f"{option} {value} is out of range", f"use {lowest} to {highest}")
 
 
 def schemes_of(recipe: str, **chosen: str | None) -> dict[str, str]:
     """The scheme of each component; usage errors for unknown or unsuitable ones."""
     if recipe not in RECIPES:
-        raise _usage(f"unknown recipe {recipe!r}", f"known: {', '.join(RECIPES)}")
+        raise usage_error(f"unknown recipe {recipe!r}", f"known: {', '.join(RECIPES)}")
     wanted = {name: scheme for name, scheme in chosen.items() if scheme is not None}
     schemes = {**RECIPES[recipe], **wanted}
     for component, scheme in schemes.items():
@@ -297,5 +293,7 @@ def schemes_of(recipe: str, **chosen: str | None) -> dict[str, str]:
             component_recipe(component, scheme)
         except ValueError as error:
             option = component.replace("_", "-")
-            raise _usage(f"--{option} {scheme}: {error}", "see `sana quantize --help`") from error
+            raise usage_error(
+                f"--{option} {scheme}: {error}", "see `sana quantize --help`"
+            ) from error
     return schemes

@@ -301,12 +301,22 @@ def test_built_in_model(
     sana: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = ("a red circle", "--steps", 1, "--seed", 1, "--device", "cpu")
-    assert sana("generate", *options, "-o", tmp_path / "whole.png").code == 0
+    require_same_picture(sana, tmp_path, monkeypatch, options)
+
+
+def require_same_picture(
+    sana: Callable[..., Any],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[object, ...],
+) -> None:
+    """Finished by `sana decode` after an interruption, to the byte the one that was not interrupted."""
+    assert sana("generate", *options, "-o", folder / "whole.png").code == 0
     with monkeypatch.context() as patch:
         patch.setattr(finishing, "decode", raising(KeyboardInterrupt()))
-        sana("generate", *options, "-o", tmp_path / "a.png")
-    assert sana("decode", tmp_path / KEPT, "--device", "cpu").code == 0
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+        sana("generate", *options, "-o", folder / "a.png")
+    assert sana("decode", folder / KEPT, "--device", "cpu").code == 0
+    assert (folder / "a.png").read_bytes() == (folder / "whole.png").read_bytes()
 
 
 def test_document(sana: Callable[..., Any], tiny_model: Path, whole: Path, kept: Path) -> None:
@@ -330,12 +340,7 @@ def test_resized_pictures(
         "x", "-m", pipelines.folder("native_512"), "--width", 100, "--height", 57, "--bins", "--steps", 1,
         "--seed", 1, "--device", "cpu", "--decode", "blended-tiles", "--tile", 128,
     )  # fmt: skip
-    assert sana("generate", *options, "-o", tmp_path / "whole.png").code == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(finishing, "decode", raising(KeyboardInterrupt()))
-        sana("generate", *options, "-o", tmp_path / "a.png")
-    assert sana("decode", tmp_path / KEPT, "--device", "cpu").code == 0
-    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+    require_same_picture(sana, tmp_path, monkeypatch, options)
 
 
 def test_output(sana: Callable[..., Any], whole: Path, kept: Path, tmp_path: Path) -> None:
