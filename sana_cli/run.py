@@ -24,6 +24,7 @@ from sana_cli.loading import load_transformer
 from sana_cli.memory.choose import Choice, choose_for
 from sana_cli.memory.plans import Plan
 from sana_cli.memory.predict import peak, predict
+from sana_cli.model_digest import model_digest
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.pipeline import denoise, guided_velocity, init_noise
 from sana_cli.precision import SAFEST, plan_dtypes
@@ -69,6 +70,7 @@ class Run:
         self._contexts: list[TextContext] = []
         self._texts: Texts = {}
         self._told: set[str] = set()
+        self._digest = model_digest(checkpoint)
         self._stopwatch = Stopwatch(device)
         self._warm = warm
         self._several = warm or request.count > 1  # whether parts are worth keeping
@@ -361,6 +363,7 @@ class Run:
     def _embedded_settings(self, seed: int) -> dict[str, Any]:
         return {
             **picture_settings(self.settings, self.checkpoint, seed),
+            "model_digest": self._digest,
             "precision": str(self.dtypes),
             "device": self.device.type,
             "version": __version__,

@@ -58,6 +58,7 @@ def decode(
     mode = decode_mode(how, tile)
     from sana_cli import latents_file
     from sana_cli.checkpoint import local_path, open_checkpoint
+    from sana_cli.commands.drawing import tell_another_model
     from sana_cli.console import ConsoleReporter
     from sana_cli.memory.budget import parse_bytes
     from sana_cli.request import picture_path
@@ -108,6 +109,8 @@ def decode(
             reporter.notice(
                 f"drawn by {kept.settings['model']}; another decoder makes another picture of it"
             )
+        else:
+            tell_another_model(kept.settings, checkpoint, str(path), reporter)
         from sana_cli.finishing import finish
         from sana_cli.memory.choose import cap_of
         from sana_cli.precision import pick_device

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sana_cli import __version__
 from sana_cli.checkpoint import Checkpoint, kept_folder, local_path, open_checkpoint
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.model_digest import model_digest
 from sana_cli.request import Request, check
 from sana_cli.user_config import preferences
 from sana_cli.wishes import Wishes
@@ -54,6 +55,20 @@ class Picture:
                     f"{self.name} was drawn with {key} {before or 'unknown'}, this is {value or 'unknown'}; "
                     "the pictures may differ"
                 )
+        if self.settings.get("model") == checkpoint.name:
+            tell_another_model(self.settings, checkpoint, self.name, reporter)
+
+
+def tell_another_model(
+    settings: dict[str, Any], checkpoint: Checkpoint, picture: str, reporter: "ConsoleReporter"
+) -> None:
+    """Say so if the model that has the name of the picture's is another one."""
+    digest = model_digest(checkpoint)
+    if settings.get("model_digest", digest) != digest:
+        reporter.notice(
+            f"{picture} was drawn by another model of the name {checkpoint.name}: its files are not those that "
+            "are here; the pictures will differ"
+        )
 
 
 def open_model(

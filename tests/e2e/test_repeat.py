@@ -1,5 +1,6 @@
 """`sana generate --from`: a picture once more, bit for bit, and what may change it."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,36 @@ def test_a_folder_that_is_not_known_by_name(
     assert result.code == ExitCode.USAGE
     assert f"(model is set by {first})" in result.err
     assert "give --model FOLDER" in result.err
+
+
+@pytest.mark.parametrize("quantized", [False, True], ids=["weights", "quantized"])
+def test_another_model_of_the_same_name(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, quantized: bool
+) -> None:
+    folder, first = tmp_path / "mine", tmp_path / "a.png"
+    words = ("-m", folder, "--size", "32x32", "--steps", 1, "--seed", 5, *CPU)
+    if quantized:
+        assert sana("quantize", tiny_model, folder, "--samples", 0).code == 0
+    else:
+        shutil.copytree(tiny_model, folder)
+    assert sana("generate", "x", *words, "-o", first).code == 0
+    again = sana("generate", "--from", first, "-m", folder, "-o", tmp_path / "b.png")
+    assert again.code == 0
+    assert "another model" not in again.err
+    if quantized:
+        changed = ("--samples", 0, "--transformer", "w8a16", "--force")
+        assert sana("quantize", tiny_model, folder, *changed).code == 0
+    else:
+        weights = next((folder / "transformer").glob("*.safetensors"))
+        weights.write_bytes(with_another_last_number(weights.read_bytes()))
+    other = sana("generate", "--from", first, "-m", folder, "-o", tmp_path / "c.png")
+    assert other.code == 0, "only told: another model of this name draws, too"
+    assert f"{first} was drawn by another model of the name mine" in other.err
+
+
+def with_another_last_number(data: bytes) -> bytes:
+    """The same header and length, and the bit of a sign flipped in the last number."""
+    return data[:-1] + bytes([data[-1] ^ 0x80])
 
 
 def edited(path: Path, **changes: object) -> Path:

@@ -40,7 +40,7 @@ FLOORS = (
     ),
     ("fusing", "pth", "engine"),
     ("checkpoint",),
-    ("component_weights", "model_list", "request"),
+    ("component_weights", "model_digest", "model_list", "request"),
     ("memory",),
     ("loading",),
     ("quantizing", "wishes"),
