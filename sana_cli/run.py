@@ -366,6 +366,7 @@ class Run:
             "model_digest": self._digest,
             "precision": str(self.dtypes),
             "device": self.device.type,
+            "backend": self.request.backend,
             "version": __version__,
         }
 

@@ -72,6 +72,7 @@ class Wishes:
         for key, value, known in (
             ("decode", mode, Decode), ("precision", precision, Precision),
             ("device", said["device"], Device), ("scheduler", said["scheduler"], Scheduler),
+            ("backend", said["backend"], Backend),
         ):  # fmt: skip
             if value and value not in list(known):
                 raise _senseless(name, key, value)
@@ -91,6 +92,7 @@ class Wishes:
             bins=settings.get("drawn_size") != settings.get("size"),
             precision=precision,
             device=said["device"],
+            backend=said["backend"],
             decode=mode or "auto",
             tile=int(tile) if tile else None,
             sources={"model": name, "device": name, "precision": name},
@@ -163,7 +165,7 @@ class Wishes:
 _IN_PICTURES: dict[str, tuple[type, ...]] = {
     "prompt": (str,), "negative_prompt": (str,), "seed": (int,), "steps": (int,),
     "guidance": (int, float), "scheduler": (str,), "enhance": (bool,), "model": (str,),
-    "device": (str,),
+    "device": (str,), "backend": (str,),
 }  # fmt: skip
 
 

@@ -64,6 +64,8 @@ def _command(settings: dict[str, Any]) -> str:
     if settings.get("decode"):  # "blended-tiles 1024": the way that draws something else
         mode, _, tile = str(settings["decode"]).partition(" ")
         words += ["--decode", quote(mode), "--tile", quote(tile)]
+    if settings.get("backend", "auto") != "auto":
+        words += ["--backend", quote(str(settings["backend"]))]
     words.append("--enhance" if settings.get("enhance") else "--no-enhance")
     if prompt.startswith("-"):  # only after "--" it is no option
         words += ["--", quote(prompt)]

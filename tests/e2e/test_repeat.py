@@ -62,6 +62,21 @@ def test_every_option_is_repeated(
     assert second.read_bytes() == first.read_bytes()
 
 
+def test_kernels_are_repeated(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that were asked for, as the command in `sana info` and against the user's setting."""
+    folder, first, second = tmp_path / "small", tmp_path / "a.png", tmp_path / "b.png"
+    assert sana("quantize", tiny_model, folder, "--samples", 0).code == 0
+    words = ("-m", folder, "--size", "32x32", "--steps", 1, "--seed", 5, *CPU)
+    assert sana("generate", "x", *words, "--backend", "reference", "-o", first).code == 0
+    assert "--backend reference" in sana("info", first).out
+    monkeypatch.setenv("SANA_BACKEND", "native")
+    result = sana("generate", "--from", first, "-m", folder, "-o", second, "--json")
+    assert second.read_bytes() == first.read_bytes()
+    assert set(result.document["kernels"].values()) == {"reference"}
+
+
 def test_any_flag_overrides(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
     first = tmp_path / "a.png"
     words = ("-m", tiny_model, *CPU)
@@ -161,6 +176,7 @@ def test_what_may_differ_is_told(sana: Callable[..., Any], tmp_path: Path) -> No
         ({"scheduler": "ddim"}, "carries scheduler = 'ddim'"),
         ({"decode": "blended-tiles x"}, "carries decode"),
         ({"precision": "int3"}, "carries precision"),
+        ({"backend": "mine"}, "carries backend = 'mine'"),
         ({"model": "../no/such/model"}, "model is set by"),
         ({"prompt": ""}, "the prompt is empty"),
     ],
