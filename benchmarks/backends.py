@@ -5,7 +5,6 @@ fp32 and bf16 stand beside them. oneDNN, MKL and ATen can be held to fewer instr
 `ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2`, with `--label avx2-without-vnni`.
 """
 
-import time
 from datetime import date
 from typing import Annotated, Any
 
@@ -14,6 +13,7 @@ import typer
 
 from benchmarks.record import record
 from quant.backends.choose import all_kernels, measure
+from quant.backends.timing import best_seconds
 from quant.config import QuantConfig
 from quant.layers import QuantLinear
 from sana_cli.bench.machine import machine
@@ -61,16 +61,13 @@ def main(
 
 def _float_seconds(x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> float:
     a, b = x.to(dtype), weight.to(dtype)
-    times = []
-    for _ in range(5):
-        started = time.perf_counter()
-        a @ b.T
-        times.append(time.perf_counter() - started)
-    return min(times)
+    return best_seconds([lambda: a @ b.T], x.device)[0]
 
 
 def _row(M: int, K: int, N: int, scheme: str, kernel: str, seconds: float | None) -> dict[str, Any]:
-    gops = None if seconds is None else round(2 * M * K * N / seconds / 1e9, 1)
+    """`seconds` are those of all threads."""
+    share = None if seconds is None else seconds / torch.get_num_threads()
+    gops = None if share is None else round(2 * M * K * N / share / 1e9, 1)
     return {"shape": f"{M}x{K}x{N}", "scheme": scheme, "kernel": kernel, "gops": gops}
 
 

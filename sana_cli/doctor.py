@@ -194,7 +194,8 @@ def _kernels() -> Iterator[Finding]:
         results = measure(layer, device, kernels)
         good = sorted((m for m in results if m.seconds is not None), key=lambda m: m.seconds or 0)
         times = [f"{m.backend} {m.kernel} {(m.seconds or 0) * 1000:.1f} ms" for m in good]
-        yield Finding(topic="kernels", text=f"{kind} on {device}: {', '.join(times)}")
+        clock = " of CPU time" if device.type == "cpu" else ""
+        yield Finding(topic="kernels", text=f"{kind} on {device}: {', '.join(times)}{clock}")
         for failed in (m for m in results if m.seconds is None):
             yield Finding(
                 topic="kernels", state="note",

@@ -11,9 +11,8 @@ import json
 import os
 import platform
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,19 +20,19 @@ import torch
 from torch import Tensor, nn
 
 from quant.backends.kernel import Kernel
+from quant.backends.timing import best_seconds, clock_of
 from quant.config import QuantConfig
 from quant.layers import AcceleratedLayer, QuantConv2d, QuantLinear
 
 Backend = Literal["auto", "native", "torchao", "quanto", "reference"]
 BACKENDS: tuple[Backend, ...] = ("auto", "native", "torchao", "quanto", "reference")
 
-_VERSION = 3  # of the verdicts; counts up when kernels change
+_VERSION = 4  # of the verdicts; counts up when kernels or the way to time them change
 _ROWS = 512  # a guided picture of 512 pixels
 _WIDTH = 1152
 _WIDE = 4 * _WIDTH  # output channels: kernels that want another order each time lose most there
 _PROBE_SIDE = 32  # pixels of the picture that convolutions are tried on
 _TOO_SLOW_S = 0.5  # a first run on a few rows; some kernels have a path that takes minutes
-_REPEATS = 5
 # Of the reference's norm. Eight bits leave 0.011 on such inputs and seven 0.018; floats differ by rounding.
 _TOLERANCE = {8: 0.02, 16: 0.01}
 _LOOSE = 0.02  # five times less than the error of 4-bit weights themselves
@@ -45,7 +44,9 @@ class Measurement:
 
     kernel: str
     backend: str
-    seconds: float | None  # None: it failed, was too slow or too far from the reference
+    seconds: (
+        float | None
+    )  # by `clock_of`; None: it failed, was too slow or too far from the reference
     error: float | None  # relative to the reference's norm
     note: str = ""
 
@@ -146,48 +147,36 @@ def measure(
     tolerance = _LOOSE if loose else _TOLERANCE[layer.config.act_bits]
     with torch.inference_mode():
         expected = layer.reference(x)
-        results = [_try(kernel, layer, x, expected, tolerance) for kernel in kernels]
+        tried = [_tried(kernel, layer, x, expected, tolerance) for kernel in kernels]
         if with_reference:
-            seconds = _best_seconds(lambda: layer.reference(x), device)
-            results.append(
-                Measurement(kernel="reference", backend="reference", seconds=seconds, error=0.0)
-            )
-    return results
+            itself = Measurement(kernel="reference", backend="reference", seconds=None, error=0.0)
+            tried.append((itself, lambda: layer.reference(x)))
+        seconds = iter(best_seconds([run for _, run in tried if run is not None], device))
+    return [found if run is None else replace(found, seconds=next(seconds)) for found, run in tried]
 
 
-def _try(
+def _tried(
     kernel: Kernel, layer: AcceleratedLayer, x: Tensor, expected: Tensor, tolerance: float
-) -> Measurement:
-    facts: dict[str, Any] = {"kernel": kernel.name, "backend": kernel.backend}
+) -> tuple[Measurement, Callable[[], object] | None]:
+    """What became of a first run, and where it was right and quick enough what is to be timed."""
+    facts: dict[str, Any] = {"kernel": kernel.name, "backend": kernel.backend, "seconds": None}
+    now = clock_of(x.device)
     try:
         packed = kernel.pack(layer)
         few = x[..., :8, :] if isinstance(layer, QuantLinear) else x[..., :8, :8]
-        started = time.perf_counter()
+        started = now()
         kernel.run(few, packed, layer)
-        if time.perf_counter() - started > _TOO_SLOW_S:
-            return Measurement(**facts, seconds=None, error=None, note="too slow")
+        if now() - started > _TOO_SLOW_S:
+            return Measurement(**facts, error=None, note="too slow"), None
         out = kernel.run(x, packed, layer)
         error = float((out.float() - expected.float()).norm() / expected.float().norm())
-        if not error <= tolerance:
-            return Measurement(
-                **facts, seconds=None, error=error, note="too far from the reference"
-            )
-        seconds = _best_seconds(lambda: kernel.run(x, packed, layer), x.device)
     except (RuntimeError, ValueError, NotImplementedError, ImportError) as error_:
         reason = (str(error_).splitlines() or [type(error_).__name__])[0]
-        return Measurement(**facts, seconds=None, error=None, note=reason)
-    return Measurement(**facts, seconds=seconds, error=error, note=kernel.note)
-
-
-def _best_seconds(run: Any, device: torch.device) -> float:
-    times = []
-    for _ in range(_REPEATS):
-        started = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - started)
-    return min(times)  # other programs only ever add time
+        return Measurement(**facts, error=None, note=reason), None
+    if not error <= tolerance:
+        return Measurement(**facts, error=error, note="too far from the reference"), None
+    found = Measurement(**facts, error=error, note=kernel.note)
+    return found, lambda: kernel.run(x, packed, layer)
 
 
 def probe_layers(device: torch.device) -> Iterator[tuple[str, AcceleratedLayer]]:

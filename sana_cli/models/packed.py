@@ -6,17 +6,14 @@ is faster is measured once a machine (`sana_cli.loading`).
 
 # M rows, K input channels, N output channels
 
-import time
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
+from quant.backends.timing import best_seconds
 from sana_cli.models.layers import PointwiseConv2d
 
 _PROBE = (512, 1152, 1152)  # M, K, N
 _READ = ("proj_out", "linear_1")  # others ask their weights for a dtype
-_REPEATS = 7
 _WORTH = 1.1  # times as fast, or a noisy machine would change its mind
 
 
@@ -77,17 +74,7 @@ def is_worth_packing() -> bool:
             right = torch.allclose(packed(x), layer(x), rtol=0, atol=1e-4)
         except RuntimeError:  # not in this build
             return False
-        return right and _best_seconds(lambda: layer(x)) > _WORTH * _best_seconds(lambda: packed(x))
-
-
-def _best_seconds(run: Callable[[], Tensor]) -> float:
-    """CPU seconds of all threads, where they are told finely: a busy machine would decide by chance."""
-    fine = time.get_clock_info("process_time").resolution < 1e-4
-    clock = time.process_time if fine else time.perf_counter
-    run()
-    times = []
-    for _ in range(_REPEATS):
-        started = clock()
-        run()
-        times.append(clock() - started)
-    return min(times)
+        if not right:
+            return False
+        plain, in_order = best_seconds([lambda: layer(x), lambda: packed(x)], x.device)
+        return plain > _WORTH * in_order

@@ -1,6 +1,7 @@
 """Every kernel against the layer's reference, and the choice among them."""
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from quant.backends import choose as choosing
 from quant.backends import cpu, libraries
 from quant.backends.choose import accelerate_, choose, measure
 from quant.backends.kernel import Kernel
+from quant.backends.timing import best_seconds
 from quant.config import QuantConfig
 from quant.layers import QuantConv2d, QuantLinear
 
@@ -190,6 +192,35 @@ def test_slow_kernels_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(choosing, "_TOO_SLOW_S", -1.0)
     results = measure(linear(128, 64, W8A8), CPU, [fake("slow", 1.0)])
     assert results[0].note == "too slow"
+
+
+def test_other_programs_do_not_decide() -> None:
+    """A kernel that had to wait for its turn is still the faster one."""
+
+    def waits(x: torch.Tensor, packed: object, layer: QuantLinear) -> torch.Tensor:
+        time.sleep(0.02)
+        return layer.reference(x)
+
+    def works(x: torch.Tensor, packed: object, layer: QuantLinear) -> torch.Tensor:
+        return torch.stack([layer.reference(x) for _ in range(4)])[0]
+
+    kernels = [
+        replace(fake("waits", 1), run=waits),
+        replace(fake("works", 1), run=works),
+    ]
+    waiting, working = measure(linear(128, 64, W8A8), CPU, kernels, with_reference=False)
+    assert waiting.seconds is not None
+    assert working.seconds is not None
+    assert waiting.seconds < working.seconds
+
+
+def test_computations_take_turns() -> None:
+    """So that a machine that becomes busy is busy for all of them."""
+    turns: list[str] = []
+    times = best_seconds([lambda: turns.append("a"), lambda: turns.append("b")], CPU)
+    assert len(times) == 2
+    assert "".join(turns) == "ab" * (len(turns) // 2)
+    assert len(turns) > 10
 
 
 def test_verdict_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
