@@ -1,7 +1,6 @@
 """One call of `sana bench`: contenders are made ready, timed, and told as one document."""
 
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any, Literal, Protocol, cast
 from sana_cli.bench import predict
 from sana_cli.bench.contenders import FLOATS, PEERS, Contender, Kind, Workload
 from sana_cli.bench.document import build_document
+from sana_cli.bench.scratch import scratch_folder
 from sana_cli.bench.session import measure
 from sana_cli.checkpoint import Checkpoint, local_path, open_checkpoint, read_json
 from sana_cli.errors import ExitCode, SanaError
@@ -49,8 +49,7 @@ class Plan:
 
 def run(plan: Plan, *, offline: bool, reporter: Reporter) -> dict[str, Any]:
     """Measure, and predict if asked to. Temporary folders are gone afterwards."""
-    with tempfile.TemporaryDirectory(prefix="sana-bench-") as name:
-        scratch = Path(name)
+    with scratch_folder() as scratch:
         model = plan.model or _random_folder(plan.random or "", plan.schemes, scratch, reporter)
         checkpoint = open_checkpoint(model, offline=offline, progress=reporter.download)
         _check(plan, checkpoint)

@@ -1,6 +1,10 @@
 """`sana bench` through the command line, on tiny models."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from sana_cli.bench.scratch import scratch_folder
 from sana_cli.errors import ExitCode
 
 
@@ -94,6 +99,46 @@ def test_pages_and_plots(measured: tuple[Any, Path]) -> None:
     with Image.open(folder / "b.png") as picture:
         assert picture.width == 1200
         assert len(picture.getcolors(2**24) or []) > 5  # bars, not an empty page
+
+
+_WRITES_FOR_EVER = """
+import signal, sys, time
+from pathlib import Path
+from sana_cli.bench import runner
+from sana_cli.cli import main
+
+def write(alias, schemes, scratch, reporter):
+    Path(scratch, "weights").write_bytes(b"x" * 10**6)
+    print("begun", flush=True)
+    time.sleep(60)
+
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+runner._random_folder = write
+sys.exit(main(["bench", "--random", "sana-0.6b"]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_nothing_stays_when_it_is_ended(tmp_path: Path, number: signal.Signals) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WRITES_FOR_EVER], stdout=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        assert list(tmp_path.glob("*/weights"))
+        process.send_signal(number)
+        assert process.wait(timeout=30) == 128 + number
+    assert not list(tmp_path.iterdir())
+
+
+def test_signals_mean_afterwards_what_they_meant_before() -> None:
+    with scratch_folder() as folder:
+        assert folder.is_dir()
+        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    assert not folder.exists()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.slow

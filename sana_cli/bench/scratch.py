@@ -1,0 +1,40 @@
+"""A temporary folder for gigabytes, gone however the process is asked to end."""
+
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+
+@contextmanager
+def scratch_folder() -> Iterator[Path]:
+    """It is removed at the end of the block, and after a signal that ends the process, too."""
+    with _leaving_by_signals(), tempfile.TemporaryDirectory(prefix="sana-bench-") as name:
+        yield Path(name)
+
+
+@contextmanager
+def _leaving_by_signals() -> Iterator[None]:
+    """Within the block a request to end is a SystemExit, so that what was begun is left in order."""
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    if threading.current_thread() is not threading.main_thread():
+        numbers = []  # others may not
+    # Under nohup, or within a program that has its own ideas, they stay as they are.
+    ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        del frame
+        for each in ours:  # no second one while the folder is removed
+            signal.signal(each, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    for number in ours:
+        signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
