@@ -19,7 +19,17 @@ def _facts(report: "ComponentReport") -> dict[str, Any]:
         "bytes_after": report.bytes_after,
         "sqnr_db_worst": round(min(values), 2) if values else None,
         "sqnr_db_median": round(median(values), 2) if values else None,
+        "sqnr_of": _measured_on(report),
     }
+
+
+def _measured_on(report: "ComponentReport") -> str:
+    """What the SQNR tells the error of: without data only that of weights is known."""
+    outputs = sum(path in report.calibrated for path in report.sqnr)
+    weights = len(report.sqnr) - outputs
+    if outputs and weights:
+        return f"{outputs} outputs, {weights} weights"
+    return "outputs" if outputs else "weights" if weights else ""
 
 
 def json_document(
@@ -41,7 +51,11 @@ def json_document(
         return document
     for report in reports:
         document["components"][report.component]["layers"] = {  # type: ignore[index]
-            layer.path: {"scheme": str(layer.config), "sqnr_db": round(report.sqnr[layer.path], 2)}
+            layer.path: {
+                "scheme": str(layer.config),
+                "sqnr_db": round(report.sqnr[layer.path], 2),
+                "sqnr_of": "output" if layer.path in report.calibrated else "weight",
+            }
             for layer in report.layers
             if layer.config is not None
         }
@@ -56,7 +70,7 @@ def lines(
     name: str,  # what opens the folder again
 ) -> list[str]:
     """The table, what was left out and why, and what to do next."""
-    heads = ("part", "scheme", "layers", "kept", "before", "after", "worst", "median SQNR")
+    heads = ("part", "scheme", "layers", "kept", "before", "after", "worst", "median SQNR", "of")
     rows = [heads]
     for report in reports:
         facts = _facts(report)
@@ -72,7 +86,8 @@ def lines(
                 str(facts["layers_kept"]),
                 *(f"{facts[key] / 1e6:,.1f} MB" for key in ("bytes_before", "bytes_after")),
                 *decibels,
-            )  # type: ignore[arg-type]
+                facts["sqnr_of"],
+            )
         )
     widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
     table = [

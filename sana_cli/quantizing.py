@@ -61,7 +61,8 @@ class ComponentReport:
     bytes_before: int
     bytes_after: int
     layers: list[LayerReport]
-    sqnr: dict[str, float]  # dB of each quantized weight; where calibrated, of its output
+    sqnr: dict[str, float]  # dB of each quantized weight; of a calibrated layer's output
+    calibrated: frozenset[str]  # by path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,12 +275,12 @@ def _quantize_component(
     key = json.loads(json.dumps(key))  # as it will be read: lists for tuples
     finished = _finished(path, done, key, layers)
     if finished is not None:
-        layers, sqnr, sha256 = finished
+        layers, sqnr, calibrated, sha256 = finished
     else:
         done.unlink(missing_ok=True)
         plan = calibration.plan(component) if calibration else None
         plan = plan or ComponentPlan(layers=layers)
-        layers = plan.layers
+        layers, calibrated = plan.layers, frozenset(plan.finished)
         with path.open("wb") as stream:
             writer = StreamWriter(stream, _specs_of(model, layers, weights))
             writer.start()
@@ -290,7 +291,9 @@ def _quantize_component(
                 advance(component, count, len(weights.names))
             sha256 = writer.finish()
         decided = {r.path: [config_to_json(r.config), r.reason] for r in layers}
-        state = {"key": key, "sqnr": sqnr, "layers": decided, "sha256": sha256}
+        state = {
+            "key": key, "sqnr": sqnr, "calibrated": sorted(calibrated), "layers": decided, "sha256": sha256,
+        }  # fmt: skip
         unsure = done.with_suffix(".part")
         unsure.write_text(json.dumps(state), encoding="utf-8")
         os.replace(unsure, done)
@@ -301,6 +304,7 @@ def _quantize_component(
         bytes_after=sum(spec.bytes for spec in _specs_of(model, layers, weights).values()),
         layers=layers,
         sqnr=sqnr,
+        calibrated=calibrated,
     )
     file = f"{component}/{path.name}"
     schemes = {r.path: r.config for r in layers}
@@ -317,14 +321,14 @@ def _require_fitting(weights: ComponentWeights, model: nn.Module, component: str
 
 def _finished(
     path: Path, done: Path, key: list[Any], layers: list[LayerReport]
-) -> tuple[list[LayerReport], dict[str, float], str] | None:
-    """Layers, SQNR and digest of a component that an earlier run made of the same things; None if it did not."""
+) -> tuple[list[LayerReport], dict[str, float], frozenset[str], str] | None:
+    """What an earlier run made of the same things: layers, SQNR, which are calibrated, digest; None if it did not."""
     try:
         state = json.loads(done.read_text(encoding="utf-8"))
         if state["key"] != key or sha256_of(path) != state["sha256"]:
             return None
         decided = [_decided(layer, *state["layers"][layer.path]) for layer in layers]
-        return decided, dict(state["sqnr"]), state["sha256"]
+        return decided, dict(state["sqnr"]), frozenset(state["calibrated"]), state["sha256"]
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return None  # no mark, or a damaged one: the component is made again
 

@@ -1,6 +1,7 @@
 """`sana quantize` with calibration: what it writes, resumes, refuses, and that folders draw what was calibrated."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,10 @@ def test_document(calibrated: tuple[Path, dict[str, Any]]) -> None:
             folder, name
         )
         assert min(one["sqnr_db"] for one in part["layers"].values()) == part["sqnr_db_worst"]
+    assert document["components"]["transformer"]["sqnr_of"] == "outputs"
+    assert re.fullmatch(r"\d+ outputs, \d+ weights", document["components"]["vae"]["sqnr_of"])
+    table = document["components"]["text_encoder"]["layers"]["embed_tokens"]
+    assert table["sqnr_of"] == "weight", "rows are only read: there is no output"
     kept = document["components"]["transformer"]["kept"]
     assert all(kept.values())
     assert "patch_embed.proj" in kept

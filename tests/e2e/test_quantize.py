@@ -54,6 +54,7 @@ def test_report(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> N
     for name, part in result.document["components"].items():
         assert part["bytes_after"] < part["bytes_before"], name
         assert part["layers_quantized"] > 0
+        assert part["sqnr_of"] == "weights"
         assert part["sqnr_db_worst"] > (18 if part["scheme"].startswith("w4") else 35)
     kept = result.document["components"]["transformer"]["kept"]
     assert "sensitive" in kept["transformer_blocks.0.attn2.to_k"]
