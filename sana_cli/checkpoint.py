@@ -75,11 +75,7 @@ def open_checkpoint(
         return _open_folder(path, name=path.resolve().name)
     if (kept := kept_folder(model)) is not None:
         return _open_folder(kept, name=model)
-    if path.suffix == ".safetensors":
-        raise checkpoint_error(
-            f"{path} is one part of a model",
-            hint="give the folder that holds transformer/, vae/, text_encoder/ and tokenizer/",
-        )
+    _refuse_part(path)
     if path.suffix in (".pth", ".pt") or path.is_file():
         return _open_pth(path, name=model, offline=offline, progress=progress)
     variant = find_variant(model)
@@ -172,12 +168,30 @@ def lasting_name(model: str) -> str:
             code=ExitCode.USAGE,
         )
     if path.exists():
+        _refuse_part(path)
         return str(path.resolve())
     if kept_folder(model) is not None:
         return model
     if find_variant(model) is None and not looks_like_repo(model):
         raise _unknown_model(model)
     return model.strip()
+
+
+def _refuse_part(path: Path) -> None:
+    """SanaError for a file of a model folder; a .pth file is a whole transformer."""
+    around = [
+        folder for folder in list(path.parents)[:2] if (folder / "model_index.json").is_file()
+    ]
+    if path.suffix != ".safetensors" and not (
+        around and path.is_file() and path.suffix not in (".pth", ".pt")
+    ):
+        return
+    raise checkpoint_error(
+        f"{path} is one part of a model",
+        hint=f"name the folder: {around[0]}"
+        if around
+        else "give the folder that holds transformer/, vae/, text_encoder/ and tokenizer/",
+    )
 
 
 def looks_like_repo(model: str) -> bool:

@@ -77,6 +77,7 @@ def set_(
 ) -> None:
     """Set KEY to VALUE for all commands from now on."""
     import os
+    from shlex import quote
 
     from sana_cli.user_config import find_setting, variable
 
@@ -95,8 +96,26 @@ def set_(
 
     file = set_value(key, parsed)
     typer.echo(f"{key} = {_as_typed(parsed)}  ({file})")
+    if key == "output" and (missing := _missing_folder(value)):
+        typer.echo(
+            f"note: {missing} is not there, and no picture is saved before it is: mkdir -p {quote(missing)}",
+            err=True,
+        )
     if os.environ.get(variable(key)):
         typer.echo(f"note: {variable(key)} is set, and wins over the file", err=True)
+
+
+def _missing_folder(output: str) -> str | None:
+    """The folder that pictures would go to, if it is not there."""
+    import os
+
+    from sana_cli.checkpoint import local_path
+    from sana_cli.naming import is_pattern
+
+    path = local_path(output)
+    names_files = is_pattern(path) or path.suffix.lower() == ".png"
+    folder = path.parent if names_files and not output.endswith(("/", os.sep)) else path
+    return None if folder.is_dir() else str(folder)
 
 
 @app.command()

@@ -10,7 +10,7 @@ from sana_cli.checkpoint import Checkpoint, kept_folder, local_path, open_checkp
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.model_digest import model_digest
 from sana_cli.request import Request, check
-from sana_cli.user_config import preferences
+from sana_cli.user_config import BUILTIN, preferences
 from sana_cli.wishes import Wishes
 
 if TYPE_CHECKING:
@@ -85,6 +85,12 @@ def open_model(
     except SanaError as error:
         if repeated and error.code == ExitCode.USAGE:
             error.hint = "pictures tell a model's name, not where it is: give --model FOLDER"
+        elif error.code == ExitCode.ENVIRONMENT and name != BUILTIN:
+            alone = wishes.model is not None and "model" not in wishes.sources
+            how = (
+                "leave --model away" if alone and preferences().model is None else "--model builtin"
+            )
+            error.hint += f"; or draw with the built-in model, without a download: {how}"
         raise
     if wishes.model is None:
         reporter.notice("drawn by the built-in model; a real one: --model sana-0.6b")

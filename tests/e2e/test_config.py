@@ -169,3 +169,34 @@ def test_offline_as_a_setting(sana: Callable[..., Any], file: Path) -> None:
     result = sana("generate", "x", "--model", "sana-0.6b")
     assert result.code == ExitCode.ENVIRONMENT
     assert "we are offline" in result.err
+    assert "without a download: leave --model away" in result.err
+    sana("config", "set", "model", "sana-0.6b")
+    assert "without a download: --model builtin" in sana("generate", "x").err
+    assert "--model builtin" in sana("generate", "x", "--model", "sana-1.6b").err
+
+
+@pytest.mark.parametrize("name", ["{out}", "{out}/", "{out}/{{seed}}.png", "{out}/one.png"])
+def test_a_folder_for_pictures_that_is_not_there(
+    sana: Callable[..., Any], file: Path, tmp_path: Path, name: str
+) -> None:
+    out = tmp_path / "my pictures"
+    result = sana("config", "set", "output", name.format(out=out))
+    assert result.code == 0
+    assert f"mkdir -p '{out}'" in result.err
+    out.mkdir()
+    assert not sana("config", "set", "output", name.format(out=out)).err
+
+
+@pytest.mark.parametrize("part", ["model_index.json", "vae/config.json", "transformer"])
+def test_a_part_of_a_model_is_no_model(
+    sana: Callable[..., Any], file: Path, tiny_model: Path, part: str
+) -> None:
+    path = tiny_model / part
+    if path.is_dir():
+        path = next(path.glob("*.safetensors"))
+    for words in (("generate", "x", "--model", path), ("config", "set", "model", path)):
+        result = sana(*words)
+        assert result.code == ExitCode.CHECKPOINT
+        assert "is one part of a model" in result.err
+        assert f"hint: name the folder: {tiny_model}\n" in result.err
+    assert not file.exists()
