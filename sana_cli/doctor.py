@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
-from sana_cli import __version__
+from sana_cli import __version__, processor
 from sana_cli.errors import SanaError
 from sana_cli.output import readable_bytes
 
@@ -92,15 +92,19 @@ def _processor() -> Iterator[Finding]:
     from sana_cli.precision import cpu_has_fast_bf16
 
     facts = machine()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count, load = processor.cores(), processor.load()
+    busy = "" if load is None else f", load {load:.1f}"
     yield Finding(
         topic="cpu",
-        text=f"{facts['cpu']}, {cores} cores, {', '.join(facts['instructions']) or 'no vector instructions told'}",
+        text=f"{facts['cpu']}, {count} cores{busy}, "
+        f"{', '.join(facts['instructions']) or 'no vector instructions told'}",
     )
+    if crowded := processor.crowded():
+        yield Finding(topic="cpu", state="note", text=crowded, remedy=processor.REMEDY)
     threads = torch.get_num_threads()
-    if cores and threads * 2 < cores:
+    if threads * 2 < count:
         yield Finding(
-            topic="cpu", state="note", text=f"torch uses {threads} of {cores} cores",
+            topic="cpu", state="note", text=f"torch uses {threads} of {count} cores",
             remedy="unset OMP_NUM_THREADS, or set it higher",
         )  # fmt: skip
     if not cpu_has_fast_bf16():

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from sana_cli import __version__, finishing
+from sana_cli import __version__, finishing, processor
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.finishing import Finisher, Picture, accelerate_with_notice, guarded, keeping
 from sana_cli.latents_file import HowToFinish, KeptLatents
@@ -101,6 +101,8 @@ class Run:
         )
         self._kernels: dict[str, str] = {}
         _log.info("%s on %s in %s: %s", checkpoint.name, device, self.dtypes, self.settings)
+        if device.type == "cpu" and (crowded := processor.crowded()):
+            _log.info("%s; %s", crowded, processor.REMEDY)
         self._tell_about_settings()
 
     def encode(self, requests: Iterable[Request]) -> None:

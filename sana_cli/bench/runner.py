@@ -1,11 +1,13 @@
 """One call of `sana bench`: contenders are made ready, timed, and told as one document."""
 
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
+from sana_cli import processor
 from sana_cli.bench import predict
 from sana_cli.bench.contenders import FLOATS, PEERS, Contender, Kind, Workload
 from sana_cli.bench.document import build_document
@@ -17,6 +19,8 @@ from sana_cli.recipes import RECIPES
 from sana_cli.request import Request, resolve
 from sana_cli.user_config import BUILTIN
 from sana_cli.variants import VARIANTS
+
+_log = logging.getLogger("sana.bench")
 
 _PROMPT = "a red cat left of a blue car"  # words that the built-in model knows
 
@@ -49,6 +53,8 @@ class Plan:
 
 def run(plan: Plan, *, offline: bool, reporter: Reporter) -> dict[str, Any]:
     """Measure, and predict if asked to. Temporary folders are gone afterwards."""
+    if crowded := processor.crowded():
+        _log.info("%s; %s", crowded, processor.REMEDY)
     with scratch_folder() as scratch:
         model = plan.model or _random_folder(plan.random or "", plan.schemes, scratch, reporter)
         checkpoint = open_checkpoint(model, offline=offline, progress=reporter.download)

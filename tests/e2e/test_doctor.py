@@ -41,6 +41,24 @@ def test_everything_here(
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
 
 
+def test_a_busy_machine(
+    sana: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Told by the doctor and, with -v, by a run; a single thread waits for nobody."""
+    monkeypatch.setattr(doctor, "_CHECKS", {"cpu": doctor._CHECKS["cpu"]})
+    monkeypatch.setattr("os.getloadavg", lambda: (99.5, 0.0, 0.0))
+    draw = ("generate", "a cat", "--steps", 1, "--size", "32x32", "--device", "cpu", "--force")
+    words = ("-v", *draw, "-o", tmp_path / "a.png")
+    assert "wait for each other" not in sana(*words).err
+    monkeypatch.setattr("torch.get_num_threads", lambda: 8)
+    for told in (sana("doctor").out, sana(*words).err):
+        assert "a load of 99.5 on" in told
+        assert "the 8 threads of torch wait for each other" in told
+        assert "OMP_NUM_THREADS=1" in told
+    monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
+    assert "wait for each other" not in sana("doctor").out
+
+
 @pytest.mark.usefixtures("quick")
 def test_problems_have_remedies(
     sana: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -22,6 +22,7 @@ FLOORS = (
         "weight_files",
         "published",
         "resident",
+        "processor",
     ),
     ("user_config",),
     ("weight_headers", "config_file", "naming"),
