@@ -209,6 +209,13 @@ def translate_out_of_memory(width: int, height: int) -> Iterator[None]:
         ) from error
 
 
+def hold_to(cap: Cap, device: torch.device) -> None:
+    """Let allocations on a CUDA device fail beyond a cap that was asked for, so that a smaller plan is tried."""
+    if device.type == "cuda" and cap.asked and cap.bytes:
+        whole = torch.cuda.get_device_properties(device).total_memory
+        torch.cuda.set_per_process_memory_fraction(min(1.0, cap.bytes / whole))
+
+
 def model_reference(checkpoint: Checkpoint) -> str:
     """What opens this model again, from any folder."""
     if checkpoint.pth is not None:
@@ -279,6 +286,7 @@ def finish(
     )
     if notice:
         reporter.notice(notice)
+    hold_to(cap, device)
     finisher = Finisher(
         checkpoint,
         device=device,

@@ -86,9 +86,7 @@ class Run:
         )
         choice = self._choose_plan()
         self.plan, self._job = choice.plan, choice.job
-        if device.type == "cuda" and choice.cap.asked and choice.cap.bytes:
-            whole = torch.cuda.get_device_properties(device).total_memory
-            torch.cuda.set_per_process_memory_fraction(min(1.0, choice.cap.bytes / whole))
+        finishing.hold_to(choice.cap, device)
         self._finisher = Finisher(
             checkpoint,
             device=device,

@@ -103,7 +103,8 @@ def choose_decode(
             break
     else:
         if cap.asked:
-            raise _nothing_fits([stage], cap, limited=len(plans) == 1)
+            others = ", or leave --decode and --tile away" if len(plans) == 1 else ""
+            raise _nothing_fits([stage], cap, others)
     usual = plan == plans[0] and not cap.asked
     told = f"plan: decode {plan}; predicted peak {in_gib(stage.total)}, {cap}"
     return plan, stage, "" if usual else told
@@ -128,7 +129,9 @@ def choose(job: Job, cap: Cap, *, name: str | None, mode: DecodeMode, tile: int 
         key=lambda pair: (peak(pair[1]).total, sum(stage.total for stage in pair[1])),
     )
     if cap.asked:
-        raise _nothing_fits(stages, cap, limited=name is not None or len(decodes) == 1)
+        limited = name is not None or len(decodes) == 1
+        others = ", leave --plan, --decode and --tile away" if limited else ""
+        raise _nothing_fits(stages, cap, f"{others}, a smaller --size or a quantized model")
     return Choice(
         job=job,
         plan=smallest,
@@ -166,12 +169,12 @@ def _why(plan: Plan, stages: list[StagePeak], cap: Cap) -> str:
     return f"plan: {plan}; predicted peak {in_gib(worst.total)} ({worst.stage}), {cap}"
 
 
-def _nothing_fits(stages: list[StagePeak], cap: Cap, *, limited: bool) -> SanaError:
+def _nothing_fits(stages: list[StagePeak], cap: Cap, others: str) -> SanaError:
+    """`others` are remedies beside a higher cap, for the hint."""
     worst = peak(stages)
     needed = -(-worst.total * 100 // 2**30) / 100  # rounded up
-    others = ", leave --plan, --decode and --tile away" if limited else ""
     return SanaError(
         f"no plan fits into {in_gib(cap.bytes or 0)}: the smallest needs {needed:.2f} GiB ({worst.stage})",
-        hint=f"use --max-memory {needed:.2f}GiB{others}, a smaller --size or a quantized model",
+        hint=f"use --max-memory {needed:.2f}GiB{others}",
         code=ExitCode.USAGE,
     )

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -22,6 +23,7 @@ from sana_cli import finishing, latents_file
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.image_io import read_settings
 from sana_cli.memory import choose
+from sana_cli.memory.choose import Cap
 
 FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
 KEPT = "a.png.latents.safetensors"
@@ -330,6 +332,24 @@ def test_document(sana: Callable[..., Any], tiny_model: Path, whole: Path, kept:
     assert image["settings"] == read_settings(whole)
     assert image["seconds"]["decode"] > 0
     assert image["seconds"]["denoise"] == 0
+
+
+def test_a_cap(sana: Callable[..., Any], kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for `sana generate`, with remedies that this command has."""
+    held: list[Cap] = []
+    monkeypatch.setattr(finishing, "hold_to", lambda cap, device: held.append(cap))
+    refused = sana("decode", kept, "--device", "cpu", "--max-memory", "64MiB")
+    assert refused.code == ExitCode.USAGE
+    assert "no plan fits into 0.06 GiB" in refused.err
+    assert re.search(r"hint: use --max-memory \d\.\d+GiB\n", refused.err)
+    refused = sana("decode", kept, "--device", "cpu", "--max-memory", "64MiB", "--tile", 32)
+    assert "or leave --decode and --tile away\n" in refused.err
+    assert held == []
+    assert kept.is_file()
+    result = sana("decode", kept, "--device", "cpu", "--max-memory", "4GiB")
+    assert result.code == 0, result.err
+    assert "the cap is 4.00 GiB" in result.err
+    assert held == [Cap(bytes=4 * 2**30, asked=True)]
 
 
 def test_resized_pictures(
