@@ -33,6 +33,7 @@ from sana_cli.models.layers import PointwiseConv2d
 from sana_cli.models.packed import is_worth_packing, pack_linears_
 from sana_cli.models.sana_transformer import SanaBlock, SanaTransformer2D
 from sana_cli.models.text_encoder import FileEmbedding, PromptEncoder, Tokenizer
+from sana_cli.resident import give_back
 from sana_cli.user_config import cache_folder
 from sana_cli.weights import (
     DTYPES,
@@ -187,7 +188,10 @@ def accelerate(
     verdicts = cache_folder() / "kernels.json"
     if fused and loose:
         backend = "native"  # a library's kernels would pack what the engine multiplies itself, a second time
-    chosen = accelerate_(model, device, backend=backend, loose=loose, verdicts=verdicts)
+    # Layer by layer, or the packed ones would find no room in what the stored ones leave, and all be there twice.
+    chosen = accelerate_(
+        model, device, backend=backend, loose=loose, verdicts=verdicts, after_packing=give_back
+    )
     if fused:
         if isinstance(model, SanaTransformer2D) and _stays(model):
             model.engine = Engine(model, notice=notice, verdicts=verdicts)
@@ -219,7 +223,7 @@ def _pack_floats(model: torch.nn.Module, device: torch.device, verdicts: Path) -
         return "onednn" if is_worth_packing() else "torch"
 
     kernel = remembered("linear fp32", device, decide, verdicts=verdicts)
-    if kernel == "onednn" and pack_linears_(model):
+    if kernel == "onednn" and pack_linears_(model, give_back):
         return {"linear fp32": "native onednn"}
     return {}
 

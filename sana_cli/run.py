@@ -36,6 +36,7 @@ from sana_cli.request import (
     resolve,
     seeds_of,
 )
+from sana_cli.resident import give_back
 from sana_cli.schedulers import make_scheduler
 from sana_cli.stages import Reporter as Reporter  # others know them from here
 from sana_cli.stages import Stopwatch, is_out_of_memory
@@ -173,6 +174,7 @@ class Run:
         latents = self._guarded(lambda: self._latents(seed))
         if not self._keeps_parts:
             self._drop_transformer()
+        give_back()  # of denoising; the decoder's maps have other sizes
         kept = self._to_keep(latents, seed)
         with keeping(path, kept, self.reporter), translate_out_of_memory(self.settings):
             decoded = self._guarded(

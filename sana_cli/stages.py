@@ -1,17 +1,15 @@
 """What the stages of a run share: who is told, how long they took, what memory they leave."""
 
-import ctypes
 import gc
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
 from typing import Protocol
 
 import torch
 
-from sana_cli.resident import peak_resident_bytes
+from sana_cli.resident import give_back, peak_resident_bytes
 
 _ALLOCATION_FAILED = (
     "can't allocate memory", "cannot allocate memory", "not enough memory",
@@ -74,18 +72,7 @@ def release_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
-    trim = _malloc_trim()
-    if trim is not None:
-        trim(0)
-
-
-@cache
-def _malloc_trim() -> Callable[[int], int] | None:
-    """The call of glibc that hands freed memory back; without it, half of a freed model stays resident."""
-    try:
-        return ctypes.CDLL(None).malloc_trim
-    except (AttributeError, OSError, TypeError):  # another C library
-        return None
+    give_back()
 
 
 def peak_memory_bytes(device: torch.device) -> int:

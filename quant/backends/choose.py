@@ -65,11 +65,13 @@ def accelerate_(
     backend: Backend = "auto",
     loose: bool = False,
     verdicts: Path | None = None,
+    after_packing: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
     """Attach the chosen kernel to every quantized layer; returns "backend name" by kind of layer.
 
     Layers must hold their integers on `device`. Kinds of layers for which `backend` has no kernel get the
     one that "auto" would choose. `loose`: the model bears 8-bit inputs where its weights have 4 bits.
+    `after_packing` is called whenever a layer has dropped its stored integers.
     """
     chosen: dict[str, str] = {}
     kernels: dict[str, Kernel | None] = {}
@@ -81,6 +83,8 @@ def accelerate_(
         chosen[kind] = f"{kernel.backend} {kernel.name}" if kernel else "reference"
         if kernel is not None:
             layer.attach(kernel.run, kernel.pack(layer), free=kernel.frees_weight)
+            if kernel.frees_weight:
+                after_packing()
     return chosen
 
 

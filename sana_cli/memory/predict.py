@@ -24,8 +24,8 @@ from sana_cli.request import Settings
 MIB = 2**20
 
 # Host memory on Linux with a CPU build of torch; others differ by some tens of MiB.
-_TORCH = 232 * MIB  # interpreter, torch and our modules
-_CACHES = 27 * MIB  # compiled kernels, their tables, threads' stacks
+_TORCH = 238 * MIB  # interpreter, torch and our modules
+_CACHES = 45 * MIB  # compiled kernels, their tables, threads' stacks
 _TOKENIZER_FACTOR = 12  # resident bytes per byte of tokenizer.json
 _READABLE_TOKENIZER = 4 * MIB  # larger ones take longer to load than a prediction may
 
@@ -44,10 +44,15 @@ _TEXT_MAPS = 8  # of the hidden width
 _TEXT_MLP_MAPS = 3
 _TEXT_SCORE_MAPS = 4  # of heads x L x L
 
-# Maps that live at the same time at the widest point of a decoder block, in maps of its input.
-_RES_BLOCK_MAPS = 3.7
+# Maps that live at the same time at the widest point of a decoder block, in maps of its input; and the same where
+# these are so small that the C library keeps what was freed, and the next one does not fit into it.
+_RETURNED = 32 * MIB  # glibc gives larger blocks back at once
+_RES_BLOCK_MAPS = (3.7, 4.5)
+_RES_TILE_MAPS = (3.9, 8.0)
 _EFFICIENT_VIT_MAPS = 25
-_STRIP_MAPS = 55  # of a strip: convolutions keep what they had for the ones before
+_STRIP_MAPS = (27, 50)
+_TILE_REACH = 14  # pixels that a tile reads beyond its sides, both together
+_STRIP_REACH = 4  # rows of a map that a strip reads beyond its own
 _PICTURE_MAPS = 5  # the picture, and copies while it is checked, converted and compressed
 
 
@@ -336,29 +341,52 @@ def decode_activations(
     stages = [i for i, count in enumerate(layers) if count]
     attends = [i for i in stages if config.decoder_stage_types[i] != "ResBlock"]
     split = min(attends, default=len(channels))  # stages below are tiled
-    picture = height * width
+    picture = height * width * itemsize
     finishing = _PICTURE_MAPS * config.in_channels * picture
+    in_tiles = plan.mode == "exact-tiles"
+    reach = _TILE_REACH if in_tiles else 0
     tile = plan.tile or max(height, width)
-    tiled = min(tile, height) * min(tile, width)
-    first = width * min(plan.strip or height, height) if plan.mode == "exact-tiles" else tiled
-    maps = _STRIP_MAPS if plan.strip else _EFFICIENT_VIT_MAPS
-    vit = max((maps * channels[i] * first / 4**i for i in attends), default=0)
+    tiled = min(tile + reach, height) * min(tile + reach, width) * itemsize
     res = max(
-        (_RES_BLOCK_MAPS * channels[i] * tiled / 4**i for i in stages if i < split), default=0
+        (
+            _with_leftovers(
+                channels[i] * tiled / 4**i, _RES_TILE_MAPS if in_tiles else _RES_BLOCK_MAPS
+            )
+            for i in stages
+            if i < split
+        ),
+        default=0.0,
     )
     up = max(  # enlarged before the convolution where there is no layer behind it
         (channels[i + 1] * tiled / 4**i for i in range(len(channels) - 1) if not layers[i]),
-        default=0,
+        default=0.0,
     )
+    first = picture if in_tiles else tiled
+    vit = max((_EFFICIENT_VIT_MAPS * channels[i] * first / 4**i for i in attends), default=0.0)
     if plan.mode == "whole" or split == len(channels):
         phases = [vit, res, up, finishing]
     elif plan.mode == "blended-tiles":
         phases = [max(vit, res, up) + config.in_channels * picture, finishing]
     else:
         kept = channels[split] * picture / 4**split  # the last map of the first stages
-        phases = [
-            vit + (2 * kept if plan.strip else 0),
-            max(res, up) + kept + config.in_channels * picture,
-            finishing,
-        ]
-    return int(max(phases) * itemsize)
+        if plan.strip:
+            vit = 2 * kept + max(
+                _strip(channels[i], i, plan.strip, width, itemsize) for i in attends
+            )
+        phases = [vit, max(res, up) + kept + config.in_channels * picture, finishing]
+    return int(max(phases))
+
+
+def _strip(channels: int, stage: int, rows: int, width: int, itemsize: int) -> float:
+    """What attention takes for a strip of so many rows of pixels."""
+    own = max(1, rows // 2**stage)
+    size = channels * (own + _STRIP_REACH) * width / 2**stage * itemsize
+    large, small = _STRIP_MAPS
+    return size * (
+        large if 3 * size >= _RETURNED else small
+    )  # queries, keys and values are one map
+
+
+def _with_leftovers(size: float, maps: tuple[float, float]) -> float:
+    """So many maps of a size in bytes, or the other number if they are small."""
+    return size * (maps[0] if size >= _RETURNED else maps[1])

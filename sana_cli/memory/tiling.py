@@ -29,6 +29,7 @@ from sana_cli.models.dc_ae import (
     empty_map,
 )
 from sana_cli.models.layers import attend_to_sums, key_value_sums
+from sana_cli.resident import give_back
 
 Span = tuple[int, int]  # positions start..stop along one axis
 
@@ -146,6 +147,7 @@ def decode_exact(
         pixels //= grows
         rows = x.shape[2] * grows if strip is None else max(1, strip // pixels)
         x = _in_strips(step, x, rows)
+        _make_room(x)
     return _in_tiles(stages.tiled, x, tile, advance)
 
 
@@ -167,6 +169,8 @@ def _in_tiles(steps: list[Step], x: Tensor, tile: int, advance: Callable[[], Non
             if out is None:
                 out = empty_map(piece, (*piece.shape[:2], H, W))
             out[..., slice(*rows), slice(*columns)] = piece
+            del piece
+            _make_room(out)
             advance()
     assert out is not None
     return out
@@ -185,6 +189,9 @@ def _run(steps: Sequence[Step], x: Tensor, rows: Span, columns: Span) -> Tensor:
         piece = _crop(x, read_rows, read_columns, top, left)
         # Kernels would copy a view for themselves, and a view keeps all of its tensor in memory.
         x = step.run(piece.contiguous(memory_format=torch.channels_last))
+        del piece
+        if step.grows > 1:
+            _make_room(x)
         top, left = read_rows[0] * step.grows, read_columns[0] * step.grows
     return _crop(x, rows, columns, top, left)
 
@@ -206,6 +213,12 @@ def _inputs(steps: Sequence[Step], span: Span, size: int) -> list[Span]:
 
 def _crop(x: Tensor, rows: Span, columns: Span, top: int, left: int) -> Tensor:
     return x[..., rows[0] - top : rows[1] - top, columns[0] - left : columns[1] - left]
+
+
+def _make_room(like: Tensor) -> None:
+    """The maps to come have other sizes on a CPU, and would find no place in what was freed."""
+    if like.device.type == "cpu":
+        give_back()
 
 
 # -- strips ----------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from sana_cli.config import DCAEConfig
 from sana_cli.models.layers import DepthwiseGLU, RMSNorm, add_to, relu_linear_attention
+from sana_cli.resident import give_back
 
 # Positions of a map from which on adding up the weights of an up-sampling takes less time than it saves.
 _WORTH_FOLDING = 512
@@ -335,8 +336,10 @@ class Decoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.embed(z)
-        for block in self.blocks():
-            x = block(x)
+        for stage in reversed(self.up_blocks):
+            x = stage(x)
+            if x.device.type == "cpu":
+                give_back()  # the next stage's maps are larger and would find no room in what this one leaves
         return self.conv_out(self.normalize(x))
 
     def embed(self, z: Tensor) -> Tensor:

@@ -43,16 +43,28 @@ class PackedLinear(nn.Module):
         return out
 
 
-def pack_linears_(model: nn.Module) -> int:
-    """Swap a model's fp32 linear layers for packed ones, one by one; returns how many."""
+def pack_linears_(model: nn.Module, after_packing: Callable[[], None] = lambda: None) -> int:
+    """Swap a model's fp32 linear layers for packed ones, one by one; returns how many.
+
+    `after_packing` is called whenever a layer is gone.
+    """
+    # Names instead of layers, which would stay for as long as a list of them does.
+    found = [
+        (parent, name)
+        for parent in model.modules()
+        for name, layer in parent.named_children()
+        if type(layer) in (nn.Linear, PointwiseConv2d) and name not in _READ
+    ]
     swapped = 0
-    for parent in list(model.modules()):
-        for name, layer in list(parent.named_children()):
-            plain = type(layer) in (nn.Linear, PointwiseConv2d) and name not in _READ
-            # A decoder is loaded without its encoder, which then has no memory.
-            if plain and layer.weight.dtype == torch.float32 and not layer.weight.is_meta:
-                setattr(parent, name, PackedLinear(layer))  # type: ignore[arg-type]
-                swapped += 1
+    for parent, name in found:
+        layer = parent.get_submodule(name)
+        assert isinstance(layer, nn.Linear | PointwiseConv2d)
+        # A decoder is loaded without its encoder, which then has no memory.
+        if layer.weight.dtype == torch.float32 and not layer.weight.is_meta:
+            setattr(parent, name, PackedLinear(layer))
+            swapped += 1
+            del layer
+            after_packing()
     return swapped
 
 
