@@ -6,6 +6,8 @@ is faster is measured once a machine (`sana_cli.loading`).
 
 # M rows, K input channels, N output channels
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
