@@ -14,7 +14,7 @@ import typer
 from sana_cli.checkpoint import Checkpoint, local_path
 from sana_cli.commands.drawing import Order, open_model
 from sana_cli.commands.report import summary
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import usage_error
 from sana_cli.naming import is_pattern
 from sana_cli.options import Scheduler, parse_size
 from sana_cli.output import columns, printable
@@ -125,7 +125,7 @@ class Session:
         elif name not in _OTHERS:
             close = difflib.get_close_matches(name, COMMANDS, n=1)
             meant = f", did you mean {close[0]}?" if close else ""
-            raise _usage(f"there is no command {name}{meant}", "/help lists them")
+            raise usage_error(f"there is no command {name}{meant}", "/help lists them")
         elif name == "/help":
             _tell(_help())
         elif name == "/settings":
@@ -148,7 +148,7 @@ class Session:
             try:
                 changes = setter.parse(value)
             except ValueError as error:
-                raise _usage(f"{name} cannot be {value!r}", f"it {error}") from error
+                raise usage_error(f"{name} cannot be {value!r}", f"it {error}") from error
         wishes = replace(self.wishes, **changes)
         _check(wishes, self.order.checkpoint)
         self.wishes = wishes
@@ -197,7 +197,7 @@ def _check(wishes: Wishes, checkpoint: Checkpoint) -> None:
         output = local_path(wishes.output)
         one_name = output.suffix.lower() == ".png" and not output.is_dir()
         if one_name and (not is_pattern(output) or "{index" in wishes.output):
-            raise _usage(
+            raise usage_error(
                 f"pictures of a session cannot all be called {wishes.output}",
                 "name a folder, or a pattern with {slug} and {seed}",
             )
@@ -219,7 +219,3 @@ def _help() -> Iterator[str]:
 def _tell(lines: "Iterator[str] | list[str]") -> None:
     for line in lines:
         typer.echo(printable(line), err=True)
-
-
-def _usage(message: str, hint: str) -> SanaError:
-    return SanaError(message, hint=hint, code=ExitCode.USAGE)
