@@ -21,6 +21,7 @@ from sana_cli import output as files
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.image_io import read_settings
+from sana_cli.model_digest import model_digest
 from sana_cli.prompt_file import Line
 from sana_cli.request import MAX_SEED, Request, output_paths, picture_settings, resolve, seeds_of
 from sana_cli.wishes import Wishes
@@ -38,6 +39,7 @@ class Batch:
 
     requests: tuple[Request, ...]
     done: frozenset[Path]
+    model_digest: str
 
     @property
     def pending(self) -> list[Request]:
@@ -77,15 +79,15 @@ def plan_batch(
         replace(r, output=name, output_is_pattern=False)
         for r, name in zip(asked, names, strict=True)
     )
-    done = set()
+    done, digest = set(), model_digest(checkpoint)
     for request in requests:
         if overwrite or not os.path.lexists(_path(request)):
             output_paths(replace(request, overwrite=True), [_seed(request)])  # is it writable?
-        elif is_done(request, checkpoint):
+        elif is_done(request, checkpoint, digest):
             done.add(_path(request))
         else:
             raise _in_the_way(_path(request))
-    return Batch(requests=requests, done=frozenset(done))
+    return Batch(requests=requests, done=frozenset(done), model_digest=digest)
 
 
 def draw_batch(
@@ -106,7 +108,7 @@ def draw_batch(
                 advance(finished, total)
                 try:
                     with _claim(_path(request), wait):
-                        if not _another_did_it(request, checkpoint):
+                        if not _another_did_it(request, checkpoint, batch.model_digest):
                             run.turn_to(request)
                             yield from run.pictures()
                         finished += 1
@@ -125,20 +127,21 @@ def _claim(path: Path, wait: int) -> Iterator[None]:
         lock.unlink(missing_ok=True)
 
 
-def is_done(request: Request, checkpoint: Checkpoint) -> bool:
+def is_done(request: Request, checkpoint: Checkpoint, digest: str) -> bool:
     """Whether the file of a request is the picture that it would draw."""
     try:
         found = read_settings(_path(request))
     except SanaError:
         return False
     wanted = picture_settings(resolve(request, checkpoint), checkpoint, _seed(request))
-    return all(found.get(key) == value for key, value in wanted.items())
+    same_model = found.get("model_digest", digest) == digest
+    return same_model and all(found.get(key) == value for key, value in wanted.items())
 
 
-def _another_did_it(request: Request, checkpoint: Checkpoint) -> bool:
+def _another_did_it(request: Request, checkpoint: Checkpoint, digest: str) -> bool:
     """A second process may work on the same file of prompts."""
     there = os.path.lexists(_path(request)) and not request.overwrite
-    return there and is_done(request, checkpoint)
+    return there and is_done(request, checkpoint, digest)
 
 
 def _names(target: Path | None, asked: Sequence[Request], *, several: bool) -> list[Path]:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,6 +51,20 @@ def test_lines_of_text(
     again = sana(*words).document
     assert again["images"] == []
     assert [Path(path).name for path in again["done_before"]] == names(out)
+
+
+def test_pictures_of_another_model_of_the_same_name_are_in_the_way(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, out: Path
+) -> None:
+    folder, file = tmp_path / "small", tmp_path / "prompts.txt"
+    file.write_text("a red fox\n")
+    words = ("generate", "--prompts", file, "-m", folder, "-o", out, *SMALL)
+    shutil.copytree(tiny_model, folder)
+    assert sana(*words).code == 0
+    shutil.rmtree(folder)
+    assert sana("quantize", tiny_model, folder, "--samples", 0).code == 0
+    result = sana(*words)
+    assert (result.code, "another picture" in result.err) == (ExitCode.USAGE, True)
 
 
 def test_lines_of_json(
