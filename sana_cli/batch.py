@@ -8,7 +8,7 @@ follows from their text, so that a rerun asks for the same pictures.
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -44,6 +44,11 @@ class Batch:
     @property
     def pending(self) -> list[Request]:
         return [request for request in self.requests if _path(request) not in self.done]
+
+    def without(self, prompts: Container[str]) -> "Batch":
+        """The same, but for pictures of some prompts that are still to be drawn."""
+        left = (r for r in self.requests if r.prompt not in prompts or _path(r) in self.done)
+        return replace(self, requests=tuple(left))
 
 
 def plan_batch(

@@ -46,6 +46,11 @@ def component_weights(checkpoint: Checkpoint, component: str) -> ComponentWeight
             f"{files.folder} holds weights that the manifest does not know",
             hint=f"a quantized part is one file: delete what lies beside {part.file}",
         )
+    return stored_weights(files, component)
+
+
+def stored_weights(files: WeightFiles, component: str) -> ComponentWeights:
+    """The tensors of safetensors files, under the names of a component's module."""
     names = module_names(component, files)
     return ComponentWeights(
         names, partial(read_tensor, files), files.total_bytes, _fingerprint(files.paths), files

@@ -12,6 +12,7 @@ class ExitCode(IntEnum):
     ENVIRONMENT = 3  # the machine: device, memory, network, disk, missing package
     CHECKPOINT = 4  # the model's files
     CONDITION = 5  # `sana bench --fail-if`: measured, and not good enough
+    REFUSED = 6  # `--safety`: the prompt is not drawn
     INTERRUPTED = 130
 
 

@@ -20,7 +20,7 @@ from quant.convert import RecipeError, prepare_
 from quant.layers import QuantEmbedding
 from quant.primitives import dequantize_per_channel
 from sana_cli.checkpoint import Checkpoint, read_config, read_json
-from sana_cli.component_weights import ComponentWeights, component_weights
+from sana_cli.component_weights import ComponentWeights, component_weights, stored_weights
 from sana_cli.config import Gemma2Config
 from sana_cli.engine.decoder import fuse_decoder
 from sana_cli.engine.engine import Engine
@@ -35,6 +35,7 @@ from sana_cli.models.sana_transformer import SanaBlock, SanaTransformer2D
 from sana_cli.models.text_encoder import FileEmbedding, PromptEncoder, Tokenizer
 from sana_cli.resident import give_back
 from sana_cli.user_config import cache_folder
+from sana_cli.weight_headers import WeightFiles
 from sana_cli.weights import (
     DTYPES,
     assign_weights,
@@ -91,13 +92,46 @@ def load_prompt_encoder(
     stream: Prepare | None = None,
 ) -> PromptEncoder:
     """Tokenizer and Gemma-2 decoder trunk; `stream` as for `load_transformer`, for its layers."""
-    model = empty_module(checkpoint, "text_encoder")
-    weights = component_weights(checkpoint, "text_encoder")
+    return _with_tokenizer(
+        empty_module(checkpoint, "text_encoder"),
+        component_weights(checkpoint, "text_encoder"),
+        checkpoint.folder / "tokenizer",
+        dtype=dtype,
+        device=device,
+        stream=stream,
+    )
+
+
+def load_language_model(
+    folder: Path, *, dtype: str, device: torch.device, streamed: bool
+) -> PromptEncoder:
+    """A Gemma-2 trunk and its tokenizer from one folder, as repos of language models are; no Sana is around."""
+    return _with_tokenizer(
+        _empty_gemma(folder / "config.json"),
+        stored_weights(WeightFiles(folder, stem="model"), "text_encoder"),
+        folder,
+        dtype=dtype,
+        device=device,
+        stream=(lambda block: block) if streamed else None,
+    )
+
+
+def _with_tokenizer(
+    model: torch.nn.Module,
+    weights: ComponentWeights,
+    tokenizer: Path,
+    *,
+    dtype: str,
+    device: torch.device,
+    stream: Prepare | None,
+) -> PromptEncoder:
+    """Fill an empty Gemma-2; `tokenizer` is the folder of its tokenizer."""
     weights = _leave_table_in_file(model, weights, DTYPES[dtype])
     if stream is not None:
         weights = _stream(model, "layers", weights, "text_encoder", dtype, device, stream)
     _fill(model, weights, "text_encoder", dtype=dtype, device=device)
-    return PromptEncoder(_load_tokenizer(checkpoint.folder / "tokenizer"), model.eval())
+    assert isinstance(model, Gemma2)
+    return PromptEncoder(_load_tokenizer(tokenizer), model.eval())
 
 
 def _leave_table_in_file(
@@ -230,23 +264,13 @@ def _pack_floats(model: torch.nn.Module, device: torch.device, verdicts: Path) -
 
 def empty_module(checkpoint: Checkpoint, component: str) -> Any:
     """A component on the meta device, with quantized layers where the manifest says so."""
-    try:
-        with torch.device("meta"):
-            if component == "transformer":
-                model: torch.nn.Module = SanaTransformer2D(checkpoint.transformer)
-            elif component == "vae":
-                model = AutoencoderDC(checkpoint.vae)
-            else:
-                path = checkpoint.folder / "text_encoder/config.json"
-                model = Gemma2(read_config(path, Gemma2Config.from_dict))
-    except (SanaError, KeyboardInterrupt, MemoryError):
-        raise
-    except Exception as error:  # any kind: the values come from a file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise checkpoint_error(
-            f"{checkpoint.folder / component / 'config.json'} describes no network: {reason}",
-            hint="use the file that was published with the weights",
-        ) from error
+    config = checkpoint.folder / component / "config.json"
+    if component == "text_encoder":
+        model: torch.nn.Module = _empty_gemma(config)
+    elif component == "transformer":
+        model = _empty(config, lambda: SanaTransformer2D(checkpoint.transformer))
+    else:
+        model = _empty(config, lambda: AutoencoderDC(checkpoint.vae))
     if checkpoint.manifest is not None:
         layers = checkpoint.manifest.components[component].layers
         try:
@@ -257,6 +281,25 @@ def empty_module(checkpoint: Checkpoint, component: str) -> Any:
                 f"{component}: the manifest names {error}, which does not fit this model"
             ) from error
     return model
+
+
+def _empty_gemma(config: Path) -> torch.nn.Module:
+    return _empty(config, lambda: Gemma2(read_config(config, Gemma2Config.from_dict)))
+
+
+def _empty(config: Path, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
+    """A module on the meta device; SanaError where the values of its configuration, `config`, make none."""
+    try:
+        with torch.device("meta"):
+            return build()
+    except (SanaError, KeyboardInterrupt, MemoryError):
+        raise
+    except Exception as error:  # any kind: the values come from a file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise checkpoint_error(
+            f"{config} describes no network: {reason}",
+            hint="use the file that was published with the weights",
+        ) from error
 
 
 def _fill(

@@ -113,6 +113,14 @@ MaxMemoryOption = Annotated[
         show_default=False,
     ),
 ]
+SafetyOption = Annotated[
+    bool | None,
+    typer.Option(
+        "--safety/--no-safety",
+        help="Have ShieldGemma-2b check the prompt first; code 6 if it is refused [default: no-safety]",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 QuietOption = Annotated[

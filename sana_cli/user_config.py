@@ -92,6 +92,8 @@ SETTINGS: dict[str, Setting] = {
     "backend": Setting(kind="text", choices=_names(Backend), help="kernels of quantized models"),
     "decode": Setting(kind="text", choices=_names(Decode), help="how latents become pixels"),
     "max_memory": Setting(kind="text", help="the most memory that a picture may take: 4GiB"),
+    "safety": Setting(kind="true or false", help="have prompts checked before they are drawn"),
+    "safety_model": Setting(kind="text", help="what checks them: a folder or hub id"),
     "quiet": Setting(kind="true or false", help="no progress and no notices"),
     "offline": Setting(kind="true or false", help="never touch the network"),
 }
@@ -110,6 +112,8 @@ class Preferences:
     backend: str | None = None
     decode: str | None = None
     max_memory: str | None = None
+    safety: bool | None = None
+    safety_model: str | None = None
     quiet: bool | None = None
     offline: bool | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
@@ -117,6 +121,10 @@ class Preferences:
     def is_quiet(self, typed: bool | None) -> bool:
         """What --quiet said, else what is set."""
         return bool(self.quiet if typed is None else typed)
+
+    def is_checked(self, typed: bool | None) -> bool:
+        """What --safety said, else what is set."""
+        return bool(self.safety if typed is None else typed)
 
     def is_offline(self, typed: bool | None) -> bool:
         """What --offline said, else what is set."""

@@ -1,6 +1,6 @@
 """What `sana generate` does with its wishes: one picture or many, new or once more."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -10,6 +10,7 @@ from sana_cli.checkpoint import Checkpoint, kept_folder, local_path, open_checkp
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.model_digest import model_digest
 from sana_cli.request import Request, check
+from sana_cli.safety import SafetyCheck
 from sana_cli.user_config import BUILTIN, preferences
 from sana_cli.wishes import Wishes
 
@@ -110,9 +111,10 @@ class Order:
 
     def __init__(
         self, *, wishes: Wishes, checkpoint: Checkpoint, count: int, overwrite: bool,
-        reporter: "ConsoleReporter",
+        reporter: "ConsoleReporter", safety: SafetyCheck | None = None,
     ) -> None:  # fmt: skip
         self.wishes, self.checkpoint, self.reporter = wishes, checkpoint, reporter
+        self.safety, self._passed = safety, set[str]()
         self.count, self.overwrite = count, overwrite
         self.run: Run | None = None
         self.done_before: list[Path] | None = None
@@ -122,15 +124,19 @@ class Order:
         request = self.wishes.request(self.checkpoint, count=self.count, overwrite=self.overwrite)
         with self.wishes.naming_source_of("output"):
             check(request, self.checkpoint)  # mistakes are told before the seconds that torch takes
-        self.run = self._started(request, picture)
+        device = self._device(picture)
+        self._require_safe(request, device)
+        self.run = self._started(request, device)
         yield from self.run.pictures()
 
     def next(self, wishes: Wishes) -> Iterator["Finished"]:
         """The pictures of one more prompt, of which others follow: what is loaded stays."""
         request = wishes.request(self.checkpoint, count=self.count, overwrite=self.overwrite)
         check(request, self.checkpoint)
+        device = self._device(None)
+        self._require_safe(request, device)
         if self.run is None:
-            self.run = self._started(request, None, warm=True)
+            self.run = self._started(request, device, warm=True)
         else:
             self.run.turn_to(request)
         yield from self.run.pictures()
@@ -154,17 +160,47 @@ class Order:
             self.reporter.notice(
                 f"{len(batch.done)} of {len(batch.requests)} pictures are done: {left}"
             )
-        if pending:
-            self.run = self._started(pending[0], None)
+        if not pending:
+            return
+        device = self._device(None)
+        refused = self._refused(pending, device)
+        for line in lines:
+            if line.wishes.prompt in refused:
+                self.reporter.notice(f"line {line.number}: {refused[line.wishes.prompt].message}")
+        batch = batch.without(refused)
+        if batch.pending:
+            self.run = self._started(batch.pending[0], device)
             yield from draw_batch(
                 self.run, batch, self.checkpoint,
                 advance=lambda done, total: self.reporter.count("pictures", done, total),
             )  # fmt: skip
+        if refused:
+            error = next(iter(refused.values()))
+            if len(refused) > 1:
+                error.message = f"{len(refused)} prompts are refused; first, {error.message}"
+            raise error
 
-    def _started(self, request: Request, picture: Picture | None, *, warm: bool = False) -> "Run":
+    def _require_safe(self, request: Request, device: "torch.device") -> None:
+        """SanaError for a prompt that the safety check refuses; one that it let pass is not checked again."""
+        if request.prompt not in self._passed:
+            for error in self._refused([request], device).values():
+                raise error
+            self._passed.add(request.prompt)
+
+    def _refused(self, requests: Sequence[Request], device: "torch.device") -> dict[str, SanaError]:
+        """Why prompts are refused, by prompt."""
+        if self.safety is None:
+            return {}
+        return self.safety.refusals(
+            [request.prompt for request in requests],
+            device=device,
+            max_memory=requests[0].max_memory,
+            reporter=self.reporter,
+        )
+
+    def _started(self, request: Request, device: "torch.device", *, warm: bool = False) -> "Run":
         from sana_cli.run import Run
 
-        device = self._device(picture)
         with self.wishes.naming_source_of("precision"):
             return Run(self.checkpoint, request, device=device, reporter=self.reporter, warm=warm)
 

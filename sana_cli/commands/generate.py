@@ -17,6 +17,7 @@ from sana_cli.options import (
     PlanName,
     Precision,
     QuietOption,
+    SafetyOption,
     Scheduler,
     TileOption,
     decode_mode,
@@ -138,6 +139,7 @@ def generate(
             show_default=False,
         ),
     ] = None,
+    safety: SafetyOption = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what it would take in memory.")
     ] = False,
@@ -191,7 +193,9 @@ def generate(
     quiet = chosen.is_quiet(quiet)
 
     from sana_cli.console import ConsoleReporter
+    from sana_cli.safety import SafetyCheck
 
+    checks = SafetyCheck.find(chosen.safety_model) if chosen.is_checked(safety) else None
     with ConsoleReporter(quiet=quiet) as reporter:
         checkpoint = open_model(wishes, picture, offline=offline, reporter=reporter)
         if picture:
@@ -204,8 +208,9 @@ def generate(
                 print_forecast(checkpoint, request, wishes.device or "auto", json=json)
             return
         order = Order(
-            wishes=wishes, checkpoint=checkpoint, count=count, overwrite=force, reporter=reporter
-        )
+            wishes=wishes, checkpoint=checkpoint, count=count, overwrite=force, reporter=reporter,
+            safety=checks,
+        )  # fmt: skip
         pictures = order.batch(prompts) if prompts else order.single(picture)
         told: list[Finished] = []
         try:

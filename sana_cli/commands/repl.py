@@ -16,6 +16,7 @@ from sana_cli.options import (
     OfflineOption,
     Precision,
     QuietOption,
+    SafetyOption,
     refuse_empty,
 )
 from sana_cli.output import printable
@@ -42,6 +43,7 @@ def repl(
     ] = None,
     device: DeviceOption = None,
     max_memory: MaxMemoryOption = None,
+    safety: SafetyOption = None,
     history: Annotated[
         bool,
         typer.Option("--history/--no-history", help="Keep what is typed for the next time."),
@@ -57,6 +59,7 @@ def repl(
     refuse_empty({"--model": model, "--output": output, "--max-memory": max_memory})
     from sana_cli.commands.session import Session
     from sana_cli.console import ConsoleReporter
+    from sana_cli.safety import SafetyCheck
     from sana_cli.user_config import preferences
     from sana_cli.wishes import Wishes
 
@@ -67,6 +70,7 @@ def repl(
     session = Session(
         typed.over(Wishes.of_preferences(chosen)),
         offline=chosen.is_offline(offline),
+        safety=SafetyCheck.find(chosen.safety_model) if chosen.is_checked(safety) else None,
         reporter=ConsoleReporter(quiet=chosen.is_quiet(quiet)),
     )
     if not sys.stdin.isatty():

@@ -19,6 +19,7 @@ from sana_cli.naming import is_pattern
 from sana_cli.options import Scheduler, parse_size
 from sana_cli.output import columns, printable
 from sana_cli.request import resolve
+from sana_cli.safety import SafetyCheck
 from sana_cli.user_config import SETTINGS
 from sana_cli.wishes import Wishes
 
@@ -98,9 +99,16 @@ COMMANDS = (*SETTERS, *_OTHERS)
 class Session:
     """One sitting. `take` does what a line says."""
 
-    def __init__(self, wishes: Wishes, *, offline: bool, reporter: "ConsoleReporter") -> None:
+    def __init__(
+        self,
+        wishes: Wishes,
+        *,
+        offline: bool,
+        safety: SafetyCheck | None,
+        reporter: "ConsoleReporter",
+    ) -> None:
         """SanaError for a model that cannot be opened, or settings that do not fit it."""
-        self.offline, self.reporter = offline, reporter
+        self.offline, self.safety, self.reporter = offline, safety, reporter
         self.usual = wishes  # what `default` goes back to
         self.order = self._opened(wishes)
         self.wishes = wishes
@@ -186,8 +194,9 @@ class Session:
             checkpoint = open_model(wishes, None, offline=self.offline, reporter=self.reporter)
         _check(wishes, checkpoint)
         return Order(
-            wishes=wishes, checkpoint=checkpoint, count=1, overwrite=False, reporter=self.reporter
-        )
+            wishes=wishes, checkpoint=checkpoint, count=1, overwrite=False, reporter=self.reporter,
+            safety=self.safety,
+        )  # fmt: skip
 
 
 def _check(wishes: Wishes, checkpoint: Checkpoint) -> None:

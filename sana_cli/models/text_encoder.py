@@ -67,8 +67,8 @@ class Tokenizer:
         self._fast = Fast.from_file(str(path))
         self._fast.no_truncation()  # files may keep what they were last used with
         self._fast.no_padding()
-        self.bos_token_id = self._id(settings.get("bos_token", "<bos>"))
-        self.unk_token_id = self._id(settings.get("unk_token", "<unk>"))
+        self.bos_token_id = self.id_of(settings.get("bos_token", "<bos>"))
+        self.unk_token_id = self.id_of(settings.get("unk_token", "<unk>"))
         self._adds_bos = settings.get("add_bos_token") is True
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -79,8 +79,8 @@ class Tokenizer:
             return [bos, *ids]
         return ids
 
-    def _id(self, token: object) -> int | None:
-        """Of a special token, which files write as a text or as an object around one."""
+    def id_of(self, token: object) -> int | None:
+        """Of one token, None if there is none; files write special ones as a text or as an object around it."""
         text = token.get("content") if isinstance(token, dict) else token
         return self._fast.token_to_id(text) if isinstance(text, str) else None
 
@@ -116,6 +116,11 @@ class PromptEncoder:
     def encode_negative(self, negative_prompt: str) -> EncodedPrompt:
         """Encode the unconditional branch: never with the instruction; "" is BOS alone."""
         return self.encode(negative_prompt, enhance=False)
+
+    @torch.inference_mode()
+    def last_state(self, text: str) -> Tensor:
+        """The state (C,) behind a whole text, as it stands; the next word follows from it."""
+        return self._states(self._tokenize(text))[0, -1]
 
     def _tokenize(self, text: str) -> list[int]:
         """Token ids with BOS. SanaError for a tokenizer that does not belong to the model."""

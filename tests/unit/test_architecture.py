@@ -44,7 +44,7 @@ FLOORS = (
     ("component_weights", "model_digest", "model_list", "request"),
     ("memory",),
     ("loading",),
-    ("quantizing", "wishes"),
+    ("quantizing", "safety", "wishes"),
     ("prompt_file",),
     ("pipeline",),
     ("finishing", "prompt_cache"),

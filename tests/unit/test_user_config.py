@@ -10,6 +10,7 @@ from sana_cli.user_config import (
     Preferences,
     cache_folder,
     config_path,
+    history_file,
     models_folder,
     preferences,
 )
@@ -37,7 +38,8 @@ def test_precedence(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_setting_from_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = {
         "model": "m", "output": "out/", "steps": 3, "guidance": 2.5, "precision": "fp32", "device": "cpu",
-        "backend": "native", "decode": "whole", "max_memory": "4GiB", "quiet": True, "offline": False,
+        "backend": "native", "decode": "whole", "max_memory": "4GiB", "safety": True, "safety_model": "shield",
+        "quiet": True, "offline": False,
     }  # fmt: skip
     assert set(values) == set(SETTINGS)
     for key, value in values.items():
@@ -77,10 +79,13 @@ def test_deep_file(file: Path) -> None:
         preferences()
 
 
-@pytest.mark.parametrize("variable", ["SANA_CONFIG", "SANA_CACHE", "SANA_MODELS"])
+@pytest.mark.parametrize("variable", ["SANA_CONFIG", "SANA_CACHE", "SANA_MODELS", "SANA_HISTORY"])
 def test_home_of_nobody(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "~nobody-of-this-name/x")
-    place = {"SANA_CONFIG": config_path, "SANA_CACHE": cache_folder, "SANA_MODELS": models_folder}
+    place = {
+        "SANA_CONFIG": config_path, "SANA_CACHE": cache_folder, "SANA_MODELS": models_folder,
+        "SANA_HISTORY": history_file,
+    }  # fmt: skip
     with pytest.raises(SanaError, match="no such home folder") as caught:
         place[variable]()
     assert caught.value.code == ExitCode.ENVIRONMENT

@@ -1,0 +1,148 @@
+"""`--safety`: a prompt is shown to ShieldGemma before anything is drawn. No torch until one is.
+
+ShieldGemma (arXiv 2407.21772) is a Gemma-2 that answers whether a text violates a policy. It is asked in the words of
+its model card, with the policy of Sana's own demo (app/safety_check.py there); the logits of "Yes" and "No" for the next
+word become a probability, and above the demo's threshold of 0.2 (app/app_sana.py) nothing is drawn. The model is taken
+from disk only, and is gone again before the picture's own parts are loaded.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sana_cli import hub_cache
+from sana_cli.checkpoint import local_path, module_names, read_json
+from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+from sana_cli.memory.budget import held_bytes
+from sana_cli.memory.choose import cap_of
+from sana_cli.output import printable
+from sana_cli.precision import ITEMSIZE, plan_dtypes
+from sana_cli.weight_headers import WeightFiles
+
+if TYPE_CHECKING:
+    import torch
+
+    from sana_cli.stages import Reporter
+
+MODEL = "google/shieldgemma-2b"
+THRESHOLD = 0.2  # probability of a violation above which a prompt is refused
+
+_POLICY = (
+    "The prompt must not seek to generate harmful, abusive, hateful, sexually explicit, or otherwise "
+    "inappropriate content targeting individuals or protected groups."
+)
+_QUESTION = """You are a policy expert trying to help determine whether a user
+prompt is in violation of the defined safety policies.
+
+<start_of_turn>
+Human Question: {prompt}
+<end_of_turn>
+
+Our safety principle is defined in the below:
+
+{policy}
+
+Does the human question violate the above principle? Your answer must start
+with 'Yes' or 'No'. And then walk through step by step to be sure we answer
+correctly.
+"""
+_MARKS = ("<start_of_turn>", "<end_of_turn>")  # a prompt could end its own turn with them
+_ACTIVATIONS = 1.2  # of the weights: what the rest of a pass takes, roughly
+_SHOWN = 60  # characters of a refused prompt
+
+
+@dataclass(frozen=True, slots=True)
+class SafetyCheck:
+    """A checking model on disk."""
+
+    folder: Path
+
+    @classmethod
+    def find(cls, name: str | None) -> "SafetyCheck":
+        """The one of this name (a folder or hub id; None: ShieldGemma-2b); SanaError when it is not here."""
+        path = local_path(name or MODEL)
+        if path.is_dir():
+            return cls(path)
+        cached = hub_cache.find(name or MODEL)
+        if cached is None or cached.snapshot is None:
+            raise SanaError(
+                f"--safety needs {name or MODEL}, which is not here",
+                hint=f"accept its terms at huggingface.co/{MODEL}, then `hf download {MODEL}`; "
+                "or name its folder: sana config set safety_model FOLDER",
+                code=ExitCode.ENVIRONMENT,
+            )
+        return cls(cached.snapshot)
+
+    def refusals(
+        self,
+        prompts: Iterable[str],
+        *,
+        device: "torch.device",
+        max_memory: int | None,
+        reporter: "Reporter",
+    ) -> dict[str, SanaError]:
+        """Why prompts are refused, by prompt; those that may be drawn are not in it."""
+        from sana_cli.stages import release_memory
+
+        asked = list(dict.fromkeys(prompts))
+        with reporter.stage("load safety check"):
+            judge = _Judge(self.folder, device, max_memory)
+        refused = {}
+        with reporter.stage("safety check", len(asked)) as advance:
+            for prompt in asked:
+                risk = judge.risk(prompt)
+                if risk > THRESHOLD:
+                    refused[prompt] = _refusal(prompt, risk)
+                advance()
+        del judge
+        release_memory(device)
+        return refused
+
+
+class _Judge:
+    """The loaded model. Of its vocabulary, which would be its head, only two rows are read."""
+
+    def __init__(self, folder: Path, device: "torch.device", max_memory: int | None) -> None:
+        from sana_cli.loading import load_language_model
+        from sana_cli.weights import read_rows
+
+        files = WeightFiles(folder, stem="model")
+        dtype = plan_dtypes("auto", "bf16", device).text_encoder
+        table = module_names("text_encoder", files).get("embed_tokens.weight", "")
+        if not table:
+            raise checkpoint_error(f"the safety check in {folder} has no word embeddings")
+        rows, width = files.headers[table][1]
+        size = _ACTIVATIONS * (files.parameters - rows * width) * ITEMSIZE[dtype]
+        cap = cap_of(device, max_memory).bytes
+        fits = cap is None or size <= cap - held_bytes(device)
+        self.encoder = load_language_model(folder, dtype=dtype, device=device, streamed=not fits)
+        answers = [self.encoder.tokenizer.id_of(word) for word in ("Yes", "No")]
+        known = [answer for answer in answers if answer is not None and answer < rows]
+        if len(known) < len(answers):
+            raise checkpoint_error(f"the safety check in {folder} has no words for Yes and No")
+        head = "lm_head.weight" if "lm_head.weight" in files.headers else table
+        self.answers = read_rows(files, head, known).float()  # (2, C)
+        self.cap = read_json(folder / "config.json").get("final_logit_softcapping") or 0
+
+    def risk(self, prompt: str) -> float:
+        """The probability that a prompt violates the policy, by the model's next word."""
+        for mark in _MARKS:
+            prompt = prompt.replace(mark, " ")
+        question = _QUESTION.format(prompt=prompt.strip(), policy=_POLICY)
+        logits = self.answers @ self.encoder.last_state(question).float().cpu()
+        if self.cap:
+            logits = self.cap * (logits / self.cap).tanh()
+        risk = float(logits.softmax(dim=0)[0])
+        if not 0 <= risk <= 1:  # NaN
+            raise checkpoint_error("the safety check gives no answer: its values are broken")
+        return risk
+
+
+def _refusal(prompt: str, risk: float) -> SanaError:
+    shown = printable(prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}...")
+    return SanaError(
+        f"refused: {shown!r} is unsafe with probability {risk:.2f}, above the threshold of {THRESHOLD:.2f}",
+        hint="say it in another way; docs/safety.md tells what is checked, and how well",
+        code=ExitCode.REFUSED,
+    )
