@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from sana_cli import __version__
-from sana_cli.allocator import use_large_pages
+from sana_cli.allocator import set_up_allocator
 from sana_cli.commands import config
 from sana_cli.commands.bench import bench
 from sana_cli.commands.decode import decode
@@ -158,7 +158,7 @@ def _one_line(text: str) -> str:
 
 def run() -> None:
     """The console script."""
-    use_large_pages()
+    set_up_allocator()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(
             stream, io.TextIOWrapper

@@ -11,7 +11,7 @@ import time
 import traceback
 from typing import Any, TextIO
 
-from sana_cli.allocator import use_large_pages
+from sana_cli.allocator import set_up_allocator
 from sana_cli.errors import SanaError
 
 
@@ -42,7 +42,7 @@ class _Server:
 
     def start(self, contender: dict[str, Any], workload: dict[str, Any]) -> dict[str, Any]:
         if contender["kind"] == "sana":  # as `sana` itself does; peers run as they are
-            use_large_pages()
+            set_up_allocator()
         from sana_cli.bench.contenders import Contender, Workload
         from sana_cli.bench.engine import make_engine
 

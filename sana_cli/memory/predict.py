@@ -308,7 +308,7 @@ def _text(checkpoint: Checkpoint, settings: Settings, dtypes: DtypePlan) -> tupl
     length = min(count_tokens(checkpoint.folder, settings.prompt.lower().strip()), 300)
     longest = max(prefix, length)
     itemsize = ITEMSIZE[dtypes.text_encoder]
-    cache = 2 * kv * layers * (prefix + (prefix + length if prefix else 0))
+    cache = 2 * kv * layers * prefix
     running = longest * (_TEXT_MAPS * hidden + _TEXT_MLP_MAPS * width)
     scores = _TEXT_SCORE_MAPS * heads * max(prefix, length) ** 2
     return itemsize * (cache + running + scores), length

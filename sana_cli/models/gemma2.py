@@ -28,9 +28,12 @@ class Gemma2(nn.Module):
         self.norm = Gemma2RMSNorm(config.hidden_size, config.rms_norm_eps)
 
     def forward(
-        self, ids: Tensor, past: list[KeyValues] | None = None
+        self, ids: Tensor, past: list[KeyValues] | None = None, *, keep: bool = False
     ) -> tuple[Tensor, list[KeyValues]]:
-        """Ids (B, L) behind the tokens of `past` -> states (B, L, C) after the final norm, and keys and values of all."""
+        """Ids (B, L) behind the tokens of `past` -> states (B, L, C) after the final norm.
+
+        And, with `keep`, keys and values of all tokens so far, to be the `past` of those that follow.
+        """
         x = self.embed_tokens(ids)
         start = past[0][0].shape[2] if past else 0
         turns = rotations(self.config, start, ids.shape[1], x)
@@ -38,7 +41,9 @@ class Gemma2(nn.Module):
         kept: list[KeyValues] = []
         for i, layer in enumerate(self.layers):
             x, key_values = layer(x, turns, distance, past[i] if past else None)
-            kept.append(key_values)
+            if keep:
+                kept.append(key_values)
+            del key_values
         return self.norm(x), kept
 
 

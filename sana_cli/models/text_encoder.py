@@ -162,7 +162,7 @@ class PromptEncoder:
     def _run_prefix(self, prefix_ids: list[int]) -> _Prefix:
         if self._prefix is None or self._prefix.token_ids != prefix_ids:
             ids = torch.tensor([prefix_ids], device=self._device)
-            states, past = self.model(ids)
+            states, past = self.model(ids, keep=True)
             self._prefix = _Prefix(prefix_ids, past, states[:, :1].clone())
         return self._prefix
 

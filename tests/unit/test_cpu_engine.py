@@ -14,7 +14,7 @@ from quant.config import QuantConfig
 from quant.layers import QuantLinear
 from quant.primitives import quantize_per_token
 from sana_cli import loading
-from sana_cli.allocator import use_large_pages
+from sana_cli.allocator import set_up_allocator
 from sana_cli.config import TransformerConfig
 from sana_cli.fusing import fuse_projections_, join
 from sana_cli.models.dc_ae import MultiscaleLinearAttention, UpBlock
@@ -186,8 +186,8 @@ def test_the_measurement_ends_in_a_decision() -> None:
 
 def test_large_pages_are_asked_for_unless_the_user_decided(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
-    use_large_pages()
+    set_up_allocator()
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
     monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
-    use_large_pages()
+    set_up_allocator()
     assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
