@@ -13,12 +13,19 @@ from sana_cli.errors import ExitCode, SanaError
 from sana_cli.recipes import RECIPES
 
 FLOATS = ("auto", "fp32", "bf16", "fp16")
-Kind = Literal["sana", "diffusers", "diffusers-compile", "torchao", "quanto"]
+Kind = Literal[
+    "sana", "diffusers", "diffusers-compile", "torchao", "quanto",
+    "openvino", "openvino-fp32", "openvino-w8a16", "openvino-int8",
+]  # fmt: skip
 PEERS: dict[str, tuple[str, ...]] = {  # what each imports, in pip's spelling
     "diffusers": ("diffusers",),
     "diffusers-compile": ("diffusers",),
     "torchao": ("diffusers", "torchao"),
     "quanto": ("diffusers", "optimum-quanto"),
+    "openvino": ("diffusers", "transformers", "openvino"),
+    "openvino-fp32": ("diffusers", "transformers", "openvino"),
+    "openvino-w8a16": ("diffusers", "transformers", "openvino", "nncf"),
+    "openvino-int8": ("diffusers", "transformers", "openvino", "nncf"),
 }
 _MODULES = {"optimum-quanto": "optimum.quanto"}
 

@@ -128,6 +128,7 @@ def _contender(
         "computes_in": started["precision"],
         "kernels": timings.facts["kernels"],
         "stages": stages,
+        "conversion": timings.facts["conversion"] or None,
         "load_by_part": {part: rounded(timings.load[part]) for part in PARTS},
         "peak_host_bytes": timings.facts["peak_host_bytes"],
         "peak_device_bytes": timings.facts["peak_device_bytes"],

@@ -58,6 +58,7 @@ class Engine:
         )
         self.kernels: dict[str, str] = {}
         self.text_tokens: dict[str, list[int]] = {}
+        self.conversion: dict[str, dict[str, float]] = {}  # by part: what is done once, apart
         self.timed_steps = min(workload.timed_steps or self.settings.steps, self.settings.steps)
         self.latents: Tensor | None = None  # (B, C, h, w), of the last denoising
         self.picture: Tensor | None = None  # (B, 3, H, W) uint8, of the last decoding

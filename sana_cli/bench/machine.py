@@ -12,7 +12,7 @@ import torch
 from sana_cli import __version__
 
 _FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
-_PACKAGES = ("diffusers", "transformers", "torchao", "optimum-quanto", "triton", "openvino")
+_PACKAGES = ("diffusers", "transformers", "torchao", "optimum-quanto", "triton", "openvino", "nncf")
 
 
 def machine() -> dict[str, Any]:

@@ -40,6 +40,11 @@ def _bar(name: str, contender: dict[str, Any], longest: float) -> str:
         for s in SHOWN
         if s in stages
     )
-    return (
-        f"<div>{escape(name)}: {stages['total']['median']:.4g} s</div><div class=bar>{parts}</div>"
-    )
+    return f"<div>{escape(label(name, contender))}</div><div class=bar>{parts}</div>"
+
+
+def label(name: str, contender: dict[str, Any]) -> str:
+    """What stands above a bar."""
+    peak = contender["peak_device_bytes"] or contender["peak_host_bytes"]
+    total = contender["stages"]["total"]["median"]
+    return f"{name}: {total:.4g} s, peak memory {peak / 2**30:.2f} GiB"

@@ -11,10 +11,30 @@ import torch
 from torch import Tensor
 
 from sana_cli.bench.contenders import Contender, Workload
-from sana_cli.bench.engine import Engine, EnoughSteps, Seconds, count_tokens
+from sana_cli.bench.engine import PARTS, Engine, EnoughSteps, Seconds, count_tokens
+from sana_cli.checkpoint import Checkpoint
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.published import complex_human_instruction
 from sana_cli.weights import DTYPES
+
+
+def open_pipeline(checkpoint: Checkpoint, component: str | None, *, dtype: torch.dtype) -> Any:
+    """diffusers' pipeline with one component, or none; a text encoder comes with its tokenizer."""
+    import diffusers
+
+    diffusers.utils.logging.disable_progress_bar()
+    sprint = checkpoint.transformer.guidance_embeds
+    pipeline = diffusers.SanaSprintPipeline if sprint else diffusers.SanaPipeline
+    others = {"text_encoder", "transformer", "vae"} - {component}
+    if component in ("transformer", "vae"):
+        others.add("tokenizer")
+    variant = checkpoint.weight_variant if component == "transformer" else None
+    pipe = pipeline.from_pretrained(
+        checkpoint.folder, torch_dtype=dtype, variant=variant, local_files_only=True,
+        **dict.fromkeys(sorted(others)),
+    )  # fmt: skip
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 class DiffusersEngine(Engine):
@@ -32,22 +52,10 @@ class DiffusersEngine(Engine):
         self._embeds: tuple[Tensor | None, ...] = ()
 
     def load(self, part: str) -> None:
-        import diffusers
-
-        diffusers.utils.logging.disable_progress_bar()
-        sprint = self.checkpoint.transformer.guidance_embeds
-        pipeline = diffusers.SanaSprintPipeline if sprint else diffusers.SanaPipeline
-        component = {"text": "text_encoder", "denoise": "transformer", "decode": "vae"}[part]
-        others = {"text_encoder", "transformer", "vae"} - {component}
-        if part != "text":
-            others.add("tokenizer")
-        dtype = DTYPES[getattr(self.dtypes, component)]
-        variant = self.checkpoint.weight_variant if part == "denoise" else None
-        self._pipe = pipeline.from_pretrained(
-            self.checkpoint.folder, torch_dtype=dtype, variant=variant, local_files_only=True,
-            **dict.fromkeys(sorted(others)),
-        ).to(self.device)  # fmt: skip
-        self._pipe.set_progress_bar_config(disable=True)
+        component = PARTS[part]
+        self._pipe = open_pipeline(
+            self.checkpoint, component, dtype=DTYPES[getattr(self.dtypes, component)]
+        ).to(self.device)
         if part == "text":
             self.text_tokens = count_tokens(self._pipe.tokenizer, self.settings)
         if part == "denoise":
@@ -159,4 +167,8 @@ _ENGINES: dict[str, type[DiffusersEngine]] = {
 
 def make_peer(contender: Contender, workload: Workload) -> Engine:
     """The engine of a peer."""
+    if contender.kind.startswith("openvino"):
+        from sana_cli.bench.openvino_peer import OpenVINOEngine
+
+        return OpenVINOEngine(contender, workload)
     return _ENGINES[contender.kind](contender, workload)

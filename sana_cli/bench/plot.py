@@ -4,7 +4,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from sana_cli.bench.page import COLOURS, SHOWN
+from sana_cli.bench.page import COLOURS, SHOWN, label
 
 _WIDTH, _ROW, _MARGIN, _BAR = 1200, 90, 40, 34
 _INK, _PAPER = "#222222", "#ffffff"
@@ -27,7 +27,7 @@ def plot(document: dict[str, Any]) -> Image.Image:
     for i, (name, contender) in enumerate(contenders.items()):
         y = _MARGIN + 90 + _ROW * i
         stages, x_end = contender["stages"], float(_MARGIN)
-        draw.text((_MARGIN, y), f"{name}: {stages['total']['median']:.4g} s", _INK, font)
+        draw.text((_MARGIN, y), label(name, contender), _INK, font)
         for stage in SHOWN:
             if stage in stages:
                 length = (_WIDTH - 2 * _MARGIN) * stages[stage]["median"] / longest

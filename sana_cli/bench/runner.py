@@ -11,6 +11,7 @@ from sana_cli import processor
 from sana_cli.bench import predict
 from sana_cli.bench.contenders import FLOATS, PEERS, Contender, Kind, Workload
 from sana_cli.bench.document import build_document
+from sana_cli.bench.recorded import record
 from sana_cli.bench.scratch import scratch_folder
 from sana_cli.bench.session import measure
 from sana_cli.checkpoint import Checkpoint, local_path, open_checkpoint, read_json
@@ -80,6 +81,7 @@ def run(plan: Plan, *, offline: bool, reporter: Reporter) -> dict[str, Any]:
             model=f"{plan.random}, random weights" if plan.random else checkpoint.name,
             base=base, runs=plan.runs, warmup=plan.warmup,
         )  # fmt: skip
+        record(document)
         if plan.devices:
             document["prediction"] = predict.predict(
                 document, plan.devices, checkpoint=checkpoint, subject=plan.subject,

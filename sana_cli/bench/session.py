@@ -5,6 +5,7 @@ Where two do not fit into memory at once, they run one after the other, and the 
 
 import contextlib
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -24,13 +25,14 @@ _MARGIN = 0.8  # of the free memory
 class Worker:
     """A process that answers commands. Use as a context manager, so that it never outlives the session."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, scratch: Path | None = None) -> None:
+        """`scratch` is where its temporary files go, so that they are gone with it even after a kill."""
         self.name = name
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 closed with the worker
         self._process = subprocess.Popen(
             [sys.executable, "-m", "sana_cli.bench.worker"],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
-            encoding="utf-8",
+            encoding="utf-8", env={**os.environ, **({"TMPDIR": str(scratch)} if scratch else {})},
         )  # fmt: skip
 
     def __enter__(self) -> Self:
@@ -125,7 +127,7 @@ def measure(
         announce("ceilings of this machine", 0, 1)
         probe = stack.enter_context(Worker("probe"))
         machine = probe.ask("machine", device=workload.device)
-        workers = {c.name: stack.enter_context(Worker(c.name)) for c in contenders}
+        workers = {c.name: stack.enter_context(Worker(c.name, scratch)) for c in contenders}
         started = {
             c.name: workers[c.name].ask("start", contender=c.to_json(), workload=workload.to_json())
             for c in contenders

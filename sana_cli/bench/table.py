@@ -53,6 +53,12 @@ def _contender(name: str, contender: dict[str, Any], document: dict[str, Any]) -
     if contender["peak_device_bytes"] is not None:
         peak += f", device {_gib(contender['peak_device_bytes'])} GiB"
     rows.append(peak)
+    if contender["conversion"]:
+        parts = (
+            f"{part} {taken['seconds']:.4g} s, {_gib(taken['peak_bytes'])} GiB"
+            for part, taken in contender["conversion"].items()
+        )
+        rows.append("  converted before, in processes of their own: " + "; ".join(parts))
     if contender["joules"]:
         rows.append("  joules: " + ", ".join(f"{p} {v:g}" for p, v in contender["joules"].items()))
     if name in document["pictures"]:

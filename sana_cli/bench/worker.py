@@ -93,6 +93,7 @@ class _Server:
         device = self.engine.device
         return {
             "kernels": self.engine.kernels,
+            "conversion": self.engine.conversion,
             "peak_host_bytes": peak_memory_bytes(torch.device("cpu")),
             "peak_device_bytes": peak_memory_bytes(device) if device.type == "cuda" else None,
             "text_tokens": self.engine.text_tokens,

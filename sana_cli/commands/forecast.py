@@ -16,6 +16,7 @@ def print_forecast(
     checkpoint: "Checkpoint", request: "Request", device: str, *, json: bool
 ) -> None:
     """A table for people, or one JSON document; errors as the run itself would raise them."""
+    from sana_cli.bench.recorded import foretell
     from sana_cli.memory.choose import choose_for
     from sana_cli.precision import foresee_device, plan_dtypes
     from sana_cli.prompt_cache import PromptCache
@@ -32,6 +33,9 @@ def print_forecast(
         checkpoint, request, settings, dtypes, where,
         several=request.count > 1, text_is_cached=cached,
     )  # fmt: skip
+    seconds = foretell(
+        checkpoint, settings, str(dtypes), where.type, text_is_cached=cached
+    )  # fmt: skip
     facts = {
         "model": checkpoint.name,
         "size": f"{settings.drawn_width}x{settings.drawn_height}",
@@ -43,6 +47,7 @@ def print_forecast(
         "plan": str(choice.plan),
         "peak_bytes": choice.peak.total,
         "cap_bytes": choice.cap.bytes,
+        "seconds": seconds,
     }
     if json:
         from json import dumps
@@ -62,7 +67,19 @@ def print_forecast(
         cells = "".join(f"{value / 2**30:>13.2f}" for value in _bytes(stage).values())
         typer.echo(f"{stage.stage:<10}{cells}")
     typer.echo(f"peak {choice.peak.total / 2**30:.2f} GiB ({choice.peak.stage}); {choice.cap}")
+    typer.echo(_time(seconds, checkpoint.name, request.count))
 
 
 def _bytes(stage: "StagePeak") -> dict[str, Any]:
     return {name: getattr(stage, name) for name in _COLUMNS}
+
+
+def _time(seconds: "dict[str, Any] | None", model: str, count: int) -> str:
+    """What a measurement of this model on this machine lets expect."""
+    if seconds is None:
+        return f"time unknown: `sana bench --model {model}` measures it once"
+    measured = seconds["measured"]
+    stages = {part: value for part, value in seconds.items() if part != "measured"}
+    total = sum(stages.values()) + (count - 1) * (seconds["denoise"] + seconds["decode"])
+    parts = ", ".join(f"{part} {value:.1f}" for part, value in stages.items())
+    return f"about {total:.1f} s ({parts}), by `sana bench` of {measured}; streaming takes longer"

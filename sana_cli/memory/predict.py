@@ -14,8 +14,8 @@ from math import prod
 from pathlib import Path
 
 from quant.config import QuantConfig
-from sana_cli.checkpoint import Checkpoint, read_json, weight_headers
-from sana_cli.config import DCAEConfig
+from sana_cli.checkpoint import Checkpoint, read_config, weight_headers
+from sana_cli.config import DCAEConfig, Gemma2Config
 from sana_cli.memory.plans import DecodePlan, Plan
 from sana_cli.precision import ITEMSIZE, Device, DtypePlan
 from sana_cli.published import complex_human_instruction
@@ -294,24 +294,23 @@ def _takes_int8(checkpoint: Checkpoint, component: str) -> bool:
 
 def _text(checkpoint: Checkpoint, settings: Settings, dtypes: DtypePlan) -> tuple[int, int]:
     """Activations of the text encoder in bytes, and the tokens that its output has."""
-    found = read_json(checkpoint.folder / "text_encoder/config.json")
+    config = read_config(checkpoint.folder / "text_encoder/config.json", Gemma2Config.from_dict)
+    prefix, length = text_tokens(checkpoint, settings)
+    longest = max(prefix, length)
+    kv = config.num_key_value_heads * config.head_dim
+    cache = 2 * kv * config.num_hidden_layers * prefix
+    running = longest * (
+        _TEXT_MAPS * config.hidden_size + _TEXT_MLP_MAPS * config.intermediate_size
+    )
+    scores = _TEXT_SCORE_MAPS * config.num_attention_heads * longest**2
+    return ITEMSIZE[dtypes.text_encoder] * (cache + running + scores), length
 
-    def number(name: str, default: int) -> int:
-        value = found.get(name, default)
-        return value if isinstance(value, int) else default
 
-    hidden, heads = number("hidden_size", 2304), number("num_attention_heads", 8)
-    layers, width = number("num_hidden_layers", 26), number("intermediate_size", 9216)
-    kv = number("num_key_value_heads", 4) * number("head_dim", 256)
+def text_tokens(checkpoint: Checkpoint, settings: Settings) -> tuple[int, int]:
+    """Tokens of the instruction (0: none) and of the prompt, as far as they are used."""
     instruction = complex_human_instruction() if settings.enhance else ""
     prefix = count_tokens(checkpoint.folder, instruction) if settings.enhance else 0
-    length = min(count_tokens(checkpoint.folder, settings.prompt.lower().strip()), 300)
-    longest = max(prefix, length)
-    itemsize = ITEMSIZE[dtypes.text_encoder]
-    cache = 2 * kv * layers * prefix
-    running = longest * (_TEXT_MAPS * hidden + _TEXT_MLP_MAPS * width)
-    scores = _TEXT_SCORE_MAPS * heads * max(prefix, length) ** 2
-    return itemsize * (cache + running + scores), length
+    return prefix, min(count_tokens(checkpoint.folder, settings.prompt.lower().strip()), 300)
 
 
 def count_tokens(folder: Path, text: str) -> int:

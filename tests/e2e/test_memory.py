@@ -142,6 +142,7 @@ def test_dry_run_draws_nothing_and_needs_no_torch(tiny_model: Path, tmp_path: Pa
     assert lines[1] == "plan: one part at a time, decode whole"
     assert [line.split()[0] for line in lines[2:6]] == ["GiB", "text", "denoise", "decode"]
     assert lines[6].startswith("peak ")
+    assert lines[7].startswith("time unknown: `sana bench --model ")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,83 @@
+"""What `sana bench` found on this machine, kept so that `sana generate --dry-run` can tell the time. No torch.
+
+A rate a stage (operations a second) by model, precision and device; the newest replaces the one before. Rates of one size
+of picture serve for others, though small pictures reach less: what is told is marked as being about right.
+"""
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from sana_cli.bench.document import stage_work
+from sana_cli.bench.work import FP32
+from sana_cli.checkpoint import Checkpoint
+from sana_cli.memory.predict import text_tokens
+from sana_cli.request import Settings
+from sana_cli.user_config import cache_folder
+
+_PARTS = ("text", "denoise", "decode")
+
+
+def record(document: dict[str, Any]) -> None:
+    """Keep the rates of our own engine on the model itself. Without a place to write nothing is kept."""
+    found = _read()
+    for contender in document["contenders"].values():
+        if contender["kind"] != "sana" or contender["model"] != document["model"]:
+            continue  # a peer, or a quantized copy that goes with the measurement
+        key = _key(document["model"], contender["computes_in"], document["device"])
+        stages = contender["stages"]
+        found[key] = {
+            "date": document["date"],
+            "flop_per_s": {part: stages[part]["flop_per_s"] for part in _PARTS},
+            "load_s": contender["load_by_part"],
+        }
+    path = _path()
+    temporary = path.with_name(f"{path.name}-{os.getpid()}")
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        os.replace(temporary, path)
+
+
+def foretell(
+    checkpoint: Checkpoint, settings: Settings, precision: str, device: str, *, text_is_cached: bool
+) -> dict[str, Any] | None:
+    """Seconds of every stage of one picture, loading apart, and the date of the measurement; None without one."""
+    entry = _read().get(_key(checkpoint.name, precision, device))
+    if entry is None:
+        return None
+    prefix, length = text_tokens(checkpoint, settings)
+    other = [1] if settings.uses_two_branches else []  # mostly "", which is BOS alone
+    tokens = {"read": [*other, prefix + length], "seen": [*other, length]}
+    sizes = {
+        "height": settings.drawn_height, "width": settings.drawn_width, "steps": settings.steps,
+    }  # fmt: skip
+    amounts = stage_work(
+        checkpoint, sizes, tokens, dict.fromkeys(_PARTS, FP32),
+        batch=1, device=device,
+    )  # fmt: skip
+    parts = _PARTS[1:] if text_is_cached else _PARTS
+    try:
+        seconds = {part: amounts[part].flops / entry["flop_per_s"][part] for part in parts}
+        load = sum(entry["load_s"][part] for part in parts)
+        return {"load": load, **seconds, "measured": str(entry["date"])}
+    except (KeyError, TypeError, ZeroDivisionError):  # of another version, or edited
+        return None
+
+
+def _key(model: str, precision: str, device: str) -> str:
+    return f"{model} | {precision} | {device}"
+
+
+def _path() -> Path:
+    return cache_folder() / "speeds.json"
+
+
+def _read() -> dict[str, Any]:
+    try:
+        found = json.loads(_path().read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,83 @@
+"""What a measurement lets a dry run say about time."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sana_cli.bench import recorded
+from sana_cli.checkpoint import open_checkpoint
+from sana_cli.request import Request, Settings, resolve
+from sana_cli.user_config import BUILTIN, cache_folder
+
+CHECKPOINT = open_checkpoint(BUILTIN)
+
+
+@pytest.fixture(autouse=True)
+def no_record_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANA_CACHE", str(tmp_path / "cache"))
+
+
+def settings(**values: Any) -> Settings:
+    return resolve(Request(prompt="a red apple", seed=1, **values), CHECKPOINT)
+
+
+def document(model: str = BUILTIN, kind: str = "sana", rate: float = 1e9) -> dict[str, Any]:
+    stages = {part: {"flop_per_s": rate} for part in ("text", "denoise", "decode")}
+    contender = {
+        "kind": kind, "model": model, "computes_in": "fp32", "stages": stages,
+        "load_by_part": {"text": 0.5, "denoise": 1.0, "decode": 2.0},
+    }  # fmt: skip
+    return {
+        "model": BUILTIN, "device": "cpu", "date": "2026-01-02", "contenders": {"one": contender},
+    }  # fmt: skip
+
+
+def foretell(wanted: Settings, *, cached: bool = False) -> dict[str, Any] | None:
+    return recorded.foretell(CHECKPOINT, wanted, "fp32", "cpu", text_is_cached=cached)
+
+
+def test_nothing_measured() -> None:
+    assert foretell(settings()) is None
+
+
+def test_time_follows_the_work() -> None:
+    recorded.record(document())
+    small, many, large = (
+        foretell(settings(**values))
+        for values in ({}, {"steps": 40}, {"width": 512, "height": 512})
+    )
+    assert small is not None
+    assert many is not None
+    assert large is not None
+    assert small["measured"] == "2026-01-02"
+    assert small["load"] == 3.5
+    assert many["denoise"] == pytest.approx(2 * small["denoise"])
+    assert many["decode"] == small["decode"]
+    assert large["decode"] > 3 * small["decode"]
+    cached = foretell(settings(), cached=True)
+    assert cached is not None
+    assert "text" not in cached
+    assert cached["load"] == 3.0
+    recorded.record(document(rate=2e9))
+    faster = foretell(settings())
+    assert faster is not None
+    assert faster["denoise"] == pytest.approx(small["denoise"] / 2), "the newest counts"
+
+
+def test_only_our_engine_on_the_model_itself() -> None:
+    recorded.record(document(kind="diffusers"))
+    recorded.record(document(model="/tmp/a quantized copy"))
+    assert foretell(settings()) is None
+    recorded.record(document())
+    other = replace(CHECKPOINT, name="another")
+    assert recorded.foretell(other, settings(), "fp32", "cpu", text_is_cached=False) is None
+    assert recorded.foretell(CHECKPOINT, settings(), "bf16", "cpu", text_is_cached=False) is None
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"builtin | fp32 | cpu": {"date": 1}}'])
+def test_a_damaged_record(text: str) -> None:
+    cache_folder().mkdir(parents=True, exist_ok=True)
+    (cache_folder() / "speeds.json").write_text(text)
+    assert foretell(settings()) is None
