@@ -1,6 +1,8 @@
 """The stored tensors of a checkpoint's component: found, named as its module names them, and known to be whole."""
 
+import os
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -55,6 +57,19 @@ def stored_weights(files: WeightFiles, component: str) -> ComponentWeights:
     return ComponentWeights(
         names, partial(read_tensor, files), files.total_bytes, _fingerprint(files.paths), files
     )
+
+
+def prefetch(checkpoint: Checkpoint, component: str) -> None:
+    """Have the system read a component's files while something else computes; it drops them when memory is short."""
+    if not hasattr(os, "posix_fadvise"):  # not on Windows and macOS
+        return
+    if component == "transformer" and checkpoint.pth is not None:
+        paths = {checkpoint.pth}
+    else:
+        paths = weight_files(checkpoint, component).paths
+    for path in paths:
+        with suppress(OSError), path.open("rb") as file:  # who needs them will say what is wrong
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 
 def _fingerprint(paths: Iterable[Path]) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from sana_cli import __version__, finishing, processor
 from sana_cli.checkpoint import Checkpoint
+from sana_cli.component_weights import prefetch
 from sana_cli.finishing import Finisher, Picture, accelerate_with_notice, guarded, keeping
 from sana_cli.latents_file import HowToFinish, KeptLatents
 from sana_cli.loading import load_transformer
@@ -313,6 +314,7 @@ class Run:
                 )
                 self._accelerate(transformer)
                 self._transformer = transformer  # whole, or not at all after an interruption
+            prefetch(self.checkpoint, "vae")
         if not self._contexts:
             dtype = DTYPES[self.dtypes.transformer]
             with self._stopwatch.timed("text"), torch.inference_mode():

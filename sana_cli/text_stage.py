@@ -9,6 +9,7 @@ import torch
 
 from quant.backends.choose import Backend
 from sana_cli.checkpoint import Checkpoint
+from sana_cli.component_weights import prefetch
 from sana_cli.loading import load_prompt_encoder
 from sana_cli.models.text_encoder import PromptEncoder
 from sana_cli.pipeline import EncodedPair, check_values, encode_prompt
@@ -97,6 +98,7 @@ class TextStage:
                 stream=self.accelerate if streamed else None,
             )
             self.accelerate(encoder.model)
+        prefetch(self.checkpoint, "transformer")
         return encoder
 
     def tell_about(self, texts: Iterable[EncodedPair]) -> None:

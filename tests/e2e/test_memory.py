@@ -1,5 +1,6 @@
 """Plans draw the same picture, memory that runs out takes the next one, and no option is ignored in silence."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from PIL import Image
 
 from sana_cli import finishing, loading, prompt_cache, text_stage
 from sana_cli import run as run_module
+from sana_cli.console import ConsoleReporter
 from sana_cli.errors import ExitCode
 
 FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
@@ -331,3 +333,37 @@ def test_every_option_of_generate_is_known_to_a_test() -> None:
         )
     ]
     assert unknown == []
+
+
+def test_the_next_part_is_read_while_one_computes(
+    draw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr("sana_cli.text_stage.prefetch", lambda c, part: order.append(part))
+    monkeypatch.setattr("sana_cli.run.prefetch", lambda c, part: order.append(part))
+    inner = ConsoleReporter.stage
+
+    def stage(self: ConsoleReporter, title: str, total: int | None = None) -> Any:
+        order.append(title)
+        return inner(self, title, total)
+
+    monkeypatch.setattr(ConsoleReporter, "stage", stage)
+    draw("a", "--no-prompt-cache")
+    assert order == [
+        "load text encoder", "transformer", "text", "load transformer", "vae", "denoise",
+        "load decoder", "decode", "save",
+    ]  # fmt: skip
+
+
+def test_prefetching_asks_the_system(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sana_cli.checkpoint import open_checkpoint
+    from sana_cli.component_weights import prefetch
+
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr(
+        os, "posix_fadvise", lambda fd, start, size, advice: asked.append((start, size)),
+        raising=False,
+    )  # fmt: skip
+    monkeypatch.setattr(os, "POSIX_FADV_WILLNEED", 3, raising=False)
+    prefetch(open_checkpoint(str(tiny_model)), "vae")
+    assert asked == [(0, 0)], "all of its one file"
