@@ -142,7 +142,10 @@ class Judge:
     reference: np.ndarray[Any, Any] = field(init=False)
 
     def score(self, model: str) -> dict[str, Any]:
-        pictures = paint_all(load_painter(model), self.asked)
+        return self.score_pictures(paint_all(load_painter(model), self.asked))
+
+    def score_pictures(self, pictures: np.ndarray[Any, Any]) -> dict[str, Any]:
+        """Of uint8 (P, H, W, 3), one a question; the first ones become the reference."""
         if not hasattr(self, "reference"):
             self.reference = pictures
         error = (pictures.astype(np.float32) - self.reference.astype(np.float32)) ** 2

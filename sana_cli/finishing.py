@@ -25,6 +25,7 @@ from sana_cli.memory.plans import DecodePlan
 from sana_cli.memory.tiling import count_tiles
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.options import DecodeMode
+from sana_cli.passes import PassCount
 from sana_cli.pipeline import BrokenValues, decode
 from sana_cli.pixels import resize_and_crop, to_image
 from sana_cli.precision import plan_dtypes
@@ -46,6 +47,7 @@ class Picture:
     plan: str  # what was in memory when
     decode: str  # how it was decoded: "whole", "exact-tiles 512", ...
     settings: dict[str, Any]
+    passes: PassCount | None = None  # None: it was only decoded
 
 
 class Finisher:

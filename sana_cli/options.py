@@ -163,6 +163,19 @@ def size_of_aspect(text: str, native_size: int) -> tuple[int, int]:
     return width, height
 
 
+def parse_interval(text: str) -> tuple[float, float]:
+    """Read "0.2-0.8" as the noise levels (0.2, 0.8), the lower one first; SanaError otherwise."""
+    match = re.fullmatch(r"\s*(\d*\.?\d+)\s*-\s*(\d*\.?\d+)\s*", text)
+    low, high = (float(match[1]), float(match[2])) if match else (1.0, 0.0)
+    if not 0 <= low < high <= 1:
+        raise SanaError(
+            f"cannot use the interval {text!r}",
+            hint="write LOW-HIGH, noise levels between 0 and 1: --guidance-interval 0.2-0.9",
+            code=ExitCode.USAGE,
+        )
+    return low, high
+
+
 def decode_mode(decode: Decode | None, tile: int | None) -> DecodeMode:
     """What --decode and --tile ask for together; SanaError for a tile that cannot be."""
     if tile is None:

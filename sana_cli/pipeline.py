@@ -5,7 +5,7 @@ Each is told its modules and settings and returns tensors; `run.py` decides what
 
 # B batch, C latent channels, h w latent grid, L text tokens
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from sana_cli.memory.blending import decode_blended
 from sana_cli.memory.plans import WHOLE, DecodePlan
 from sana_cli.memory.tiling import decode_exact
+from sana_cli.models.block_cache import FirstBlockCache
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.models.text_encoder import EncodedPrompt, PromptEncoder
@@ -83,19 +84,22 @@ def guided_velocity(
     *,
     guidance_scale: float,
     branches_apart: bool = False,
+    caches: Sequence[FirstBlockCache] = (),
 ) -> Tensor:
     """One step's velocity (B, C, h, w) fp32 at latents x, after guidance.
 
     Two contexts, of B texts each, are the unconditional and the conditional branch; `branches_apart` computes one
-    after the other.
+    after the other. `caches`: none, or one a context.
     """
     dtype, config = transformer.proj_out.weight.dtype, transformer.config
     embedded = guidance_scale * config.guidance_embeds_scale if config.guidance_embeds else None
     velocities = []
-    for group in [[context] for context in contexts] if branches_apart else [contexts]:
-        batch = x.repeat(len(group), 1, 1, 1).to(dtype)
+    at_once = 1 if branches_apart else len(contexts)
+    for group in (slice(i, i + at_once) for i in range(0, len(contexts), at_once)):
+        batch = x.repeat(at_once, 1, 1, 1).to(dtype)
         scaled = timestep * config.timestep_scale
-        velocities.append(transformer.velocity(batch, scaled, group, embedded).float())
+        velocity = transformer.velocity(batch, scaled, contexts[group], embedded, caches[group])
+        velocities.append(velocity.float())
     velocity = torch.cat(velocities)
     if len(contexts) == 1:
         return velocity

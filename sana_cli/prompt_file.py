@@ -15,7 +15,7 @@ from sana_cli.wishes import Wishes
 _KEYS: dict[str, tuple[type, ...]] = {
     "prompt": (str,), "negative": (str,), "seed": (int,), "steps": (int,), "guidance": (int, float),
     "size": (str,), "width": (int,), "height": (int,), "aspect": (str,), "bins": (bool,),
-    "scheduler": (str,), "enhance": (bool,),
+    "guidance_interval": (str,), "cache": (int, float), "scheduler": (str,), "enhance": (bool,),
 }  # fmt: skip
 
 

@@ -30,6 +30,8 @@ class Request:
     bins: bool = False  # draw at the nearest published aspect ratio, then resize to width x height
     steps: int | None = None
     guidance_scale: float | None = None
+    guidance_interval: tuple[float, float] = (0.0, 1.0)  # noise levels, both inclusive
+    cache: float = 0.0  # as `FirstBlockCache.threshold`; 0: off
     scheduler: SchedulerName | None = None
     enhance: bool | None = None
     seed: int | None = None
@@ -59,6 +61,8 @@ class Settings:
     drawn_height: int
     steps: int
     guidance_scale: float
+    guidance_interval: tuple[float, float]
+    cache: float
     scheduler: SchedulerName
     flow_shift: float
     enhance: bool
@@ -103,6 +107,11 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
         0 <= guidance <= 100, f"guidance {guidance} is out of range", "use 1 (off) to about 10"
     )
     _require(
+        0 <= request.cache <= 1,
+        f"--cache {request.cache:g} is out of range",
+        "use 0 (off) to 1; 0.1 is a beginning",
+    )
+    _require(
         1 <= request.count <= 10_000,
         f"cannot draw {request.count} pictures",
         "use --count 1 to 10000",
@@ -127,6 +136,8 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
         drawn_height=drawn_height,
         steps=steps,
         guidance_scale=float(guidance),
+        guidance_interval=request.guidance_interval,
+        cache=request.cache,
         scheduler=scheduler,
         flow_shift=defaults.flow_shift,
         enhance=defaults.enhance if request.enhance is None else request.enhance,
@@ -181,13 +192,16 @@ def _nearest(side: int) -> int:
 
 
 def picture_settings(settings: Settings, checkpoint: Checkpoint, seed: int) -> dict[str, Any]:
-    """What decides a picture, as it is told in its file. Where and when it was drawn is added by the run."""
+    """What decides a picture, as it is told in its file; None is not told. Where and when it was drawn is added by the run."""
+    low, high = settings.guidance_interval
     return {
         "prompt": settings.prompt,
         "negative_prompt": settings.negative_prompt,
         "seed": seed,
         "steps": settings.steps,
         "guidance": settings.guidance_scale,
+        "guidance_interval": None if (low, high) == (0, 1) else f"{low:g}-{high:g}",
+        "cache": settings.cache or None,
         "scheduler": settings.scheduler,
         "flow_shift": settings.flow_shift,
         "size": f"{settings.width}x{settings.height}",

@@ -27,7 +27,8 @@ from sana_cli.memory.plans import Plan
 from sana_cli.memory.predict import peak, predict
 from sana_cli.model_digest import model_digest
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
-from sana_cli.pipeline import denoise, guided_velocity, init_noise
+from sana_cli.passes import Passes, without_effect
+from sana_cli.pipeline import denoise, init_noise
 from sana_cli.precision import SAFEST, plan_dtypes
 from sana_cli.request import (
     Request,
@@ -73,6 +74,7 @@ class Run:
         self._texts: Texts = {}
         self._told: set[str] = set()
         self._digest = model_digest(checkpoint)
+        self._passes = Passes(self.settings)  # of the picture that is drawn
         self._stopwatch = Stopwatch(device)
         self._warm = warm
         self._several = warm or request.count > 1  # whether parts are worth keeping
@@ -183,7 +185,7 @@ class Run:
                     latents, width=self.settings.width, height=self.settings.height
                 )
             )
-            return self._finisher.save(
+            picture = self._finisher.save(
                 decoded,
                 path,
                 settings=self._embedded_settings(seed),
@@ -191,6 +193,7 @@ class Run:
                 predicted_peak=self._predicted_peak(),
                 plan=str(self.plan),
             )
+            return replace(picture, passes=self._passes.count)
 
     @property
     def _keeps_parts(self) -> bool:
@@ -261,6 +264,7 @@ class Run:
 
     def _latents(self, seed: int) -> Tensor:
         settings = self.settings
+        self._passes = Passes(settings)
         self._with_less(self._ready_transformer, "loading the transformer", self._smaller_denoise)
         noise, draw = init_noise(seed, self.checkpoint.transformer.in_channels, settings)
         sampler = make_scheduler(
@@ -283,12 +287,11 @@ class Run:
     def _velocity(self, x: Tensor, timestep: float) -> Tensor:
         """One step; a smaller plan goes on from the same step."""
         return self._with_less(
-            lambda: guided_velocity(
+            lambda: self._passes.velocity(
                 self._ready_transformer(),
                 self._contexts,
                 x,
                 timestep,
-                guidance_scale=self.settings.guidance_scale,
                 branches_apart=self.plan.branches_apart,
             ),
             "denoise",
@@ -315,6 +318,10 @@ class Run:
                 self._accelerate(transformer)
                 self._transformer = transformer  # whole, or not at all after an interruption
             prefetch(self.checkpoint, "vae")
+        if self.settings.cache and self._transformer.engine is not None:
+            self._tell_once(
+                "--cache runs plain PyTorch: the CUDA engine replays whole steps and may be faster without it"
+            )
         if not self._contexts:
             dtype = DTYPES[self.dtypes.transformer]
             with self._stopwatch.timed("text"), torch.inference_mode():
@@ -352,6 +359,8 @@ class Run:
             )
         if settings.negative_prompt and not settings.uses_two_branches:
             self._tell_once("--negative has no effect: guidance is 1 or less, or built in (Sprint)")
+        for line in without_effect(settings, blocks=self.checkpoint.transformer.num_layers):
+            self._tell_once(line)
 
     def _tell_once(self, message: str) -> None:
         if message not in self._told:
@@ -365,8 +374,9 @@ class Run:
         self._kernels |= chosen
 
     def _embedded_settings(self, seed: int) -> dict[str, Any]:
+        decisive = picture_settings(self.settings, self.checkpoint, seed)
         return {
-            **picture_settings(self.settings, self.checkpoint, seed),
+            **{key: value for key, value in decisive.items() if value is not None},
             "model_digest": self._digest,
             "precision": str(self.dtypes),
             "device": self.device.type,

@@ -19,6 +19,7 @@ from sana_cli.options import (
     Precision,
     Scheduler,
     decode_mode,
+    parse_interval,
     parse_size,
     size_of_aspect,
 )
@@ -42,6 +43,8 @@ class Wishes:
     bins: bool | None = None
     steps: int | None = None
     guidance: float | None = None
+    guidance_interval: str | None = None
+    cache: float | None = None
     negative: str | None = None
     seed: int | None = None
     scheduler: str | None = None
@@ -76,6 +79,11 @@ class Wishes:
         ):  # fmt: skip
             if value and value not in list(known):
                 raise _senseless(name, key, value)
+        interval = said["guidance_interval"] or "0-1"
+        try:
+            parse_interval(interval)
+        except SanaError as error:
+            raise _senseless(name, "guidance_interval", interval) from error
         if tile and not tile.isdecimal():
             raise _senseless(name, "decode", settings["decode"])
         return cls(
@@ -84,6 +92,8 @@ class Wishes:
             seed=said["seed"],
             steps=said["steps"],
             guidance=said["guidance"],
+            guidance_interval=interval,
+            cache=said["cache"] or 0.0,
             scheduler=said["scheduler"],
             enhance=said["enhance"],
             model=said["model"],
@@ -143,6 +153,8 @@ class Wishes:
             bins=bool(self.bins),
             steps=self.steps,
             guidance_scale=self.guidance,
+            guidance_interval=parse_interval(self.guidance_interval or "0-1"),
+            cache=self.cache or 0.0,
             scheduler=Scheduler(self.scheduler).value if self.scheduler else None,
             enhance=self.enhance,
             seed=self.seed,
@@ -164,8 +176,8 @@ class Wishes:
 # what a picture carries, and as which kind; sizes are read on their own
 _IN_PICTURES: dict[str, tuple[type, ...]] = {
     "prompt": (str,), "negative_prompt": (str,), "seed": (int,), "steps": (int,),
-    "guidance": (int, float), "scheduler": (str,), "enhance": (bool,), "model": (str,),
-    "device": (str,), "backend": (str,),
+    "guidance": (int, float), "guidance_interval": (str,), "cache": (int, float), "scheduler": (str,),
+    "enhance": (bool,), "model": (str,), "device": (str,), "backend": (str,),
 }  # fmt: skip
 
 

@@ -79,6 +79,23 @@ def generate(
         float | None,
         typer.Option(help="How strictly to follow the prompt; 1: off [default: the model's]"),
     ] = None,
+    guidance_interval: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LOW-HIGH",
+            help="Guide only at noise levels in between, 0.2-0.9: other steps take half the work [default: 0-1]",
+            show_default=False,
+        ),
+    ] = None,
+    cache: Annotated[
+        float | None,
+        typer.Option(
+            metavar="THRESHOLD",
+            help="Skip the other blocks where the first one changes by less than this since the last computed step, "
+            "0.1: faster, another picture [default: 0, off]",
+            show_default=False,
+        ),
+    ] = None,
     negative: Annotated[
         str | None,
         typer.Option(metavar="TEXT", help="What to keep out of the picture.", show_default=False),
@@ -152,6 +169,7 @@ def generate(
     refuse_empty({
         "--size": size, "--aspect": aspect, "--output": output, "--model": model,
         "--from": from_, "--prompts": prompts, "--max-memory": max_memory,
+        "--guidance-interval": guidance_interval,
     })  # fmt: skip
     if size and (width is not None or height is not None):
         raise _contradiction("--size", "--width or --height")
@@ -175,7 +193,7 @@ def generate(
 
     typed = Wishes(
         prompt=prompt, model=model, output=output, width=width, height=height, aspect=aspect, bins=bins,
-        steps=steps, guidance=guidance, negative=negative, seed=seed, scheduler=scheduler,
+        steps=steps, guidance=guidance, guidance_interval=guidance_interval, cache=cache, negative=negative, seed=seed, scheduler=scheduler,
         precision=precision, device=device, backend=backend, enhance=enhance, decode=decode,
         tile=tile, max_memory=max_memory, plan=plan, prompt_cache=prompt_cache,
     )  # fmt: skip

@@ -52,7 +52,8 @@ def _command(settings: dict[str, Any]) -> str:
 
     options = {
         "model": "--model", "negative_prompt": "--negative", "size": "--size", "steps": "--steps",
-        "guidance": "--guidance", "scheduler": "--scheduler", "seed": "--seed",
+        "guidance": "--guidance", "guidance_interval": "--guidance-interval", "cache": "--cache",
+        "scheduler": "--scheduler", "seed": "--seed",
     }  # fmt: skip
     prompt = str(settings.get("prompt", ""))
     words = ["sana", "generate", *([] if prompt.startswith("-") else [quote(prompt)])]

@@ -22,10 +22,11 @@ def summary(picture: "Picture", *, quiet: bool) -> str:
     peak = picture.peak_memory_bytes / 2**30
     predicted = picture.predicted_peak_bytes / 2**30
     decoded = "" if picture.decode == "whole" else f"\n  decoded in {picture.decode}"
+    passes = f"\n  transformer: {picture.passes}" if picture.passes and picture.passes.saved else ""
     return (
         f"{picture.path}  seed {picture.seed}  {picture.width}x{picture.height}\n"
         f"  seconds: {stages}\n"
-        f"  peak memory: {peak:.2f} GiB, {predicted:.2f} predicted{decoded}"
+        f"  peak memory: {peak:.2f} GiB, {predicted:.2f} predicted{passes}{decoded}"
     )
 
 
@@ -39,6 +40,7 @@ def print_document(
     done_before: "Sequence[Path] | None" = None,
 ) -> None:
     """Print the JSON document of a command. `done_before` is for a batch: pictures that were there already."""
+    from dataclasses import asdict
     from json import dumps
 
     images = [
@@ -52,6 +54,7 @@ def print_document(
             "predicted_peak_bytes": picture.predicted_peak_bytes,
             "plan": picture.plan,
             "decode": picture.decode,
+            **({"passes": asdict(picture.passes)} if picture.passes else {}),
             "settings": picture.settings,
         }
         for picture in pictures

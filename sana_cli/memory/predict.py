@@ -40,6 +40,7 @@ _AS_STORED = re.compile(r"\.attn2\.to_[kv]\.|^caption_projection\.linear|^time_e
 _BLOCK_MAPS = 3
 _FEED_FORWARD_MAPS = 7  # of F channels
 _INT8_MAPS = 2  # of F channels, more where inputs become integers and sums floats
+_CACHED_MAPS = 4  # of D channels: two residuals from before, and the two that will replace them
 _TEXT_MAPS = 8  # of the hidden width
 _TEXT_MLP_MAPS = 3
 _TEXT_SCORE_MAPS = 4  # of heads x L x L
@@ -92,6 +93,7 @@ class Job:
     text_activations: int
     context: int  # keys and values of the text, all blocks and branches
     branch: int  # activations of the transformer for one branch
+    cached: int  # residuals that `--cache` keeps and compares, all branches
     branches: int
     decoder: DCAEConfig
     height: int
@@ -128,7 +130,7 @@ def predict(job: Job, plan: Plan) -> list[StagePeak]:
         StagePeak(
             stage="denoise",
             weights=transformer + kept + (job.vae.total if together else 0),
-            activations=job.branch * at_once + job.context,
+            activations=job.branch * at_once + job.context + job.cached,
             workspace=max(job.transformer.largest, job.transformer.unpacked),
             host=host,
         )
@@ -216,6 +218,9 @@ def describe(
         text_activations=text_activations,
         context=2 * length * config.inner_dim * config.num_layers * branches * itemsize,
         branch=tokens * maps * itemsize,
+        cached=_CACHED_MAPS * tokens * config.inner_dim * branches * itemsize
+        if settings.cache
+        else 0,
         branches=branches,
         decoder=checkpoint.vae,
         height=settings.drawn_height,

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sana_cli.config import TransformerConfig
+from sana_cli.models.block_cache import FirstBlockCache
 from sana_cli.models.layers import (
     DepthwiseGLU,
     PointwiseConv2d,
@@ -265,11 +266,15 @@ class SanaTransformer2D(nn.Module):
         timestep: float,
         contexts: Sequence[TextContext],
         guidance: float | None = None,
+        caches: Sequence[FirstBlockCache] = (),
     ) -> Tensor:
-        """`forward` for one timestep and guidance of all pictures, by the engine where there is one."""
-        if self.engine is not None:
+        """`forward` for one timestep and guidance of all pictures, by the engine where there is one.
+
+        With `caches` never by the engine, which cannot end after a block.
+        """
+        if self.engine is not None and not caches:
             return self.engine.velocity(latents, timestep, contexts, guidance)
-        return self.plain_velocity(latents, timestep, contexts, guidance)
+        return self.plain_velocity(latents, timestep, contexts, guidance, caches)
 
     def plain_velocity(
         self,
@@ -277,11 +282,12 @@ class SanaTransformer2D(nn.Module):
         timestep: float,
         contexts: Sequence[TextContext],
         guidance: float | None,
+        caches: Sequence[FirstBlockCache] = (),
     ) -> Tensor:
         """`velocity` without the engine."""
         t = torch.full(latents.shape[:1], timestep, device=latents.device)
         embedded = None if guidance is None else torch.full((1,), guidance, device=t.device)
-        return self(latents, t, contexts, embedded)
+        return self(latents, t, contexts, embedded, caches=caches)
 
     def forward(
         self,
@@ -289,23 +295,60 @@ class SanaTransformer2D(nn.Module):
         timestep: Tensor,
         contexts: Sequence[TextContext],
         guidance: Tensor | None = None,
+        caches: Sequence[FirstBlockCache] = (),
     ) -> Tensor:
         """Velocity (noise - data) at `latents`.
 
         latents: (B, C, h, w), B the sum of the contexts' batches; timestep: (B,), 1000*sigma
-        truncated (Sprint: the angle's s in 0..1); guidance: (B,), already scaled, Sprint only.
-        Returns (B, C, h, w).
+        truncated (Sprint: the angle's s in 0..1); guidance: (B,), already scaled, Sprint only;
+        caches: none, or one a context. Returns (B, C, h, w).
         """
         h, w = latents.shape[-2:]
         x = self.patch_embed(latents)  # (B, N, D)
         if self.config.interpolation_scale is not None:
             x = x + self._positions(h, w, x)
         e, t6 = self.time_embed(timestep, guidance)
-        for layer, block in enumerate(self.transformer_blocks):
-            x = block(x, t6, contexts, layer, (h, w))
+        if caches:
+            x = self._run_cached(x, t6, contexts, caches, (h, w))
+        else:
+            for layer, block in enumerate(self.transformer_blocks):
+                x = block(x, t6, contexts, layer, (h, w))
         shift, scale = (self.scale_shift_table + e[:, None]).chunk(2, dim=1)  # (B, 1, D)
         x = self.proj_out(modulated_norm(x, shift, scale, FINAL_EPS))
         return x.transpose(1, 2).unflatten(-1, (h, w))
+
+    def _run_cached(
+        self,
+        x: Tensor,
+        t6: Tensor,
+        contexts: Sequence[TextContext],
+        caches: Sequence[FirstBlockCache],
+        grid: tuple[int, int],
+    ) -> Tensor:
+        """The blocks; behind the first one, only for contexts whose caches hold nothing that fits."""
+        batches = [context.batch for context in contexts]
+        blocks = iter(self.transformer_blocks)  # one at a time: those that are not run are not read
+        after = next(blocks)(x, t6, contexts, 0, grid)
+        firsts, parts = (after - x).split(batches), list(after.split(batches))
+        missing = []
+        for i, cache in enumerate(caches):
+            rest = cache.rest_for(firsts[i])
+            if rest is None:
+                missing.append(i)
+            else:
+                parts[i] = parts[i] + rest
+        if missing:
+            x, modulations = torch.cat([parts[i] for i in missing]), t6.split(batches)
+            t6, contexts = (
+                torch.cat([modulations[i] for i in missing]),
+                [contexts[i] for i in missing],
+            )
+            for layer, block in enumerate(blocks, start=1):
+                x = block(x, t6, contexts, layer, grid)
+            for i, done in zip(missing, x.split([batches[i] for i in missing]), strict=True):
+                caches[i].keep(firsts[i], done - parts[i])
+                parts[i] = done
+        return torch.cat(parts)
 
     def _positions(self, h: int, w: int, like: Tensor) -> Tensor:
         table = sincos_positions(

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sana_cli import finishing, loading, prompt_cache, text_stage
+from sana_cli import finishing, loading, passes, prompt_cache, text_stage
 from sana_cli import run as run_module
 from sana_cli.console import ConsoleReporter
 from sana_cli.errors import ExitCode
@@ -183,9 +183,9 @@ STEPS = {
     "load text": (text_stage, "load_prompt_encoder", 1, "out of memory: text; trying"),
     "text": (text_stage, "encode_prompt", 1, "text encoder streamed"),
     "load transformer": (run_module, "load_transformer", 1, "loading the transformer; trying"),
-    "denoise": (run_module, "guided_velocity", 1, "guidance branches apart"),
-    "denoise, apart": (run_module, "guided_velocity", 2, "transformer streamed"),
-    "denoise, streamed": (run_module, "guided_velocity", 3, "transformer streamed"),
+    "denoise": (passes, "guided_velocity", 1, "guidance branches apart"),
+    "denoise, apart": (passes, "guided_velocity", 2, "transformer streamed"),
+    "denoise, streamed": (passes, "guided_velocity", 3, "transformer streamed"),
     "load decoder": (finishing, "load_vae", 1, "decode whole; trying exact-tiles"),
     "decode": (finishing, "decode", 1, "decode whole; trying exact-tiles"),
 }
@@ -238,7 +238,7 @@ def test_a_streamed_block_that_finds_no_memory(
 
 
 @pytest.mark.parametrize(
-    "stage", ["text_stage.load_prompt_encoder", "run.load_transformer", "run.guided_velocity"]
+    "stage", ["text_stage.load_prompt_encoder", "run.load_transformer", "passes.guided_velocity"]
 )
 def test_a_kill_before_the_latents_are_there(
     draw: Callable[..., Any], tiny_model: Path, tmp_path: Path, stage: str
@@ -248,7 +248,7 @@ def test_a_kill_before_the_latents_are_there(
     words = [*PROMPT, "-m", str(tiny_model), "-o", str(tmp_path / "a.png"), *FAST]
     program = (
         f"import os, signal, torch\ntorch.set_num_threads({torch.get_num_threads()})\n"
-        "from sana_cli import run, text_stage\nfrom sana_cli.cli import main\n"
+        "from sana_cli import passes, run, text_stage\nfrom sana_cli.cli import main\n"
         f"def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n{stage} = die\n"
         f"main({[*words, '--no-prompt-cache']!r})"
     )

@@ -47,6 +47,7 @@ FLOORS = (
     ("quantizing", "safety", "wishes"),
     ("prompt_file",),
     ("pipeline",),
+    ("passes",),
     ("finishing", "prompt_cache"),
     ("text_stage",),
     ("run",),

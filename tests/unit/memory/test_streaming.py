@@ -39,6 +39,23 @@ def test_blocks_come_in_order_and_go_again() -> None:
     while len(read) < 11 and time.monotonic() < deadline:  # another thread reads
         time.sleep(0.01)
     assert read[:11] == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4, 0], "the next pass is prepared"
+    assert read.count(0) == 3
+
+
+def test_a_pass_that_ends_after_the_first_block_reads_no_other() -> None:
+    """And the next one begins with the block that is there. It cannot be known the first time."""
+    read: list[int] = []
+
+    def load(i: int) -> nn.Module:
+        read.append(i)
+        return nn.Identity()
+
+    blocks = StreamedBlocks(3, load)
+    for _ in range(4):
+        for _block in blocks:
+            break
+    assert len(list(blocks)) == 3
+    assert read[:4] == [0, 1, 1, 2]
 
 
 def test_errors_reach_whoever_runs_the_blocks() -> None:
