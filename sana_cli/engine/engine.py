@@ -8,6 +8,8 @@ a replayed graph with what it recorded. What differs is not used, and a notice s
 
 import weakref
 from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import is_
 from pathlib import Path
 
 import torch
@@ -35,8 +37,26 @@ _TOLERANCE = {torch.float32: 0.02, torch.float16: 0.05, torch.bfloat16: 0.1}
 _MOST_CAPTURED = 16384
 
 
+@dataclass(slots=True)
+class _Prepared:
+    """What calls of one shape share: the texts of the last one, positions, and the graph once there is one."""
+
+    shape: tuple[torch.Size, tuple[tuple[int, ...], ...]]  # of latents and text
+    contexts: Sequence[TextContext]
+    text: Text
+    positions: Tensor | None
+    captured: CapturedForward | None = None
+
+    def is_for(self, latents: Tensor, contexts: Sequence[TextContext]) -> bool:
+        """Whether nothing has changed, without comparing values."""
+        same = len(contexts) == len(self.contexts) and all(map(is_, contexts, self.contexts))
+        return same and self.shape == (latents.shape, self.text.shape())
+
+
 class Engine:
-    """The velocity of one model. Keeps one shape's graph, embedded timesteps and the texts of the last call."""
+    """The velocity of one model. Keeps embedded timesteps, and for both branches and for one of them a graph of the
+    last shape: guidance may be limited to some of the steps.
+    """
 
     def __init__(
         self,
@@ -61,11 +81,7 @@ class Engine:
         self.graphs = graphs
         self.summary = "native engine"
         self._conditions: dict[tuple[float, float | None], Condition] = {}
-        self._contexts: Sequence[TextContext] = ()
-        self._text: Text | None = None
-        self._shape: object = None
-        self._positions: Tensor | None = None
-        self._captured: CapturedForward | None = None
+        self._prepared: dict[tuple[bool, ...], _Prepared] = {}
         self._is_right: bool | None = None
 
     def velocity(
@@ -79,19 +95,16 @@ class Engine:
         if self._is_right is False:
             return self.model.plain_velocity(latents, timestep, contexts, guidance)
         condition = self._condition(timestep, guidance)
-        text = self._prepared(latents, contexts)
+        ready = self._prepare(latents, contexts)
         if self._is_right is None:
-            self._is_right = self._agrees(latents, timestep, guidance, condition, text)
+            self._is_right = self._agrees(latents, timestep, guidance, condition, ready)
             return self.velocity(latents, timestep, contexts, guidance)
         tokens = latents[:, 0].numel()
-        if self.graphs and self._captured is None and tokens <= _MOST_CAPTURED:
-            self._capture(latents, condition, text)
-        if self._captured is not None:
-            return self._captured(latents, condition)
-        return self._forward(latents, condition, text)
-
-    def _forward(self, latents: Tensor, condition: Condition, text: Text) -> Tensor:
-        return self.transformer.forward(latents, condition, text, self._positions)
+        if self.graphs and ready.captured is None and tokens <= _MOST_CAPTURED:
+            self._capture(latents, condition, ready)
+        if ready.captured is not None:
+            return ready.captured(latents, condition)
+        return self.transformer.forward(latents, condition, ready.text, ready.positions)
 
     def _condition(self, timestep: float, guidance: float | None) -> Condition:
         """Embedded once: every picture of a run has the same timesteps."""
@@ -100,25 +113,32 @@ class Engine:
             self._conditions[key] = self.transformer.condition(timestep, guidance)
         return self._conditions[key]
 
-    def _prepared(self, latents: Tensor, contexts: Sequence[TextContext]) -> Text:
+    def _prepare(self, latents: Tensor, contexts: Sequence[TextContext]) -> _Prepared:
         """The texts as the engine reads them; drops a graph of another shape."""
-        same = len(contexts) == len(self._contexts) and all(
-            a is b for a, b in zip(contexts, self._contexts, strict=True)
-        )
-        if self._text is None or not same:
-            self._contexts, self._text = tuple(contexts), self.transformer.text(contexts)
-            if self._captured is not None and self._shape == (latents.shape, self._text.shape()):
-                self._captured.use_text(self._text)
-        shape = (latents.shape, self._text.shape())
-        if shape != self._shape:
-            self._shape, self._captured = shape, None
-            self._positions = self.transformer.positions(*latents.shape[-2:])
-        return self._text
+        kind = tuple(bool(context.constants) for context in contexts)  # which branches
+        known = self._prepared.get(kind)
+        if known is not None and known.is_for(latents, contexts):
+            return known
+        text = self.transformer.text(contexts)
+        shape = (latents.shape, text.shape())
+        if known is not None and known.shape == shape:
+            known.contexts, known.text = tuple(contexts), text
+            if known.captured is not None:
+                known.captured.use_text(text)
+            return known
+        size = latents.shape[-2:]
+        others = {k: v for k, v in self._prepared.items() if k != kind and v.shape[0][-2:] == size}
+        ready = _Prepared(shape, tuple(contexts), text, self.transformer.positions(*size))
+        self._prepared = {**others, kind: ready}
+        return ready
 
-    def _capture(self, latents: Tensor, condition: Condition, text: Text) -> None:
+    def _capture(self, latents: Tensor, condition: Condition, ready: _Prepared) -> None:
+        def forward(latents: Tensor, condition: Condition, text: Text) -> Tensor:
+            return self.transformer.forward(latents, condition, text, ready.positions)
+
         try:
-            self._captured = CapturedForward(self._forward, latents, condition, text)
-            seconds = self._captured.seconds
+            ready.captured = CapturedForward(forward, latents, condition, ready.text)
+            seconds = ready.captured.seconds
             self.summary = f"native engine, CUDA graph captured in {seconds:.2f} s"
         except torch.OutOfMemoryError:
             raise
@@ -133,7 +153,7 @@ class Engine:
         timestep: float,
         guidance: float | None,
         condition: Condition,
-        text: Text,
+        ready: _Prepared,
     ) -> bool:
         """Whether the whole forward is the model's, tried once for each device and structure."""
         config = self.transformer.config
@@ -144,8 +164,9 @@ class Engine:
 
         def decide() -> str:
             with exact_convolutions():
-                expected = self.model.plain_velocity(latents, timestep, self._contexts, guidance)
-            error = relative_error(self._forward(latents, condition, text), expected)
+                expected = self.model.plain_velocity(latents, timestep, ready.contexts, guidance)
+            out = self.transformer.forward(latents, condition, ready.text, ready.positions)
+            error = relative_error(out, expected)
             return "right" if error <= _TOLERANCE[self.dtype] else f"is wrong by {error:.2g}"
 
         verdict = remembered(kind, self.device, decide, verdicts=self.verdicts)

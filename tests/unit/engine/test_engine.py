@@ -3,6 +3,7 @@
 import gc
 import weakref
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from sana_cli.engine.engine import Engine
 from sana_cli.engine.kernels import REFERENCE, TRITON, Kernels
 from sana_cli.engine.transformer import EngineTransformer
 from sana_cli.engine.trial import relative_error
+from sana_cli.models.block_cache import FirstBlockCache
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from tests.unit.engine.models import inputs, transformer
 
@@ -213,3 +215,48 @@ def test_without_a_graph_kernels_are_launched_one_by_one() -> None:
         assert relative_error(out, untouched.velocity(latents, 700.0, contexts)) < FP32
     assert len(notices) == 1
     assert notices[0].startswith("no CUDA graph (")
+
+
+def test_a_graph_for_both_branches_and_one_for_one_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guidance in some steps only goes from one to the other; neither is captured again, nor reads old texts."""
+    captured: list[int] = []
+
+    class Capture:
+        """Runs what it was given, on its own text."""
+
+        def __init__(self, forward: Any, latents: Tensor, condition: Any, text: Any) -> None:
+            captured.append(len(latents))
+            self.forward, self.text, self.seconds = forward, text.copy(), 0.0
+
+        def use_text(self, text: Any) -> None:
+            self.text.copy_(text)
+
+        def __call__(self, latents: Tensor, condition: Any) -> Tensor:
+            return self.forward(latents, condition, self.text)
+
+    monkeypatch.setattr("sana_cli.engine.engine.CapturedForward", Capture)
+    model, untouched = transformer(), transformer()
+    model.engine, notices = engine(model, graphs=True)
+    latents, contexts = inputs(model)
+    _, others = inputs(model, (1, 5), h=4)
+    others = [others[0], replace(others[1], values=[-v for v in others[1].values])]
+    for texts in (contexts, others):
+        for needed in (texts, texts[1:], texts, texts[1:]):
+            out = model.velocity(latents[: len(needed)], 700.0, needed)
+            expected = untouched.velocity(latents[: len(needed)], 700.0, needed)
+            assert relative_error(out, expected) < FP32
+    assert captured == [2, 1]
+    larger, _ = inputs(model, h=4)
+    model.velocity(larger, 700.0, contexts)
+    model.velocity(latents, 700.0, contexts)
+    assert captured == [2, 1, 2, 2]
+    assert notices == []
+
+
+def test_with_caches_the_model_runs_itself() -> None:
+    model, untouched = transformer(), transformer()
+    model.engine, _ = engine(model)
+    latents, contexts = inputs(model)
+    caches = [FirstBlockCache(0.0), FirstBlockCache(0.0)]
+    out = model.velocity(latents, 700.0, contexts, None, caches)
+    assert torch.equal(out, untouched.velocity(latents, 700.0, contexts))
