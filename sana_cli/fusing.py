@@ -6,7 +6,7 @@ here on: the joined layers are no longer there under their published names.
 
 # K input channels, N output channels
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -16,8 +16,11 @@ from sana_cli.models.dc_ae import MultiscaleLinearAttention
 from sana_cli.models.sana_transformer import LinearAttention
 
 
-def fuse_projections_(model: nn.Module) -> int:
-    """Join the projections of every linear attention whose layers are alike; returns how many."""
+def fuse_projections_(model: nn.Module, after_joining: Callable[[], None] = lambda: None) -> int:
+    """Join the projections of every linear attention whose layers are alike; returns how many.
+
+    `after_joining` is called whenever three layers are gone.
+    """
     joined = 0
     for module in model.modules():
         if isinstance(module, LinearAttention | MultiscaleLinearAttention):
@@ -26,6 +29,7 @@ def fuse_projections_(model: nn.Module) -> int:
                 module.to_qkv = layer
                 del module.to_q, module.to_k, module.to_v
                 joined += 1
+                after_joining()
     return joined
 
 

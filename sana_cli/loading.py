@@ -215,14 +215,14 @@ def accelerate(
     fused = backend in ("auto", "native") and has_engine(device)
     # The engine has its own way of joining products, and reads the weights as they were stored.
     for_cpu = device.type == "cpu" and backend != "reference" and not fused
+    # Layer by layer: new layers would find no room in what the ones before leave, and all be there twice.
     if for_cpu:
-        fuse_projections_(model)
+        fuse_projections_(model, give_back)
     # Inputs of the text encoder have outliers that 8 bits would drown the rest for.
     loose = isinstance(model, SanaTransformer2D | SanaBlock)
     verdicts = cache_folder() / "kernels.json"
     if fused and loose:
         backend = "native"  # a library's kernels would pack what the engine multiplies itself, a second time
-    # Layer by layer, or the packed ones would find no room in what the stored ones leave, and all be there twice.
     chosen = accelerate_(
         model, device, backend=backend, loose=loose, verdicts=verdicts, after_packing=give_back
     )

@@ -41,7 +41,7 @@ _BLOCK_MAPS = 3
 _FEED_FORWARD_MAPS = 7  # of F channels
 _INT8_MAPS = 2  # of F channels, more where inputs become integers and sums floats
 _CACHED_MAPS = 4  # of D channels: two residuals from before, and the two that will replace them
-_TEXT_MAPS = 8  # of the hidden width
+_TEXT_MAPS = 4  # of the hidden width
 _TEXT_MLP_MAPS = 3
 _TEXT_SCORE_MAPS = 4  # of heads x L x L
 
@@ -304,11 +304,10 @@ def _text(checkpoint: Checkpoint, settings: Settings, dtypes: DtypePlan) -> tupl
     longest = max(prefix, length)
     kv = config.num_key_value_heads * config.head_dim
     cache = 2 * kv * config.num_hidden_layers * prefix
-    running = longest * (
-        _TEXT_MAPS * config.hidden_size + _TEXT_MLP_MAPS * config.intermediate_size
-    )
+    states = _TEXT_MAPS * config.hidden_size * longest
+    mlp = _TEXT_MLP_MAPS * config.intermediate_size * longest
     scores = _TEXT_SCORE_MAPS * config.num_attention_heads * longest**2
-    return ITEMSIZE[dtypes.text_encoder] * (cache + running + scores), length
+    return ITEMSIZE[dtypes.text_encoder] * (cache + states + max(mlp, scores)), length
 
 
 def text_tokens(checkpoint: Checkpoint, settings: Settings) -> tuple[int, int]:
