@@ -4,14 +4,14 @@
 for bit on one machine, by `sana generate PROMPT --seed SEED`.
 """
 
-import textwrap
 from functools import partial
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from sana_cli.checkpoint import open_checkpoint
+from sana_cli.contact_sheet import Layout
 from sana_cli.loading import load_prompt_encoder, load_transformer, load_vae
 from sana_cli.pipeline import (
     decode,
@@ -38,8 +38,7 @@ CELLS = (
     ("an owl on a black background", 1),
     ("a hamburger on an orange background", 1),
 )
-COLUMNS = 4
-CAPTION_HEIGHT = 44  # pixels
+LAYOUT = Layout(columns=4, rows=3, cell=(256, 256), caption_lines=2)
 TARGET = Path(__file__).parents[1] / "docs/images/contact-sheet.png"
 
 
@@ -68,23 +67,10 @@ def draw_cells() -> list[Image.Image]:
     return images
 
 
-def compose(images: list[Image.Image]) -> Image.Image:
-    """Cells in rows, each over its caption."""
-    width, height = images[0].size
-    rows = -(-len(images) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * width, rows * (height + CAPTION_HEIGHT)), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
-    for i, (image, (prompt, seed)) in enumerate(zip(images, CELLS, strict=True)):
-        left, top = i % COLUMNS * width, i // COLUMNS * (height + CAPTION_HEIGHT)
-        sheet.paste(image, (left, top))
-        caption = textwrap.fill(f"{prompt} --seed {seed}", 38)
-        pen.multiline_text((left + 6, top + height + 4), caption, fill="black", font=font)
-    return sheet
-
-
 def main() -> None:
     TARGET.parent.mkdir(parents=True, exist_ok=True)
-    compose(draw_cells()).save(TARGET, optimize=True)
+    captions = [f"{prompt} --seed {seed}" for prompt, seed in CELLS]
+    LAYOUT.compose(draw_cells(), captions).save(TARGET, optimize=True)
     print(TARGET)
 
 

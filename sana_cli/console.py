@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.live import Live
 from rich.progress import (
     BarColumn,
     DownloadColumn,
@@ -45,7 +46,7 @@ class ConsoleReporter:
 
     def __enter__(self) -> "ConsoleReporter":
         if not self._progress.disable:
-            self._progress.start()
+            self._start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -55,6 +56,12 @@ class ConsoleReporter:
         for task in self._tasks.values():
             self._progress.remove_task(task)
         self._tasks.clear()
+
+    def _start(self) -> None:
+        # A new display: one that is started again erases as many lines as it had before it was stopped.
+        bars = self._progress.get_renderable
+        self._progress.live = Live(console=self.console, transient=True, get_renderable=bars)
+        self._progress.start()
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
@@ -84,6 +91,18 @@ class ConsoleReporter:
         if not self.quiet:
             text = printable(message.replace("\n", " "))
             self.console.print(f"note: {text}", markup=False, soft_wrap=True)
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """No bars within the block, so that it can draw in the terminal."""
+        shown = self._progress.live.is_started
+        if shown:
+            self._progress.stop()
+        try:
+            yield
+        finally:
+            if shown:
+                self._start()
 
     def count(self, title: str, done: int, total: int) -> None:
         """Progress of work that is counted, not timed: one bar a title."""

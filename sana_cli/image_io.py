@@ -12,6 +12,7 @@ from sana_cli.errors import ExitCode, SanaError
 from sana_cli.output import new_file
 
 SETTINGS_KEY = "sana"  # the PNG chunk with everything, as JSON
+SHEET_KEY = "pictures"  # of a contact sheet's settings: what is on it, by file
 XMP_KEY = "XML:com.adobe.xmp"  # the PNG chunk that holds an XMP packet
 # IPTC's word for a picture that a trained model made; agencies and platforms label pictures by it.
 DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
@@ -29,11 +30,12 @@ _XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 def save_png(
     image: Image.Image, path: Path, *, settings: Mapping[str, Any], overwrite: bool = False
 ) -> None:
-    """Write a PNG that tells how it was made: a `sana` JSON chunk, one chunk a setting, and the
+    """Write a PNG that tells how it was made: a `sana` JSON chunk, one chunk a setting, and for a single picture the
     `parameters` chunk that other tools read. XMP says that a model made it. Errors as in `output.new_file`.
     """
     info = PngInfo()
-    info.add_itxt("parameters", _parameters_chunk(settings))
+    if SHEET_KEY not in settings:
+        info.add_itxt("parameters", _parameters_chunk(settings))
     for key, value in settings.items():
         info.add_itxt(key, value if isinstance(value, str) else json.dumps(value))
     info.add_itxt(SETTINGS_KEY, json.dumps(dict(settings), ensure_ascii=False))
@@ -42,15 +44,21 @@ def save_png(
         image.save(file, format="PNG", pnginfo=info)
 
 
-def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a picture that `save_png` wrote; SanaError if there are none."""
+def load_picture(path: Path) -> Image.Image:
+    """A picture from a file, all of it; SanaError where there is none."""
     try:
         with Image.open(path) as image:
-            text = getattr(image, "text", {}).get(SETTINGS_KEY, "")
+            image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise SanaError(
             f"cannot read {path} as a picture", hint="is it a whole PNG file?", code=ExitCode.USAGE
         ) from error
+    return image
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings in a picture that `save_png` wrote; SanaError if there are none."""
+    text = getattr(load_picture(path), "text", {}).get(SETTINGS_KEY, "")
     try:
         settings = json.loads(text)
     except (ValueError, RecursionError):

@@ -1,6 +1,7 @@
 """File names of several pictures: patterns such as `{index}-{slug}-{seed}.png`. No torch."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from string import Formatter
@@ -40,6 +41,20 @@ def expand(pattern: Path, pictures: Sequence[tuple[str, int]]) -> list[Path]:
     return names
 
 
+def without_fields(pattern: Path) -> tuple[Path, str]:
+    """The folder that all names of a pattern share, and what its fields leave of the stem: `a/{slug}/x-{seed}.png`
+    gives `a` and `x`."""
+    folder = pattern.parent
+    while _fields(str(folder)):
+        folder = folder.parent
+    stem = re.sub(r"([-_. ])[-_. ]+", r"\1", _literal(pattern.stem)).strip("-_. ")
+    return Path(_literal(str(folder))), stem
+
+
+def _literal(pattern: str) -> str:
+    return "".join(text for text, *_ in Formatter().parse(pattern))
+
+
 class _Index(int):
     """A number that is written with leading zeros unless a format says otherwise."""
 
@@ -56,7 +71,7 @@ class _Index(int):
 
 def _check_fields(pattern: str) -> None:
     try:
-        names = [name for _, name, _, _ in Formatter().parse(pattern) if name is not None]
+        names = _fields(pattern)
     except ValueError as error:
         raise _unusable(pattern, str(error)) from error
     for name in names:
@@ -64,6 +79,10 @@ def _check_fields(pattern: str) -> None:
             close = difflib.get_close_matches(name, FIELDS, n=1)
             meant = f", did you mean {{{close[0]}}}?" if close else ""
             raise _unusable(pattern, f"there is no field {{{name}}}{meant}")
+
+
+def _fields(pattern: str) -> list[str]:
+    return [name for _, name, _, _ in Formatter().parse(pattern) if name is not None]
 
 
 def _unusable(pattern: object, problem: str) -> SanaError:

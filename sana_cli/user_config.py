@@ -94,6 +94,7 @@ SETTINGS: dict[str, Setting] = {
     "max_memory": Setting(kind="text", help="the most memory that a picture may take: 4GiB"),
     "safety": Setting(kind="true or false", help="have prompts checked before they are drawn"),
     "safety_model": Setting(kind="text", help="what checks them: a folder or hub id"),
+    "show": Setting(kind="true or false", help="show pictures in the terminal"),
     "quiet": Setting(kind="true or false", help="no progress and no notices"),
     "offline": Setting(kind="true or false", help="never touch the network"),
 }
@@ -114,6 +115,7 @@ class Preferences:
     max_memory: str | None = None
     safety: bool | None = None
     safety_model: str | None = None
+    show: bool | None = None
     quiet: bool | None = None
     offline: bool | None = None
     sources: Mapping[str, str] = field(default_factory=dict)

@@ -129,13 +129,13 @@ def decode(
             overwrite=force,
             reporter=reporter,
         )
-        if json:
-            print_document(
-                checkpoint,
-                [picture],
-                device=finisher.device,
-                precision=finisher.precision,
-                kernels=finisher.kernels,
-            )
-        else:
-            typer.echo(summary(picture, quiet=quiet))
+    if json:
+        print_document(
+            checkpoint,
+            [picture],
+            device=finisher.device,
+            precision=finisher.precision,
+            kernels=finisher.kernels,
+        )
+    else:
+        typer.echo(summary(picture, quiet=quiet))

@@ -9,7 +9,8 @@ from sana_cli import __version__
 from sana_cli.checkpoint import Checkpoint, kept_folder, local_path, open_checkpoint
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.model_digest import model_digest
-from sana_cli.request import Request, check
+from sana_cli.output import slug
+from sana_cli.request import Request, check, resolve
 from sana_cli.safety import SafetyCheck
 from sana_cli.user_config import BUILTIN, preferences
 from sana_cli.wishes import Wishes
@@ -17,7 +18,9 @@ from sana_cli.wishes import Wishes
 if TYPE_CHECKING:
     import torch
 
+    from sana_cli.batch import Batch
     from sana_cli.console import ConsoleReporter
+    from sana_cli.contact_sheet import Cell, ContactSheet
     from sana_cli.finishing import Picture as Finished
     from sana_cli.run import Run
 
@@ -33,12 +36,18 @@ class Picture:
     @classmethod
     def of(cls, name: str) -> Self:
         """Read it; SanaError for a file that is none of ours."""
-        from sana_cli.image_io import read_settings
+        from sana_cli.image_io import SHEET_KEY, read_settings
 
         path = local_path(name)
         if not path.is_file():
             raise SanaError(f"no such picture: {name}", hint="check the path", code=ExitCode.USAGE)
         settings = read_settings(path)
+        if SHEET_KEY in settings:
+            raise SanaError(
+                f"{name} is a sheet of several pictures",
+                hint="repeat one of them; `sana info` lists what is on it",
+                code=ExitCode.USAGE,
+            )
         return cls(name=name, settings=settings, wishes=Wishes.of_picture(settings, name))
 
     def tell_differences(self, checkpoint: Checkpoint, reporter: "ConsoleReporter") -> None:
@@ -111,19 +120,22 @@ class Order:
 
     def __init__(
         self, *, wishes: Wishes, checkpoint: Checkpoint, count: int, overwrite: bool,
-        reporter: "ConsoleReporter", safety: SafetyCheck | None = None,
+        reporter: "ConsoleReporter", safety: SafetyCheck | None = None, grid: bool = False,
     ) -> None:  # fmt: skip
         self.wishes, self.checkpoint, self.reporter = wishes, checkpoint, reporter
         self.safety, self._passed = safety, set[str]()
-        self.count, self.overwrite = count, overwrite
+        self.count, self.overwrite, self.grid = count, overwrite, grid
         self.run: Run | None = None
         self.done_before: list[Path] | None = None
+        self._batch: Batch | None = None
+        self._sheet: ContactSheet | None = None
 
     def single(self, picture: Picture | None) -> Iterator["Finished"]:
         """The pictures of one prompt."""
         request = self.wishes.request(self.checkpoint, count=self.count, overwrite=self.overwrite)
         with self.wishes.naming_source_of("output"):
             check(request, self.checkpoint)  # mistakes are told before the seconds that torch takes
+            self._plan_sheet(self.count, slug(request.prompt))
         device = self._device(picture)
         self._require_safe(request, device)
         self.run = self._started(request, device)
@@ -153,6 +165,9 @@ class Order:
                 lines, replace(self.wishes, output=None), self.checkpoint,
                 count=self.count, overwrite=self.overwrite, output=output,
             )  # fmt: skip
+            name = "prompts" if prompts == "-" else slug(Path(prompts).stem)
+            self._plan_sheet(len(batch.requests), name)
+        self._batch = batch
         self.done_before = sorted(batch.done)
         pending = batch.pending
         if batch.done:
@@ -179,6 +194,47 @@ class Order:
             if len(refused) > 1:
                 error.message = f"{len(refused)} prompts are refused; first, {error.message}"
             raise error
+
+    def _plan_sheet(self, pictures: int, name: str) -> None:
+        if self.grid and pictures < 2:
+            self.reporter.notice("--grid has no effect on a single picture")
+        elif self.grid:
+            from sana_cli.contact_sheet import ContactSheet
+
+            target = local_path(self.wishes.output) if self.wishes.output else None
+            self._sheet = ContactSheet(target, name=name, overwrite=self.overwrite)
+
+    def save_sheet(self, drawn: "Sequence[Finished]") -> Path | None:
+        """The sheet of `--grid` with all pictures, those that were there before too; None where there is none."""
+        if self._sheet is None:
+            return None
+        cells = self._cells(drawn)
+        settings = {"model": self.checkpoint.name, "version": __version__}
+        return self._sheet.save(cells, settings=settings, notice=self.reporter.notice)
+
+    def _cells(self, drawn: "Sequence[Finished]") -> "list[Cell]":
+        from sana_cli.contact_sheet import Cell
+
+        if self._batch is None:
+            return [
+                Cell(
+                    path=picture.path,
+                    prompt=picture.settings["prompt"],
+                    seed=picture.seed,
+                    size=(picture.width, picture.height),
+                )
+                for picture in drawn
+            ]
+        cells = []
+        for request in self._batch.requests:
+            settings = resolve(request, self.checkpoint)
+            assert request.output is not None
+            assert request.seed is not None
+            size = settings.width, settings.height
+            cells.append(
+                Cell(path=request.output, prompt=request.prompt, seed=request.seed, size=size)
+            )
+        return cells
 
     def _require_safe(self, request: Request, device: "torch.device") -> None:
         """SanaError for a prompt that the safety check refuses; one that it let pass is not checked again."""

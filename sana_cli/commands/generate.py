@@ -6,6 +6,7 @@ import typer
 
 from sana_cli.commands.completion import ModelOption
 from sana_cli.commands.report import print_document, summary
+from sana_cli.commands.seeing import NO_SCREEN, GridOption, ShowOption, screen_for
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import (
     Backend,
@@ -160,6 +161,8 @@ def generate(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what it would take in memory.")
     ] = False,
+    grid: GridOption = False,
+    show: ShowOption = None,
     offline: OfflineOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     json: JsonOption = False,
@@ -208,6 +211,7 @@ def generate(
         with wishes.naming_source_of("max_memory"):
             parse_bytes(wishes.max_memory)
     offline = chosen.is_offline(offline)
+    screen = None if dry_run else screen_for(show, chosen, json=json, quiet=quiet)
     quiet = chosen.is_quiet(quiet)
 
     from sana_cli.console import ConsoleReporter
@@ -225,28 +229,43 @@ def generate(
             with wishes.naming_source_of("device", "max_memory"):
                 print_forecast(checkpoint, request, wishes.device or "auto", json=json)
             return
+        if show and screen is None:
+            reporter.notice(NO_SCREEN)
         order = Order(
-            wishes=wishes, checkpoint=checkpoint, count=count, overwrite=force, reporter=reporter,
-            safety=checks,
+            wishes=wishes, checkpoint=checkpoint, count=count, overwrite=force, grid=grid,
+            reporter=reporter, safety=checks,
         )  # fmt: skip
         pictures = order.batch(prompts) if prompts else order.single(picture)
         told: list[Finished] = []
+        sheet = None
         try:
             for finished in pictures:
                 told.append(finished)
-                if not json:
-                    typer.echo(summary(finished, quiet=quiet))
+                with reporter.paused():
+                    if not json:
+                        typer.echo(summary(finished, quiet=quiet))
+                    if screen and not grid:
+                        screen.show_file(finished.path)
+            sheet = order.save_sheet(told)
+            if sheet:
+                with reporter.paused():
+                    if not json:
+                        typer.echo(sheet)
+                    if screen:
+                        screen.show_file(sheet)
         finally:  # pictures that are done are told, whatever happens to the next one
             if json and (told or order.done_before):
                 run = order.run
-                print_document(
-                    checkpoint,
-                    told,
-                    device=run.device if run else None,
-                    precision=str(run.dtypes) if run else None,
-                    kernels=run.kernels if run else {},
-                    done_before=order.done_before,
-                )
+                with reporter.paused():
+                    print_document(
+                        checkpoint,
+                        told,
+                        device=run.device if run else None,
+                        precision=str(run.dtypes) if run else None,
+                        kernels=run.kernels if run else {},
+                        done_before=order.done_before,
+                        sheet=sheet,
+                    )
 
 
 def _contradiction(one: str, other: str) -> SanaError:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sana_cli.commands.completion import complete_model
+from sana_cli.commands.seeing import show_or, show_picture
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import JsonOption
 from sana_cli.output import printable, readable_bytes
@@ -23,19 +24,24 @@ def info(
             autocompletion=complete_model,
         ),
     ],
+    show: Annotated[bool, typer.Option("--show", help="The picture too, in the terminal.")] = False,
     json: JsonOption = False,
 ) -> None:
     """Show what a model is and can draw, or how a picture was made."""
+    if show and json:
+        raise show_or("--json")
     from sana_cli.checkpoint import local_path
 
     path = local_path(subject)
-    if path.suffix.lower() == ".png" and path.is_file():
-        from sana_cli.image_io import read_settings
+    is_picture = path.suffix.lower() == ".png" and path.is_file()
+    if is_picture:
+        from sana_cli.image_io import SHEET_KEY, read_settings
 
         facts = read_settings(path)
         if not json:
             facts = {key: value for key, value in facts.items() if value != ""}
-            facts["again"] = _command(facts)
+            if SHEET_KEY not in facts:
+                facts["again"] = _command(facts)
     else:
         facts = _model_facts(subject)
     if json:
@@ -44,6 +50,8 @@ def info(
         typer.echo(dumps(facts, ensure_ascii=False))
     else:
         typer.echo(printable("\n".join(_lines(facts))))
+    if show:
+        show_picture(path if is_picture else None)
 
 
 def _command(settings: dict[str, Any]) -> str:

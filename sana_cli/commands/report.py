@@ -38,8 +38,10 @@ def print_document(
     precision: str | None,
     kernels: dict[str, str],
     done_before: "Sequence[Path] | None" = None,
+    sheet: "Path | None" = None,
 ) -> None:
-    """Print the JSON document of a command. `done_before` is for a batch: pictures that were there already."""
+    """Print the JSON document of a command. `done_before` is for a batch: pictures that were there already.
+    `sheet` is a contact sheet of all pictures."""
     from dataclasses import asdict
     from json import dumps
 
@@ -69,4 +71,6 @@ def print_document(
     }
     if done_before is not None:
         document["done_before"] = [str(path) for path in done_before]
+    if sheet is not None:
+        document["grid"] = str(sheet)
     typer.echo(dumps(document, ensure_ascii=False))

@@ -143,7 +143,8 @@ class Session:
     def _draw(self, prompt: str) -> None:
         with self.reporter:
             for picture in self.order.next(replace(self.wishes, prompt=prompt)):
-                typer.echo(summary(picture, quiet=self.reporter.quiet))
+                with self.reporter.paused():
+                    typer.echo(summary(picture, quiet=self.reporter.quiet))
 
     def _set(self, name: str, value: str) -> None:
         setter = SETTERS[name]

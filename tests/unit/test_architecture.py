@@ -40,7 +40,7 @@ FLOORS = (
         "weights",
     ),
     ("fusing", "pth", "engine"),
-    ("checkpoint",),
+    ("checkpoint", "contact_sheet", "show"),
     ("component_weights", "model_digest", "model_list", "request"),
     ("memory",),
     ("loading",),

@@ -1,0 +1,151 @@
+"""`--grid`: one more file with all pictures."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sana_cli.contact_sheet import LARGEST, Cell, ContactSheet, Layout
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.image_io import DIGITAL_SOURCE_TYPE, XMP_KEY, read_settings, save_png
+
+SMALL = ("--size", "64x96", "--steps", "1", "--seed", "5", "--device", "cpu")
+
+
+@pytest.fixture
+def draw(sana: Callable[..., Any], tiny_model: Path) -> Callable[..., Any]:
+    return lambda *words: sana("generate", *words, *SMALL, "-m", tiny_model, "--grid")
+
+
+def cells_of(path: Path, columns: int, width: int, height: int, caption: int) -> list[Image.Image]:
+    """The pictures on a sheet, without captions."""
+    sheet = Image.open(path)
+    assert sheet.width == columns * width
+    rows = sheet.height // (height + caption)
+    return [
+        sheet.crop((x, y, x + width, y + height))
+        for y in range(0, rows * (height + caption), height + caption)
+        for x in range(0, sheet.width, width)
+    ]
+
+
+def test_pictures_of_one_prompt(draw: Any, sana: Any, tmp_path: Path) -> None:
+    """In the order of their seeds, pixel for pixel, over captions; the sheet tells what is on it."""
+    result = draw("a cat", "--count", 3, "-o", tmp_path / "a.png", "--json")
+    assert result.code == 0, result.err
+    sheet = tmp_path / "a-grid.png"
+    assert result.document["grid"] == str(sheet)
+    cells = cells_of(sheet, 2, 64, 96, 24)
+    for seed, cell in zip((5, 6, 7), cells, strict=False):
+        assert cell.tobytes() == Image.open(tmp_path / f"a-{seed}.png").tobytes()
+    assert set(cells[3].getdata()) == {(255, 255, 255)}
+    settings = read_settings(sheet)
+    assert (settings["prompt"], settings["grid"]) == ("a cat", "2x2")
+    assert settings["pictures"]["a-6.png"] == "a cat --seed 6"
+    assert DIGITAL_SOURCE_TYPE in Image.open(sheet).info[XMP_KEY]
+    told = sana("info", sheet)
+    assert "a-6.png: a cat --seed 6" in told.out
+    assert "sana generate" not in told.out
+    repeated = sana("generate", "--from", sheet)
+    assert (repeated.code, "several pictures" in repeated.err) == (ExitCode.USAGE, True)
+
+
+def test_names_that_are_taken(draw: Any, tmp_path: Path) -> None:
+    """Refused before any work if the name was asked for; another number where it was not; replaced with --force."""
+    taken = tmp_path / "a-grid.png"
+    taken.write_bytes(b"mine")
+    words = ("a cat", "--count", 2, "-o", tmp_path / "a.png")
+    refused = draw(*words)
+    assert (refused.code, "a-grid.png exists" in refused.err) == (ExitCode.USAGE, True)
+    assert os.listdir(tmp_path) == ["a-grid.png"]
+    forced = draw(*words, "--force")
+    assert (forced.code, forced.out.splitlines()[-1]) == (0, str(taken))
+    assert read_settings(taken)["grid"] == "2x1"
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a-cat-grid.png").write_bytes(b"mine")
+    assert draw("a cat", "--count", 2, "-o", folder).out.endswith("a-cat-grid-2.png\n")
+    assert (folder / "a-cat-grid.png").read_bytes() == b"mine"
+
+
+def test_a_file_of_prompts(draw: Any, tmp_path: Path) -> None:
+    """All of it, also what was there before; a sheet that is right already stays."""
+    prompts, folder = tmp_path / "my list.txt", tmp_path / "out"
+    folder.mkdir()
+    prompts.write_text("a cat\na dog\n")
+    words = ("--prompts", prompts, "-o", folder, "--json")
+    assert draw(*words).document["grid"] == str(folder / "my-list-grid.png")
+    prompts.write_text("a cat\na dog\n大きな猫\n")
+    longer = draw(*words).document
+    assert (len(longer["images"]), longer["grid"]) == (1, str(folder / "my-list-grid-2.png"))
+    pictures = read_settings(folder / "my-list-grid-2.png")["pictures"]
+    assert list(pictures.values()) == ["a cat --seed 5", "a dog --seed 5", "大きな猫 --seed 5"]
+    again = draw(*words).document
+    assert (again["images"], again["grid"]) == ([], longer["grid"])
+    prompts.write_text("a cat\na dog\n")
+    assert draw(*words).document["grid"].endswith("my-list-grid.png")
+    os.utime(folder / "1-a-cat.png", (2**32, 2**32))
+    assert draw(*words).document["grid"].endswith("my-list-grid-3.png"), "a picture has changed"
+
+
+def test_patterns(draw: Any, tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir()
+    for pattern, expected in (
+        ("{slug}-{seed}.png", "a-cat-grid.png"),
+        ("my {seed}.png", "my-grid.png"),
+        ("cats/{{x}} {seed:03d}_{slug}.png", "cats/{x}-grid.png"),
+        ("cats/1-{seed}-{index}-b.png", "cats/1-b-grid.png"),
+    ):
+        result = draw("a cat", "--count", 2, "-o", tmp_path / pattern)
+        assert result.code == 0, result.err
+        assert result.out.endswith(f"\n{tmp_path / expected}\n")
+
+
+def test_a_single_picture_needs_none(draw: Any, tmp_path: Path) -> None:
+    result = draw("a cat", "-o", tmp_path / "a.png")
+    assert "--grid has no effect on a single picture" in result.err
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 17, 10_000])
+@pytest.mark.parametrize("size", [(64, 96), (1024, 1024), (4096, 512), (16384, 16384)])
+def test_sheets_stay_small(count: int, size: tuple[int, int]) -> None:
+    layout = Layout.near_square(count, size, caption_lines=2)
+    pictures = (
+        Image.new("RGB", size if count < 6 and size[0] < 9999 else (8, 8)) for _ in range(count)
+    )
+    sheet = layout.compose(pictures, ["x"] * count)
+    assert max(sheet.size) <= LARGEST
+    assert abs(layout.columns - layout.rows) <= 1
+    assert layout.columns * layout.rows >= count
+    assert layout.cell[0] / layout.cell[1] == pytest.approx(size[0] / size[1], rel=0.15)
+
+
+def test_scaled_pictures_are_announced(tmp_path: Path) -> None:
+    """And each kind of picture is in the middle of its cell, as large as it fits."""
+    cells = []
+    for name, size in (("wide", (4096, 64)), ("high", (64, 4096))):
+        path = tmp_path / f"{name}.png"
+        settings = {"prompt": name, "seed": 1, "pictures": {}}
+        save_png(Image.new("RGB", size, "red"), path, settings=settings)
+        cells.append(Cell(path=path, prompt=name, seed=1, size=size))
+    told: list[str] = []
+    sheet = ContactSheet(tmp_path / "a.png", name="x", overwrite=False)
+    path = sheet.save(cells, settings={"model": "m"}, notice=told.append)
+    assert "pictures are scaled to 2048x2048 on a-grid.png" in told[0]
+    with Image.open(path) as image:
+        assert image.size == (4096, 2048 + 44)
+        assert image.getpixel((1024, 1024)) == image.getpixel((2048 + 1024, 10)) == (255, 0, 0)
+        assert image.getpixel((1024, 900)) == image.getpixel((2048 + 900, 1024)) == (255, 255, 255)
+
+
+def test_a_picture_that_is_gone(tmp_path: Path) -> None:
+    cells = [Cell(path=tmp_path / f"{n}.png", prompt="x", seed=n, size=(8, 8)) for n in (1, 2)]
+    with pytest.raises(SanaError, match="cannot read"):
+        ContactSheet(tmp_path, name="x", overwrite=False).save(
+            cells, settings={}, notice=lambda message: None
+        )
+    assert os.listdir(tmp_path) == []
