@@ -45,9 +45,9 @@ def fewer_passes(document: dict[str, Any], axes: Any) -> None:
         rows = [row for row in left if fits(row["options"])]
         left = [row for row in left if not fits(row["options"])]
         x, y = [row["blocks_run"] for row in rows], [row["psnr_db"] for row in rows]
-        axes.scatter(
-            x, y, s=[12 + 12 * max(0, -row["points"]) for row in rows], color=colour, label=way
-        )
+        sizes = [12 + 12 * max(0, -row["points"]) for row in rows]
+        axes.scatter(x, y, s=sizes, color=colour)
+        axes.scatter([], [], color=colour, label=way)  # the legend's dot
     axes.set_xlabel("share of the full run's blocks (fewer-passes.json)")
     axes.set_ylabel("PSNR against the full run, dB\nlarger dots: more wrong pictures")
     axes.grid(alpha=0.3)
