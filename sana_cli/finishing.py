@@ -29,6 +29,7 @@ from sana_cli.passes import PassCount
 from sana_cli.pipeline import BrokenValues, decode
 from sana_cli.pixels import resize_and_crop, to_image
 from sana_cli.precision import plan_dtypes
+from sana_cli.source import Paste
 from sana_cli.stages import Reporter, Stopwatch, is_out_of_memory, peak_memory_bytes, release_memory
 from sana_cli.user_config import BUILTIN
 
@@ -137,13 +138,16 @@ class Finisher:
         overwrite: bool,
         predicted_peak: int,
         plan: str,
+        paste: Paste | None = None,
     ) -> Picture:
-        """Write the picture, and say what became of it."""
+        """Write the picture, with what stays of an original, and say what became of it."""
         carried = {key: value for key, value in settings.items() if key != "decode"}
         if self.plan.mode == "blended-tiles":  # the only way to decode that draws something else
             carried["decode"] = str(self.plan)
         with self.stopwatch.timed("save"), self.reporter.stage("save"):
-            image_io.save_png(to_image(decoded), path, settings=carried, overwrite=overwrite)
+            image = to_image(decoded)
+            image = paste.over(image) if paste else image
+            image_io.save_png(image, path, settings=carried, overwrite=overwrite)
         height, width = decoded.shape[-2:]
         return Picture(
             path=path,
@@ -320,6 +324,7 @@ def finish(
             overwrite=overwrite,
             predicted_peak=predicted.total,
             plan=f"decode {finisher.plan}",
+            paste=kept.paste,
         )
     _remove(file, reporter)
     return picture, finisher

@@ -1,6 +1,7 @@
 """Finished latents in a file, so that a picture whose decoding fails is not lost.
 
-A plain safetensors file: one tensor `latents`, and in the header's metadata what the picture was asked to be.
+A plain safetensors file: one tensor `latents`, and in the header's metadata what the picture was asked to be. Where only
+a part of an original is redrawn, two more tensors hold what stays of it.
 It lies beside the picture while that is being decoded, and is removed once the picture is there.
 """
 
@@ -14,15 +15,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import DecodeMode
 from sana_cli.output import new_file
+from sana_cli.source import Paste
 
 FORMAT = "sana-latents"
 VERSION = 1
+PASTE_VERSION = 2  # of files that hold what stays of an original: older readers would draw over it
 SUFFIX = ".latents.safetensors"
 _LONGEST_NAME = 255  # bytes, of common file systems
 _NEEDED = (
@@ -58,6 +63,7 @@ class KeptLatents:
     latents: Tensor  # (1, C, h, w) fp32
     settings: dict[str, Any]  # what the picture carries
     how: HowToFinish
+    paste: Paste | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -115,19 +121,24 @@ def write(path: Path, kept: KeptLatents) -> None:
 
     metadata = {
         "format": FORMAT,
-        "format_version": str(VERSION),
+        "format_version": str(PASTE_VERSION if kept.paste else VERSION),
         "model": kept.how.model,
         "settings": json.dumps(kept.settings),
         "finish": json.dumps(asdict(kept.how)),
     }
-    data = save({"latents": kept.latents.detach().float().cpu().contiguous()}, metadata)
+    tensors = {"latents": kept.latents.detach().float().cpu().contiguous()}
+    if kept.paste is not None:
+        tensors["original"] = torch.from_numpy(np.array(kept.paste.original))  # (H, W, 3) uint8
+        tensors["mask"] = torch.from_numpy(np.array(kept.paste.mask))  # (H, W) uint8
+    data = save(tensors, metadata)
     with new_file(path, overwrite=True) as file:
         file.write(data)
 
 
 def read(path: Path) -> KeptLatents:
     """Read and check a file; SanaError says what is wrong with it."""
-    metadata, latents = _open(path)
+    metadata, tensors = _open(path)
+    latents = tensors.get("latents")
     version = metadata.get("format_version", "")
     if metadata.get("format") != FORMAT:
         raise SanaError(
@@ -135,9 +146,11 @@ def read(path: Path) -> KeptLatents:
             hint=f"`sana generate` keeps them as PICTURE.png{SUFFIX}",
             code=ExitCode.USAGE,
         )
-    if version != str(VERSION):
+    if version not in (str(VERSION), str(PASTE_VERSION)):
         raise _damaged(
-            path, f"its format version is {version!r}, not {VERSION}", "install a newer sana"
+            path,
+            f"its format version is {version!r}, not {VERSION} or {PASTE_VERSION}",
+            "install a newer sana",
         )
     if latents is None or latents.ndim != 4 or latents.shape[0] != 1 or 0 in latents.shape:
         shape = None if latents is None else tuple(latents.shape)
@@ -149,17 +162,31 @@ def read(path: Path) -> KeptLatents:
     try:
         settings, how = _parse(metadata)
         drawn, shape = _size(settings["drawn_size"]), tuple(latents.shape[-2:])
-        _size(settings["size"])
+        size = _size(settings["size"])
+        paste = _paste(tensors, size) if version == str(PASTE_VERSION) else None
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise _damaged(path, f"its settings cannot be read: {error}") from error
     if drawn != (32 * shape[1], 32 * shape[0]):
         raise _damaged(
             path, f"latents of {shape[1]}x{shape[0]} are none of a {drawn[0]}x{drawn[1]} picture"
         )
-    return KeptLatents(latents=latents, settings=settings, how=how)
+    return KeptLatents(latents=latents, settings=settings, how=how, paste=paste)
 
 
-def _open(path: Path) -> tuple[dict[str, str], Tensor | None]:
+def _paste(tensors: dict[str, Tensor], size: tuple[int, int]) -> Paste:
+    """What stays of an original. ValueError or KeyError for tensors that are no such thing."""
+    original, mask = tensors["original"], tensors["mask"]
+    width, height = size
+    shapes = tuple(original.shape), tuple(mask.shape)
+    if shapes != ((height, width, 3), (height, width)) or {original.dtype, mask.dtype} != {
+        torch.uint8
+    }:
+        raise ValueError(f"an original of shape {shapes[0]} and a mask of {shapes[1]}")
+    images = (Image.fromarray(tensor.numpy()) for tensor in (original, mask))
+    return Paste(original=next(images), mask=next(images))
+
+
+def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
@@ -171,9 +198,12 @@ def _open(path: Path) -> tuple[dict[str, str], Tensor | None]:
     try:
         with safe_open(path, framework="pt") as handle:
             metadata = handle.metadata() or {}
-            named = "latents" in handle.keys()  # noqa: SIM118  not a dictionary
-            # A copy: the file may be removed while its latents are decoded.
-            latents = handle.get_tensor("latents").clone() if named else None
+            # Copies: the file may be removed while its latents are decoded.
+            tensors = {
+                name: handle.get_tensor(name).clone()
+                for name in handle.keys()  # noqa: SIM118  not a dictionary
+                if name in ("latents", "original", "mask")
+            }
     except (SafetensorError, OSError) as error:
         if path.suffix.lower() == ".png":
             raise SanaError(
@@ -183,7 +213,7 @@ def _open(path: Path) -> tuple[dict[str, str], Tensor | None]:
             ) from error
         reason = (str(error).splitlines() or ["unreadable"])[0]
         raise _damaged(path, f"not a whole safetensors file ({reason})") from error
-    return metadata, latents
+    return metadata, tensors
 
 
 def _parse(metadata: dict[str, str]) -> tuple[dict[str, Any], HowToFinish]:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -73,11 +73,14 @@ def load_transformer(
 
 
 def load_vae(
-    checkpoint: Checkpoint, *, dtype: str, device: torch.device, encoder: bool = False
+    checkpoint: Checkpoint,
+    *,
+    dtype: str,
+    device: torch.device,
+    halves: tuple[Literal["encoder", "decoder"], ...] = ("decoder",),
 ) -> AutoencoderDC:
-    """DC-AE with its weights, in eval mode. Without `encoder` only the decoder has any."""
+    """DC-AE in eval mode; only `halves` of it have weights."""
     model = empty_module(checkpoint, "vae")
-    halves = ("encoder", "decoder") if encoder else ("decoder",)
     weights = component_weights(checkpoint, "vae")
     _fill(model, weights, "vae", dtype=dtype, device=device, parts=halves)
     assert isinstance(model, AutoencoderDC)

@@ -1,4 +1,4 @@
-"""The verbs that make a picture: encode_prompt -> init_noise -> denoise -> decode.
+"""The verbs that make a picture: encode_prompt -> init_noise -> denoise -> decode; encode_image to begin with one.
 
 Each is told its modules and settings and returns tensors; `run.py` decides what is loaded when.
 """
@@ -34,6 +34,15 @@ class EncodedPair:
         """Embeddings (1, L, C) in the order in which `denoise` batches them."""
         pair = (self.negative, self.positive)
         return [prompt.embeds for prompt in pair if prompt is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A picture to begin with instead of noise."""
+
+    latents: Tensor  # of the original, (1, C, h, w) fp32, as the sampler would finish them
+    first: int  # step
+    redrawn: Tensor | None = None  # (1, 1, h, w) bool; other positions are kept
 
 
 class BrokenValues(Exception):
@@ -113,18 +122,38 @@ def denoise(
     noise: Tensor,
     sampler: Sampler,
     *,
+    begin: Start | None = None,
     after_step: Callable[[int, Tensor], None] = lambda i, latents: None,
 ) -> Tensor:
     """The denoising loop: unit noise (B, C, h, w) fp32 -> finished latents, same shape and dtype.
 
-    `after_step` sees the latents of every step and may raise to stop.
+    `begin` runs the last steps only, on a picture with that much noise; positions that it keeps are put back after
+    every step, with as much noise as the others have then (as in diffusers' legacy inpainting; RePaint, arXiv
+    2201.09865, without its resampling). `after_step` sees the latents of every step and may raise to stop.
     """
-    latents = sampler.start(noise)
-    for i in range(sampler.steps):
+    first = begin.first if begin else 0
+    latents = (
+        sampler.noised(begin.latents, noise, first) if begin and first else sampler.start(noise)
+    )
+    for i in range(first, sampler.steps):
         velocity = velocity_at(*sampler.inputs(i, latents))
         check_values(velocity, f"denoising step {i + 1}")
         latents = sampler.step(i, latents, velocity)
+        if begin and begin.redrawn is not None:
+            kept = sampler.noised(begin.latents, noise, i + 1)
+            latents = torch.where(begin.redrawn, latents, kept)
         after_step(i, latents)
+    return latents
+
+
+@torch.inference_mode()
+def encode_image(vae: AutoencoderDC, image: Tensor) -> Tensor:
+    """A picture (1, 3, H, W) fp32 in -1..1 -> its latents (1, C, H/32, W/32) fp32, as a sampler would finish them."""
+    dtype = vae.encoder.conv_out.weight.dtype
+    latents = vae.encode(image.to(dtype)).float() * vae.config.scaling_factor
+    check_values(
+        latents, "encoding the picture", flat_below=-1
+    )  # one colour all over is a picture, too
     return latents
 
 

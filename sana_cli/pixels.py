@@ -1,5 +1,6 @@
-"""From a decoder's values to a picture."""
+"""From a decoder's values to a picture, and from a picture to an encoder's."""
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -10,6 +11,12 @@ def to_image(decoded: Tensor) -> Image.Image:
     """Decoder output (1, 3, H, W), nominally -1..1 -> an RGB picture."""
     pixels = (decoded[0].float() / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)  # (H, W, 3)
     return Image.fromarray((pixels * 255).round().to(torch.uint8).cpu().numpy())
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB picture -> what the encoder reads, (1, 3, H, W) fp32 in -1..1."""
+    pixels = torch.from_numpy(np.array(image))  # (H, W, 3), a copy that torch may write to
+    return (pixels.float() / 255 * 2 - 1).permute(2, 0, 1)[None]
 
 
 def resize_and_crop(decoded: Tensor, *, height: int, width: int) -> Tensor:

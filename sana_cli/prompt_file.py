@@ -16,6 +16,7 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "prompt": (str,), "negative": (str,), "seed": (int,), "steps": (int,), "guidance": (int, float),
     "size": (str,), "width": (int,), "height": (int,), "aspect": (str,), "bins": (bool,),
     "guidance_interval": (str,), "cache": (int, float), "scheduler": (str,), "enhance": (bool,),
+    "image": (str,), "strength": (int, float), "mask": (str,),
 }  # fmt: skip
 
 

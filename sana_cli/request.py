@@ -13,6 +13,14 @@ from sana_cli.config import SchedulerName
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import DecodeMode
 from sana_cli.published import aspect_ratio_bins, has_bins
+from sana_cli.source import (
+    PictureFile,
+    Source,
+    default_size,
+    nearest_multiple,
+    other_side,
+    source_of,
+)
 
 MAX_SIDE = 16384  # pixels; larger ones are typing mistakes
 MAX_PROMPT = 20_000  # characters; models see the first 300 tokens
@@ -35,6 +43,9 @@ class Request:
     scheduler: SchedulerName | None = None
     enhance: bool | None = None
     seed: int | None = None
+    image: Path | None = None  # to begin with, instead of noise
+    strength: float | None = None  # share of the steps that run on it
+    mask: Path | None = None  # what of it is redrawn
     count: int = 1
     output: Path | None = None  # a .png file, a folder, or a pattern; None: the working folder
     output_is_folder: bool = False  # it was written with a slash at its end
@@ -66,11 +77,17 @@ class Settings:
     scheduler: SchedulerName
     flow_shift: float
     enhance: bool
+    source: Source | None = None  # None: drawn from noise
 
     @property
     def uses_two_branches(self) -> bool:
         """Classifier-free guidance: flow models at a scale above 1. Sprint embeds the scale."""
         return self.guidance_scale > 1 and self.scheduler != "scm"
+
+    @property
+    def first_step(self) -> int:
+        """The step to begin with: 0, or a later one on a picture."""
+        return self.source.first if self.source else 0
 
 
 def check(request: Request, checkpoint: Checkpoint) -> None:
@@ -96,10 +113,6 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
             f"at most {MAX_PROMPT:,}; models read about the first 300 words",
         )
         _require(_is_text(text), "the prompt is not valid text", "write it in UTF-8")
-    native = defaults.native_size
-    width = native if request.width is None else request.width
-    height = native if request.height is None else request.height
-    drawn_width, drawn_height = _drawn_size(width, height, native, bins=request.bins)
     steps = defaults.steps if request.steps is None else request.steps
     _require(1 <= steps <= 1000, f"cannot draw in {steps} steps", "use 1 to 1000; 20 is usual")
     guidance = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
@@ -127,6 +140,16 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
         f"scheduler {scheduler} does not fit {checkpoint.name}",
         "Sprint models need scm, all others flow-dpm or flow-euler",
     )
+    source = source_of(
+        request.image,
+        strength=request.strength,
+        mask=request.mask,
+        steps=steps,
+        scheduler=scheduler,
+    )
+    native = defaults.native_size
+    width, height = _finished_size(request, native, source.image if source else None)
+    drawn_width, drawn_height = _drawn_size(width, height, native, bins=request.bins)
     return Settings(
         prompt=request.prompt,
         negative_prompt=request.negative_prompt,
@@ -141,6 +164,7 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
         scheduler=scheduler,
         flow_shift=defaults.flow_shift,
         enhance=defaults.enhance if request.enhance is None else request.enhance,
+        source=source,
     )
 
 
@@ -158,6 +182,20 @@ def _require(condition: bool, message: str, hint: str) -> None:
         raise SanaError(message, hint=hint, code=ExitCode.USAGE)
 
 
+def _finished_size(request: Request, native: int, image: PictureFile | None) -> tuple[int, int]:
+    """What was asked for; what was not is the model's, or that of the picture to begin with."""
+    width, height, exact = request.width, request.height, not request.bins
+    if image is None:
+        usual = native, native
+    elif width is not None:
+        usual = width, other_side(width, image.width, image.height, exact=exact)
+    elif height is not None:
+        usual = other_side(height, image.height, image.width, exact=exact), height
+    else:
+        usual = default_size(image, native, exact=exact)
+    return usual[0] if width is None else width, usual[1] if height is None else height
+
+
 def _drawn_size(width: int, height: int, native: int, *, bins: bool) -> tuple[int, int]:
     for side in (width, height):
         _require(
@@ -166,7 +204,7 @@ def _drawn_size(width: int, height: int, native: int, *, bins: bool) -> tuple[in
             f"use sides of 32 to {MAX_SIDE} pixels; this model is at its best near {native}",
         )
     if not bins:
-        near = f"{_nearest(width)}x{_nearest(height)}"
+        near = f"{nearest_multiple(width)}x{nearest_multiple(height)}"
         _require(
             width % 32 == 0 and height % 32 == 0,
             f"size {width}x{height} is not a multiple of 32",
@@ -187,10 +225,6 @@ def _drawn_size(width: int, height: int, native: int, *, bins: bool) -> tuple[in
     return drawn_width, drawn_height
 
 
-def _nearest(side: int) -> int:
-    return max(32, round(side / 32) * 32)
-
-
 def picture_settings(settings: Settings, checkpoint: Checkpoint, seed: int) -> dict[str, Any]:
     """What decides a picture, as it is told in its file; None is not told. Where and when it was drawn is added by the run."""
     low, high = settings.guidance_interval
@@ -209,7 +243,18 @@ def picture_settings(settings: Settings, checkpoint: Checkpoint, seed: int) -> d
         "enhance": settings.enhance,
         "model": checkpoint.name,
         "revision": checkpoint.revision or "",
+        **_source_settings(settings.source),
     }
+
+
+def _source_settings(source: Source | None) -> dict[str, Any]:
+    """Files by name and digest: `--from` needs the same ones."""
+    if source is None:
+        return {}
+    told = {"image": source.image.name, "image_digest": source.image.digest}
+    if source.mask is not None:
+        told |= {"mask": source.mask.name, "mask_digest": source.mask.digest}
+    return {**told, "strength": source.strength}
 
 
 def seeds_of(request: Request) -> list[int]:

@@ -40,6 +40,8 @@ from sana_cli.request import (
 )
 from sana_cli.resident import give_back
 from sana_cli.schedulers import make_scheduler
+from sana_cli.source import notices
+from sana_cli.source_stage import SourceStage, paste_of
 from sana_cli.stages import Reporter as Reporter  # others know them from here
 from sana_cli.stages import Stopwatch, is_out_of_memory
 from sana_cli.stages import release_memory as release_memory
@@ -101,6 +103,13 @@ class Run:
             stopwatch=self._stopwatch,
             make_room=self._make_room,
         )
+        self._originals = SourceStage(
+            checkpoint,
+            device=device,
+            backend=request.backend,
+            reporter=reporter,
+            stopwatch=self._stopwatch,
+        )
         self._kernels: dict[str, str] = {}
         _log.info("%s on %s in %s: %s", checkpoint.name, device, self.dtypes, self.settings)
         if device.type == "cpu" and (crowded := processor.crowded()):
@@ -108,10 +117,12 @@ class Run:
         self._tell_about_settings()
 
     def encode(self, requests: Iterable[Request]) -> None:
-        """Encode the texts of requests to come, all with one text encoder, in place of earlier ones."""
-        wanted = {text_key(s): s for s in (resolve(r, self.checkpoint) for r in requests)}
+        """Encode the texts and originals of requests to come, all with one encoder, in place of earlier ones."""
+        settings = [resolve(request, self.checkpoint) for request in requests]
         self._several = True
         self._plan_again()
+        self._encode_originals(settings)
+        wanted = {text_key(s): s for s in settings}
         self._texts = self._encoded_texts(list(wanted.values()))
 
     def turn_to(self, request: Request) -> None:
@@ -121,7 +132,7 @@ class Run:
         if text_key(self.settings) != text_key(before):
             self._contexts = []
         now, job = self.settings, self._job
-        if (job.width, job.height, job.branches) != (
+        if now.source != before.source or (job.width, job.height, job.branches) != (
             now.drawn_width,
             now.drawn_height,
             1 + now.uses_two_branches,
@@ -192,6 +203,7 @@ class Run:
                 overwrite=self.request.overwrite,
                 predicted_peak=self._predicted_peak(),
                 plan=str(self.plan),
+                paste=kept.paste,
             )
             return replace(picture, passes=self._passes.count)
 
@@ -246,7 +258,12 @@ class Run:
             decode=self.request.decode,
             tile=self.request.tile,
         )
-        return KeptLatents(latents=latents, settings=self._embedded_settings(seed), how=how)
+        return KeptLatents(
+            latents=latents,
+            settings=self._embedded_settings(seed),
+            how=how,
+            paste=paste_of(self.settings),
+        )
 
     def _guarded(self, stage: Callable[[], Tensor]) -> Tensor:
         """Run a stage; if its values are broken, once more with everything in fp32."""
@@ -258,6 +275,7 @@ class Run:
         self.dtypes = SAFEST
         self._text_stage.release()
         self._text_stage.precision = SAFEST.text_encoder
+        self._originals.forget()
         self._plan_again()
         self._finisher.use_precision(SAFEST.vae)
         release_memory(self.device)
@@ -265,6 +283,7 @@ class Run:
     def _latents(self, seed: int) -> Tensor:
         settings = self.settings
         self._passes = Passes(settings)
+        self._encode_originals([settings])
         self._with_less(self._ready_transformer, "loading the transformer", self._smaller_denoise)
         noise, draw = init_noise(seed, self.checkpoint.transformer.in_channels, settings)
         sampler = make_scheduler(
@@ -275,14 +294,22 @@ class Run:
         )
         with (
             self._stopwatch.timed("denoise"),
-            self.reporter.stage("denoise", settings.steps) as advance,
+            self.reporter.stage("denoise", settings.steps - settings.first_step) as advance,
         ):
             return denoise(
                 self._velocity,
                 noise.to(self.device),
                 sampler,
+                begin=self._originals.start(settings),
                 after_step=lambda i, latents: advance(),
             )
+
+    def _encode_originals(self, wanted: list[Settings]) -> None:
+        """Before any other part is read: the encoder is alone in memory."""
+        if any(map(self._originals.lacks, wanted)):
+            self._drop_transformer()
+            self._finisher.release()
+            self._originals.encode(wanted, self.dtypes.vae)
 
     def _velocity(self, x: Tensor, timestep: float) -> Tensor:
         """One step; a smaller plan goes on from the same step."""
@@ -357,6 +384,9 @@ class Run:
             self._tell_once(
                 f"{self.checkpoint.name} was trained at {native}x{native}; others draw worse"
             )
+        if settings.source is not None:
+            for line in notices(settings.source, settings.width, settings.height):
+                self._tell_once(line)
         if settings.negative_prompt and not settings.uses_two_branches:
             self._tell_once("--negative has no effect: guidance is 1 or less, or built in (Sprint)")
         for line in without_effect(settings, blocks=self.checkpoint.transformer.num_layers):

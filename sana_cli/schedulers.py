@@ -2,7 +2,8 @@
 
 Flow models: x_sigma = (1 - sigma) x0 + sigma noise, and the network predicts v = noise - x0.
 Coefficients are Python floats (float64), tensors fp32, so a seed gives one picture everywhere.
-A sampler is used as: `x = start(noise)`; per step `inputs(i, x)` -> network -> `step(i, x, v)`.
+A sampler is used as: `x = start(noise)`; per step `inputs(i, x)` -> network -> `step(i, x, v)`. Or it begins at a
+later step i with `x = noised(data, noise, i)`.
 """
 
 # B batch, C latent channels, h w latent grid
@@ -28,6 +29,9 @@ class Sampler(Protocol):
 
     def start(self, noise: Tensor) -> Tensor:
         """Unit normal noise (B, C, h, w) fp32 -> the first latents."""
+
+    def noised(self, data: Tensor, noise: Tensor, i: int) -> Tensor:
+        """Finished latents as they are before step i, given unit noise; i = steps: as they are. All (B, C, h, w) fp32."""
 
     def inputs(self, i: int, latents: Tensor) -> tuple[Tensor, float]:
         """Network input (B, C, h, w) fp32 and timestep of step i."""
@@ -99,6 +103,9 @@ class FlowDPMSolver:
     def start(self, noise: Tensor) -> Tensor:
         return noise
 
+    def noised(self, data: Tensor, noise: Tensor, i: int) -> Tensor:
+        return mixed(data, noise, self.sigmas[i])
+
     def inputs(self, i: int, latents: Tensor) -> tuple[Tensor, float]:
         return latents, float(int(_TRAIN_TIMESTEPS * self.sigmas[i]))  # trained on integers
 
@@ -120,6 +127,11 @@ def _log_snr(sigma: float) -> float:
     return math.log((1 - sigma) / sigma)
 
 
+def mixed(data: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    """A flow model's latents at noise level sigma."""
+    return (1 - sigma) * data + sigma * noise
+
+
 class FlowEuler:
     """First-order integration of the flow; float timesteps."""
 
@@ -129,6 +141,9 @@ class FlowEuler:
 
     def start(self, noise: Tensor) -> Tensor:
         return noise
+
+    def noised(self, data: Tensor, noise: Tensor, i: int) -> Tensor:
+        return mixed(data, noise, self.sigmas[i])
 
     def inputs(self, i: int, latents: Tensor) -> tuple[Tensor, float]:
         return latents, _TRAIN_TIMESTEPS * self.sigmas[i]
@@ -150,6 +165,12 @@ class SCM:
 
     def start(self, noise: Tensor) -> Tensor:
         return noise * _SIGMA_DATA
+
+    def noised(self, data: Tensor, noise: Tensor, i: int) -> Tensor:
+        if i == self.steps:
+            return data
+        angle = self.angles[i]
+        return (math.cos(angle) * data + math.sin(angle) * noise) * _SIGMA_DATA
 
     def inputs(self, i: int, latents: Tensor) -> tuple[Tensor, float]:
         s, r = _flow_time(self.angles[i])

@@ -16,7 +16,7 @@ _ALLOCATION_FAILED = (
     "could not create a primitive", "could not create a memory object",  # oneDNN's words for it
     "can't start new thread",  # no room for its stack
 )  # fmt: skip
-STAGES = ("load", "text", "denoise", "decode", "save")
+STAGES = ("load", "text", "denoise", "decode", "save")  # of every picture
 
 
 class Reporter(Protocol):
@@ -49,7 +49,7 @@ class Stopwatch:
         yield
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-        self._seconds[stage] += time.perf_counter() - started
+        self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - started
 
     @property
     def seconds(self) -> dict[str, float]:

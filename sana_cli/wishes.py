@@ -27,6 +27,7 @@ from sana_cli.request import Request
 from sana_cli.user_config import BUILTIN, Preferences
 
 # Said together or not at all: a size from one place and a shape from another make no sense.
+FILES = ("image", "mask")  # names of files, of which a picture also tells the digest
 _TOGETHER = (("width", "height", "aspect", "bins"), ("decode", "tile"))
 
 
@@ -47,6 +48,9 @@ class Wishes:
     cache: float | None = None
     negative: str | None = None
     seed: int | None = None
+    image: str | None = None
+    strength: float | None = None
+    mask: str | None = None
     scheduler: str | None = None
     precision: str | None = None
     device: str | None = None
@@ -90,6 +94,9 @@ class Wishes:
             prompt=said["prompt"],
             negative=said["negative_prompt"],
             seed=said["seed"],
+            image=said["image"],
+            strength=said["strength"],
+            mask=said["mask"],
             steps=said["steps"],
             guidance=said["guidance"],
             guidance_interval=interval,
@@ -105,7 +112,7 @@ class Wishes:
             backend=said["backend"],
             decode=mode or "auto",
             tile=int(tile) if tile else None,
-            sources={"model": name, "device": name, "precision": name},
+            sources=dict.fromkeys(("model", "device", "precision", *FILES), name),
         )
 
     def over(self, other: Self) -> Self:
@@ -115,6 +122,8 @@ class Wishes:
             group = next((group for group in _TOGETHER if name in group), (name,))
             if all(getattr(self, each) is None for each in group):
                 taken[name] = getattr(other, name)
+        if self.image is not None:
+            taken["mask"] = self.mask  # another picture's does not fit
         sources = {key: where for key, where in other.sources.items() if key in taken}
         return replace(self, **taken, sources={**sources, **self.sources})
 
@@ -158,6 +167,9 @@ class Wishes:
             scheduler=Scheduler(self.scheduler).value if self.scheduler else None,
             enhance=self.enhance,
             seed=self.seed,
+            image=local_path(self.image) if self.image else None,
+            strength=self.strength,
+            mask=local_path(self.mask) if self.mask else None,
             count=count,
             output=output,
             output_is_folder=(self.output or "").endswith(("/", os.sep)),
@@ -178,6 +190,7 @@ _IN_PICTURES: dict[str, tuple[type, ...]] = {
     "prompt": (str,), "negative_prompt": (str,), "seed": (int,), "steps": (int,),
     "guidance": (int, float), "guidance_interval": (str,), "cache": (int, float), "scheduler": (str,),
     "enhance": (bool,), "model": (str,), "device": (str,), "backend": (str,),
+    "image": (str,), "strength": (int, float), "mask": (str,),
 }  # fmt: skip
 
 

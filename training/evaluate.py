@@ -81,7 +81,7 @@ def load_painter(model: str, *, steps: int = 0, guidance: float = 0.0) -> Painte
     checkpoint = open_checkpoint(model)
     encoder = load_prompt_encoder(checkpoint, dtype="fp32", device=device)
     transformer = load_transformer(checkpoint, dtype="fp32", device=device)
-    vae = load_vae(checkpoint, dtype="fp32", device=device, encoder=True)
+    vae = load_vae(checkpoint, dtype="fp32", device=device, halves=("encoder", "decoder"))
     for part in (
         encoder.model,
         transformer,

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sana_cli import __version__
 from sana_cli.checkpoint import Checkpoint, kept_folder, local_path, open_checkpoint
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.model_digest import model_digest
 from sana_cli.output import slug
 from sana_cli.request import Request, check, resolve
 from sana_cli.safety import SafetyCheck
 from sana_cli.user_config import BUILTIN, preferences
-from sana_cli.wishes import Wishes
+from sana_cli.wishes import FILES, Wishes
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +50,19 @@ class Picture:
             )
         return cls(name=name, settings=settings, wishes=Wishes.of_picture(settings, name))
 
+    def with_files(self, wishes: Wishes) -> Wishes:
+        """Wishes with the files that the picture was made from, where it is these that are wished for.
+
+        They are sought where the picture says, then beside it. SanaError where they are not as they were.
+        """
+        found: dict[str, Any] = {}
+        for kind in FILES:
+            name = getattr(wishes, kind)
+            if name is not None and wishes.sources.get(kind) == self.name:
+                digest = self.settings.get(f"{kind}_digest")
+                found[kind] = str(_same_file(name, digest, f"--{kind}", self.name))
+        return replace(wishes, **found)
+
     def tell_differences(self, checkpoint: Checkpoint, reporter: "ConsoleReporter") -> None:
         """Say what may keep the new picture from being the same."""
         now = {
@@ -79,6 +92,20 @@ def tell_another_model(
             f"{picture} was drawn by another model of the name {checkpoint.name}: its files are not those that "
             "are here; the pictures will differ"
         )
+
+
+def _same_file(name: str, digest: object, option: str, picture: str) -> Path:
+    from quant.manifest import sha256_of
+
+    hint = f"put it there, or name another one: {option} FILE"
+    asked = local_path(name)
+    places = [p for p in (asked, local_path(picture).parent / asked.name) if p.is_file()]
+    if not places:
+        raise usage_error(f"{picture} was made from {name}, which is not there", hint)
+    same = [path for path in places if sha256_of(path) == digest]
+    if not same:
+        raise usage_error(f"{picture} was made from {name}, which has changed since", hint)
+    return same[0]
 
 
 def open_model(

@@ -104,6 +104,29 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(help="Same seed, same picture [default: random]")
     ] = None,
+    image: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="A picture to begin with instead of noise [default size: the picture's]",
+            show_default=False,
+        ),
+    ] = None,
+    strength: Annotated[
+        float | None,
+        typer.Option(
+            help="How much of it is drawn anew: little above 0 to 1, all [default: 0.6; Sprint: 0.5; with --mask: 1]",
+            show_default=False,
+        ),
+    ] = None,
+    mask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Redraw only what is white in this picture; the rest stays to the bit.",
+            show_default=False,
+        ),
+    ] = None,
     count: Annotated[int, typer.Option(help="Pictures to draw, with seeds S, S+1, ...")] = 1,
     scheduler: Annotated[
         Scheduler | None, typer.Option(help="Sampler [default: the model's]", show_default=False)
@@ -173,6 +196,7 @@ def generate(
         "--size": size, "--aspect": aspect, "--output": output, "--model": model,
         "--from": from_, "--prompts": prompts, "--max-memory": max_memory,
         "--guidance-interval": guidance_interval,
+        "--image": image, "--mask": mask,
     })  # fmt: skip
     if size and (width is not None or height is not None):
         raise _contradiction("--size", "--width or --height")
@@ -197,13 +221,14 @@ def generate(
     typed = Wishes(
         prompt=prompt, model=model, output=output, width=width, height=height, aspect=aspect, bins=bins,
         steps=steps, guidance=guidance, guidance_interval=guidance_interval, cache=cache, negative=negative, seed=seed, scheduler=scheduler,
+        image=image, strength=strength, mask=mask,
         precision=precision, device=device, backend=backend, enhance=enhance, decode=decode,
         tile=tile, max_memory=max_memory, plan=plan, prompt_cache=prompt_cache,
     )  # fmt: skip
     decode_mode(decode, tile)  # what was typed must fit together before settings come in
     chosen = preferences()
     picture = Picture.of(from_) if from_ else None
-    wishes = typed.over(picture.wishes) if picture else typed
+    wishes = picture.with_files(typed.over(picture.wishes)) if picture else typed
     wishes = wishes.over(Wishes.of_preferences(chosen))
     if wishes.max_memory:
         from sana_cli.memory.budget import parse_bytes

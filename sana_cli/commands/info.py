@@ -62,6 +62,7 @@ def _command(settings: dict[str, Any]) -> str:
         "model": "--model", "negative_prompt": "--negative", "size": "--size", "steps": "--steps",
         "guidance": "--guidance", "guidance_interval": "--guidance-interval", "cache": "--cache",
         "scheduler": "--scheduler", "seed": "--seed",
+        "image": "--image", "strength": "--strength", "mask": "--mask",
     }  # fmt: skip
     prompt = str(settings.get("prompt", ""))
     words = ["sana", "generate", *([] if prompt.startswith("-") else [quote(prompt)])]

@@ -54,6 +54,8 @@ _EFFICIENT_VIT_MAPS = 25
 _STRIP_MAPS = (27, 50)
 _TILE_REACH = 14  # pixels that a tile reads beyond its sides, both together
 _STRIP_REACH = 4  # rows of a map that a strip reads beyond its own
+_READ_MAPS = 3  # the picture to begin with, in fp32, and copies in which it is converted
+_SOURCE_BYTES = 8  # per pixel of its file: as read, turned upright and converted
 _PICTURE_MAPS = 5  # the picture, and copies while it is checked, converted and compressed
 
 
@@ -102,6 +104,8 @@ class Job:
     several: bool  # pictures
     warm: bool  # with texts that follow one another
     hosts: tuple[int, int]  # host memory while the text is encoded, and afterwards
+    encoder: Weights | None = None  # of a picture to begin with; None: there is none
+    encode_activations: int = 0
 
 
 def predict(job: Job, plan: Plan) -> list[StagePeak]:
@@ -112,6 +116,16 @@ def predict(job: Job, plan: Plan) -> list[StagePeak]:
     together = plan.together and job.several
     transformer = _resident(job.transformer, streamed=plan.streams_blocks)
     text = 0
+    if job.encoder is not None:
+        stages.append(
+            StagePeak(
+                stage="encode",
+                weights=job.encoder.total,
+                activations=job.encode_activations,
+                workspace=max(job.encoder.largest, job.encoder.unpacked),
+                host=host,
+            )
+        )
     if job.text is not None:
         text = _resident(job.text, streamed=plan.streams_text)
         beside = transformer + job.vae.total if plan.keeps_text else 0
@@ -207,6 +221,13 @@ def describe(
     if not text_is_cached:
         text = _weights(checkpoint, "text_encoder", dtypes.text_encoder)
         text_activations, length = _text(checkpoint, settings, dtypes)
+    source, encoder, encode = settings.source, None, 0
+    if source is not None and source.is_encoded:
+        encoder = _weights(checkpoint, "vae", dtypes.vae, without="decoder.")
+        encode = encode_activations(
+            checkpoint.vae, settings.drawn_height, settings.drawn_width, ITEMSIZE[dtypes.vae]
+        )
+        encode += _SOURCE_BYTES * source.image.width * source.image.height
     cpu = device.type == "cpu"
     host = _TORCH + _CACHES
     tokenizer = checkpoint.folder / "tokenizer/tokenizer.json"
@@ -229,6 +250,8 @@ def describe(
         several=several,
         warm=warm,
         hosts=(host + table, host) if cpu else (0, 0),
+        encoder=encoder,
+        encode_activations=encode,
     )
 
 
@@ -240,13 +263,16 @@ def _resident(weights: Weights, *, streamed: bool) -> int:
 # -- weights ---------------------------------------------------------------------------------------
 
 
-def _weights(checkpoint: Checkpoint, component: str, dtype: str) -> Weights:
+def _weights(
+    checkpoint: Checkpoint, component: str, dtype: str, *, without: str = "encoder."
+) -> Weights:
+    """`without` is the half of the autoencoder that is not loaded."""
     headers = weight_headers(checkpoint, component)
     blocks: dict[str, int] = {}
     rest = largest = 0
     for name, (stored, shape) in headers.items():
-        if name.startswith("embed_tokens.") or (component == "vae" and name[:8] == "encoder."):
-            continue  # rows are read as they are needed; nothing is encoded
+        if name.startswith(("embed_tokens.", without)):
+            continue  # rows are read as they are needed
         size = prod(shape)
         as_stored = size * _STORED_BYTES.get(stored, 1)
         kept = stored not in _FLOATS or name.rpartition(".")[2] in _FACTORS
@@ -263,7 +289,7 @@ def _weights(checkpoint: Checkpoint, component: str, dtype: str) -> Weights:
         block=max(blocks.values(), default=0),
         rest=rest,
         largest=largest,
-        unpacked=_unpacked(checkpoint, component, headers, ITEMSIZE[dtype]),
+        unpacked=_unpacked(checkpoint, component, headers, ITEMSIZE[dtype], without),
     )
 
 
@@ -272,12 +298,13 @@ def _unpacked(
     component: str,
     headers: Mapping[str, tuple[str, tuple[int, ...]]],
     itemsize: int,
+    without: str,
 ) -> int:
     """The largest quantized layer as floats, and what making them takes."""
     largest = 0
     for path, config in _layers(checkpoint, component).items():
         shape = headers.get(f"{path}.qweight", ("", ()))[1]
-        if config is None or config.act_bits == 8 or path.startswith(("embed_tokens", "encoder.")):
+        if config is None or config.act_bits == 8 or path.startswith(("embed_tokens", without)):
             continue
         values = prod(shape) * (2 if config.weight_bits == 4 else 1)
         largest = max(largest, values * (itemsize + 4))
@@ -328,6 +355,25 @@ def count_tokens(folder: Path, text: str) -> int:
         return len(Tokenizer.from_file(str(path)).encode(text).ids)
     except Exception:  # noqa: BLE001  tokenizers raises bare ones; the run itself will say what is wrong
         return len(text) // 4 + 1
+
+
+# -- encoder ---------------------------------------------------------------------------------------
+
+
+def encode_activations(config: DCAEConfig, height: int, width: int, itemsize: int) -> int:
+    """What encoding a picture takes beside the weights, in bytes: the widest point of its stages."""
+    picture = height * width
+    stages = zip(
+        config.encoder_block_out_channels, config.encoder_layers_per_block,
+        config.encoder_stage_types, strict=True,
+    )  # fmt: skip
+    maps = {"ResBlock": _RES_BLOCK_MAPS, "EfficientViTBlock": (_EFFICIENT_VIT_MAPS,) * 2}
+    widest = max(
+        _with_leftovers(channels * picture * itemsize / 4**i, maps[kind])
+        for i, (channels, layers, kind) in enumerate(stages)
+        if layers
+    )
+    return int(widest + _READ_MAPS * config.in_channels * 4 * picture)
 
 
 # -- decoder ---------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def test_saved_equals_in_memory(tiny_model: Path, tmp_path: Path) -> None:
     for model in (checkpoint, open_checkpoint(str(tmp_path / "out"))):
         encoder = load_prompt_encoder(model, dtype="fp32", device=CPU)
         transformer = load_transformer(model, dtype="fp32", device=CPU)
-        vae = load_vae(model, dtype="fp32", device=CPU, encoder=True)
+        vae = load_vae(model, dtype="fp32", device=CPU, halves=("encoder", "decoder"))
         if model is checkpoint:
             for name, module in (
                 ("text_encoder", encoder.model),

@@ -445,7 +445,18 @@ CHANGES: dict[str, tuple[Callable[..., Any], str]] = {
         lambda t, m: t.update(latents=torch.ones(1, 16, 2, 3)),
         "of 16 channels do not fit",
     ),
-    "newer": (lambda t, m: m.update(format_version="2"), "format version is '2', not 1"),
+    "newer": (lambda t, m: m.update(format_version="3"), "format version is '3', not 1 or 2"),
+    "no original": (
+        lambda t, m: m.update(format_version="2"),
+        "settings cannot be read: 'original'",
+    ),
+    "another original": (
+        lambda t, m: (
+            m.update(format_version="2"),
+            t.update(original=torch.zeros(8, 8, 3, dtype=torch.uint8), mask=torch.zeros(8, 8)),
+        ),
+        "an original of shape (8, 8, 3) and a mask of (8, 8)",
+    ),
     "no settings": (lambda t, m: m.pop("settings"), "settings cannot be read"),
     "settings": (lambda t, m: m.update(settings="{"), "settings cannot be read"),
     "settings list": (lambda t, m: m.update(settings="[]"), "settings cannot be read"),

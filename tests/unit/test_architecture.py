@@ -25,7 +25,7 @@ FLOORS = (
         "processor",
     ),
     ("user_config",),
-    ("weight_headers", "config_file", "naming"),
+    ("weight_headers", "config_file", "naming", "source"),
     ("hub_errors", "hub_cache"),
     (
         "models",
@@ -49,7 +49,7 @@ FLOORS = (
     ("pipeline",),
     ("passes",),
     ("finishing", "prompt_cache"),
-    ("text_stage",),
+    ("source_stage", "text_stage"),
     ("run",),
     ("batch",),
     ("bench", "calibration", "quantize_report"),

@@ -1,0 +1,303 @@
+"""`--image`, `--strength` and `--mask`: what stays, what changes, what is told, and what cannot work."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from sana_cli import finishing
+from sana_cli.errors import ExitCode
+from sana_cli.image_io import read_settings
+
+CPU = ("--device", "cpu", "--precision", "fp32")
+CAT = "a cat left of a pizza on a blue background"
+PROMPT = "a dog left of a pizza on a blue background"
+SHORT = ("--seed", 4, "--steps", 6, *CPU)
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def psnr(one: np.ndarray, other: np.ndarray) -> float:
+    """In dB."""
+    return float(10 * np.log10(255**2 / np.square(one - other).mean()))
+
+
+@pytest.fixture(scope="module")
+def original(sana: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("original") / "cat.png"
+    assert sana("generate", CAT, "--seed", 3, *CPU, "-o", path).code == 0
+    return path
+
+
+@pytest.fixture
+def mask(tmp_path: Path) -> Path:
+    """The left half of 256 pixels, but for a border, in which a cat may become a dog."""
+    image = Image.new("L", (256, 256))
+    ImageDraw.Draw(image).rectangle((8, 40, 119, 219), fill=255)
+    image.save(tmp_path / "mask.png")
+    return tmp_path / "mask.png"
+
+
+@pytest.fixture
+def draw(sana: Callable[..., Any], tmp_path: Path) -> Callable[..., Any]:
+    """Draw with the built-in model; (the result, the pixels)."""
+
+    def run(name: str, *options: object) -> Any:
+        path = tmp_path / f"{name}.png"
+        result = sana("generate", PROMPT, "-o", path, *SHORT, *options)
+        assert result.code == 0, result.err
+        return result, pixels(path)
+
+    return run
+
+
+# -- strength --------------------------------------------------------------------------------------
+
+
+def test_less_strength_stays_nearer(draw: Callable[..., Any], original: Path) -> None:
+    before = pixels(original)
+    words = ("--image", original, "--guidance", 1.5, "--steps", 20)
+    distances = [
+        psnr(draw(f"s{strength}", *words, "--strength", strength)[1], before)
+        for strength in (0.1, 0.3, 0.8)
+    ]
+    assert distances == sorted(distances, reverse=True)
+    assert distances[0] > 19
+
+
+def test_the_same_prompt_keeps_the_picture(
+    sana: Callable[..., Any], original: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.png"
+    words = (CAT, *SHORT, "--steps", 20, "--image", original, "-o", path, "--force")
+    assert sana("generate", *words, "--strength", 0.3).code == 0
+    assert psnr(pixels(path), pixels(original)) > 30
+    assert sana("generate", *words, "--strength", 1).code == 0
+    assert psnr(pixels(path), pixels(original)) < 25
+
+
+def test_full_strength_draws_from_noise(draw: Callable[..., Any], original: Path) -> None:
+    _, usual = draw("usual")
+    result, picture = draw("full", "--image", original, "--strength", 1)
+    assert np.array_equal(picture, usual)
+    assert "--strength 1 draws from noise: only the size is the picture's" in result.err
+    assert psnr(picture, pixels(original)) < 19
+
+
+@pytest.mark.parametrize("scheduler", ["flow-dpm", "flow-euler"])
+def test_the_share_of_steps(
+    sana: Callable[..., Any], original: Path, tmp_path: Path, scheduler: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from sana_cli import run as run_module
+
+    ran = []
+    inner = run_module.guided_velocity
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        ran.append(1)
+        return inner(*arguments, **options)
+
+    monkeypatch.setattr(run_module, "guided_velocity", counted)
+    words = ("--image", original, "--strength", 0.29, "--steps", 10, "--scheduler", scheduler, *CPU)
+    assert sana("generate", PROMPT, *words, "-o", tmp_path / "a.png").code == 0
+    assert len(ran) == 2
+
+
+# -- sizes and files -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "expected"),
+    [
+        ((130, 90), (), (128, 96)),
+        ((600, 300), (), (352, 192)),
+        ((256, 256), ("--size", "64x96"), (64, 96)),
+        ((300, 150), ("--width", "128"), (128, 64)),
+        ((300, 150), ("--height", "64"), (128, 64)),
+    ],
+    ids=["nearest", "no more than native", "size", "width", "height"],
+)
+def test_sizes(
+    draw: Callable[..., Any], tmp_path: Path, size: tuple[int, int], options: tuple[str, ...],
+    expected: tuple[int, int],
+) -> None:  # fmt: skip
+    Image.effect_noise(size, 50).save(tmp_path / "in.png")
+    result, picture = draw("a", "--image", tmp_path / "in.png", "--steps", 2, *options)
+    assert picture.shape == (expected[1], expected[0], 3)
+    assert f"in.png ({size[0]}x{size[1]}) is resized" in result.err
+    assert f"to {expected[0]}x{expected[1]}" in result.err
+
+
+def test_bins_keep_the_pictures_size(
+    sana: Callable[..., Any], pipelines: Any, tmp_path: Path
+) -> None:
+    Image.effect_noise((100, 57), 50).save(tmp_path / "in.png")
+    Image.new("L", (100, 57), 255).save(tmp_path / "all.png")
+    masked = Image.new("L", (100, 57))
+    masked.paste(255, (30, 20, 60, 40))
+    masked.save(tmp_path / "mask.png")
+    words = ("-m", pipelines.folder("native_512"), "--steps", 2, "--bins", *CPU)
+    result = sana(
+        "generate", "x", *words, "--image", tmp_path / "in.png", "--mask", tmp_path / "mask.png",
+        "-o", tmp_path / "a.png",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert read_settings(tmp_path / "a.png")["drawn_size"] == "672x384"
+    before, after = pixels(tmp_path / "in.png"), pixels(tmp_path / "a.png")
+    stays = np.asarray(masked) == 0
+    assert np.array_equal(after[stays], before[stays])
+    assert not np.array_equal(after, before)
+
+
+# -- masks -----------------------------------------------------------------------------------------
+
+
+def test_a_mask_keeps_the_rest(draw: Callable[..., Any], original: Path, mask: Path) -> None:
+    _, picture = draw("masked", "--image", original, "--mask", mask)
+    before, redrawn = pixels(original), np.asarray(Image.open(mask)) > 0
+    assert np.array_equal(picture[~redrawn], before[~redrawn])
+    assert psnr(picture[redrawn], before[redrawn]) < 20
+    settings = read_settings(mask.parent / "masked.png")
+    assert settings["strength"] == 1.0, "what is white is drawn anew"
+
+
+def test_every_plan_draws_the_same(
+    draw: Callable[..., Any], sana: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    Image.effect_noise((96, 64), 90).save(tmp_path / "in.png")
+    words = ("--image", tmp_path / "in.png", "--strength", 0.7, "--steps", 4, "-m", tiny_model)
+    pictures = [draw(plan, *words, "--plan", plan)[1] for plan in ("resident", "stages")]
+    assert np.array_equal(*pictures)
+    apart, streamed = (
+        draw(plan, *words, "--plan", plan, "--no-prompt-cache")[1]
+        for plan in ("branches", "streamed")
+    )
+    assert np.array_equal(apart, streamed)
+    assert np.abs(apart - pictures[0]).max() <= 1
+    target = tmp_path / "many.png"
+    assert sana("generate", PROMPT, *SHORT, *words, "--count", 2, "-o", target).code == 0
+    assert np.array_equal(pixels(tmp_path / "many-4.png"), pictures[0])
+
+
+def test_an_interrupted_decoding_is_finished_with_the_original(
+    sana: Callable[..., Any], draw: Callable[..., Any], original: Path, mask: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    _, expected = draw("whole", "--image", original, "--mask", mask)
+
+    def interrupt(*arguments: Any, **options: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finishing, "decode", interrupt)
+        words = ("--image", original, "--mask", mask, *SHORT)
+        result = sana("generate", PROMPT, *words, "-o", tmp_path / "a.png")
+    assert result.code == ExitCode.INTERRUPTED
+    mask.unlink()  # the kept latents need neither file
+    result = sana("decode", tmp_path / "a.png.latents.safetensors", "--device", "cpu")
+    assert result.code == 0, result.err
+    assert np.array_equal(pixels(tmp_path / "a.png"), expected)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+
+
+# -- once more -------------------------------------------------------------------------------------
+
+
+def test_from_repeats_it(
+    sana: Callable[..., Any], draw: Callable[..., Any], original: Path, mask: Path, tmp_path: Path
+) -> None:
+    draw("first", "--image", original, "--mask", mask, "--strength", 0.8)
+    result = sana("generate", "--from", tmp_path / "first.png", "-o", tmp_path / "again.png")
+    assert result.code == 0, result.err
+    assert (tmp_path / "again.png").read_bytes() == (tmp_path / "first.png").read_bytes()
+    told = sana("info", tmp_path / "first.png").out
+    assert f"--image {original} --strength 0.8 --mask {mask}" in told
+    words = ("generate", "--from", tmp_path / "first.png", "-o", tmp_path / "b.png")
+    assert sana(*words, "--strength", 0.4, "--image", original).code == 0
+    assert "mask" not in read_settings(tmp_path / "b.png"), "another picture's mask does not fit"
+    Image.effect_noise((256, 256), 9).save(mask)
+    result = sana(*words, "--force")
+    assert result.code == ExitCode.USAGE
+    assert f"was made from {mask}, which has changed since" in result.err
+    mask.unlink()
+    result = sana(*words, "--force")
+    assert result.code == ExitCode.USAGE
+    assert f"was made from {mask}, which is not there" in result.err
+    assert "--mask FILE" in result.err
+
+
+def test_a_file_of_prompts(sana: Callable[..., Any], original: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text(
+        f'{{"prompt": "a dog", "image": "{original}", "strength": 0.5, "seed": 4}}\n'
+        f'{{"prompt": "a dog", "image": "{original}", "seed": 4}}\n{{"prompt": "a dog", "seed": 4}}\n'
+    )
+    (tmp_path / "out").mkdir()
+    words = ("generate", "--prompts", lines, "-o", tmp_path / "out", "--steps", 4, *CPU)
+    assert sana(*words).code == 0
+    paths = sorted((tmp_path / "out").glob("*.png"))
+    assert [read_settings(path).get("strength") for path in paths] == [0.5, 0.6, None]
+    alone = tmp_path / "alone.png"
+    options = ("--image", original, "--strength", 0.5, "--seed", 4, "--steps", 4, *CPU)
+    assert sana("generate", "a dog", *options, "-o", alone).code == 0
+    assert alone.read_bytes() == paths[0].read_bytes()
+    assert "3 of 3 pictures are done" in sana(*words).err
+
+
+# -- memory ----------------------------------------------------------------------------------------
+
+
+def test_dry_run_tells_the_encoder(sana: Callable[..., Any], original: Path) -> None:
+    words = ("generate", PROMPT, "--image", original, *CPU, "--dry-run", "--json")
+    stages = {stage["stage"]: stage for stage in sana(*words).document["stages"]}
+    assert list(stages) == ["encode", "text", "denoise", "decode"]
+    assert stages["encode"]["weights"] > 0
+    assert "encode" not in sana("generate", PROMPT, *CPU, "--dry-run").out
+    large = sana(*words, "--size", "2048x2048").document["stages"][0]
+    assert large["activations"] > 30 * stages["encode"]["activations"]
+
+
+# -- misuse ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--strength", "0.5"), "--strength needs a picture"),
+        (("--mask", "{mask}"), "--mask needs a picture"),
+        (("--image", "{original}", "--strength", "0"), "--strength 0 is out of range"),
+        (("--image", "{original}", "--strength", "1.5"), "--strength 1.5 is out of range"),
+        (("--image", "{original}", "--strength", "nan"), "--strength nan is out of range"),
+        (("--image", "{original}", "--strength", "0.01"), "leaves none to run"),
+        (("--image", "no-such.png"), "no such picture: no-such.png"),
+        (("--image", "{folder}"), "is a folder"),
+        (("--image", ""), "--image is empty"),
+        (("--image", "{original}", "--mask", ""), "--mask is empty"),
+        (("--image", "{text}"), "no known format"),
+        (("--image", "{cut}"), "cannot read"),
+        (("--image", "{original}", "--mask", "{black}"), "nothing white"),
+        (("--image", "{original}", "--mask", "{wide}"), "the mask does not fit"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_misuse(
+    sana: Callable[..., Any], original: Path, mask: Path, tmp_path: Path,
+    options: tuple[str, ...], message: str,
+) -> None:  # fmt: skip
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "cut.png").write_bytes(original.read_bytes()[:20000])
+    Image.new("L", (256, 256)).save(tmp_path / "black.png")
+    Image.new("L", (256, 128), 255).save(tmp_path / "wide.png")
+    files = {name: tmp_path / f"{name}.png" for name in ("text", "cut", "black", "wide")}
+    words = [o.format(original=original, mask=mask, folder=tmp_path, **files) for o in options]
+    result = sana("generate", PROMPT, *words, *SHORT, "-o", tmp_path / "a.png")
+    assert result.code == ExitCode.USAGE, result.err
+    assert message in result.err
+    assert not (tmp_path / "a.png").exists()
