@@ -24,7 +24,7 @@ from sana_cli.bench.random_model import write_model
 
 RESULTS = Path(__file__).parent / "results/memory.json"
 _STAGE_OF = {
-    "load text encoder": "text", "text": "text", "load transformer": "denoise", "denoise": "denoise",
+    "load encoder": "encode", "encode": "encode", "load text encoder": "text", "text": "text", "load transformer": "denoise", "denoise": "denoise",
     "load decoder": "decode", "decode": "decode", "save": "decode",
 }  # fmt: skip
 # Runs `sana` and tells the high-water mark of every stage in a last line on stderr.

@@ -99,6 +99,7 @@ class Calibrator:
         """Everything that decides the results: settings, prompts and the files of all parts."""
         options = asdict(self.options)
         options["prompts"] = _digest(json.dumps(self.options.prompts))
+        options["loras"] = [[lora.file.digest, lora.scale] for lora in self.checkpoint.loras]
         small = sorted(self.checkpoint.folder.glob("*/*.json")) + sorted(
             self.checkpoint.folder.glob("*.json")
         )

@@ -22,6 +22,7 @@ from sana_cli.config import (
     TransformerConfig,
 )
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+from sana_cli.lora_file import Lora
 from sana_cli.user_config import BUILTIN, models_folder
 from sana_cli.variants import VARIANTS, Variant, find_variant, match_structure, suggest
 from sana_cli.weight_files import STEMS
@@ -56,6 +57,7 @@ class Checkpoint:
     defaults: RunDefaults
     own: OwnSettings
     manifest: Manifest | None = None  # of a quantized folder
+    loras: tuple[Lora, ...] = ()  # that its transformer is changed by
 
 
 def open_checkpoint(

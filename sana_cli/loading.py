@@ -6,8 +6,9 @@ twice.
 
 import copy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +27,8 @@ from sana_cli.engine.decoder import fuse_decoder
 from sana_cli.engine.engine import Engine
 from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.fusing import fuse_projections_
+from sana_cli.lora import Adapters
+from sana_cli.lora_file import Lora
 from sana_cli.memory.streaming import StreamedBlocks
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.gemma2 import Gemma2
@@ -62,14 +65,23 @@ def load_transformer(
     With `stream` its blocks are read whenever they run, and each is given to that function first.
     """
     model = empty_module(checkpoint, "transformer")
-    weights = component_weights(checkpoint, "transformer")
+    adapters = Adapters(checkpoint.loras, model)
+    weights = adapters.merge(component_weights(checkpoint, "transformer"))
+    attach = partial(adapters.attach_, dtype=DTYPES[dtype], device=device)
     if stream is not None:
         weights = _stream(
-            model, "transformer_blocks", weights, "transformer", dtype, device, stream
+            model, "transformer_blocks", weights, "transformer", dtype, device, stream, attach
         )
     _fill(model, weights, "transformer", dtype=dtype, device=device)
+    attach(model, "")
     assert isinstance(model, SanaTransformer2D)
     return model.eval()
+
+
+def check_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> None:
+    """SanaError for a LoRA that does not fit the transformer; reads no weights."""
+    if loras:
+        Adapters(loras, empty_module(checkpoint, "transformer"))
 
 
 def load_vae(
@@ -174,8 +186,12 @@ def _stream(
     dtype: str,
     device: torch.device,
     prepare: Prepare,
+    attach: Callable[[torch.nn.Module, str], None] = lambda block, prefix: None,
 ) -> ComponentWeights:
-    """Replace a list of blocks by one that reads them when they run; returns the weights of the rest."""
+    """Replace a list of blocks by one that reads them when they run; returns the weights of the rest.
+
+    `attach` may change a filled block, which is also told by its prefix, before it is given to `prepare`.
+    """
     require_same_names(set(model.state_dict()), set(weights.names), component)
     empty = model.get_submodule(path)
     assert isinstance(empty, torch.nn.ModuleList)
@@ -191,6 +207,7 @@ def _stream(
             dtype=DTYPES[dtype],
             device=device,
         )
+        attach(block, prefix)
         prepare(block.eval())
         return block
 

@@ -121,6 +121,15 @@ SafetyOption = Annotated[
         show_default=False,
     ),
 ]
+LoraOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="FILE[:SCALE]",
+        help="A LoRA for this model, as .safetensors; may be given several times, they add up [default scale: 1]",
+        show_default=False,
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 QuietOption = Annotated[

@@ -17,6 +17,7 @@ _KEYS: dict[str, tuple[type, ...]] = {
     "size": (str,), "width": (int,), "height": (int,), "aspect": (str,), "bins": (bool,),
     "guidance_interval": (str,), "cache": (int, float), "scheduler": (str,), "enhance": (bool,),
     "image": (str,), "strength": (int, float), "mask": (str,),
+    "lora": (str, list),
 }  # fmt: skip
 
 
@@ -91,6 +92,10 @@ def _from_json(line: str, where: str) -> Wishes:
             raise _wrong(where, f"has an unreadable size {size!r}") from error
     if "aspect" in values and ("width" in values or "height" in values):
         raise _wrong(where, "has a size and an aspect")
+    if (lora := values.pop("lora", None)) is not None:
+        values["loras"] = (lora,) if isinstance(lora, str) else tuple(lora)
+        if not all(isinstance(text, str) for text in values["loras"]):
+            raise _wrong(where, f"has an unusable 'lora': {lora!r}")
     return Wishes(**values)
 
 

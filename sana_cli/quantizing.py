@@ -43,6 +43,7 @@ from sana_cli.checkpoint import Checkpoint
 from sana_cli.component_weights import ComponentWeights, component_weights
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.loading import TOKEN_CONVS, empty_module
+from sana_cli.lora import Adapters
 from sana_cli.recipes import COMPONENTS, component_recipe
 from sana_cli.stages import is_out_of_memory
 from sana_cli.weight_files import select_files
@@ -118,7 +119,7 @@ def quantize_folder(
             reports = [done[component][0] for component in COMPONENTS]
             parts = {component: done[component][1] for component in COMPONENTS}
             manifest = Manifest(
-                base_model=checkpoint.name,
+                base_model=" + ".join([checkpoint.name, *map(str, checkpoint.loras)]),
                 base_revision=checkpoint.revision or "",
                 base_precision=checkpoint.trained_precision,
                 recipe=recipe,
@@ -267,6 +268,8 @@ def _quantize_component(
     model = empty_module(checkpoint, component)
     layers = resolve(model, component_recipe(component, scheme))
     weights = component_weights(checkpoint, component)
+    if component == "transformer":
+        weights = Adapters(checkpoint.loras, model).merge(weights)
     _require_fitting(weights, model, component)
     path = working / component / WEIGHTS
     done = path.with_name(_DONE)
@@ -386,6 +389,8 @@ def _write_tensor(
     tensor = tensor.to(_stored_type(tensor))
     require_finite(tensor, name, component)
     if kind != "weight" or path not in modules:
+        stored = _stored_type(weights.shape_of(weights.names[name]))
+        tensor = tensor.to(stored)  # one that a LoRA changes was read in fp32
         writer.add(name, plan.replaced[name].to(tensor.dtype) if name in plan.replaced else tensor)
         return {}
     module, config = modules[path]

@@ -11,6 +11,7 @@ from sana_cli import naming, output
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.config import SchedulerName
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.lora_file import Lora, open_loras
 from sana_cli.options import DecodeMode
 from sana_cli.published import aspect_ratio_bins, has_bins
 from sana_cli.source import (
@@ -46,6 +47,7 @@ class Request:
     image: Path | None = None  # to begin with, instead of noise
     strength: float | None = None  # share of the steps that run on it
     mask: Path | None = None  # what of it is redrawn
+    loras: tuple[tuple[Path, float], ...] = ()  # files, and how strongly each counts
     count: int = 1
     output: Path | None = None  # a .png file, a folder, or a pattern; None: the working folder
     output_is_folder: bool = False  # it was written with a slash at its end
@@ -78,6 +80,7 @@ class Settings:
     flow_shift: float
     enhance: bool
     source: Source | None = None  # None: drawn from noise
+    loras: tuple[Lora, ...] = ()
 
     @property
     def uses_two_branches(self) -> bool:
@@ -165,6 +168,7 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
         flow_shift=defaults.flow_shift,
         enhance=defaults.enhance if request.enhance is None else request.enhance,
         source=source,
+        loras=open_loras(request.loras),
     )
 
 
@@ -244,6 +248,7 @@ def picture_settings(settings: Settings, checkpoint: Checkpoint, seed: int) -> d
         "model": checkpoint.name,
         "revision": checkpoint.revision or "",
         **_source_settings(settings.source),
+        **_lora_settings(settings.loras),
     }
 
 
@@ -255,6 +260,12 @@ def _source_settings(source: Source | None) -> dict[str, Any]:
     if source.mask is not None:
         told |= {"mask": source.mask.name, "mask_digest": source.mask.digest}
     return {**told, "strength": source.strength}
+
+
+def _lora_settings(loras: tuple[Lora, ...]) -> dict[str, Any]:
+    if not loras:
+        return {}
+    return {"loras": [str(l) for l in loras], "lora_digests": [l.file.digest for l in loras]}
 
 
 def seeds_of(request: Request) -> list[int]:

@@ -21,7 +21,7 @@ from sana_cli.checkpoint import Checkpoint
 from sana_cli.component_weights import prefetch
 from sana_cli.finishing import Finisher, Picture, accelerate_with_notice, guarded, keeping
 from sana_cli.latents_file import HowToFinish, KeptLatents
-from sana_cli.loading import load_transformer
+from sana_cli.loading import check_loras, load_transformer
 from sana_cli.memory.choose import Choice, choose_for
 from sana_cli.memory.plans import Plan
 from sana_cli.memory.predict import peak, predict
@@ -111,6 +111,7 @@ class Run:
             stopwatch=self._stopwatch,
         )
         self._kernels: dict[str, str] = {}
+        check_loras(checkpoint, self.settings.loras)  # before any work
         _log.info("%s on %s in %s: %s", checkpoint.name, device, self.dtypes, self.settings)
         if device.type == "cpu" and (crowded := processor.crowded()):
             _log.info("%s; %s", crowded, processor.REMEDY)
@@ -119,6 +120,8 @@ class Run:
     def encode(self, requests: Iterable[Request]) -> None:
         """Encode the texts and originals of requests to come, all with one encoder, in place of earlier ones."""
         settings = [resolve(request, self.checkpoint) for request in requests]
+        for loras in {s.loras for s in settings}:
+            check_loras(self.checkpoint, loras)
         self._several = True
         self._plan_again()
         self._encode_originals(settings)
@@ -132,7 +135,11 @@ class Run:
         if text_key(self.settings) != text_key(before):
             self._contexts = []
         now, job = self.settings, self._job
-        if now.source != before.source or (job.width, job.height, job.branches) != (
+        if now.loras != before.loras:  # keys and values of the text are theirs, too
+            self._contexts = []
+            self._drop_transformer()
+        alike = (now.source, now.loras) == (before.source, before.loras)
+        if not alike or (job.width, job.height, job.branches) != (
             now.drawn_width,
             now.drawn_height,
             1 + now.uses_two_branches,
@@ -307,6 +314,7 @@ class Run:
     def _encode_originals(self, wanted: list[Settings]) -> None:
         """Before any other part is read: the encoder is alone in memory."""
         if any(map(self._originals.lacks, wanted)):
+            self._text_stage.release()
             self._drop_transformer()
             self._finisher.release()
             self._originals.encode(wanted, self.dtypes.vae)
@@ -337,7 +345,7 @@ class Run:
                 self._finisher.release()
             with self._stopwatch.timed("load"), self.reporter.stage("load transformer"):
                 transformer = load_transformer(
-                    self.checkpoint,
+                    replace(self.checkpoint, loras=self.settings.loras),
                     dtype=self.dtypes.transformer,
                     device=self.device,
                     stream=self._accelerate if self.plan.streams_blocks else None,

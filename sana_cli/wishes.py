@@ -1,14 +1,16 @@
 """What was asked for, wherever it was said: typed, in a file of prompts, in a picture, or in the user's settings. No torch."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Self
 
 from quant.installed import LIBRARIES, is_installed
 from sana_cli.checkpoint import Checkpoint, local_path
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.lora_file import parse_lora
 from sana_cli.memory.budget import parse_bytes
 from sana_cli.naming import is_pattern
 from sana_cli.options import (
@@ -51,6 +53,7 @@ class Wishes:
     image: str | None = None
     strength: float | None = None
     mask: str | None = None
+    loras: tuple[str, ...] | None = None
     scheduler: str | None = None
     precision: str | None = None
     device: str | None = None
@@ -97,6 +100,7 @@ class Wishes:
             image=said["image"],
             strength=said["strength"],
             mask=said["mask"],
+            loras=_texts(settings, "loras", name),
             steps=said["steps"],
             guidance=said["guidance"],
             guidance_interval=interval,
@@ -112,7 +116,7 @@ class Wishes:
             backend=said["backend"],
             decode=mode or "auto",
             tile=int(tile) if tile else None,
-            sources=dict.fromkeys(("model", "device", "precision", *FILES), name),
+            sources=dict.fromkeys(("model", "device", "precision", "loras", *FILES), name),
         )
 
     def over(self, other: Self) -> Self:
@@ -170,6 +174,7 @@ class Wishes:
             image=local_path(self.image) if self.image else None,
             strength=self.strength,
             mask=local_path(self.mask) if self.mask else None,
+            loras=lora_paths(self.loras or ()),
             count=count,
             output=output,
             output_is_folder=(self.output or "").endswith(("/", os.sep)),
@@ -183,6 +188,11 @@ class Wishes:
             max_memory=parse_bytes(self.max_memory) if self.max_memory else None,
             prompt_cache=self.prompt_cache is not False,
         )
+
+
+def lora_paths(texts: Iterable[str]) -> tuple[tuple[Path, float], ...]:
+    """What --lora names: files and scales. SanaError (usage) for what cannot be either."""
+    return tuple((local_path(path), scale) for path, scale in map(parse_lora, texts))
 
 
 # what a picture carries, and as which kind; sizes are read on their own
@@ -199,6 +209,15 @@ def _said(settings: Mapping[str, Any], key: str, kinds: tuple[type, ...], name: 
     if value is not None and type(value) not in kinds:
         raise _senseless(name, key, value)
     return value
+
+
+def _texts(settings: Mapping[str, Any], key: str, name: str) -> tuple[str, ...] | None:
+    values = settings.get(key)
+    if values is None:
+        return None
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise _senseless(name, key, values)
+    return tuple(values)
 
 
 def _sides(size: object, name: str) -> tuple[int, int]:

@@ -78,6 +78,12 @@ def reference() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="session")
+def lora_files() -> ModuleType:
+    """Random LoRAs, as trainers save them: `tests/lora_files.py`."""
+    return load_helper("lora_files.py")
+
+
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Any]:
     """A Hugging Face hub on the loopback, `tests/hub_server.py`."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sana_cli import __version__
 from sana_cli.checkpoint import Checkpoint, kept_folder, local_path, open_checkpoint
 from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.lora_file import parse_lora
 from sana_cli.model_digest import model_digest
 from sana_cli.output import slug
 from sana_cli.request import Request, check, resolve
@@ -61,6 +62,16 @@ class Picture:
             if name is not None and wishes.sources.get(kind) == self.name:
                 digest = self.settings.get(f"{kind}_digest")
                 found[kind] = str(_same_file(name, digest, f"--{kind}", self.name))
+        if wishes.loras and wishes.sources.get("loras") == self.name:
+            digests = self.settings.get("lora_digests")
+            if not isinstance(digests, list) or len(digests) != len(wishes.loras):
+                digests = [None] * len(wishes.loras)
+            found["loras"] = tuple(
+                f"{_same_file(path, digest, '--lora', self.name)}:{scale!r}"
+                for (path, scale), digest in zip(
+                    map(parse_lora, wishes.loras), digests, strict=True
+                )
+            )
         return replace(wishes, **found)
 
     def tell_differences(self, checkpoint: Checkpoint, reporter: "ConsoleReporter") -> None:

@@ -13,6 +13,7 @@ from sana_cli.options import (
     DecodeOption,
     DeviceOption,
     JsonOption,
+    LoraOption,
     MaxMemoryOption,
     OfflineOption,
     PlanName,
@@ -127,6 +128,7 @@ def generate(
             show_default=False,
         ),
     ] = None,
+    lora: LoraOption = None,
     count: Annotated[int, typer.Option(help="Pictures to draw, with seeds S, S+1, ...")] = 1,
     scheduler: Annotated[
         Scheduler | None, typer.Option(help="Sampler [default: the model's]", show_default=False)
@@ -197,6 +199,7 @@ def generate(
         "--from": from_, "--prompts": prompts, "--max-memory": max_memory,
         "--guidance-interval": guidance_interval,
         "--image": image, "--mask": mask,
+        "--lora": "" if lora and "" in lora else None,
     })  # fmt: skip
     if size and (width is not None or height is not None):
         raise _contradiction("--size", "--width or --height")
@@ -221,7 +224,7 @@ def generate(
     typed = Wishes(
         prompt=prompt, model=model, output=output, width=width, height=height, aspect=aspect, bins=bins,
         steps=steps, guidance=guidance, guidance_interval=guidance_interval, cache=cache, negative=negative, seed=seed, scheduler=scheduler,
-        image=image, strength=strength, mask=mask,
+        image=image, strength=strength, mask=mask, loras=tuple(lora) if lora else None,
         precision=precision, device=device, backend=backend, enhance=enhance, decode=decode,
         tile=tile, max_memory=max_memory, plan=plan, prompt_cache=prompt_cache,
     )  # fmt: skip

@@ -69,6 +69,8 @@ def _command(settings: dict[str, Any]) -> str:
     for key, option in options.items():
         if key in settings:
             words += [option, quote(str(settings[key]))]
+    for lora in settings.get("loras", ()):
+        words += ["--lora", quote(str(lora))]
     if settings.get("drawn_size") != settings.get("size"):
         words.append("--bins")
     if settings.get("decode"):  # "blended-tiles 1024": the way that draws something else

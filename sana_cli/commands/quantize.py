@@ -1,7 +1,7 @@
 """`sana quantize`: a model becomes a small folder of plain safetensors."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,10 +9,12 @@ import typer
 
 from sana_cli.commands.completion import complete_model, complete_recipe
 from sana_cli.errors import ExitCode, SanaError, usage_error
-from sana_cli.options import DeviceOption, JsonOption, OfflineOption, QuietOption
+from sana_cli.options import DeviceOption, JsonOption, LoraOption, OfflineOption, QuietOption
 from sana_cli.recipes import KEPT_HALF, RECIPES, component_recipe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from calibration.calibrator import Calibrator
     from sana_cli.checkpoint import Checkpoint
     from sana_cli.console import ConsoleReporter
@@ -83,6 +85,7 @@ def quantize(
     seed: Annotated[
         int | None, typer.Option(help="Of the calibration pictures [default: 0]")
     ] = None,
+    lora: LoraOption = None,
     device: DeviceOption = None,
     offline: OfflineOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a quantized folder.")] = False,
@@ -108,13 +111,15 @@ def quantize(
         common=Wishes(device=device).over(Wishes.of_preferences(chosen)),
     )  # fmt: skip
     wishes.check(recipe, schemes["transformer"])
+    if lora and not out:
+        raise usage_error("a model with LoRAs has no name", "say where it goes: OUT")
     target = local_path(str(out)) if out else kept_target(model, recipe, schemes)
     from sana_cli.console import ConsoleReporter
 
     with ConsoleReporter(quiet=quiet) as reporter:
         reports, facts = quantize_model(
             model, target, recipe, schemes, wishes,
-            offline=offline, overwrite=force, reporter=reporter,
+            offline=offline, overwrite=force, reporter=reporter, loras=lora or (),
         )  # fmt: skip
     from sana_cli.quantize_report import json_document, lines
 
@@ -161,10 +166,14 @@ def quantize_model(
     offline: bool,
     overwrite: bool,
     reporter: "ConsoleReporter",
+    loras: "Sequence[str]" = (),
 ) -> "tuple[list[ComponentReport], dict[str, Any] | None]":
-    """Make the folder `target`; returns what became of each part, and what calibration found."""
+    """Make the folder `target`, with LoRAs merged before; returns what became of each part, and what calibration found."""
     from sana_cli.checkpoint import open_checkpoint
+    from sana_cli.lora_file import open_loras
+    from sana_cli.wishes import lora_paths
 
+    opened = open_loras(lora_paths(loras))
     checkpoint = open_checkpoint(model, offline=offline, progress=reporter.download)
     if checkpoint.manifest is not None:
         raise SanaError(
@@ -172,6 +181,11 @@ def quantize_model(
             hint=f"quantize the model it was made from: {checkpoint.manifest.base_model}",
             code=ExitCode.USAGE,
         )
+    if opened:
+        from sana_cli.loading import check_loras
+
+        check_loras(checkpoint, opened)
+        checkpoint = replace(checkpoint, loras=opened)
     calibrator = (
         wishes.calibrator(checkpoint, recipe, schemes, reporter) if wishes.samples else None
     )

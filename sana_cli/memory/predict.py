@@ -211,6 +211,11 @@ def describe(
     """The sizes of one request on one model, read from headers and configuration."""
     config = checkpoint.transformer
     transformer = _weights(checkpoint, "transformer", dtypes.transformer)
+    # Held beside quantized layers, and while float weights are read, of which they become a part.
+    loras = sum(lora.file.bytes for lora in settings.loras)
+    transformer = replace(
+        transformer, total=transformer.total + loras, rest=transformer.rest + loras
+    )
     branches = 2 if settings.uses_two_branches else 1
     tokens = settings.drawn_height * settings.drawn_width // checkpoint.vae.downscale**2
     itemsize = ITEMSIZE[dtypes.transformer]

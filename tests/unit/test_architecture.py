@@ -26,6 +26,7 @@ FLOORS = (
     ),
     ("user_config",),
     ("weight_headers", "config_file", "naming", "source"),
+    ("lora_file",),
     ("hub_errors", "hub_cache"),
     (
         "models",
@@ -42,7 +43,7 @@ FLOORS = (
     ("fusing", "pth", "engine"),
     ("checkpoint", "contact_sheet", "show"),
     ("component_weights", "model_digest", "model_list", "request"),
-    ("memory",),
+    ("lora", "memory"),
     ("loading",),
     ("quantizing", "safety", "wishes"),
     ("prompt_file",),

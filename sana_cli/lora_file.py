@@ -1,0 +1,209 @@
+"""LoRA files: which layers they change, by their headers. No torch.
+
+Named as diffusers and PEFT save them; a file without any `alpha` means one of the rank, as theirs do.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from quant.manifest import sha256_of
+from sana_cli.errors import SanaError, checkpoint_error, usage_error
+from sana_cli.source import told
+from sana_cli.weight_headers import read_header
+
+_PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.")
+_DOWN = re.compile(r"(.+)\.(?:lora_A(?:\.\w+)?|lora_down|lora\.down)\.weight")
+_UP = re.compile(r"(.+)\.(?:lora_B(?:\.\w+)?|lora_up|lora\.up)\.weight")
+_ALPHA = re.compile(r"(.+?)(?:\.lora_[AB](?:\.\w+)?)?\.alpha")
+_OTHER_KINDS = {
+    "lora_magnitude_vector": "DoRA",
+    "dora_scale": "DoRA",
+    "lokr_": "LoKr",
+    "hada_": "LoHa",
+}
+_MOST = 100.0  # of a scale; larger ones are typing mistakes
+_ADAPTER_CONFIG = "adapter_config.json"  # beside a file that PEFT has saved
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraLayer:
+    """What is added to a weight (N, K, ...): up (N, R) @ down (R, K, ...), times alpha / R."""
+
+    down: str  # names of tensors
+    up: str
+    rank: int
+    down_shape: tuple[int, ...]
+    up_shape: tuple[int, ...]
+    alpha_name: str | None  # of a tensor with one number
+    alpha: float | None  # from the file's metadata; None, and no tensor: the rank
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraFile:
+    """A file whose layers are understood; whether they are a model's is not known yet."""
+
+    path: Path
+    digest: str  # SHA-256
+    bytes: int
+    layers: Mapping[str, LoraLayer] = field(hash=False)  # by path within the transformer
+    by_root_of_rank: bool  # alpha / sqrt(R) instead of alpha / R (rsLoRA)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lora:
+    """A file and how strongly it counts."""
+
+    file: LoraFile
+    scale: float
+
+    def __str__(self) -> str:
+        """As `parse_lora` reads it, and as pictures tell it."""
+        return f"{told(self.file.path)}:{self.scale!r}"
+
+
+def parse_lora(text: str) -> tuple[str, float]:
+    """Read "style.safetensors:0.8" as a path and a scale; SanaError (usage) for a scale that cannot be."""
+    path, colon, number = text.rpartition(":")
+    if not colon or not path or _is_file(text):
+        return text, 1.0
+    try:
+        scale = float(number)
+    except ValueError:
+        return text, 1.0  # a colon of the path
+    if not isfinite(scale) or abs(scale) > _MOST:
+        raise usage_error(
+            f"--lora {text}: a scale of {number} is out of range",
+            "write FILE:0.8; 1 is the strength it was trained for",
+        )
+    return path, scale
+
+
+def _is_file(text: str) -> bool:
+    try:
+        return Path(text).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def open_loras(wanted: Iterable[tuple[Path, float]]) -> tuple[Lora, ...]:
+    """Every file, examined; SanaError for one that is not there or is none."""
+    return tuple(Lora(file=_open(path), scale=scale) for path, scale in wanted)
+
+
+def _open(path: Path) -> LoraFile:
+    if not path.is_file():
+        raise usage_error(
+            f"no such LoRA: {path}", "--lora takes a .safetensors file, or FILE:SCALE with a number"
+        )
+    state = path.stat()
+    return _examined(path, state.st_size, state.st_mtime_ns)
+
+
+@cache
+def _examined(path: Path, size: int, changed_ns: int) -> LoraFile:
+    """Once for each state of a file: a batch asks for it again and again."""
+    if path.suffix != ".safetensors":
+        raise checkpoint_error(
+            f"{path} is no .safetensors file", hint="other formats can run code when they are read"
+        )
+    headers, settings = read_header(path), _settings(path)
+    if settings.get("use_dora"):
+        raise _other_kind(path, "DoRA")
+    downs: dict[str, str] = {}
+    ups: dict[str, str] = {}
+    alphas: dict[str, str] = {}
+    unknown = []
+    for name in headers:
+        for pattern, found in ((_DOWN, downs), (_UP, ups), (_ALPHA, alphas)):
+            if match := pattern.fullmatch(name):
+                found[_layer_path(match[1], path)] = name
+                break
+        else:
+            unknown.append(name)
+    _refuse(unknown, path)
+    lone = sorted(set(downs) ^ set(ups) | set(alphas) - set(downs))
+    if lone or not downs:
+        what = f"{lone[0]} has only a half" if lone else "it changes no layer"
+        raise checkpoint_error(f"{path}: {what}", hint="is the file whole, and a LoRA?")
+    layers = {}
+    for place, down in downs.items():
+        shapes = headers[down][1], headers[ups[place]][1]
+        if (
+            min(map(len, shapes)) < 2
+            or shapes[0][0] != shapes[1][1]
+            or 0 in (*shapes[0], *shapes[1])
+        ):
+            raise checkpoint_error(
+                f"{path}: the halves of {place} have the shapes {list(shapes[0])} and "
+                f"{list(shapes[1])}, which do not multiply"
+            )
+        layers[place] = LoraLayer(
+            down=down, up=ups[place], rank=shapes[0][0], down_shape=shapes[0], up_shape=shapes[1],
+            alpha_name=alphas.get(place), alpha=_alpha(settings, place),
+        )  # fmt: skip
+    return LoraFile(
+        path=path, digest=sha256_of(path), bytes=size, layers=layers,
+        by_root_of_rank=bool(settings.get("use_rslora")),
+    )  # fmt: skip
+
+
+def _layer_path(name: str, path: Path) -> str:
+    for prefix in _PREFIXES:
+        name = name.removeprefix(prefix)
+    if name.startswith(("text_encoder", "lora_te", "te_")):
+        raise checkpoint_error(
+            f"{path} changes the text encoder ({name}), which Sana's LoRAs leave alone",
+            hint="it was made for another kind of model",
+        )
+    return name
+
+
+def _refuse(unknown: list[str], path: Path) -> None:
+    for name in unknown:
+        for mark, kind in _OTHER_KINDS.items():
+            if mark in name:
+                raise _other_kind(path, kind)
+    if unknown:
+        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        raise checkpoint_error(
+            f"{path}: unknown tensor {unknown[0][:100]}{more}",
+            hint="LoRAs in diffusers' or PEFT's naming are read: LAYER.lora_A.weight and LAYER.lora_B.weight",
+        )
+
+
+def _other_kind(path: Path, kind: str) -> SanaError:
+    return checkpoint_error(f"{path} is a {kind}, not a LoRA", hint="plain LoRAs are read")
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What was said about the training: by diffusers in the file's metadata, by PEFT in a file beside it."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="np") as handle:
+        text = (handle.metadata() or {}).get("lora_adapter_metadata")
+    beside = path.with_name(_ADAPTER_CONFIG)
+    try:
+        if text is None and path.stem == "adapter_model" and beside.is_file():
+            text = beside.read_text(encoding="utf-8")
+        found = json.loads(text) if text is not None else {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise checkpoint_error(f"{path}: what it says about its training cannot be read") from error
+    if not isinstance(found, dict):
+        raise checkpoint_error(f"{path}: what it says about its training cannot be read")
+    return {str(key).removeprefix("transformer."): value for key, value in found.items()}
+
+
+def _alpha(settings: Mapping[str, Any], place: str) -> float | None:
+    pattern = settings.get("alpha_pattern")
+    values = [settings.get("lora_alpha")]
+    for key, value in pattern.items() if isinstance(pattern, dict) else ():
+        if place == str(key).lstrip("^") or place.endswith(f".{key}"):
+            values.append(value)
+    value = values[-1]
+    return float(value) if isinstance(value, int | float) and isfinite(value) else None
