@@ -14,13 +14,16 @@ from sana_cli.output import new_file
 SETTINGS_KEY = "sana"  # the PNG chunk with everything, as JSON
 SHEET_KEY = "pictures"  # of a contact sheet's settings: what is on it, by file
 XMP_KEY = "XML:com.adobe.xmp"  # the PNG chunk that holds an XMP packet
-# IPTC's word for a picture that a trained model made; agencies and platforms label pictures by it.
-DIGITAL_SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
-_XMP = f"""<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
+# IPTC's words for a picture that a trained model made, and for one that it changed; agencies and platforms label
+# pictures by them.
+_SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
+DIGITAL_SOURCE_TYPE = f"{_SOURCE_TYPES}trainedAlgorithmicMedia"
+EDITED_SOURCE_TYPE = f"{_SOURCE_TYPES}compositeWithTrainedAlgorithmicMedia"
+_XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
  <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
   <rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/">
-   <Iptc4xmpExt:DigitalSourceType>{DIGITAL_SOURCE_TYPE}</Iptc4xmpExt:DigitalSourceType>
+   <Iptc4xmpExt:DigitalSourceType>{source_type}</Iptc4xmpExt:DigitalSourceType>
   </rdf:Description>
  </rdf:RDF>
 </x:xmpmeta>
@@ -39,7 +42,9 @@ def save_png(
     for key, value in settings.items():
         info.add_itxt(key, value if isinstance(value, str) else json.dumps(value))
     info.add_itxt(SETTINGS_KEY, json.dumps(dict(settings), ensure_ascii=False))
-    info.add_itxt(XMP_KEY, _XMP)
+    edited = "image" in settings  # it began with another one
+    source_type = EDITED_SOURCE_TYPE if edited else DIGITAL_SOURCE_TYPE
+    info.add_itxt(XMP_KEY, _XMP.format(source_type=source_type))
     with new_file(path, overwrite=overwrite) as file:
         image.save(file, format="PNG", pnginfo=info)
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from sana_cli import finishing
 from sana_cli.errors import ExitCode
-from sana_cli.image_io import read_settings
+from sana_cli.image_io import XMP_KEY, read_settings
 
 CPU = ("--device", "cpu", "--precision", "fp32")
 CAT = "a cat left of a pizza on a blue background"
@@ -164,6 +164,8 @@ def test_a_mask_keeps_the_rest(draw: Callable[..., Any], original: Path, mask: P
     before, redrawn = pixels(original), np.asarray(Image.open(mask)) > 0
     assert np.array_equal(picture[~redrawn], before[~redrawn])
     assert psnr(picture[redrawn], before[redrawn]) < 20
+    with Image.open(mask.parent / "masked.png") as image:
+        assert "/compositeWithTrainedAlgorithmicMedia<" in image.text[XMP_KEY]
     settings = read_settings(mask.parent / "masked.png")
     assert settings["strength"] == 1.0, "what is white is drawn anew"
 

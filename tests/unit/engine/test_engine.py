@@ -14,6 +14,7 @@ from sana_cli.engine.engine import Engine
 from sana_cli.engine.kernels import REFERENCE, TRITON, Kernels
 from sana_cli.engine.transformer import EngineTransformer
 from sana_cli.engine.trial import relative_error
+from sana_cli.lora import LoraLinear
 from sana_cli.models.block_cache import FirstBlockCache
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from tests.unit.engine.models import inputs, transformer
@@ -83,6 +84,23 @@ def test_w8a8(config: dict[str, Any], smooth: bool) -> None:
 @pytest.mark.parametrize("scheme", ["w8a16", "w4a16-g64"])
 def test_other_schemes_keep_their_layers(scheme: str) -> None:
     assert error(transformer(scheme)) < FP32
+
+
+def test_loras_beside_quantized_layers() -> None:
+    model = transformer("w8a8")
+    latents, contexts = inputs(model)
+    before = by_the_model(model, latents, contexts)
+    for block in model.transformer_blocks:
+        for parent, name in (
+            (block.attn1, "to_q"),
+            (block.ff, "conv_inverted"),
+            (block.ff, "conv_point"),
+        ):
+            layer = getattr(parent, name)
+            down = torch.randn(3, layer.in_features) / layer.in_features**0.5
+            setattr(parent, name, LoraLinear(layer, down, torch.randn(layer.out_features, 3)))
+    assert error(model) < 5e-3
+    assert relative_error(by_the_model(model, latents, contexts), before) > 0.05
 
 
 def test_mixed_schemes() -> None:
