@@ -222,8 +222,10 @@ def test_from_repeats_it(
     told = sana("info", tmp_path / "first.png").out
     assert f"--image {original} --strength 0.8 --mask {mask}" in told
     words = ("generate", "--from", tmp_path / "first.png", "-o", tmp_path / "b.png")
-    assert sana(*words, "--strength", 0.4, "--image", original).code == 0
-    assert "mask" not in read_settings(tmp_path / "b.png"), "another picture's mask does not fit"
+    assert sana(*words, "--image", original).code == 0
+    settings = read_settings(tmp_path / "b.png")
+    assert "mask" not in settings, "another picture's mask does not fit"
+    assert settings["strength"] == 0.6
     Image.effect_noise((256, 256), 9).save(mask)
     result = sana(*words, "--force")
     assert result.code == ExitCode.USAGE
@@ -242,6 +244,9 @@ def test_a_file_of_prompts(sana: Callable[..., Any], original: Path, tmp_path: P
         f'{{"prompt": "a dog", "image": "{original}", "seed": 4}}\n{{"prompt": "a dog", "seed": 4}}\n'
     )
     (tmp_path / "out").mkdir()
+    Image.new("L", (8, 8), 255).save(tmp_path / "all.png")
+    masked = sana("generate", "--prompts", lines, "--mask", tmp_path / "all.png", *CPU)
+    assert "line 3: --mask needs a picture" in masked.err, "what was typed is for every line"
     words = ("generate", "--prompts", lines, "-o", tmp_path / "out", "--steps", 4, *CPU)
     assert sana(*words).code == 0
     paths = sorted((tmp_path / "out").glob("*.png"))
