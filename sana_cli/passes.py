@@ -79,7 +79,8 @@ class Passes:
         """Of a finished picture."""
         reused = sum(cache.reused for cache in self._caches)
         return PassCount(
-            without_savings=self._settings.steps * (2 if self._settings.uses_two_branches else 1),
+            without_savings=self._settings.steps_to_run
+            * (2 if self._settings.uses_two_branches else 1),
             computed=self._begun - reused,
             first_block_only=reused,
         )
@@ -102,15 +103,18 @@ def without_effect(settings: Settings, *, blocks: int) -> Iterator[str]:
                 yield "--guidance-interval has no effect: every step lies in it"
             elif not any(guided):
                 yield "no step lies in --guidance-interval: the picture is drawn without guidance"
-    if settings.cache and (settings.steps == 1 or blocks == 1):
-        one = "the picture has one step" if settings.steps == 1 else "the model has one block"
+    if settings.cache and (settings.steps_to_run == 1 or blocks == 1):
+        one = (
+            "the picture has one step" if settings.steps_to_run == 1 else "the model has one block"
+        )
         yield f"--cache has no effect: {one}"
 
 
 def _timesteps(settings: Settings) -> list[float]:
-    """Of every step of a flow model."""
+    """Of every step that runs of a flow model."""
     nothing = torch.empty(0)
     sampler = make_scheduler(
         settings.scheduler, settings.steps, shift=settings.flow_shift, draw_noise=lambda: nothing
     )
-    return [sampler.inputs(i, nothing)[1] for i in range(settings.steps)]
+    first = settings.steps - settings.steps_to_run
+    return [sampler.inputs(i, nothing)[1] for i in range(first, settings.steps)]

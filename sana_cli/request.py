@@ -88,9 +88,9 @@ class Settings:
         return self.guidance_scale > 1 and self.scheduler != "scm"
 
     @property
-    def first_step(self) -> int:
-        """The step to begin with: 0, or a later one on a picture."""
-        return self.source.first if self.source else 0
+    def steps_to_run(self) -> int:
+        """All, or the last ones on a picture."""
+        return self.steps - (self.source.first if self.source else 0)
 
 
 def check(request: Request, checkpoint: Checkpoint) -> None:

@@ -301,7 +301,7 @@ class Run:
         )
         with (
             self._stopwatch.timed("denoise"),
-            self.reporter.stage("denoise", settings.steps - settings.first_step) as advance,
+            self.reporter.stage("denoise", settings.steps_to_run) as advance,
         ):
             return denoise(
                 self._velocity,

@@ -52,7 +52,8 @@ def foretell(
     other = [1] if settings.uses_two_branches else []  # mostly "", which is BOS alone
     tokens = {"read": [*other, prefix + length], "seen": [*other, length]}
     sizes = {
-        "height": settings.drawn_height, "width": settings.drawn_width, "steps": settings.steps,
+        "height": settings.drawn_height, "width": settings.drawn_width,
+        "steps": settings.steps_to_run,
     }  # fmt: skip
     amounts = stage_work(
         checkpoint, sizes, tokens, dict.fromkeys(_PARTS, FP32),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from sana_cli import finishing
+from sana_cli import finishing, passes
 from sana_cli.errors import ExitCode
 from sana_cli.image_io import XMP_KEY, read_settings
 
@@ -95,16 +95,14 @@ def test_the_share_of_steps(
     sana: Callable[..., Any], original: Path, tmp_path: Path, scheduler: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    from sana_cli import run as run_module
-
     ran = []
-    inner = run_module.guided_velocity
+    inner = passes.guided_velocity
 
     def counted(*arguments: Any, **options: Any) -> Any:
         ran.append(1)
         return inner(*arguments, **options)
 
-    monkeypatch.setattr(run_module, "guided_velocity", counted)
+    monkeypatch.setattr(passes, "guided_velocity", counted)
     words = ("--image", original, "--strength", 0.29, "--steps", 10, "--scheduler", scheduler, *CPU)
     assert sana("generate", PROMPT, *words, "-o", tmp_path / "a.png").code == 0
     assert len(ran) == 2
