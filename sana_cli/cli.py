@@ -20,6 +20,7 @@ from sana_cli.commands.bench import bench
 from sana_cli.commands.decode import decode
 from sana_cli.commands.doctor import doctor
 from sana_cli.commands.generate import generate
+from sana_cli.commands.grouped import Grouped
 from sana_cli.commands.info import info
 from sana_cli.commands.models import default, models, remove
 from sana_cli.commands.pull import pull
@@ -39,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # help drawn by Rich costs 100 ms
     pretty_exceptions_enable=False,
 )
-app.command()(generate)
+app.command(cls=Grouped)(generate)
 app.command()(repl)
 app.command()(decode)
 app.command()(info)

@@ -20,7 +20,7 @@ from typing import Literal
 
 from sana_cli import __version__, processor
 from sana_cli.errors import SanaError
-from sana_cli.output import readable_bytes
+from sana_cli.output import counted, readable_bytes
 
 State = Literal["ok", "note", "problem"]
 _ROOM_BYTES = 10**10  # the smallest published model and some space to work
@@ -96,7 +96,7 @@ def _processor() -> Iterator[Finding]:
     busy = "" if load is None else f", load {load:.1f}"
     yield Finding(
         topic="cpu",
-        text=f"{facts['cpu']}, {count} cores{busy}, "
+        text=f"{facts['cpu']}, {counted(count, 'core')}{busy}, "
         f"{', '.join(facts['instructions']) or 'no vector instructions told'}",
     )
     if crowded := processor.crowded():
@@ -104,7 +104,7 @@ def _processor() -> Iterator[Finding]:
     threads = torch.get_num_threads()
     if threads * 2 < count:
         yield Finding(
-            topic="cpu", state="note", text=f"torch uses {threads} of {count} cores",
+            topic="cpu", state="note", text=f"torch uses {threads} of {counted(count, 'core')}",
             remedy="unset OMP_NUM_THREADS, or set it higher",
         )  # fmt: skip
     if not cpu_has_fast_bf16():

@@ -144,6 +144,11 @@ def slug(prompt: str, *, limit: int = 48) -> str:
     return cut or "picture"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and what it counts: "1 step", "2 steps"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def readable_bytes(count: int) -> str:
     """A size for people, in powers of ten as disks and networks are sold."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

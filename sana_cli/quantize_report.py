@@ -5,6 +5,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from sana_cli.output import counted
+
 if TYPE_CHECKING:
     from sana_cli.quantizing import ComponentReport
 
@@ -99,7 +101,8 @@ def lines(
             if layer.config is None:
                 reasons[layer.reason] = reasons.get(layer.reason, 0) + 1
     table += [
-        f"kept in floating point, {count} layers: {reason}" for reason, count in reasons.items()
+        f"kept in floating point, {counted(count, 'layer')}: {reason}"
+        for reason, count in reasons.items()
     ]
     before, after = (
         sum(_facts(r)[key] for r in reports) for key in ("bytes_before", "bytes_after")
@@ -118,7 +121,8 @@ def _calibrated_lines(
         for report in reports
     }
     several = [
-        f"{component}: " + ", ".join(f"{count} layers {name}" for name, count in counts.items())
+        f"{component}: "
+        + ", ".join(f"{counted(count, 'layer')} {name}" for name, count in counts.items())
         for component, counts in schemes.items()
         if len(counts) > 1
     ]

@@ -18,6 +18,7 @@ from sana_cli.memory.budget import held_bytes
 from sana_cli.memory.choose import cap_of
 from sana_cli.output import printable
 from sana_cli.precision import ITEMSIZE, plan_dtypes
+from sana_cli.user_config import SETTINGS
 from sana_cli.weight_headers import WeightFiles
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
     from sana_cli.stages import Reporter
 
-MODEL = "google/shieldgemma-2b"
+MODEL = SETTINGS["safety_model"].unset
 THRESHOLD = 0.2  # probability of a violation above which a prompt is refused
 
 _POLICY = (

@@ -35,6 +35,7 @@ class Setting:
 
     kind: Literal["text", "whole number", "number", "true or false"]
     help: str
+    unset: str  # what is used without it, in words
     choices: tuple[str, ...] = ()
     limits: tuple[int, int] | None = None  # inclusive
 
@@ -83,20 +84,43 @@ def _names(choices: type[StrEnum]) -> tuple[str, ...]:
 
 
 SETTINGS: dict[str, Setting] = {
-    "model": Setting(kind="text", help="the model of a command that names none"),
-    "output": Setting(kind="text", help="the folder that pictures go to, or a pattern"),
-    "steps": Setting(kind="whole number", limits=(1, 1000), help="denoising steps"),
-    "guidance": Setting(kind="number", limits=(0, 100), help="how strictly to follow the prompt"),
-    "precision": Setting(kind="text", choices=_names(Precision), help="of the transformer"),
-    "device": Setting(kind="text", choices=_names(Device), help="where to run"),
-    "backend": Setting(kind="text", choices=_names(Backend), help="kernels of quantized models"),
-    "decode": Setting(kind="text", choices=_names(Decode), help="how latents become pixels"),
-    "max_memory": Setting(kind="text", help="the most memory that a picture may take: 4GiB"),
-    "safety": Setting(kind="true or false", help="have prompts checked before they are drawn"),
-    "safety_model": Setting(kind="text", help="what checks them: a folder or hub id"),
-    "show": Setting(kind="true or false", help="show pictures in the terminal"),
-    "quiet": Setting(kind="true or false", help="no progress and no notices"),
-    "offline": Setting(kind="true or false", help="never touch the network"),
+    "model": Setting(kind="text", help="the model of a command that names none", unset=BUILTIN),
+    "output": Setting(
+        kind="text", help="the folder that pictures go to, or a pattern", unset="the working folder"
+    ),
+    "steps": Setting(
+        kind="whole number", limits=(1, 1000), help="denoising steps", unset="the model's"
+    ),
+    "guidance": Setting(
+        kind="number",
+        limits=(0, 100),
+        help="how strictly to follow the prompt",
+        unset="the model's",
+    ),
+    "precision": Setting(
+        kind="text", choices=_names(Precision), help="of the transformer", unset="auto"
+    ),
+    "device": Setting(kind="text", choices=_names(Device), help="where to run", unset="auto"),
+    "backend": Setting(
+        kind="text", choices=_names(Backend), help="kernels of quantized models", unset="auto"
+    ),
+    "decode": Setting(
+        kind="text", choices=_names(Decode), help="how latents become pixels", unset="auto"
+    ),
+    "max_memory": Setting(
+        kind="text", help="the most memory that a picture may take: 4GiB", unset="what is free"
+    ),
+    "safety": Setting(
+        kind="true or false", help="have prompts checked before they are drawn", unset="false"
+    ),
+    "safety_model": Setting(
+        kind="text", help="what checks them: a folder or hub id", unset="google/shieldgemma-2b"
+    ),
+    "show": Setting(
+        kind="true or false", help="show pictures in the terminal", unset="where it can"
+    ),
+    "quiet": Setting(kind="true or false", help="no progress and no notices", unset="false"),
+    "offline": Setting(kind="true or false", help="never touch the network", unset="false"),
 }
 
 

@@ -5,6 +5,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from sana_cli.bench.page import COLOURS, SHOWN, label
+from sana_cli.output import counted
 
 _WIDTH, _ROW, _MARGIN, _BAR = 1200, 90, 40, 34
 _INK, _PAPER = "#222222", "#ffffff"
@@ -16,7 +17,7 @@ def plot(document: dict[str, Any]) -> Image.Image:
     image = Image.new("RGB", (_WIDTH, 2 * _MARGIN + 90 + _ROW * len(contenders)), _PAPER)
     draw, font = ImageDraw.Draw(image), ImageFont.load_default(20)
     settings = document["settings"]
-    heading = f"{document['model']}, {settings['width']}x{settings['height']}, {settings['steps']} steps: seconds a picture"
+    heading = f"{document['model']}, {settings['width']}x{settings['height']}, {counted(settings['steps'], 'step')}: seconds a picture"
     draw.text((_MARGIN, _MARGIN), heading, _INK, font)
     x = _MARGIN
     for stage in SHOWN:

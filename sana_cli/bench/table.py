@@ -3,6 +3,7 @@
 from typing import Any
 
 from sana_cli.bench.document import STAGES
+from sana_cli.output import counted
 
 
 def lines(document: dict[str, Any]) -> list[str]:
@@ -23,10 +24,10 @@ def _heading(document: dict[str, Any]) -> list[str]:
     rates = ", ".join(
         f"{name} {_giga(value)} GFLOP/s" for name, value in ceilings.items() if name != "copy"
     )
-    where = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads"
+    where = machine["gpu"] or f"{machine['cpu']}, {counted(machine['threads'], 'thread')}"
     first = (
-        f"{document['model']}, {settings['width']}x{settings['height']}, {settings['steps']} steps, "
-        f"guidance {settings['guidance']:g}, batch {settings['batch']}; {settings['runs']} runs "
+        f"{document['model']}, {settings['width']}x{settings['height']}, {counted(settings['steps'], 'step')}, "
+        f"guidance {settings['guidance']:g}, batch {settings['batch']}; {counted(settings['runs'], 'run')} "
         f"after {settings['warmup']} to warm up"
     )
     found = [

@@ -109,7 +109,10 @@ def bench(
     offline: OfflineOption = None,
     quiet: QuietOption = None,
 ) -> None:
-    """Time each stage of a picture, and compare schemes, programs and the hardware's limits."""
+    """Time each stage of a picture, beside other ways to draw it.
+
+    Schemes, model folders and other programs run in turns, and stages are compared with what the hardware can do.
+    """
     if random is not None and model is not None:
         raise usage_error("give --model or --random, not both", "leave one away")
     ranges = (("--batch", batch, 1, 64), ("--runs", runs, 1, 1000), ("--warmup", warmup, 0, 100))

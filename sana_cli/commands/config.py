@@ -40,7 +40,11 @@ def show(json: JsonOption = False) -> None:
         from json import dumps
 
         settings: dict[str, Any] = {
-            key: {"value": value, "source": chosen.sources.get(key)}
+            key: {
+                "value": value,
+                "source": chosen.sources.get(key),
+                "without": SETTINGS[key].unset,
+            }
             for key, value in values.items()
         }
         document = {"file": str(config_path()), "settings": settings}
@@ -50,14 +54,15 @@ def show(json: JsonOption = False) -> None:
 
     lines = [("setting", "value", "from", "")]
     for key, value in values.items():
-        lines.append((key, _as_typed(value), chosen.sources.get(key, "-"), SETTINGS[key].help))
+        shown = SETTINGS[key].unset if value is None else _as_typed(value)
+        lines.append((key, shown, chosen.sources.get(key, "default"), SETTINGS[key].help))
     typer.echo("\n".join(columns(lines)))
 
 
 def _as_typed(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return "-" if value is None else str(value)
+    return str(value)
 
 
 @app.command()

@@ -6,13 +6,16 @@ import typer
 
 from sana_cli.errors import ExitCode
 from sana_cli.options import JsonOption
-from sana_cli.output import printable
+from sana_cli.output import counted, printable
 
 _SIGNS = {"ok": "ok  ", "note": "note", "problem": "FAIL"}
 
 
 def doctor(json: JsonOption = False) -> int:
-    """Check this machine: device, kernels, memory, versions, disk, models, settings. Code 3 for problems."""
+    """Check this machine, and say what to do about each problem.
+
+    Device, kernels, memory, versions, disk, models and settings. The exit code is 3 if there are problems.
+    """
     from sana_cli.doctor import examine
 
     findings = []
@@ -30,5 +33,5 @@ def doctor(json: JsonOption = False) -> int:
         document = {"problems": problems, "findings": [asdict(finding) for finding in findings]}
         typer.echo(dumps(document, ensure_ascii=False))
     else:
-        typer.echo(f"{problems} problems" if problems != 1 else "1 problem")
+        typer.echo(counted(problems, "problem"))
     return ExitCode.ENVIRONMENT if problems else ExitCode.OK

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from sana_cli.output import counted
+
 if TYPE_CHECKING:
     from sana_cli.checkpoint import Checkpoint
     from sana_cli.memory.predict import StagePeak
@@ -55,10 +57,8 @@ def print_forecast(
         stages = [{"stage": stage.stage, **_bytes(stage)} for stage in choice.stages]
         typer.echo(dumps({"dry_run": True, **facts, "stages": stages}, ensure_ascii=False))
         return
-    count = f"{request.count} pictures" if request.count > 1 else "1 picture"
-    typer.echo(
-        f"{checkpoint.name}  {facts['size']}  {count}  {settings.steps} steps  {dtypes}  {where.type}"
-    )
+    count, steps = counted(request.count, "picture"), counted(settings.steps, "step")
+    typer.echo(f"{checkpoint.name}  {facts['size']}  {count}  {steps}  {dtypes}  {where.type}")
     typer.echo(f"plan: {choice.plan}")
     if cached:
         typer.echo("the prompt is in the cache: no text encoder")

@@ -25,7 +25,7 @@ ModelArgument = Annotated[
 
 
 def models(json: JsonOption = False) -> None:
-    """List the models that can be named, those that are here, and what they take on disk."""
+    """List models: what can be named, what is here, and its size."""
     from sana_cli import hub_cache
     from sana_cli.model_list import listed_models, total_bytes
     from sana_cli.user_config import models_folder

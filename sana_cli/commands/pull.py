@@ -49,7 +49,10 @@ def pull(
     json: JsonOption = False,
     quiet: QuietOption = None,
 ) -> None:
-    """Download MODEL, after its size and licence were confirmed; goes on where an earlier try ended."""
+    """Download MODEL, once its size and licence are confirmed.
+
+    Goes on where an earlier try ended.
+    """
     from sana_cli.user_config import preferences
 
     chosen = preferences()

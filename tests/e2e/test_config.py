@@ -1,5 +1,6 @@
 """`sana config`, and settings at work in the commands that have them."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,12 @@ def test_set_show_unset(sana: Callable[..., Any], file: Path) -> None:
     assert file.read_text() == "steps = 12\nquiet = true\n"
     document = sana("config", "show", "--json").document
     assert document["file"] == str(file)
-    assert document["settings"]["steps"] == {"value": 12, "source": str(file)}
-    assert document["settings"]["model"] == {"value": None, "source": None}
+    assert document["settings"]["steps"] == {
+        "value": 12, "source": str(file), "without": "the model's",
+    }  # fmt: skip
+    assert document["settings"]["model"] == {"value": None, "source": None, "without": "builtin"}
+    shown = {line.split("  ")[0]: line for line in sana("config", "show").out.splitlines()}
+    assert re.match(r"guidance +the model's +default +how strictly", shown["guidance"])
     line = next(n for n in sana("config", "show").out.splitlines() if n.startswith("quiet"))
     assert line.split()[:3] == ["quiet", "true", str(file)]
     assert sana("config", "unset", "steps").code == 0
