@@ -98,6 +98,12 @@ def terminal() -> Any:
 
 
 @pytest.fixture(scope="session")
+def documents() -> ModuleType:
+    """`tests/documents.py`: the commands that documents show."""
+    return load_helper("documents.py")
+
+
+@pytest.fixture(scope="session")
 def pipelines(reference: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """Every reference pipeline of this session: `.folder(name, layout)`, `.pipeline(name)`, `.draw(name, ...)`."""
     return reference.Pipelines(tmp_path_factory.mktemp("pipelines"))

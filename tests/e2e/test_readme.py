@@ -1,8 +1,6 @@
 """The README's commands do what it says, in its order."""
 
 import io
-import re
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,23 +12,15 @@ from sana_cli.errors import ExitCode
 README = Path(__file__).parents[2] / "README.md"
 
 
-def commands() -> list[list[str]]:
-    """The words of every `sana ...` line in a code block, comments and environments removed."""
-    blocks = re.findall(r"^```\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL)
-    lines = [line for block in blocks for line in block.splitlines()]
-    found = [re.sub(r"^.*?(?:\.venv/bin/)?sana ", "", line) for line in lines if "sana " in line]
-    return [shlex.split(line, comments=True) for line in found]
-
-
 def test_commands(
-    sana: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any], documents: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Those with the built-in model run; those with a real one get as far as its missing files."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text("a cat\na red circle\n")
     (tmp_path / "pictures").mkdir()
     ran = 0
-    for words in commands():
+    for words in documents.sana_commands(documents.in_blocks(README.read_text())):
         if words[0] == "decode":  # nothing was interrupted
             result = sana(*words)
             assert (result.code, "no such file" in result.err) == (ExitCode.USAGE, True)

@@ -1,6 +1,8 @@
 """The work model counts what torch counts, on modules without memory, and what was computed by hand before."""
 
+import re
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,6 +95,22 @@ def test_known_numbers() -> None:
     peaks = {"bf16": DEVICES["rtx-4090"].bf16, "copy": DEVICES["rtx-4090"].bandwidth, "fp32": 1.0}
     # 40 passes (20 steps, both branches) at fp16 with fp32 accumulation on a 4090.
     assert 40 * floor_seconds(step, work.BF16, peaks) == pytest.approx(0.25, rel=0.05)
+
+
+def test_the_table_of_operations() -> None:
+    """docs/performance.md, to the digits that it has."""
+    at = {"height": 1024, "width": 1024}
+    table = {
+        "a pass of the Linear-DiT": work.denoise_step(
+            transformer_of("sana-0.6b"), **at, text_tokens=[300], kind=work.BF16
+        ),
+        "DC-AE decoder, as published": work.decode(DCAEConfig(), **at),
+        "DC-AE decoder, convolutions": work.decode(DCAEConfig(), **at, folded=True),
+        "Gemma-2-2b, 259 tokens": work.encode_texts(work.GEMMA_2_2B, [259]),
+    }
+    written = (Path(__file__).parents[3] / "docs/performance.md").read_text(encoding="utf-8")
+    for name, counted in table.items():
+        assert re.search(rf"^\| {name}.* \| {counted.flops / 1e12:.2f} \|$", written, re.MULTILINE)
 
 
 def test_int8_moves_less_and_batches_add_up() -> None:

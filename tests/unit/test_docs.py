@@ -1,0 +1,111 @@
+"""Documents say what is so: their commands parse, their links lead somewhere, and their error messages are ours."""
+
+import ast
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from sana_cli.cli import app
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+WRITTEN = [path for path in DOCUMENTS if path.name != "cli.md"]  # that one is generated
+UsageError: Any = typer.BadParameter.__mro__[1]
+NOT_OURS = {"Killed"}  # what a shell says
+
+
+def parse(words: list[str]) -> None:
+    """As `sana` itself would, up to calling the command; raises for what it would refuse."""
+    command: Any = typer.main.get_command(app)
+    name, context = "sana", None
+    while True:
+        context = command.make_context(name, list(words), parent=context)
+        if not hasattr(command, "resolve_command"):
+            return
+        words = [*context._protected_args, *context.args]
+        name, command, words = command.resolve_command(context, words)
+
+
+def complaint(words: list[str]) -> str:
+    try:
+        parse(words)
+    except UsageError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("document", WRITTEN, ids=lambda path: path.name)
+def test_commands_parse(documents: Any, document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    commands = documents.sana_commands(documents.in_blocks(text))
+    if document.name in ("README.md", "recipes.md", "safety.md", "memory.md"):
+        assert len(commands) >= 3
+    for words in commands:
+        assert complaint(words) == "", words
+    for words in documents.sana_commands(documents.inline(text)):
+        # Text may name a command without what it needs.
+        assert re.match(r"$|Missing |.* requires an argument", complaint(words)), words
+
+
+def test_what_is_found_in_a_document(documents: Any) -> None:
+    text = '`sana info x`\n```\nA=1 .venv/bin/sana pull "a b" | tee > f && sana models # no\n```\n'
+    assert documents.sana_commands(documents.inline(text)) == [["info", "x"]]
+    assert documents.sana_commands(documents.in_blocks(text)) == [["pull", "a b"], ["models"]]
+    assert "--stesp" in complaint(["generate", "x", "--stesp", "3"])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" not in target and not target.startswith("#"):
+            assert (document.parent / target.partition("#")[0]).exists(), target
+
+
+def test_help_is_whole_and_its_examples_parse(
+    sana: Callable[..., Any], documents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert "..." not in sana("--help").out.partition("Commands:")[2]
+    shown = sana("generate", "--help").out
+    listed = re.findall(r"^  (?:-\w, )?--([\w-]+)", shown, re.MULTILINE)
+    wanted = {param.name for param in typer.main.get_command(app).commands["generate"].params}
+    names = {name.replace("-", "_").replace("from", "from_") for name in listed}
+    assert names == wanted - {"prompt"} | {"help"}
+    assert len(names) == len(listed), "each once"
+    # What an example means stands behind two spaces.
+    lines = [
+        line.strip().partition("  ")[0] for line in shown.partition("Examples:")[2].splitlines()
+    ]
+    examples = documents.sana_commands(lines)
+    assert len(examples) >= 4
+    assert [complaint(words) for words in examples] == [""] * len(examples)
+
+
+def messages() -> str:
+    """Every text in the source; "\\0" where a value is put in, and between two of them a line end."""
+    found = []
+    for path in [*(ROOT / "sana_cli").rglob("*.py"), *(ROOT / "calibration").rglob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                parts = [p.value if isinstance(p, ast.Constant) else "\0" for p in node.values]
+                found.append("".join(map(str, parts)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(found)
+
+
+def test_troubleshooting_quotes_real_messages() -> None:
+    headings = re.findall(
+        r"^### `(.+)`$", (ROOT / "docs/troubleshooting.md").read_text(), re.MULTILINE
+    )
+    assert len(headings) > 30
+    source = messages()
+    for heading in headings:
+        for fragment in heading.split("..."):
+            for words in fragment.strip(" :,;").split(", "):  # a message may be put together
+                assert heading in NOT_OURS or words in source, f"{words!r} of {heading!r}"
