@@ -102,6 +102,7 @@ FULL_RUNS = [
     ("full-w8a8", 1024, "--max-memory 2GiB"),
     ("full-w8a8", 512, "--plan stages"),
     ("full", 1024, "--max-memory 4GiB"),
+    ("full-w8a8", 2048, "--tile 512"),
     ("full-w8a8", 4096, "--max-memory 8GiB"),
 ]
 

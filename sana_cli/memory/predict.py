@@ -36,18 +36,19 @@ _BLOCK = re.compile(r"^(?:transformer_blocks|layers)\.(\d+)\.")
 # Layers that run once per prompt or step keep their weights as stored (`SeldomLinear`).
 _AS_STORED = re.compile(r"\.attn2\.to_[kv]\.|^caption_projection\.linear|^time_embed\.linear\.")
 
+# Where two numbers of maps are given, the second is for maps so small that the C library keeps what was freed, and the
+# next one does not fit into it.
+_RETURNED = 32 * MIB  # glibc gives larger blocks back at once
 # Maps of D channels that live at once in a Linear-DiT block, beside those of its feed-forward.
 _BLOCK_MAPS = 3
-_FEED_FORWARD_MAPS = 7  # of F channels
-_INT8_MAPS = 2  # of F channels, more where inputs become integers and sums floats
+_FEED_FORWARD_MAPS = (5, 7)  # of F channels
+_INT8_FEED_FORWARD_MAPS = (5, 9)  # inputs become integers and sums floats
 _CACHED_MAPS = 4  # of D channels: two residuals from before, and the two that will replace them
 _TEXT_MAPS = 4  # of the hidden width
 _TEXT_MLP_MAPS = 3
 _TEXT_SCORE_MAPS = 4  # of heads x L x L
 
-# Maps that live at the same time at the widest point of a decoder block, in maps of its input; and the same where
-# these are so small that the C library keeps what was freed, and the next one does not fit into it.
-_RETURNED = 32 * MIB  # glibc gives larger blocks back at once
+# Maps that live at the same time at the widest point of a decoder block, in maps of its input.
 _RES_BLOCK_MAPS = (3.7, 4.5)
 _RES_TILE_MAPS = (3.9, 8.0)
 _EFFICIENT_VIT_MAPS = 25
@@ -219,9 +220,11 @@ def describe(
     branches = 2 if settings.uses_two_branches else 1
     tokens = settings.drawn_height * settings.drawn_width // checkpoint.vae.downscale**2
     itemsize = ITEMSIZE[dtypes.transformer]
-    maps = _BLOCK_MAPS * config.inner_dim + _FEED_FORWARD_MAPS * config.ff_dim
-    if _takes_int8(checkpoint, "transformer"):
-        maps += _INT8_MAPS * config.ff_dim
+    takes_int8 = _takes_int8(checkpoint, "transformer")
+    feed_forward = _with_leftovers(
+        tokens * config.ff_dim * itemsize * branches,
+        _INT8_FEED_FORWARD_MAPS if takes_int8 else _FEED_FORWARD_MAPS,
+    )
     text, text_activations, length = None, 0, 300
     if not text_is_cached:
         text = _weights(checkpoint, "text_encoder", dtypes.text_encoder)
@@ -243,7 +246,7 @@ def describe(
         vae=_weights(checkpoint, "vae", dtypes.vae),
         text_activations=text_activations,
         context=2 * length * config.inner_dim * config.num_layers * branches * itemsize,
-        branch=tokens * maps * itemsize,
+        branch=int(tokens * _BLOCK_MAPS * config.inner_dim * itemsize + feed_forward / branches),
         cached=_CACHED_MAPS * tokens * config.inner_dim * branches * itemsize
         if settings.cache
         else 0,
