@@ -31,6 +31,7 @@ class ConsoleReporter:
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, highlight=False)
         self.quiet = quiet
+        self.notices = 0  # so far
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description:<20}"),
@@ -89,6 +90,7 @@ class ConsoleReporter:
 
     def notice(self, message: str) -> None:
         if not self.quiet:
+            self.notices += 1
             text = printable(message.replace("\n", " "))
             self.console.print(f"note: {text}", markup=False, soft_wrap=True)
 

@@ -17,6 +17,7 @@ from quant.backends.choose import BACKENDS, Backend
 from sana_cli import image_io, latents_file
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.latent_preview import LatentPreview
 from sana_cli.latents_file import HowToFinish, KeptLatents
 from sana_cli.loading import accelerate, load_vae
 from sana_cli.memory.blending import count_tiles as count_blended
@@ -71,6 +72,7 @@ class Finisher:
         self.backend, self.plan, self.make_room = backend, plan, make_room
         self.reporter, self.stopwatch = reporter, stopwatch
         self.kernels: dict[str, str] = {}  # of quantized layers, by kind
+        self.preview = LatentPreview(checkpoint)
         self._vae: AutoencoderDC | None = None
 
     def use_precision(self, precision: str) -> None:
@@ -88,6 +90,7 @@ class Finisher:
                 try:
                     vae = self._ready_vae()
                     decoded = self._decode_by(self.plan, vae, latents)
+                    self.preview.learn(latents, decoded)
                     return resize_and_crop(decoded, height=height, width=width)
                 except (MemoryError, RuntimeError, OSError) as error:
                     if not is_out_of_memory(error) or not self._step_back(latents):

@@ -13,6 +13,7 @@ from sana_cli.output import new_file
 
 SETTINGS_KEY = "sana"  # the PNG chunk with everything, as JSON
 SHEET_KEY = "pictures"  # of a contact sheet's settings: what is on it, by file
+PREVIEW_KEY = "sana-preview"  # the PNG chunk of a picture that is not finished
 XMP_KEY = "XML:com.adobe.xmp"  # the PNG chunk that holds an XMP packet
 # IPTC's words for a picture that a trained model made, and for one that it changed; agencies and platforms label
 # pictures by them.
@@ -47,6 +48,23 @@ def save_png(
     info.add_itxt(XMP_KEY, _XMP.format(source_type=source_type))
     with new_file(path, overwrite=overwrite) as file:
         image.save(file, format="PNG", pnginfo=info)
+
+
+def save_preview(image: Image.Image, path: Path, *, step: int, steps: int) -> None:
+    """Write what a picture looks like so far, in place of an earlier preview. Errors as in `output.new_file`."""
+    info = PngInfo()
+    info.add_itxt(PREVIEW_KEY, f"step {step} of {steps}")
+    info.add_itxt(XMP_KEY, _XMP.format(source_type=DIGITAL_SOURCE_TYPE))
+    with new_file(path, overwrite=True) as file:
+        image.save(file, format="PNG", pnginfo=info)
+
+
+def is_preview(path: Path) -> bool:
+    """Whether `save_preview` wrote a file."""
+    try:
+        return PREVIEW_KEY in load_picture(path).info
+    except SanaError:
+        return False
 
 
 def load_picture(path: Path) -> Image.Image:

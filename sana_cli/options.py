@@ -202,3 +202,10 @@ def decode_mode(decode: Decode | None, tile: int | None) -> DecodeMode:
             code=ExitCode.USAGE,
         )
     return "exact-tiles" if decode is None else _MODES[decode]
+
+
+def contradiction(one: str, other: str) -> SanaError:
+    """Two options that cannot be given together, or an argument and an option."""
+    return SanaError(
+        f"give {one} or {other}, not both", hint=f"leave {one} away", code=ExitCode.USAGE
+    )

@@ -124,12 +124,14 @@ def denoise(
     *,
     begin: Start | None = None,
     after_step: Callable[[int, Tensor], None] = lambda i, latents: None,
+    preview: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """The denoising loop: unit noise (B, C, h, w) fp32 -> finished latents, same shape and dtype.
 
     `begin` runs the last steps only, on a picture with that much noise; positions that it keeps are put back after
     every step, with as much noise as the others have then (as in diffusers' legacy inpainting; RePaint, arXiv
     2201.09865, without its resampling). `after_step` sees the latents of every step and may raise to stop.
+    `preview` sees every step's estimate of the finished latents.
     """
     first = begin.first if begin else 0
     latents = (
@@ -138,6 +140,8 @@ def denoise(
     for i in range(first, sampler.steps):
         velocity = velocity_at(*sampler.inputs(i, latents))
         check_values(velocity, f"denoising step {i + 1}")
+        if preview is not None:
+            preview(i, sampler.estimate(i, latents, velocity))
         latents = sampler.step(i, latents, velocity)
         if begin and begin.redrawn is not None:
             kept = sampler.noised(begin.latents, noise, i + 1)

@@ -282,7 +282,7 @@ def output_paths(request: Request, seeds: list[int]) -> list[Path]:
         base = output.slug(request.prompt)
         paths = [_free_name(folder / f"{base}-{seed}.png", request.overwrite) for seed in seeds]
     else:
-        _require_png(target, request.output_is_folder)
+        require_png(target, request.output_is_folder)
         if request.output_is_pattern:
             paths = naming.expand(target, [(request.prompt, seed) for seed in seeds])
         elif len(seeds) > 1:
@@ -306,7 +306,7 @@ def picture_path(
     elif target.is_dir():
         path = target / default().name
     else:
-        _require_png(target, is_folder)
+        require_png(target, is_folder)
         path = target
     if os.path.lexists(path) and not overwrite:
         raise output.already_exists(path)
@@ -314,7 +314,8 @@ def picture_path(
     return path
 
 
-def _require_png(target: Path, is_folder: bool) -> None:
+def require_png(target: Path, is_folder: bool) -> None:
+    """SanaError (usage) for the name of a file that is no picture's. `is_folder`: it was written as one."""
     if is_folder:
         raise output.no_folder(target)
     _require(

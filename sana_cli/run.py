@@ -20,6 +20,7 @@ from sana_cli import __version__, finishing, processor
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.component_weights import prefetch
 from sana_cli.finishing import Finisher, Picture, accelerate_with_notice, guarded, keeping
+from sana_cli.latent_preview import Watching
 from sana_cli.latents_file import HowToFinish, KeptLatents
 from sana_cli.loading import check_loras, load_transformer
 from sana_cli.memory.choose import Choice, choose_for
@@ -63,12 +64,15 @@ class Run:
         device: torch.device,
         reporter: Reporter,
         warm: bool = False,
+        watching: Watching | None = None,
     ) -> None:
-        """`warm` keeps all parts that fit, the text encoder included, for requests with other texts."""
+        """`warm` keeps all parts that fit, the text encoder included, for requests with other texts; `watching` is
+        shown previews of pictures while they are drawn."""
         self.checkpoint = checkpoint
         self.request = request
         self.device = device
         self.reporter = reporter
+        self._watching = watching
         self.settings = resolve(request, checkpoint)
         self.dtypes = plan_dtypes(request.precision, checkpoint.trained_precision, device)
         self._transformer: SanaTransformer2D | None = None
@@ -309,6 +313,7 @@ class Run:
                 sampler,
                 begin=self._originals.start(settings),
                 after_step=lambda i, latents: advance(),
+                preview=self._show_preview if self._can_preview() else None,
             )
 
     def _encode_originals(self, wanted: list[Settings]) -> None:
@@ -318,6 +323,20 @@ class Run:
             self._drop_transformer()
             self._finisher.release()
             self._originals.encode(wanted, self.dtypes.vae)
+
+    def _can_preview(self) -> bool:
+        """Whether somebody watches, and the decoder is known well enough."""
+        if self._watching is None:
+            return False
+        if not self._finisher.preview.is_ready:
+            self._tell_once("no preview yet: it is learnt from the first picture that is decoded")
+            return False
+        return True
+
+    def _show_preview(self, i: int, estimate: Tensor) -> None:
+        step, steps = i + 1, self.settings.steps
+        if self._watching is not None and self._watching.wants(step, steps):
+            self._watching.show(self._finisher.preview.picture(estimate), step, steps)
 
     def _velocity(self, x: Tensor, timestep: float) -> Tensor:
         """One step; a smaller plan goes on from the same step."""

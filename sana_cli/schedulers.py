@@ -39,6 +39,9 @@ class Sampler(Protocol):
     def step(self, i: int, latents: Tensor, velocity: Tensor) -> Tensor:
         """Latents after step i; after the last step, the finished ones."""
 
+    def estimate(self, i: int, latents: Tensor, velocity: Tensor) -> Tensor:
+        """What the finished latents would be if step i went all the way: their expected value."""
+
 
 def make_scheduler(
     name: SchedulerName, steps: int, *, shift: float, draw_noise: Callable[[], Tensor]
@@ -110,7 +113,7 @@ class FlowDPMSolver:
         return latents, float(int(_TRAIN_TIMESTEPS * self.sigmas[i]))  # trained on integers
 
     def step(self, i: int, latents: Tensor, velocity: Tensor) -> Tensor:
-        data = latents - self.sigmas[i] * velocity
+        data = self.estimate(i, latents, velocity)
         previous, self._previous = self._previous, data
         here, there = self.sigmas[i], self.sigmas[i + 1]
         if there == 0:
@@ -120,6 +123,9 @@ class FlowDPMSolver:
             r = (_log_snr(here) - _log_snr(self.sigmas[i - 1])) / h
             data = data + (0.5 / r) * (data - previous)
         return (there / here) * latents - (1 - there) * math.expm1(-h) * data
+
+    def estimate(self, i: int, latents: Tensor, velocity: Tensor) -> Tensor:
+        return latents - self.sigmas[i] * velocity
 
 
 def _log_snr(sigma: float) -> float:
@@ -151,6 +157,9 @@ class FlowEuler:
     def step(self, i: int, latents: Tensor, velocity: Tensor) -> Tensor:
         return latents + (self.sigmas[i + 1] - self.sigmas[i]) * velocity
 
+    def estimate(self, i: int, latents: Tensor, velocity: Tensor) -> Tensor:
+        return latents - self.sigmas[i] * velocity
+
 
 class SCM:
     """Consistency sampling in TrigFlow (SANA-Sprint, arXiv 2503.09641, section 3).
@@ -177,15 +186,21 @@ class SCM:
         return latents / _SIGMA_DATA * r, s
 
     def step(self, i: int, latents: Tensor, velocity: Tensor) -> Tensor:
-        angle, following = self.angles[i], self.angles[i + 1]
-        s, r = _flow_time(angle)
-        flow_input = latents / _SIGMA_DATA * r
-        trig = ((1 - 2 * s) * flow_input + (1 - 2 * s + 2 * s * s) * velocity) / r * _SIGMA_DATA
-        data = math.cos(angle) * latents - math.sin(angle) * trig
+        data, following = self._data(i, latents, velocity), self.angles[i + 1]
         if i == self.steps - 1:
             return data / _SIGMA_DATA
         noise = self._draw_noise() * _SIGMA_DATA
         return math.cos(following) * data + math.sin(following) * noise
+
+    def estimate(self, i: int, latents: Tensor, velocity: Tensor) -> Tensor:
+        return self._data(i, latents, velocity) / _SIGMA_DATA
+
+    def _data(self, i: int, latents: Tensor, velocity: Tensor) -> Tensor:
+        angle = self.angles[i]
+        s, r = _flow_time(angle)
+        flow_input = latents / _SIGMA_DATA * r
+        trig = ((1 - 2 * s) * flow_input + (1 - 2 * s + 2 * s * s) * velocity) / r * _SIGMA_DATA
+        return math.cos(angle) * latents - math.sin(angle) * trig
 
 
 def _flow_time(angle: float) -> tuple[float, float]:

@@ -29,7 +29,7 @@ _CLEAR_LINE = "\r\x1b[K"  # some old terminals print what they do not know
 _ANSWERED = re.compile(rb"\x1b\[\?([\d;]*)c")
 _USUAL_CELL = (10, 20)  # pixels, of a VT340
 _MOST_COLUMNS = 290  # what the placeholders of kitty's protocol can count to
-_SHARE = 0.75  # of the terminal's rows, so that what was said before stays in sight
+SHARE = 0.75  # of the terminal's rows, so that what was said before stays in sight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,28 +39,37 @@ class Screen:
     graphics: Graphics
     cell: tuple[int, int] = _USUAL_CELL
 
-    def show(self, image: Image.Image) -> None:
-        """Draw it where the cursor is, in its own size if there is room."""
+    def show(self, image: Image.Image, *, share: float = SHARE) -> int:
+        """Draw it where the cursor is, in its own size if that is at most a share of the terminal's rows.
+
+        Returns the rows that it takes.
+        """
         from rich.console import Console
 
-        columns, rows = self._cells_for(image)
+        columns, rows = self._cells_for(image, share)
         # The protocol of kitty has numbers in the 24 bits of a colour.
         system: Any = "truecolor" if self.graphics == "kitty" else "auto"
         console = Console(
             file=sys.stdout, force_terminal=True, no_color=False, color_system=system, width=columns
         )
         console.print(_renderable(self.graphics, self.cell)(image, columns, rows))
+        return rows
+
+    def erase(self, rows: int) -> None:
+        """Erase that many rows above the cursor, and what is below."""
+        sys.stdout.write(f"\x1b[{rows}A\r\x1b[J")
+        sys.stdout.flush()
 
     def show_file(self, path: Path) -> None:
         """Draw a saved picture."""
         self.show(load_picture(path))
 
-    def _cells_for(self, image: Image.Image) -> tuple[int, int]:
+    def _cells_for(self, image: Image.Image, share: float) -> tuple[int, int]:
         """Columns and rows. Half-blocks take all the room there is: a cell is two of their pixels."""
         room = shutil.get_terminal_size()
         width, height = image.width / self.cell[0], image.height / self.cell[1]
         columns = min(room.columns - 1, _MOST_COLUMNS)
-        scale = min(columns / width, max(room.lines * _SHARE, 2) / height)
+        scale = min(columns / width, max(room.lines * share, 2) / height)
         if self.graphics != "blocks":
             scale = min(scale, 1.0)
         return max(1, round(width * scale)), max(1, round(height * scale))

@@ -119,6 +119,9 @@ SETTINGS: dict[str, Setting] = {
     "show": Setting(
         kind="true or false", help="show pictures in the terminal", unset="where it can"
     ),
+    "preview": Setting(
+        kind="true or false", help="show pictures while they are drawn, too", unset="false"
+    ),
     "quiet": Setting(kind="true or false", help="no progress and no notices", unset="false"),
     "offline": Setting(kind="true or false", help="never touch the network", unset="false"),
 }
@@ -140,6 +143,7 @@ class Preferences:
     safety: bool | None = None
     safety_model: str | None = None
     show: bool | None = None
+    preview: bool | None = None
     quiet: bool | None = None
     offline: bool | None = None
     sources: Mapping[str, str] = field(default_factory=dict)

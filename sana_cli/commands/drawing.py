@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sana_cli.console import ConsoleReporter
     from sana_cli.contact_sheet import Cell, ContactSheet
     from sana_cli.finishing import Picture as Finished
+    from sana_cli.latent_preview import Watching
     from sana_cli.run import Run
 
 
@@ -159,9 +160,10 @@ class Order:
     def __init__(
         self, *, wishes: Wishes, checkpoint: Checkpoint, count: int, overwrite: bool,
         reporter: "ConsoleReporter", safety: SafetyCheck | None = None, grid: bool = False,
+        watching: "Watching | None" = None,
     ) -> None:  # fmt: skip
         self.wishes, self.checkpoint, self.reporter = wishes, checkpoint, reporter
-        self.safety, self._passed = safety, set[str]()
+        self.safety, self._passed, self.watching = safety, set[str](), watching
         self.count, self.overwrite, self.grid = count, overwrite, grid
         self.run: Run | None = None
         self.done_before: list[Path] | None = None
@@ -296,7 +298,14 @@ class Order:
         from sana_cli.run import Run
 
         with self.wishes.naming_source_of("precision"):
-            return Run(self.checkpoint, request, device=device, reporter=self.reporter, warm=warm)
+            return Run(
+                self.checkpoint,
+                request,
+                device=device,
+                reporter=self.reporter,
+                warm=warm,
+                watching=self.watching,
+            )
 
     def _device(self, picture: Picture | None) -> "torch.device":
         from sana_cli.precision import pick_device

@@ -6,7 +6,15 @@ import typer
 
 from sana_cli.commands.completion import ModelOption
 from sana_cli.commands.report import print_document, summary
-from sana_cli.commands.seeing import NO_SCREEN, GridOption, ShowOption, screen_for
+from sana_cli.commands.seeing import (
+    GridOption,
+    LivePreview,
+    PreviewEveryOption,
+    PreviewFileOption,
+    PreviewOption,
+    Seeing,
+    ShowOption,
+)
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import (
     Backend,
@@ -22,6 +30,7 @@ from sana_cli.options import (
     SafetyOption,
     Scheduler,
     TileOption,
+    contradiction,
     decode_mode,
     parse_size,
     refuse_empty,
@@ -188,6 +197,9 @@ def generate(
     ] = False,
     grid: GridOption = False,
     show: ShowOption = None,
+    preview: PreviewOption = None,
+    preview_file: PreviewFileOption = None,
+    preview_every: PreviewEveryOption = None,
     offline: OfflineOption = None,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     json: JsonOption = False,
@@ -198,19 +210,19 @@ def generate(
         "--size": size, "--aspect": aspect, "--output": output, "--model": model,
         "--from": from_, "--prompts": prompts, "--max-memory": max_memory,
         "--guidance-interval": guidance_interval,
-        "--image": image, "--mask": mask,
+        "--preview-file": preview_file, "--image": image, "--mask": mask,
         "--lora": "" if lora and "" in lora else None,
     })  # fmt: skip
     if size and (width is not None or height is not None):
-        raise _contradiction("--size", "--width or --height")
+        raise contradiction("--size", "--width or --height")
     if aspect and (size or width is not None or height is not None):
-        raise _contradiction("--aspect", "a size")
+        raise contradiction("--aspect", "a size")
     if size:
         width, height = parse_size(size)
     if prompts and (prompt is not None or from_):
-        raise _contradiction("--prompts", "--from" if from_ else "PROMPT")
+        raise contradiction("--prompts", "--from" if from_ else "PROMPT")
     if prompts and dry_run:
-        raise _contradiction("--prompts", "--dry-run")
+        raise contradiction("--prompts", "--dry-run")
     if prompt is None and not prompts and not from_:
         raise SanaError(
             "there is no prompt",
@@ -239,7 +251,11 @@ def generate(
         with wishes.naming_source_of("max_memory"):
             parse_bytes(wishes.max_memory)
     offline = chosen.is_offline(offline)
-    screen = None if dry_run else screen_for(show, chosen, json=json, quiet=quiet)
+    seeing = Seeing.plan(
+        chosen, show=False if dry_run else show, preview=False if dry_run else preview,
+        file=preview_file, every=preview_every, json=json, quiet=quiet, output=wishes.output,
+        overwrite=force,
+    )  # fmt: skip
     quiet = chosen.is_quiet(quiet)
 
     from sana_cli.console import ConsoleReporter
@@ -257,11 +273,12 @@ def generate(
             with wishes.naming_source_of("device", "max_memory"):
                 print_forecast(checkpoint, request, wishes.device or "auto", json=json)
             return
-        if show and screen is None:
-            reporter.notice(NO_SCREEN)
+        for message in seeing.in_vain:
+            reporter.notice(message)
+        live = LivePreview(seeing, reporter)
         order = Order(
             wishes=wishes, checkpoint=checkpoint, count=count, overwrite=force, grid=grid,
-            reporter=reporter, safety=checks,
+            reporter=reporter, safety=checks, watching=live.watching,
         )  # fmt: skip
         pictures = order.batch(prompts) if prompts else order.single(picture)
         told: list[Finished] = []
@@ -270,17 +287,17 @@ def generate(
             for finished in pictures:
                 told.append(finished)
                 with reporter.paused():
+                    live.clear()
                     if not json:
                         typer.echo(summary(finished, quiet=quiet))
-                    if screen and not grid:
-                        screen.show_file(finished.path)
+                    if not grid:
+                        seeing.show(finished.path)
             sheet = order.save_sheet(told)
             if sheet:
                 with reporter.paused():
                     if not json:
                         typer.echo(sheet)
-                    if screen:
-                        screen.show_file(sheet)
+                    seeing.show(sheet)
         finally:  # pictures that are done are told, whatever happens to the next one
             if json and (told or order.done_before):
                 run = order.run
@@ -294,9 +311,3 @@ def generate(
                         done_before=order.done_before,
                         sheet=sheet,
                     )
-
-
-def _contradiction(one: str, other: str) -> SanaError:
-    return SanaError(
-        f"give {one} or {other}, not both", hint=f"leave {one} away", code=ExitCode.USAGE
-    )

@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sana_cli.commands.completion import complete_model
-from sana_cli.commands.seeing import show_or, show_picture
+from sana_cli.commands.seeing import show_picture
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.options import JsonOption
+from sana_cli.options import JsonOption, contradiction
 from sana_cli.output import printable, readable_bytes
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def info(
 ) -> None:
     """Show what a model is and can draw, or how a picture was made."""
     if show and json:
-        raise show_or("--json")
+        raise contradiction("--show", "--json")
     from sana_cli.checkpoint import local_path
 
     path = local_path(subject)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from sana_cli.cli import main
-from sana_cli.commands.seeing import screen_for
+from sana_cli.commands.seeing import Seeing
 from sana_cli.errors import ExitCode
 from sana_cli.image_io import save_png
 from sana_cli.show import Screen
@@ -184,9 +184,21 @@ def test_what_wins(
     monkeypatch: pytest.MonkeyPatch, graphics: Any, flags: dict[str, bool], settings: dict[str, bool], shown: bool
 ) -> None:  # fmt: skip
     monkeypatch.setattr("sana_cli.show.find_screen", lambda: Screen(graphics=graphics))
-    given = {"show": None, "json": False, "quiet": None, **flags}
-    screen = screen_for(given.pop("show"), Preferences(**settings), **given)
-    assert (screen is not None) == shown
+    for option in (
+        "show",
+        "preview",
+    ):  # they follow the same rules, but that previews are asked for
+        given: dict[str, Any] = {"show": False, "preview": False, "json": False, "quiet": None}
+        given |= {option: None} | {option if k == "show" else k: v for k, v in flags.items()}
+        chosen = Preferences(**{option if k == "show" else k: v for k, v in settings.items()})
+        seeing = Seeing.plan(chosen, **given, file=None, every=None, output=None, overwrite=False)
+        asked_for = "show" in flags or "show" in settings
+        if option == "show":
+            assert seeing.shows == shown
+        elif asked_for:
+            assert seeing.previews == shown
+        else:
+            assert not seeing.previews
 
 
 def test_on_in_a_terminal_that_can(in_terminal: Any) -> None:

@@ -47,7 +47,7 @@ FLOORS = (
     ("loading",),
     ("quantizing", "safety", "wishes"),
     ("prompt_file",),
-    ("pipeline",),
+    ("pipeline", "latent_preview"),
     ("passes",),
     ("finishing", "prompt_cache"),
     ("source_stage", "text_stage"),

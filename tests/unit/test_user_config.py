@@ -39,7 +39,7 @@ def test_every_setting_from_the_environment(file: Path, monkeypatch: pytest.Monk
     values = {
         "model": "m", "output": "out/", "steps": 3, "guidance": 2.5, "precision": "fp32", "device": "cpu",
         "backend": "native", "decode": "whole", "max_memory": "4GiB", "safety": True, "safety_model": "shield",
-        "show": True, "quiet": True, "offline": False,
+        "show": True, "preview": True, "quiet": True, "offline": False,
     }  # fmt: skip
     assert set(values) == set(SETTINGS)
     for key, value in values.items():
