@@ -51,13 +51,16 @@ _TEXT_SCORE_MAPS = 4  # of heads x L x L
 # Maps that live at the same time at the widest point of a decoder block, in maps of its input.
 _RES_BLOCK_MAPS = (3.7, 4.5)
 _RES_TILE_MAPS = (3.9, 8.0)
-_EFFICIENT_VIT_MAPS = 25
+_EFFICIENT_VIT_MAPS = 27
+_STEPWISE_VIT_MAPS = (
+    17  # where tiles follow: its layers run one by one, and freed memory goes back after each
+)
 _STRIP_MAPS = (27, 50)
 _TILE_REACH = 14  # pixels that a tile reads beyond its sides, both together
 _STRIP_REACH = 4  # rows of a map that a strip reads beyond its own
 _READ_MAPS = 3  # the picture to begin with, in fp32, and copies in which it is converted
 _SOURCE_BYTES = 8  # per pixel of its file: as read, turned upright and converted
-_PICTURE_MAPS = 5  # the picture, and copies while it is checked, converted and compressed
+_PICTURE_MAPS = 4.2  # the picture, and copies while it is checked, converted and compressed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,10 +224,9 @@ def describe(
     tokens = settings.drawn_height * settings.drawn_width // checkpoint.vae.downscale**2
     itemsize = ITEMSIZE[dtypes.transformer]
     takes_int8 = _takes_int8(checkpoint, "transformer")
-    feed_forward = _with_leftovers(
-        tokens * config.ff_dim * itemsize * branches,
-        _INT8_FEED_FORWARD_MAPS if takes_int8 else _FEED_FORWARD_MAPS,
-    )
+    states = tokens * config.inner_dim * itemsize * branches
+    feed_forward = _INT8_FEED_FORWARD_MAPS if takes_int8 else _FEED_FORWARD_MAPS
+    maps = feed_forward[0] if states >= _RETURNED else feed_forward[1]
     text, text_activations, length = None, 0, 300
     if not text_is_cached:
         text = _weights(checkpoint, "text_encoder", dtypes.text_encoder)
@@ -246,7 +248,7 @@ def describe(
         vae=_weights(checkpoint, "vae", dtypes.vae),
         text_activations=text_activations,
         context=2 * length * config.inner_dim * config.num_layers * branches * itemsize,
-        branch=int(tokens * _BLOCK_MAPS * config.inner_dim * itemsize + feed_forward / branches),
+        branch=tokens * itemsize * (_BLOCK_MAPS * config.inner_dim + maps * config.ff_dim),
         cached=_CACHED_MAPS * tokens * config.inner_dim * branches * itemsize
         if settings.cache
         else 0,
@@ -419,7 +421,8 @@ def decode_activations(
         default=0.0,
     )
     first = picture if in_tiles else tiled
-    vit = max((_EFFICIENT_VIT_MAPS * channels[i] * first / 4**i for i in attends), default=0.0)
+    maps = _STEPWISE_VIT_MAPS if in_tiles else _EFFICIENT_VIT_MAPS
+    vit = max((maps * channels[i] * first / 4**i for i in attends), default=0.0)
     if plan.mode == "whole" or split == len(channels):
         phases = [vit, res, up, finishing]
     elif plan.mode == "blended-tiles":
