@@ -14,7 +14,7 @@ from typing import Any
 
 from quant.manifest import sha256_of
 from sana_cli.errors import SanaError, checkpoint_error, usage_error
-from sana_cli.source import told
+from sana_cli.naming import without_home
 from sana_cli.weight_headers import read_header
 
 _PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.")
@@ -64,7 +64,7 @@ class Lora:
 
     def __str__(self) -> str:
         """As `parse_lora` reads it, and as pictures tell it."""
-        return f"{told(self.file.path)}:{self.scale!r}"
+        return f"{without_home(self.file.path)}:{self.scale!r}"
 
 
 def parse_lora(text: str) -> tuple[str, float]:

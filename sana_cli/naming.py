@@ -1,6 +1,7 @@
 """File names of several pictures: patterns such as `{index}-{slug}-{seed}.png`. No torch."""
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -87,3 +88,10 @@ def _fields(pattern: str) -> list[str]:
 
 def _unusable(pattern: object, problem: str) -> SanaError:
     return SanaError(f"--output {pattern}: {problem}", hint=_HINT, code=ExitCode.USAGE)
+
+
+def without_home(path: Path) -> str:
+    """A path for a picture's settings: a home folder is nobody's business."""
+    home = os.path.expanduser("~")
+    text = str(path)
+    return f"~{text[len(home) :]}" if text.startswith(home.rstrip(os.sep) + os.sep) else text

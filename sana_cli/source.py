@@ -1,6 +1,5 @@
 """The picture that another one begins with, and the mask of what is redrawn: found, checked, read and fitted. No torch."""
 
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 from quant.manifest import sha256_of
 from sana_cli.config import SchedulerName
 from sana_cli.errors import SanaError, usage_error
+from sana_cli.naming import without_home
 
 STRENGTH = 0.6  # unless --strength says otherwise; diffusers' for Sprint
 SCM_STRENGTH = 0.5  # two steps at 0.6 would begin with noise
@@ -37,7 +37,7 @@ class PictureFile:
     @property
     def name(self) -> str:
         """The path as pictures tell it: without the user's home."""
-        return told(self.path)
+        return without_home(self.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,13 +65,6 @@ class Paste:
     def over(self, drawn: Image.Image) -> Image.Image:
         """The drawn picture within the mask, fading at its border; outside of it the original's own pixels."""
         return Image.composite(drawn, self.original, feathered(self.mask))
-
-
-def told(path: Path) -> str:
-    """A path for a picture's settings: a home folder is nobody's business."""
-    home = os.path.expanduser("~")
-    text = str(path)
-    return f"~{text[len(home) :]}" if text.startswith(home.rstrip(os.sep) + os.sep) else text
 
 
 # -- requests --------------------------------------------------------------------------------------

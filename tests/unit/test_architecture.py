@@ -25,8 +25,8 @@ FLOORS = (
         "processor",
     ),
     ("user_config",),
-    ("weight_headers", "config_file", "naming", "source"),
-    ("lora_file",),
+    ("weight_headers", "config_file", "naming"),
+    ("lora_file", "source"),
     ("hub_errors", "hub_cache"),
     (
         "models",

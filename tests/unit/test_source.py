@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from sana_cli.errors import SanaError
+from sana_cli.naming import without_home
 from sana_cli.source import (
     Paste,
     as_drawn,
@@ -16,7 +17,6 @@ from sana_cli.source import (
     fitted,
     read_image,
     read_mask,
-    told,
     touched_positions,
 )
 
@@ -155,6 +155,6 @@ def test_first_step(strength: float, steps: int, flow: int, scm: int) -> None:
 
 def test_no_home_in_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/anna")
-    assert told(Path("/home/anna/a.png")) == "~/a.png"
-    assert told(Path("/home/annabel/a.png")) == "/home/annabel/a.png"
-    assert told(Path("a.png")) == "a.png"
+    assert without_home(Path("/home/anna/a.png")) == "~/a.png"
+    assert without_home(Path("/home/annabel/a.png")) == "/home/annabel/a.png"
+    assert without_home(Path("a.png")) == "a.png"
