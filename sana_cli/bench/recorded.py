@@ -20,11 +20,11 @@ from sana_cli.user_config import cache_folder
 _PARTS = ("text", "denoise", "decode")
 
 
-def record(document: dict[str, Any]) -> None:
-    """Keep the rates of our own engine on the model itself. Without a place to write nothing is kept."""
+def record(document: dict[str, Any], model: str) -> None:
+    """Keep the rates of our own engine on `model` itself, as contenders call it. Nothing is kept without a place to."""
     found = _read()
     for contender in document["contenders"].values():
-        if contender["kind"] != "sana" or contender["model"] != document["model"]:
+        if contender["kind"] != "sana" or contender["model"] != model:
             continue  # a peer, or a quantized copy that goes with the measurement
         key = _key(document["model"], contender["computes_in"], document["device"])
         stages = contender["stages"]

@@ -81,7 +81,7 @@ def run(plan: Plan, *, offline: bool, reporter: Reporter) -> dict[str, Any]:
             model=f"{plan.random}, random weights" if plan.random else checkpoint.name,
             base=base, runs=plan.runs, warmup=plan.warmup,
         )  # fmt: skip
-        record(document)
+        record(document, model)
         if plan.devices:
             document["prediction"] = predict.predict(
                 document, plan.devices, checkpoint=checkpoint, subject=plan.subject,

@@ -43,7 +43,7 @@ def test_nothing_measured() -> None:
 
 
 def test_time_follows_the_work() -> None:
-    recorded.record(document())
+    recorded.record(document(), BUILTIN)
     small, many, large = (
         foretell(settings(**values))
         for values in ({}, {"steps": 40}, {"width": 512, "height": 512})
@@ -60,17 +60,17 @@ def test_time_follows_the_work() -> None:
     assert cached is not None
     assert "text" not in cached
     assert cached["load"] == 3.0
-    recorded.record(document(rate=2e9))
+    recorded.record(document(rate=2e9), BUILTIN)
     faster = foretell(settings())
     assert faster is not None
     assert faster["denoise"] == pytest.approx(small["denoise"] / 2), "the newest counts"
 
 
 def test_only_our_engine_on_the_model_itself() -> None:
-    recorded.record(document(kind="diffusers"))
-    recorded.record(document(model="/tmp/a quantized copy"))
+    recorded.record(document(kind="diffusers"), BUILTIN)
+    recorded.record(document(model="/tmp/a quantized copy"), BUILTIN)
     assert foretell(settings()) is None
-    recorded.record(document())
+    recorded.record(document(), BUILTIN)
     other = replace(CHECKPOINT, name="another")
     assert recorded.foretell(other, settings(), "fp32", "cpu", text_is_cached=False) is None
     assert recorded.foretell(CHECKPOINT, settings(), "bf16", "cpu", text_is_cached=False) is None
