@@ -13,7 +13,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sana_cli.checkpoint import Checkpoint, weight_files
 from sana_cli.published import complex_human_instruction
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sana_cli.models.text_encoder import EncodedPrompt
     from sana_cli.pipeline import EncodedPair
 
-_VERSION = 1  # counts up when the same files would give other embeddings
+_VERSION = 2  # counts up when the same files would give other embeddings
 LARGEST = 64 * 2**20  # bytes of all files; a prompt takes at most 2.8 MB
 _ABANDONED_S = 3600  # age at which the temporary file of a killed process is removed
 
@@ -57,7 +57,7 @@ class PromptCache:
 
     def holds(self, settings: Settings) -> bool:
         """Whether a run with these settings finds all that it needs."""
-        return all(path.is_file() for path in self._paths(settings))
+        return all(_whole(path) is not None for path in self._paths(settings))
 
     def read(self, settings: Settings) -> "EncodedPair | None":
         """What a run with these settings needs, if all of it is there."""
@@ -96,19 +96,41 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def _read(path: Path) -> "EncodedPrompt | None":
-    """None for a file that is not there or not whole: it is made again."""
-    from safetensors import SafetensorError, safe_open
+    """None for a file that is not there or not as it was written: it is made again."""
+    from safetensors.torch import load
 
     from sana_cli.models.text_encoder import EncodedPrompt
 
-    try:
-        with safe_open(path, framework="pt") as file:
-            embeds, facts = file.get_tensor("embeds").clone(), json.loads(file.metadata()["sana"])
-        encoded = EncodedPrompt(embeds, facts["truncated_tokens"], tuple(facts["unknown_words"]))
-        os.utime(path)  # used just now
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+    whole = _whole(path)
+    if whole is None:
         return None
-    return encoded if embeds.ndim == 3 and embeds.isfinite().all() else None
+    content, facts = whole
+    with suppress(OSError):
+        os.utime(path)  # used just now
+    return EncodedPrompt(
+        load(content)["embeds"], facts["truncated_tokens"], tuple(facts["unknown_words"])
+    )
+
+
+def _whole(path: Path) -> tuple[bytes, dict[str, Any]] | None:
+    """A file's content and what it says of it; None if a bit is not as it was written. No torch."""
+    try:
+        if not path.is_file():  # reading a pipe would wait for ever
+            return None
+        content = path.read_bytes()
+        start = 8 + int.from_bytes(content[:8], "little")
+        header = json.loads(content[8:start])
+        facts = json.loads(header["__metadata__"]["sana"])
+        digest, embeds = facts.pop("sha256"), header["embeds"]
+        same = digest == _digest(facts, embeds["dtype"], content[start:])
+        same = same and embeds["shape"] == facts["shape"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return (content, facts) if same else None
+
+
+def _digest(facts: dict[str, Any], dtype: str, data: bytes) -> str:
+    return hashlib.sha256(json.dumps([facts, dtype]).encode() + data).hexdigest()
 
 
 def _write(path: Path, encoded: "EncodedPrompt") -> None:
@@ -116,12 +138,22 @@ def _write(path: Path, encoded: "EncodedPrompt") -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save
 
-    facts = {"truncated_tokens": encoded.truncated_tokens, "unknown_words": encoded.unknown_words}
+    embeds = encoded.embeds.detach().cpu().contiguous()
+    if not embeds.isfinite().all():
+        return
+    facts: dict[str, Any] = {
+        "truncated_tokens": encoded.truncated_tokens,
+        "unknown_words": list(encoded.unknown_words),
+        "shape": list(embeds.shape),
+    }
+    plain = save({"embeds": embeds})
+    start = 8 + int.from_bytes(plain[:8], "little")
+    dtype = json.loads(plain[8:start])["embeds"]["dtype"]
+    facts["sha256"] = _digest(facts, dtype, plain[start:])
     temporary = path.with_name(f".{path.stem[:16]}-{os.getpid()}-{time.monotonic_ns()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        tensors = {"embeds": encoded.embeds.detach().cpu().contiguous()}
-        temporary.write_bytes(save(tensors, metadata={"sana": json.dumps(facts)}))
+        temporary.write_bytes(save({"embeds": embeds}, metadata={"sana": json.dumps(facts)}))
         os.replace(temporary, path)
         _prune(path.parent)
     except (OSError, SafetensorError):
@@ -134,10 +166,15 @@ def _prune(folder: Path) -> None:
     states = [(state, p) for p in folder.iterdir() if (state := _stat(p)) is not None]
     for state, path in states:
         if path.name.startswith(".") and time.time() - state.st_mtime > _ABANDONED_S:
-            path.unlink(missing_ok=True)
+            _remove(path)
     total = 0
-    files = [(state, path) for state, path in states if path.suffix == ".safetensors"]
+    files = [(state, p) for state, p in states if p.suffix == ".safetensors" and p.is_file()]
     for state, path in sorted(files, key=lambda pair: pair[0].st_mtime, reverse=True):
         total += state.st_size
         if total > LARGEST:
-            path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):  # a folder, or somebody else's: the others go all the same
+        path.unlink()

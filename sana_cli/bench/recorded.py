@@ -7,6 +7,7 @@ of picture serve for others, though small pictures reach less: what is told is m
 import json
 import os
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,11 @@ def foretell(
     parts = _PARTS[1:] if text_is_cached else _PARTS
     try:
         seconds = {part: amounts[part].flops / entry["flop_per_s"][part] for part in parts}
-        load = sum(entry["load_s"][part] for part in parts)
-        return {"load": load, **seconds, "measured": str(entry["date"])}
-    except (KeyError, TypeError, ZeroDivisionError):  # of another version, or edited
+        seconds = {"load": float(sum(entry["load_s"][part] for part in parts)), **seconds}
+        if not all(isfinite(value) and value >= 0 for value in seconds.values()):
+            return None
+        return {**seconds, "measured": str(entry["date"])}
+    except (KeyError, TypeError, ArithmeticError):  # of another version, or edited
         return None
 
 

@@ -10,12 +10,15 @@ from sana_cli.precision import Device
 from sana_cli.resident import resident_bytes
 
 GIB = 2**30
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+_UNITS = {
+    "": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
+    "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40,
+}  # fmt: skip
 
 
 def parse_bytes(text: str) -> int:
     """Read "4GiB", "4 GB", "3.5g" or "800MiB" as bytes; SanaError otherwise."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(|[kmg]i?)b?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(|[kmgt]i?)b?\s*", text, re.IGNORECASE)
     amount = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
     if not 2**20 <= amount < 2**50:
         raise SanaError(

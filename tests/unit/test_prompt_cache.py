@@ -1,5 +1,6 @@
 """Encoded prompts on disk: found again, never mistaken for others, never in the way."""
 
+import json
 import os
 import threading
 from dataclasses import replace
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 
 from sana_cli import prompt_cache
 from sana_cli.checkpoint import open_checkpoint
@@ -75,6 +78,41 @@ def test_damaged_files_are_made_again(
     assert CACHE.read(settings) is None
     CACHE.write(settings, PAIR)
     assert CACHE.read(settings) is not None
+
+
+@pytest.mark.parametrize(
+    ("embeds", "facts"),
+    [
+        (torch.zeros(1, 5, 3), {}),
+        (torch.zeros(1, 1, 4), {}),
+        (torch.zeros(1, 5, 4, dtype=torch.int32), {}),
+        (None, {"unknown_words": [1, None]}),
+        (None, {"truncated_tokens": "x"}),
+    ],
+)
+def test_files_that_somebody_changed(
+    folder: Path, settings: Settings, embeds: torch.Tensor | None, facts: dict[str, object]
+) -> None:
+    CACHE.write(settings, PAIR)
+    assert CACHE.holds(settings)
+    for path in folder.iterdir():
+        with safe_open(path, framework="pt") as file:
+            kept, told = file.get_tensor("embeds"), json.loads(file.metadata()["sana"])
+        changed = {"embeds": kept if embeds is None else embeds}
+        path.write_bytes(save(changed, metadata={"sana": json.dumps(told | facts)}))
+    assert not CACHE.holds(settings), "a plan must not count on it"
+    assert CACHE.read(settings) is None
+
+
+def test_what_cannot_be_removed_keeps_nothing_else(
+    folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prompt_cache, "LARGEST", 0)
+    for name in (".old", "folder.safetensors"):
+        (folder / name).mkdir(parents=True)
+        os.utime(folder / name, (0, 0))
+    CACHE.write(settings, PAIR)
+    assert sorted(path.name for path in folder.iterdir()) == [".old", "folder.safetensors"]
 
 
 def test_broken_values_are_not_used(folder: Path, settings: Settings) -> None:

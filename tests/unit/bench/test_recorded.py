@@ -1,5 +1,6 @@
 """What a measurement lets a dry run say about time."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,3 +82,16 @@ def test_a_damaged_record(text: str) -> None:
     cache_folder().mkdir(parents=True, exist_ok=True)
     (cache_folder() / "speeds.json").write_text(text)
     assert foretell(settings()) is None
+
+
+@pytest.mark.parametrize("rate", [float("nan"), -1.0, float("inf"), 0.0, "fast"])
+def test_rates_that_cannot_be(rate: Any) -> None:
+    recorded.record(document(), BUILTIN)
+    path = cache_folder() / "speeds.json"
+    found = json.loads(path.read_text())
+    (entry,) = found.values()
+    entry["flop_per_s"]["denoise"] = rate
+    entry["load_s"]["text"] = 10**401 if rate == 0.0 else 0.5
+    path.write_text(json.dumps(found))
+    told = foretell(settings())
+    assert told is None or rate == float("inf"), "an endless rate is no time at all"
