@@ -131,13 +131,15 @@ def test_a_cap_from_the_environment(
 
 def test_dry_run_draws_nothing_and_needs_no_torch(tiny_model: Path, tmp_path: Path) -> None:
     words = ["generate", "a fox", "-m", str(tiny_model), "-o", str(tmp_path / "a.png"), "--dry-run"]
-    words += ["--no-prompt-cache"]  # other tests may have left this prompt there
     program = (
         "import sys\nfrom sana_cli.cli import main\n"
         f"code = main({[*words, '--device', 'cpu', '--size', '1024x1024']!r})\n"
         "assert code == 0 and not {'torch', 'transformers'} & set(sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True,
+        env={**os.environ, "SANA_CACHE": str(tmp_path / "cache")},  # other tests keep prompts and speeds
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "1024x1024  1 picture  20 steps" in lines[0]
