@@ -205,3 +205,13 @@ def test_a_part_of_a_model_is_no_model(
         assert "is one part of a model" in result.err
         assert f"hint: name the folder: {tiny_model}\n" in result.err
     assert not file.exists()
+
+
+@pytest.mark.parametrize("value", ["much", "1", "-4GiB"])
+def test_a_cap_that_every_run_would_refuse(
+    sana: Callable[..., Any], file: Path, value: str
+) -> None:
+    result = sana("config", "set", "max_memory", "--", value)
+    assert result.code == ExitCode.USAGE
+    assert "as an amount of memory" in result.err
+    assert not file.exists()
