@@ -195,6 +195,8 @@ class Run:
         self._finisher.plan = self.plan.decode
 
     def _draw(self, seed: int, path: Path) -> Picture:
+        if self._watching is not None:
+            self._watching.require_another(path)
         self._stopwatch.start()
         latents = self._guarded(lambda: self._latents(seed))
         if not self._keeps_parts:

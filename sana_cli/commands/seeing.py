@@ -134,7 +134,7 @@ class LivePreview:
             return None
         from sana_cli.latent_preview import Watching
 
-        return Watching(show=self._show, every=self._every)
+        return Watching(show=self._show, every=self._every, file=self._file)
 
     def clear(self) -> None:
         """Make room for the finished picture. Only while bars are paused."""

@@ -140,3 +140,17 @@ def test_in_the_terminal(terminal: Callable[..., Any], tmp_path: Path) -> None:
     assert before.count("\x1bP0;0;0q") == 4
     assert before.count(f"\x1b[{rows}A\r\x1b[J") == 4
     assert after.count("\x1bP0;0;0q") == 1
+
+
+@pytest.mark.parametrize("output", ["", "{slug}-{index}.png"], ids=["folder", "pattern"])
+def test_a_name_that_the_picture_will_get(
+    sana: Any, saved: Any, tmp_path: Path, output: str
+) -> None:
+    """Known only once names are made; before anything is drawn all the same."""
+    folder = tmp_path / "out"
+    folder.mkdir()
+    preview = folder / (f"a-cat-{1}.png")
+    result = sana(*DRAW, "-o", f"{folder}/{output}", "--preview-file", preview, "--force")
+    assert result.code == ExitCode.USAGE
+    assert "cannot be the picture and its preview" in result.err
+    assert (saved, list(folder.iterdir())) == ([], [])
