@@ -227,10 +227,10 @@ def describe(
     states = tokens * config.inner_dim * itemsize * branches
     feed_forward = _INT8_FEED_FORWARD_MAPS if takes_int8 else _FEED_FORWARD_MAPS
     maps = feed_forward[0] if states >= _RETURNED else feed_forward[1]
-    text, text_activations, length = None, 0, 300
+    text, text_activations, length = None, 0, text_tokens(checkpoint, settings)[1]
     if not text_is_cached:
         text = _weights(checkpoint, "text_encoder", dtypes.text_encoder)
-        text_activations, length = _text(checkpoint, settings, dtypes)
+        text_activations = _text(checkpoint, settings, dtypes)
     source, encoder, encode = settings.source, None, 0
     if source is not None and source.is_encoded:
         encoder = _weights(checkpoint, "vae", dtypes.vae, without="decoder.")
@@ -334,8 +334,8 @@ def _takes_int8(checkpoint: Checkpoint, component: str) -> bool:
 # -- text ------------------------------------------------------------------------------------------
 
 
-def _text(checkpoint: Checkpoint, settings: Settings, dtypes: DtypePlan) -> tuple[int, int]:
-    """Activations of the text encoder in bytes, and the tokens that its output has."""
+def _text(checkpoint: Checkpoint, settings: Settings, dtypes: DtypePlan) -> int:
+    """Activations of the text encoder, in bytes."""
     config = read_config(checkpoint.folder / "text_encoder/config.json", Gemma2Config.from_dict)
     prefix, length = text_tokens(checkpoint, settings)
     longest = max(prefix, length)
@@ -344,7 +344,7 @@ def _text(checkpoint: Checkpoint, settings: Settings, dtypes: DtypePlan) -> tupl
     states = _TEXT_MAPS * config.hidden_size * longest
     mlp = _TEXT_MLP_MAPS * config.intermediate_size * longest
     scores = _TEXT_SCORE_MAPS * config.num_attention_heads * longest**2
-    return ITEMSIZE[dtypes.text_encoder] * (cache + states + max(mlp, scores)), length
+    return ITEMSIZE[dtypes.text_encoder] * (cache + states + max(mlp, scores))
 
 
 def text_tokens(checkpoint: Checkpoint, settings: Settings) -> tuple[int, int]:

@@ -95,6 +95,7 @@ def test_stages(builtin: Checkpoint) -> None:
     cached = predict(job(builtin, cached=True), Plan(together=False))
     assert [stage.stage for stage in cached] == ["denoise", "decode"]
     assert cached[0].host == stages[1].host < stages[0].host, "no tokenizer"
+    assert cached == stages[1:], "nothing else is different"
 
 
 def test_plans_take_less_and_less(builtin: Checkpoint) -> None:
