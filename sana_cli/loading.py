@@ -9,7 +9,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from quant.backends.choose import Backend, accelerate_, remembered
 from quant.convert import RecipeError, prepare_
+from quant.installed import is_installed
 from quant.layers import QuantEmbedding
 from quant.primitives import dequantize_per_channel
 from sana_cli.checkpoint import Checkpoint, read_config, read_json
@@ -261,7 +261,7 @@ def accelerate(
 
 def has_engine(device: torch.device) -> bool:
     """Whether the engine is for this device, and Triton there to compile its kernels."""
-    return device.type == "cuda" and find_spec("triton") is not None
+    return device.type == "cuda" and is_installed("triton")
 
 
 def _stays(model: SanaTransformer2D) -> bool:

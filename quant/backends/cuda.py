@@ -2,13 +2,13 @@
 
 # M rows (tokens), K input channels, N output channels
 
-import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from quant.backends.kernel import Kernel
+from quant.installed import is_installed
 from quant.kernels import conv3x3_w8a8, linear_w4a16, linear_w8a8, quantize_per_token
 from quant.layers import QuantConv2d, QuantLinear
 from quant.primitives import INT8_MAX, quantize_per_channel
@@ -68,7 +68,7 @@ def _conv_run(x: Tensor, packed: Tensor, layer: QuantConv2d) -> Tensor:
 
 
 def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+    return is_installed("triton")
 
 
 def _kernel(name: str, scheme: str, layer: type, pack: Any, run: Any, **rest: Any) -> Kernel:
