@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.component_weights import component_weights
-from sana_cli.errors import SanaError, usage_error
+from sana_cli.errors import SanaError
 from sana_cli.output import new_file
 from sana_cli.pixels import to_image
 from sana_cli.user_config import cache_folder
@@ -47,14 +47,6 @@ class Watching:
     show: Callable[[Image.Image, int, int], None]  # the preview, after which step, of how many
     every: int | None  # steps; None: a tenth of them
     file: Path | None = None  # where `show` writes it, too
-
-    def require_another(self, picture: Path) -> None:
-        """SanaError (usage) where a picture would go to the preview's file: its name may not be known before."""
-        if self.file is not None and self.file.resolve() == picture.resolve():
-            raise usage_error(
-                f"{self.file} cannot be the picture and its preview",
-                "give --preview-file another name",
-            )
 
     def wants(self, step: int, steps: int) -> bool:
         """Whether to show what there is after `step`, counted from 1; the last one always."""

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 
 try:
     import fcntl
@@ -102,6 +102,15 @@ def _unwritable(path: Path, error: OSError) -> SanaError:
         hint="choose a folder that exists, is writable and has space, with --output",
         code=ExitCode.ENVIRONMENT,
     )
+
+
+def require_another(preview: Path, picture: Path) -> None:
+    """SanaError (usage) where a preview and its picture would be one file."""
+    if preview.resolve() == picture.resolve():
+        raise usage_error(
+            f"{preview} cannot be the picture and its preview",
+            "give --preview-file another name",
+        )
 
 
 def check_writable(path: Path) -> None:

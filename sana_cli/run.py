@@ -28,6 +28,7 @@ from sana_cli.memory.plans import Plan
 from sana_cli.memory.predict import peak, predict
 from sana_cli.model_digest import model_digest
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
+from sana_cli.output import require_another
 from sana_cli.passes import Passes, without_effect
 from sana_cli.pipeline import denoise, init_noise
 from sana_cli.precision import SAFEST, plan_dtypes
@@ -195,8 +196,8 @@ class Run:
         self._finisher.plan = self.plan.decode
 
     def _draw(self, seed: int, path: Path) -> Picture:
-        if self._watching is not None:
-            self._watching.require_another(path)
+        if self._watching is not None and self._watching.file is not None:
+            require_another(self._watching.file, path)  # its name may not be known before
         self._stopwatch.start()
         latents = self._guarded(lambda: self._latents(seed))
         if not self._keeps_parts:

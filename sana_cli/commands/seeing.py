@@ -165,18 +165,14 @@ def _preview_path(file: str, output: str | None, *, overwrite: bool) -> "Path":
 
     from sana_cli.checkpoint import local_path
     from sana_cli.image_io import is_preview
-    from sana_cli.output import already_exists, check_writable
+    from sana_cli.output import already_exists, check_writable, require_another
     from sana_cli.request import require_png
 
     path = local_path(file)
     require_png(path, is_folder=path.is_dir() or file.endswith(("/", os.sep)))
     check_writable(path)
-    if output and path.resolve() == local_path(output).resolve():
-        raise SanaError(
-            f"{path} cannot be the picture and its preview",
-            hint="give --preview-file another name",
-            code=ExitCode.USAGE,
-        )
+    if output:
+        require_another(path, local_path(output))
     if os.path.lexists(path) and not overwrite and not is_preview(path):
         error = already_exists(path)
         error.hint = "choose another --preview-file, or --force"
