@@ -97,6 +97,24 @@ def terminal() -> Any:
     return load_helper("terminal.py").Terminal
 
 
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """Of a terminal with all colours."""
+    names = (
+        "PATH",
+        "HF_HOME",
+        "XDG_CACHE_HOME",
+        "PYTHONPATH",
+        "OMP_NUM_THREADS",
+        "OMP_WAIT_POLICY",
+    )
+    kept = {name: os.environ[name] for name in names if name in os.environ}
+    return {
+        **kept, "HOME": str(tmp_path), "TERM": "xterm-256color", "COLORTERM": "truecolor", "LC_ALL": "C.UTF-8",
+        "SANA_CONFIG": str(tmp_path / "config.toml"),
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def documents() -> ModuleType:
     """`tests/documents.py`: the commands that documents show."""

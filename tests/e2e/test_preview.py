@@ -107,28 +107,15 @@ def test_a_full_disk_costs_no_picture(
     assert (result.code, result.err.count("the disk is full")) == (0, 1)
 
 
-def test_in_the_terminal(terminal: Callable[..., Any], tmp_path: Path) -> None:
+def test_in_the_terminal(
+    terminal: Callable[..., Any], environment: dict[str, str], tmp_path: Path
+) -> None:
     """Each preview in place of the one before, none left below the finished picture's summary."""
     import sys
 
-    names = (
-        "PATH",
-        "HF_HOME",
-        "XDG_CACHE_HOME",
-        "PYTHONPATH",
-        "OMP_NUM_THREADS",
-        "OMP_WAIT_POLICY",
-    )
-    kept = {name: os.environ[name] for name in names if name in os.environ}
-    variables = {
-        "HOME": str(tmp_path),
-        "TERM": "xterm-256color",
-        "COLORTERM": "truecolor",
-        "LC_ALL": "C.UTF-8",
-    }
     opened = terminal(
         [sys.executable, "-m", "sana_cli", *DRAW, "--preview", "-o", "a.png"],
-        environment={**kept, **variables}, folder=tmp_path,
+        environment=environment, folder=tmp_path,
     )  # fmt: skip
     opened.shows("\x1b[c")
     opened.type("\x1b[6;20;10t\x1b[?62;4c")

@@ -46,24 +46,6 @@ def picture(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def environment(tmp_path: Path) -> dict[str, str]:
-    """Of a terminal with all colours."""
-    names = (
-        "PATH",
-        "HF_HOME",
-        "XDG_CACHE_HOME",
-        "PYTHONPATH",
-        "OMP_NUM_THREADS",
-        "OMP_WAIT_POLICY",
-    )
-    kept = {name: os.environ[name] for name in names if name in os.environ}
-    return {
-        **kept, "HOME": str(tmp_path), "TERM": "xterm-256color", "COLORTERM": "truecolor", "LC_ALL": "C.UTF-8",
-        "SANA_CONFIG": str(tmp_path / "config.toml"),
-    }  # fmt: skip
-
-
-@pytest.fixture
 def in_terminal(
     terminal: Any, environment: dict[str, str], tmp_path: Path
 ) -> Callable[..., tuple[int, str]]:
