@@ -73,7 +73,7 @@ class Run:
         self.request = request
         self.device = device
         self.reporter = reporter
-        self._watching = watching
+        self.watching = watching
         self.settings = resolve(request, checkpoint)
         self.dtypes = plan_dtypes(request.precision, checkpoint.trained_precision, device)
         self._transformer: SanaTransformer2D | None = None
@@ -196,8 +196,8 @@ class Run:
         self._finisher.plan = self.plan.decode
 
     def _draw(self, seed: int, path: Path) -> Picture:
-        if self._watching is not None and self._watching.file is not None:
-            require_another(self._watching.file, path)  # its name may not be known before
+        if self.watching is not None and self.watching.file is not None:
+            require_another(self.watching.file, path)  # its name may not be known before
         self._stopwatch.start()
         latents = self._guarded(lambda: self._latents(seed))
         if not self._keeps_parts:
@@ -329,7 +329,7 @@ class Run:
 
     def _can_preview(self) -> bool:
         """Whether somebody watches, and the decoder is known well enough."""
-        if self._watching is None:
+        if self.watching is None:
             return False
         if not self._finisher.preview.is_ready:
             self._tell_once("no preview yet: it is learnt from the first picture that is decoded")
@@ -338,8 +338,8 @@ class Run:
 
     def _show_preview(self, i: int, estimate: Tensor) -> None:
         step, steps = i + 1, self.settings.steps
-        if self._watching is not None and self._watching.wants(step, steps):
-            self._watching.show(self._finisher.preview.picture(estimate), step, steps)
+        if self.watching is not None and self.watching.wants(step, steps):
+            self.watching.show(self._finisher.preview.picture(estimate), step, steps)
 
     def _velocity(self, x: Tensor, timestep: float) -> Tensor:
         """One step; a smaller plan goes on from the same step."""

@@ -4,11 +4,15 @@ A shell waits for the answer, so nothing heavy is imported; and an error would o
 there are none.
 """
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sana_cli.errors import SanaError
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", ".tiff")
 
 
 def complete_model(incomplete: str) -> list[str]:
@@ -36,6 +40,30 @@ def _models(incomplete: str, *states: str) -> list[str]:
     except (SanaError, OSError):
         return []
     return [m.name for m in listed if m.state in states and m.name.startswith(incomplete)]
+
+
+def complete_file(incomplete: str, kind: str) -> list[str]:
+    """Folders, and files of a kind (`pictures` or `loras`), by their names' ends; `~` is a home folder."""
+    _, _, begun = incomplete.rpartition("/")
+    before = incomplete.removesuffix(begun)
+    try:
+        place = Path(before or ".").expanduser()
+        entries = [(entry.name, entry.is_dir()) for entry in os.scandir(place)]
+    except (OSError, RuntimeError, ValueError):
+        return []
+    return sorted(
+        f"{before}{name}{'/' if is_folder else ''}"
+        for name, is_folder in entries
+        if name.startswith(begun)
+        and name.startswith(".") <= begun.startswith(".")
+        and (is_folder or _is_of_kind(name, kind))
+    )
+
+
+def _is_of_kind(name: str, kind: str) -> bool:
+    if kind == "loras":
+        return name.endswith(".safetensors") and not name.endswith(".latents.safetensors")
+    return name.lower().endswith(_PICTURES)
 
 
 def complete_recipe(incomplete: str) -> list[str]:

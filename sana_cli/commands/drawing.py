@@ -191,6 +191,7 @@ class Order:
             self.run = self._started(request, device, warm=True)
         else:
             self.run.turn_to(request)
+            self.run.watching = self.watching
         yield from self.run.pictures()
 
     def batch(self, prompts: str) -> Iterator["Finished"]:

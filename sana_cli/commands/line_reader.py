@@ -15,7 +15,7 @@ _PROMPT = "sana> "
 
 
 class Candidates(Protocol):
-    """What may stand at the end of a line, beginning with what is there already."""
+    """What may stand in place of a command, or of its value, beginning with what is there already."""
 
     def __call__(self, line: str) -> Iterable[str]: ...
 
@@ -53,10 +53,11 @@ def _completer(candidates: Candidates) -> Any:
         def get_completions(
             self, document: "Document", complete_event: "CompleteEvent"
         ) -> Iterator["Completion"]:
-            line = document.text_before_cursor
-            start = -len(line.rpartition(" ")[2])
+            line = document.text_before_cursor.lstrip()
+            name, space, value = line.partition(" ")
+            replaced = value.lstrip() if space else name
             for text in candidates(line):
-                yield Completion(text, start_position=start)
+                yield Completion(text, start_position=-len(replaced))
 
     return _Completer()
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import cache, partial
 from threading import Thread
 from typing import TYPE_CHECKING, Annotated
 
@@ -57,13 +58,20 @@ def repl(
     Lines may also come from a pipe; then the code is that of the first one that failed.
     """
     refuse_empty({"--model": model, "--output": output, "--max-memory": max_memory})
+    from sana_cli.commands.seeing import Seeing
     from sana_cli.commands.session import Session
     from sana_cli.console import ConsoleReporter
     from sana_cli.safety import SafetyCheck
+    from sana_cli.show import find_screen
     from sana_cli.user_config import preferences
     from sana_cli.wishes import Wishes
 
     chosen = preferences()
+    # The terminal is asked once, before the first line: later its answer would mix with what is typed ahead.
+    looks = partial(
+        Seeing.plan, chosen, find=cache(find_screen), file=None, every=None, json=False, quiet=quiet,
+        output=None, overwrite=False,
+    )  # fmt: skip
     typed = Wishes(
         model=model, output=output, precision=precision, device=device, max_memory=max_memory
     )
@@ -72,6 +80,7 @@ def repl(
         offline=chosen.is_offline(offline),
         safety=SafetyCheck.find(chosen.safety_model) if chosen.is_checked(safety) else None,
         reporter=ConsoleReporter(quiet=chosen.is_quiet(quiet)),
+        looks=looks,
     )
     if not sys.stdin.isatty():
         return _from_pipe(session)
@@ -132,20 +141,29 @@ def _import_ahead() -> None:
 
 
 def _candidates(line: str) -> Iterator[str]:
-    from sana_cli.commands.session import COMMANDS, DEFAULT, SETTERS
+    from sana_cli.commands.completion import complete_file
+    from sana_cli.commands.session import COMMANDS, SWITCH_VALUES, SWITCHES
+    from sana_cli.commands.setters import DEFAULT, SETTERS
 
     name, space, value = line.partition(" ")
+    value = value.lstrip()
+    found: list[str] = []
     if not space:
-        found: list[str] = [command for command in COMMANDS if line and command.startswith(line)]
+        found = [command for command in COMMANDS if line and command.startswith(line)]
     elif name == "/model":
         found = complete_model(value)
+    elif name in SWITCHES:
+        found = [text for text in SWITCH_VALUES if text.startswith(value)]
     elif name in SETTERS:
-        found = [text for text in (*SETTERS[name].values, DEFAULT) if text.startswith(value)]
-    else:
-        found = []
+        setter = SETTERS[name]
+        found = [text for text in (*setter.values, DEFAULT) if text.startswith(value)]
+        if setter.files:
+            found += complete_file(value, setter.files)
     yield from found
 
 
 def _tell(error: SanaError) -> None:
-    hint = f"; {error.hint}" if error.hint else ""
-    typer.echo(" ".join(printable(f"error: {error.message}{hint}").split()), err=True)
+    from sana_cli.commands.session import in_commands
+
+    text = in_commands(f"error: {error.message}" + (f"; {error.hint}" if error.hint else ""))
+    typer.echo(" ".join(printable(text).split()), err=True)

@@ -9,6 +9,7 @@ from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import contradiction
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from PIL.Image import Image
@@ -74,8 +75,12 @@ class Seeing:
     def plan(
         cls, chosen: "Preferences", *, show: bool | None, preview: bool | None, file: str | None,
         every: int | None, json: bool, quiet: bool | None, output: str | None, overwrite: bool,
+        find: "Callable[[], Screen | None] | None" = None,
     ) -> Self:  # fmt: skip
-        """From what was typed, None for nothing, and what is set. SanaError (usage) for what cannot be."""
+        """From what was typed, None for nothing, and what is set. SanaError (usage) for what cannot be.
+
+        `find` finds the terminal in another way than by asking it now.
+        """
         for option, typed in (("--show", show), ("--preview", preview)):
             if typed and (json or quiet):
                 raise contradiction(option, "--json" if json else "--quiet")
@@ -96,7 +101,7 @@ class Seeing:
         if shows or previews:
             from sana_cli.show import find_screen
 
-            screen = find_screen()
+            screen = (find or find_screen)()
         if screen is None:
             shows = previews = False
         elif wanted is None:

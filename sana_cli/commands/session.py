@@ -5,20 +5,22 @@ The model stays loaded, and a setting that was made holds until it is changed. A
 """
 
 import difflib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
 
 import typer
 
 from sana_cli.checkpoint import Checkpoint, local_path
 from sana_cli.commands.drawing import Order, open_model
 from sana_cli.commands.report import summary
+from sana_cli.commands.seeing import LivePreview, Seeing
+from sana_cli.commands.setters import DEFAULT, OFF, ON, SETTERS
 from sana_cli.errors import usage_error
 from sana_cli.naming import is_pattern
-from sana_cli.options import Scheduler, parse_size
 from sana_cli.output import columns, printable
-from sana_cli.request import resolve
+from sana_cli.request import Settings, resolve
 from sana_cli.safety import SafetyCheck
 from sana_cli.user_config import SETTINGS
 from sana_cli.wishes import Wishes
@@ -26,74 +28,24 @@ from sana_cli.wishes import Wishes
 if TYPE_CHECKING:
     from sana_cli.console import ConsoleReporter
 
-DEFAULT = "default"  # the value that takes a setting back
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setter:
-    """A command that changes one setting. `parse` gives the wishes that a value means."""
-
-    argument: str
-    help: str
-    parse: Callable[[str], dict[str, Any]]
-    keys: tuple[str, ...]  # of `Wishes`, which `default` takes back
-    values: tuple[str, ...] = ()  # offered when Tab is pressed
-
-
-def _number(key: str) -> Callable[[str], dict[str, Any]]:
-    return lambda text: {key: SETTINGS[key].parse(text)}
-
-
-def _seed(text: str) -> dict[str, Any]:
-    if not text.isdecimal():
-        raise ValueError(f"should be a whole number, or {DEFAULT} for a new one each time")
-    return {"seed": int(text)}
-
-
-def _size(text: str) -> dict[str, Any]:
-    if ":" in text:
-        return {"width": None, "height": None, "aspect": text}
-    width, height = parse_size(text)
-    return {"width": width, "height": height, "aspect": None}
-
-
-def _scheduler(text: str) -> dict[str, Any]:
-    if text not in list(Scheduler):
-        raise ValueError(f"should be one of {', '.join(Scheduler)}")
-    return {"scheduler": text}
-
-
-SETTERS = {
-    "/seed": Setter(argument="N", help="same seed, same picture", parse=_seed, keys=("seed",)),
-    "/size": Setter(
-        argument="WxH|W:H", help="in pixels, or only the shape",
-        parse=_size, keys=("width", "height", "aspect"),
-    ),
-    "/steps": Setter(argument="N", help="denoising steps", parse=_number("steps"), keys=("steps",)),
-    "/guidance": Setter(
-        argument="X", help="how strictly to follow the prompt; 1: off",
-        parse=_number("guidance"), keys=("guidance",),
-    ),
-    "/negative": Setter(
-        argument="TEXT", help="what to keep out of the picture",
-        parse=lambda text: {"negative": text}, keys=("negative",),
-    ),
-    "/scheduler": Setter(
-        argument="|".join(Scheduler), help="sampler",
-        parse=_scheduler, keys=("scheduler",), values=tuple(Scheduler),
-    ),
-    "/output": Setter(
-        argument="FOLDER|PATTERN", help="where pictures go",
-        parse=lambda text: {"output": text}, keys=("output",),
-    ),
-}  # fmt: skip
+SWITCHES = {
+    "/show": "show pictures in the terminal",
+    "/preview": "show them while they are drawn, too",
+}
+SWITCH_VALUES = (ON, OFF, DEFAULT)
 _OTHERS = {
     "/model": ("NAME", "draw with another model; none: which one it is"),
     "/settings": ("", "everything that is set"),
     "/help": ("", "this list"),
     "/quit": ("", "leave, as Ctrl-D does"),
 }
-COMMANDS = (*SETTERS, *_OTHERS)
+COMMANDS = (*SETTERS, *SWITCHES, *_OTHERS)
+
+
+class Looks(Protocol):
+    """What people see of pictures, from what was said about it; None for nothing. SanaError for what cannot be."""
+
+    def __call__(self, *, show: bool | None, preview: bool | None) -> Seeing: ...
 
 
 class Session:
@@ -106,12 +58,15 @@ class Session:
         offline: bool,
         safety: SafetyCheck | None,
         reporter: "ConsoleReporter",
+        looks: Looks,
     ) -> None:
         """SanaError for a model that cannot be opened, or settings that do not fit it."""
-        self.offline, self.safety, self.reporter = offline, safety, reporter
+        self.offline, self.safety, self.reporter, self.looks = offline, safety, reporter, looks
         self.usual = wishes  # what `default` goes back to
         self.order = self._opened(wishes)
         self.wishes = wishes
+        self.switched: dict[str, bool | None] = {"show": None, "preview": None}
+        self.seeing = looks(show=None, preview=None)
 
     @property
     def model(self) -> str:
@@ -128,6 +83,8 @@ class Session:
         value = value.strip()
         if name in SETTERS:
             self._set(name, value)
+        elif name in SWITCHES:
+            self._switch(name, value)
         elif name == "/model":
             self._turn_to_model(value)
         elif name not in _OTHERS:
@@ -137,14 +94,18 @@ class Session:
         elif name == "/help":
             _tell(_help())
         elif name == "/settings":
-            _tell(columns([("model", self.model), *((n[1:], self._now(n)) for n in SETTERS)]))
+            self._tell_settings()
         return name != "/quit"
 
     def _draw(self, prompt: str) -> None:
+        live = LivePreview(self.seeing, self.reporter)
+        self.order.watching = live.watching
         with self.reporter:
             for picture in self.order.next(replace(self.wishes, prompt=prompt)):
                 with self.reporter.paused():
+                    live.clear()
                     typer.echo(summary(picture, quiet=self.reporter.quiet))
+                    self.seeing.show(picture.path)
 
     def _set(self, name: str, value: str) -> None:
         setter = SETTERS[name]
@@ -155,32 +116,47 @@ class Session:
             changes = {key: getattr(self.usual, key) for key in setter.keys}
         else:
             try:
-                changes = setter.parse(value)
+                changes = setter.parse(value, self.wishes)
             except ValueError as error:
                 raise usage_error(f"{name} cannot be {value!r}", f"it {error}") from error
         wishes = replace(self.wishes, **changes)
         _check(wishes, self.order.checkpoint)
+        changed = {key for key in changes if changes[key] != getattr(self.wishes, key)}
         self.wishes = wishes
         if not self.reporter.quiet:
-            _tell([f"{name[1:]} {self._now(name)}"])
+            told = [n for n, s in SETTERS.items() if n == name or s.keys[0] in changed]
+            _tell([f"{n[1:]} {self._now(n)}" for n in told])
+
+    def _switch(self, name: str, value: str) -> None:
+        key = name[1:]
+        if value:
+            try:
+                wanted = None if value == DEFAULT else bool(SETTINGS[key].parse(value))
+            except ValueError as error:
+                raise usage_error(
+                    f"{name} cannot be {value!r}", f"it should be {' or '.join(SWITCH_VALUES)}"
+                ) from error
+            switched = {**self.switched, key: wanted}
+            self.seeing = self.looks(show=switched["show"], preview=switched["preview"])
+            self.switched = switched
+            for message in self.seeing.in_vain:
+                if message.startswith(f"--{key}"):
+                    self.reporter.notice(in_commands(message))
+        if not (value and self.reporter.quiet):
+            _tell([f"{key} {self._now(name)}"])
 
     def _now(self, name: str) -> str:
         """The value of a setting, in words."""
+        if name in SWITCHES:
+            seeing = self.seeing
+            return ON if (seeing.shows if name == "/show" else seeing.previews) else OFF
         checkpoint = self.order.checkpoint
         settings = resolve(_any_prompt(self.wishes).request(checkpoint), checkpoint)
-        match name:
-            case "/seed":
-                return "a new one each time" if self.wishes.seed is None else str(self.wishes.seed)
-            case "/size":
-                return f"{settings.width}x{settings.height}"
-            case "/guidance":
-                return f"{settings.guidance_scale:g}"
-            case "/negative":
-                return settings.negative_prompt or "-"
-            case "/output":
-                return self.wishes.output or "the working folder"
-            case _:
-                return str(getattr(settings, name[1:]))
+        return _in_words(name, self.wishes, settings)
+
+    def _tell_settings(self) -> None:
+        names = (*SETTERS, *SWITCHES)
+        _tell(columns([("model", self.model), *((n[1:], self._now(n)) for n in names)]))
 
     def _turn_to_model(self, name: str) -> None:
         if name:
@@ -200,9 +176,42 @@ class Session:
         )  # fmt: skip
 
 
+def in_commands(text: str) -> str:
+    """A message in the words of a session: options that are commands here are called so."""
+    known = re.sub(r"--([a-z]+)\b", lambda m: f"/{m[1]}" if f"/{m[1]}" in COMMANDS else m[0], text)
+    return known.replace("--strength", "strength")
+
+
+def _in_words(name: str, wishes: Wishes, settings: Settings) -> str:
+    source = settings.source
+    match name:
+        case "/seed":
+            return "a new one each time" if wishes.seed is None else str(wishes.seed)
+        case "/size":
+            return f"{settings.width}x{settings.height}"
+        case "/guidance":
+            return f"{settings.guidance_scale:g}"
+        case "/negative":
+            return settings.negative_prompt or OFF
+        case "/image":
+            return f"{source.image.name} at strength {source.strength:g}" if source else OFF
+        case "/mask":
+            return source.mask.name if source and source.mask else OFF
+        case "/lora":
+            return ", ".join(map(str, settings.loras)) or OFF
+        case "/output":
+            return wishes.output or "the working folder"
+        case _:
+            return str(getattr(settings, name[1:]))
+
+
 def _check(wishes: Wishes, checkpoint: Checkpoint) -> None:
     """SanaError for settings that no prompt can be drawn with."""
-    resolve(_any_prompt(wishes).request(checkpoint), checkpoint)
+    settings = resolve(_any_prompt(wishes).request(checkpoint), checkpoint)
+    if settings.loras:
+        from sana_cli.loading import check_loras
+
+        check_loras(checkpoint, settings.loras)
     if wishes.output:
         output = local_path(wishes.output)
         one_name = output.suffix.lower() == ".png" and not output.is_dir()
@@ -220,6 +229,7 @@ def _any_prompt(wishes: Wishes) -> Wishes:
 def _help() -> Iterator[str]:
     yield "Type what to draw. A value that is set holds until it is changed:"
     rows = [(f"  {name} {s.argument}", s.help) for name, s in SETTERS.items()]
+    rows += [(f"  {name} {ON}|{OFF}", text) for name, text in SWITCHES.items()]
     rows += [(f"  {name} {argument}", text) for name, (argument, text) in _OTHERS.items()]
     yield from columns(rows)
     yield f"Without a value a command tells what is set; {DEFAULT} takes it back."

@@ -10,9 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from sana_cli.checkpoint import open_checkpoint, weight_headers
+from sana_cli.commands.session import COMMANDS
 from sana_cli.errors import ExitCode
 from sana_cli.image_io import read_settings
+
+
+class Slow(io.BytesIO):
+    """Lines that come when they are asked for."""
+
+    def __init__(self, lines: Iterator[bytes]) -> None:
+        super().__init__()
+        self.lines = lines
+
+    def __iter__(self) -> Any:
+        return self.lines
 
 
 @pytest.fixture
@@ -22,8 +36,9 @@ def lines(
     """Pipe lines into a session in an empty folder, with the built-in model on the CPU."""
     monkeypatch.chdir(tmp_path)
 
-    def run(text: str, *options: object) -> Any:
-        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+    def run(text: str | Iterator[bytes], *options: object) -> Any:
+        data = io.BytesIO(text.encode()) if isinstance(text, str) else Slow(text)
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(data))
         return sana("repl", "--device", "cpu", "--precision", "fp32", *options)
 
     return run
@@ -69,8 +84,10 @@ def test_another_model(lines: Callable[..., Any], tiny_model: Path, tmp_path: Pa
 def test_quit_and_help(lines: Callable[..., Any]) -> None:
     result = lines("/help\n/settings\n/quit\nan owl\n")
     assert (result.code, result.out) == (0, "")
-    assert "/guidance X" in result.err
+    listed = {line.split()[0] for line in result.err.splitlines() if line.startswith("  /")}
+    assert listed == set(COMMANDS)
     assert "scheduler  flow-dpm" in result.err
+    assert "image      off" in result.err
 
 
 @pytest.mark.parametrize(
@@ -85,18 +102,107 @@ def test_quit_and_help(lines: Callable[..., Any]) -> None:
         ("/guidance -2", "a number from 0 to 100"),
         ("/scheduler ddim", "should be one of flow-dpm, flow-euler, scm"),
         ("/scheduler scm", "scheduler scm does not fit builtin"),
+        ("/image nowhere.png", "no such picture: nowhere.png"),
+        ("/image in.png 1.5", "strength 1.5 is out of range"),
+        ("/image in.png much", "no such picture: in.png much"),
+        ("/image /", "/ is a folder"),
+        ("/mask in.png", "/mask needs a picture; name it: /image FILE"),
+        ("/lora nowhere.safetensors", "no such LoRA: nowhere.safetensors; /lora takes"),
+        ("/lora in.png", "in.png is no .safetensors file"),
+        ("/lora wide.safetensors", "wide.safetensors does not fit: it changes"),
+        ("/show maybe", "/show cannot be 'maybe'; it should be on or off or default"),
+        ("/preview 3", "/preview cannot be '3'"),
         ("/output a.png", "pictures of a session cannot all be called a.png"),
         ("/output {index}.png", "pictures of a session cannot all be called {index}.png"),
         ("x" * 30_000, "a prompt of 30,000 characters is too long"),
     ],
     ids=lambda value: value[:20],
 )
-def test_lines_that_are_wrong(lines: Callable[..., Any], line: str, message: str) -> None:
+def test_lines_that_are_wrong(
+    lines: Callable[..., Any], lora_files: Any, tmp_path: Path, line: str, message: str
+) -> None:
     """Told before anything is loaded, and nothing changes."""
+    Image.new("RGB", (64, 64)).save(tmp_path / "in.png")
+    lora_files.write_lora(
+        tmp_path / "wide.safetensors",
+        lora_files.random_lora({"patch_embed.proj.weight": (7, 5, 1, 1)}),
+    )
     result = lines(f"{line}\n/settings\n")
-    assert result.code == ExitCode.USAGE
+    assert result.code in (ExitCode.USAGE, ExitCode.CHECKPOINT)
     assert message in result.err.splitlines()[1], result.err
-    assert "size       256x256" in result.err
+    told = dict(row.split(maxsplit=1) for row in result.err.splitlines()[2:])
+    assert told["size"] == "256x256"
+    assert (told["image"], told["mask"], told["lora"], told["show"]) == ("off",) * 4
+
+
+def test_pictures_and_loras(
+    lines: Callable[..., Any], sana: Callable[..., Any], lora_files: Any, tmp_path: Path
+) -> None:
+    """As `sana generate` draws with the same options; names may have blanks and quotes."""
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "my noise.png")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 64, 32))
+    mask.save(tmp_path / "mask.png")
+    headers = weight_headers(open_checkpoint("builtin"), "transformer")
+    shapes = {name: shape for name, (_, shape) in headers.items()}
+    for seed, name in enumerate(("one", "two")):
+        halves = lora_files.random_lora(shapes, layers=("attn1.to_q", "ff.conv_point"), seed=seed)
+        lora_files.write_lora(tmp_path / f"{name}.safetensors", halves)
+    result = lines(
+        "/steps 4\n/seed 7\n/image my noise.png 0.5\na cat\n/mask mask.png\na dog\n/image off\n/mask\n"
+        "/lora two.safetensors\n/size 64x64\n/lora 'one.safetensors':9\n/lora one.safetensors:0.5\nan owl\n"
+        "/lora off\na fox\n/image default\n/image 'my noise.png'\n/image\n"
+    )
+    assert result.code == 0, result.err
+    assert "image my noise.png at strength 0.5\n" in result.err
+    assert "image off\nmask off\nmask off\n" in result.err, "a mask is of a picture"
+    assert "lora two.safetensors:1.0, one.safetensors:9.0\n" in result.err
+    assert "lora two.safetensors:1.0, one.safetensors:0.5\n" in result.err
+    assert result.err.endswith("image my noise.png at strength 0.6\n")
+    image = ("--image", "my noise.png", "--strength", 0.5)
+    loras = ("--lora", "two.safetensors", "--lora", "one.safetensors:0.5", "--size", "64x64")
+    for prompt, options in (
+        ("a cat", image),
+        ("a dog", (*image, "--mask", "mask.png")),
+        ("an owl", loras),
+        ("a fox", ("--size", "64x64")),
+    ):
+        alone = tmp_path / "alone.png"
+        words = ("--steps", 4, "--seed", 7, "--device", "cpu", "--precision", "fp32", "--force")
+        assert sana("generate", prompt, *options, *words, "-o", alone).code == 0
+        drawn = tmp_path / f"{prompt.replace(' ', '-')}-7.png"
+        assert alone.read_bytes() == drawn.read_bytes(), prompt
+
+
+def test_what_was_set_and_is_gone(lines: Callable[..., Any], tmp_path: Path) -> None:
+    """A file that has gone is told with the prompt, and `off` still works."""
+    picture = tmp_path / "in.png"
+    Image.new("RGB", (64, 64)).save(picture)
+
+    def text() -> Iterator[bytes]:
+        yield b"/image in.png\n"
+        picture.unlink()
+        yield from (b"a cat\n", b"/image off\n", b"/settings\n")
+
+    result = lines(text())
+    assert result.code == ExitCode.USAGE
+    assert result.err.count("error: no such picture: in.png") == 1
+    assert "image      off" in result.err
+
+
+def test_nothing_to_show(lines: Callable[..., Any]) -> None:
+    """In a pipe nothing is shown, and asking for it is told to be in vain."""
+    result = lines("/show on\n/preview on\n/show\n/size 32x32\n/steps 1\na cat\n")
+    assert result.code == 0
+    assert "note: /show has no effect: this is no terminal" in result.err
+    assert "note: /preview has no effect: this is no terminal" in result.err
+    assert "show off\n" in result.err
+    assert "\x1b" not in result.out + result.err
+    refused = lines("/show on\n", "--quiet")
+    assert (refused.code, "give /show or --quiet, not both" in refused.err) == (
+        ExitCode.USAGE,
+        True,
+    )
 
 
 def test_options_that_are_wrong(lines: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,9 +229,11 @@ def session(terminal: Any, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     command = [sys.executable, "-m", "sana_cli", "repl", "--device", "cpu", "--precision", "fp32"]
     opened = []
 
-    def start(*options: str) -> Any:
+    def start(*options: str, answer: str = "\x1b[?6c") -> Any:
         started = terminal([*command, *options], environment=environment, folder=tmp_path)
         opened.append(started.pid)
+        started.shows("\x1b[c")  # what can it do?
+        started.type(answer)
         started.shows("to leave")
         started.shows("sana>")
         return started
@@ -185,3 +293,57 @@ def test_without_history(session: Callable[..., Any], tmp_path: Path) -> None:
     opened.type("\x04")
     assert opened.end()[0] == 0
     assert not list(tmp_path.rglob("history"))
+
+
+def test_pictures_in_a_terminal(
+    session: Callable[..., Any], lora_files: Any, tmp_path: Path
+) -> None:
+    """Completion of files, previews and pictures as sixels, and none once they are turned off."""
+    sixels = "\x1bP0;0;0q"
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "panda on a tree.png")
+    mask = Image.new("L", (64, 64))
+    mask.paste(255, (0, 0, 64, 32))
+    (tmp_path / "masks").mkdir()
+    mask.save(tmp_path / "masks/top.png")
+    (tmp_path / "panda.txt").touch()
+    layers = open_checkpoint("builtin")
+    shapes = {name: shape for name, (_, shape) in weight_headers(layers, "transformer").items()}
+    halves = lora_files.random_lora(shapes, layers=("attn1.to_q",))
+    lora_files.write_lora(tmp_path / "style.safetensors", halves)
+    opened = session(answer="\x1b[6;20;10t\x1b[?62;4c")
+
+    def completed(keys: str, shown: str) -> None:
+        opened.type(f"{keys}\t")
+        opened.shows(shown)
+
+    def told(keys: str, expected: str) -> None:
+        opened.type(f"{keys}\r")
+        opened.shows(f"{expected}\r\n")
+        opened.shows("sana>")
+
+    completed("/im", "age")
+    completed(" pan", "da on a tree.png")
+    told(" 0.5", "image panda on a tree.png at strength 0.5")
+    completed("/mask mas", "ks/")
+    completed("to", "p.png")
+    told("", "mask masks/top.png")
+    completed("/lora st", "yle.safetensors")
+    told(":0.5", "lora style.safetensors:0.5")
+    completed("/pre", "view")
+    told(" on", "preview on")
+    told("/steps 4", "steps 4")
+    told("/seed 3", "seed 3")
+    opened.type("a cat\r")
+    before = opened.shows("a-cat-3.png")
+    assert before.count(sixels) == 2, "steps of four that run at strength 0.5"
+    assert opened.shows("sana>").count(sixels) == 1
+    told("/show off", "show off")
+    told("/preview off", "preview off")
+    opened.type("a dog\r")
+    assert sixels not in opened.shows("a-dog-3.png")
+    assert sixels not in opened.shows("sana>")
+    opened.type("\x04")
+    assert opened.end()[0] == 0
+    settings = read_settings(tmp_path / "a-dog-3.png")
+    assert (settings["mask"], settings["strength"]) == ("masks/top.png", 0.5)
+    assert settings["loras"] == ["style.safetensors:0.5"]
