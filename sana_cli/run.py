@@ -97,6 +97,7 @@ class Run:
         )
         choice = self._choose_plan()
         self.plan, self._job = choice.plan, choice.job
+        self.spare = choice.spare  # bytes for what is not the run's own; None: nobody counts them
         finishing.hold_to(choice.cap, device)
         self._finisher = Finisher(
             checkpoint,
@@ -192,7 +193,7 @@ class Run:
             self._drop_transformer()
         if not choice.plan.keeps_text:
             self._text_stage.release()
-        self.plan, self._job = choice.plan, choice.job
+        self.plan, self._job, self.spare = choice.plan, choice.job, choice.spare
         self._finisher.plan = self.plan.decode
 
     def _draw(self, seed: int, path: Path) -> Picture:
@@ -240,7 +241,7 @@ class Run:
 
     def _make_room(self) -> bool:
         """For the decoder, in this picture and the next ones."""
-        self.plan = replace(self.plan, together=False, keeps_text=False)
+        self.plan, self.spare = replace(self.plan, together=False, keeps_text=False), 0
         self._text_stage.release()
         return self._drop_transformer()
 
@@ -257,7 +258,7 @@ class Run:
                     raise
             # Outside of the handler, where the error no longer holds what the stage had allocated.
             self.reporter.notice(f"out of memory: {stage}; trying {plan}")
-            self.plan = plan
+            self.plan, self.spare = plan, 0
             self._finisher.release()
             self._text_stage.release()
             self._drop_transformer()

@@ -3,11 +3,12 @@
 ShieldGemma (arXiv 2407.21772) is a Gemma-2 that answers whether a text violates a policy. It is asked in the words of
 its model card, with the policy of Sana's own demo (app/safety_check.py there); the logits of "Yes" and "No" for the next
 word become a probability, and above the demo's threshold of 0.2 (app/app_sana.py) nothing is drawn. The model is taken
-from disk only, and is gone again before the picture's own parts are loaded.
+from disk only. It stays for the next prompt where a session has room for it beside the picture's own parts, and is gone
+before they are loaded everywhere else.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,11 +54,13 @@ _ACTIVATIONS = 1.2  # of the weights: what the rest of a pass takes, roughly
 _SHOWN = 60  # characters of a refused prompt
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class SafetyCheck:
-    """A checking model on disk."""
+    """A checking model on disk, and what is in memory of it, and which prompts it let pass."""
 
     folder: Path
+    _judge: "_Judge | None" = field(default=None, compare=False)
+    _passed: set[str] = field(default_factory=set, compare=False)  # prompts
 
     @classmethod
     def find(cls, name: str | None) -> "SafetyCheck":
@@ -81,30 +84,50 @@ class SafetyCheck:
         *,
         device: "torch.device",
         max_memory: int | None,
+        spare: int | None = 0,
         reporter: "Reporter",
     ) -> dict[str, SanaError]:
-        """Why prompts are refused, by prompt; those that may be drawn are not in it."""
-        from sana_cli.stages import release_memory
+        """Why prompts are refused, by prompt; those that may be drawn are not in it, and are not checked again.
 
-        asked = list(dict.fromkeys(prompts))
-        with reporter.stage("load safety check"):
-            judge = _Judge(self.folder, device, max_memory)
+        The model stays for the next call if it fits into `spare` bytes (None: they are not counted).
+        """
+        asked = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._passed]
+        if asked and self._judge is None:
+            with reporter.stage("load safety check"):
+                self._judge = _Judge(self.folder, device, max_memory, spare)
+        try:
+            return self._ask(asked, reporter) if asked else {}
+        finally:
+            self._hold_to(spare, device)
+
+    def _ask(self, prompts: list[str], reporter: "Reporter") -> dict[str, SanaError]:
+        assert self._judge is not None
         refused = {}
-        with reporter.stage("safety check", len(asked)) as advance:
-            for prompt in asked:
-                risk = judge.risk(prompt)
+        with reporter.stage("safety check", len(prompts)) as advance:
+            for prompt in prompts:
+                risk = self._judge.risk(prompt)
                 if risk > THRESHOLD:
                     refused[prompt] = _refusal(prompt, risk)
+                else:
+                    self._passed.add(prompt)
                 advance()
-        del judge
-        release_memory(device)
         return refused
+
+    def _hold_to(self, spare: int | None, device: "torch.device") -> None:
+        if self._judge is not None and spare is not None and self._judge.bytes > spare:
+            from sana_cli.stages import release_memory
+
+            self._judge = None
+            release_memory(device)
 
 
 class _Judge:
     """The loaded model. Of its vocabulary, which would be its head, only two rows are read."""
 
-    def __init__(self, folder: Path, device: "torch.device", max_memory: int | None) -> None:
+    def __init__(
+        self, folder: Path, device: "torch.device", max_memory: int | None, spare: int | None = 0
+    ) -> None:
+        """Its layers are read when they run where it would not fit; so they are where it could not stay else."""
         from sana_cli.loading import load_language_model
         from sana_cli.weights import read_rows
 
@@ -114,17 +137,21 @@ class _Judge:
         if not table:
             raise checkpoint_error(f"the safety check in {folder} has no word embeddings")
         rows, width = files.headers[table][1]
-        size = _ACTIVATIONS * (files.parameters - rows * width) * ITEMSIZE[dtype]
+        size = int(_ACTIVATIONS * (files.parameters - rows * width) * ITEMSIZE[dtype])
         cap = cap_of(device, max_memory).bytes
         fits = cap is None or size <= cap - held_bytes(device)
+        fits = fits and (not spare or size <= spare)
         self.encoder = load_language_model(folder, dtype=dtype, device=device, streamed=not fits)
+        config = read_json(folder / "config.json")
+        # Streamed, two layers are there at a time.
+        self.bytes = size if fits else 2 * size // len(self.encoder.model.layers)
         answers = [self.encoder.tokenizer.id_of(word) for word in ("Yes", "No")]
         known = [answer for answer in answers if answer is not None and answer < rows]
         if len(known) < len(answers):
             raise checkpoint_error(f"the safety check in {folder} has no words for Yes and No")
         head = "lm_head.weight" if "lm_head.weight" in files.headers else table
         self.answers = read_rows(files, head, known).float()  # (2, C)
-        self.cap = read_json(folder / "config.json").get("final_logit_softcapping") or 0
+        self.cap = config.get("final_logit_softcapping") or 0
 
     def risk(self, prompt: str) -> float:
         """The probability that a prompt violates the policy, by the model's next word."""

@@ -163,7 +163,7 @@ class Order:
         watching: "Watching | None" = None,
     ) -> None:  # fmt: skip
         self.wishes, self.checkpoint, self.reporter = wishes, checkpoint, reporter
-        self.safety, self._passed, self.watching = safety, set[str](), watching
+        self.safety, self.watching = safety, watching
         self.count, self.overwrite, self.grid = count, overwrite, grid
         self.run: Run | None = None
         self.done_before: list[Path] | None = None
@@ -186,12 +186,12 @@ class Order:
         request = wishes.request(self.checkpoint, count=self.count, overwrite=self.overwrite)
         check(request, self.checkpoint)
         device = self._device(None)
-        self._require_safe(request, device)
         if self.run is None:
             self.run = self._started(request, device, warm=True)
         else:
             self.run.turn_to(request)
             self.run.watching = self.watching
+        self._require_safe(request, device, spare=self.run.spare)
         yield from self.run.pictures()
 
     def batch(self, prompts: str) -> Iterator["Finished"]:
@@ -277,21 +277,24 @@ class Order:
             )
         return cells
 
-    def _require_safe(self, request: Request, device: "torch.device") -> None:
-        """SanaError for a prompt that the safety check refuses; one that it let pass is not checked again."""
-        if request.prompt not in self._passed:
-            for error in self._refused([request], device).values():
-                raise error
-            self._passed.add(request.prompt)
+    def _require_safe(
+        self, request: Request, device: "torch.device", *, spare: int | None = 0
+    ) -> None:
+        """SanaError for a prompt that the safety check refuses."""
+        for error in self._refused([request], device, spare=spare).values():
+            raise error
 
-    def _refused(self, requests: Sequence[Request], device: "torch.device") -> dict[str, SanaError]:
-        """Why prompts are refused, by prompt."""
+    def _refused(
+        self, requests: Sequence[Request], device: "torch.device", *, spare: int | None = 0
+    ) -> dict[str, SanaError]:
+        """Why prompts are refused, by prompt. The check stays for the next ones if it fits into `spare` bytes."""
         if self.safety is None:
             return {}
         return self.safety.refusals(
             [request.prompt for request in requests],
             device=device,
             max_memory=requests[0].max_memory,
+            spare=spare,
             reporter=self.reporter,
         )
 

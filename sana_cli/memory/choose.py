@@ -45,6 +45,11 @@ class Choice:
     def peak(self) -> StagePeak:
         return peak(self.stages)
 
+    @property
+    def spare(self) -> int | None:
+        """Bytes under the cap that it leaves at every time; None where no cap is known."""
+        return None if self.cap.bytes is None else max(0, self.cap.bytes - self.peak.total)
+
 
 def cap_of(device: Device, asked: int | None) -> Cap:
     """The cap that was asked for, else what is free."""

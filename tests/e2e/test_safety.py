@@ -13,6 +13,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from sana_cli import loading
+from sana_cli.console import ConsoleReporter
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.safety import _POLICY, _QUESTION, MODEL, THRESHOLD, SafetyCheck, _Judge
 
@@ -63,10 +65,10 @@ def shield(tmp_path_factory: pytest.TempPathFactory) -> Shield:
     fast.save(str(folder / "tokenizer.json"))
     settings = {"bos_token": "<bos>", "unk_token": "<unk>", "add_bos_token": True}
     (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    torch.manual_seed(8)  # one whose answers lie on both sides of the threshold
+    torch.manual_seed(2)  # one whose answers lie on both sides of the threshold
     model = Gemma2ForCausalLM(
         Gemma2Config(
-            vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+            vocab_size=len(vocabulary), hidden_size=32, intermediate_size=64, num_hidden_layers=4,
             num_attention_heads=4, num_key_value_heads=2, head_dim=8, query_pre_attn_scalar=8,
             initializer_range=0.5, final_logit_softcapping=5.0, attn_implementation="eager",
         )
@@ -139,17 +141,62 @@ def test_a_batch(checked: Callable[..., Any], shield: Shield, tmp_path: Path) ->
     assert result.out == ""
 
 
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Every time the checking model is loaded: whether its layers are streamed."""
+    seen = []
+    load = loading.load_language_model
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        seen.append(options["streamed"])
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(loading, "load_language_model", counted)
+    return seen
+
+
 def test_a_session(
     sana: Callable[..., Any], checked: Callable[..., Any], shield: Shield, tiny_model: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, loads: list[bool],
 ) -> None:  # fmt: skip
-    lines = f"/size 32x32\n/steps 1\n{shield.good}\n{shield.bad}\n{shield.good}\n"
+    """The check is loaded once, for all prompts and models."""
+    lines = (
+        f"/size 32x32\n/steps 1\n{shield.good}\n{shield.bad}\n{shield.good}\n"
+        f"/model builtin\n{shield.good}\n{shield.bad}\n"
+    )
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(lines.encode())))
     result = sana("repl", "-m", tiny_model, "--device", "cpu", "--quiet")
     assert result.code == ExitCode.REFUSED
-    assert len(result.out.splitlines()) == 2
-    assert len(result.err.splitlines()) == 1
+    assert len(result.out.splitlines()) == 3
     assert f"error: refused: '{shield.bad}'" in result.err
+    assert loads == [False]
+
+
+def test_what_stays_of_the_check(shield: Shield, loads: list[bool]) -> None:
+    """All of it where there is room, two layers where there is less, nothing where there is none."""
+    reporter = ConsoleReporter(quiet=True)
+
+    def ask(check: SafetyCheck, prompt: str, spare: int | None) -> None:
+        check.refusals([prompt], device=CPU, max_memory=None, spare=spare, reporter=reporter)
+
+    for spare, stays, streamed in (
+        (None, True, False),
+        (2**20, True, False),
+        (100_000, True, True),
+        (0, False, False),
+        (9, False, True),
+    ):
+        loads.clear()
+        check = SafetyCheck(shield.folder)
+        for prompt in ("one", "two", "one"):
+            ask(check, prompt, spare)
+        assert loads == [streamed] * (1 if stays else 2), spare
+    check = SafetyCheck(shield.folder)
+    ask(check, "one", None)
+    ask(check, "one", 9)
+    loads.clear()
+    ask(check, "two", None)
+    assert loads == [False], "it had gone when there was no more room"
 
 
 def test_where_the_check_is_looked_for(
