@@ -4,7 +4,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from math import sqrt
+from math import isfinite, sqrt
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from quant.layers import QuantLinear
 from sana_cli.component_weights import ComponentWeights
 from sana_cli.errors import SanaError, checkpoint_error
-from sana_cli.lora_file import Lora, LoraLayer
+from sana_cli.lora_file import Lora, LoraLayer, in_model
 from sana_cli.weights import require_finite
 
 _Layer = nn.Linear | nn.Conv2d | QuantLinear
@@ -37,7 +37,8 @@ class Adapters:
 
     def __init__(self, loras: Sequence[Lora], model: nn.Module) -> None:
         """`model` may be empty (on the meta device). SanaError where a LoRA does not fit it."""
-        self.loras = loras
+        paths = [path for path, module in model.named_modules() if isinstance(module, _Layer)]
+        self.loras = loras = tuple(in_model(lora, paths) for lora in loras)
         self._as_stored = set[str]()  # paths
         for lora in loras:
             for path, layer in lora.file.layers.items():
@@ -91,6 +92,8 @@ def _read(lora: Lora, layer: LoraLayer) -> tuple[Tensor, Tensor, float]:
         alpha = layer.alpha if layer.alpha is not None else float(layer.rank)
         if layer.alpha_name is not None:
             alpha = float(handle.get_tensor(layer.alpha_name))
+    if not isfinite(alpha):
+        raise checkpoint_error(f"{lora.file.path}: {layer.alpha_name} is NaN or infinite")
     for name, tensor in ((layer.down, down), (layer.up, up)):
         require_finite(tensor, name, str(lora.file.path))
     divisor = sqrt(layer.rank) if lora.file.by_root_of_rank else layer.rank

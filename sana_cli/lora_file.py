@@ -1,14 +1,15 @@
 """LoRA files: which layers they change, by their headers. No torch.
 
-Named as diffusers and PEFT save them; a file without any `alpha` means one of the rank, as theirs do.
+Named as diffusers and PEFT save them, or as kohya's sd-scripts do, whose names have underscores for dots and so are a
+model's only once its layers are known (`in_model`). A file without any `alpha` means one of the rank, as theirs do.
 """
 
 import json
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
-from math import isfinite
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sana_cli.naming import without_home
 from sana_cli.weight_headers import read_header
 
 _PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.")
+_FLAT_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_")  # sd-scripts, OneTrainer, LyCORIS
 _DOWN = re.compile(r"(.+)\.(?:lora_A(?:\.\w+)?|lora_down|lora\.down)\.weight")
 _UP = re.compile(r"(.+)\.(?:lora_B(?:\.\w+)?|lora_up|lora\.up)\.weight")
 _ALPHA = re.compile(r"(.+?)(?:\.lora_[AB](?:\.\w+)?)?\.alpha")
@@ -27,6 +29,7 @@ _OTHER_KINDS = {
     "lokr_": "LoKr",
     "hada_": "LoHa",
 }
+_MOST_REPEATS = 3  # in a pattern of layers; time grows with the power of it
 _MOST = 100.0  # of a scale; larger ones are typing mistakes
 _ADAPTER_CONFIG = "adapter_config.json"  # beside a file that PEFT has saved
 
@@ -42,6 +45,7 @@ class LoraLayer:
     up_shape: tuple[int, ...]
     alpha_name: str | None  # of a tensor with one number
     alpha: float | None  # from the file's metadata; None, and no tensor: the rank
+    flat: bool  # its path has underscores for dots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +69,18 @@ class Lora:
     def __str__(self) -> str:
         """As `parse_lora` reads it, and as pictures tell it."""
         return f"{without_home(self.file.path)}:{self.scale!r}"
+
+
+def in_model(lora: Lora, paths: Iterable[str]) -> Lora:
+    """The same with every layer called as in a model, whose layers have these paths; unknown ones stay as they are."""
+    by_flat = {path.replace(".", "_"): path for path in paths}
+    layers: dict[str, LoraLayer] = {}
+    for place, layer in lora.file.layers.items():
+        path = by_flat.get(place, place) if layer.flat else place
+        if path in layers:
+            raise _twice(lora.file.path, path)
+        layers[path] = layer
+    return replace(lora, file=replace(lora.file, layers=layers))
 
 
 def parse_lora(text: str) -> tuple[str, float]:
@@ -118,11 +134,17 @@ def _examined(path: Path, size: int, changed_ns: int) -> LoraFile:
     downs: dict[str, str] = {}
     ups: dict[str, str] = {}
     alphas: dict[str, str] = {}
+    flat = set()
     unknown = []
     for name in headers:
         for pattern, found in ((_DOWN, downs), (_UP, ups), (_ALPHA, alphas)):
             if match := pattern.fullmatch(name):
-                found[_layer_path(match[1], path)] = name
+                place = _layer_path(match[1], path)
+                if place in found:
+                    raise _twice(path, place)
+                found[place] = name
+                if match[1].startswith(_FLAT_PREFIXES):
+                    flat.add(place)
                 break
         else:
             unknown.append(name)
@@ -143,9 +165,12 @@ def _examined(path: Path, size: int, changed_ns: int) -> LoraFile:
                 f"{path}: the halves of {place} have the shapes {list(shapes[0])} and "
                 f"{list(shapes[1])}, which do not multiply"
             )
+        alpha_name = alphas.get(place)
+        if alpha_name is not None and prod(headers[alpha_name][1]) != 1:
+            raise checkpoint_error(f"{path}: {alpha_name} is not one number")
         layers[place] = LoraLayer(
             down=down, up=ups[place], rank=shapes[0][0], down_shape=shapes[0], up_shape=shapes[1],
-            alpha_name=alphas.get(place), alpha=_alpha(settings, place),
+            alpha_name=alpha_name, alpha=_alpha(settings, place, path), flat=place in flat,
         )  # fmt: skip
     return LoraFile(
         path=path, digest=sha256_of(path), bytes=size, layers=layers,
@@ -154,7 +179,7 @@ def _examined(path: Path, size: int, changed_ns: int) -> LoraFile:
 
 
 def _layer_path(name: str, path: Path) -> str:
-    for prefix in _PREFIXES:
+    for prefix in (*_PREFIXES, *_FLAT_PREFIXES):
         name = name.removeprefix(prefix)
     if name.startswith(("text_encoder", "lora_te", "te_")):
         raise checkpoint_error(
@@ -173,12 +198,19 @@ def _refuse(unknown: list[str], path: Path) -> None:
         more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         raise checkpoint_error(
             f"{path}: unknown tensor {unknown[0][:100]}{more}",
-            hint="LoRAs in diffusers' or PEFT's naming are read: LAYER.lora_A.weight and LAYER.lora_B.weight",
+            hint="LoRAs in diffusers', PEFT's or kohya's naming are read: LAYER.lora_A.weight and LAYER.lora_B.weight, or "
+            "lora_unet_LAYER.lora_down.weight and .lora_up.weight",
         )
 
 
 def _other_kind(path: Path, kind: str) -> SanaError:
     return checkpoint_error(f"{path} is a {kind}, not a LoRA", hint="plain LoRAs are read")
+
+
+def _twice(path: Path, place: str) -> SanaError:
+    return checkpoint_error(
+        f"{path} changes {place} twice, under two names", hint="keep one of the names"
+    )
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -199,11 +231,26 @@ def _settings(path: Path) -> dict[str, Any]:
     return {str(key).removeprefix("transformer."): value for key, value in found.items()}
 
 
-def _alpha(settings: Mapping[str, Any], place: str) -> float | None:
-    pattern = settings.get("alpha_pattern")
-    values = [settings.get("lora_alpha")]
-    for key, value in pattern.items() if isinstance(pattern, dict) else ():
-        if place == str(key).lstrip("^") or place.endswith(f".{key}"):
-            values.append(value)
-    value = values[-1]
+def _alpha(settings: Mapping[str, Any], place: str, path: Path) -> float | None:
+    """The alpha of a layer: of the first pattern that fits, as in PEFT (`get_pattern_key`), else the common one."""
+    value = settings.get("lora_alpha")
+    patterns = settings.get("alpha_pattern")
+    for key, special in patterns.items() if isinstance(patterns, dict) else ():
+        if _is_meant(place, str(key), path):
+            value = special
+            break
     return float(value) if isinstance(value, int | float) and isfinite(value) else None
+
+
+def _is_meant(place: str, pattern: str, path: Path) -> bool:
+    # A regular expression of a stranger: those that could take for ever are left to nobody.
+    endless = re.search(r"\)[*+{]", pattern) or len(re.findall(r"[*+{]", pattern)) > _MOST_REPEATS
+    try:
+        if not endless:
+            return re.fullmatch(rf"(.*\.)?({pattern})", place) is not None
+    except re.error:
+        pass
+    raise checkpoint_error(
+        f"{path}: its alpha_pattern {pattern[:60]!r} cannot be used",
+        hint="patterns are paths of layers, or simple regular expressions of them",
+    )

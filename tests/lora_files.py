@@ -55,9 +55,12 @@ def write_lora(
     names: tuple[str, str] = ("lora_A.weight", "lora_B.weight"),
     alpha: float | None = None,
     metadata: dict[str, str] | None = None,
+    flat: bool = False,
 ) -> Path:
+    """`flat` is kohya's way: dots of a layer's path become underscores."""
     tensors = {}
-    for layer, pair in halves.items():
+    for path_of_layer, pair in halves.items():
+        layer = path_of_layer.replace(".", "_") if flat else path_of_layer
         tensors |= {
             f"{prefix}{layer}.{name}": half.clone() for name, half in zip(names, pair, strict=True)
         }

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from quant.config import QuantConfig
 from quant.convert import quantized_layer
 from sana_cli.checkpoint import Checkpoint, open_checkpoint, weight_headers
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.loading import check_loras, load_transformer
+from sana_cli.loading import check_loras, empty_module, load_transformer
 from sana_cli.lora import Adapters, LoraLinear
 from sana_cli.lora_file import open_loras, parse_lora
 
@@ -85,17 +86,41 @@ NAMES = {
     "none": ("", ("lora_A.weight", "lora_B.weight")),
     "down and up": ("transformer.", ("lora.down.weight", "lora.up.weight")),
     "kohya's halves": ("diffusion_model.", ("lora_down.weight", "lora_up.weight")),
+    "kohya": ("lora_unet_", ("lora_down.weight", "lora_up.weight")),
+    "OneTrainer": ("lora_transformer_", ("lora_down.weight", "lora_up.weight")),
+    "LyCORIS": ("lycoris_", ("lora_down.weight", "lora_up.weight")),
 }  # fmt: skip
+FLAT = {"kohya", "OneTrainer", "LyCORIS"}
 
 
 @pytest.mark.parametrize("naming", NAMES)
 def test_names(files: Any, model: Checkpoint, shapes: Any, tmp_path: Path, naming: str) -> None:
     prefix, names = NAMES[naming]
     halves = files.random_lora(shapes)
-    path = files.write_lora(tmp_path / "a.safetensors", halves, prefix=prefix, names=names)
+    path = files.write_lora(
+        tmp_path / "a.safetensors", halves, prefix=prefix, names=names, flat=naming in FLAT
+    )
     (lora,) = open_loras([(path, 1.0)])
-    assert set(lora.file.layers) == set(halves)
-    check_loras(model, [lora])
+    adapters = Adapters([lora], empty_module(model, "transformer"))
+    assert set(adapters.loras[0].file.layers) == set(halves)
+    assert "time_embed.linear" in halves, "paths with underscores of their own"
+
+
+@pytest.mark.parametrize("alpha", [None, 1.5], ids=["of the rank", "alpha"])
+def test_kohyas_names_change_the_same_weights(
+    files: Any, model: Checkpoint, shapes: Any, tmp_path: Path, alpha: float | None
+) -> None:
+    halves = files.random_lora(shapes)
+    kohya = files.write_lora(
+        tmp_path / "kohya.safetensors", halves, prefix="lora_unet_", flat=True, alpha=alpha,
+        names=("lora_down.weight", "lora_up.weight"), metadata={"ss_network_module": "networks.lora"},
+    )  # fmt: skip
+    plain = files.write_lora(tmp_path / "plain.safetensors", halves)
+    factor = 1.0 if alpha is None else alpha / 3  # of rank 3
+    ours, expected = loaded(model, (kohya, 0.8)), loaded(model, (plain, 0.8 * factor))
+    for name, weight in expected.items():
+        torch.testing.assert_close(ours[name], weight, rtol=0, atol=1e-6)
+    assert not torch.equal(expected["proj_out.weight"], loaded(model)["proj_out.weight"])
 
 
 @pytest.mark.parametrize(
@@ -105,10 +130,12 @@ def test_names(files: Any, model: Checkpoint, shapes: Any, tmp_path: Path, namin
         ({"alpha": 6.0}, None, 2.0),
         ({"metadata": {"transformer.lora_alpha": 6, "transformer.r": 3}}, None, 2.0),
         ({"metadata": {"transformer.lora_alpha": 6, "transformer.alpha_pattern": {"attn1.to_q": 12}}}, None, 4.0),
+        ({"metadata": {"transformer.alpha_pattern": {r"^transformer_blocks\.\d+\.attn1.to_q": 12, "to_q": 1}}}, None, 4.0),
+        ({"metadata": {"transformer.lora_alpha": 6, "transformer.alpha_pattern": {"^attn1.to_q": 1, "n1.to_q": 2}}}, None, 2.0),
         ({"metadata": {"transformer.lora_alpha": 6, "transformer.use_rslora": True}}, None, 6 / 3**0.5),
         ({}, {"lora_alpha": 6, "r": 3}, 2.0),
     ],
-    ids=["none", "tensor", "metadata", "pattern", "rslora", "peft"],
+    ids=["none", "tensor", "metadata", "pattern", "expression", "no pattern fits", "rslora", "peft"],
 )  # fmt: skip
 def test_alpha(
     files: Any, model: Checkpoint, shapes: Any, tmp_path: Path, options: dict[str, Any], config: Any,
@@ -172,15 +199,21 @@ def damage(halves: dict[str, Any], kind: str, files: Any, path: Path) -> Path:
         halves["caption_norm"] = halves[first]
     if kind == "text encoder":
         prefix = "text_encoder."
-    if kind == "kohya":
-        halves = {p.replace(".", "_"): pair for p, pair in halves.items()}
+    flat, metadata = kind.startswith("kohya"), None
+    if flat:
         prefix = "lora_unet_"
-    written = files.write_lora(path, halves, prefix=prefix)
-    if kind in ("unknown", "dora", "lokr", "lone"):
-        from safetensors.torch import load_file, save_file
-
+    if kind == "kohya's layer":
+        halves["transformer_blocks.77.attn1.to_q"] = halves[first]
+    if kind == "pattern":
+        words = {"transformer.alpha_pattern": {"(a+)+b": 3}}
+        metadata = {"lora_adapter_metadata": json.dumps(words)}
+    if kind == "no pattern":
+        metadata = {"lora_adapter_metadata": json.dumps({"alpha_pattern": {"to_(": 3}})}
+    written = files.write_lora(path, halves, prefix=prefix, flat=flat, metadata=metadata)
+    if kind in ("unknown", "kohya's unknown", "dora", "lokr", "lone", "twice", "long alpha"):
         extra = {
-            "unknown": "transformer.x.weight", "dora": "transformer.x.lora_magnitude_vector.weight",
+            "kohya's unknown": "lora_unet_x.lora_mid.weight", "twice": f"{first}.lora_down.weight",
+            "long alpha": f"{first}.alpha", "unknown": "transformer.x.weight", "dora": "transformer.x.lora_magnitude_vector.weight",
             "lokr": "transformer.x.lokr_w1", "lone": "transformer.x.lora_A.weight",
         }[kind]  # fmt: skip
         save_file({**load_file(path), extra: torch.zeros(3, 3)}, path)
@@ -202,7 +235,12 @@ def damage(halves: dict[str, Any], kind: str, files: Any, path: Path) -> Path:
         ("layer", "this model has no layer transformer_blocks.77.attn1.to_q"),
         ("norm", "this model has no layer caption_norm"),
         ("text encoder", "changes the text encoder"),
-        ("kohya", "this model has no layer"),
+        ("kohya's layer", "this model has no layer transformer_blocks_77_attn1_to_q"),
+        ("kohya's unknown", "unknown tensor lora_unet_x.lora_mid.weight"),
+        ("twice", "changes transformer_blocks.0.attn1.to_k twice"),
+        ("long alpha", "transformer_blocks.0.attn1.to_k.alpha is not one number"),
+        ("pattern", r"alpha_pattern '\(a\+\)\+b' cannot be used"),
+        ("no pattern", r"alpha_pattern 'to_\(' cannot be used"),
         ("unknown", "unknown tensor transformer.x.weight"),
         ("dora", "is a DoRA"),
         ("lokr", "is a LoKr"),
@@ -220,6 +258,26 @@ def test_unfit_files(
         check_loras(model, open_loras([(path, 1.0)]))
     assert caught.value.code == ExitCode.CHECKPOINT
     assert caught.value.hint or kind in ("half", "cut")
+
+
+def test_one_layer_under_two_kinds_of_names(
+    files: Any, model: Checkpoint, shapes: Any, tmp_path: Path
+) -> None:
+    halves = files.random_lora(shapes, layers=("attn1.to_q",))
+    one = load_file(files.write_lora(tmp_path / "one.safetensors", halves))
+    other = load_file(
+        files.write_lora(tmp_path / "two.safetensors", halves, prefix="lora_unet_", flat=True)
+    )
+    save_file({**one, **other}, tmp_path / "both.safetensors")
+    with pytest.raises(SanaError, match=r"changes transformer_blocks.0.attn1.to_q twice"):
+        check_loras(model, open_loras([(tmp_path / "both.safetensors", 1.0)]))
+
+
+def test_an_alpha_that_is_none(files: Any, model: Checkpoint, shapes: Any, tmp_path: Path) -> None:
+    halves = files.random_lora(shapes, layers=("attn1.to_q",))
+    path = files.write_lora(tmp_path / "a.safetensors", halves, alpha=float("nan"))
+    with pytest.raises(SanaError, match=r"attn1.to_q.alpha is NaN or infinite"):
+        loaded(model, (path, 1.0))
 
 
 def test_values_that_are_none(files: Any, model: Checkpoint, shapes: Any, tmp_path: Path) -> None:
