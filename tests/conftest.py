@@ -97,6 +97,12 @@ def terminal() -> Any:
     return load_helper("terminal.py").Terminal
 
 
+@pytest.fixture(scope="session")
+def terminal_pictures() -> ModuleType:
+    """Decoders of what terminals are sent: `tests/terminal_pictures.py`."""
+    return load_helper("terminal_pictures.py")
+
+
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
     """Of a terminal with all colours."""

@@ -1,5 +1,6 @@
 """A program in a pseudo-terminal, as a person has it before them."""
 
+import codecs
 import os
 import pty
 import select
@@ -16,6 +17,7 @@ class Terminal:
         self, command: Sequence[object], *, environment: dict[str, str], folder: Path | None = None
     ) -> None:
         self.shown = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in the background of a shell
@@ -58,5 +60,5 @@ class Terminal:
             part = os.read(self._terminal, 4096)
         except OSError:  # Linux says so when the other side is closed
             return False
-        self.shown += part.decode(errors="replace")
+        self.shown += self._decoder.decode(part)
         return bool(part)

@@ -11,6 +11,7 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -75,6 +76,97 @@ def test_info_shows_a_picture(in_terminal: Any, picture: Path, kind: str) -> Non
     if kind == "kitty":
         placeholders = [line for line in text.splitlines() if "\U0010eeee" in line]
         assert [line.count("\U0010eeee") for line in placeholders] == [6] * 5, "its own size"
+
+
+def blocks_of_colour(path: Path, width: int, height: int) -> Image.Image:
+    """A picture whose colours are whole percents, which is how sixels tell them."""
+    colours = np.array([(0, 51, 102), (255, 204, 0), (153, 0, 51), (51, 255, 153)], np.uint8)
+    y, x = np.mgrid[:height, :width]
+    image = Image.fromarray(colours[(x // 7 + 3 * (y // 9)) % 4])
+    save_png(image, path, settings=SETTINGS)
+    return image
+
+
+def difference(one: Image.Image, other: Image.Image) -> float:
+    """Mean, in levels of 255; pictures of other sizes differ wholly."""
+    if one.size != other.size:
+        return 255.0
+    return float(np.abs(np.asarray(one.convert("RGB"), int) - np.asarray(other, int)).mean())
+
+
+def test_kitty_draws_the_picture(in_terminal: Any, terminal_pictures: Any, tmp_path: Path) -> None:
+    """Bit for bit where it fills its cells, in several pieces, and stretched over those that come nearest."""
+    image = Image.effect_noise((60, 100), 90).convert("RGB")
+    save_png(image, tmp_path / "noise.png", settings=SETTINGS)
+    _, text = in_terminal("info", "noise.png", "--show", answer=ANSWERS["kitty"])
+    (placed,) = terminal_pictures.kitty_pictures(text)
+    assert text.count("m=1") > 2
+    assert placed.cells == (6, 5)
+    assert difference(placed.image, image) == 0
+    odd = blocks_of_colour(tmp_path / "odd.png", 64, 96)
+    _, text = in_terminal("info", "odd.png", "--show", answer=ANSWERS["kitty"])
+    (placed,) = terminal_pictures.kitty_pictures(text)
+    assert placed.cells == (6, 5)
+    assert difference(placed.image, odd.resize((60, 100))) < 1
+
+
+def test_sixels_draw_the_picture(in_terminal: Any, terminal_pictures: Any, tmp_path: Path) -> None:
+    image = blocks_of_colour(tmp_path / "blocks.png", 60, 100)
+    _, text = in_terminal("info", "blocks.png", "--show", answer=ANSWERS["sixel"])
+    (drawn,) = terminal_pictures.sixel_pictures(text)
+    assert difference(drawn, image) == 0
+
+
+@pytest.mark.parametrize("kind", ["sixel", "kitty"])
+def test_a_large_picture_is_made_to_fit(
+    in_terminal: Any, terminal_pictures: Any, tmp_path: Path, kind: str
+) -> None:
+    """Three quarters of 24 rows: 18 of them, of 40 pixels, and none of it is missing."""
+    image = blocks_of_colour(tmp_path / "tall.png", 240, 1600).resize((120, 800))
+    save_png(image, tmp_path / "tall.png", settings=SETTINGS, overwrite=True)
+    answer = ANSWERS[kind].replace(CELL, "\x1b[6;40;20t")
+    _, text = in_terminal("info", "tall.png", "--show", answer=answer)
+    if kind == "sixel":
+        (drawn,) = terminal_pictures.sixel_pictures(text)
+    else:
+        drawn = terminal_pictures.kitty_pictures(text)[0].image
+    assert drawn.size == (100, 720)
+    assert difference(drawn, image.resize((100, 720))) < 4
+
+
+@pytest.mark.parametrize("kind", ["sixel", "kitty"])
+def test_the_picture_that_was_drawn(
+    in_terminal: Any, terminal_pictures: Any, tmp_path: Path, kind: str
+) -> None:
+    """Previews too, which come first and are replaced."""
+    words = (*DRAW, "-o", "a.png", "--preview")
+    code, text = in_terminal(*words, answer=ANSWERS[kind].replace(CELL, "\x1b[6;16;8t"))
+    assert code == 0
+    if kind == "sixel":
+        preview, drawn = terminal_pictures.sixel_pictures(text)
+    else:
+        preview, drawn = (placed.image for placed in terminal_pictures.kitty_pictures(text))
+    picture = Image.open(tmp_path / "a.png").convert("RGB")
+    assert difference(drawn, picture) < (6 if kind == "sixel" else 1e-9)
+    assert difference(preview, picture) < 60
+
+
+def test_a_pipe_gets_no_pictures(
+    terminal: Any, environment: dict[str, str], picture: Path, tmp_path: Path
+) -> None:
+    """Neither pictures nor questions, also where stderr is a terminal."""
+    shell = terminal(["bash", "--norc", "-i"], environment=environment, folder=tmp_path)
+    command = shlex.join([sys.executable, "-m", "sana_cli", "info", str(picture), "--show"])
+    shell.type(f"{command} > out.txt; {command} | cat > piped.txt; echo it is do''ne\n")
+    text = shell.shows("it is done", seconds=30)
+    shell.type("exit\n")
+    shell.end()
+    assert text.count("--show has no effect") == 2
+    assert QUESTIONS not in text
+    for name in ("out.txt", "piped.txt"):
+        told = (tmp_path / name).read_text()
+        assert "prompt: a cat" in told
+        assert "\x1b" not in told
 
 
 def test_sixels_where_both_are_claimed(in_terminal: Any, picture: Path) -> None:
