@@ -220,7 +220,8 @@ class QuantConv2d(AcceleratedLayer):
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """The weight that this layer stands for, (N, K, k, k)."""
-        return (self.qweight.float() * self.scale[:, None, None, None]).to(dtype)
+        flat = dequantize_per_channel(self.qweight.flatten(1), self.scale, dtype)
+        return flat.view(self.qweight.shape)
 
     def reference(self, x: Tensor) -> Tensor:
         if self.config.act_bits == 16:

@@ -13,6 +13,7 @@ INT8_MAX = 127  # -128 is not used, so that |q| fits 7 bits on every instruction
 INT4_MAX = 7  # stored values are -8..7; scales are chosen over -7..7 and may use -8
 
 _SEARCH_BLOCK = 2**18  # weights
+_BLOCK = 2**19  # weights that are expanded at once
 # Integers below 2^24 are exact in fp32: this many products of two int8 values may be added exactly.
 _EXACT_K = 2**24 // (INT8_MAX * INT8_MAX)
 
@@ -80,7 +81,16 @@ def _search_block(weight_NK: Tensor, group_size: int, steps: int, smallest: floa
 
 def dequantize_per_channel(q_NK: Tensor, scale_N: Tensor, dtype: torch.dtype) -> Tensor:
     """(N, K) floating point; the product is taken in fp32."""
-    return (q_NK.float() * scale_N.float()[:, None]).to(dtype)
+    out_NK = torch.empty(q_NK.shape, dtype=dtype, device=q_NK.device)
+    # A CPU finds short blocks in its caches again; a GPU would rather start one kernel.
+    rows = max(_BLOCK // q_NK.shape[1], 1) if q_NK.device.type == "cpu" else len(q_NK)
+    parts = (t.split(rows) for t in (out_NK, q_NK, scale_N.float()[:, None]))
+    for out, q, scale in zip(*parts, strict=True):
+        wide = out.copy_(q) if dtype == torch.float32 else q.float()
+        wide.mul_(scale)
+        if wide is not out:
+            out.copy_(wide)
+    return out_NK
 
 
 def dequantize_per_group(

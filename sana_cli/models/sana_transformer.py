@@ -147,10 +147,10 @@ class SanaBlock(nn.Module):
         modulation = self.scale_shift_table + t6  # (B, 6, D)
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.chunk(6, dim=1)
         attended = self.attn1(modulated_norm(x, shift_msa, scale_msa, self.norm_eps))
-        x = torch.addcmul(x, gate_msa, attended)
+        x = gated(x, gate_msa, attended)
         x = x + self._attend_to_text(x, contexts, layer)
         h = modulated_norm(x, shift_mlp, scale_mlp, self.norm_eps).unflatten(1, grid)
-        return torch.addcmul(x, gate_mlp, self.ff(h).flatten(1, 2))
+        return gated(x, gate_mlp, self.ff(h).flatten(1, 2))
 
     def _attend_to_text(self, x: Tensor, contexts: Sequence[TextContext], layer: int) -> Tensor:
         parts = []
@@ -359,7 +359,13 @@ class SanaTransformer2D(nn.Module):
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm without weights, then AdaLN modulation. x: (B, N, D); shift, scale: (B, 1, D)."""
-    return torch.addcmul(shift, F.layer_norm(x, x.shape[-1:], eps=eps), 1 + scale)
+    normed = F.layer_norm(x, x.shape[-1:], eps=eps)
+    return torch.addcmul(shift, normed, 1 + scale, out=None if torch.is_grad_enabled() else normed)
+
+
+def gated(x: Tensor, gate: Tensor, update: Tensor) -> Tensor:
+    """x + gate * update, (B, N, D); into `update`, which nobody else may hold, where autograd lets it."""
+    return torch.addcmul(x, gate, update, out=None if torch.is_grad_enabled() else update)
 
 
 def sinusoid(position: Tensor) -> Tensor:

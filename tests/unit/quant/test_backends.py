@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from quant import primitives
 from quant.backends import choose as choosing
 from quant.backends import cpu, libraries
 from quant.backends.choose import accelerate_, choose, measure
@@ -94,15 +95,44 @@ def test_a_product_that_is_never_exact_is_refused() -> None:
         cpu._largest_exact(lambda layer: None, lambda q, offset, packed: torch.zeros(24, 48))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("smooth", [True, False])
+def test_expanded_8_bit_weights(dtype: torch.dtype, smooth: bool) -> None:
+    kernel = next(k for k in cpu.KERNELS if k.name == "expanded")
+    if not kernel.is_available():
+        pytest.skip("torch without oneDNN")
+    layer = linear(1152, 33, replace(W8A16, smooth=smooth))
+    x = inputs(2, 7, 1152).to(dtype)
+    expected = layer.reference(x)
+    out = kernel.run(x, kernel.pack(layer), layer)
+    assert out.dtype == dtype
+    assert (out - expected).float().norm() < 0.01 * expected.float().norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_weights_are_expanded_in_blocks(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layer = linear(40, 33, W8A16)
+    expected = (layer.qweight.float() * layer.scale[:, None]).to(dtype)
+    for block in (1, 200, 10_000):
+        monkeypatch.setattr(primitives, "_BLOCK", block)
+        assert torch.equal(layer.dequantize(dtype), expected)
+
+
 @pytest.mark.parametrize("group", [32, 64, 128])
 @pytest.mark.parametrize("K", [64, 98, 100, 192])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_int4_table(group: int, K: int, dtype: torch.dtype) -> None:
+def test_int4_table(
+    group: int, K: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layer = linear(K, 40, QuantConfig(weight_bits=4, group_size=group))
     expected = layer.dequantize(dtype)
-    torch.testing.assert_close(cpu.dequantize_int4(layer, dtype), expected, rtol=0.01, atol=0)
+    monkeypatch.setattr(cpu, "_EXPANDED", 7 * K)  # a few channels at a time
+    expanded = cpu._times_expanded(torch.eye(K, dtype=dtype), layer).T
+    torch.testing.assert_close(expanded, expected, rtol=0.01, atol=0)
     if dtype == torch.float32:
-        assert torch.equal(cpu.dequantize_int4(layer, dtype), expected)
+        assert torch.equal(expanded, expected)
     x = inputs(2, 5, K).to(dtype)
     expected = layer.reference(x)
     for kernel in (k for k in cpu.KERNELS if "w4a16" in k.schemes):
@@ -127,7 +157,7 @@ def test_int_mm_that_saturates_gets_weights_of_7_bits(monkeypatch: pytest.Monkey
     def saturating(q_MK: torch.Tensor, q_KN: torch.Tensor) -> torch.Tensor:
         products = (q_MK.long()[:, None, :] + 128) * q_KN.long().T[None]
         total = products.unflatten(-1, (-1, 2)).sum(-1).clamp(-(2**15), 2**15 - 1).sum(-1)
-        return total - 128 * q_KN.long().sum(dim=0)
+        return (total - 128 * q_KN.long().sum(dim=0)).int()
 
     layer, x = linear(256, 64, W4), inputs(9, 256)
     expected = layer.reference(x)
@@ -262,6 +292,16 @@ def test_accelerate() -> None:
     chosen = accelerate_(model, CPU)
     assert set(chosen) == {"linear w8a8", "linear w4a16-g64", "linear w8a16"}
     assert (model(x) - expected).norm() < 0.03 * expected.norm()
+
+
+def test_layers_without_weights_decide_nothing() -> None:
+    """A decoder is loaded without its encoder, whose layers come first."""
+    with torch.device("meta"):
+        absent = QuantLinear(64, 48, bias=False, config=W8A8)
+    model = nn.Sequential(absent, linear(64, 48, W8A8))
+    chosen = accelerate_(model, CPU)
+    assert chosen == accelerate_(nn.Sequential(linear(64, 48, W8A8)), CPU)
+    assert absent._kernel is None
 
 
 def test_reference_backend_changes_nothing() -> None:
