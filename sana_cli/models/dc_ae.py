@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quant.layers import QuantConv2d
 from sana_cli.config import DCAEConfig
-from sana_cli.models.layers import DepthwiseGLU, RMSNorm, add_to, relu_linear_attention
+from sana_cli.models.layers import DepthwiseGLU, RMSNorm, relu_linear_attention
 from sana_cli.resident import give_back
 
 # Positions of a map from which on adding up the weights of an up-sampling takes less time than it saves.
@@ -40,8 +41,11 @@ class ChannelRMSNorm(RMSNorm):
     def __init__(self, channels: int) -> None:
         super().__init__(channels, bias=True)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, *, inplace: bool = False
+    ) -> Tensor:
+        last = None if residual is None else residual.permute(0, 2, 3, 1)
+        return super().forward(x.permute(0, 2, 3, 1), last, inplace=inplace).permute(0, 3, 1, 2)
 
 
 class ResBlock(nn.Module):
@@ -55,7 +59,7 @@ class ResBlock(nn.Module):
         self.norm = ChannelRMSNorm(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        return add_to(x, self.norm(self.conv2(activate(self.act, self.conv1(x)))))
+        return self.norm(self.conv2(activate(self.act, self.conv1(x))), x, inplace=True)
 
 
 class MultiscaleProjection(nn.Module):
@@ -120,7 +124,7 @@ class MultiscaleLinearAttention(nn.Module):
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Project what was attended to, (B, H, W, heads, E), and add it to the block's input."""
         out = self.to_out(attended.flatten(-2))
-        return add_to(x, self.norm_out(out.permute(0, 3, 1, 2)))
+        return self.norm_out(out.permute(0, 3, 1, 2), x, inplace=True)
 
 
 def relu_quadratic_attention(q: Tensor, k: Tensor, v: Tensor, *, eps: float = 1e-15) -> Tensor:
@@ -139,8 +143,8 @@ class NormedGLU(DepthwiseGLU):
         self.norm = RMSNorm(channels, bias=True)
 
     def forward(self, x: Tensor) -> Tensor:
-        out = self.norm(super().forward(x.permute(0, 2, 3, 1)))
-        return add_to(x, out.permute(0, 3, 1, 2))
+        last = x.permute(0, 2, 3, 1)
+        return self.norm(super().forward(last), last, inplace=True).permute(0, 3, 1, 2)
 
 
 class EfficientViTBlock(nn.Module):
@@ -190,8 +194,9 @@ class UpBlock(nn.Module):
         self.conv = nn.Conv2d(in_channels, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.interpolate and self._folds(x):
-            return upsampled_conv(x, self.conv.weight, self.conv.bias, repeats=self.repeats)
+        weight = self._weight_to_fold(x) if self.interpolate else None
+        if weight is not None:
+            return upsampled_conv(x, weight, self.conv.bias, repeats=self.repeats)
         if self.interpolate:
             out = self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
         else:
@@ -200,15 +205,19 @@ class UpBlock(nn.Module):
             out = out + F.pixel_shuffle(x.repeat_interleave(self.repeats, dim=1), 2)
         return out
 
-    def _folds(self, x: Tensor) -> bool:
-        """Whether `upsampled_conv` does it: where it was measured to be faster, on CPUs, and for inference only.
+    def _weight_to_fold(self, x: Tensor) -> Tensor | None:
+        """For `upsampled_conv`, where it was measured to be faster: on CPUs, and for inference only.
 
-        Layers that were swapped in keep their own arithmetic, and observers see what the layer reads.
+        Layers with 8-bit inputs keep their own arithmetic, and observers see what the layer reads.
         """
         conv = self.conv
-        plain = type(conv) is nn.Conv2d and not (conv._forward_pre_hooks or conv._forward_hooks)
         large = x.shape[-2] * x.shape[-1] >= _WORTH_FOLDING
-        return plain and large and x.device.type == "cpu" and not torch.is_grad_enabled()
+        observed = conv._forward_pre_hooks or conv._forward_hooks
+        if not large or observed or x.device.type != "cpu" or torch.is_grad_enabled():
+            return None
+        if isinstance(conv, QuantConv2d):
+            return conv.dequantize(torch.float32) if conv.config.act_bits == 16 else None
+        return conv.weight if type(conv) is nn.Conv2d else None
 
 
 def empty_map(like: Tensor, shape: tuple[int, int, int, int]) -> Tensor:
@@ -227,14 +236,16 @@ def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, repeats: i
     B, _, H, W = x.shape
     N = weight.shape[0]
     out = empty_map(x, (B, N, 2 * H, 2 * W))
+    bias = None if bias is None else bias.to(x.dtype)
     # Padded here: with padding of their own, kernels of 2x2 add up in an order that depends on the map's size.
     padded = F.pad(x, (1, 1, 1, 1)).contiguous(memory_format=torch.channels_last)
-    first, middle, last = weight.unbind(2)  # rows of the kernel, (N, K, 3) each
+    # Added up in fp32, so that they are rounded once.
+    first, middle, last = weight.float().unbind(2)  # rows of the kernel, (N, K, 3) each
     # An even row sees the one before and its own, which is there twice; an odd row the other way round.
     for i, rows in enumerate(((first, middle + last), (first + middle, last))):
         left, centre, right = torch.stack(rows, dim=2).unbind(3)  # columns, (N, K, 2) each
         for j, columns in enumerate(((left, centre + right), (left + centre, right))):
-            kernel = torch.stack(columns, dim=3)  # (N, K, 2, 2)
+            kernel = torch.stack(columns, dim=3).to(x.dtype)  # (N, K, 2, 2)
             phase = F.conv2d(padded, kernel, bias)  # (B, N, H+1, W+1)
             phase = phase[:, :, i : i + H, j : j + W]
             target = out[:, :, i::2, j::2]

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_NORM_BLOCK = 2**18  # elements that are normed at once: a mebibyte
+
 
 class PointwiseConv2d(nn.Conv2d):
     """A 1x1 convolution applied to channels-last tokens (..., C_in) -> (..., C_out).
@@ -48,21 +50,39 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.dtype == torch.float32 and x.device.type == "cpu" and not torch.is_grad_enabled():
-            return self._in_few_passes(x)
+    def forward(
+        self, x: Tensor, residual: Tensor | None = None, *, inplace: bool = False
+    ) -> Tensor:
+        """Norm of x (..., C), plus `residual`. `inplace`: nobody else holds x, which may be overwritten."""
+        if x.device.type == "cpu" and not torch.is_grad_enabled():
+            return self._in_blocks(x, residual, inplace=inplace)
         variance = x.float().square().mean(-1, keepdim=True)
         x = (x * torch.rsqrt(variance + self.eps)).to(self.weight.dtype) * self.weight
-        return x if self.bias is None else x + self.bias
+        x = x if self.bias is None else x + self.bias
+        return x if residual is None else add_to(residual, x)
 
-    def _in_few_passes(self, x: Tensor) -> Tensor:
-        """The same with one new tensor instead of four: large maps are bound by memory."""
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-        factor = norm.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
-        scaled = x * factor
-        if self.bias is None:
-            return scaled.mul_(self.weight)
-        return torch.addcmul(self.bias, scaled, self.weight, out=scaled)
+    def _in_blocks(self, x: Tensor, residual: Tensor | None, *, inplace: bool) -> Tensor:
+        """The same in fp32 and in one pass over memory: what one step writes, the next finds in the cores' caches."""
+        C = x.shape[-1]
+        contiguous = torch.contiguous_format
+        out = x if inplace and x.is_contiguous() else torch.empty_like(x, memory_format=contiguous)
+        sources = [t.reshape(-1, C) for t in (x, residual) if t is not None]
+        targets = out.view(-1, C)
+        weight, bias = self.weight.float(), None if self.bias is None else self.bias.float()
+        rows = max(_NORM_BLOCK // C, 1)
+        for target, *parts in zip(*(t.split(rows) for t in (targets, *sources)), strict=True):
+            norm = torch.linalg.vector_norm(parts[0], dim=-1, keepdim=True, dtype=torch.float32)
+            factor = norm.square_().div_(C).add_(self.eps).rsqrt_()
+            scaled = torch.mul(parts[0], factor, out=target if x.dtype == torch.float32 else None)
+            if bias is None:
+                scaled.mul_(weight)
+            else:
+                torch.addcmul(bias, scaled, weight, out=scaled)
+            for rest in parts[1:]:
+                scaled.add_(rest)
+            if scaled is not target:
+                target.copy_(scaled)
+        return out
 
 
 def silu_of(layer: nn.Module, x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """What makes the CPU path fast changes nothing: each short cut beside the plain way."""
 
+import copy
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,13 @@ from torch.nn import functional as F
 
 from quant.backends.cpu import _quantize_tokens
 from quant.config import QuantConfig
-from quant.layers import QuantLinear
+from quant.layers import QuantConv2d, QuantLinear
 from quant.primitives import quantize_per_token
 from sana_cli import loading
 from sana_cli.allocator import set_up_allocator
 from sana_cli.config import TransformerConfig
 from sana_cli.fusing import fuse_projections_, join
+from sana_cli.models import dc_ae, layers
 from sana_cli.models.dc_ae import MultiscaleLinearAttention, UpBlock
 from sana_cli.models.layers import PointwiseConv2d, RMSNorm, silu_of
 from sana_cli.models.packed import PackedLinear, is_worth_packing, pack_linears_
@@ -144,16 +146,42 @@ def test_quantizing_tokens_in_place_is_the_scheme_to_the_bit(highest: int) -> No
     assert torch.equal(found[1], expected[1])
 
 
+@pytest.mark.parametrize("inplace", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
-def test_norm_in_few_passes(bias: bool) -> None:
-    norm = RMSNorm(48, bias=bias)
-    nn.init.normal_(norm.weight)
-    x = torch.randn(2, 3, 48) * 5
-    kept = x.clone()
-    expected = norm(x)  # autograd is on: the plain formula
+def test_norm_in_blocks(
+    bias: bool, dtype: torch.dtype, inplace: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norm = RMSNorm(12, bias=bias).to(dtype)
+    for parameter in norm.parameters():
+        nn.init.normal_(parameter)
+    x = (torch.randn(2, 4, 5, 36) * 3).to(dtype)
+    for values in (x[..., :12].contiguous(), x[..., 12:24], x[..., :12].transpose(0, 1)):
+        residual = torch.randn(values.shape).to(dtype)
+        for more in (None, residual):
+            exact = copy.deepcopy(norm).float()
+            expected = exact(values.float(), None if more is None else more.float())
+            with torch.inference_mode():
+                for block in (5, 30, 10**6):
+                    monkeypatch.setattr(layers, "_NORM_BLOCK", block)
+                    out = norm(values.clone(), more, inplace=inplace)
+                    assert out.dtype == dtype
+                    closeness = 2e-6 if dtype == torch.float32 else 0.01
+                    torch.testing.assert_close(
+                        out.float(), expected.detach().float(), rtol=closeness, atol=closeness
+                    )
+    assert torch.equal(residual, more), "only the normed values may be overwritten"
+
+
+def test_an_upsampling_of_8_bit_weights_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+    block = UpBlock(8, 4, interpolate=True)
+    block.conv = QuantConv2d.from_conv(block.conv, QuantConfig())
+    x = torch.randn(1, 8, 6, 7).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        torch.testing.assert_close(norm(x), expected.detach(), rtol=0, atol=ROUNDING)
-    assert torch.equal(x, kept)
+        expected = block(x)
+        monkeypatch.setattr(dc_ae, "_WORTH_FOLDING", 1)
+        monkeypatch.setattr(block.conv, "forward", None)
+        torch.testing.assert_close(block(x), expected, rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("channels", "out"), [(16, 16), (16, 8), (16, 4), (8, 12)])
