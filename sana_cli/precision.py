@@ -97,9 +97,10 @@ def plan_dtypes(requested: Precision, trained: str, device: Device) -> DtypePlan
             code=ExitCode.USAGE,
         )
     transformer = _fastest_safe(trained, device) if requested == "auto" else requested
-    others = "fp32"
-    if transformer != "fp32" and (device.type == "cuda" or cpu_has_fast_bf16()):
-        others = "bf16"
+    # Where an fp16 model's transformer must run in fp32, its other parts still may run in bf16.
+    halves = transformer != "fp32" or (requested == "auto" and trained != "fp32")
+    fast = device.type == "cuda" or (device.type == "cpu" and cpu_has_fast_bf16())
+    others = "bf16" if halves and fast else "fp32"
     return DtypePlan(transformer=transformer, vae=others, text_encoder=others)
 
 

@@ -22,8 +22,8 @@ def fast_bf16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 def test_auto_on_a_cpu_uses_bf16_only_where_it_is_fast(fast_bf16: bool) -> None:
     assert plan("auto", "bf16", CPU) == ("bf16" if fast_bf16 else "fp32")
-    assert plan("auto", "fp16", CPU) == "fp32"
-    assert plan("auto", "fp32", CPU) == "fp32"
+    assert plan("auto", "fp16", CPU) == ("fp32+bf16" if fast_bf16 else "fp32")
+    assert plan("auto", "fp32", CPU) == plan("fp32", "fp16", CPU) == "fp32"
 
 
 def test_auto_on_cuda_follows_the_training(fast_bf16: bool) -> None:
