@@ -7,7 +7,8 @@ tensor is all the memory that it takes. Values are lively: activations neither v
 
 import json
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,10 @@ from sana_cli.config import DCAEConfig, Gemma2Config, TransformerConfig
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.gemma2 import Gemma2
 from sana_cli.models.sana_transformer import SanaTransformer2D
+from sana_cli.published import complex_human_instruction
 from sana_cli.variants import VARIANTS, Variant
 
+# Of prompts, beside those of the instruction.
 WORDS = [
     "a",
     "an",
@@ -144,12 +147,16 @@ def _write_rest(folder: Path, variant: Variant) -> None:
 
 
 def _tokenizer() -> Any:
-    """Letters and a few words: the published one is not ours to ship, and prompts only need ids."""
+    """Letters and words of the instruction, which takes about as many tokens as Gemma's own makes of it.
+
+    The published one is not ours to ship, and prompts only need ids.
+    """
     from tokenizers import Tokenizer, decoders, models, normalizers, processors
 
     special = ["<pad>", "<eos>", "<bos>", "<unk>"]
-    pieces = [*special, *(chr(code) for code in range(33, 127)), "▁", *(f"▁{w}" for w in WORDS)]
-    merges = list(_merges())
+    words = list(dict.fromkeys([*WORDS, *re.findall(r"[a-zA-Z]+", complex_human_instruction())]))
+    pieces = [*special, *map(chr, range(33, 127)), "\n", "▁", *(f"▁{word}" for word in words)]
+    merges = list(_merges(words))
     vocabulary = {
         piece: i for i, piece in enumerate(dict.fromkeys([*pieces, *(a + b for a, b in merges)]))
     }
@@ -163,10 +170,10 @@ def _tokenizer() -> Any:
     return tokenizer
 
 
-def _merges() -> Iterator[tuple[str, str]]:
+def _merges(words: Sequence[str]) -> Iterator[tuple[str, str]]:
     """Merges that build each word letter by letter behind its space."""
     seen = set()
-    for word in WORDS:
+    for word in words:
         left = "▁"
         for letter in word:
             if (left, letter) not in seen:
