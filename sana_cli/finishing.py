@@ -85,18 +85,18 @@ class Finisher:
 
     def decode(self, latents: Tensor, *, width: int, height: int) -> Tensor:
         """Latents (1, C, h, w) -> (1, 3, height, width), in the way that fits. Raises BrokenValues."""
-        with self.stopwatch.timed("decode"):
-            while True:
-                try:
-                    vae = self._ready_vae()
+        while True:
+            try:
+                vae = self._ready_vae()
+                with self.stopwatch.timed("decode"):
                     decoded = self._decode_by(self.plan, vae, latents)
                     self.preview.learn(latents, decoded)
                     return resize_and_crop(decoded, height=height, width=width)
-                except (MemoryError, RuntimeError, OSError) as error:
-                    if not is_out_of_memory(error) or not self._step_back(latents):
-                        raise
-                # Outside of the handler, for the same reason as in `guarded`.
-                release_memory(self.device)
+            except (MemoryError, RuntimeError, OSError) as error:
+                if not is_out_of_memory(error) or not self._step_back(latents):
+                    raise
+            # Outside of the handler, for the same reason as in `guarded`.
+            release_memory(self.device)
 
     def _step_back(self, latents: Tensor) -> bool:
         """Plan for less memory than was found too much; False when there is nothing left to try."""

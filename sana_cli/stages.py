@@ -45,11 +45,14 @@ class Stopwatch:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
+        """Count what runs within as `stage`, whether it succeeds or not."""
         started = time.perf_counter()
-        yield
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - started
+        try:
+            yield
+            if self._device.type == "cuda":
+                torch.cuda.synchronize(self._device)
+        finally:
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - started
 
     @property
     def seconds(self) -> dict[str, float]:
