@@ -57,13 +57,16 @@ def check_values(tensor: Tensor, stage: str, *, flat_below: float = 0.0) -> None
         raise BrokenValues(f"flat values after {stage}")
 
 
-def encode_prompt(encoder: PromptEncoder, settings: Settings) -> EncodedPair:
-    """Both texts of a run; the second only if guidance needs it."""
+def encode_prompt(
+    encoder: PromptEncoder, settings: Settings, *, negative: EncodedPrompt | None = None
+) -> EncodedPair:
+    """Both texts of a run; the second only if guidance needs it and it is not given."""
     positive = encoder.encode(settings.prompt, enhance=settings.enhance)
-    negative = None
-    if settings.uses_two_branches:
-        negative = encoder.encode_negative(settings.negative_prompt)
-    return EncodedPair(positive, negative)
+    if settings.uses_two_branches and negative is None:
+        negative = encoder.encode_negative(
+            settings.negative_prompt, beside_enhanced=settings.enhance
+        )
+    return EncodedPair(positive, negative if settings.uses_two_branches else None)
 
 
 def init_noise(seed: int, channels: int, settings: Settings) -> tuple[Tensor, Callable[[], Tensor]]:

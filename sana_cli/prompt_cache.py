@@ -1,7 +1,7 @@
-"""Encoded prompts on disk: a repeated prompt needs no text encoder.
+"""Encoded prompts on disk: a repeated prompt needs no text encoder, and a new one behind the instruction half of the work.
 
 A file a prompt, named by a hash of all that decides its embeddings: the encoder's and the tokenizer's files, the
-instruction, the text, precision, device and kernels. Files appear by renaming and are never changed, so that several
+instruction, the text, precision, device and kernels. One more for the keys and values of the instruction. Files appear by renaming and are never changed, so that several
 processes may share the folder; the ones that were not used for longest go when it grows too large. No torch until a
 file is read or written.
 """
@@ -21,11 +21,13 @@ from sana_cli.request import Settings
 from sana_cli.user_config import cache_folder
 
 if TYPE_CHECKING:
-    from sana_cli.models.text_encoder import EncodedPrompt
+    from torch import Tensor
+
+    from sana_cli.models.text_encoder import EncodedPrompt, Instruction
     from sana_cli.pipeline import EncodedPair
 
-_VERSION = 2  # counts up when the same files would give other embeddings
-LARGEST = 64 * 2**20  # bytes of all files; a prompt takes at most 2.8 MB
+_VERSION = 3  # counts up when the same files would give other embeddings
+LARGEST = 192 * 2**20  # bytes of all files; a prompt takes at most 2.8 MB, an instruction 47 MB
 _ABANDONED_S = 3600  # age at which the temporary file of a killed process is removed
 
 
@@ -49,11 +51,10 @@ class PromptCache:
         states = [(str(p.resolve()), s.st_size, s.st_mtime_ns) for p in paths if (s := _stat(p))]
         return cls(json.dumps([_VERSION, states, precision, device, backend]))
 
-    def path(self, prompt: str, *, enhance: bool) -> Path:
-        """Where a prompt's embeddings are, if they are."""
-        instruction = complex_human_instruction() if enhance else None
-        key = json.dumps([self.encoder, instruction, prompt.lower().strip()])
-        return _folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+    def path(self, prompt: str, *, enhance: bool, beside_enhanced: bool = False) -> Path:
+        """Where a prompt's embeddings are, if they are. `beside_enhanced` as for `PromptEncoder.encode_negative`."""
+        instruction = complex_human_instruction() if enhance or beside_enhanced else None
+        return self._named(instruction, beside_enhanced, prompt.lower().strip())
 
     def holds(self, settings: Settings) -> bool:
         """Whether a run with these settings finds all that it needs."""
@@ -63,11 +64,16 @@ class PromptCache:
         """What a run with these settings needs, if all of it is there."""
         from sana_cli.pipeline import EncodedPair
 
-        found = [_read(path) for path in self._paths(settings)]
+        found = [_read_prompt(path) for path in self._paths(settings)]
         whole = [encoded for encoded in found if encoded is not None]
         if len(whole) < len(found):
             return None
         return EncodedPair(whole[0], whole[1] if len(whole) > 1 else None)
+
+    def read_negative(self, settings: Settings) -> "EncodedPrompt | None":
+        """The unconditional branch, if it is needed and there."""
+        paths = self._paths(settings)
+        return _read_prompt(paths[1]) if len(paths) > 1 else None
 
     def write(self, settings: Settings, text: "EncodedPair") -> None:
         """Keep what was encoded."""
@@ -75,12 +81,40 @@ class PromptCache:
             self._paths(settings), (text.positive, text.negative), strict=False
         ):
             if encoded is not None:
-                _write(path, encoded)
+                facts = {
+                    "truncated_tokens": encoded.truncated_tokens,
+                    "unknown_words": list(encoded.unknown_words),
+                }
+                _write(path, {"embeds": encoded.embeds}, facts)
+
+    def read_instruction(self, token_ids: list[int]) -> "Instruction | None":
+        """What the encoder made of an instruction, on the CPU, if it is there."""
+        from sana_cli.models.text_encoder import Instruction
+
+        found = _read(self._named(token_ids))
+        if found is None:
+            return None
+        tensors, _ = found
+        past = zip(tensors["keys"].unbind(), tensors["values"].unbind(), strict=True)
+        return Instruction(token_ids, list(past), tensors["first_state"])
+
+    def write_instruction(self, instruction: "Instruction") -> None:
+        """Keep it."""
+        import torch
+
+        keys, values = (torch.stack(parts) for parts in zip(*instruction.past, strict=True))
+        tensors = {"keys": keys, "values": values, "first_state": instruction.first_state}
+        _write(self._named(instruction.token_ids), tensors, {})
+
+    def _named(self, *what: Any) -> Path:
+        key = json.dumps([self.encoder, *what])
+        return _folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
 
     def _paths(self, settings: Settings) -> list[Path]:
         paths = [self.path(settings.prompt, enhance=settings.enhance)]
         if settings.uses_two_branches:
-            paths.append(self.path(settings.negative_prompt, enhance=False))
+            negative = settings.negative_prompt
+            paths.append(self.path(negative, enhance=False, beside_enhanced=settings.enhance))
         return paths
 
 
@@ -95,21 +129,28 @@ def _stat(path: Path) -> os.stat_result | None:
         return None
 
 
-def _read(path: Path) -> "EncodedPrompt | None":
+def _read_prompt(path: Path) -> "EncodedPrompt | None":
+    from sana_cli.models.text_encoder import EncodedPrompt
+
+    found = _read(path)
+    if found is None:
+        return None
+    tensors, facts = found
+    return EncodedPrompt(
+        tensors["embeds"], facts["truncated_tokens"], tuple(facts["unknown_words"])
+    )
+
+
+def _read(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]] | None":
     """None for a file that is not there or not as it was written: it is made again."""
     from safetensors.torch import load
-
-    from sana_cli.models.text_encoder import EncodedPrompt
 
     whole = _whole(path)
     if whole is None:
         return None
-    content, facts = whole
     with suppress(OSError):
         os.utime(path)  # used just now
-    return EncodedPrompt(
-        load(content)["embeds"], facts["truncated_tokens"], tuple(facts["unknown_words"])
-    )
+    return load(whole[0]), whole[1]
 
 
 def _whole(path: Path) -> tuple[bytes, dict[str, Any]] | None:
@@ -118,42 +159,41 @@ def _whole(path: Path) -> tuple[bytes, dict[str, Any]] | None:
         if not path.is_file():  # reading a pipe would wait for ever
             return None
         content = path.read_bytes()
-        start = 8 + int.from_bytes(content[:8], "little")
-        header = json.loads(content[8:start])
-        facts = json.loads(header["__metadata__"]["sana"])
-        digest, embeds = facts.pop("sha256"), header["embeds"]
-        same = digest == _digest(facts, embeds["dtype"], content[start:])
-        same = same and embeds["shape"] == facts["shape"]
+        table, start = _table(content)
+        facts = json.loads(table.pop("__metadata__")["sana"])
+        same = facts.pop("sha256") == _digest(facts, table, content, start)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return (content, facts) if same else None
 
 
-def _digest(facts: dict[str, Any], dtype: str, data: bytes) -> str:
-    return hashlib.sha256(json.dumps([facts, dtype]).encode() + data).hexdigest()
+def _table(content: bytes) -> tuple[dict[str, Any], int]:
+    """A safetensors file's header, and where its data begins."""
+    start = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:start]), start
 
 
-def _write(path: Path, encoded: "EncodedPrompt") -> None:
+def _digest(facts: dict[str, Any], table: dict[str, Any], content: bytes, start: int) -> str:
+    digest = hashlib.sha256(json.dumps([facts, table], sort_keys=True).encode())
+    digest.update(memoryview(content)[start:])
+    return digest.hexdigest()
+
+
+def _write(path: Path, tensors: "dict[str, Tensor]", facts: dict[str, Any]) -> None:
     """Without a place to write, the prompt is encoded again next time."""
     from safetensors import SafetensorError
     from safetensors.torch import save
 
-    embeds = encoded.embeds.detach().cpu().contiguous()
-    if not embeds.isfinite().all():
+    tensors = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+    if not all(t.isfinite().all() for t in tensors.values()):
         return
-    facts: dict[str, Any] = {
-        "truncated_tokens": encoded.truncated_tokens,
-        "unknown_words": list(encoded.unknown_words),
-        "shape": list(embeds.shape),
-    }
-    plain = save({"embeds": embeds})
-    start = 8 + int.from_bytes(plain[:8], "little")
-    dtype = json.loads(plain[8:start])["embeds"]["dtype"]
-    facts["sha256"] = _digest(facts, dtype, plain[start:])
+    plain = save(tensors)
+    table, start = _table(plain)
+    facts = facts | {"sha256": _digest(facts, table, plain, start)}
     temporary = path.with_name(f".{path.stem[:16]}-{os.getpid()}-{time.monotonic_ns()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(save({"embeds": embeds}, metadata={"sana": json.dumps(facts)}))
+        temporary.write_bytes(save(tensors, metadata={"sana": json.dumps(facts)}))
         os.replace(temporary, path)
         _prune(path.parent)
     except (OSError, SafetensorError):

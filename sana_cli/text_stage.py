@@ -11,7 +11,7 @@ from quant.backends.choose import Backend
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.component_weights import prefetch
 from sana_cli.loading import load_prompt_encoder
-from sana_cli.models.text_encoder import PromptEncoder
+from sana_cli.models.text_encoder import EncodedPrompt, PromptEncoder
 from sana_cli.pipeline import EncodedPair, check_values, encode_prompt
 from sana_cli.prompt_cache import PromptCache
 from sana_cli.request import Settings
@@ -73,17 +73,23 @@ class TextStage:
         """
         encoder = self._encoder or self._loaded(streamed=streamed)
         self._encoder = encoder if stays else None
-        texts = {}
+        cache = encoder.kept = self._cache()
+        texts: Texts = {}
+        negatives: dict[tuple[str, bool], EncodedPrompt | None] = {}
         total = len(wanted) if len(wanted) > 1 else None
         with self.stopwatch.timed("text"), self.reporter.stage("text", total) as advance:
             for settings in wanted:
-                text = texts[text_key(settings)] = encode_prompt(encoder, settings)
+                key = settings.negative_prompt, settings.enhance
+                known = negatives.get(key)
+                if known is None and cache is not None:
+                    known = cache.read_negative(settings)
+                text = encode_prompt(encoder, settings, negative=known)
+                texts[text_key(settings)], negatives[key] = text, text.negative
                 check_values(text.positive.embeds, "text encoding")
                 if total:
                     advance()
         del encoder
         release_memory(self.device)
-        cache = self._cache()
         if cache is not None:
             for settings in wanted:
                 cache.write(settings, texts[text_key(settings)])

@@ -1,8 +1,9 @@
 """Prompts -> Gemma-2 hidden states, as Sana was trained: instruction prefix, BOS + last 299 tokens.
 
 Equal to encoding padded sequences and masking, but only real tokens are ever computed, and the
-constant instruction prefix runs once: its keys and values are kept (the decoder is causal and
-padding is on the right, so nothing that follows changes them).
+constant instruction prefix runs once: its keys and values are kept, on disk too where there is a place (the decoder
+is causal and padding is on the right, so nothing that follows changes them). It always runs by itself, and not together
+with a first prompt: rounding depends on the number of rows, and a prompt's embeddings must not depend on the order of prompts.
 """
 
 # L text tokens, C hidden width of the text encoder
@@ -10,7 +11,7 @@ padding is on the right, so nothing that follows changes them).
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -38,13 +39,21 @@ def _foreign_tokenizer(problem: str) -> SanaError:
     )
 
 
-@dataclass(slots=True)
-class _Prefix:
-    """The instruction without its last token, which merges with the prompt's first word."""
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """What the encoder makes of the instruction, without its last token, which merges with the prompt's first word."""
 
     token_ids: list[int]
     past: list[KeyValues]
     first_state: Tensor  # (1, 1, C): BOS sees only itself, so this is a constant
+
+
+class Instructions(Protocol):
+    """Where an instruction is kept from run to run."""
+
+    def read_instruction(self, token_ids: list[int]) -> Instruction | None: ...
+
+    def write_instruction(self, instruction: Instruction) -> None: ...
 
 
 class FileEmbedding(nn.Module):
@@ -91,7 +100,8 @@ class PromptEncoder:
     def __init__(self, tokenizer: Tokenizer, model: Gemma2) -> None:
         self.tokenizer = tokenizer
         self.model = model
-        self._prefix: _Prefix | None = None
+        self.kept: Instructions | None = None
+        self._instruction: Instruction | None = None
 
     @torch.inference_mode()
     def encode(self, prompt: str, *, enhance: bool) -> EncodedPrompt:
@@ -113,8 +123,15 @@ class PromptEncoder:
         embeds = self._after_prefix(instruction_ids[:-1], kept)
         return EncodedPrompt(embeds, len(ids) - len(kept), unknown)
 
-    def encode_negative(self, negative_prompt: str) -> EncodedPrompt:
-        """Encode the unconditional branch: never with the instruction; "" is BOS alone."""
+    @torch.inference_mode()
+    def encode_negative(self, negative_prompt: str, *, beside_enhanced: bool) -> EncodedPrompt:
+        """Encode the unconditional branch: never with the instruction; "" is BOS alone.
+
+        `beside_enhanced`: the other branch has the instruction, which begins with BOS as well.
+        """
+        if beside_enhanced and not negative_prompt.strip():
+            ids = self._tokenize(complex_human_instruction())[:-1]
+            return EncodedPrompt(self._run_instruction(ids).first_state)
         return self.encode(negative_prompt, enhance=False)
 
     @torch.inference_mode()
@@ -154,17 +171,26 @@ class PromptEncoder:
             # A token merged across the boundary: no shared prefix, so the whole text runs.
             states = self._states(ids)
             return torch.cat([states[:, :1], states[:, n:]], dim=1)
-        prefix = self._run_prefix(prefix_ids)
+        instruction = self._run_instruction(prefix_ids)
         rest = torch.tensor([ids[n:]], device=self._device)
-        states, _ = self.model(rest, prefix.past)
-        return torch.cat([prefix.first_state, states], dim=1)
+        states, _ = self.model(rest, instruction.past)
+        return torch.cat([instruction.first_state, states], dim=1)
 
-    def _run_prefix(self, prefix_ids: list[int]) -> _Prefix:
-        if self._prefix is None or self._prefix.token_ids != prefix_ids:
-            ids = torch.tensor([prefix_ids], device=self._device)
-            states, past = self.model(ids, keep=True)
-            self._prefix = _Prefix(prefix_ids, past, states[:, :1].clone())
-        return self._prefix
+    def _run_instruction(self, ids: list[int]) -> Instruction:
+        if self._instruction is None or self._instruction.token_ids != ids:
+            found = self.kept.read_instruction(ids) if self.kept else None
+            if found is None:
+                states, past = self.model(torch.tensor([ids], device=self._device), keep=True)
+                found = Instruction(ids, past, states[:, :1].clone())
+                if self.kept:
+                    self.kept.write_instruction(found)
+            self._instruction = self._on_device(found)
+        return self._instruction
+
+    def _on_device(self, instruction: Instruction) -> Instruction:
+        past = [(k.to(self._device), v.to(self._device)) for k, v in instruction.past]
+        first_state = instruction.first_state.to(self._device)
+        return Instruction(instruction.token_ids, past, first_state)
 
     def _states(self, ids: list[int]) -> Tensor:
         """(1, L, C) after the final norm."""

@@ -16,6 +16,8 @@ from sana_cli import finishing, loading, passes, prompt_cache, text_stage
 from sana_cli import run as run_module
 from sana_cli.console import ConsoleReporter
 from sana_cli.errors import ExitCode
+from sana_cli.models.gemma2 import Gemma2
+from sana_cli.models.text_encoder import PromptEncoder
 
 FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
 PROMPT = ("generate", "A Fox", "--negative", "snow")
@@ -274,6 +276,60 @@ def test_a_repeated_prompt_never_loads_the_text_encoder(
     assert result.document["images"][0]["seconds"]["text"] < 1
 
 
+def test_the_instruction_is_run_once_for_all_prompts(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a prompt gives the same picture whether another one has been there before it or not."""
+    lengths: list[int] = []
+    forward = Gemma2.forward
+
+    def counted(self: Gemma2, ids: torch.Tensor, *arguments: Any, **options: Any) -> Any:
+        lengths.append(ids.shape[1])
+        return forward(self, ids, *arguments, **options)
+
+    monkeypatch.setattr(Gemma2, "forward", counted)
+
+    def drawn(name: str, prompt: str, cache: Path) -> Any:
+        lengths.clear()
+        monkeypatch.setattr(prompt_cache, "_folder", lambda: cache)
+        path = tmp_path / f"{name}.png"
+        result = sana("generate", prompt, "-m", tiny_model, "-o", path, *FAST)
+        assert result.code == 0, result.err
+        return np.asarray(Image.open(path))
+
+    drawn("a", "a red fox", tmp_path / "one")
+    assert len(lengths) == 2, "the instruction, and what follows; its first token is the empty text"
+    instruction = lengths[0]
+    second = drawn("b", "a blue cat", tmp_path / "one")
+    assert len(lengths) == 1
+    assert lengths[0] < instruction
+    assert np.array_equal(second, drawn("c", "a blue cat", tmp_path / "two"))
+    damaged = max((tmp_path / "two").iterdir(), key=lambda path: path.stat().st_size)
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    drawn("d", "a blue dog", tmp_path / "two")
+    assert lengths[0] == instruction, "made again"
+
+
+def test_a_known_negative_is_not_encoded_again(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither by the next prompt of a batch, nor by the next run."""
+    encoded: list[str] = []
+    encode = PromptEncoder.encode_negative
+
+    def noted(self: PromptEncoder, text: str, **options: Any) -> Any:
+        encoded.append(text)
+        return encode(self, text, **options)
+
+    monkeypatch.setattr(PromptEncoder, "encode_negative", noted)
+    for i, prompts in enumerate((("a cat", "a dog"), ("a fox", "a cow"))):
+        file = tmp_path / "prompts.txt"
+        file.write_text("\n".join(prompts))
+        options = ("-m", tiny_model, "-o", tmp_path / f"{i}-{{index}}.png", "--negative", "snow")
+        assert sana("generate", "--prompts", file, *options, *FAST).code == 0
+        assert encoded == ["snow"]
+
+
 def test_the_cache_can_be_left_alone(
     draw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -282,7 +338,7 @@ def test_the_cache_can_be_left_alone(
     draw("a", "--no-prompt-cache")
     assert not folder.exists()
     draw("b")
-    assert len(list(folder.iterdir())) == 2, "both branches"
+    assert len(list(folder.iterdir())) == 3, "both branches and the instruction"
 
 
 # -- options ---------------------------------------------------------------------------------------

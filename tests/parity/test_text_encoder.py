@@ -84,11 +84,16 @@ def test_states(
 
 
 @pytest.mark.parametrize("prompt", ["", "low quality, BLURRY ", "low quality, blurry " * 100])
+@pytest.mark.parametrize("beside_enhanced", [True, False])
 def test_negative_never_has_the_instruction(
-    encoder: PromptEncoder, pipelines: Any, reference: ModuleType, prompt: str
+    encoder: PromptEncoder,
+    pipelines: Any,
+    reference: ModuleType,
+    prompt: str,
+    beside_enhanced: bool,
 ) -> None:
     theirs = expected(pipelines.pipeline("plain"), reference, prompt, enhance=False)
-    ours = encoder.encode_negative(prompt).embeds
+    ours = encoder.encode_negative(prompt, beside_enhanced=beside_enhanced).embeds
     assert_same(ours, theirs)
     if not prompt:
         assert ours.shape[1] == 1, "an empty negative prompt is BOS alone"
