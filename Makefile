@@ -14,7 +14,7 @@ check:  ## lint, format and types, changing nothing
 	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
 
 test:  ## the tests of every change: no network, no GPU, minutes
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n logical
 
 test-all:  ## the slow ones too: full-size models, training smoke run
 	$(PYTHON) -m pytest -m "not weights and not gpu"
