@@ -110,7 +110,8 @@ from sana_cli.cli import main
 def write(alias, schemes, scratch, reporter):
     Path(scratch, "weights").write_bytes(b"x" * 10**6)
     print("begun", flush=True)
-    time.sleep(60)
+    while True:  # a signal just before a long sleep is noticed only after it
+        time.sleep(0.1)
 
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 runner._random_folder = write
