@@ -172,6 +172,29 @@ def size_of_aspect(text: str, native_size: int) -> tuple[int, int]:
     return width, height
 
 
+_UNITS = {
+    "": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
+    "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40,
+}  # fmt: skip
+
+
+def parse_bytes(text: str) -> int:
+    """Read "4GiB", "4 GB", "3.5g" or "800MiB" as bytes; SanaError otherwise."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(|[kmgt]i?)b?\s*", text, re.IGNORECASE)
+    number, unit = (float(match[1]), match[2].lower()) if match else (0.0, "")
+    amount = number * _UNITS[unit]
+    if not 2**20 <= amount < 2**50:
+        bare = number and not unit
+        raise SanaError(
+            f"cannot use {text!r} as an amount of memory",
+            hint=f"give it a unit: {number:g}GiB, or {number:g}MiB"
+            if bare
+            else "write a number and GiB, GB, MiB or MB, at least 1MiB: 4GiB",
+            code=ExitCode.USAGE,
+        )
+    return int(amount)
+
+
 def parse_interval(text: str) -> tuple[float, float]:
     """Read "0.2-0.8" as the noise levels (0.2, 0.8), the lower one first; SanaError otherwise."""
     match = re.fullmatch(r"\s*(\d*\.?\d+)\s*-\s*(\d*\.?\d+)\s*", text)
@@ -192,7 +215,7 @@ def decode_mode(decode: Decode | None, tile: int | None) -> DecodeMode:
     if tile % 32 or not 32 <= tile <= 16384:
         raise SanaError(
             f"cannot decode in tiles of {tile} pixels",
-            hint="use a multiple of 32, such as --tile 512",
+            hint="use a multiple of 32 from 32 to 16384, such as --tile 512",
             code=ExitCode.USAGE,
         )
     if decode in (Decode.AUTO, Decode.WHOLE):

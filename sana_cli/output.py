@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from math import ceil
 from pathlib import Path
 from typing import BinaryIO
 
@@ -37,7 +38,7 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
         _publish(temporary, path, overwrite=overwrite)
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise _unwritable(path, error, "--output") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -96,10 +97,10 @@ def already_exists(path: Path) -> SanaError:
     )
 
 
-def _unwritable(path: Path, error: OSError) -> SanaError:
+def _unwritable(path: Path, error: OSError, option: str) -> SanaError:
     return SanaError(
         f"cannot write {path}: {error.strerror or error}",
-        hint="choose a folder that exists, is writable and has space, with --output",
+        hint=f"choose a folder that exists, is writable and has space, with {option}",
         code=ExitCode.ENVIRONMENT,
     )
 
@@ -113,10 +114,10 @@ def require_another(preview: Path, picture: Path) -> None:
         )
 
 
-def check_writable(path: Path) -> None:
-    """Fail before any work when `path` could not be written afterwards."""
+def check_writable(path: Path, option: str = "--output") -> None:
+    """Fail before any work when `path`, which `option` names, could not be written afterwards."""
     if not path.parent.is_dir():
-        raise no_folder(path.parent)
+        raise no_folder(path.parent, option)
     try:
         handle, name = _mkstemp(path)
         os.close(handle)
@@ -125,17 +126,17 @@ def check_writable(path: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise _unwritable(path, error, option) from error
     if not path.is_symlink() and not path.is_file():
         raise SanaError(
-            f"{path} is not a regular file", hint="choose another --output", code=ExitCode.USAGE
+            f"{path} is not a regular file", hint=f"choose another {option}", code=ExitCode.USAGE
         )
 
 
-def no_folder(path: Path) -> SanaError:
+def no_folder(path: Path, option: str = "--output") -> SanaError:
     return SanaError(
         f"no such folder: {path}",
-        hint="create it, or choose another --output",
+        hint=f"create it, or choose another {option}",
         code=ExitCode.USAGE,
     )
 
@@ -161,6 +162,15 @@ def counted(number: int, noun: str) -> str:
 def readable_bytes(count: int) -> str:
     """A size for people, in powers of ten as disks and networks are sold."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"
+
+
+def readable_memory(count: int, *, at_least: bool = False) -> str:
+    """An amount of memory for people, in powers of two; rounded up if `at_least` so much is needed."""
+    unit, places = ("GiB", 2) if count >= 2**30 else ("MiB", 0)
+    amount = count / {"GiB": 2**30, "MiB": 2**20}[unit]
+    if at_least:
+        amount = ceil(amount * 10**places) / 10**places
+    return f"{amount:.{places}f} {unit}"
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:

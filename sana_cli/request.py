@@ -59,6 +59,7 @@ class Request:
     tile: int | None = None  # pixels, a multiple of 32
     plan: str | None = None  # a name of `memory.plans.NAMED`; None: the fastest that fits
     max_memory: int | None = None  # bytes; None: what is free
+    max_memory_source: str = ""  # where it is set, if nobody typed it
     prompt_cache: bool = True
 
 
@@ -314,10 +315,10 @@ def picture_path(
     return path
 
 
-def require_png(target: Path, is_folder: bool) -> None:
+def require_png(target: Path, is_folder: bool, option: str = "--output") -> None:
     """SanaError (usage) for the name of a file that is no picture's. `is_folder`: it was written as one."""
     if is_folder:
-        raise output.no_folder(target)
+        raise output.no_folder(target, option)
     _require(
         target.suffix.lower() == ".png",
         f"cannot write {target.name}: pictures are saved as .png",

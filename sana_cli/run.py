@@ -180,10 +180,10 @@ class Run:
             warm=self._warm,
             text_is_cached=self._text_stage.is_cached(self.settings),
         )
-        if choice.notice:
-            self._tell_once(choice.notice)
-        if self.request.plan == "branches" and not self.settings.uses_two_branches:
-            self._tell_once("--plan branches is --plan stages here: there is one branch")
+        if choice.is_usual:
+            _log.info("%s", choice)
+        else:
+            self._tell_once(str(choice))
         return choice
 
     def _plan_again(self) -> None:

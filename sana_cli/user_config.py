@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.options import Backend, Decode, Device, Precision
+from sana_cli.options import Backend, Decode, Device, Precision, parse_bytes
 
 _log = logging.getLogger("sana.settings")
 
@@ -33,7 +33,7 @@ _NOT_SETTINGS = (
 class Setting:
     """One thing that can be set, and which values make sense."""
 
-    kind: Literal["text", "whole number", "number", "true or false"]
+    kind: Literal["text", "whole number", "number", "true or false", "size"]
     help: str
     unset: str  # what is used without it, in words
     choices: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class Setting:
         if self.kind == "number" and type(value) is int:
             value = float(value)
         kinds: dict[str, type[Value]] = {
-            "text": str, "whole number": int, "number": float, "true or false": bool,
+            "text": str, "whole number": int, "number": float, "true or false": bool, "size": str,
         }  # fmt: skip
         if type(value) is not kinds[self.kind] or value == "":
             raise ValueError(f"should be {self.expected}")
@@ -53,6 +53,11 @@ class Setting:
             close = difflib.get_close_matches(str(checked), self.choices, n=1)
             meant = f", did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"should be {self.expected}{meant}")
+        if self.kind == "size":
+            try:
+                parse_bytes(str(checked))
+            except SanaError as error:
+                raise ValueError(f"should be {self.expected}") from error
         if self.limits and not self.limits[0] <= float(checked) <= self.limits[1]:
             raise ValueError(f"should be {self.expected}")
         return checked
@@ -76,7 +81,9 @@ class Setting:
             return f"one of {', '.join(self.choices)}"
         if self.limits:
             return f"a {self.kind} from {self.limits[0]} to {self.limits[1]}"
-        return "some text" if self.kind == "text" else self.kind
+        return {"text": "some text", "size": "a size with a unit, such as 4GiB"}.get(
+            self.kind, self.kind
+        )
 
 
 def _names(choices: type[StrEnum]) -> tuple[str, ...]:
@@ -108,7 +115,7 @@ SETTINGS: dict[str, Setting] = {
         kind="text", choices=_names(Decode), help="how latents become pixels", unset="auto"
     ),
     "max_memory": Setting(
-        kind="text", help="the most memory that a picture may take: 4GiB", unset="what is free"
+        kind="size", help="the most memory that a picture may take: 4GiB", unset="what is free"
     ),
     "safety": Setting(
         kind="true or false", help="have prompts checked before they are drawn", unset="false"

@@ -11,7 +11,6 @@ from quant.installed import LIBRARIES, is_installed
 from sana_cli.checkpoint import Checkpoint, local_path
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.lora_file import parse_lora
-from sana_cli.memory.budget import parse_bytes
 from sana_cli.naming import is_pattern
 from sana_cli.options import (
     Backend,
@@ -21,6 +20,7 @@ from sana_cli.options import (
     Precision,
     Scheduler,
     decode_mode,
+    parse_bytes,
     parse_interval,
     parse_size,
     size_of_aspect,
@@ -187,6 +187,7 @@ class Wishes:
             tile=self.tile,
             plan=self.plan if self.plan and PlanName(self.plan) != PlanName.AUTO else None,
             max_memory=parse_bytes(self.max_memory) if self.max_memory else None,
+            max_memory_source=self.sources.get("max_memory", ""),
             prompt_cache=self.prompt_cache is not False,
         )
 

@@ -97,10 +97,6 @@ def set_(
         from sana_cli.checkpoint import lasting_name
 
         parsed = lasting_name(value)
-    if key == "max_memory":
-        from sana_cli.memory.budget import parse_bytes
-
-        parse_bytes(value)
     from sana_cli.config_file import set_value
 
     file = set_value(key, parsed)

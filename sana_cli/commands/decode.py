@@ -16,6 +16,7 @@ from sana_cli.options import (
     QuietOption,
     TileOption,
     decode_mode,
+    parse_bytes,
     refuse_empty,
 )
 
@@ -60,7 +61,6 @@ def decode(
     from sana_cli.checkpoint import local_path, open_checkpoint
     from sana_cli.commands.drawing import tell_another_model
     from sana_cli.console import ConsoleReporter
-    from sana_cli.memory.budget import parse_bytes
     from sana_cli.request import picture_path
     from sana_cli.user_config import preferences
     from sana_cli.wishes import Wishes
@@ -69,8 +69,7 @@ def decode(
     wishes = Wishes(device=device, max_memory=max_memory).over(Wishes.of_preferences(chosen))
     offline = chosen.is_offline(offline)
     quiet = chosen.is_quiet(quiet)
-    with wishes.naming_source_of("max_memory"):
-        asked = parse_bytes(wishes.max_memory) if wishes.max_memory else None
+    asked = parse_bytes(wishes.max_memory) if wishes.max_memory else None
     path = local_path(file)
     kept = latents_file.read(path)
     if how is None and tile is None:
@@ -125,7 +124,7 @@ def decode(
             device=on,
             mode=mode,
             tile=tile,
-            cap=cap_of(on, asked),
+            cap=cap_of(on, asked, wishes.sources.get("max_memory", "")),
             overwrite=force,
             reporter=reporter,
         )

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.options import contradiction
 
 if TYPE_CHECKING:
@@ -174,8 +174,13 @@ def _preview_path(file: str, output: str | None, *, overwrite: bool) -> "Path":
     from sana_cli.request import require_png
 
     path = local_path(file)
-    require_png(path, is_folder=path.is_dir() or file.endswith(("/", os.sep)))
-    check_writable(path)
+    option = "--preview-file"
+    if path.is_dir():
+        raise usage_error(
+            f"{path} is a folder", f"name a file in it: {option} {path / 'so-far.png'}"
+        )
+    require_png(path, file.endswith(("/", os.sep)), option)
+    check_writable(path, option)
     if output:
         require_another(path, local_path(output))
     if os.path.lexists(path) and not overwrite and not is_preview(path):

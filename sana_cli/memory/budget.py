@@ -1,37 +1,11 @@
-"""How much memory there is, and how people write amounts of it. No torch unless a GPU is asked."""
+"""How much memory there is. No torch unless a GPU is asked."""
 
 import os
-import re
 from math import prod
 from pathlib import Path
 
-from sana_cli.errors import ExitCode, SanaError
 from sana_cli.precision import Device
 from sana_cli.resident import resident_bytes
-
-GIB = 2**30
-_UNITS = {
-    "": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
-    "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40,
-}  # fmt: skip
-
-
-def parse_bytes(text: str) -> int:
-    """Read "4GiB", "4 GB", "3.5g" or "800MiB" as bytes; SanaError otherwise."""
-    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(|[kmgt]i?)b?\s*", text, re.IGNORECASE)
-    amount = float(match[1]) * _UNITS[match[2].lower()] if match else 0.0
-    if not 2**20 <= amount < 2**50:
-        raise SanaError(
-            f"cannot use {text!r} as an amount of memory",
-            hint="write a number and GiB, GB, MiB or MB: --max-memory 4GiB",
-            code=ExitCode.USAGE,
-        )
-    return int(amount)
-
-
-def in_gib(count: int) -> str:
-    """Bytes as people read them."""
-    return f"{count / GIB:.2f} GiB"
 
 
 def free_bytes(device: Device) -> int | None:

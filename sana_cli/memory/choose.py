@@ -1,13 +1,15 @@
 """Choose the fastest plan whose prediction fits. No torch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from sana_cli.checkpoint import Checkpoint
-from sana_cli.errors import ExitCode, SanaError
-from sana_cli.memory.budget import free_bytes, held_bytes, in_gib
+from sana_cli.errors import SanaError, usage_error
+from sana_cli.memory.budget import free_bytes, held_bytes
 from sana_cli.memory.plans import NAMED, DecodePlan, Plan, decode_plans
 from sana_cli.memory.predict import Job, StagePeak, describe, peak, predict, predict_decode
 from sana_cli.options import DecodeMode
+from sana_cli.output import readable_memory
 from sana_cli.precision import Device, DtypePlan
 from sana_cli.request import Request, Settings
 
@@ -20,26 +22,33 @@ class Cap:
 
     bytes: int | None  # None: the system does not tell what is free
     asked: bool = False
+    source: str = ""  # where it is set, if nobody typed it
 
     def holds(self, stage: StagePeak) -> bool:
         return self.bytes is None or stage.total <= self.bytes
+
+    @property
+    def amount(self) -> str:
+        where = f", set by {self.source}" if self.source else ""
+        return f"{readable_memory(self.bytes or 0)}{where}"
 
     def __str__(self) -> str:
         if self.bytes is None:
             return "no cap is known"
         whose = "the cap" if self.asked else "the free memory less a margin"
-        return f"{whose} is {in_gib(self.bytes)}"
+        return f"{whose} is {self.amount}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """A plan, what it will take, and the notice that tells why it was chosen ("" where it is as always)."""
+    """A plan, what it will take, and why it was chosen."""
 
     job: Job
     plan: Plan
     stages: list[StagePeak]
     cap: Cap
-    notice: str
+    reason: str
+    is_usual: bool  # nobody asked for a cap, and without one the plan is always this
 
     @property
     def peak(self) -> StagePeak:
@@ -50,11 +59,15 @@ class Choice:
         """Bytes under the cap that it leaves at every time; None where no cap is known."""
         return None if self.cap.bytes is None else max(0, self.cap.bytes - self.peak.total)
 
+    def __str__(self) -> str:
+        worst = f"{readable_memory(self.peak.total)} ({self.peak.stage})"
+        return f"plan: {self.plan}; {self.reason}; predicted peak {worst}, {self.cap}"
 
-def cap_of(device: Device, asked: int | None) -> Cap:
-    """The cap that was asked for, else what is free."""
+
+def cap_of(device: Device, asked: int | None, source: str = "") -> Cap:
+    """The cap that was asked for, else what is free. `source` is where it is set, if nobody typed it."""
     if asked is not None:
-        return Cap(bytes=asked, asked=True)
+        return Cap(bytes=asked, asked=True, source=source)
     free = free_bytes(device)
     if free is None:
         return Cap(bytes=None)
@@ -82,7 +95,7 @@ def choose_for(
     )  # fmt: skip
     return choose(
         job,
-        cap_of(device, request.max_memory),
+        cap_of(device, request.max_memory, request.max_memory_source),
         name=request.plan,
         mode=request.decode,
         tile=request.tile,
@@ -101,17 +114,24 @@ def choose_decode(
     tile: int | None,
 ) -> tuple[DecodePlan, StagePeak, str]:
     """For latents that are there: the fastest way to decode that fits, what it takes, and a notice or ""."""
-    plans = decode_plans(mode, tile, height, width)
-    for plan in plans:
-        stage = predict_decode(checkpoint, plan, height, width, precision, device)
-        if cap.holds(stage):
-            break
-    else:
+
+    def ways(mode: DecodeMode, tile: int | None) -> list[tuple[DecodePlan, StagePeak]]:
+        return [
+            (plan, predict_decode(checkpoint, plan, height, width, precision, device))
+            for plan in decode_plans(mode, tile, height, width)
+        ]
+
+    left = ways(mode, tile)
+    found = next((way for way in left if cap.holds(way[1])), None)
+    if found is None:
         if cap.asked:
-            others = ", or leave --decode and --tile away" if len(plans) == 1 else ""
-            raise _nothing_fits([stage], cap, others)
-    usual = plan == plans[0] and not cap.asked
-    told = f"plan: decode {plan}; predicted peak {in_gib(stage.total)}, {cap}"
+            limit = f"decode {left[0][0]}" if len(left) == 1 else ""
+            stages, others = ([s for _, s in some] for some in (left, ways("auto", None)))
+            raise _nothing_fits(cap, limit, stages, others, "--decode auto")
+        found = left[-1]
+    plan, stage = found
+    usual = plan == left[0][0] and not cap.asked
+    told = f"plan: decode {plan}; predicted peak {readable_memory(stage.total)}, {cap}"
     return plan, stage, "" if usual else told
 
 
@@ -122,28 +142,37 @@ def choose(job: Job, cap: Cap, *, name: str | None, mode: DecodeMode, tile: int 
     reason not to.
     """
     decodes = decode_plans(mode, tile, job.height, job.width)
-    plans = _candidates(job, decodes, name)
+    vain = name == "branches" and job.branches == 1
+    plans = _candidates(job, decodes, "stages" if vain else name)
+    reason = "as --plan says" if name else "the fastest that fits"
+    if vain:
+        reason = "--plan branches is --plan stages here: there is one branch"
     for plan in plans:
         stages = predict(job, plan)
         if cap.holds(peak(stages)):
             usual = plan == replace(plans[0], together=plan.together, keeps_text=plan.keeps_text)
-            notice = "" if usual and not cap.asked else _why(plan, stages, cap)
-            return Choice(job=job, plan=plan, stages=stages, cap=cap, notice=notice)
+            return Choice(
+                job=job, plan=plan, stages=stages, cap=cap, reason=reason,
+                is_usual=usual and not cap.asked and not vain,
+            )  # fmt: skip
+    if cap.asked:
+        named = [f"plan {name}"] if name else []
+        tiled = [f"decode {decodes[0]}"] if len(decodes) == 1 else []
+        everything = _candidates(job, decode_plans("auto", None, job.height, job.width), None)
+        raise _nothing_fits(
+            cap,
+            ", ".join(named + tiled),
+            [peak(predict(job, plan)) for plan in plans],
+            [peak(predict(job, plan)) for plan in everything],
+            " and ".join(["--plan auto"] * len(named) + ["--decode auto"] * len(tiled)),
+            ", a smaller --size or a quantized model",
+        )
     smallest, stages = min(
         ((plan, predict(job, plan)) for plan in reversed(plans)),
         key=lambda pair: (peak(pair[1]).total, sum(stage.total for stage in pair[1])),
     )
-    if cap.asked:
-        limited = name is not None or len(decodes) == 1
-        others = ", leave --plan, --decode and --tile away" if limited else ""
-        raise _nothing_fits(stages, cap, f"{others}, a smaller --size or a quantized model")
-    return Choice(
-        job=job,
-        plan=smallest,
-        stages=stages,
-        cap=cap,
-        notice=f"{_why(smallest, stages, cap)}: it may not be enough",
-    )
+    reason = f"{reason if name else 'the smallest'}, and it may not be enough"
+    return Choice(job=job, plan=smallest, stages=stages, cap=cap, reason=reason, is_usual=False)
 
 
 def _candidates(job: Job, decodes: list[DecodePlan], name: str | None) -> list[Plan]:
@@ -169,17 +198,22 @@ def _candidates(job: Job, decodes: list[DecodePlan], name: str | None) -> list[P
     return plans
 
 
-def _why(plan: Plan, stages: list[StagePeak], cap: Cap) -> str:
-    worst = peak(stages)
-    return f"plan: {plan}; predicted peak {in_gib(worst.total)} ({worst.stage}), {cap}"
-
-
-def _nothing_fits(stages: list[StagePeak], cap: Cap, others: str) -> SanaError:
-    """`others` are remedies beside a higher cap, for the hint."""
-    worst = peak(stages)
-    needed = -(-worst.total * 100 // 2**30) / 100  # rounded up
-    return SanaError(
-        f"no plan fits into {in_gib(cap.bytes or 0)}: the smallest needs {needed:.2f} GiB ({worst.stage})",
-        hint=f"use --max-memory {needed:.2f}GiB{others}",
-        code=ExitCode.USAGE,
-    )
+def _nothing_fits(
+    cap: Cap,
+    limit: str,
+    left: Iterable[StagePeak],
+    others: Iterable[StagePeak],
+    without: str,
+    beside: str = "",
+) -> SanaError:
+    """`left` are the peaks of the plans that options leave, which are `limit` in words; `others` those `without` such
+    options. `beside` are more remedies."""
+    needed, least = (min(peaks, key=lambda stage: stage.total) for peaks in (left, others))
+    enough = readable_memory(needed.total, at_least=True)
+    takes, hint = f"{enough} ({needed.stage})", f"use --max-memory {enough.replace(' ', '')}"
+    if limit:
+        smallest = readable_memory(least.total, at_least=True)
+        if least.total < needed.total:
+            hint += f", or {without}: the smallest plan needs {smallest}"
+        return usage_error(f"{limit} needs {takes}, {cap}", hint)
+    return usage_error(f"no plan fits into {cap.amount}: the smallest needs {takes}", hint + beside)

@@ -53,6 +53,14 @@ def decode_plans(mode: DecodeMode, tile: int | None, height: int, width: int) ->
     return plans
 
 
+_MEASURES = {  # fields of `Plan`, in words
+    "keeps_text": "with the text encoder",
+    "streams_text": "text encoder streamed",
+    "streams_blocks": "transformer streamed",
+    "branches_apart": "guidance branches apart",
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What stays in memory. The text encoder goes before the transformer comes, unless all stays."""
@@ -65,15 +73,18 @@ class Plan:
     decode: DecodePlan = WHOLE
 
     def __str__(self) -> str:
-        with_text = " with the text encoder" if self.keeps_text else ""
-        parts = [
-            f"all resident{with_text}" if self.together else "one part at a time",
-            "text encoder streamed" if self.streams_text else "",
-            "transformer streamed" if self.streams_blocks else "",
-            "guidance branches apart" if self.branches_apart else "",
-            f"decode {self.decode}",
-        ]
-        return ", ".join(part for part in parts if part)
+        """The plan of --plan that it is nearest to, and what it does beyond that."""
+        measures = self._measures()
+        name, nearest = next(
+            (name, plan)
+            for name, plan in reversed(NAMED.items())
+            if plan.together == self.together and plan._measures() <= measures
+        )
+        beyond = [told for told in _MEASURES.values() if told in measures - nearest._measures()]
+        return ", ".join([name, *beyond, f"decode {self.decode}"])
+
+    def _measures(self) -> set[str]:
+        return {told for field, told in _MEASURES.items() if getattr(self, field)}
 
     def smaller_text(self) -> "Plan | None":
         """What to try when encoding the text ran out of memory."""

@@ -92,6 +92,25 @@ def test_values(
     assert message in refused(ExitCode.USAGE, tiny_model, *options)
 
 
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        (("--max-memory", "4"), "give it a unit: 4GiB, or 4MiB"),
+        (("--max-memory", "0"), "write a number and GiB, GB, MiB or MB, at least 1MiB: 4GiB"),
+        (("--max-memory", "0.5kB"), "at least 1MiB"),
+        (("--tile", "320000000"), "a multiple of 32 from 32 to 16384"),
+        (("--prompts", "p.txt", "--dry-run"), 'in place of --prompts: sana generate "a red fox"'),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_hints_that_say_what_to_do(
+    sana: Callable[..., Any], options: tuple[str, ...], hint: str
+) -> None:
+    result = sana("generate", *(() if "--prompts" in options else ("a fox",)), *options)
+    assert result.code == ExitCode.USAGE
+    assert hint in result.err.splitlines()[-1]
+
+
 @pytest.mark.parametrize("prompt", ["", "   ", "\n"])
 def test_empty_prompt(refused: Callable[..., str], tiny_model: Path, prompt: str) -> None:
     assert "the prompt is empty" in refused(ExitCode.USAGE, tiny_model, prompt=prompt)

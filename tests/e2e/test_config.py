@@ -213,5 +213,6 @@ def test_a_cap_that_every_run_would_refuse(
 ) -> None:
     result = sana("config", "set", "max_memory", "--", value)
     assert result.code == ExitCode.USAGE
-    assert "as an amount of memory" in result.err
+    assert f"error: max_memory cannot be {value!r}\n" in result.err
+    assert "hint: it should be a size with a unit, such as 4GiB\n" in result.err
     assert not file.exists()

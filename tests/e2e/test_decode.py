@@ -144,7 +144,7 @@ def test_auto_takes_tiles_under_pressure(
     result = sana(*words, tmp_path / "a.png")
     assert result.code == 0
     assert "decode exact-tiles 128" in result.err
-    assert "the free memory less a margin is 0.00 GiB: it may not be enough" in result.err
+    assert "the smallest, and it may not be enough; predicted peak" in result.err
     assert np.abs(pixels(tmp_path / "a.png") - pixels(tmp_path / "whole.png")).max() <= 1
 
 
@@ -340,10 +340,14 @@ def test_a_cap(sana: Callable[..., Any], kept: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(finishing, "hold_to", lambda cap, device: held.append(cap))
     refused = sana("decode", kept, "--device", "cpu", "--max-memory", "64MiB")
     assert refused.code == ExitCode.USAGE
-    assert "no plan fits into 0.06 GiB" in refused.err
-    assert re.search(r"hint: use --max-memory \d\.\d+GiB\n", refused.err)
+    assert "no plan fits into 64 MiB" in refused.err
+    assert re.search(r"hint: use --max-memory \d+MiB\n", refused.err)
     refused = sana("decode", kept, "--device", "cpu", "--max-memory", "64MiB", "--tile", 32)
-    assert "or leave --decode and --tile away\n" in refused.err
+    assert "error: decode exact-tiles 32 needs " in refused.err
+    assert re.search(r"hint: use --max-memory \d+MiB(, or --decode auto: .*)?\n", refused.err)
+    monkeypatch.setenv("SANA_MAX_MEMORY", "64MiB")
+    assert "into 64 MiB, set by SANA_MAX_MEMORY: the" in sana("decode", kept).err
+    monkeypatch.delenv("SANA_MAX_MEMORY")
     assert held == []
     assert kept.is_file()
     result = sana("decode", kept, "--device", "cpu", "--max-memory", "4GiB")

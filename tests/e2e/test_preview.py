@@ -74,7 +74,8 @@ def test_what_cannot_be(sana: Any, tmp_path: Path) -> None:
     for words, message in (
         (("--preview-file", mine), "mine.png exists"),
         (("--preview-file", tmp_path / "so-far.jpg"), "pictures are saved as .png"),
-        (("--preview-file", tmp_path / "none/so-far.png"), "no such folder"),
+        (("--preview-file", tmp_path / "none/so-far.png"), "choose another --preview-file\n"),
+        (("--preview-file", tmp_path), f"name a file in it: --preview-file {tmp_path}/so-far.png"),
         (("--preview-file", ""), "--preview-file is empty"),
         (("--preview-file", tmp_path / "a.png", "-o", tmp_path / "a.png"), "the picture and its preview"),
         (("--preview-every", "0"), "every 0 steps"),

@@ -54,6 +54,8 @@ def test_every_setting_from_the_environment(file: Path, monkeypatch: pytest.Monk
         ("model = ", "not readable TOML"),
         ('modle = "x"', "unknown key 'modle', did you mean 'model'"),
         ("model = 3", "unusable value for 'model': 3"),
+        ("max_memory = 4", "'max_memory': 4 should be a size with a unit, such as 4GiB"),
+        ('max_memory = "4"', "'max_memory': '4' should be a size with a unit, such as 4GiB"),
         ('model = ""', "unusable value"),
         ("colour = 1", "unknown key 'colour'"),
         ("steps = 0", "should be a whole number from 1 to 1000"),

@@ -8,7 +8,8 @@ import torch
 
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.memory import budget
-from sana_cli.memory.budget import free_bytes, parse_bytes
+from sana_cli.memory.budget import free_bytes
+from sana_cli.options import parse_bytes
 from sana_cli.resident import peak_resident_bytes, resident_bytes
 
 

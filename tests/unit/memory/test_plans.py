@@ -1,6 +1,6 @@
 """Ways to decode and plans, the fastest first."""
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 
@@ -52,13 +52,13 @@ def test_every_plan_is_followed_by_a_smaller_one_until_the_last() -> None:
         return found
 
     assert chain(True) == [
-        "one part at a time, decode whole",
-        "one part at a time, guidance branches apart, decode whole",
-        "one part at a time, transformer streamed, guidance branches apart, decode whole",
+        "stages, decode whole",
+        "branches, decode whole",
+        "branches, transformer streamed, decode whole",
     ]
     assert len(chain(False)) == 2
     warm = Plan(keeps_text=True)
-    assert str(warm) == "all resident with the text encoder, decode whole"
+    assert str(warm) == "resident, with the text encoder, decode whole"
     assert warm.smaller_text() == warm.smaller_denoise(two_branches=True) == Plan()
     streamed = Plan().smaller_text()
     assert streamed is not None
@@ -66,7 +66,8 @@ def test_every_plan_is_followed_by_a_smaller_one_until_the_last() -> None:
     assert streamed.smaller_text() is None
 
 
-def test_a_named_plan_says_what_it_is() -> None:
-    told: dict[str, Any] = {name: str(plan) for name, plan in NAMED.items()}
-    assert told["resident"] == "all resident, decode whole"
-    assert "text encoder streamed, transformer streamed" in told["streamed"]
+def test_plans_are_told_by_the_names_of_the_option() -> None:
+    for name, plan in NAMED.items():
+        assert str(plan) == f"{name}, decode whole"
+    between = replace(NAMED["stages"], streams_text=True, streams_blocks=True)
+    assert str(between) == "stages, text encoder streamed, transformer streamed, decode whole"

@@ -13,7 +13,7 @@ from sana_cli.config import DCAEConfig
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.loading import load_prompt_encoder, load_transformer, load_vae
 from sana_cli.memory.choose import Cap, cap_of, choose, choose_decode
-from sana_cli.memory.plans import NAMED, WHOLE, Plan, exact_tiles
+from sana_cli.memory.plans import NAMED, WHOLE, Plan, decode_plans, exact_tiles
 from sana_cli.memory.predict import (
     Job,
     _weights,
@@ -23,7 +23,9 @@ from sana_cli.memory.predict import (
     encode_activations,
     peak,
     predict,
+    predict_decode,
 )
+from sana_cli.output import readable_memory
 from sana_cli.precision import NamedDevice, plan_dtypes
 from sana_cli.request import Request, resolve
 
@@ -160,25 +162,26 @@ def test_the_fastest_plan_that_fits(builtin: Checkpoint) -> None:
     for cap in (4 * GIB, 1000 * MIB, 600 * MIB):
         choice = choose(large, Cap(bytes=cap, asked=True), name=None, mode="auto", tile=None)
         assert choice.peak.total <= cap
-        assert str(choice.plan) in choice.notice
+        assert f"plan: {choice.plan}; the fastest that fits; predicted peak" in str(choice)
         assert choice.plan != before, "less memory, another plan"
         before = choice.plan
     with pytest.raises(
-        SanaError, match=r"no plan fits into 0.20 GiB: the smallest needs 0"
+        SanaError, match=r"no plan fits into 200 MiB: the smallest needs \d+ MiB"
     ) as caught:
         choose(large, Cap(bytes=200 * MIB, asked=True), name=None, mode="auto", tile=None)
     assert caught.value.code == ExitCode.USAGE
-    needed = float(caught.value.message.split("needs ")[1].split(" GiB")[0])
-    told = Cap(bytes=int(needed * GIB), asked=True)
+    needed = int(caught.value.message.split("needs ")[1].split(" MiB")[0])
+    told = Cap(bytes=needed * MIB, asked=True)
     assert choose(large, told, name=None, mode="auto", tile=None).peak.total <= told.bytes
-    assert f"--max-memory {needed:.2f}GiB" in caught.value.hint
+    assert f"--max-memory {needed}MiB" in caught.value.hint
 
 
 def test_without_a_cap_the_smallest_plan_is_tried(builtin: Checkpoint) -> None:
     choice = choose(job(builtin), Cap(bytes=MIB), name=None, mode="auto", tile=None)
-    assert "it may not be enough" in choice.notice
+    assert "the smallest, and it may not be enough" in str(choice)
     assert choice.plan.streams_blocks
-    assert choose(job(builtin), Cap(bytes=None), name=None, mode="auto", tile=None).notice == ""
+    assert not choice.is_usual
+    assert choose(job(builtin), Cap(bytes=None), name=None, mode="auto", tile=None).is_usual
 
 
 def test_options_limit_the_plan(builtin: Checkpoint) -> None:
@@ -186,9 +189,56 @@ def test_options_limit_the_plan(builtin: Checkpoint) -> None:
     for name, plan in NAMED.items():
         choice = choose(job(builtin), cap, name=name, mode="exact-tiles", tile=64)
         assert choice.plan == replace(plan, decode=exact_tiles(64, 256, 256))
-    with pytest.raises(SanaError, match="no plan fits") as caught:
-        choose(job(builtin), Cap(bytes=MIB, asked=True), name="stages", mode="whole", tile=None)
-    assert "leave --plan, --decode and --tile away" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("options", "limit", "remedy"),
+    [
+        ({"name": "resident"}, "plan resident needs", "or --plan auto: the smallest"),
+        ({"mode": "whole"}, "decode whole needs", "or --decode auto: the smallest"),
+        (
+            {"name": "stages", "mode": "whole"},
+            "plan stages, decode whole needs",
+            "or --plan auto and --decode auto: the smallest",
+        ),
+        # No other plan takes less, so none is offered.
+        ({"name": "streamed"}, "plan streamed needs", ""),
+    ],
+)
+def test_a_limit_that_does_not_fit(
+    builtin: Checkpoint, options: dict[str, Any], limit: str, remedy: str
+) -> None:
+    """Only what was said is named, and the smallest plan is that of all."""
+    large = job(builtin, width=1024, height=1024, several=True)
+    least = min(
+        peak(predict(large, replace(plan, decode=decode))).total
+        for plan in NAMED.values()
+        for decode in decode_plans("auto", None, 1024, 1024)
+    )
+    asked: dict[str, Any] = {"name": None, "mode": "auto", "tile": None}
+    cap = Cap(bytes=MIB, asked=True, source="SANA_MAX_MEMORY")
+    with pytest.raises(SanaError) as caught:
+        choose(large, cap, **asked | options)
+    assert caught.value.message.startswith(limit)
+    assert caught.value.message.endswith("the cap is 1 MiB, set by SANA_MAX_MEMORY")
+    if remedy:
+        smallest = readable_memory(least, at_least=True)
+        assert caught.value.hint.endswith(f"{remedy} plan needs {smallest}")
+    else:
+        assert caught.value.hint.startswith("use --max-memory ")
+        assert "auto" not in caught.value.hint
+
+
+def test_the_smallest_way_to_decode_is_told(builtin: Checkpoint) -> None:
+    """Small pictures take more memory in tiles than whole."""
+    with pytest.raises(SanaError) as caught:
+        choose_decode(
+            builtin, "fp32", CPU, Cap(bytes=MIB, asked=True), height=96, width=96, mode="auto", tile=None
+        )  # fmt: skip
+    whole = predict_decode(builtin, WHOLE, 96, 96, "fp32", CPU)
+    assert f"the smallest needs {readable_memory(whole.total, at_least=True)} " in (
+        caught.value.message
+    )
 
 
 def test_decoding_alone(builtin: Checkpoint) -> None:
@@ -202,7 +252,7 @@ def test_decoding_alone(builtin: Checkpoint) -> None:
     assert chosen(Cap(bytes=8 * GIB)) == ("whole", "")
     plan, notice = chosen(Cap(bytes=720 * MIB, asked=True))
     assert plan.startswith("exact-tiles")
-    assert "the cap is 0.70 GiB" in notice
+    assert "the cap is 720 MiB" in notice
     with pytest.raises(SanaError, match="no plan fits"):
         chosen(Cap(bytes=MIB, asked=True))
 
