@@ -1,9 +1,9 @@
 """What `sana generate` does with its wishes: one picture or many, new or once more."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sana_cli import __version__
 from sana_cli.checkpoint import Checkpoint, kept_folder, local_path, open_checkpoint
@@ -11,6 +11,7 @@ from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.lora_file import parse_lora
 from sana_cli.model_digest import model_digest
 from sana_cli.output import slug
+from sana_cli.precision import Device, foresee_device, pick_device, plan_dtypes
 from sana_cli.request import Request, check, resolve
 from sana_cli.safety import SafetyCheck
 from sana_cli.user_config import BUILTIN, preferences
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from sana_cli.finishing import Picture as Finished
     from sana_cli.latent_preview import Watching
     from sana_cli.run import Run
+
+
+_Device = TypeVar("_Device", bound=Device)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,22 +174,35 @@ class Order:
         self._batch: Batch | None = None
         self._sheet: ContactSheet | None = None
 
-    def single(self, picture: Picture | None) -> Iterator["Finished"]:
-        """The pictures of one prompt."""
+    def _checked(self) -> Request:
+        """What is to be drawn of one prompt. Mistakes are told before the seconds that torch takes."""
         request = self.wishes.request(self.checkpoint, count=self.count, overwrite=self.overwrite)
         with self.wishes.naming_source_of("output"):
-            check(request, self.checkpoint)  # mistakes are told before the seconds that torch takes
+            check(request, self.checkpoint)
             self._plan_sheet(self.count, slug(request.prompt))
-        device = self._device(picture)
+        return request
+
+    def single(self, picture: Picture | None) -> Iterator["Finished"]:
+        """The pictures of one prompt."""
+        request = self._checked()
+        device = self._device(request, picture, pick_device)
         self._require_safe(request, device)
         self.run = self._started(request, device)
         yield from self.run.pictures()
+
+    def print_forecast(self, picture: Picture | None, *, json: bool) -> None:
+        """Tell what `single` would take; errors are those that it would end in before it draws."""
+        from sana_cli.commands.forecast import print_forecast
+
+        request = self._checked()
+        device = self._device(request, picture, foresee_device)
+        print_forecast(self.checkpoint, request, device, json=json)
 
     def next(self, wishes: Wishes) -> Iterator["Finished"]:
         """The pictures of one more prompt, of which others follow: what is loaded stays."""
         request = wishes.request(self.checkpoint, count=self.count, overwrite=self.overwrite)
         check(request, self.checkpoint)
-        device = self._device(None)
+        device = self._device(request, None, pick_device)
         if self.run is None:
             self.run = self._started(request, device, warm=True)
         else:
@@ -218,7 +235,7 @@ class Order:
             )
         if not pending:
             return
-        device = self._device(None)
+        device = self._device(pending[0], None, pick_device)
         refused = self._refused(pending, device)
         for line in lines:
             if line.wishes.prompt in refused:
@@ -301,27 +318,33 @@ class Order:
     def _started(self, request: Request, device: "torch.device", *, warm: bool = False) -> "Run":
         from sana_cli.run import Run
 
-        with self.wishes.naming_source_of("precision"):
-            return Run(
-                self.checkpoint,
-                request,
-                device=device,
-                reporter=self.reporter,
-                warm=warm,
-                watching=self.watching,
-            )
+        return Run(
+            self.checkpoint,
+            request,
+            device=device,
+            reporter=self.reporter,
+            warm=warm,
+            watching=self.watching,
+        )
 
-    def _device(self, picture: Picture | None) -> "torch.device":
-        from sana_cli.precision import pick_device
+    def _device(
+        self, request: Request, picture: Picture | None, pick: Callable[[str], _Device]
+    ) -> _Device:
+        """The one that is wished for, found by `pick`; another, where only a repeated picture wishes for it.
 
-        wanted = self.wishes.device or "auto"
+        SanaError where it is not here, or the model cannot be drawn there in the precision of the request.
+        """
+        wanted, trained = self.wishes.device or "auto", self.checkpoint.trained_precision
         with self.wishes.naming_source_of("device"):
             try:
-                return pick_device(wanted)
+                device = pick(wanted)
             except SanaError:
                 if picture is None or self.wishes.sources.get("device") != picture.name:
                     raise
-        self.reporter.notice(
-            f"{picture.name} was drawn on {wanted}, which is not here; it may differ"
-        )
-        return pick_device("auto")
+                self.reporter.notice(
+                    f"{picture.name} was drawn on {wanted}, which is not here; it may differ"
+                )
+                device = pick("auto")
+        with self.wishes.naming_source_of("precision"):
+            plan_dtypes(request.precision, trained, device)
+        return device

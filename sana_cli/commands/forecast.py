@@ -4,29 +4,33 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from sana_cli.output import counted
+from sana_cli.output import counted, readable_memory
 
 if TYPE_CHECKING:
     from sana_cli.checkpoint import Checkpoint
     from sana_cli.memory.predict import StagePeak
+    from sana_cli.precision import Device
     from sana_cli.request import Request
 
 _COLUMNS = ("weights", "activations", "workspace", "host", "total")
 
 
 def print_forecast(
-    checkpoint: "Checkpoint", request: "Request", device: str, *, json: bool
+    checkpoint: "Checkpoint", request: "Request", where: "Device", *, json: bool
 ) -> None:
     """A table for people, or one JSON document; errors as the run itself would raise them."""
     from sana_cli.bench.recorded import foretell
     from sana_cli.memory.choose import choose_for
-    from sana_cli.precision import foresee_device, plan_dtypes
+    from sana_cli.precision import plan_dtypes
     from sana_cli.prompt_cache import PromptCache
     from sana_cli.request import resolve
 
     settings = resolve(request, checkpoint)
-    where = foresee_device(device)
     dtypes = plan_dtypes(request.precision, checkpoint.trained_precision, where)
+    if settings.loras:
+        from sana_cli.loading import check_loras
+
+        check_loras(checkpoint, settings.loras)
     cache = PromptCache.of(
         checkpoint, precision=dtypes.text_encoder, device=where.type, backend=request.backend
     )
@@ -47,6 +51,7 @@ def print_forecast(
         "device": where.type,
         "prompt_cached": cached,
         "plan": str(choice.plan),
+        "reason": choice.reason,
         "peak_bytes": choice.peak.total,
         "cap_bytes": choice.cap.bytes,
         "seconds": seconds,
@@ -59,14 +64,14 @@ def print_forecast(
         return
     count, steps = counted(request.count, "picture"), counted(settings.steps, "step")
     typer.echo(f"{checkpoint.name}  {facts['size']}  {count}  {steps}  {dtypes}  {where.type}")
-    typer.echo(f"plan: {choice.plan}")
+    typer.echo(f"plan: {choice.plan}; {choice.reason}")
     if cached:
         typer.echo("the prompt is in the cache: no text encoder")
-    typer.echo(f"{'GiB':<10}" + "".join(f"{name:>13}" for name in _COLUMNS))
+    typer.echo(f"{'MiB':<10}" + "".join(f"{name:>13}" for name in _COLUMNS))
     for stage in choice.stages:
-        cells = "".join(f"{value / 2**30:>13.2f}" for value in _bytes(stage).values())
+        cells = "".join(f"{value / 2**20:>13.0f}" for value in _bytes(stage).values())
         typer.echo(f"{stage.stage:<10}{cells}")
-    typer.echo(f"peak {choice.peak.total / 2**30:.2f} GiB ({choice.peak.stage}); {choice.cap}")
+    typer.echo(f"peak {readable_memory(choice.peak.total)} ({choice.peak.stage}); {choice.cap}")
     typer.echo(_time(seconds, checkpoint.name, request.count))
 
 

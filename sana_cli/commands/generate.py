@@ -15,7 +15,7 @@ from sana_cli.commands.seeing import (
     Seeing,
     ShowOption,
 )
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.options import (
     Backend,
     DecodeOption,
@@ -32,6 +32,7 @@ from sana_cli.options import (
     TileOption,
     contradiction,
     decode_mode,
+    parse_bytes,
     parse_size,
     refuse_empty,
 )
@@ -222,7 +223,10 @@ def generate(
     if prompts and (prompt is not None or from_):
         raise contradiction("--prompts", "--from" if from_ else "PROMPT")
     if prompts and dry_run:
-        raise contradiction("--prompts", "--dry-run")
+        raise usage_error(
+            "--dry-run is about one prompt, not about a file of them",
+            'give a prompt in place of --prompts: sana generate "a red fox" --dry-run',
+        )
     if prompt is None and not prompts and not from_:
         raise SanaError(
             "there is no prompt",
@@ -246,15 +250,11 @@ def generate(
     wishes = picture.with_files(typed.over(picture.wishes)) if picture else typed
     wishes = wishes.over(Wishes.of_preferences(chosen))
     if wishes.max_memory:
-        from sana_cli.memory.budget import parse_bytes
-
-        with wishes.naming_source_of("max_memory"):
-            parse_bytes(wishes.max_memory)
+        parse_bytes(wishes.max_memory)
     offline = chosen.is_offline(offline)
     seeing = Seeing.plan(
-        chosen, show=False if dry_run else show, preview=False if dry_run else preview,
-        file=preview_file, every=preview_every, json=json, quiet=quiet, output=wishes.output,
-        overwrite=force,
+        chosen, show=show, preview=preview, file=preview_file, every=preview_every,
+        json=json, quiet=quiet, output=wishes.output, overwrite=force,
     )  # fmt: skip
     quiet = chosen.is_quiet(quiet)
 
@@ -266,13 +266,6 @@ def generate(
         checkpoint = open_model(wishes, picture, offline=offline, reporter=reporter)
         if picture:
             picture.tell_differences(checkpoint, reporter)
-        if dry_run:
-            from sana_cli.commands.forecast import print_forecast
-
-            request = wishes.request(checkpoint, count=count, overwrite=force)
-            with wishes.naming_source_of("device", "max_memory"):
-                print_forecast(checkpoint, request, wishes.device or "auto", json=json)
-            return
         for message in seeing.in_vain:
             reporter.notice(message)
         live = LivePreview(seeing, reporter)
@@ -280,6 +273,9 @@ def generate(
             wishes=wishes, checkpoint=checkpoint, count=count, overwrite=force, grid=grid,
             reporter=reporter, safety=checks, watching=live.watching,
         )  # fmt: skip
+        if dry_run:
+            order.print_forecast(picture, json=json)
+            return
         pictures = order.batch(prompts) if prompts else order.single(picture)
         told: list[Finished] = []
         sheet = None

@@ -16,6 +16,7 @@ from pathlib import Path
 from quant.config import QuantConfig
 from sana_cli.checkpoint import Checkpoint, read_config, weight_headers
 from sana_cli.config import DCAEConfig, Gemma2Config
+from sana_cli.errors import checkpoint_error
 from sana_cli.memory.plans import DecodePlan, Plan
 from sana_cli.precision import ITEMSIZE, Device, DtypePlan
 from sana_cli.published import complex_human_instruction
@@ -241,7 +242,11 @@ def describe(
     cpu = device.type == "cpu"
     host = _TORCH + _CACHES
     tokenizer = checkpoint.folder / "tokenizer/tokenizer.json"
-    table = _TOKENIZER_FACTOR * tokenizer.stat().st_size if tokenizer.is_file() else 0
+    table = 0
+    if not text_is_cached:
+        if not tokenizer.is_file():
+            raise checkpoint_error(f"missing file {tokenizer}")
+        table = _TOKENIZER_FACTOR * tokenizer.stat().st_size
     return Job(
         text=text,
         transformer=transformer,

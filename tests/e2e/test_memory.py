@@ -1,6 +1,8 @@
 """Plans draw the same picture, memory that runs out takes the next one, and no option is ignored in silence."""
 
+import io
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from sana_cli import finishing, loading, passes, prompt_cache, text_stage
 from sana_cli import run as run_module
@@ -66,8 +69,7 @@ def test_every_plan_draws_the_same(
     same_arithmetic = plan in ("resident", "stages")
     assert np.abs(picture - usual).max() <= (0 if same_arithmetic else 1)
     told = result.document["images"][0]["plan"]
-    assert ("transformer streamed" in told) == (plan == "streamed")
-    assert ("branches apart" in told) == (plan in ("branches", "streamed"))
+    assert told == f"{plan}, decode whole"
 
 
 @pytest.mark.parametrize("quantized", [False, True])
@@ -99,7 +101,7 @@ def test_several_pictures_under_every_plan(
 
 def test_a_cap_chooses_the_plan(draw: Callable[..., Any]) -> None:
     result, _ = draw("a", "--max-memory", "8GiB")
-    assert "plan: one part at a time, decode whole; predicted peak" in result.err
+    assert "plan: stages, decode whole; the fastest that fits; predicted peak" in result.err
     assert "the cap is 8.00 GiB" in result.err
     (image,) = result.document["images"]
     assert 2**28 < image["predicted_peak_bytes"] < 2**30
@@ -112,8 +114,8 @@ def test_no_plan_fits(
     words = (*PROMPT, "-m", tiny_model, "-o", tmp_path / "a.png", *FAST, *options)
     result = sana(*words, "--max-memory", "64MiB")
     assert result.code == ExitCode.USAGE
-    assert "error: no plan fits into 0.06 GiB: the smallest needs 0." in result.err
-    assert "hint: use --max-memory 0." in result.err
+    assert "error: no plan fits into 64 MiB: the smallest needs 2" in result.err
+    assert "hint: use --max-memory 2" in result.err
     assert list(tmp_path.iterdir()) == []
 
 
@@ -122,13 +124,15 @@ def test_a_cap_from_the_environment(
 ) -> None:
     words = (*PROMPT, "-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
     monkeypatch.setenv("SANA_MAX_MEMORY", "64MiB")
-    assert "no plan fits into 0.06 GiB" in sana(*words).err
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"a fox")))
+        assert "into 64 MiB, set by SANA_MAX_MEMORY: " in sana("repl", "-m", tiny_model).err
+    assert "error: no plan fits into 64 MiB, set by SANA_MAX_MEMORY: " in sana(*words).err
     assert sana(*words, "--max-memory", "4GiB").code == 0, "the flag wins"
     monkeypatch.setenv("SANA_MAX_MEMORY", "lots")
     result = sana(*words)
     assert result.code == ExitCode.USAGE
-    assert "cannot use 'lots' as an amount of memory" in result.err
-    assert "SANA_MAX_MEMORY" in result.err
+    assert "error: SANA_MAX_MEMORY is 'lots', and should be a size with a unit" in result.err
 
 
 def test_dry_run_draws_nothing_and_needs_no_torch(tiny_model: Path, tmp_path: Path) -> None:
@@ -145,11 +149,52 @@ def test_dry_run_draws_nothing_and_needs_no_torch(tiny_model: Path, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert "1024x1024  1 picture  20 steps" in lines[0]
-    assert lines[1] == "plan: one part at a time, decode whole"
-    assert [line.split()[0] for line in lines[2:6]] == ["GiB", "text", "denoise", "decode"]
+    assert lines[1] == "plan: stages, decode whole; the fastest that fits"
+    assert [line.split()[0] for line in lines[2:6]] == ["MiB", "text", "denoise", "decode"]
     assert lines[6].startswith("peak ")
     assert lines[7].startswith("time unknown: `sana bench --model ")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("-o", "taken.png"), "taken.png exists"),
+        (("-o", "missing/a.png"), "no such folder: missing"),
+        (("-o", "a.jpg"), "pictures are saved as .png"),
+        (("--show", "--json"), "give --show or --json, not both"),
+        (("--count", 2, "--grid", "-o", "b.png"), "b-grid.png exists"),
+        (("--precision", "bf16", "-m", "fp16"), "this model was trained in fp16"),
+        (("-m", "without tokenizer"), "missing file "),
+        (("--lora", "foreign.safetensors"), "foreign.safetensors"),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else "",
+)
+def test_a_dry_run_refuses_what_the_run_refuses(
+    sana: Callable[..., Any],
+    pipelines: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[object, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("taken.png", "b-grid.png"):
+        (tmp_path / name).touch()
+    halves = {f"transformer.a.lora_{half}.weight": torch.ones(1, 1) for half in "AB"}
+    save_file(halves, "foreign.safetensors")
+    model = pipelines.folder("plain")
+    if "without tokenizer" in options:
+        model = shutil.copytree(model, tmp_path / "without tokenizer")
+        (model / "tokenizer/tokenizer.json").unlink()
+    elif "fp16" in options:
+        model = shutil.copytree(model, tmp_path / "fp16")
+        (model / "sana.json").write_text('{"precision": "fp16"}')
+    words = ("generate", "A Fox", "-m", model, *FAST, *options)
+    dry, run = (sana(*words, *more) for more in (("--dry-run",), ()))
+    assert message in dry.err
+    assert (dry.code, dry.err, dry.out) == (run.code, run.err, run.out)
+    assert dry.code != 0
 
 
 def test_dry_run_and_run_agree(
@@ -187,7 +232,7 @@ STEPS = {
     "load text": (text_stage, "load_prompt_encoder", 1, "out of memory: text; trying"),
     "text": (text_stage, "encode_prompt", 1, "text encoder streamed"),
     "load transformer": (run_module, "load_transformer", 1, "loading the transformer; trying"),
-    "denoise": (passes, "guided_velocity", 1, "guidance branches apart"),
+    "denoise": (passes, "guided_velocity", 1, "trying branches, decode"),
     "denoise, apart": (passes, "guided_velocity", 2, "transformer streamed"),
     "denoise, streamed": (passes, "guided_velocity", 3, "transformer streamed"),
     "load decoder": (finishing, "load_vae", 1, "decode whole; trying exact-tiles"),
@@ -368,8 +413,10 @@ def test_memory_options_are_never_ignored(
         result = sana(*words, *options)
         assert result.code == ExitCode.USAGE
         assert message in result.err
-    told = sana(*words[:-2], "--plan", "branches", "--guidance", 1, "--negative", "")
-    assert "--plan branches is --plan stages here" in told.err
+    alone = ("--plan", "branches", "--guidance", 1, "--negative", "")
+    told = "stages, decode whole; --plan branches is --plan stages here: there is one branch"
+    assert f"plan: {told}" in sana(*words[:-1], *alone).out
+    assert f"plan: {told}" in sana(*words[:-2], *alone).err
 
 
 def test_every_option_of_generate_is_known_to_a_test() -> None:
