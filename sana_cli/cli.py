@@ -26,8 +26,8 @@ from sana_cli.commands.models import default, models, remove
 from sana_cli.commands.pull import pull
 from sana_cli.commands.quantize import quantize
 from sana_cli.commands.repl import repl
+from sana_cli.commands.report import tell_error
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.output import printable
 
 # Typer carries its own copy of Click in newer versions; only this base class is public in all.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -146,15 +146,8 @@ def _require_working_folder() -> None:
 
 
 def _fail(message: str, hint: str, code: ExitCode) -> int:
-    typer.echo(f"error: {_one_line(message)}", err=True)
-    if hint:
-        typer.echo(f"hint: {_one_line(hint)}", err=True)
+    tell_error(message, hint)
     return int(code)
-
-
-def _one_line(text: str) -> str:
-    """One line without control characters: names and prompts come from files and people."""
-    return " ".join(printable(text).split())
 
 
 def run() -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sana_cli.commands.completion import ModelOption, complete_model
+from sana_cli.commands.report import tell_error
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import (
     DeviceOption,
@@ -165,5 +166,4 @@ def _candidates(line: str) -> Iterator[str]:
 def _tell(error: SanaError) -> None:
     from sana_cli.commands.session import in_commands
 
-    text = in_commands(f"error: {error.message}" + (f"; {error.hint}" if error.hint else ""))
-    typer.echo(" ".join(printable(text).split()), err=True)
+    tell_error(in_commands(error.message), in_commands(error.hint))

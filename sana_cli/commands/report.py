@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from sana_cli.output import printable, readable_memory
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -14,19 +16,26 @@ if TYPE_CHECKING:
     from sana_cli.finishing import Picture
 
 
+def tell_error(message: str, hint: str) -> None:
+    """An error and what to do next, one line each, on stderr."""
+    for kind, text in (("error", message), ("hint", hint)):
+        if text:  # no control characters: names and prompts come from files and people
+            typer.echo(f"{kind}: {' '.join(printable(text).split())}", err=True)
+
+
 def summary(picture: "Picture", *, quiet: bool) -> str:
     """A few lines about one picture; only its path when `quiet`."""
     if quiet:
         return str(picture.path)
     stages = ", ".join(f"{name} {value:.2f}" for name, value in picture.seconds.items())
-    peak = picture.peak_memory_bytes / 2**30
-    predicted = picture.predicted_peak_bytes / 2**30
+    peak = readable_memory(picture.peak_memory_bytes)
+    predicted = readable_memory(picture.predicted_peak_bytes)
     decoded = "" if picture.decode == "whole" else f"\n  decoded in {picture.decode}"
     passes = f"\n  transformer: {picture.passes}" if picture.passes and picture.passes.saved else ""
     return (
         f"{picture.path}  seed {picture.seed}  {picture.width}x{picture.height}\n"
         f"  seconds: {stages}\n"
-        f"  peak memory: {peak:.2f} GiB, {predicted:.2f} predicted{passes}{decoded}"
+        f"  peak memory: {peak}, {predicted} predicted{passes}{decoded}"
     )
 
 

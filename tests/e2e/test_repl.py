@@ -54,7 +54,7 @@ def test_lines_from_a_pipe(
     )
     assert result.code == ExitCode.USAGE, "that of the first failure"
     assert result.err.count("error: ") == 1
-    assert "error: size 33x33 is not a multiple of 32; use 32x32" in result.err
+    assert "error: size 33x33 is not a multiple of 32\nhint: use 32x32" in result.err
     assert result.err.rstrip().endswith("seed a new one each time\nsteps 20")
     cat, owl = (read_settings(tmp_path / name) for name in ("a-cat-7.png", "an-owl-7.png"))
     assert (cat["size"], cat["steps"], cat["negative_prompt"]) == ("64x64", 2, "")
@@ -96,8 +96,11 @@ def test_quit_and_help(lines: Callable[..., Any]) -> None:
         ("/sise 64x64", "there is no command /sise, did you mean /size?"),
         ("/size big", "cannot read size 'big'"),
         ("/size 1:99", "cannot use aspect ratio '1:99'"),
-        ("/steps many", "/steps cannot be 'many'; it should be a whole number from 1 to 1000"),
-        ("/seed -1", "/seed cannot be '-1'; it should be a whole number, or default"),
+        (
+            "/steps many",
+            "/steps cannot be 'many'\nhint: it should be a whole number from 1 to 1000",
+        ),
+        ("/seed -1", "/seed cannot be '-1'\nhint: it should be a whole number, or default"),
         ("/seed 99999999999999999999", "seed 99999999999999999999 is out of range"),
         ("/guidance -2", "a number from 0 to 100"),
         ("/scheduler ddim", "should be one of flow-dpm, flow-euler, scm"),
@@ -106,11 +109,11 @@ def test_quit_and_help(lines: Callable[..., Any]) -> None:
         ("/image in.png 1.5", "strength 1.5 is out of range"),
         ("/image in.png much", "no such picture: in.png much"),
         ("/image /", "/ is a folder"),
-        ("/mask in.png", "/mask needs a picture; name it: /image FILE"),
-        ("/lora nowhere.safetensors", "no such LoRA: nowhere.safetensors; /lora takes"),
+        ("/mask in.png", "/mask needs a picture\nhint: name it: /image FILE"),
+        ("/lora nowhere.safetensors", "no such LoRA: nowhere.safetensors\nhint: /lora takes"),
         ("/lora in.png", "in.png is no .safetensors file"),
         ("/lora wide.safetensors", "wide.safetensors does not fit: it changes"),
-        ("/show maybe", "/show cannot be 'maybe'; it should be on or off or default"),
+        ("/show maybe", "/show cannot be 'maybe'\nhint: it should be on or off or default"),
         ("/preview 3", "/preview cannot be '3'"),
         ("/output a.png", "pictures of a session cannot all be called a.png"),
         ("/output {index}.png", "pictures of a session cannot all be called {index}.png"),
@@ -129,8 +132,8 @@ def test_lines_that_are_wrong(
     )
     result = lines(f"{line}\n/settings\n")
     assert result.code in (ExitCode.USAGE, ExitCode.CHECKPOINT)
-    assert message in result.err.splitlines()[1], result.err
-    told = dict(row.split(maxsplit=1) for row in result.err.splitlines()[2:])
+    assert message in "\n".join(result.err.splitlines()[1:3]), result.err
+    told = dict(row.split(maxsplit=1) for row in result.err.splitlines()[3:])
     assert told["size"] == "256x256"
     assert (told["image"], told["mask"], told["lora"], told["show"]) == ("off",) * 4
 
