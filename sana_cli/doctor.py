@@ -16,11 +16,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from sana_cli import __version__, processor
 from sana_cli.errors import SanaError
-from sana_cli.output import counted, readable_bytes
+from sana_cli.options import parse_bytes
+from sana_cli.output import counted, readable_bytes, readable_memory
+
+if TYPE_CHECKING:
+    from sana_cli.user_config import Preferences
 
 State = Literal["ok", "note", "problem"]
 _ROOM_BYTES = 10**10  # the smallest published model and some space to work
@@ -294,12 +298,50 @@ def _settings() -> Iterator[Finding]:
     yield Finding(topic="settings", text=said or f"none are made ({config_path()})")
     if chosen.model:
         lasting_name(chosen.model)
+    if chosen.max_memory:
+        yield from _cap(chosen, parse_bytes(chosen.max_memory))
     offline = os.environ.get("HF_HUB_OFFLINE", "")
     if offline.lower() in ("1", "true", "yes", "on"):
         yield Finding(
             topic="settings", state="note", text="HF_HUB_OFFLINE is set: nothing can be downloaded",
             remedy="unset HF_HUB_OFFLINE",
         )  # fmt: skip
+
+
+def _cap(chosen: "Preferences", cap: int) -> Iterator[Finding]:
+    """The setting max_memory, beside what this machine has and what the usual model takes."""
+    from sana_cli.checkpoint import open_checkpoint
+    from sana_cli.memory.budget import total_bytes
+    from sana_cli.memory.choose import choose_for
+    from sana_cli.precision import foresee_device, plan_dtypes
+    from sana_cli.request import resolve
+    from sana_cli.wishes import Wishes
+
+    wishes = Wishes(prompt="a cat").over(Wishes.of_preferences(chosen))
+    device = foresee_device(wishes.device or "auto")
+    total = total_bytes(device)
+    if total is not None and cap > total:
+        yield Finding(
+            topic="settings", state="note",
+            text=f"max_memory {chosen.max_memory} is more than there is: {readable_memory(total)} on {device.type}",
+            remedy="a cap above what is free keeps nothing free: set a lower one, or none",
+        )  # fmt: skip
+    try:
+        checkpoint = open_checkpoint(wishes.model_or_builtin, offline=True)
+    except SanaError:
+        return  # not downloaded yet
+    request = wishes.request(checkpoint)
+    settings, trained = resolve(request, checkpoint), checkpoint.trained_precision
+    try:
+        choice = choose_for(
+            checkpoint, request, settings, plan_dtypes(request.precision, trained, device), device,
+            several=False, text_is_cached=False,
+        )  # fmt: skip
+    except SanaError as error:
+        text = f"{checkpoint.name}: {error.message}"
+        yield Finding(topic="settings", state="problem", text=text, remedy=error.hint)
+    else:
+        yield Finding(topic="settings", text=f"{checkpoint.name}: {choice}")
 
 
 def _terminal() -> Iterator[Finding]:

@@ -60,6 +60,34 @@ def test_a_busy_machine(
 
 
 @pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize(
+    ("cap", "state", "told"),
+    [
+        (
+            "2GiB",
+            "ok",
+            "builtin: plan: stages, decode whole; the fastest that fits; predicted peak",
+        ),
+        ("900TiB", "note", "max_memory 900TiB is more than there is: "),
+        (
+            "64MiB",
+            "problem",
+            "no plan fits into 64 MiB, set by SANA_MAX_MEMORY: the smallest needs",
+        ),
+    ],
+)
+def test_a_cap_beside_the_machine_and_the_model(
+    sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, cap: str, state: str, told: str
+) -> None:
+    monkeypatch.setenv("SANA_MAX_MEMORY", cap)
+    findings = sana("doctor", "--json").document["findings"]
+    (found,) = [f for f in findings if told in f["text"]]
+    assert (found["topic"], found["state"], bool(found["remedy"])) == (
+        "settings", state, state != "ok",
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("quick")
 def test_problems_have_remedies(
     sana: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
