@@ -4,8 +4,10 @@ Field names are those of the published `config.json` files. Files on the hub may
 fields; a missing field means its default here. No torch: the command line reads these.
 """
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from math import isfinite
 from types import UnionType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
@@ -212,6 +214,8 @@ class OwnSettings:
     precision: str | None = None  # what the transformer was trained in, if not as it is stored
     description: str = ""  # what the model can draw, one line
     vocabulary: Mapping[str, tuple[str, ...]] | None = None  # by group, where it is closed
+    colours: str = ""  # the group of the words for colours, if only some things take them
+    uncoloured: tuple[str, ...] = ()  # groups of those that do not
 
     def __post_init__(self) -> None:
         if self.steps is not None and not 1 <= self.steps <= 1000:
@@ -224,12 +228,24 @@ class OwnSettings:
         words = [word for group in (self.vocabulary or {}).values() for word in group]
         if self.vocabulary is not None and not all(word.strip() for word in words or [""]):
             raise ValueError("a vocabulary has words, and none of them is empty")
+        if not {*self.uncoloured, self.colours} <= {*(self.vocabulary or {}), ""}:
+            raise ValueError("colours and uncoloured name groups of the vocabulary")
         if self.precision not in (None, "fp32", "bf16", "fp16"):
             raise ValueError(f"precision must be fp32, bf16 or fp16, not {self.precision!r}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         return cls(**_known_fields(cls, values))
+
+    def colours_in_vain(self, prompt: str) -> list[str]:
+        """Where a prompt gives a colour to what takes none: ["blue apple"]."""
+        groups = self.vocabulary or {}
+        things = {word for group in self.uncoloured for word in groups[group]}
+        return [
+            f"{colour} {thing}"
+            for colour, thing in pairwise(re.findall(r"\w+", prompt.lower()))
+            if colour in groups.get(self.colours, ()) and {thing, thing.removesuffix("s")} & things
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

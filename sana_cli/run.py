@@ -415,6 +415,11 @@ class Run:
             self._tell_once(
                 f"{self.checkpoint.name} was trained at {native}x{native}; others draw worse"
             )
+        if in_vain := self.checkpoint.own.colours_in_vain(settings.prompt):
+            self._tell_once(
+                f"{self.checkpoint.name} knows things in their own colours only; "
+                f"these may come out wrong: {', '.join(in_vain)}"
+            )
         if settings.source is not None:
             for line in notices(settings.source, settings.width, settings.height):
                 self._tell_once(line)

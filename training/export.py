@@ -185,6 +185,8 @@ def _settings() -> dict[str, object]:
         "precision": "fp32",  # it was trained so; half precision is for the file's size
         "description": DESCRIPTION,
         "vocabulary": vocabulary(),
+        "colours": "colours of shapes",
+        "uncoloured": [*groups(), "other names"],
     }
 
 

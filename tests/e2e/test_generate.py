@@ -134,3 +134,24 @@ def test_as_a_process(tiny_model: Path, tmp_path: Path) -> None:
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout)["images"][0]["path"] == str(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("a red apple left of two blue cats", "red apple, blue cats"),
+        ("a purple puppy", "purple puppy"),
+        ("an apple and a red circle on a blue background", ""),
+        ("a big taxi", ""),
+    ],
+)
+def test_colours_that_the_built_in_model_does_not_know(
+    sana: Callable[..., Any], tmp_path: Path, prompt: str, told: str
+) -> None:
+    """It knows every word, and has seen things in their own colours only."""
+    words = ("--steps", 1, "--device", "cpu", "-m", "builtin", "-o", tmp_path / "a.png")
+    result = sana("generate", prompt, *words)
+    assert result.code == 0
+    assert "does not know these words" not in result.err
+    notice = f"builtin knows things in their own colours only; these may come out wrong: {told}\n"
+    assert (notice in result.err) == bool(told), result.err
