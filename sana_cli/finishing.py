@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -33,6 +33,8 @@ from sana_cli.precision import plan_dtypes
 from sana_cli.source import Paste
 from sana_cli.stages import Reporter, Stopwatch, is_out_of_memory, peak_memory_bytes, release_memory
 from sana_cli.user_config import BUILTIN
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,9 +179,7 @@ def accelerate_with_notice(
     return chosen
 
 
-def guarded(
-    stage: Callable[[], Tensor], *, safest: bool, fall_back: Callable[[str], None]
-) -> Tensor:
+def guarded(stage: Callable[[], _T], *, safest: bool, fall_back: Callable[[str], None]) -> _T:
     """Run a stage; if its values are broken, once more after `fall_back`, unless it is `safest` already."""
     try:
         return stage()

@@ -130,9 +130,14 @@ class Run:
             check_loras(self.checkpoint, loras)
         self._several = True
         self._plan_again()
-        self._encode_originals(settings)
         wanted = {text_key(s): s for s in settings}
-        self._texts = self._encoded_texts(list(wanted.values()))
+
+        def encode() -> None:
+            self._encode_originals(settings)
+            self._texts = self._encoded_texts(list(wanted.values()))
+
+        with translate_out_of_memory(self.settings):
+            self._guarded(encode)
 
     def turn_to(self, request: Request) -> None:
         """Go on with another request for the same model, precision and device; its parts stay loaded."""
@@ -280,7 +285,7 @@ class Run:
             paste=paste_of(self.settings),
         )
 
-    def _guarded(self, stage: Callable[[], Tensor]) -> Tensor:
+    def _guarded(self, stage: Callable[[], _T]) -> _T:
         """Run a stage; if its values are broken, once more with everything in fp32."""
         return guarded(stage, safest=self.dtypes == SAFEST, fall_back=self._fall_back)
 

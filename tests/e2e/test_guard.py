@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from sana_cli import finishing, text_stage
+from sana_cli import finishing, source_stage, text_stage
 from sana_cli import run as run_module
 from sana_cli.errors import ExitCode
 from sana_cli.pipeline import BrokenValues, check_values
@@ -16,18 +17,24 @@ from sana_cli.pipeline import BrokenValues, check_values
 OPTIONS = ("--size", "64x64", "--steps", "2", "--device", "cpu", "--seed", "1")
 
 
-def spoil(monkeypatch: pytest.MonkeyPatch, part: str, *, always: bool) -> None:
-    """Put a NaN into a part's weights: only when it runs below fp32, or always."""
-    user = {"vae": finishing, "prompt_encoder": text_stage}.get(part, run_module)
+def spoil(
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    *,
+    always: bool,
+    user: Any = None,
+    half: str = "decoder.",
+) -> None:
+    """Put a NaN into a part's weights, of an autoencoder into one `half`: only when it runs below fp32, or always."""
+    user = user or {"vae": finishing, "prompt_encoder": text_stage}.get(part, run_module)
+    other = {"decoder.": "encoder.", "encoder.": "decoder."}[half]
     original = getattr(user, f"load_{part}")
 
     def load(checkpoint: Any, *, dtype: str, device: torch.device, **options: Any) -> Any:
         module = original(checkpoint, dtype=dtype, device=device, **options)
         if always or dtype != "fp32":
             weights = module.model if part == "prompt_encoder" else module
-            parameter = [p for n, p in weights.named_parameters() if not n.startswith("encoder.")][
-                -1
-            ]
+            parameter = [p for n, p in weights.named_parameters() if not n.startswith(other)][-1]
             with torch.no_grad():
                 parameter.view(-1)[0] = torch.nan
         return module
@@ -62,6 +69,52 @@ def test_second_try_in_fp32(
     assert result.code == 0, result.err
     assert f"values after {PARTS[part]} in bf16; trying once more in fp32" in result.err
     assert result.document["images"][0]["settings"]["precision"] == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("part", "stage"), [("prompt_encoder", "text encoding"), ("vae", "encoding the picture")]
+)
+def test_second_try_for_a_file_of_prompts(
+    sana: Callable[..., Any],
+    pipelines: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    stage: str,
+) -> None:
+    """Texts and originals of all pictures are encoded at once, before the first is drawn."""
+    monkeypatch.setattr("sana_cli.precision.cpu_has_fast_bf16", lambda: True)
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "original.png")
+    (tmp_path / "p.txt").write_text("x\ny\n")
+    user = {"vae": source_stage, "prompt_encoder": text_stage}[part]
+    spoil(monkeypatch, part, always=False, user=user, half="encoder.")
+    result = sana(
+        "generate", "--prompts", tmp_path / "p.txt", "--image", tmp_path / "original.png", "-m",
+        pipelines.folder("plain", "bf16"), "-o", f"{tmp_path}/{{index}}.png", *OPTIONS, "--json",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert f"values after {stage} in bf16; trying once more in fp32" in result.err
+    assert [i["settings"]["precision"] for i in result.document["images"]] == ["fp32", "fp32"]
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory")])
+def test_no_memory_for_the_originals_of_a_file_of_prompts(
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(source_stage, "encode_image", fail)
+    Image.linear_gradient("L").convert("RGB").save(tmp_path / "original.png")
+    (tmp_path / "p.txt").write_text("x\ny\n")
+    words = ("--prompts", tmp_path / "p.txt", "--image", tmp_path / "original.png")
+    result = sana("generate", *words, "-m", tiny_model, "-o", tmp_path, *OPTIONS)
+    assert result.code == ExitCode.ENVIRONMENT
+    assert "error: out of memory at 64x64" in result.err
 
 
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
