@@ -159,7 +159,7 @@ def _place_of(name: str) -> str:
 
 
 class Order:
-    """What one call of `sana generate` is to draw. `run` and `done_before` are for its report."""
+    """What one call of `sana generate` is to draw. `run`, `done_before` and `refusal` are for its report."""
 
     def __init__(
         self, *, wishes: Wishes, checkpoint: Checkpoint, count: int, overwrite: bool,
@@ -171,6 +171,7 @@ class Order:
         self.count, self.overwrite, self.grid = count, overwrite, grid
         self.run: Run | None = None
         self.done_before: list[Path] | None = None
+        self.refusal: SanaError | None = None  # of prompts of a batch, whose others are drawn
         self._batch: Batch | None = None
         self._sheet: ContactSheet | None = None
 
@@ -240,18 +241,18 @@ class Order:
         for line in lines:
             if line.wishes.prompt in refused:
                 self.reporter.notice(f"line {line.number}: {refused[line.wishes.prompt].message}")
-        batch = batch.without(refused)
+        self._batch = batch = batch.without(refused)
+        if refused:
+            self.refusal = next(iter(refused.values()))
+            if len(refused) > 1:
+                first = self.refusal.message
+                self.refusal.message = f"{len(refused)} prompts are refused; first, {first}"
         if batch.pending:
             self.run = self._started(batch.pending[0], device)
             yield from draw_batch(
                 self.run, batch, self.checkpoint,
                 advance=lambda done, total: self.reporter.count("pictures", done, total),
             )  # fmt: skip
-        if refused:
-            error = next(iter(refused.values()))
-            if len(refused) > 1:
-                error.message = f"{len(refused)} prompts are refused; first, {error.message}"
-            raise error
 
     def _plan_sheet(self, pictures: int, name: str) -> None:
         if self.grid and pictures < 2:
@@ -264,9 +265,9 @@ class Order:
 
     def save_sheet(self, drawn: "Sequence[Finished]") -> Path | None:
         """The sheet of `--grid` with all pictures, those that were there before too; None where there is none."""
-        if self._sheet is None:
+        cells = self._cells(drawn) if self._sheet else []
+        if self._sheet is None or len(cells) < 2:  # others are refused
             return None
-        cells = self._cells(drawn)
         settings = {"model": self.checkpoint.name, "version": __version__}
         return self._sheet.save(cells, settings=settings, notice=self.reporter.notice)
 

@@ -294,6 +294,8 @@ def generate(
                     if not json:
                         typer.echo(sheet)
                     seeing.show(sheet)
+            if order.refusal:
+                raise order.refusal
         finally:  # pictures that are done are told, whatever happens to the next one
             if json and (told or order.done_before):
                 run = order.run

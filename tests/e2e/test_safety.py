@@ -16,6 +16,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from sana_cli import loading
 from sana_cli.console import ConsoleReporter
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.image_io import SHEET_KEY, read_settings
 from sana_cli.safety import _POLICY, _QUESTION, MODEL, THRESHOLD, SafetyCheck, _Judge
 
 CPU = torch.device("cpu")
@@ -153,6 +154,19 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
     monkeypatch.setattr(loading, "load_language_model", counted)
     return seen
+
+
+@pytest.mark.parametrize("good", [1, 2])
+def test_a_sheet_holds_what_was_drawn(
+    checked: Callable[..., Any], shield: Shield, tmp_path: Path, good: int
+) -> None:
+    (tmp_path / "p.txt").write_text("\n".join([shield.bad] + [shield.good] * good))
+    result = checked("generate", "--prompts", "p.txt", "--grid", "--json")
+    assert result.code == ExitCode.REFUSED
+    assert len(result.document["images"]) == good
+    assert result.document.get("grid") == ("p-grid.png" if good == 2 else None)
+    if good == 2:
+        assert len(read_settings(tmp_path / "p-grid.png")[SHEET_KEY]) == 2
 
 
 def test_a_session(
