@@ -33,7 +33,7 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
         handle, name = _mkstemp(path)
         temporary = Path(name)
         with os.fdopen(handle, "wb") as file:
-            _lock(file)
+            lock(file)
             yield file
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
         _publish(temporary, path, overwrite=overwrite)
@@ -48,8 +48,8 @@ def _mkstemp(path: Path) -> tuple[int, str]:
     return tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=path.parent)
 
 
-def _lock(file: BinaryIO) -> None:
-    """Mark a file as one that a living process writes."""
+def lock(file: BinaryIO) -> None:
+    """Mark a file as one that a living process has open."""
     if fcntl is not None:
         with suppress(OSError):  # some network file systems have no locks
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -57,15 +57,24 @@ def _lock(file: BinaryIO) -> None:
 
 def _remove_abandoned(folder: Path) -> None:
     """Remove what processes left that were killed while they wrote here."""
-    if fcntl is None:
-        return
     for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
-        with suppress(OSError):  # gone by now, another user's, or locked: alive
-            if time.time() - path.stat().st_mtime < _ABANDONED_S:
-                continue
-            with path.open("rb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if is_abandoned(path):
+            with suppress(OSError):
                 path.unlink()
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a file that was `lock`ed has been left behind by a process that was killed."""
+    if fcntl is None:
+        return False
+    try:
+        if time.time() - path.stat().st_mtime < _ABANDONED_S:
+            return False
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # gone by now, another user's, or locked: alive
+        return False
+    return True
 
 
 def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:

@@ -1,5 +1,6 @@
 """A temporary folder for gigabytes, gone however the process is asked to end."""
 
+import shutil
 import signal
 import tempfile
 import threading
@@ -8,12 +9,25 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from sana_cli.output import is_abandoned, lock
+
+_PREFIX, _MARK = "sana-bench-", "alive"  # the mark is locked by the process that uses the folder
+
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """It is removed at the end of the block, and after a signal that ends the process, too."""
-    with _leaving_by_signals(), tempfile.TemporaryDirectory(prefix="sana-bench-") as name:
-        yield Path(name)
+    """It is removed at the end of the block, and after a signal that ends the process, too.
+
+    What a killed process has left goes first.
+    """
+    for mark in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_MARK}"):
+        if is_abandoned(mark):
+            shutil.rmtree(mark.parent, ignore_errors=True)
+    with _leaving_by_signals(), tempfile.TemporaryDirectory(prefix=_PREFIX) as name:
+        folder = Path(name)
+        with (folder / _MARK).open("wb") as mark_file:
+            lock(mark_file)
+            yield folder
 
 
 @contextmanager

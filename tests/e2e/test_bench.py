@@ -134,6 +134,28 @@ def test_nothing_stays_when_it_is_ended(tmp_path: Path, number: signal.Signals) 
     assert not list(tmp_path.iterdir())
 
 
+def test_what_a_killed_run_left_goes_at_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setattr("sana_cli.output._ABANDONED_S", 0)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _WRITES_FOR_EVER], stdout=subprocess.PIPE,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+    )  # fmt: skip
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"begun\n"
+        (theirs,) = tmp_path.iterdir()
+        with scratch_folder() as folder:
+            assert sorted(tmp_path.iterdir()) == sorted([theirs, folder]), "it is alive"
+        process.kill()
+        process.wait()
+    assert (theirs / "weights").is_file()
+    with scratch_folder() as folder:
+        assert list(tmp_path.iterdir()) == [folder]
+
+
 def test_signals_mean_afterwards_what_they_meant_before() -> None:
     with scratch_folder() as folder:
         assert folder.is_dir()
