@@ -19,7 +19,7 @@ from sana_cli.checkpoint import Checkpoint
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.latent_preview import LatentPreview
 from sana_cli.latents_file import HowToFinish, KeptLatents
-from sana_cli.loading import accelerate, load_vae
+from sana_cli.loading import accelerate, choose_kernels, load_vae
 from sana_cli.memory.blending import count_tiles as count_blended
 from sana_cli.memory.choose import Cap, choose_decode
 from sana_cli.memory.plans import DecodePlan
@@ -296,11 +296,14 @@ def finish(
     if notice:
         reporter.notice(notice)
     hold_to(cap, device)
+    backend: Backend = next((name for name in BACKENDS if name == how.backend), "auto")
+    if cap.asked:
+        choose_kernels(checkpoint, device, backend, components=("vae",))
     finisher = Finisher(
         checkpoint,
         device=device,
         precision=precision,
-        backend=next((name for name in BACKENDS if name == how.backend), "auto"),
+        backend=backend,
         plan=plan,
         reporter=reporter,
         stopwatch=Stopwatch(device),

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from quant.backends.choose import Backend, accelerate_, remembered
+from quant.backends.choose import Backend, accelerate_, choose_ahead, remembered
 from quant.convert import RecipeError, prepare_
 from quant.installed import is_installed
 from quant.layers import QuantEmbedding
@@ -38,6 +38,7 @@ from sana_cli.models.sana_transformer import SanaBlock, SanaTransformer2D
 from sana_cli.models.text_encoder import FileEmbedding, PromptEncoder, Tokenizer
 from sana_cli.resident import give_back
 from sana_cli.user_config import cache_folder
+from sana_cli.weight_files import STEMS
 from sana_cli.weight_headers import WeightFiles
 from sana_cli.weights import (
     DTYPES,
@@ -220,6 +221,28 @@ def _to_stderr(message: str) -> None:
     sys.stderr.write(f"{message}\n")
 
 
+def choose_kernels(
+    checkpoint: Checkpoint,
+    device: torch.device,
+    backend: Backend,
+    *,
+    components: Sequence[str] = tuple(STEMS),
+) -> None:
+    """Find out which kernels run a quantized model here, while nothing else is in memory: that takes some, once."""
+    if checkpoint.manifest is None or device.type != "cpu":
+        return
+    for component in components:
+        choose_ahead(
+            empty_module(checkpoint, component), device, backend=backend,
+            loose=component == "transformer", verdicts=_verdicts(),
+        )  # fmt: skip
+    give_back()
+
+
+def _verdicts() -> Path:
+    return cache_folder() / "kernels.json"
+
+
 def accelerate(
     model: torch.nn.Module,
     device: torch.device,
@@ -240,7 +263,7 @@ def accelerate(
         fuse_projections_(model, give_back)
     # Inputs of the text encoder have outliers that 8 bits would drown the rest for.
     loose = isinstance(model, SanaTransformer2D | SanaBlock)
-    verdicts = cache_folder() / "kernels.json"
+    verdicts = _verdicts()
     if fused and loose:
         backend = "native"  # a library's kernels would pack what the engine multiplies itself, a second time
     chosen = accelerate_(

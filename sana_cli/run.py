@@ -22,7 +22,7 @@ from sana_cli.component_weights import prefetch
 from sana_cli.finishing import Finisher, Picture, accelerate_with_notice, guarded, keeping
 from sana_cli.latent_preview import Watching
 from sana_cli.latents_file import HowToFinish, KeptLatents
-from sana_cli.loading import check_loras, load_transformer
+from sana_cli.loading import check_loras, choose_kernels, load_transformer
 from sana_cli.memory.choose import Choice, choose_for
 from sana_cli.memory.plans import Plan
 from sana_cli.memory.predict import peak, predict
@@ -99,6 +99,8 @@ class Run:
         self.plan, self._job = choice.plan, choice.job
         self.spare = choice.spare  # bytes for what is not the run's own; None: nobody counts them
         finishing.hold_to(choice.cap, device)
+        if choice.cap.asked:
+            choose_kernels(checkpoint, device, request.backend)
         self._finisher = Finisher(
             checkpoint,
             device=device,

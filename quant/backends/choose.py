@@ -88,6 +88,20 @@ def accelerate_(
     return chosen
 
 
+def choose_ahead(
+    model: nn.Module,
+    device: torch.device,
+    *,
+    backend: Backend = "auto",
+    loose: bool = False,
+    verdicts: Path | None = None,
+) -> None:
+    """Measure what `accelerate_` would, and remember it; layers may be on the meta device, where they take no memory."""
+    layers = (m for m in model.modules() if isinstance(m, AcceleratedLayer))
+    for layer in {_kind(layer): layer for layer in layers}.values():
+        choose(layer, device, backend=backend, loose=loose, verdicts=verdicts)
+
+
 def _layers(model: nn.Module) -> Iterator[AcceleratedLayer]:
     """Those that have weights: an autoencoder may be loaded by halves."""
     layers = (m for m in model.modules() if isinstance(m, AcceleratedLayer))
@@ -127,7 +141,11 @@ def choose(
     name = _read_verdicts(verdicts).get(key)
     if name not in {"reference", *(kernel.name for kernel in candidates)}:
         measured = measure(
-            _probe_like(layer), device, candidates, with_reference=backend == "auto", loose=loose
+            _probe_like(layer, device),
+            device,
+            candidates,
+            with_reference=backend == "auto",
+            loose=loose,
         )
         name = _fastest(measured)
         _write_verdict(verdicts, key, name)
@@ -191,17 +209,17 @@ def probe_layers(device: torch.device) -> Iterator[tuple[str, AcceleratedLayer]]
         config = QuantConfig.parse(scheme)
         assert config is not None
         layer = QuantLinear.from_weight(torch.eye(64), None, config)
-        yield _kind(layer), _probe_like(layer.to(device))
+        yield _kind(layer), _probe_like(layer, device)
     for scheme in ("w8a8", "w8a16"):
         config = QuantConfig.parse(scheme)
         assert config is not None
         conv = QuantConv2d.from_conv(nn.Conv2d(8, 8, 3, padding=1), config)
-        yield _kind(conv), _probe_like(conv.to(device))
+        yield _kind(conv), _probe_like(conv, device)
 
 
-def _probe_like(layer: AcceleratedLayer) -> AcceleratedLayer:
+def _probe_like(layer: AcceleratedLayer, device: torch.device) -> AcceleratedLayer:
     """A layer of the same kind with random weights, of a usual size."""
-    config, device = layer.config, layer.scale.device
+    config = layer.config
     generator = torch.Generator().manual_seed(0)
     if isinstance(layer, QuantLinear):
         weight = torch.randn(_WIDE, _WIDTH, generator=generator)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from quant.backends import choose
 from sana_cli import finishing, loading, passes, prompt_cache, text_stage
 from sana_cli import run as run_module
 from sana_cli.console import ConsoleReporter
@@ -133,6 +134,36 @@ def test_a_cap_from_the_environment(
     result = sana(*words)
     assert result.code == ExitCode.USAGE
     assert "error: SANA_MAX_MEMORY is 'lots', and should be a size with a unit" in result.err
+
+
+def test_kernels_are_measured_while_nothing_else_is_there(
+    sana: Callable[..., Any], int4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What that takes would otherwise come on top of a part that was planned to fill the cap."""
+    monkeypatch.setenv("SANA_CACHE", str(tmp_path / "cache"))
+    events: list[str] = []
+    fill = loading.assign_weights
+
+    def load(*arguments: Any, component: str, **options: Any) -> None:
+        events.append(component)
+        fill(*arguments, component=component, **options)
+
+    monkeypatch.setattr(loading, "assign_weights", load)
+    kept: list[Path] = []
+    monkeypatch.setattr(finishing, "_remove", lambda path, reporter: kept.append(path))
+    monkeypatch.setattr(choose, "measure", lambda *_, **__: events.append("measure") or [])
+    words = ("-m", int4, "-o", tmp_path / "a.png", *FAST, "--max-memory", "4GiB")
+    assert sana("generate", "a cat", *words).code == 0
+    measured = events.count("measure")
+    assert measured > 1
+    assert events[:measured] == ["measure"] * measured
+    assert {"text_encoder", "transformer", "vae decoder"} <= set(events)
+    (latents,) = kept
+    (tmp_path / "cache/kernels.json").unlink()
+    events.clear()
+    assert sana("decode", latents, "--max-memory", "4GiB", "-o", tmp_path / "b.png").code == 0
+    assert events[-1] == "vae decoder"
+    assert set(events[:-1]) == {"measure"}
 
 
 def test_dry_run_draws_nothing_and_needs_no_torch(tiny_model: Path, tmp_path: Path) -> None:
