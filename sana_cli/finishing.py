@@ -204,25 +204,36 @@ def _no_picture(broken: BrokenValues) -> SanaError:
 
 
 @contextmanager
-def translate_out_of_memory(width: int, height: int) -> Iterator[None]:
-    """Turn every form of "no memory left" into one SanaError."""
+def translate_out_of_memory(
+    width: int,
+    height: int,
+    *,
+    held: Cap | None = None,
+    remedies: str = "draw a smaller --size, close other programs, or use a smaller model",
+) -> Iterator[None]:
+    """Turn every form of "no memory left" into one SanaError; `held` is the cap that allocations were held to."""
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
         if not is_out_of_memory(error):
             raise
         raise SanaError(
-            f"out of memory at {width}x{height}",
-            hint="draw a smaller --size, close other programs, or use a smaller model",
+            f"out of memory at {width}x{height}" + (f", {held}" if held else ""),
+            hint=f"give a higher --max-memory, {remedies}" if held else remedies,
             code=ExitCode.ENVIRONMENT,
         ) from error
 
 
-def hold_to(cap: Cap, device: torch.device) -> None:
-    """Let allocations on a CUDA device fail beyond a cap that was asked for, so that a smaller plan is tried."""
-    if device.type == "cuda" and cap.asked and cap.bytes:
-        whole = torch.cuda.get_device_properties(device).total_memory
-        torch.cuda.set_per_process_memory_fraction(min(1.0, cap.bytes / whole))
+def hold_to(cap: Cap, device: torch.device) -> Cap | None:
+    """Let allocations on a CUDA device fail beyond a cap that was asked for, so that a smaller plan is tried.
+
+    Returns the cap, or None where nothing is held to one.
+    """
+    if device.type != "cuda" or not cap.asked or not cap.bytes:
+        return None
+    whole = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, cap.bytes / whole))
+    return cap
 
 
 def model_reference(checkpoint: Checkpoint) -> str:
@@ -295,7 +306,7 @@ def finish(
     )
     if notice:
         reporter.notice(notice)
-    hold_to(cap, device)
+    held = hold_to(cap, device)
     backend: Backend = next((name for name in BACKENDS if name == how.backend), "auto")
     if cap.asked:
         choose_kernels(checkpoint, device, backend, components=("vae",))
@@ -317,7 +328,10 @@ def finish(
         settings["precision"] = "fp32"
 
     latents = kept.latents.to(device)
-    with saying_how_to_finish(file), translate_out_of_memory(width, height):
+    no_memory = translate_out_of_memory(
+        width, height, held=held, remedies="close other programs, or use another --device"
+    )
+    with saying_how_to_finish(file), no_memory:
         decoded = guarded(
             lambda: finisher.decode(latents, width=width, height=height),
             safest=precision == "fp32",

@@ -23,7 +23,7 @@ from sana_cli.finishing import Finisher, Picture, accelerate_with_notice, guarde
 from sana_cli.latent_preview import Watching
 from sana_cli.latents_file import HowToFinish, KeptLatents
 from sana_cli.loading import check_loras, choose_kernels, load_transformer
-from sana_cli.memory.choose import Choice, choose_for
+from sana_cli.memory.choose import Cap, Choice, choose_for
 from sana_cli.memory.plans import Plan
 from sana_cli.memory.predict import peak, predict
 from sana_cli.model_digest import model_digest
@@ -98,7 +98,7 @@ class Run:
         choice = self._choose_plan()
         self.plan, self._job = choice.plan, choice.job
         self.spare = choice.spare  # bytes for what is not the run's own; None: nobody counts them
-        finishing.hold_to(choice.cap, device)
+        self._held = finishing.hold_to(choice.cap, device)
         if choice.cap.asked:
             choose_kernels(checkpoint, device, request.backend)
         self._finisher = Finisher(
@@ -138,7 +138,7 @@ class Run:
             self._encode_originals(settings)
             self._texts = self._encoded_texts(list(wanted.values()))
 
-        with translate_out_of_memory(self.settings):
+        with translate_out_of_memory(self.settings, self._held):
             self._guarded(encode)
 
     def turn_to(self, request: Request) -> None:
@@ -165,7 +165,7 @@ class Run:
         seeds = seeds_of(self.request)
         paths = output_paths(self.request, seeds)
         for seed, path in zip(seeds, paths, strict=True):
-            with translate_out_of_memory(self.settings):
+            with translate_out_of_memory(self.settings, self._held):
                 picture = self._draw(seed, path)
             yield picture
 
@@ -212,7 +212,7 @@ class Run:
             self._drop_transformer()
         give_back()  # of denoising; the decoder's maps have other sizes
         kept = self._to_keep(latents, seed)
-        with keeping(path, kept, self.reporter), translate_out_of_memory(self.settings):
+        with keeping(path, kept, self.reporter), translate_out_of_memory(self.settings, self._held):
             decoded = self._guarded(
                 lambda: self._finisher.decode(
                     latents, width=self.settings.width, height=self.settings.height
@@ -458,6 +458,8 @@ class Run:
         }
 
 
-def translate_out_of_memory(settings: Settings) -> AbstractContextManager[None]:
-    """Turn every form of "no memory left" into one SanaError."""
-    return finishing.translate_out_of_memory(settings.drawn_width, settings.drawn_height)
+def translate_out_of_memory(
+    settings: Settings, held: Cap | None = None
+) -> AbstractContextManager[None]:
+    """Turn every form of "no memory left" into one SanaError; `held` as for `finishing`'s."""
+    return finishing.translate_out_of_memory(settings.drawn_width, settings.drawn_height, held=held)

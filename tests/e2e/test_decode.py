@@ -334,6 +334,31 @@ def test_document(sana: Callable[..., Any], tiny_model: Path, whole: Path, kept:
     assert image["seconds"]["denoise"] == 0
 
 
+@pytest.mark.parametrize("command", ["generate", "decode"])
+def test_a_cap_that_allocations_are_held_to(
+    sana: Callable[..., Any],
+    kept: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+) -> None:
+    """As on a CUDA device: it may be the cap that is in the way, whoever set it."""
+    monkeypatch.setattr(finishing, "hold_to", lambda cap, device: cap if cap.asked else None)
+    monkeypatch.setattr(finishing, "decode", raising(MemoryError()))
+    monkeypatch.setenv("SANA_MAX_MEMORY", "4GiB")
+    words = ("decode", kept, "--device", "cpu")
+    if command == "generate":
+        words = ("generate", "x", "-m", tiny_model, "-o", kept.parent / "b.png", *FAST)
+    told = sana(*words).err
+    assert (
+        ", the cap is 4.00 GiB, set by SANA_MAX_MEMORY\nhint: give a higher --max-memory, " in told
+    )
+    monkeypatch.delenv("SANA_MAX_MEMORY")
+    free = sana("decode", kept, "--device", "cpu").err
+    assert "--max-memory" not in free
+    assert "--size" not in free, "which this command has not"
+
+
 def test_a_cap(sana: Callable[..., Any], kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As for `sana generate`, with remedies that this command has."""
     held: list[Cap] = []

@@ -84,6 +84,16 @@ def test_streaming_alone_keeps_every_bit(
     assert np.array_equal(apart, streamed)
 
 
+@pytest.mark.parametrize("plan", PLANS)
+def test_the_plan_is_told_to_who_asks(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, plan: str
+) -> None:
+    words = (*PROMPT, "-m", tiny_model, "-o", tmp_path / "a.png", *FAST, "--plan", plan)
+    assert "plan: " not in sana(*words).err
+    told = f"sana.run: plan: {plan}, decode whole; as --plan says; predicted peak "
+    assert told in sana("-v", *words, "--force").err
+
+
 def test_several_pictures_under_every_plan(
     sana: Callable[..., Any], tiny_model: Path, tmp_path: Path
 ) -> None:
