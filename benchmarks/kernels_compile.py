@@ -51,12 +51,21 @@ class Case:
 
 def cases() -> Iterator[Case]:
     """Every kernel with the tiles of its table, and with those that measuring may choose."""
-    from quant.kernels.tiles import CONV3X3_W8A8, INT8_CANDIDATES, LINEAR_W4A16, tiles_of
+    from quant.kernels.tiles import (
+        CONV3X3_W8A8,
+        INT8_CANDIDATES,
+        LINEAR_W4A16,
+        LINEAR_W8A8_ON_LOAD,
+        tiles_of,
+    )  # fmt: skip
 
     yield from (_quantize(K) for K in (1152, 2880, 5760))
     for D in (1152, 2240):
         yield from (_layer_norm(D, parts) for parts in ("", "branch", "addend quantize smooth"))
     yield from (_attention(type_) for type_ in ("bf16", "fp16", "fp32"))
+    for E in (72, 112):
+        for parts in ("", "product bias", "product bias smooth mask", "product bias odd"):
+            yield _cross_attention(E, parts)
     yield from (_depthwise(parts) for parts in ("bf16", "bf16 silu", "fp32"))
     yield from (_rms_norm(D, "") for D in (1152, 2240))
     yield from (
@@ -66,6 +75,10 @@ def cases() -> Iterator[Case]:
         yield _linear_w8a8(tile, "bias silu")
         yield _linear_w8a8(tile, "bias gate residual")
         yield _linear_w8a8(tile, "bias gate residual odd")
+        yield _linear_w8a8(tile, "bias gate residual largest smooth")
+    for tile in tiles_of(LINEAR_W8A8_ON_LOAD):
+        yield _linear_w8a8(tile, "floats residual")
+        yield _linear_w8a8(tile, "floats bias gate residual odd")
     for tile in tiles_of(CONV3X3_W8A8):
         yield _conv3x3_w8a8(tile, "bias silu")
         yield _conv3x3_w8a8(tile, "bias residual")
@@ -139,6 +152,48 @@ def _attention(type_: str) -> Case:
     )
 
 
+def _cross_attention(E: int, parts: str) -> Case:
+    """`product`: of the queries, quantized while they are read. `odd`: widths that steps do not divide."""
+    import torch
+    import triton.language as tl
+
+    from quant.kernels.cross_attention.kernel import WARPS, blocks, steps
+
+    optional = {
+        "x_largest_ptr": ("product", "*fp32"), "weight_ptr": ("product", "*i8"),
+        "weight_scale_ptr": ("product", "*fp32"), "bias_ptr": ("bias", "*bf16"),
+        "smooth_ptr": ("smooth", "*fp32"), "mask_ptr": ("mask", "*i1"),
+    }  # fmt: skip
+    present = {name: type_ for name, (part, type_) in optional.items() if part in parts}
+    (block_m, block_k, block_l, stages), (block_a, block_b) = steps(torch.bfloat16), blocks(E)
+    return Case(
+        kernel="cross_attention",
+        variant=f"E={E} {parts}".strip(),
+        pointers=present
+        | dict.fromkeys(("x_ptr", "key_ptr", "value_ptr", "out_ptr"), "*bf16")
+        | {"largest_ptr": "*i32"},
+        constants={
+            "DOT": tl.bfloat16,
+            "REMAINDERS": 2 if "smooth" in parts else 1,
+            "EVEN_K": "odd" not in parts,
+            "BLOCK_M": block_m,
+            "BLOCK_K": block_k,
+            "BLOCK_L": block_l,
+            "BLOCK_A": block_a,
+            "BLOCK_B": block_b,
+        }
+        | {name: None for name in optional if name not in present},
+        warps=WARPS,
+        stages=stages,
+        instruction=r"I(G?)MMA" if "product" in parts else r"H(G?)MMA",
+        numbers=(
+            "N", "K", "stride_x", "stride_weight", "stride_out",
+            *(f"stride_{t}_{of}" for t in ("key", "value") for of in ("picture", "head", "token")),
+        ),
+        floats=("to_exponents",),
+    )  # fmt: skip
+
+
 def _depthwise(parts: str) -> Case:
     from quant.kernels.depthwise3x3_glu.kernel import BLOCK_C, BLOCK_W, WARPS
 
@@ -176,11 +231,14 @@ def _int8_product(
     kernel: str, tile: Any, parts: str, pointers: dict[str, str], **more: Any
 ) -> Case:
     """`odd` is for sizes that tiles do not divide: masks along K, rows of two pictures in a tile."""
-    optional = {"bias_ptr": "bias", "residual_ptr": "residual"}
+    optional = {"bias_ptr": ("bias", "*bf16"), "residual_ptr": ("residual", "*bf16")}
     if kernel == "linear_w8a8":
-        optional["gate_ptr"] = "gate"
-        more["constants"]["GATE_PER_TILE"] = "odd" not in parts
-    present = {pointer: "*bf16" for pointer, part in optional.items() if part in parts}
+        optional |= {
+            "gate_ptr": ("gate", "*bf16"), "largest_ptr": ("largest", "*i32"),
+            "smooth_ptr": ("smooth", "*fp32"),
+        }  # fmt: skip
+        more["constants"] |= {"GATE_PER_TILE": "odd" not in parts, "REMAINDERS": 1}
+    present = {pointer: type_ for pointer, (part, type_) in optional.items() if part in parts}
     absent = {pointer: None for pointer in optional if pointer not in present}
     blocks = {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k, "GROUP": tile.group}
     constants = more.pop("constants") | absent | blocks
@@ -202,7 +260,11 @@ def _linear_w8a8(tile: Any, parts: str) -> Case:
         "linear_w8a8",
         tile,
         parts,
-        {"q_ptr": "*i8", "scale_ptr": "*fp32", "weight_ptr": "*i8"},
+        {
+            "q_ptr": "*bf16" if "floats" in parts else "*i8",
+            "scale_ptr": "*fp32",
+            "weight_ptr": "*i8",
+        },
         constants={},
         numbers=("M", "N", "K", "tokens", *strides),
     )

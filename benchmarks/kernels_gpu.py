@@ -21,11 +21,12 @@ from quant.kernels import tiles
 from quant.kernels.autotune import rank
 from quant.kernels.conv3x3_w8a8 import conv3x3_w8a8
 from quant.kernels.conv3x3_w8a8 import repack as repack_conv
+from quant.kernels.cross_attention import cross_attention_w8a8
 from quant.kernels.depthwise3x3_glu import depthwise3x3_glu
 from quant.kernels.depthwise3x3_glu import repack as repack_depthwise
 from quant.kernels.layer_norm_modulate import layer_norm_modulate, layer_norm_modulate_quantize
 from quant.kernels.linear_w4a16 import linear_w4a16, repack
-from quant.kernels.linear_w8a8 import linear_w8a8
+from quant.kernels.linear_w8a8 import linear_w8a8, linear_w8a8_on_load
 from quant.kernels.quantize_per_token import quantize_per_token
 from quant.kernels.relu_linear_attention import relu_linear_attention
 from quant.kernels.rms_norm import rms_norm
@@ -39,6 +40,8 @@ LINEARS = (
     (1152, 1152), (1152, 3456), (1152, 5760), (2880, 1152),  # Sana-0.6B
     (2240, 2240), (2240, 6720), (2240, 11200), (5600, 2240),  # Sana-1.6B
 )  # fmt: skip
+TEXTS = ((1152, 16), (2240, 20))  # (D, heads) of cross-attention
+TEXT_TOKENS = (40, 300)
 WIDTHS = ((1152, 2880), (2240, 5600))  # (D, hidden) of Sana-0.6B and 1.6B
 PIXELS = ((1024, 128), (512, 256), (256, 512))  # (S, C): norms of DC-AE at 1024 pixels
 CONVOLUTIONS = ((128, 512), (256, 512), (512, 256), (1024, 128))  # (S, K): DC-AE at 1024 pixels
@@ -82,6 +85,10 @@ def rows(ceiling: dict[str, float], *, tune: bool) -> Iterator[Row]:
             yield from _block(M, D, hidden, ceiling)
         for K, N in LINEARS:
             yield _linear_w8a8(M, K, N, ceiling, tune=tune)
+            yield _linear_on_load(M, K, N, ceiling, tune=tune)
+        for D, heads in TEXTS:
+            for L in TEXT_TOKENS:
+                yield _cross_attention(M // 2, D, heads, L, ceiling)
     for S, C in PIXELS:
         yield _pixel_norm(S, C, ceiling)
     for S, K in CONVOLUTIONS:
@@ -182,6 +189,55 @@ def _linear_w8a8(M: int, K: int, N: int, ceiling: dict[str, float], *, tune: boo
     }
     chosen = tiles.choose(tiles.LINEAR_W8A8, M, N, K)
     return row | (_tuned(run, tiles.INT8_CANDIDATES, chosen) if tune else {})
+
+
+def _linear_on_load(M: int, K: int, N: int, ceiling: dict[str, float], *, tune: bool) -> Row:
+    """Beside the two launches that it stands for."""
+    x, weight = torch.randn(M, K, device="cuda").bfloat16(), integers(N, K)
+    largest, scale = x.float().abs().amax(dim=1), torch.rand(N, device="cuda")
+    residual = torch.randn(M, N, device="cuda").bfloat16()
+
+    def run(tile: tiles.Tile | None = None) -> object:
+        return linear_w8a8_on_load(x, largest, weight, scale, residual=residual, tile=tile)
+
+    ms = time_ms(run)
+    row = {
+        "kernel": "linear_w8a8_on_load",
+        "shape": f"{M}x{K}x{N}",
+        "ms": ms,
+        "two_launches_ms": time_ms(
+            lambda: linear_w8a8(*quantize_per_token(x), weight, scale, residual=residual)
+        ),
+        "share": 2 * M * K * N / ms / 1e9 / ceiling["int8_tops"],
+        "share_of": "int8",
+    }
+    chosen = tiles.choose(tiles.LINEAR_W8A8_ON_LOAD, M, N, K)
+    return row | (_tuned(run, tiles.tiles_of(tiles.LINEAR_W8A8_ON_LOAD), chosen) if tune else {})
+
+
+def _cross_attention(M: int, D: int, heads: int, L: int, ceiling: dict[str, float]) -> Row:
+    """One picture's queries and their attention, beside the three launches that it stands for."""
+    x, weight = torch.randn(M, D, device="cuda").bfloat16(), integers(D, D)
+    largest, scale = x.float().abs().amax(dim=1), torch.rand(D, device="cuda") / 1e4
+    keys, values = (
+        torch.randn(1, L, D, device="cuda").bfloat16().unflatten(-1, (heads, -1)).transpose(1, 2)
+        for _ in range(2)
+    )
+
+    def three_launches() -> object:
+        q = linear_w8a8(*quantize_per_token(x), weight, scale)
+        q = q.view(1, M, heads, -1).transpose(1, 2)
+        return F.scaled_dot_product_attention(q, keys, values)
+
+    ms = time_ms(lambda: cross_attention_w8a8(x, largest, weight, scale, keys, values))
+    return {
+        "kernel": "cross_attention_w8a8",
+        "shape": f"{M}x{D} {L} tokens",
+        "ms": ms,
+        "three_launches_ms": time_ms(three_launches),
+        "share": 2 * M * D * D / ms / 1e9 / ceiling["int8_tops"],
+        "share_of": "int8",
+    }
 
 
 def _conv3x3_w8a8(S: int, K: int, ceiling: dict[str, float], *, tune: bool) -> Row:

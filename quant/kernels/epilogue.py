@@ -6,6 +6,8 @@ Rows are counted from the tile's first, which is 64 bits wide: no offset inside 
 import triton
 import triton.language as tl
 
+from quant.kernels.rows import raise_largest
+
 
 @triton.jit
 def tile_of(pid, M, N, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP: tl.constexpr):
@@ -31,6 +33,8 @@ def finish(
     gate_ptr,  # (M // tokens, N) or None
     residual_ptr,  # (M, N) or None
     out_ptr,  # (M, N)
+    largest_ptr,  # (M,) bits of fp32, raised to the largest magnitudes of rows; or None
+    smooth_ptr,  # (N,) or None: those of rows times this
     tokens,
     stride_gate,
     stride_residual,
@@ -58,4 +62,10 @@ def finish(
         out += tl.load(residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
     out_ptr += first * stride_out
     at = rows[:, None] * stride_out + cols[None, :]
-    tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=inside)
+    stored = out.to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + at, stored, mask=inside)
+    if largest_ptr is not None:
+        seen = stored.to(tl.float32)
+        if smooth_ptr is not None:
+            seen *= tl.load(smooth_ptr + cols, mask=in_cols, other=0.0).to(tl.float32)[None, :]
+        raise_largest(seen, inside, largest_ptr + first + rows, first + rows < M)

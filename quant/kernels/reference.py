@@ -2,6 +2,8 @@
 
 # M rows (tokens), D channels, K input channels, N output channels, B batch, H x W pixels
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +23,8 @@ def linear_w8a8(
     residual: Tensor | None = None,
     out_dtype: torch.dtype = torch.bfloat16,
     out: Tensor | None = None,
+    out_largest: Tensor | None = None,
+    out_smooth: Tensor | None = None,
 ) -> Tensor:
     """(M, N): int32 sums, both scales, then bias, activation, gate and residual in fp32."""
     sums = primitives.int8_matmul(q, weight).float()
@@ -29,7 +33,62 @@ def linear_w8a8(
         result = result * _by_row(gate, result)
     if residual is not None:
         result = result + residual.float()
-    return result.to(out_dtype) if out is None else out.copy_(result)
+    out = result.to(out_dtype) if out is None else out.copy_(result)
+    _raise_largest(out_largest, out, out_smooth)
+    return out
+
+
+def linear_w8a8_on_load(
+    x: Tensor,
+    largest: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    *,
+    smooth: Tensor | None = None,
+    **rest: Any,
+) -> Tensor:
+    """The same of floats, with the scales that go with their rows' largest magnitudes."""
+    wide, scale = x.float() if smooth is None else x.float() * smooth, largest / primitives.INT8_MAX
+    q = wide / torch.where(scale > 0, scale, 1.0)[:, None]
+    q = q.round_().clamp_(-primitives.INT8_MAX, primitives.INT8_MAX).to(torch.int8)
+    return linear_w8a8(q, scale, weight, weight_scale, **rest)
+
+
+def cross_attention(
+    q: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    mask: Tensor | None = None,
+    out_largest: Tensor | None = None,
+) -> Tensor:
+    """(M, D) of queries (M, D), keys and values (B, H, L, E): softmax attention of every head."""
+    heads = q.unflatten(0, (len(keys), -1)).unflatten(-1, keys.shape[1::2]).transpose(1, 2)
+    seen = None if mask is None else mask[:, None, None]
+    out = F.scaled_dot_product_attention(heads, keys, values, attn_mask=seen)
+    out = out.transpose(1, 2).reshape(q.shape)
+    _raise_largest(out_largest, out, None)
+    return out
+
+
+def cross_attention_w8a8(
+    x: Tensor,
+    largest: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    *,
+    bias: Tensor | None = None,
+    smooth: Tensor | None = None,
+    mask: Tensor | None = None,
+    out_largest: Tensor | None = None,
+) -> Tensor:
+    """(M, D): the same of queries that are a w8a8 product, rounded to x's type."""
+    q = linear_w8a8_on_load(
+        x, largest, weight, weight_scale, smooth=smooth, bias=bias, out_dtype=x.dtype
+    )
+    return cross_attention(q, keys, values, mask=mask, out_largest=out_largest)
 
 
 def conv3x3_w8a8(
@@ -132,6 +191,13 @@ def rms_norm(
     if residual is not None:
         result = result + residual.float()
     return result.to(x.dtype) if out is None else out.copy_(result)
+
+
+def _raise_largest(largest: Tensor | None, rows: Tensor, smooth: Tensor | None) -> None:
+    """In place, to the largest magnitude of each row."""
+    if largest is not None:
+        wide = rows.float() if smooth is None else rows.float() * smooth
+        torch.maximum(largest, wide.abs().amax(dim=1), out=largest)
 
 
 def _by_row(rows_BD: Tensor, x_MD: Tensor) -> Tensor:

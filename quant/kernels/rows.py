@@ -1,7 +1,13 @@
-"""What kernels that hold a whole row in one program share. Imports Triton, like `epilogue.py`."""
+"""How rows become int8: whole ones inside of one program, or tiles of rows whose largest magnitudes are known.
 
+Imports Triton, like `epilogue.py`.
+"""
+
+import torch
 import triton
 import triton.language as tl
+
+from quant.kernels.checks import interpreted
 
 
 @triton.jit
@@ -17,6 +23,59 @@ def quantize_row(x, inside, q_ptr, scale_ptr):
     q = tl.minimum(tl.maximum(q, -127.0), 127.0)
     tl.store(q_ptr + tl.arange(0, x.shape[0]), q.to(tl.int8), mask=inside)
     tl.store(scale_ptr, scale)
+
+
+@triton.jit
+def raise_largest(x, inside, largest_ptrs, in_rows):
+    """Raise the largest magnitudes of rows, as bits, to those of a tile in fp32. NaN's are above any number's."""
+    bits = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+    of_rows = tl.max(tl.where(inside, bits, 0), axis=1)
+    tl.atomic_max(largest_ptrs, of_rows, mask=in_rows, sem="relaxed")
+
+
+@triton.jit
+def divisors(largest):
+    """What `quantize_tile` wants of rows with these largest magnitudes."""
+    scale = tl.div_rn(largest, 127.0)
+    # Powers of two change no quotient; without them an inverse may be infinite and a remainder too small.
+    lift = tl.where(largest < 1e-20, 1.2676506002282294e30, 1.0)  # 2^100
+    divisor = tl.where(scale > 0, scale, 1.0) * lift
+    return lift, divisor, tl.div_rn(1.0, divisor)
+
+
+@triton.jit
+def quantize_tile(x, lift, divisor, inverse, REMAINDERS: tl.constexpr):
+    """int8 of a tile (rows, columns), as `quantize_row` makes them of a row.
+
+    A quotient's remainder is exact, and mends it: one is enough for values of at most 11 bits
+    (tests/unit/kernels/test_rows.py tries them all), two for any (Markstein, IBM J. Res. Dev. 34, 1990).
+    """
+    x = x.to(tl.float32) * lift[:, None]
+    if REMAINDERS == 0:
+        q = tl.div_rn(x, divisor[:, None])
+    else:
+        q = x * inverse[:, None]
+        for _ in tl.static_range(REMAINDERS):
+            q = tl.fma(tl.fma(q, -divisor[:, None], x), inverse[:, None], q)
+    # The integer's two's complement is in the sum's lowest bits; nothing is beyond 127 times its scale.
+    q = (q + 12582912.0).to(tl.int32, bitcast=True).to(tl.int8)
+    if REMAINDERS != 0:
+        # Nothing, but what the compiler cannot see through: else it moves the quotients behind the exchange
+        # between threads, where two or four warps would compute each of them.
+        q = tl.inline_asm_elementwise(
+            "mov.b32 $0, $1;", "=r,r", [q], dtype=tl.int8, is_pure=False, pack=4
+        )
+    return q
+
+
+def remainders(x: torch.Tensor, smooth: torch.Tensor | None = None) -> int:
+    """How many `quantize_tile` needs for x, or x * smooth; none under the interpreter.
+
+    That one rounds between a product and a sum, and knows no machine code.
+    """
+    if interpreted():
+        return 0
+    return 1 if smooth is None and x.dtype in (torch.bfloat16, torch.float16) else 2
 
 
 def block_and_warps(K: int) -> tuple[int, int]:

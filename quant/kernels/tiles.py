@@ -9,7 +9,7 @@ would leave multiprocessors idle. `autotune.py` measures.
 # M rows (tokens or pixels), N output channels, K input channels
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +56,15 @@ LINEAR_W8A8 = (
     Rule(max_m=4096, max_n=2304, tile=MEDIUM),  # 1024 px: 288 tiles; 128 wide ones would be 144
     Rule(max_k=64, tile=MEDIUM),  # one step: nothing to load ahead, all is storing
     Rule(tile=LARGE),
+)
+
+# Inputs of 16 bits take twice the room of int8 ones, and their integers some more: fewer steps ahead leave room for
+# two programs, and for inputs of 32 bits.
+LINEAR_W8A8_ON_LOAD = (
+    Rule(max_m=128, tile=replace(NARROW, stages=3)),
+    Rule(max_m=1024, max_n=2304, tile=replace(SMALL, k=64, stages=4)),
+    Rule(max_m=4096, max_n=2304, tile=replace(MEDIUM, stages=3)),
+    Rule(tile=replace(LARGE, stages=3)),
 )
 
 # A step covers 64 or 128 channels of one tap, so k divides the widths of DC-AE.

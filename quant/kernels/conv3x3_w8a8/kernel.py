@@ -70,7 +70,7 @@ def conv3x3_w8a8_kernel(
     out = sums.to(tl.float32) * (scale[:, None] * weight_scale[None, :])
     finish(
         out, first, rows, tile_n * BLOCK_N + cols, M, N, bias_ptr, None, residual_ptr, out_ptr,
-        M, 0, stride_out, stride_out, SILU, False,
+        None, None, M, 0, stride_out, stride_out, SILU, False,
     )  # fmt: skip
 
 

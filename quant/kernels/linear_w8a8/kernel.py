@@ -1,4 +1,7 @@
-"""Tiles of an int8 product on tensor cores. Both operands are read along K, as they lie in memory."""
+"""Tiles of an int8 product on tensor cores. Both operands are read along K, as they lie in memory.
+
+Inputs may be floats with known largest magnitudes: each program then quantizes the rows it reads.
+"""
 
 # M rows (tokens), K input channels, N output channels, B batch
 
@@ -8,19 +11,22 @@ import triton.language as tl
 from torch import Tensor
 
 from quant.kernels.epilogue import finish, tile_of
+from quant.kernels.rows import divisors, quantize_tile, remainders
 from quant.kernels.tiles import Tile
 
 
 @triton.jit
 def linear_w8a8_kernel(
-    q_ptr,
-    scale_ptr,
+    q_ptr,  # int8, or floats
+    scale_ptr,  # (M,) scales of int8, largest magnitudes of floats
     weight_ptr,
     weight_scale_ptr,
     bias_ptr,
     gate_ptr,
     residual_ptr,
     out_ptr,
+    largest_ptr,
+    smooth_ptr,
     M,
     N,
     K,
@@ -32,6 +38,7 @@ def linear_w8a8_kernel(
     stride_out,
     SILU: tl.constexpr,
     GATE_PER_TILE: tl.constexpr,
+    REMAINDERS: tl.constexpr,
     EVEN_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -51,6 +58,8 @@ def linear_w8a8_kernel(
     w_tile = (
         weight_ptr + first_col * stride_weight + read_cols[None, :] * stride_weight + ks[:, None]
     )
+    if q_ptr.dtype.element_ty != tl.int8:
+        lift, divisor, inverse = divisors(tl.load(scale_ptr + first + read_rows))
     sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32)
     for k in range(0, K, BLOCK_K):
         if EVEN_K:
@@ -59,15 +68,19 @@ def linear_w8a8_kernel(
         else:
             q = tl.load(q_tile, mask=(ks < K - k)[None, :], other=0)
             w = tl.load(w_tile, mask=(ks < K - k)[:, None], other=0)
+        if q_ptr.dtype.element_ty != tl.int8:
+            q = quantize_tile(q, lift, divisor, inverse, REMAINDERS)
         sums = tl.dot(q, w, sums, out_dtype=tl.int32)
         q_tile += BLOCK_K
         w_tile += BLOCK_K
     scale = tl.load(scale_ptr + first + read_rows)
+    if q_ptr.dtype.element_ty != tl.int8:
+        scale = tl.div_rn(scale, 127.0)
     weight_scale = tl.load(weight_scale_ptr + first_col + read_cols)
     out = sums.to(tl.float32) * scale[:, None] * weight_scale[None, :]
     finish(
         out, first, rows, tile_n * BLOCK_N + cols, M, N, bias_ptr, gate_ptr, residual_ptr, out_ptr,
-        tokens, stride_gate, stride_residual, stride_out, SILU, GATE_PER_TILE,
+        largest_ptr, smooth_ptr, tokens, stride_gate, stride_residual, stride_out, SILU, GATE_PER_TILE,
     )  # fmt: skip
 
 
@@ -80,10 +93,12 @@ def launch(
     gate: Tensor | None,
     residual: Tensor | None,
     out: Tensor,
+    largest: Tensor | None,
+    smooth: Tensor | None,
     activation: str | None,
     tile: Tile,
 ) -> None:
-    """Fill out (M, N)."""
+    """Fill out (M, N); raise `largest` (M,)."""
     M, K = q.shape
     N = weight.shape[0]
     tokens = M if gate is None else M // len(gate)
@@ -98,6 +113,8 @@ def launch(
             gate,
             residual,
             out,
+            None if largest is None else largest.view(torch.int32),
+            smooth,
             M,
             N,
             K,
@@ -109,6 +126,7 @@ def launch(
             out.stride(0),
             SILU=activation == "silu",
             GATE_PER_TILE=tokens % tile.m == 0,
+            REMAINDERS=remainders(q),
             EVEN_K=K % tile.k == 0,
             BLOCK_M=tile.m,
             BLOCK_N=tile.n,

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quant.kernels.checks import interpreted
+from quant.kernels.dot import dot_type
 
 WARPS, STAGES = 8, 3
 
@@ -83,20 +83,13 @@ def relu_linear_attention_kernel(
         tl.store(out_tile + at * (H * E), out.to(out_ptr.dtype.element_ty), mask=inside)
 
 
-def _dot_type(dtype: torch.dtype) -> tl.dtype:
-    """That of the inputs; fp32 under the interpreter, which multiplies the bits of bf16 as integers."""
-    if interpreted() or dtype == torch.float32:
-        return tl.float32
-    return tl.bfloat16 if dtype == torch.bfloat16 else tl.float16
-
-
 def launch(q: Tensor, k: Tensor, v: Tensor, out: Tensor, eps: float) -> None:
     """Fill out (B, N, H, E)."""
     B, N, H, E = q.shape
     with torch.cuda.device_of(q):
         relu_linear_attention_kernel[(B * H,)](
             q, k, v, out, N, H, E, eps, *q.stride()[:3], *k.stride()[:3], *v.stride()[:3],
-            DOT=_dot_type(q.dtype),
+            DOT=dot_type(q.dtype),
             NARROW=q.dtype != torch.float32,
             BLOCK_N=block_n(q.dtype),
             BLOCK_E=max(triton.next_power_of_2(E), 16),

@@ -12,9 +12,11 @@ FAST = (
     "quantize_per_token K=1152",
     "layer_norm_modulate D=1152 addend quantize smooth",
     "relu_linear_attention E=32 bf16",
+    "cross_attention E=72 product bias",
     "depthwise3x3_glu 16x32 4w bf16 silu",
     "rms_norm D=1152",
     "linear_w8a8 128x64x64 4w 4s bias gate residual",
+    "linear_w8a8 128x64x64 4w 3s floats residual",
     "conv3x3_w8a8 128x128x64 8w 4s bias silu",
     "linear_w4a16 64x64 4w 4s g64",
 )

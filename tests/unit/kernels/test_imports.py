@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 PARTS = (
+    "cross_attention",
     "depthwise3x3_glu",
     "layer_norm_modulate",
     "quantize_per_token",

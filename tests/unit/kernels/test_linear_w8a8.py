@@ -9,7 +9,7 @@ from torch import Tensor
 
 from quant import primitives
 from quant.kernels import reference
-from quant.kernels.linear_w8a8 import linear_w8a8
+from quant.kernels.linear_w8a8 import linear_w8a8, linear_w8a8_on_load
 from quant.kernels.tiles import Tile
 
 TILE = Tile(m=32, n=32, k=64, warps=4, stages=2, group=2)
@@ -119,6 +119,8 @@ def test_views_keep_their_strides(interpreted: Callable[..., Any]) -> None:
         ({"gate": torch.ones(0, 6)}, "gate has 0 rows"),
         ({"residual": torch.ones(4, 5)}, "residual has shape"),
         ({"residual": torch.ones(4, 6, device="meta")}, "residual is on meta"),
+        ({"out_largest": torch.ones(5)}, "out_largest has shape"),
+        ({"out_smooth": torch.ones(5)}, "out_smooth has shape"),
         ({"activation": "gelu"}, "activation is 'gelu'"),
         ({"out_dtype": torch.int8}, "out_dtype is torch.int8"),
         ({}, "CUDA device, not on cpu"),
@@ -147,3 +149,71 @@ def test_the_residual_is_updated_in_place(interpreted: Callable[..., Any]) -> No
     expected = reference.linear_w8a8(*args, residual=residual, out_dtype=torch.float32)
     out = interpreted(in_place, *args, residual=residual)
     torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
+
+
+def largest_of_rows(*args: Tensor, smooth: Tensor | None, residual: Tensor) -> tuple[Tensor, ...]:
+    """In the interpreter's process: the result, and what was raised to its rows' magnitudes."""
+    largest = torch.zeros(len(residual))
+    out = linear_w8a8(
+        *args, residual=residual, out_dtype=residual.dtype, out_largest=largest, out_smooth=smooth,
+        tile=TILE,
+    )  # fmt: skip
+    return out, largest
+
+
+@pytest.mark.parametrize("smoothed", [False, True], ids=["plain", "smoothed"])
+@pytest.mark.parametrize("dtype", list(RELATIVE), ids=str)
+def test_the_largest_of_each_row(
+    interpreted: Callable[..., Any], dtype: torch.dtype, smoothed: bool
+) -> None:
+    """Over tiles that end within the rows and columns: of what was stored, not of what was rounded to it."""
+    args, residual = operands(40, 70, 64), torch.randn(40, 70).to(dtype)
+    residual[3, 69] = float("nan")
+    smooth = torch.rand(70) + 0.1 if smoothed else None
+    out, largest = interpreted(largest_of_rows, *args, residual=residual, smooth=smooth)
+    wide = out.float() if smooth is None else out.float() * smooth
+    assert torch.equal(largest.nan_to_num(-1), wide.abs().amax(dim=1).nan_to_num(-1))
+    assert largest.isnan().nonzero().tolist() == [[3]]
+
+
+@pytest.mark.parametrize("dtype", list(RELATIVE), ids=str)
+@pytest.mark.parametrize(("M", "N", "K"), [(1, 1, 1), (33, 65, 100), (40, 48, 128)])
+def test_on_load_it_is_the_scheme(
+    interpreted: Callable[..., Any], M: int, N: int, K: int, dtype: torch.dtype
+) -> None:
+    """The same integers as of whole rows, so the same sums."""
+    x = (torch.randn(M, K) * 3).to(dtype)
+    x[0] = 0
+    weight, weight_scale = primitives.quantize_per_channel(torch.randn(N, K))
+    largest = x.float().abs().amax(dim=1)
+    rest = {"bias": torch.randn(N), "residual": torch.randn(M, N), "out_dtype": torch.float32}
+    out = interpreted(linear_w8a8_on_load, x, largest, weight, weight_scale, **rest, tile=TILE)
+    expected = reference.linear_w8a8(
+        *primitives.quantize_per_token(x.float()), weight, weight_scale, **rest
+    )
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_on_load_rows_that_are_not_numbers_stay_so(interpreted: Callable[..., Any]) -> None:
+    x = torch.randn(4, 64)
+    x[2, 7] = float("nan")
+    _, _, weight, weight_scale = operands(1, 8, 64)
+    out = interpreted(linear_w8a8_on_load, x, x.abs().amax(dim=1), weight, weight_scale)
+    assert out.isnan().all(dim=1).tolist() == [False, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x": torch.zeros(4, 8, dtype=torch.int8)}, "x is torch.int8"),
+        ({"largest": torch.ones(5)}, r"largest has shape \(5,\), not \(4\)"),
+        ({}, "CUDA device, not on cpu"),
+    ],
+)
+def test_wrong_floats(change: dict[str, Tensor], message: str) -> None:
+    arguments: dict[str, Any] = {
+        "x": torch.zeros(4, 8), "largest": torch.ones(4), "weight_scale": torch.ones(6),
+        "weight": torch.zeros(6, 8, dtype=torch.int8),
+    }  # fmt: skip
+    with pytest.raises(ValueError, match=message):
+        linear_w8a8_on_load(**(arguments | change))

@@ -10,15 +10,23 @@ from quant.kernels import reference
 from quant.kernels.autotune import rank
 from quant.kernels.conv3x3_w8a8 import conv3x3_w8a8
 from quant.kernels.conv3x3_w8a8 import repack as repack_conv
+from quant.kernels.cross_attention import cross_attention, cross_attention_w8a8
 from quant.kernels.depthwise3x3_glu import depthwise3x3_glu
 from quant.kernels.depthwise3x3_glu import repack as repack_depthwise
 from quant.kernels.layer_norm_modulate import layer_norm_modulate, layer_norm_modulate_quantize
 from quant.kernels.linear_w4a16 import linear_w4a16, repack
-from quant.kernels.linear_w8a8 import linear_w8a8
+from quant.kernels.linear_w8a8 import linear_w8a8, linear_w8a8_on_load
 from quant.kernels.quantize_per_token import quantize_per_token
 from quant.kernels.relu_linear_attention import relu_linear_attention
 from quant.kernels.rms_norm import rms_norm
-from quant.kernels.tiles import CONV3X3_W8A8, INT8_CANDIDATES, LINEAR_W4A16, Tile, tiles_of
+from quant.kernels.tiles import (
+    CONV3X3_W8A8,
+    INT8_CANDIDATES,
+    LINEAR_W4A16,
+    LINEAR_W8A8_ON_LOAD,
+    Tile,
+    tiles_of,
+)
 from quant.layers import QuantLinear
 
 pytestmark = pytest.mark.gpu
@@ -78,6 +86,74 @@ def test_linear_w8a8(M: int, N: int, K: int, tile: Tile | None) -> None:
     )  # fmt: skip
     # The device's exponential is good to about 2^-22; sums of unlike sign lose a few bits more.
     torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("tile", [None, *tiles_of(LINEAR_W8A8_ON_LOAD)], ids=tile_id)
+@pytest.mark.parametrize(("M", "N", "K"), AWKWARD + SANA)
+def test_linear_w8a8_on_load(M: int, N: int, K: int, tile: Tile | None, dtype: torch.dtype) -> None:
+    """The integers of whole rows, so the same sums."""
+    x = (torch.randn(M, K, device="cuda") * 3).to(dtype)
+    x[0] = 0
+    x[-1] *= 1e-30  # fp32 and bf16: a scale whose inverse is far from one
+    largest, weight = x.float().abs().amax(dim=1), integers(N, K)
+    scale = torch.rand(N, device="cuda")
+    rest = {"out_dtype": torch.float32}
+    out = linear_w8a8_on_load(x, largest, weight, scale, tile=tile, **rest)
+    q, token_scale = quantize_per_token(x)
+    assert torch.equal(out, linear_w8a8(q, token_scale, weight, scale, **rest))
+
+
+@pytest.mark.parametrize("smoothed", [False, True], ids=["", "smoothed"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("M", "N", "K"), AWKWARD + SANA)
+def test_the_largest_of_each_row(
+    M: int, N: int, K: int, dtype: torch.dtype, smoothed: bool
+) -> None:
+    q, weight = integers(M, K), integers(N, K)
+    scales = torch.rand(M, device="cuda") / 500, torch.rand(N, device="cuda") / 500
+    largest = torch.zeros(M, device="cuda")
+    smooth = torch.rand(N, device="cuda") if smoothed else None
+    out = linear_w8a8(
+        q, scales[0], weight, scales[1], out_dtype=dtype, out_largest=largest, out_smooth=smooth
+    )
+    wide = out.float() if smooth is None else out.float() * smooth
+    assert torch.equal(largest, wide.abs().amax(dim=1))
+
+
+@pytest.mark.parametrize("smoothed", [False, True], ids=["", "smoothed"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(
+    ("B", "N", "K", "L", "H", "E"),
+    [(1, 1, 32, 1, 1, 16), (2, 100, 131, 33, 2, 20), (1, 1024, 1152, 40, 16, 72), (2, 256, 2240, 300, 20, 112)],
+)  # fmt: skip
+def test_cross_attention(
+    B: int, N: int, K: int, L: int, H: int, E: int, dtype: torch.dtype, smoothed: bool
+) -> None:
+    x = torch.randn(B * N, K, device="cuda").to(dtype)
+    smooth = torch.rand(K, device="cuda") + 0.1 if smoothed else None
+    weight, weight_scale = primitives.quantize_per_channel(
+        torch.randn(H * E, K, device="cuda") / K**0.5
+    )
+    text = [
+        torch.randn(B, L, H * E, device="cuda").to(dtype).unflatten(-1, (H, E)).transpose(1, 2)
+        for _ in range(2)
+    ]
+    mask = torch.rand(B, L, device="cuda") < 0.8
+    mask[:, -1] = True
+    largest = torch.zeros(B * N, device="cuda")
+    wide = x.float() if smooth is None else x.float() * smooth
+    q, scale = quantize_per_token(x, smooth=smooth)
+    queries = linear_w8a8(q, scale, weight, weight_scale, out_dtype=dtype)
+    expected = reference.cross_attention(queries, *text, mask=mask)
+    close = {"rtol": 2 * NEIGHBOURS[dtype], "atol": 2 * NEIGHBOURS[dtype]}
+    out = cross_attention_w8a8(
+        x, wide.abs().amax(dim=1), weight, weight_scale, *text, smooth=smooth, mask=mask,
+        out_largest=largest,
+    )  # fmt: skip
+    torch.testing.assert_close(out, expected, **close)
+    assert torch.equal(largest, out.float().abs().amax(dim=1))
+    torch.testing.assert_close(cross_attention(queries, *text, mask=mask), expected, **close)
 
 
 @pytest.mark.parametrize("tile", [None, *tiles_of(CONV3X3_W8A8)], ids=tile_id)
