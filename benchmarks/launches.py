@@ -1,8 +1,9 @@
-"""How many operations a denoising step issues, a block and a pass: ours, diffusers', and the planned GPU path.
+"""How many operations a denoising step issues, a block and a pass: ours on a CPU and on a GPU, and diffusers'.
 
 `python -m benchmarks.launches` runs narrow models with real block structure under a dispatch mode that counts what
-computes: views and allocations launch nothing. On a GPU each of these is at least one kernel. The count of a block is the
-difference between models of three and two. The document goes to `benchmarks/results/launches.json`.
+computes: views and allocations launch nothing. On a GPU each of these is at least one kernel. The CUDA engine's kernels count
+as one each, which tests/unit/engine/test_launches.py checks. The count of a block is the difference between models of three and
+two. The document goes to `benchmarks/results/launches.json`.
 """
 
 import json
@@ -22,8 +23,9 @@ from quant.backends.cpu import KERNELS
 from quant.convert import quantize_
 from quant.layers import QuantLinear
 from sana_cli.bench.machine import machine
-from sana_cli.bench.work import PLANNED_BLOCK, denoise_step
 from sana_cli.config import TransformerConfig
+from sana_cli.engine.kernels import NAMES, REFERENCE, Kernels
+from sana_cli.engine.transformer import EngineTransformer
 from sana_cli.fusing import fuse_projections_
 from sana_cli.loading import TOKEN_CONVS
 from sana_cli.models.packed import pack_linears_
@@ -51,12 +53,26 @@ class LaunchCounter(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
+        self._inside = False
+
+    def as_one(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, counted as one operation."""
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self.counts[name] += 1
+            self._inside = True
+            try:
+                return function(*args, **kwargs)
+            finally:
+                self._inside = False
+
+        return run
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None
     ) -> Any:
         name = func.overloadpacket.__name__
-        if not func.is_view and not name.startswith(_NO_LAUNCH):
+        if not self._inside and not func.is_view and not name.startswith(_NO_LAUNCH):
             self.counts[name] += 1
         return func(*args, **(kwargs or {}))
 
@@ -81,6 +97,24 @@ def of_ours(prepare: Callable[[SanaTransformer2D], object], layers: int) -> Coun
     with counting() as counts:
         model(latents, timestep, contexts)
     return counts
+
+
+def of_the_engine(scheme: str | None, layers: int) -> Counter[str]:
+    """The same pass by the CUDA engine, on the definitions of its kernels."""
+    config = replace(_NARROW, num_layers=layers)
+    model = SanaTransformer2D(config).bfloat16().eval().requires_grad_(False)
+    if scheme is not None:
+        quantize_(model, component_recipe("transformer", scheme), token_convs=TOKEN_CONVS)
+    counter = LaunchCounter()
+    kernels = Kernels(**{name: counter.as_one(name, getattr(REFERENCE, name)) for name in NAMES})
+    with torch.no_grad():
+        texts = (torch.randn(1, L, config.caption_channels).bfloat16() for L in (1, 7))
+        contexts = [model.encode_text(text) for text in texts]
+        engine = EngineTransformer(model, kernels)
+        condition, text = engine.condition(500.0, None), engine.text(contexts)
+        with counter:
+            engine.forward(torch.randn(2, 32, 4, 4).bfloat16(), condition, text, None)
+    return counter.counts
 
 
 def of_diffusers(layers: int) -> Counter[str]:
@@ -125,6 +159,8 @@ def measure() -> dict[str, dict[str, Any]]:
         "sana, CPU engine": lambda n: of_ours(_as_on_a_cpu, n),
         "sana, w8a8 reference": lambda n: of_ours(lambda m: _in_w8a8(m, kernels=False), n),
         "sana, w8a8 CPU engine": lambda n: of_ours(lambda m: _in_w8a8(m, kernels=True), n),
+        "sana, CUDA engine, 16 bits": lambda n: of_the_engine(None, n),
+        "sana, CUDA engine, w8a8": lambda n: of_the_engine("w8a8", n),
     }
     rows: dict[str, dict[str, Any]] = {}
     for name, count in paths.items():
@@ -136,15 +172,6 @@ def measure() -> dict[str, dict[str, Any]]:
             "pass_of_28_blocks": around + 28 * block.total(),
             "operations_of_a_block": dict(block.most_common()),
         }
-    planned = denoise_step(
-        replace(_NARROW, num_layers=28), height=512, width=512, text_tokens=[1, 40]
-    ).launches
-    rows["planned GPU path"] = {
-        "block": len(PLANNED_BLOCK),
-        "around": planned - 28 * len(PLANNED_BLOCK),
-        "pass_of_28_blocks": planned,
-        "operations_of_a_block": list(PLANNED_BLOCK),
-    }
     return rows
 
 

@@ -21,7 +21,7 @@ ASSUMPTIONS = (
     "PREDICTION, not a measurement: nothing ran on the device it names.",
     "Each stage reaches the share of the device's data-sheet peak that the same stage reached of this "
     "machine's measured ceiling; at this machine's size of picture.",
-    "Products fused as on the planned GPU path, one CUDA graph a step; with eager launches add 5 us each.",
+    "Products fused as in the CUDA engine, one CUDA graph a step; with eager launches add 5 us each.",
     "bf16: all parts in bf16. int8: transformer and decoder products in int8, the text encoder in bf16.",
     "PNG encoding takes as long as here; loading is not counted; one prompt of 40 tokens behind the instruction.",
 )

@@ -12,19 +12,19 @@ from typing import Any
 
 from sana_cli.config import DCAEConfig, TransformerConfig
 
-# Kernels of one block on the planned GPU path (docs/performance.md); quantization is part of what comes before it.
-PLANNED_BLOCK = (
+# Kernels of one block in w8a8 on the CUDA engine (docs/engine.md).
+ENGINE_BLOCK = (
     "norm + modulate + quantize",
     "q, k, v in one product",
-    "linear attention + quantize",
-    "output product + gate + residual",
+    "linear attention",
     "quantize",
-    "query product",
-    "cross-attention + quantize",
-    "output product + residual",
+    "output product + gate + residual + largest of each token",
+    "quantize + query product + cross-attention + largest of each token",
+    "quantize + output product + residual",
     "norm + modulate + quantize",
     "inverted product + SiLU",
-    "depthwise 3x3 + GLU + quantize",
+    "depthwise 3x3 + GLU",
+    "quantize",
     "point product + gate + residual",
 )
 # Around the blocks, each step: patch embedding, two timestep layers, its modulation, the last norm and projection,
@@ -63,7 +63,7 @@ INT8 = Precisions(weight_bytes=1, act_bytes=2, arithmetic="int8")
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a stage takes. Adds up; `launches` is that of the planned GPU path."""
+    """What a stage takes. Adds up; `launches` is that of the CUDA engine."""
 
     flops: float = 0
     bytes: float = 0
@@ -124,7 +124,7 @@ def denoise_step(
     around += (product(branches, 256, D, kind) + product(branches, D, D, kind)) * embedders
     around += product(branches, D, 6 * D, kind)
     total = block * config.num_layers + around
-    launches = len(PLANNED_BLOCK) * config.num_layers + _PLANNED_AROUND
+    launches = len(ENGINE_BLOCK) * config.num_layers + _PLANNED_AROUND
     return Work(total.flops, total.bytes, launches)
 
 

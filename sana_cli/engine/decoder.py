@@ -52,7 +52,7 @@ def fuse_decoder(
     """Give the decoder's blocks fused methods; False, with a notice, where it then decodes something else."""
     config, weight = vae.config, vae.decoder.norm_out.weight
     wide = config.decoder_block_out_channels[-1]
-    widths = Widths(wide, 4 * wide, config.attention_head_dim)
+    widths = Widths(wide, 4 * wide, config.attention_head_dim, config.attention_head_dim)
     kernels = trusted_kernels(
         widths, weight.dtype, weight.device, verdicts=verdicts, notice=notice,
         candidates=candidates,

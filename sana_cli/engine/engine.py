@@ -72,7 +72,12 @@ class Engine:
         self.dtype = model.proj_out.weight.dtype
         self.device = model.proj_out.weight.device
         config = model.config
-        widths = Widths(config.inner_dim, config.ff_dim, config.attention_head_dim)
+        widths = Widths(
+            config.inner_dim,
+            config.ff_dim,
+            config.attention_head_dim,
+            config.cross_attention_head_dim,
+        )
         kernels = trusted_kernels(
             widths, self.dtype, self.device, verdicts=verdicts, notice=notice,
             candidates=candidates,

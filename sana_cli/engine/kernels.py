@@ -5,9 +5,10 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from quant.kernels import reference
+from quant.kernels.cross_attention import cross_attention, cross_attention_w8a8
 from quant.kernels.depthwise3x3_glu import depthwise3x3_glu
 from quant.kernels.layer_norm_modulate import layer_norm_modulate, layer_norm_modulate_quantize
-from quant.kernels.linear_w8a8 import linear_w8a8
+from quant.kernels.linear_w8a8 import linear_w8a8, linear_w8a8_on_load
 from quant.kernels.quantize_per_token import quantize_per_token
 from quant.kernels.relu_linear_attention import relu_linear_attention
 from quant.kernels.rms_norm import rms_norm
@@ -24,6 +25,9 @@ class Kernels:
     rms_norm: Callable[..., Any] = rms_norm
     quantize_per_token: Callable[..., Any] = quantize_per_token
     linear_w8a8: Callable[..., Any] = linear_w8a8
+    linear_w8a8_on_load: Callable[..., Any] = linear_w8a8_on_load
+    cross_attention: Callable[..., Any] = cross_attention
+    cross_attention_w8a8: Callable[..., Any] = cross_attention_w8a8
 
 
 NAMES = tuple(field.name for field in fields(Kernels))

@@ -6,7 +6,7 @@ Floating-point weights are torch's to multiply, w8a8 ours; any other layer runs 
 # M rows (tokens), K input channels, N output channels
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,8 @@ from quant.layers import QuantLinear
 from sana_cli.engine.kernels import Kernels
 from sana_cli.models.layers import PointwiseConv2d
 
-Int8 = tuple[Tensor, Tensor]  # int8 (M, K) and fp32 scales (M,)
+# int8 (M, K) and fp32 scales (M,); or floats and the largest magnitudes of their rows, to be quantized by
+Int8 = tuple[Tensor, Tensor]
 
 
 class Projection:
@@ -32,7 +33,7 @@ class Projection:
     def __call__(self, x: Tensor | Int8, *, activation: Literal["silu"] | None = None) -> Tensor:
         raise NotImplementedError
 
-    def add_to(self, stream: Tensor, x: Tensor) -> None:
+    def add_to(self, stream: Tensor, x: Tensor | Int8) -> None:
         """stream (M, N) += x W^T in place."""
         raise NotImplementedError
 
@@ -51,7 +52,8 @@ class FloatProjection(Projection):
         assert isinstance(x, Tensor)
         return nn.functional.linear(x, self.weight, self.bias)
 
-    def add_to(self, stream: Tensor, x: Tensor) -> None:
+    def add_to(self, stream: Tensor, x: Tensor | Int8) -> None:
+        assert isinstance(x, Tensor)
         stream.addmm_(x, self.weight.T)
 
 
@@ -74,26 +76,32 @@ class Int8Projection(Projection):
         self.kernels, self.weight, self.scale, self.bias = kernels, weight, scale, bias
         self.smooth, self.dtype, self.late_bias = smooth, dtype, bias
 
-    def _int8(self, x: Tensor | Int8) -> Int8:
-        return (
-            self.kernels.quantize_per_token(x, smooth=self.smooth) if isinstance(x, Tensor) else x
-        )
+    def _multiply(self, x: Tensor | Int8, **rest: Any) -> Tensor:
+        if isinstance(x, Tensor):
+            x = self.kernels.quantize_per_token(x, smooth=self.smooth)
+        is_int8 = x[0].dtype == torch.int8
+        kernel = self.kernels.linear_w8a8 if is_int8 else self.kernels.linear_w8a8_on_load
+        return kernel(*x, self.weight, self.scale, **rest)
 
     def __call__(self, x: Tensor | Int8, *, activation: Literal["silu"] | None = None) -> Tensor:
-        return self.kernels.linear_w8a8(
-            *self._int8(x), self.weight, self.scale, bias=self.bias, activation=activation,
-            out_dtype=self.dtype,
-        )  # fmt: skip
+        return self._multiply(x, bias=self.bias, activation=activation, out_dtype=self.dtype)
 
-    def add_to(self, stream: Tensor, x: Tensor) -> None:
-        self.kernels.linear_w8a8(
-            *self._int8(x), self.weight, self.scale, residual=stream, out=stream
-        )
+    def add_to(self, stream: Tensor, x: Tensor | Int8) -> None:
+        self._multiply(x, residual=stream, out=stream)
 
-    def add_gated(self, stream: Tensor, x: Tensor, gate: Tensor) -> None:
-        self.kernels.linear_w8a8(
-            *self._int8(x), self.weight, self.scale, bias=self.bias, gate=gate, residual=stream,
-            out=stream,
+    def add_gated(
+        self,
+        stream: Tensor,
+        x: Tensor,
+        gate: Tensor,
+        *,
+        largest: Tensor | None = None,
+        smooth: Tensor | None = None,
+    ) -> None:
+        """Also raises `largest` (M,) to the largest magnitudes of the stream's rows (times `smooth`)."""
+        self._multiply(
+            x, bias=self.bias, gate=gate, residual=stream, out=stream, out_largest=largest,
+            out_smooth=smooth,
         )  # fmt: skip
 
 
@@ -106,7 +114,7 @@ class LayerProjection(Projection):
     def __call__(self, x: Tensor | Int8, *, activation: Literal["silu"] | None = None) -> Tensor:
         return self.layer(x)
 
-    def add_to(self, stream: Tensor, x: Tensor) -> None:
+    def add_to(self, stream: Tensor, x: Tensor | Int8) -> None:
         stream.add_(self.layer(x))
 
 

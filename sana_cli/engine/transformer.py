@@ -4,18 +4,18 @@ The residual stream is one tensor (M, D) that every block updates in place. Modu
 for the whole batch, since all pictures of a step have one timestep.
 """
 
-# B batch, N tokens of a picture, M = B * N, D width, H heads, E head width, L text tokens
+# B batch, N tokens of a picture, M = B * N, D width, H heads, E head width
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from quant.kernels.depthwise3x3_glu import repack
 from sana_cli.engine.kernels import Kernels
-from sana_cli.engine.projection import Int8, Projection, project
+from sana_cli.engine.projection import Int8, Int8Projection, Projection, project
+from sana_cli.engine.text_attention import TextAttention
 from sana_cli.models.sana_transformer import (
     FINAL_EPS,
     SanaBlock,
@@ -90,15 +90,12 @@ class EngineBlock:
 
     def __init__(self, block: SanaBlock, kernels: Kernels, dtype: torch.dtype) -> None:
         self.kernels, self.norm_eps = kernels, block.norm_eps
-        attn, cross, ff = block.attn1, block.attn2, block.ff
+        attn, ff = block.attn1, block.ff
         self.head_dim = attn.head_dim
         self.qkv = project([attn.to_q, attn.to_k, attn.to_v], kernels, dtype)
         self.qk_norms = [norm for norm in (attn.norm_q, attn.norm_k) if norm is not None]
         (self.out,) = project([attn.to_out[0]], kernels, dtype)
-        self.cross_heads = cross.heads
-        (self.cross_q,) = project([cross.to_q], kernels, dtype)
-        self.cross_norm = cross.norm_q
-        (self.cross_out,) = project([cross.to_out[0]], kernels, dtype)
+        self.text = TextAttention(block.attn2, kernels, dtype)
         (self.up,) = project([ff.conv_inverted], kernels, dtype)
         (self.down,) = project([ff.conv_point], kernels, dtype)
         assert ff.conv_depth.bias is not None
@@ -106,6 +103,11 @@ class EngineBlock:
         self.depth_bias = ff.conv_depth.bias.detach()
         if self.qk_norms:
             self.qk_weight = torch.stack([norm.weight.detach() for norm in self.qk_norms])
+
+    @property
+    def needs_largest(self) -> bool:
+        """Whether the text's attention takes the stream with its rows' largest magnitudes."""
+        return isinstance(self.out, Int8Projection) and self.text.takes_largest
 
     def __call__(
         self,
@@ -116,16 +118,13 @@ class EngineBlock:
         layer: int,
         addends: Tensor,  # (B, D)
         grid: tuple[int, int],
+        largest: Tensor | None,  # (2, M) of zeros, where `needs_largest`
     ) -> Pending | None:
         """Update x (M, D), after adding `pending`; returns what the next block, or the last norm, is to add."""
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.split(1)
         h = self._norm(x, shift_msa, scale_msa, self.qkv, pending=pending)
-        branch = self.out.add_gated(x, self._attend(h, len(addends)), gate_msa)
-        if branch is not None:
-            if branch.dtype == torch.float16:
-                branch.clamp_(-65504, 65504)  # as the model does
-            x.addcmul_(branch, gate_msa)
-        self._attend_to_text(x, contexts, layer)
+        self._add_attended(x, self._attend(h, len(addends)), gate_msa, largest)
+        self.text.add_to(x, contexts, layer, largest)
         h = self._norm(x, shift_mlp, scale_mlp, [self.up], addend=addends)
         branch = self.down.add_gated(x, self._mix(h, len(addends), grid), gate_mlp)
         return None if branch is None else (branch, gate_mlp)
@@ -171,24 +170,17 @@ class EngineBlock:
             part = product[:, None]
             self.kernels.rms_norm(part, weight, eps=eps, out=part)
 
-    def _attend_to_text(self, x: Tensor, contexts: Sequence[TextContext], layer: int) -> None:
-        """Cross-attention without what `addends` hold; texts of one token need nothing else."""
-        N = len(x) // sum(context.batch for context in contexts)
-        for rows, context in zip(
-            x.split([N * context.batch for context in contexts]), contexts, strict=True
-        ):
-            if context.constants:
-                continue
-            q = self.cross_q(rows)
-            if self.cross_norm is not None:
-                part = q[:, None]
-                weight, eps = self.cross_norm.weight[None], self.cross_norm.eps
-                self.kernels.rms_norm(part, weight, eps=eps, out=part)
-            q = q.view(context.batch, N, *self.cross_heads).transpose(1, 2)  # (B, H, N, E)
-            out = F.scaled_dot_product_attention(
-                q, context.keys[layer], context.values[layer], attn_mask=context.mask
-            )
-            self.cross_out.add_to(rows, out.transpose(1, 2).reshape(len(rows), -1))
+    def _add_attended(self, x: Tensor, heads: Tensor, gate: Tensor, largest: Tensor | None) -> None:
+        """x += gate * self-attention's output; its rows' largest magnitudes for the text's queries."""
+        if largest is not None:
+            assert isinstance(self.out, Int8Projection)
+            self.out.add_gated(x, heads, gate, largest=largest[0], smooth=self.text.query.smooth)
+            return
+        branch = self.out.add_gated(x, heads, gate)
+        if branch is not None:
+            if branch.dtype == torch.float16:
+                branch.clamp_(-65504, 65504)  # as the model does
+            x.addcmul_(branch, gate)
 
     def _mix(self, h: Tensor | Int8, B: int, grid: tuple[int, int]) -> Tensor:
         """The Mix-FFN up to its last convolution, (M, hidden)."""
@@ -220,7 +212,7 @@ class EngineTransformer:
     def projections(self) -> str:
         """The kinds of products, for what is remembered about this engine."""
         parts = [
-            p for b in self.blocks for p in (*b.qkv, b.out, b.cross_q, b.cross_out, b.up, b.down)
+            p for b in self.blocks for p in (*b.qkv, b.out, b.text.query, b.text.out, b.up, b.down)
         ]
         return " ".join(sorted({type(part).__name__ for part in parts}))
 
@@ -237,8 +229,8 @@ class EngineTransformer:
             for context in contexts:
                 if context.constants:
                     rows = context.constants[layer][:, 0].float()
-                elif block.cross_out.late_bias is not None:
-                    rows = block.cross_out.late_bias.float().expand(context.batch, -1)
+                elif block.text.out.late_bias is not None:
+                    rows = block.text.out.late_bias.float().expand(context.batch, -1)
                 else:
                     rows = self.final_table.new_zeros(context.batch, self.final_table.shape[1])
                 addends.append(rows)
@@ -263,11 +255,15 @@ class EngineTransformer:
             x += positions
         x = x.flatten(0, 1)
         modulations = self.tables + condition.t6  # (layers, 6, D)
+        largest = None
+        if any(block.needs_largest for block in self.blocks):
+            largest = modulations.new_zeros(len(self.blocks), 2, len(x))
         pending = None
         for layer, block in enumerate(self.blocks):
             pending = block(
-                x, pending, modulations[layer], text.contexts, layer, text.addends[layer], (h, w)
-            )
+                x, pending, modulations[layer], text.contexts, layer, text.addends[layer], (h, w),
+                largest[layer] if largest is not None and block.needs_largest else None,
+            )  # fmt: skip
         shift, scale = (self.final_table + condition.e).split(1)
         branch, gate = pending or (None, None)
         x = self.kernels.layer_norm_modulate(

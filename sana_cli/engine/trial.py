@@ -17,10 +17,13 @@ from quant.kernels.depthwise3x3_glu import repack
 from quant.primitives import quantize_per_channel, quantize_per_token
 from sana_cli.engine.kernels import NAMES, REFERENCE, TRITON, Kernels
 
-_VERSION = 1  # of the trials; counts up when kernels change
+_VERSION = 2  # of the trials; counts up when kernels change
 _SIDE = 12  # pixels of the map that they run on
 # Of the reference's norm: rounding to the type, and sums in another order. A wrong row would be above 0.05.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+_QUANTIZING = (
+    "layer_norm_modulate_quantize", "quantize_per_token", "linear_w8a8_on_load", "cross_attention_w8a8",
+)  # fmt: skip
 # Where a kernel quantizes, an fp32 rounding moves a few of 100,000 values to the next integer, 4e-5 of the norm each.
 _QUANTIZED = 2e-3
 
@@ -34,6 +37,7 @@ class Widths:
     inner: int
     hidden: int  # of the feed-forward, after its gate
     head: int
+    text_head: int  # of cross-attention
 
 
 def trusted_kernels(
@@ -70,13 +74,13 @@ def trial(
 ) -> str:
     """What is wrong with a kernel; or the word right."""
     with exact_convolutions():
-        expected = getattr(REFERENCE, name)(**_arguments(name, widths, dtype, device))
+        expected = _results(getattr(REFERENCE, name), _arguments(name, widths, dtype, device))
     try:
-        out = getattr(candidates, name)(**_arguments(name, widths, dtype, device))
-        error = relative_error(_as_floats(out), _as_floats(expected))
+        results = _results(getattr(candidates, name), _arguments(name, widths, dtype, device))
+        error = max(map(relative_error, results, expected))
     except _failures() as failure:
         return f"fails ({(str(failure).splitlines() or [type(failure).__name__])[0]})"
-    tolerance = TOLERANCE[dtype] if isinstance(out, Tensor) else max(TOLERANCE[dtype], _QUANTIZED)
+    tolerance = max(TOLERANCE[dtype], _QUANTIZED) if name in _QUANTIZING else TOLERANCE[dtype]
     return "right" if error <= tolerance else f"is wrong by {error:.2g}"
 
 
@@ -109,9 +113,11 @@ def _failures() -> tuple[type[BaseException], ...]:
     )  # fmt: skip
 
 
-def _as_floats(out: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    """int8 rows and their scales as what they stand for."""
-    return out if isinstance(out, Tensor) else out[0].float() * out[1][:, None]
+def _results(kernel: Callable[..., Any], arguments: dict[str, Any]) -> list[Tensor]:
+    """All that a kernel makes; int8 rows and their scales as what they stand for."""
+    out = kernel(**arguments)
+    results = [out if isinstance(out, Tensor) else out[0].float() * out[1][:, None]]
+    return results + [arguments[name] for name in arguments if name == "out_largest"]
 
 
 def _arguments(
@@ -130,6 +136,12 @@ def _arguments(
     heads = random(1, M, 3 * D).to(dtype).unflatten(-1, (-1, widths.head))
     rows = {"shift": random(1, D), "scale": random(1, D), "eps": 1e-6}
     gate, bias, addend = random(1, D), random(D), random(1, D)
+    largest, zeros = x.float().abs().amax(dim=1), torch.zeros(M, device=device)
+    text = (1, D // widths.text_head, 40, widths.text_head)  # keys and values (B, H, L, E)
+    attention = {
+        "keys": random(*text).to(dtype), "values": random(*text).to(dtype), "out_largest": zeros,
+    }  # fmt: skip
+    int8_weight = {"weight": weight, "weight_scale": weight_scale, "bias": bias}
     arguments: dict[str, dict[str, Any]] = {
         "layer_norm_modulate": {"x": x, "branch": x.clone(), "gate": gate} | rows,
         "layer_norm_modulate_quantize": {"x": x, "addend": addend} | rows,
@@ -143,8 +155,10 @@ def _arguments(
         "rms_norm": {"x": x[:, None], "weight": random(1, D), "eps": 1e-5},
         "quantize_per_token": {"x": x},
         "linear_w8a8": {
-            "q": q, "scale": scale, "weight": weight, "weight_scale": weight_scale, "bias": bias,
-            "gate": gate, "residual": x, "out": x,
-        },
+            "q": q, "scale": scale, "gate": gate, "residual": x, "out": x, "out_largest": zeros,
+        } | int8_weight,
+        "linear_w8a8_on_load": {"x": x, "largest": largest, "out_dtype": dtype} | int8_weight,
+        "cross_attention": {"q": x} | attention,
+        "cross_attention_w8a8": {"x": x, "largest": largest} | int8_weight | attention,
     }  # fmt: skip
     return arguments[name]

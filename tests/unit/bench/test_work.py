@@ -91,7 +91,7 @@ def test_known_numbers() -> None:
     assert work.decode(DCAEConfig(), height=1024, width=1024).flops == pytest.approx(
         8.4e12, rel=0.01
     )
-    assert len(work.PLANNED_BLOCK) <= 12
+    assert len(work.ENGINE_BLOCK) <= 12
     peaks = {"bf16": DEVICES["rtx-4090"].bf16, "copy": DEVICES["rtx-4090"].bandwidth, "fp32": 1.0}
     # 40 passes (20 steps, both branches) at fp16 with fp32 accumulation on a 4090.
     assert 40 * floor_seconds(step, work.BF16, peaks) == pytest.approx(0.25, rel=0.05)

@@ -50,7 +50,7 @@ def smooth_(model: SanaTransformer2D) -> None:
     for i, block in enumerate(model.transformer_blocks):
         sites = [
             [block.attn1.to_q, block.attn1.to_k, block.attn1.to_v], [block.attn1.to_out[0]],
-            [block.ff.conv_inverted], [block.ff.conv_point],
+            [block.attn2.to_q], [block.ff.conv_inverted], [block.ff.conv_point],
         ]  # fmt: skip
         for site in sites:
             factors = torch.rand(site[0].in_features) + 0.5

@@ -17,7 +17,7 @@ from sana_cli.engine.trial import relative_error
 from sana_cli.lora import LoraLinear
 from sana_cli.models.block_cache import FirstBlockCache
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
-from tests.unit.engine.models import inputs, transformer
+from tests.unit.engine.models import CAPTION, inputs, transformer
 
 QK_NORM = {"qk_norm": "rms_norm_across_heads"}
 FP32 = 2e-5  # sums in another order, over two blocks
@@ -81,6 +81,17 @@ def test_w8a8(config: dict[str, Any], smooth: bool) -> None:
     assert error(transformer("w8a8", smooth=smooth, **config)) < 5e-3
 
 
+@pytest.mark.parametrize("config", [{}, QK_NORM], ids=["plain", "qk norm"])
+def test_w8a8_with_prompts_of_several_lengths(config: dict[str, Any]) -> None:
+    """Two pictures in one context, whose texts are padded to one length."""
+    model = transformer("w8a8", **config)
+    mask = torch.tensor([[True] * 5, [True, True, False, False, False]])
+    context = model.encode_text(torch.randn(2, 5, CAPTION), mask)
+    latents = torch.randn(2, 4, 3, 4)
+    expected = by_the_model(model, latents, [context])
+    assert relative_error(by_the_engine(model, latents, [context]), expected) < 5e-3
+
+
 @pytest.mark.parametrize("scheme", ["w8a16", "w4a16-g64"])
 def test_other_schemes_keep_their_layers(scheme: str) -> None:
     assert error(transformer(scheme)) < FP32
@@ -109,6 +120,7 @@ def test_mixed_schemes() -> None:
     attn = model.transformer_blocks[0].attn1
     attn.to_k = plain.transformer_blocks[0].attn1.to_k
     model.transformer_blocks[1].ff.conv_point = plain.transformer_blocks[1].ff.conv_point
+    model.transformer_blocks[1].attn2.to_out = plain.transformer_blocks[1].attn2.to_out
     assert error(model) < 5e-3
 
 

@@ -73,8 +73,14 @@ def count(
         ("none", {}, (1, 3), 12),
         ("none", QK_NORM, (1, 3), 14),  # queries and keys; the text's queries
         ("none", {}, (2, 3), 15),  # a negative prompt: the text's three launches once more
-        ("w8a8", {}, (1, 3), 15),  # quantizing what attention, text, stream and feed-forward made
-        ("w8a8", QK_NORM, (3,), 17),
+        ("w8a8", {}, (1, 3), 12),  # quantizing what self-attention and the feed-forward made
+        ("w8a8", {}, (2, 3), 14),
+        (
+            "w8a8",
+            QK_NORM,
+            (3,),
+            15,
+        ),  # queries are a launch of their own: their norm needs all heads
     ],
     ids=str,
 )

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 def tried(candidates: Kernels, verdicts: Path | None = None) -> tuple[Kernels, list[str]]:
     notices: list[str] = []
     kernels = trusted_kernels(
-        Widths(64, 32, 32), torch.float32, CPU, verdicts=verdicts, notice=notices.append,
+        Widths(64, 32, 32, 16), torch.float32, CPU, verdicts=verdicts, notice=notices.append,
         candidates=candidates,
     )  # fmt: skip
     return kernels, notices
