@@ -248,9 +248,8 @@ def model_reference(checkpoint: Checkpoint) -> str:
 @contextmanager
 def keeping(picture: Path, kept: KeptLatents, reporter: Reporter) -> Iterator[None]:
     """Latents are in a file while the block runs, and stay there if it fails."""
-    path = latents_file.path_beside(picture, kept.settings)
     try:
-        latents_file.write(path, kept)
+        path = latents_file.write_beside(picture, kept)
     except SanaError as error:  # the picture may still succeed
         reporter.notice(f"finished latents are not kept: {error.message}")
         yield

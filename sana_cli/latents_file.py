@@ -71,14 +71,25 @@ class KeptLatents:
         return _size(self.settings["size"])
 
 
-def path_beside(picture: Path, settings: dict[str, Any]) -> Path:
-    """Where the latents of a picture are kept: a free name, or that of an earlier try at the same picture."""
+def write_beside(picture: Path, kept: KeptLatents) -> Path:
+    """Keep the latents of a picture under a free name, or that of an earlier try at it. Errors as for `write`.
+
+    Names of several processes at once stay apart, but for tries at the same picture.
+    """
     name = _shortened(picture)
     number, path = 1, picture.with_name(name + SUFFIX)
-    while path.exists() and not _is_of(path, settings):
+    while True:
+        is_earlier_try = path.exists() and _is_of(path, kept.settings)
+        if is_earlier_try or not path.exists():
+            try:
+                write(path, kept, overwrite=is_earlier_try)
+                return path
+            except SanaError as error:
+                if error.code != ExitCode.USAGE:  # of a name that was free a moment ago
+                    raise
+                continue
         number += 1
         path = picture.with_name(f"{name}-{number}{SUFFIX}")
-    return path
 
 
 def _shortened(picture: Path) -> str:
@@ -115,7 +126,7 @@ def finishing_command(path: Path) -> str:
     return f"sana decode {shlex.quote(shown)}"
 
 
-def write(path: Path, kept: KeptLatents) -> None:
+def write(path: Path, kept: KeptLatents, *, overwrite: bool) -> None:
     """Write the file, whole or not at all. SanaError where that is impossible."""
     from safetensors.torch import save
 
@@ -131,7 +142,7 @@ def write(path: Path, kept: KeptLatents) -> None:
         tensors["original"] = torch.from_numpy(np.array(kept.paste.original))  # (H, W, 3) uint8
         tensors["mask"] = torch.from_numpy(np.array(kept.paste.mask))  # (H, W) uint8
     data = save(tensors, metadata)
-    with new_file(path, overwrite=True) as file:
+    with new_file(path, overwrite=overwrite) as file:
         file.write(data)
 
 

@@ -8,7 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +268,38 @@ def test_second_unfinished_picture(
     assert names(tmp_path) == [second, KEPT]
     assert sana("decode", tmp_path / second, "--device", "cpu").code == 0
     assert read_settings(tmp_path / "a.png")["prompt"] == "another"
+
+
+def test_latents_of_one_name_at_once(
+    kept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every one has found the same name free when they begin to write; tries at the same picture share a file."""
+    first = latents_file.read(kept)
+    prompts = ["A Cat", "A Cat", "A Cow", "A Dog"]
+    barrier, write = threading.Barrier(len(prompts)), latents_file.write
+
+    def together(*words: Any, **options: Any) -> None:
+        with suppress(threading.BrokenBarrierError):
+            barrier.wait(2)
+        barrier.abort()  # only the first time
+        write(*words, **options)
+
+    monkeypatch.setattr(latents_file, "write", together)
+    written: list[tuple[str, Path]] = []
+
+    def work(prompt: str) -> None:
+        mine = replace(first, settings={**first.settings, "prompt": prompt})
+        written.append((prompt, latents_file.write_beside(tmp_path / "b.png", mine)))
+
+    threads = [threading.Thread(target=work, args=(prompt,)) for prompt in prompts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(written) == len(prompts)
+    assert len({path for _, path in written}) == 3
+    for prompt, path in written:
+        assert latents_file.read(path).settings["prompt"] == prompt
 
 
 def test_latents_that_cannot_be_kept(

@@ -155,3 +155,45 @@ def test_colours_that_the_built_in_model_does_not_know(
     assert "does not know these words" not in result.err
     notice = f"builtin knows things in their own colours only; these may come out wrong: {told}\n"
     assert (notice in result.err) == bool(told), result.err
+
+
+def test_processes_that_want_one_name(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Prompts of one file name at once: nothing is replaced, and what found its name taken is finished later."""
+    out, prompts = tmp_path / "out", ("a cat", "a cat!", "a cat?")
+    out.mkdir()
+    words = (
+        "-m",
+        tiny_model,
+        "--size",
+        "32x32",
+        "--steps",
+        1,
+        "--seed",
+        1,
+        "--device",
+        "cpu",
+        "-o",
+        out,
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "sana_cli", "generate", prompt, *map(str, words)],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for prompt in prompts
+    ]  # fmt: skip
+    for process in processes:
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 0 or "the finished latents are kept" in err, err
+    for kept in out.glob("*.latents.safetensors"):
+        result = sana("decode", kept, "-o", out / f"finished-{kept.stem}.png", "--device", "cpu")
+        assert result.code == 0, result.err
+    pictures = {read_settings(path)["prompt"]: path for path in out.glob("*.png")}
+    assert sorted(pictures) == sorted(prompts)
+    assert len(list(out.iterdir())) == len(prompts), "and nothing else is left"
+    for prompt, path in pictures.items():
+        alone = tmp_path / "alone.png"
+        assert sana("generate", prompt, *words[:-1], alone, "--force").code == 0
+        assert alone.read_bytes() == path.read_bytes()
