@@ -147,7 +147,8 @@ class Finisher:
     ) -> Picture:
         """Write the picture, with what stays of an original, and say what became of it."""
         carried = {key: value for key, value in settings.items() if key != "decode"}
-        if self.plan.mode == "blended-tiles":  # the only way to decode that draws something else
+        # Blended tiles draw something else, exact ones round in another way.
+        if self.plan.mode != "whole":
             carried["decode"] = str(self.plan)
         with self.stopwatch.timed("save"), self.reporter.stage("save"):
             image = to_image(decoded)

@@ -58,6 +58,7 @@ class Request:
     decode: DecodeMode = "auto"
     tile: int | None = None  # pixels, a multiple of 32
     plan: str | None = None  # a name of `memory.plans.NAMED`; None: the fastest that fits
+    branches_apart: bool = False  # only plans with guidance in two passes: sums in another order
     max_memory: int | None = None  # bytes; None: what is free
     max_memory_source: str = ""  # where it is set, if nobody typed it
     prompt_cache: bool = True

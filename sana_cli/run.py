@@ -170,6 +170,17 @@ class Run:
             yield picture
 
     @property
+    def rounding(self) -> dict[str, str]:
+        """What of the plan shows in a picture's last bits, as pictures tell it."""
+        decode = self.plan.decode
+        return self._branches | ({} if decode.mode == "whole" else {"decode": str(decode)})
+
+    @property
+    def _branches(self) -> dict[str, str]:
+        apart = self.settings.uses_two_branches and self.plan.branches_apart
+        return {"branches": "apart"} if apart else {}
+
+    @property
     def kernels(self) -> dict[str, str]:
         """Of quantized layers, by kind; of the transformer, the engine in its place."""
         if self._transformer is not None and self._transformer.engine is not None:
@@ -450,6 +461,7 @@ class Run:
         decisive = picture_settings(self.settings, self.checkpoint, seed)
         return {
             **{key: value for key, value in decisive.items() if value is not None},
+            **self._branches,
             "model_digest": self._digest,
             "precision": str(self.dtypes),
             "device": self.device.type,

@@ -63,6 +63,7 @@ class Wishes:
     tile: int | None = None
     max_memory: str | None = None
     plan: str | None = None
+    branches_apart: bool | None = None  # said by pictures only
     prompt_cache: bool | None = None
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -82,7 +83,7 @@ class Wishes:
         for key, value, known in (
             ("decode", mode, Decode), ("precision", precision, Precision),
             ("device", said["device"], Device), ("scheduler", said["scheduler"], Scheduler),
-            ("backend", said["backend"], Backend),
+            ("backend", said["backend"], Backend), ("branches", said["branches"], ("apart",)),
         ):  # fmt: skip
             if value and value not in list(known):
                 raise _senseless(name, key, value)
@@ -116,6 +117,7 @@ class Wishes:
             backend=said["backend"],
             decode=mode or "auto",
             tile=int(tile) if tile else None,
+            branches_apart=said["branches"] == "apart",
             sources=dict.fromkeys(("model", "device", "precision", "loras", *FILES), name),
         )
 
@@ -186,6 +188,7 @@ class Wishes:
             decode=decode_mode(Decode(self.decode) if self.decode else None, self.tile),
             tile=self.tile,
             plan=self.plan if self.plan and PlanName(self.plan) != PlanName.AUTO else None,
+            branches_apart=bool(self.branches_apart),
             max_memory=parse_bytes(self.max_memory) if self.max_memory else None,
             max_memory_source=self.sources.get("max_memory", ""),
             prompt_cache=self.prompt_cache is not False,
@@ -202,7 +205,7 @@ _IN_PICTURES: dict[str, tuple[type, ...]] = {
     "prompt": (str,), "negative_prompt": (str,), "seed": (int,), "steps": (int,),
     "guidance": (int, float), "guidance_interval": (str,), "cache": (int, float), "scheduler": (str,),
     "enhance": (bool,), "model": (str,), "device": (str,), "backend": (str,),
-    "image": (str,), "strength": (int, float), "mask": (str,),
+    "image": (str,), "strength": (int, float), "mask": (str,), "branches": (str,),
 }  # fmt: skip
 
 

@@ -189,6 +189,8 @@ class Order:
         device = self._device(request, picture, pick_device)
         self._require_safe(request, device)
         self.run = self._started(request, device)
+        if picture is not None:
+            self._tell_other_rounding(picture, self.run.rounding)
         yield from self.run.pictures()
 
     def print_forecast(self, picture: Picture | None, *, json: bool) -> None:
@@ -198,6 +200,16 @@ class Order:
         request = self._checked()
         device = self._device(request, picture, foresee_device)
         print_forecast(self.checkpoint, request, device, json=json)
+
+    def _tell_other_rounding(self, picture: Picture, now: dict[str, str]) -> None:
+        before = {
+            key: picture.settings[key] for key in ("branches", "decode") if key in picture.settings
+        }
+        if now != before:
+            self.reporter.notice(
+                f"{picture.name} was drawn under another plan of memory, which rounds in another way: "
+                "pixels may differ by 1 of 255"
+            )
 
     def next(self, wishes: Wishes) -> Iterator["Finished"]:
         """The pictures of one more prompt, of which others follow: what is loaded stays."""

@@ -73,7 +73,9 @@ def _command(settings: dict[str, Any]) -> str:
         words += ["--lora", quote(str(lora))]
     if settings.get("drawn_size") != settings.get("size"):
         words.append("--bins")
-    if settings.get("decode"):  # "blended-tiles 1024": the way that draws something else
+    if settings.get("branches") == "apart":
+        words += ["--plan", "branches"]
+    if settings.get("decode"):  # "exact-tiles 512"
         mode, _, tile = str(settings["decode"]).partition(" ")
         words += ["--decode", quote(mode), "--tile", quote(tile)]
     if settings.get("backend", "auto") != "auto":

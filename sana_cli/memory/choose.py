@@ -99,6 +99,7 @@ def choose_for(
         name=request.plan,
         mode=request.decode,
         tile=request.tile,
+        apart=request.branches_apart,
     )
 
 
@@ -135,15 +136,23 @@ def choose_decode(
     return plan, stage, "" if usual else told
 
 
-def choose(job: Job, cap: Cap, *, name: str | None, mode: DecodeMode, tile: int | None) -> Choice:
+def choose(
+    job: Job,
+    cap: Cap,
+    *,
+    name: str | None,
+    mode: DecodeMode,
+    tile: int | None,
+    apart: bool = False,
+) -> Choice:
     """The fastest plan that fits under the cap, among those that the options leave.
 
-    SanaError when none fits a cap that was asked for. Without one the smallest is tried: a prediction is no
+    `apart` leaves those with guidance in two passes. SanaError when none fits a cap that was asked for. Without one the smallest is tried: a prediction is no
     reason not to.
     """
     decodes = decode_plans(mode, tile, job.height, job.width)
     vain = name == "branches" and job.branches == 1
-    plans = _candidates(job, decodes, "stages" if vain else name)
+    plans = _candidates(job, decodes, "stages" if vain else name, apart=apart and job.branches == 2)
     reason = "as --plan says" if name else "the fastest that fits"
     if vain:
         reason = "--plan branches is --plan stages here: there is one branch"
@@ -175,23 +184,26 @@ def choose(job: Job, cap: Cap, *, name: str | None, mode: DecodeMode, tile: int 
     return Choice(job=job, plan=smallest, stages=stages, cap=cap, reason=reason, is_usual=False)
 
 
-def _candidates(job: Job, decodes: list[DecodePlan], name: str | None) -> list[Plan]:
+def _candidates(
+    job: Job, decodes: list[DecodePlan], name: str | None, *, apart: bool
+) -> list[Plan]:
     """Plans, the fastest first. Stages are never in memory together, so each takes the first that may fit."""
     if name is not None:
         return [replace(NAMED[name], decode=decode) for decode in decodes]
-    plans = [Plan(keeps_text=True, decode=decodes[0])] if job.warm else []
-    plans += [Plan(decode=decodes[0])] if job.several else []
-    branches = (False, True) if job.branches == 2 else (False,)
+    resident = Plan(branches_apart=apart, decode=decodes[0])
+    plans = [replace(resident, keeps_text=True)] if job.warm else []
+    plans += [resident] if job.several else []
+    branches = (True,) if apart else (False, True) if job.branches == 2 else (False,)
     plans += [
         Plan(
             together=False,
             streams_text=streams_text,
             streams_blocks=streams_blocks,
-            branches_apart=apart,
+            branches_apart=branches_apart,
             decode=decode,
         )
         for streams_blocks in (False, True)
-        for apart in branches
+        for branches_apart in branches
         for decode in decodes
         for streams_text in (False, True)
     ]

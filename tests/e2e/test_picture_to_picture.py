@@ -1,5 +1,6 @@
 """`--image`, `--strength` and `--mask`: what stays, what changes, what is told, and what cannot work."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -233,6 +234,29 @@ def test_from_repeats_it(
     assert result.code == ExitCode.USAGE
     assert f"was made from {mask}, which is not there" in result.err
     assert "--mask FILE" in result.err
+
+
+def test_from_an_original_that_was_moved(
+    sana: Callable[..., Any], draw: Callable[..., Any], original: Path, tmp_path: Path
+) -> None:
+    """It is found beside the picture, and may be named; elsewhere it is missed, before any work."""
+    first, again = tmp_path / "first.png", tmp_path / "again.png"
+    original = shutil.copy(original, tmp_path / "photo.png")
+    draw("first", "--image", original, "--strength", 0.5)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    moved = original.rename(elsewhere / original.name)
+    result = sana("generate", "--from", first, "-o", again)
+    assert result.code == ExitCode.USAGE
+    assert f"{first} was made from {original}, which is not there" in result.err
+    assert "put it there, or name another one: --image FILE" in result.err
+    assert not again.exists()
+    assert sana("generate", "--from", first, "--image", moved, "-o", again).code == 0
+    assert np.array_equal(pixels(again), pixels(first))
+    shutil.copy(first, elsewhere / "first.png")
+    beside = sana("generate", "--from", elsewhere / "first.png", "-o", again, "--force")
+    assert beside.code == 0, beside.err
+    assert np.array_equal(pixels(again), pixels(first))
 
 
 def test_a_file_of_prompts(sana: Callable[..., Any], original: Path, tmp_path: Path) -> None:

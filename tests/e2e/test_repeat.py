@@ -1,6 +1,9 @@
 """`sana generate --from`: a picture once more, bit for bit, and what may change it."""
 
+import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from sana_cli.errors import ExitCode
 from sana_cli.image_io import read_settings, save_png
 
 CPU = ("--device", "cpu")
+SHORT = ("--steps", 2, "--size", "256x256")
 
 
 def test_bit_for_bit(sana: Callable[..., Any], tmp_path: Path) -> None:
@@ -60,6 +64,89 @@ def test_every_option_is_repeated(
     result = sana("generate", "--from", first, "-o", second)
     assert result.code == 0, result.err
     assert second.read_bytes() == first.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--plan", "branches"), "--plan branches"),
+        (("--plan", "streamed", "--no-prompt-cache"), "--plan branches"),
+        (("--tile", "64"), "--decode exact-tiles --tile 64"),
+        (("--precision", "bf16"), "--steps 2"),
+        (("--guidance-interval", "0.2-0.9", "--cache", "0.2"), "--cache 0.2"),
+    ],
+    ids=["branches", "streamed", "tiles", "bf16", "fewer passes"],
+)
+def test_what_rounds_in_another_way(
+    sana: Callable[..., Any], tmp_path: Path, options: tuple[str, ...], told: str
+) -> None:
+    """Also where a lack of memory chose it: the next time there may be more."""
+    first, second, usual = (tmp_path / name for name in ("a.png", "b.png", "usual.png"))
+    words = (*SHORT, "--seed", 5, "--precision", "fp32", *CPU)
+    assert sana("generate", "a cat", *words, "-o", usual).code == 0
+    assert sana("generate", "a cat", *words, *options, "-o", first).code == 0
+    assert Image.open(first).tobytes() != Image.open(usual).tobytes(), "it shows"
+    result = sana("generate", "--from", first, "-o", second)
+    assert result.code == 0, result.err
+    assert second.read_bytes() == first.read_bytes()
+    assert "differ" not in result.err
+    assert told in sana("info", first).out
+
+
+def test_too_little_memory_for_the_same_bits(sana: Callable[..., Any], tmp_path: Path) -> None:
+    first = tmp_path / "a.png"
+    assert sana("generate", "a cat", *SHORT, "--seed", 5, *CPU, "-o", first).code == 0
+    words = ("generate", "--from", first, "-o", tmp_path / "b.png")
+    assert "pixels may differ by 1" in sana(*words, "--plan", "branches").err
+
+
+@pytest.mark.parametrize("recipe", ["w8a8", "int4"])
+def test_a_quantized_model(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, recipe: str
+) -> None:
+    """On the kernels that are chosen here, also in a process of its own."""
+    folder, first, second, third = (tmp_path / n for n in ("small", "a.png", "b.png", "c.png"))
+    assert sana("quantize", tiny_model, folder, "--recipe", recipe, "--samples", 0).code == 0
+    words = ("-m", folder, "--size", "64x32", "--steps", 2, "--seed", 5, *CPU)
+    assert sana("generate", "A Fox", *words, "-o", first).code == 0
+    assert sana("generate", "--from", first, "-m", folder, "-o", second).code == 0
+    assert second.read_bytes() == first.read_bytes()
+    command = ["generate", "--from", first, "-m", folder, "-o", third, "-q"]
+    subprocess.run([sys.executable, "-m", "sana_cli", *map(str, command)], check=True)
+    assert third.read_bytes() == first.read_bytes()
+
+
+def test_pictures_of_a_batch(sana: Callable[..., Any], tmp_path: Path) -> None:
+    """Of a file of prompts, with settings a line, and of --count: each alone is what it was among others."""
+    Image.effect_noise((64, 64), 90).convert("RGB").save(tmp_path / "in.png")
+    lines = [
+        {"prompt": "a cat", "size": "64x64"},
+        {"prompt": "a dog", "seed": 3, "guidance": 1, "size": "96x64", "scheduler": "flow-euler"},
+        {"prompt": "an owl", "image": str(tmp_path / "in.png"), "strength": 0.6},
+    ]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    out = tmp_path / "out"
+    out.mkdir()
+    words = ("generate", "--prompts", tmp_path / "p.jsonl", "--steps", 4, *CPU, "-o", out)
+    assert sana(*words, "--count", 2).code == 0
+    counted = ("--size", "64x64", "--steps", 2, "--seed", 8, "--count", 3, *CPU)
+    assert sana("generate", "a fox", *counted, "-o", out / "fox.png").code == 0
+    pictures = sorted(out.glob("*.png"))
+    assert len(pictures) == 9
+    again = tmp_path / "again.png"
+    for picture in pictures:
+        result = sana("generate", "--from", picture, "-o", again, "--force")
+        assert result.code == 0, result.err
+        assert again.read_bytes() == picture.read_bytes(), picture.name
+
+
+def test_several_from_one(sana: Callable[..., Any], tmp_path: Path) -> None:
+    first = tmp_path / "a.png"
+    words = ("--size", "64x64", "--steps", 2, "--seed", 8, *CPU)
+    assert sana("generate", "a fox", *words, "-o", first).code == 0
+    assert sana("generate", "--from", first, "--count", 2, "-o", tmp_path / "b.png").code == 0
+    assert (tmp_path / "b-8.png").read_bytes() == first.read_bytes()
+    assert (tmp_path / "b-9.png").read_bytes() != first.read_bytes()
 
 
 def test_kernels_are_repeated(
@@ -177,6 +264,7 @@ def test_what_may_differ_is_told(sana: Callable[..., Any], tmp_path: Path) -> No
         ({"decode": "blended-tiles x"}, "carries decode"),
         ({"precision": "int3"}, "carries precision"),
         ({"backend": "mine"}, "carries backend = 'mine'"),
+        ({"branches": "twice"}, "carries branches = 'twice'"),
         ({"model": "../no/such/model"}, "model is set by"),
         ({"prompt": ""}, "the prompt is empty"),
     ],
