@@ -68,12 +68,38 @@ def test_completion_of_commands_options_and_values(shell: Any, tmp_path: Path) -
     completed(shell, "sana config set guid", "guidance")
     completed(shell, "sana config set device cu", "cuda")
     completed(shell, "sana pull sana-0.6b --quantize in", "int4")
+    completed(shell, "sana repl -m tiny", "tiny-w8a8")
+    completed(shell, "sana remove tin", "tiny-w8a8")
+    completed(shell, "sana default sprint-1", "sprint-1.6b")
+    completed(shell, "sana info sana-1.5-4", "sana-1.5-4.8b")
 
 
 def test_completion_of_files(shell: Any, tmp_path: Path) -> None:
     (tmp_path / "seventeen-pandas.png").touch()
     completed(shell, "sana generate --from seven", "seventeen-pandas.png")
     completed(shell, "sana info ./seven", "seventeen-pandas.png")
+    completed(shell, "sana generate x --image seven", "seventeen-pandas.png")
+    completed(shell, "sana generate x --mask seven", "seventeen-pandas.png")
+    (tmp_path / "watercolour.safetensors").touch()
+    completed(shell, "sana generate x --lora water", "watercolour.safetensors")
+    (tmp_path / "hundred-prompts.txt").touch()
+    completed(shell, "sana generate --prompts hund", "hundred-prompts.txt")
+    (tmp_path / "my-own-model").mkdir()
+    completed(shell, "sana generate x --model my-o", "my-own-model")
+    completed(shell, "sana generate x --model ./my-o", "my-own-model")
+    completed(shell, "sana quantize my-o", "my-own-model")
+
+
+def test_completion_where_models_cannot_be_listed(shell: Any) -> None:
+    """What is typed stays as it is, and no error is printed into it."""
+    shell.type("export SANA_MODELS='~nobody-of-this-name/models'; echo se''t\n")
+    shell.shows("set\r\n")
+    shell.type("sana generate x --model sprint-0\t")
+    shell.type(" --steps 3 \x01echo \n")  # to the line's beginning: it is printed instead of run
+    text = shell.shows("--steps 3\r\n")
+    assert "sprint-0 --steps 3" in text.splitlines()[-1]
+    assert "rror" not in text
+    assert "Traceback" not in text
 
 
 @pytest.mark.slow
