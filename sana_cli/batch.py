@@ -9,7 +9,7 @@ import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -90,6 +90,7 @@ def plan_batch(
             output_paths(replace(request, overwrite=True), [_seed(request)])  # is it writable?
         elif is_done(request, checkpoint, digest):
             done.add(_path(request))
+            _forget_claim(_path(request))
         else:
             raise _in_the_way(_path(request))
     return Batch(requests=requests, done=frozenset(done), model_digest=digest)
@@ -125,11 +126,22 @@ def draw_batch(
 @contextmanager
 def _claim(path: Path, wait: int) -> Iterator[None]:
     """Nobody else draws this picture within the block; Timeout if somebody does. A kill ends a claim."""
-    digest = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:16]
-    lock = path.with_name(f".sana-{digest}.lock")
+    lock = _lock_of(path)
     with FileLock(lock, timeout=wait):
         yield
         lock.unlink(missing_ok=True)
+
+
+def _forget_claim(path: Path) -> None:
+    """Remove what a process left that was killed when its picture was there, but not told."""
+    if _lock_of(path).exists():
+        with suppress(Timeout, OSError), _claim(path, 0):
+            pass
+
+
+def _lock_of(path: Path) -> Path:
+    digest = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:16]
+    return path.with_name(f".sana-{digest}.lock")
 
 
 def is_done(request: Request, checkpoint: Checkpoint, digest: str) -> bool:
