@@ -147,8 +147,8 @@ def choose(
 ) -> Choice:
     """The fastest plan that fits under the cap, among those that the options leave.
 
-    `apart` leaves those with guidance in two passes. SanaError when none fits a cap that was asked for. Without one the smallest is tried: a prediction is no
-    reason not to.
+    `apart` leaves those with guidance in two passes. SanaError when none fits a cap that was asked for. Without one
+    the smallest is tried: a prediction is no reason not to.
     """
     decodes = decode_plans(mode, tile, job.height, job.width)
     vain = name == "branches" and job.branches == 1
@@ -167,7 +167,9 @@ def choose(
     if cap.asked:
         named = [f"plan {name}"] if name else []
         tiled = [f"decode {decodes[0]}"] if len(decodes) == 1 else []
-        everything = _candidates(job, decode_plans("auto", None, job.height, job.width), None)
+        everything = _candidates(
+            job, decode_plans("auto", None, job.height, job.width), None, apart=False
+        )
         raise _nothing_fits(
             cap,
             ", ".join(named + tiled),

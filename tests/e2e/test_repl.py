@@ -324,7 +324,7 @@ def test_pictures_in_a_terminal(
         opened.shows(f"{expected}\r\n")
         opened.shows("sana>")
 
-    told("/mask masks/top.png", "error: /mask needs a picture; name it: /image FILE")
+    told("/mask masks/top.png", "hint: name it: /image FILE")
     told("/image panda.txt", "is it a whole PNG, JPEG or WebP file?")
     told("/lora panda.txt", "can run code when they are read")
     told("/show me", "it should be on or off or default")
