@@ -4,6 +4,7 @@ The published rule: a transformer runs in the type it was trained in or in fp32 
 draws garbage, a bf16 one overflows in fp16); DC-AE and Gemma never run in fp16.
 """
 
+import os
 import platform
 import sys
 from collections.abc import Callable
@@ -114,7 +115,13 @@ def _fastest_safe(trained: str, device: Device) -> str:
 
 
 def cpu_has_fast_bf16() -> bool:
-    """Whether bf16 products have instructions here; without them fp32 is several times faster."""
+    """Whether bf16 products have instructions here; without them fp32 is several times faster.
+
+    And whether oneDNN, which has those products, may use them.
+    """
+    allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
+    if not any(name in allowed for name in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")):
+        return False
     if sys.platform == "linux" and platform.machine() == "x86_64":
         try:
             cpuinfo = Path("/proc/cpuinfo").read_text(encoding="utf-8")

@@ -12,6 +12,10 @@ import torch
 from sana_cli import __version__
 
 _FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
+# By which libraries are told to do without instructions that are there.
+_LIMITS = (
+    "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "OV_CPU_MAX_ISA",
+)  # fmt: skip
 _PACKAGES = ("diffusers", "transformers", "torchao", "optimum-quanto", "triton", "openvino", "nncf")
 
 
@@ -26,6 +30,7 @@ def machine() -> dict[str, Any]:
     return {
         "cpu": facts.get("model name", platform.processor()),
         "instructions": [flag for flag in _FLAGS if flag in facts.get("flags", "").split()],
+        "held_to": {name: os.environ[name] for name in _LIMITS if name in os.environ},
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "torch": torch.__version__,

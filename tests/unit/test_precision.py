@@ -64,3 +64,14 @@ def test_absent_device(monkeypatch: pytest.MonkeyPatch) -> None:
         pick_device("cuda")
     assert caught.value.code == ExitCode.ENVIRONMENT
     assert pick_device("cpu") == CPU
+
+
+@pytest.mark.parametrize(
+    ("limit", "may"), [("AVX2", False), ("avx512_core_vnni", False), ("ALL", True)]
+)
+def test_instructions_that_are_forbidden_do_not_count(
+    limit: str, may: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual = precision.cpu_has_fast_bf16()
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert precision.cpu_has_fast_bf16() == (usual and may)
