@@ -1,4 +1,4 @@
-"""Kernels for CPUs: 8-bit products by the libraries inside torch, 4-bit weights by a table of what two bytes stand for.
+"""Kernels for CPUs: 8-bit products by the libraries inside torch; 4-bit weights become floats a few channels at a time.
 
 Without VNNI instructions the fast u8 x s8 products add two 16-bit terms with saturation, which spoils sums of large
 values. Each 8-bit product is therefore tried with integers that saturate; where it fails, one side uses 7 bits
@@ -9,7 +9,7 @@ values. Each 8-bit product is therefore tried with integers that saturate; where
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
@@ -203,13 +203,16 @@ def _int_mm_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
 
 
 def _expanded_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
-    """By oneDNN, which is not what torch takes for fp32 products; it has fp16 ones on few CPUs."""
     if x.dtype == torch.float16:
         return layer.reference(x)
     if layer.smooth is not None:
         x = x * layer.smooth.to(x.dtype)
     bias = None if layer.bias is None else layer.bias.to(x.dtype)
-    weight = layer.dequantize(x.dtype)
+    return _onednn_linear(x, layer.dequantize(x.dtype), bias)
+
+
+def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """By oneDNN, which is not what torch takes for fp32 products; it has fp16 ones on few CPUs."""
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out
 
@@ -217,27 +220,12 @@ def _expanded_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
 # -- 4-bit weights ---------------------------------------------------------------------------------
 
 
-@cache
-def _values_of(code_bytes: int, dtype: torch.dtype) -> Tensor:
-    """All values that one or two packed bytes stand for: (256, 2) or (65536, 4)."""
-    code = torch.arange(256**code_bytes)
-    nibbles = [(code >> 4 * i) & 0xF for i in range(2 * code_bytes)]
-    return torch.stack(nibbles, dim=1).sub(8).to(dtype)
-
-
 def _unpack(packed: Tensor, dtype: torch.dtype) -> Tensor:
-    """The integers -8..7 of packed rows (N, bytes) in another type, by a table: (N, 2 * bytes)."""
-    if packed.shape[1] % 2 == 0:
-        codes = packed.view(torch.int16).to(torch.int32).bitwise_and_(0xFFFF)
-        return F.embedding(codes, _values_of(2, dtype)).flatten(1)
-    return F.embedding(packed.to(torch.int32), _values_of(1, dtype)).flatten(1)
-
-
-def _unpack_bf16(packed: Tensor) -> Tensor:
-    """The same without a table, 1.4 times as fast: a nibble v below the exponent of 128 is 128 + v in bf16."""
-    # The upper nibble goes to the upper half: a byte times 4097 has it there, and the lower one below.
-    pairs = packed.to(torch.int32).mul_(4097).bitwise_and_(0x000F000F).bitwise_or_(0x43004300)
-    return pairs.view(torch.bfloat16).sub_(128 + 8)
+    """The integers -8..7 of packed rows (N, bytes) in another type: (N, 2 * bytes)."""
+    pairs = packed.to(torch.int16)
+    # A byte beside itself, four bits higher: its lower nibble is in the lower byte and its upper one in the upper.
+    pairs.bitwise_or_(pairs << 4).bitwise_and_(0x0F0F)
+    return pairs.view(torch.int8).sub_(8).to(dtype)
 
 
 def _times_groups(wide: Tensor, factor_NG: Tensor, layer: QuantLinear) -> Tensor:
@@ -249,7 +237,9 @@ def _times_groups(wide: Tensor, factor_NG: Tensor, layer: QuantLinear) -> Tensor
     return wide[:, :K] * factor_NG.repeat_interleave(group, dim=1)[:, :K]
 
 
-def _times_expanded(x: Tensor, layer: QuantLinear) -> Tensor:
+def _times_expanded(
+    x: Tensor, layer: QuantLinear, product: Callable[[Tensor, Tensor], Tensor] = F.linear
+) -> Tensor:
     """x (..., K) times the weight of a 4-bit layer, in the type of x: (..., N).
 
     A few output channels at a time: their weights are multiplied while they are in the cores' caches, and the next
@@ -258,16 +248,24 @@ def _times_expanded(x: Tensor, layer: QuantLinear) -> Tensor:
     parts = []
     for rows in _blocks(layer.out_features, layer.in_features, _EXPANDED):
         packed, scale = layer.qweight[rows], layer.scale[rows].to(x.dtype)
-        wide = _unpack_bf16(packed) if x.dtype == torch.bfloat16 else _unpack(packed, x.dtype)
-        parts.append(F.linear(x, _times_groups(wide, scale, layer)))
+        parts.append(product(x, _times_groups(_unpack(packed, x.dtype), scale, layer)))
     return torch.cat(parts, dim=-1)
 
 
-def _int4_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
+def _int4_run(
+    x: Tensor,
+    packed: None,
+    layer: QuantLinear,
+    product: Callable[[Tensor, Tensor], Tensor] = F.linear,
+) -> Tensor:
     if layer.smooth is not None:
         x = x * layer.smooth.to(x.dtype)
-    out = _times_expanded(x, layer)
+    out = _times_expanded(x, layer, product)
     return out if layer.bias is None else out.add_(layer.bias.to(x.dtype))
+
+
+def _int4_onednn_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
+    return _int4_run(x, packed, layer, F.linear if x.dtype == torch.float16 else _onednn_linear)
 
 
 def _int4_bf16_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
@@ -368,19 +366,23 @@ KERNELS = (
         pack=_no_packing, run=_int_mm_run, is_available=int_mm_is_exact,
     ),
     Kernel(
-        name="expanded", backend="native", schemes=("w8a16",), layer=QuantLinear,
+        name="expanded, onednn", backend="native", schemes=("w8a16",), layer=QuantLinear,
         devices=("cpu",), pack=_no_packing, run=_expanded_run, is_available=_has_onednn,
     ),
     Kernel(
-        name="table", backend="native", schemes=("w4a16",), layer=QuantLinear,
+        name="expanded", backend="native", schemes=("w4a16",), layer=QuantLinear,
         devices=("cpu",), pack=_no_packing, run=_int4_run,
     ),
     Kernel(
-        name="table, bf16", backend="native", schemes=("w4a16",), layer=QuantLinear,
+        name="expanded, onednn", backend="native", schemes=("w4a16",), layer=QuantLinear,
+        devices=("cpu",), pack=_no_packing, run=_int4_onednn_run, is_available=_has_onednn,
+    ),
+    Kernel(
+        name="expanded, bf16", backend="native", schemes=("w4a16",), layer=QuantLinear,
         devices=("cpu",), pack=_no_packing, run=_int4_bf16_run, note="products of bf16 values",
     ),
     Kernel(
-        name="table, int8", backend="native", schemes=("w4a16",), layer=QuantLinear,
+        name="expanded, int8", backend="native", schemes=("w4a16",), layer=QuantLinear,
         devices=("cpu",), pack=_int4_int8_pack, run=_int4_int8_run,
         is_available=lambda: _int_mm_weight_max() > 0, note="8-bit inputs",
     ),
