@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sana_cli.allocator import keeping_freed
 from sana_cli.memory.blending import decode_blended
 from sana_cli.memory.plans import WHOLE, DecodePlan
 from sana_cli.memory.tiling import decode_exact
@@ -140,16 +141,17 @@ def denoise(
     latents = (
         sampler.noised(begin.latents, noise, first) if begin and first else sampler.start(noise)
     )
-    for i in range(first, sampler.steps):
-        velocity = velocity_at(*sampler.inputs(i, latents))
-        check_values(velocity, f"denoising step {i + 1}")
-        if preview is not None:
-            preview(i, sampler.estimate(i, latents, velocity))
-        latents = sampler.step(i, latents, velocity)
-        if begin and begin.redrawn is not None:
-            kept = sampler.noised(begin.latents, noise, i + 1)
-            latents = torch.where(begin.redrawn, latents, kept)
-        after_step(i, latents)
+    with keeping_freed():
+        for i in range(first, sampler.steps):
+            velocity = velocity_at(*sampler.inputs(i, latents))
+            check_values(velocity, f"denoising step {i + 1}")
+            if preview is not None:
+                preview(i, sampler.estimate(i, latents, velocity))
+            latents = sampler.step(i, latents, velocity)
+            if begin and begin.redrawn is not None:
+                kept = sampler.noised(begin.latents, noise, i + 1)
+                latents = torch.where(begin.redrawn, latents, kept)
+            after_step(i, latents)
     return latents
 
 
