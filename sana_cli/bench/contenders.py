@@ -14,11 +14,12 @@ from sana_cli.recipes import RECIPES
 
 FLOATS = ("auto", "fp32", "bf16", "fp16")
 Kind = Literal[
-    "sana", "diffusers", "diffusers-compile", "torchao", "quanto",
+    "sana", "diffusers", "diffusers-fp32", "diffusers-compile", "torchao", "quanto",
     "openvino", "openvino-fp32", "openvino-w8a16", "openvino-int8",
 ]  # fmt: skip
 PEERS: dict[str, tuple[str, ...]] = {  # what each imports, in pip's spelling
     "diffusers": ("diffusers",),
+    "diffusers-fp32": ("diffusers",),
     "diffusers-compile": ("diffusers",),
     "torchao": ("diffusers", "torchao"),
     "quanto": ("diffusers", "optimum-quanto"),

@@ -160,8 +160,8 @@ class QuantoEngine(DiffusersEngine):
 
 
 _ENGINES: dict[str, type[DiffusersEngine]] = {
-    "diffusers": DiffusersEngine, "diffusers-compile": CompiledEngine, "torchao": TorchaoEngine,
-    "quanto": QuantoEngine,
+    "diffusers": DiffusersEngine, "diffusers-fp32": DiffusersEngine,
+    "diffusers-compile": CompiledEngine, "torchao": TorchaoEngine, "quanto": QuantoEngine,
 }  # fmt: skip
 
 

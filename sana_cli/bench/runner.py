@@ -144,7 +144,10 @@ def _peer(peer: str, model: str) -> Contender:
     if peer in PEERS:
         # Peers compute in fp32 on a CPU and in the trained precision elsewhere, as `auto` says for us.
         folder = str(open_checkpoint(model, offline=True).folder) if model == BUILTIN else model
-        return Contender(name=peer, kind=cast(Kind, peer), model=folder)
+        kind = cast(Kind, peer)
+        if peer.endswith("-fp32"):
+            return Contender(name=peer, kind=kind, model=folder, precision="fp32")
+        return Contender(name=peer, kind=kind, model=folder)
     return Contender(name=local_path(peer).resolve().name, kind="sana", model=peer)
 
 

@@ -47,7 +47,7 @@ def bench(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="diffusers, diffusers-compile, torchao, quanto, openvino, openvino-fp32, openvino-w8a16, openvino-int8, "
+            help="diffusers, diffusers-fp32, diffusers-compile, torchao, quanto, openvino, openvino-fp32, openvino-w8a16, openvino-int8, "
             "or model folders.",
             show_default=False,
         ),
