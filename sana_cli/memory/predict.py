@@ -57,6 +57,9 @@ _STEPWISE_VIT_MAPS = (
     17  # where tiles follow: its layers run one by one, and freed memory goes back after each
 )
 _STRIP_MAPS = (27, 50)
+_FP32_SUMS_MAPS = (
+    9  # more where linear attention makes fp32 copies of 16-bit queries, keys and values
+)
 _TILE_REACH = 14  # pixels that a tile reads beyond its sides, both together
 _STRIP_REACH = 4  # rows of a map that a strip reads beyond its own
 _READ_MAPS = 3  # the picture to begin with, in fp32, and copies in which it is converted
@@ -382,7 +385,8 @@ def encode_activations(config: DCAEConfig, height: int, width: int, itemsize: in
         config.encoder_block_out_channels, config.encoder_layers_per_block,
         config.encoder_stage_types, strict=True,
     )  # fmt: skip
-    maps = {"ResBlock": _RES_BLOCK_MAPS, "EfficientViTBlock": (_EFFICIENT_VIT_MAPS,) * 2}
+    attention = _attention_maps(_EFFICIENT_VIT_MAPS, itemsize)
+    maps = {"ResBlock": _RES_BLOCK_MAPS, "EfficientViTBlock": (attention,) * 2}
     widest = max(
         _with_leftovers(channels * picture * itemsize / 4**i, maps[kind])
         for i, (channels, layers, kind) in enumerate(stages)
@@ -406,7 +410,7 @@ def decode_activations(
     attends = [i for i in stages if config.decoder_stage_types[i] != "ResBlock"]
     split = min(attends, default=len(channels))  # stages below are tiled
     picture = height * width * itemsize
-    finishing = _PICTURE_MAPS * config.in_channels * picture
+    finishing = _PICTURE_MAPS * config.in_channels * height * width * ITEMSIZE["fp32"]
     in_tiles = plan.mode == "exact-tiles"
     reach = _TILE_REACH if in_tiles else 0
     tile = plan.tile or max(height, width)
@@ -426,7 +430,7 @@ def decode_activations(
         default=0.0,
     )
     first = picture if in_tiles else tiled
-    maps = _STEPWISE_VIT_MAPS if in_tiles else _EFFICIENT_VIT_MAPS
+    maps = _attention_maps(_STEPWISE_VIT_MAPS if in_tiles else _EFFICIENT_VIT_MAPS, itemsize)
     vit = max((maps * channels[i] * first / 4**i for i in attends), default=0.0)
     if plan.mode == "whole" or split == len(channels):
         phases = [vit, res, up, finishing]
@@ -446,12 +450,16 @@ def _strip(channels: int, stage: int, rows: int, width: int, itemsize: int) -> f
     """What attention takes for a strip of so many rows of pixels."""
     own = max(1, rows // 2**stage)
     size = channels * (own + _STRIP_REACH) * width / 2**stage * itemsize
-    large, small = _STRIP_MAPS
+    large, small = (_attention_maps(maps, itemsize) for maps in _STRIP_MAPS)
     return size * (
         large if 3 * size >= _RETURNED else small
     )  # queries, keys and values are one map
 
 
+def _attention_maps(maps: float, itemsize: int) -> float:
+    return maps if itemsize == ITEMSIZE["fp32"] else maps + _FP32_SUMS_MAPS
+
+
 def _with_leftovers(size: float, maps: tuple[float, float]) -> float:
     """So many maps of a size in bytes, or the other number if they are small."""
-    return size * (maps[0] if size >= _RETURNED else maps[1])
+    return size * (maps[0] if size > _RETURNED else maps[1])
