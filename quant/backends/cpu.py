@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from quant.backends.kernel import Kernel
 from quant.config import QuantConfig
 from quant.layers import QuantConv2d, QuantLinear
-from quant.primitives import INT8_MAX, finish_product, quantize_per_channel
+from quant.primitives import INT8_MAX, finish_product
 
 INT7_MAX = 63  # one side 0..126 with its offset of 63, the other 8 bits: 126 * 127 * 2 fits 16 bits
 
@@ -317,28 +317,50 @@ def _conv_pack(layer: QuantConv2d) -> Any:
     return weight, layer.scale, torch.zeros(N, dtype=torch.int32)
 
 
-def _conv_product(q: Tensor, offset: int, packed: Any, layer: QuantConv2d) -> Tensor:
-    """int8 (B, K, H, W) -> fp32 (B, N, H', W'), already times the weights' scales."""
+def _conv_product(
+    q: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    packed: Any,
+    layer: QuantConv2d,
+) -> Tensor:
+    """int8 (B, K, H, W) with one scale -> the layer's output (B, N, H', W')."""
     weight, scale_N, zeros_N = packed
+    offset = _onednn_act_max() + 1
     return torch.ops.onednn.qconv_pointwise(
-        _as_u8(q, offset), 1.0, offset, weight, scale_N, zeros_N, None, layer.stride, layer.padding,
-        (1, 1), 1, 1.0, 0, torch.float32, "none", [], "",
+        _as_u8(q, offset), scale, offset, weight, scale_N, zeros_N, bias, layer.stride, layer.padding,
+        (1, 1), 1, 1.0, 0, dtype, "none", [], "",
     )  # fmt: skip
 
 
 def _conv_run(x: Tensor, packed: Any, layer: QuantConv2d) -> Tensor:
     act_max = _onednn_act_max()  # the same instructions
-    if layer.act_scale is None:
-        q, scale_B = quantize_per_channel(x.flatten(1), act_max)
-        q = q.view(x.shape)
-    else:
-        scale_B = layer.act_scale.expand(x.shape[0]) * (INT8_MAX / act_max)
-        q = (x.float() / scale_B[0]).round_().clamp_(-act_max, act_max).to(torch.int8)
-    q = q.contiguous(memory_format=torch.channels_last)
-    out = _conv_product(q, act_max + 1, packed, layer).mul_(scale_B[:, None, None, None])
-    if layer.bias is not None:
-        out += layer.bias.float()[:, None, None]
+    bias = None if layer.bias is None else layer.bias.float()
+    # Scales and bias are applied in fp32 either way; 16-bit types that oneDNN may lack are made here.
+    dtype = x.dtype if x.dtype == torch.bfloat16 else torch.float32
+    x = x.contiguous(memory_format=torch.channels_last)
+    outputs = []
+    for picture in x.split(1):
+        if layer.act_scale is None:
+            largest = torch.maximum(picture.amax(), picture.amin().neg_())
+            scale = float(largest) / act_max or 1.0  # a map of zeros stays one
+        else:
+            scale = float(layer.act_scale) * (INT8_MAX / act_max)
+        q = _quantize_map(picture, scale, act_max)
+        outputs.append(_conv_product(q, scale, bias, dtype, packed, layer))
+    out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return out.to(x.dtype)
+
+
+def _quantize_map(x: Tensor, scale: float, highest: int) -> Tensor:
+    """A channels-last map -> int8 in the same order."""
+    q = torch.empty_like(x, dtype=torch.int8)
+    values, integers = (t.permute(0, 2, 3, 1).view(-1) for t in (x, q))
+    for part in _blocks(values.numel(), 1):
+        quotient = values[part].float() / scale
+        integers[part] = quotient.round_().clamp_(-highest, highest)
+    return q
 
 
 def _no_packing(layer: Any) -> None:

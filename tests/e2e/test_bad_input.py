@@ -376,7 +376,7 @@ from sana_cli.cli import main
 words = sys.argv[1:]
 assert main([*words, "--size", "256x256"]) == 0
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 300 * 2**20, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + 150 * 2**20, resource.RLIM_INFINITY))
 Path(words[-1]).unlink()
 sys.exit(main([*words, "--size", "2048x2048"]))
 """
