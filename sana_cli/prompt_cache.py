@@ -154,14 +154,14 @@ def _read(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]] | None":
 
 
 def _whole(path: Path) -> tuple[bytes, dict[str, Any]] | None:
-    """A file's content and what it says of it; None if a bit is not as it was written. No torch."""
+    """A file's content and what it says of it; None if a bit, or its name, is not as it was written. No torch."""
     try:
         if not path.is_file():  # reading a pipe would wait for ever
             return None
         content = path.read_bytes()
         table, start = _table(content)
         facts = json.loads(table.pop("__metadata__")["sana"])
-        same = facts.pop("sha256") == _digest(facts, table, content, start)
+        same = facts.pop("sha256") == _digest(path.name, facts, table, content, start)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     return (content, facts) if same else None
@@ -173,8 +173,10 @@ def _table(content: bytes) -> tuple[dict[str, Any], int]:
     return json.loads(content[8:start]), start
 
 
-def _digest(facts: dict[str, Any], table: dict[str, Any], content: bytes, start: int) -> str:
-    digest = hashlib.sha256(json.dumps([facts, table], sort_keys=True).encode())
+def _digest(
+    name: str, facts: dict[str, Any], table: dict[str, Any], content: bytes, start: int
+) -> str:
+    digest = hashlib.sha256(json.dumps([name, facts, table], sort_keys=True).encode())
     digest.update(memoryview(content)[start:])
     return digest.hexdigest()
 
@@ -189,7 +191,7 @@ def _write(path: Path, tensors: "dict[str, Tensor]", facts: dict[str, Any]) -> N
         return
     plain = save(tensors)
     table, start = _table(plain)
-    facts = facts | {"sha256": _digest(facts, table, plain, start)}
+    facts = facts | {"sha256": _digest(path.name, facts, table, plain, start)}
     temporary = path.with_name(f".{path.stem[:16]}-{os.getpid()}-{time.monotonic_ns()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

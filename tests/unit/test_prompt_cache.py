@@ -13,7 +13,7 @@ from safetensors.torch import save
 
 from sana_cli import prompt_cache
 from sana_cli.checkpoint import open_checkpoint
-from sana_cli.models.text_encoder import EncodedPrompt
+from sana_cli.models.text_encoder import EncodedPrompt, Instruction
 from sana_cli.pipeline import EncodedPair
 from sana_cli.prompt_cache import PromptCache
 from sana_cli.request import Request, Settings, resolve
@@ -102,6 +102,24 @@ def test_files_that_somebody_changed(
         path.write_bytes(save(changed, metadata={"sana": json.dumps(told | facts)}))
     assert not CACHE.holds(settings), "a plan must not count on it"
     assert CACHE.read(settings) is None
+
+
+def test_files_under_the_names_of_others(folder: Path, settings: Settings) -> None:
+    """A whole file of another prompt, or of an instruction, is not taken for this one's."""
+    other = replace(settings, prompt="a dog")
+    CACHE.write(settings, PAIR)
+    CACHE.write(other, PAIR)
+    path, strange = (CACHE.path(s.prompt, enhance=s.enhance) for s in (settings, other))
+    path.write_bytes(strange.read_bytes())
+    assert not CACHE.holds(settings)
+    assert CACHE.read(settings) is None
+    tensor = torch.zeros(1, 2, 8)
+    CACHE.write_instruction(Instruction([1, 2], [(tensor, tensor)], tensor))
+    instruction = CACHE._named([1, 2])
+    path.write_bytes(instruction.read_bytes())
+    assert CACHE.read(settings) is None
+    instruction.write_bytes(strange.read_bytes())
+    assert CACHE.read_instruction([1, 2]) is None
 
 
 def test_what_cannot_be_removed_keeps_nothing_else(
