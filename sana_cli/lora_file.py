@@ -12,6 +12,7 @@ from functools import cache
 from math import isfinite, prod
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 from quant.manifest import sha256_of
 from sana_cli.errors import SanaError, checkpoint_error, usage_error
@@ -29,7 +30,9 @@ _OTHER_KINDS = {
     "lokr_": "LoKr",
     "hada_": "LoHa",
 }
-_MOST_REPEATS = 3  # in a pattern of layers; time grows with the power of it
+_MOST_CHOICES = 3  # repeats and groups in a pattern of layers; time grows with the power of it
+_LONGEST = 128  # characters of a layer's path or a pattern; the bases of that power
+_LARGEST_ALPHA = 1e9
 _MOST = 100.0  # of a scale; larger ones are typing mistakes
 _ADAPTER_CONFIG = "adapter_config.json"  # beside a file that PEFT has saved
 
@@ -186,6 +189,10 @@ def _layer_path(name: str, path: Path) -> str:
             f"{path} changes the text encoder ({name}), which Sana's LoRAs leave alone",
             hint="it was made for another kind of model",
         )
+    if len(name) > _LONGEST:
+        raise checkpoint_error(
+            f"{path} changes {name[:60]}..., which no model has", hint="is the file a LoRA?"
+        )
     return name
 
 
@@ -234,21 +241,36 @@ def _settings(path: Path) -> dict[str, Any]:
 def _alpha(settings: Mapping[str, Any], place: str, path: Path) -> float | None:
     """The alpha of a layer: of the first pattern that fits, as in PEFT (`get_pattern_key`), else the common one."""
     value = settings.get("lora_alpha")
-    patterns = settings.get("alpha_pattern")
-    for key, special in patterns.items() if isinstance(patterns, dict) else ():
+    patterns = settings.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise checkpoint_error(
+            f"{path}: its alpha_pattern is {str(patterns)[:60]}, which names no layers"
+        )
+    for key, special in patterns.items():
         if _is_meant(place, str(key), path):
             value = special
             break
-    return float(value) if isinstance(value, int | float) and isfinite(value) else None
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not abs(value) <= _LARGEST_ALPHA:
+        raise checkpoint_error(
+            f"{path}: the alpha of {place} is {str(value)[:60]}, which is no number to use",
+            hint="it is in what the file, or adapter_config.json beside it, says about the training",
+        )
+    return float(value)
 
 
 def _is_meant(place: str, pattern: str, path: Path) -> bool:
     # A regular expression of a stranger: those that could take for ever are left to nobody.
-    endless = re.search(r"\)[*+{]", pattern) or len(re.findall(r"[*+{]", pattern)) > _MOST_REPEATS
+    choices = re.findall(r"[*+{(]|(?<!\()\?", pattern)
+    endless = (
+        re.search(r"\)[*+{]", pattern) or len(choices) > _MOST_CHOICES or len(pattern) > _LONGEST
+    )
     try:
         if not endless:
-            return re.fullmatch(rf"(.*\.)?({pattern})", place) is not None
-    except re.error:
+            with catch_warnings(action="error"):
+                return re.fullmatch(rf"(.*\.)?({pattern})", place) is not None
+    except (re.error, OverflowError, Warning):
         pass
     raise checkpoint_error(
         f"{path}: its alpha_pattern {pattern[:60]!r} cannot be used",

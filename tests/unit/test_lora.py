@@ -260,6 +260,43 @@ def test_unfit_files(
     assert caught.value.hint or kind in ("half", "cut")
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"lora_alpha": 10**400}, "the alpha of transformer_blocks.0.attn1.to_q is 1000"),
+        ({"lora_alpha": float("nan")}, "is nan, which is no number to use"),
+        ({"lora_alpha": "16"}, "is 16, which is no number to use"),
+        ({"alpha_pattern": {"to_q": True}}, "is True, which is no number to use"),
+        ({"alpha_pattern": [["to_q", 3]]}, "its alpha_pattern is "),
+        ({"alpha_pattern": {"a{99999999999999999999}": 3}}, "cannot be used"),
+        ({"alpha_pattern": {"(" * 20_000 + ")" * 20_000: 3}}, "cannot be used"),
+        ({"alpha_pattern": {"[[t]o_q": 3}}, "cannot be used"),
+        ({"alpha_pattern": {".?" * 40 + "b" * 9: 3}}, "cannot be used"),
+        ({"alpha_pattern": {"(.|.)" * 25 + "b": 3}}, "cannot be used"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_alphas_that_cannot_be(
+    files: Any, shapes: Any, tmp_path: Path, words: dict[str, object], message: str
+) -> None:
+    halves = files.random_lora(shapes, layers=("attn1.to_q",))
+    told = {"lora_adapter_metadata": json.dumps(words)}
+    path = files.write_lora(tmp_path / "a.safetensors", halves, metadata=told)
+    with pytest.raises(SanaError, match=message) as caught:
+        open_loras([(path, 1.0)])
+    assert caught.value.code == ExitCode.CHECKPOINT
+
+
+def test_paths_of_layers_without_end(tmp_path: Path) -> None:
+    """A pattern would try every way to share their characters out."""
+    name, half = "a" * 5000, torch.zeros(1, 1)
+    told = {"lora_adapter_metadata": json.dumps({"alpha_pattern": {".*.*.*b": 3}})}
+    tensors = {f"{name}.lora_A.weight": half, f"{name}.lora_B.weight": half.clone()}
+    save_file(tensors, tmp_path / "a.safetensors", metadata=told)
+    with pytest.raises(SanaError, match="which no model has"):
+        open_loras([(tmp_path / "a.safetensors", 1.0)])
+
+
 def test_one_layer_under_two_kinds_of_names(
     files: Any, model: Checkpoint, shapes: Any, tmp_path: Path
 ) -> None:
