@@ -93,6 +93,12 @@ def set_(
         raise SanaError(
             f"{key} cannot be {value!r}", hint=f"it {error}", code=ExitCode.USAGE
         ) from error
+    if not str(parsed).isprintable():  # broken UTF-8 too, which a file of TOML cannot hold
+        raise SanaError(
+            f"{key} cannot be {value!r}",
+            hint="it should be text in UTF-8, on one line",
+            code=ExitCode.USAGE,
+        )
     if key == "model":
         from sana_cli.checkpoint import lasting_name
 

@@ -68,6 +68,8 @@ def test_a_broken_file_can_be_mended(sana: Callable[..., Any], file: Path) -> No
         (("set", "steps", "many"), "a whole number from 1 to 1000"),
         (("set", "steps", "0"), "a whole number from 1 to 1000"),
         (("set", "device", "gpu"), "one of auto, cpu, cuda, mps"),
+        (("set", "output", "\udcff\udcfe"), "it should be text in UTF-8"),
+        (("set", "output", "a\nb"), "on one line"),
         (("set", "steps=3"), "VALUE"),
         (("set", "model", "sana-0.7b"), "did you mean sana-0.6b"),
         (("unset", "modle"), "did you mean 'model'"),
