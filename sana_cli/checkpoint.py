@@ -128,6 +128,8 @@ def weight_headers(
 def local_path(text: str) -> Path:
     """What a person typed as a path, `~` resolved; SanaError when no file can have that name."""
     try:
+        if "\0" in text:  # `is_file` says no
+            raise ValueError(text)
         path = Path(text).expanduser()
         path.is_file()
     except (OSError, ValueError, RuntimeError) as error:
