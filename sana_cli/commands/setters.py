@@ -14,6 +14,7 @@ from sana_cli.wishes import Wishes
 
 DEFAULT = "default"  # the value that takes a setting back
 ON, OFF = "on", "off"
+_MOST_DIGITS = 100  # more are no seed, and Python reads no more than some thousands
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,7 +37,7 @@ def _number(key: str) -> Callable[[str, Wishes], dict[str, Any]]:
 
 
 def _seed(text: str, now: Wishes) -> dict[str, Any]:
-    if not text.isdecimal():
+    if not text.isdecimal() or len(text) > _MOST_DIGITS:
         raise ValueError(f"should be a whole number, or {DEFAULT} for a new one each time")
     return {"seed": int(text)}
 

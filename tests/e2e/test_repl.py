@@ -102,6 +102,7 @@ def test_quit_and_help(lines: Callable[..., Any]) -> None:
         ),
         ("/seed -1", "/seed cannot be '-1'\nhint: it should be a whole number, or default"),
         ("/seed 99999999999999999999", "seed 99999999999999999999 is out of range"),
+        pytest.param(f"/seed {'9' * 5000}", "it should be a whole number", id="long seed"),
         ("/guidance -2", "a number from 0 to 100"),
         ("/scheduler ddim", "should be one of flow-dpm, flow-euler, scm"),
         ("/scheduler scm", "scheduler scm does not fit builtin"),
