@@ -17,7 +17,7 @@ from sana_cli.commands.drawing import Order, open_model
 from sana_cli.commands.report import summary
 from sana_cli.commands.seeing import LivePreview, Seeing
 from sana_cli.commands.setters import DEFAULT, OFF, ON, SETTERS
-from sana_cli.errors import usage_error
+from sana_cli.errors import SanaError, usage_error
 from sana_cli.naming import is_pattern
 from sana_cli.output import columns, printable
 from sana_cli.request import Settings, resolve
@@ -120,12 +120,28 @@ class Session:
             except ValueError as error:
                 raise usage_error(f"{name} cannot be {value!r}", f"it {error}") from error
         wishes = replace(self.wishes, **changes)
-        _check(wishes, self.order.checkpoint)
+        try:
+            _check(wishes, self.order.checkpoint)
+        except SanaError as error:
+            # Of several files that have gone, one after the other must be let go.
+            if value not in (OFF, DEFAULT) or self._can_draw():
+                raise
+            self.wishes = wishes
+            self.reporter.notice(f"{name[1:]} {value}, but still: {in_commands(error.message)}")
+            return
         changed = {key for key in changes if changes[key] != getattr(self.wishes, key)}
         self.wishes = wishes
         if not self.reporter.quiet:
             told = [n for n, s in SETTERS.items() if n == name or s.keys[0] in changed]
             _tell([f"{n[1:]} {self._now(n)}" for n in told])
+
+    def _can_draw(self) -> bool:
+        """Whether what is set is still there."""
+        try:
+            _check(self.wishes, self.order.checkpoint)
+        except SanaError:
+            return False
+        return True
 
     def _switch(self, name: str, value: str) -> None:
         key = name[1:]
@@ -178,7 +194,9 @@ class Session:
 
 def in_commands(text: str) -> str:
     """A message in the words of a session: options that are commands here are called so."""
-    known = re.sub(r"--([a-z]+)\b", lambda m: f"/{m[1]}" if f"/{m[1]}" in COMMANDS else m[0], text)
+    known = re.sub(
+        r"--([a-z]+)\b", lambda m: f"/{m[1]}" if f"/{m[1]}" in COMMANDS else m[0], text
+    )
     return known.replace("--strength", "strength")
 
 

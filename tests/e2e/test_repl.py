@@ -197,6 +197,29 @@ def test_what_was_set_and_is_gone(lines: Callable[..., Any], tmp_path: Path) -> 
     assert "image      off" in result.err
 
 
+def test_several_files_that_are_gone(
+    lines: Callable[..., Any], lora_files: Any, tmp_path: Path
+) -> None:
+    """One can be let go after the other, though each is refused with the next one's name."""
+    picture, lora = tmp_path / "in.png", tmp_path / "a.safetensors"
+    Image.new("RGB", (64, 64)).save(picture)
+    shapes = {name: s for name, (_, s) in weight_headers(open_checkpoint("builtin"), "transformer").items()}  # fmt: skip
+    lora_files.write_lora(lora, lora_files.random_lora(shapes, layers=("attn1.to_q",)))
+
+    def text() -> Iterator[bytes]:
+        yield from (b"/image in.png\n", b"/lora a.safetensors\n")
+        picture.unlink()
+        lora.unlink()
+        yield from (b"/steps 3\n", b"/image off\n", b"/lora off\n", b"/settings\n")
+
+    result = lines(text())
+    assert result.code == ExitCode.USAGE
+    assert result.err.count("error: ") == 1, "that of /steps alone"
+    assert "note: image off, but still: no such LoRA: a.safetensors" in result.err
+    told = dict(row.split(maxsplit=1) for row in result.err.splitlines()[-13:])
+    assert (told["image"], told["lora"], told["steps"]) == ("off", "off", "20")
+
+
 def test_nothing_to_show(lines: Callable[..., Any]) -> None:
     """In a pipe nothing is shown, and asking for it is told to be in vain."""
     result = lines("/show on\n/preview on\n/show\n/size 32x32\n/steps 1\na cat\n")
