@@ -195,7 +195,7 @@ class Session:
 def in_commands(text: str) -> str:
     """A message in the words of a session: options that are commands here are called so."""
     known = re.sub(
-        r"--([a-z]+)\b", lambda m: f"/{m[1]}" if f"/{m[1]}" in COMMANDS else m[0], text
+        r"--([a-z]+)\b(?!-)", lambda m: f"/{m[1]}" if f"/{m[1]}" in COMMANDS else m[0], text
     )
     return known.replace("--strength", "strength")
 

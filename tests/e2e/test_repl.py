@@ -226,6 +226,7 @@ def test_nothing_to_show(lines: Callable[..., Any]) -> None:
     assert result.code == 0
     assert "note: /show has no effect: this is no terminal" in result.err
     assert "note: /preview has no effect: this is no terminal" in result.err
+    assert "/preview-file" not in result.err, "no command is called so"
     assert "show off\n" in result.err
     assert "\x1b" not in result.out + result.err
     refused = lines("/show on\n", "--quiet")
