@@ -141,10 +141,17 @@ def bench(
     conditions = [parse_condition(text) for text in fail_if or []]
     if random is not None and random not in VARIANTS:
         raise usage_error(f"unknown variant {random!r}", f"known: {', '.join(VARIANTS)}")
+    files: dict[Path, str] = {}
     document_file = Path(json) if json and json != "-" else None
     for option, path in (("--plot", plot), ("--html", html), ("--json", document_file)):
         if path is not None:
             check_writable(path, option)
+            if path.resolve() in files:
+                raise usage_error(
+                    f"{files[path.resolve()]} and {option} would both be {path}",
+                    "give each a name of its own",
+                )
+            files[path.resolve()] = option
     from sana_cli.bench import runner
 
     plan = runner.Plan(

@@ -208,6 +208,7 @@ def test_random_weights_of_a_known_shape(
         (["--size", "100x100"], "not a multiple of 32"),
         (["--base", "diffusers"], "--base diffusers is not timed"),
         (["--timed-steps", "0"], "--timed-steps 0"),
+        (["--json", "b.png", "--plot", "./b.png"], "--plot and --json would both be b.png"),
     ],
 )
 def test_bad_input(sana: Callable[..., Any], options: list[str], message: str) -> None:
