@@ -199,6 +199,7 @@ def _stream(
 
     def load(i: int) -> torch.nn.Module:
         prefix = f"{path}.{i}."
+        give_back()  # of the block before the last: left in the heap, blocks add up to several hundred MiB
         block = copy.deepcopy(empty[i])
         assign_weights(
             block,
