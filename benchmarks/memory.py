@@ -100,6 +100,8 @@ RUNS = [
 FULL_RUNS = [
     ("full-w8a8", 1024, ""),
     ("full-w8a8", 1024, "--max-memory 2GiB"),
+    ("full-w8a8", 1024, "--max-memory 1GiB"),
+    ("full-w8a8", 1024, "--max-memory 700MiB"),
     ("full-w8a8", 512, "--plan stages"),
     ("full", 1024, "--max-memory 4GiB"),
     ("full-w8a8", 2048, "--tile 512"),
@@ -214,9 +216,7 @@ def main(
         elif options.startswith("diffusers"):
             rows[job] = reference(folders[name], name, side)
         else:
-            if (
-                name not in warm
-            ):  # kernels are measured once a machine, which takes memory of its own
+            if name not in warm:  # kernels are measured once, which takes memory of its own
                 process(["-m", "sana_cli", *words_of(folders[name], 256, "", work)])
                 warm.add(name)
             rows[job] = measure(folders[name], name, side, options, work)

@@ -26,7 +26,7 @@ MIB = 2**20
 
 # Host memory on Linux with a CPU build of torch; others differ by some tens of MiB.
 _TORCH = 238 * MIB  # interpreter, torch and our modules
-_CACHES = 45 * MIB  # compiled kernels, their tables, threads' stacks
+_CACHES = 50 * MIB  # compiled kernels, their tables, threads' stacks
 _TOKENIZER_FACTOR = 12  # resident bytes per byte of tokenizer.json
 _READABLE_TOKENIZER = 4 * MIB  # larger ones take longer to load than a prediction may
 
@@ -42,8 +42,8 @@ _AS_STORED = re.compile(r"\.attn2\.to_[kv]\.|^caption_projection\.linear|^time_e
 _RETURNED = 32 * MIB  # glibc gives larger blocks back at once
 # Maps of D channels that live at once in a Linear-DiT block, beside those of its feed-forward.
 _BLOCK_MAPS = 3
-_FEED_FORWARD_MAPS = (5, 7)  # of F channels
-_INT8_FEED_FORWARD_MAPS = (5, 9)  # inputs become integers and sums floats
+_FEED_FORWARD_MAPS = 8.5  # of F channels
+_INT8_FEED_FORWARD_MAPS = (5.3, 9)  # inputs become integers and sums floats
 _CACHED_MAPS = 4  # of D channels: two residuals from before, and the two that will replace them
 _TEXT_MAPS = 4  # of the hidden width
 _TEXT_MLP_MAPS = 3
@@ -52,19 +52,15 @@ _TEXT_SCORE_MAPS = 4  # of heads x L x L
 # Maps that live at the same time at the widest point of a decoder block, in maps of its input.
 _RES_BLOCK_MAPS = (3.7, 4.5)
 _RES_TILE_MAPS = (3.9, 8.0)
-_EFFICIENT_VIT_MAPS = 27
-_STEPWISE_VIT_MAPS = (
-    17  # where tiles follow: its layers run one by one, and freed memory goes back after each
-)
-_STRIP_MAPS = (27, 50)
-_FP32_SUMS_MAPS = (
-    9  # more where linear attention makes fp32 copies of 16-bit queries, keys and values
-)
+_EFFICIENT_VIT_MAPS = (27, 37)
+# Where tiles follow, layers run one by one, and freed memory goes back after each.
+_STEPWISE_VIT_MAPS = (15.5, 27)
+_STRIP_MAPS = (22, 47)
 _TILE_REACH = 14  # pixels that a tile reads beyond its sides, both together
 _STRIP_REACH = 4  # rows of a map that a strip reads beyond its own
 _READ_MAPS = 3  # the picture to begin with, in fp32, and copies in which it is converted
 _SOURCE_BYTES = 8  # per pixel of its file: as read, turned upright and converted
-_PICTURE_MAPS = 4.2  # the picture, and copies while it is checked, converted and compressed
+_PICTURE_MAPS = 4.8  # the picture, and copies while it is checked, converted and compressed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,8 +225,9 @@ def describe(
     itemsize = ITEMSIZE[dtypes.transformer]
     takes_int8 = _takes_int8(checkpoint, "transformer")
     states = tokens * config.inner_dim * itemsize * branches
-    feed_forward = _INT8_FEED_FORWARD_MAPS if takes_int8 else _FEED_FORWARD_MAPS
-    maps = feed_forward[0] if states >= _RETURNED else feed_forward[1]
+    maps: float = _FEED_FORWARD_MAPS
+    if takes_int8:
+        maps = _INT8_FEED_FORWARD_MAPS[0 if states >= _RETURNED else 1]
     text, text_activations, length = None, 0, text_tokens(checkpoint, settings)[1]
     if not text_is_cached:
         text = _weights(checkpoint, "text_encoder", dtypes.text_encoder)
@@ -256,7 +253,7 @@ def describe(
         vae=_weights(checkpoint, "vae", dtypes.vae),
         text_activations=text_activations,
         context=2 * length * config.inner_dim * config.num_layers * branches * itemsize,
-        branch=tokens * itemsize * (_BLOCK_MAPS * config.inner_dim + maps * config.ff_dim),
+        branch=int(tokens * itemsize * (_BLOCK_MAPS * config.inner_dim + maps * config.ff_dim)),
         cached=_CACHED_MAPS * tokens * config.inner_dim * branches * itemsize
         if settings.cache
         else 0,
@@ -325,7 +322,7 @@ def _unpacked(
         if config is None or config.act_bits == 8 or path.startswith(("embed_tokens", without)):
             continue
         values = prod(shape) * (2 if config.weight_bits == 4 else 1)
-        largest = max(largest, values * (itemsize + 4))
+        largest = max(largest, values * (itemsize + 1))
     return largest
 
 
@@ -385,13 +382,13 @@ def encode_activations(config: DCAEConfig, height: int, width: int, itemsize: in
         config.encoder_block_out_channels, config.encoder_layers_per_block,
         config.encoder_stage_types, strict=True,
     )  # fmt: skip
-    attention = _attention_maps(_EFFICIENT_VIT_MAPS, itemsize)
-    maps = {"ResBlock": _RES_BLOCK_MAPS, "EfficientViTBlock": (attention,) * 2}
-    widest = max(
-        _with_leftovers(channels * picture * itemsize / 4**i, maps[kind])
-        for i, (channels, layers, kind) in enumerate(stages)
-        if layers
-    )
+    widest = 0.0
+    for i, (channels, layers, kind) in enumerate(stages):
+        size = channels * picture * itemsize / 4**i
+        if layers and kind == "ResBlock":
+            widest = max(widest, _with_leftovers(size, _RES_BLOCK_MAPS))
+        elif layers:
+            widest = max(widest, _attention(size, _EFFICIENT_VIT_MAPS))
     return int(widest + _READ_MAPS * config.in_channels * 4 * picture)
 
 
@@ -430,8 +427,8 @@ def decode_activations(
         default=0.0,
     )
     first = picture if in_tiles else tiled
-    maps = _attention_maps(_STEPWISE_VIT_MAPS if in_tiles else _EFFICIENT_VIT_MAPS, itemsize)
-    vit = max((maps * channels[i] * first / 4**i for i in attends), default=0.0)
+    maps = _STEPWISE_VIT_MAPS if in_tiles else _EFFICIENT_VIT_MAPS
+    vit = max((_attention(channels[i] * first / 4**i, maps) for i in attends), default=0.0)
     if plan.mode == "whole" or split == len(channels):
         phases = [vit, res, up, finishing]
     elif plan.mode == "blended-tiles":
@@ -450,14 +447,12 @@ def _strip(channels: int, stage: int, rows: int, width: int, itemsize: int) -> f
     """What attention takes for a strip of so many rows of pixels."""
     own = max(1, rows // 2**stage)
     size = channels * (own + _STRIP_REACH) * width / 2**stage * itemsize
-    large, small = (_attention_maps(maps, itemsize) for maps in _STRIP_MAPS)
-    return size * (
-        large if 3 * size >= _RETURNED else small
-    )  # queries, keys and values are one map
+    return _attention(size, _STRIP_MAPS)
 
 
-def _attention_maps(maps: float, itemsize: int) -> float:
-    return maps if itemsize == ITEMSIZE["fp32"] else maps + _FP32_SUMS_MAPS
+def _attention(size: float, maps: tuple[float, float]) -> float:
+    """So many maps of a size in bytes; queries, keys and values are one map of three."""
+    return size * (maps[0] if 3 * size >= _RETURNED else maps[1])
 
 
 def _with_leftovers(size: float, maps: tuple[float, float]) -> float:
