@@ -1,6 +1,6 @@
-"""The plots of docs/performance.md, from the results that it names.
+"""The plot of docs/performance.md that `sana bench --plot` does not draw: what fewer operations cost.
 
-`python -m benchmarks.plots` draws them into docs/images/. Needs the extra `plots`.
+`python -m benchmarks.plots` draws it into docs/images/. Needs the extra `plots`.
 """
 
 import json
@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-
-from sana_cli.bench.page import COLOURS
 
 RESULTS = Path(__file__).parent / "results"
 IMAGES = Path(__file__).parents[1] / "docs/images"
@@ -21,21 +19,6 @@ _WAYS = {
     "--scheduler flow-euler --steps": ("#5a9e6f", lambda o: "euler" in o),
     "--steps": ("#9aa5b1", lambda o: "steps" in o),
 }
-
-
-def peers(document: dict[str, Any], axes: Any) -> None:
-    """CPU seconds of a picture, a bar a contender."""
-    names = list(document["rows"])[::-1]
-    left = [0.0] * len(names)
-    for stage in ("text", "denoise", "decode"):
-        seconds = [document["rows"][name]["picture"][stage] for name in names]
-        axes.barh(names, seconds, left=left, color=COLOURS[stage], label=stage, height=0.6)
-        left = [a + b for a, b in zip(left, seconds, strict=True)]
-    for i, total in enumerate(left):
-        axes.text(total, i, f" {total:.0f}", va="center")
-    axes.set_xlabel("CPU seconds a picture, one thread (peers-cpu.json)")
-    axes.set_xlim(0, 1.08 * max(left))
-    axes.legend(frameon=False)
 
 
 def fewer_passes(document: dict[str, Any], axes: Any) -> None:
@@ -54,24 +37,19 @@ def fewer_passes(document: dict[str, Any], axes: Any) -> None:
     axes.legend(frameon=False, fontsize=8)
 
 
-PLOTS = {"peers-cpu": (peers, (8, 2.4)), "fewer-passes": (fewer_passes, (8, 4.5))}
-
-
 def main(
-    results: Annotated[Path, typer.Option(help="Where the JSON files are.")] = RESULTS,
-    images: Annotated[Path, typer.Option(help="Where the plots go.")] = IMAGES,
+    results: Annotated[Path, typer.Option(help="Where fewer-passes.json is.")] = RESULTS,
+    images: Annotated[Path, typer.Option(help="Where the plot goes.")] = IMAGES,
 ) -> None:
-    """Draw all."""
+    """Draw it."""
     from matplotlib.figure import Figure
 
-    for name, (draw, size) in PLOTS.items():
-        document = json.loads((results / f"{name}.json").read_text())
-        figure = Figure(figsize=size, dpi=100, layout="tight")
-        axes = figure.subplots()
-        axes.spines[["top", "right"]].set_visible(False)
-        draw(document, axes)
-        figure.savefig(images / f"{name}.png", metadata={"Software": None})
-        print(images / f"{name}.png")
+    figure = Figure(figsize=(8, 4.5), dpi=100, layout="tight")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    fewer_passes(json.loads((results / "fewer-passes.json").read_text()), axes)
+    figure.savefig(images / "fewer-passes.png", metadata={"Software": None})
+    print(images / "fewer-passes.png")
 
 
 if __name__ == "__main__":
