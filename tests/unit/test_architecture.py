@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,18 @@ def test_imports_point_downwards(path: Path) -> None:
         below = FLOOR_OF[other] < FLOOR_OF[part]
         same_package = other == part and path.parent.name == part
         assert below or same_package, f"{part} imports {other}, which is not below it"
+
+
+def test_every_package_is_installed() -> None:
+    """An editable installation finds those that are not listed, too; a wheel lacks them."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    files = (
+        path
+        for top in ("sana_cli", "quant", "calibration")
+        for path in (ROOT / top).rglob("__init__.py")
+    )
+    found = {".".join(path.parent.relative_to(ROOT).parts) for path in files}
+    assert set(settings["tool"]["setuptools"]["packages"]) == found
 
 
 def test_a_mistake_is_told_before_torch_is_imported() -> None:
