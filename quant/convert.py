@@ -22,7 +22,6 @@ class LayerReport:
 
     path: str
     kind: str  # "linear", "conv 1x1", "conv 3x3", ...
-    parameters: int
     config: QuantConfig | None
     reason: str = ""  # why it stays in floating point
 
@@ -60,7 +59,6 @@ def _report(path: str, module: Candidate, recipe: Recipe) -> LayerReport:
     return LayerReport(
         path=path,
         kind=kind,
-        parameters=sum(p.numel() for p in module.parameters()),
         config=config,
         reason="" if config else reason,
     )

@@ -246,20 +246,14 @@ class QuantConv2d(AcceleratedLayer):
 
 
 class QuantEmbedding(nn.Module):
-    """Token ids -> rows, stored in 8 bits with one scale a row; only the rows asked for are read.
-
-    The table may stay in a mapped file: a prompt touches a few hundred of Gemma's 256000 rows.
-    """
+    """Token ids (..., L) -> fp32 rows (..., L, C), stored in 8 bits with one scale a row; only those asked for are expanded."""
 
     qweight: Tensor
     scale: Tensor
 
-    def __init__(
-        self, rows: int, channels: int, *, multiplier: float, dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, rows: int, channels: int, *, multiplier: float) -> None:
         super().__init__()
         self.multiplier = multiplier  # Gemma multiplies embeddings by the root of their width
-        self.dtype = dtype
         self.register_buffer("qweight", torch.empty(rows, channels, dtype=torch.int8))
         self.register_buffer("scale", torch.empty(rows, dtype=torch.float32))
 
@@ -282,5 +276,5 @@ class QuantEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         flat = ids.flatten().to(self.qweight.device)
-        rows = dequantize_per_channel(self.qweight[flat], self.scale[flat], self.dtype)
+        rows = dequantize_per_channel(self.qweight[flat], self.scale[flat], torch.float32)
         return (rows * self.multiplier).to(ids.device).unflatten(0, ids.shape)

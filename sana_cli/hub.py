@@ -113,14 +113,13 @@ def fetch(
     components: Sequence[str] = COMPONENTS,
     offline: bool = False,
     refresh: bool = False,
-    verify: bool = False,
     progress: Progress | None = None,
 ) -> HubSnapshot:
     """The files of a repo that we read, from the cache if they are all there, else downloaded.
 
-    A complete cache is used without asking the hub; `refresh` asks it for a newer commit. `verify`
-    reads every cached file again and compares its digest. `progress` is called once for each large
-    file before the first byte, so the sum of its totals is known at once, and then as bytes arrive.
+    A complete cache is used without asking the hub; `refresh` asks it for a newer commit.
+    `progress` is called once for each large file before the first byte, so the sum of its totals is known
+    at once, and then as bytes arrive.
     """
     request = _Request(
         repo_id=repo_id,
@@ -134,21 +133,16 @@ def fetch(
         if "/" not in repo_id:  # the hub's rules still allow such old names; no Sana has one
             raise HFValidationError(repo_id)
         if offline or not refresh:
-            snapshot = _from_cache(request, offline=offline, verify=verify)
+            snapshot = _from_cache(request, offline=offline)
             if snapshot is not None:
                 return snapshot
         return _download(request, progress or (lambda *_: None))
 
 
-def ask(
-    repo_id: str,
-    *,
-    weight_variant: str | None = None,
-    components: Sequence[str] = COMPONENTS,
-) -> Offer:
+def ask(repo_id: str, *, weight_variant: str | None = None) -> Offer:
     """What `fetch` would download now. SanaError, too, when the disk has no room for it."""
     request = _Request(
-        repo_id=repo_id, revision=None, weight_variant=weight_variant, components=components
+        repo_id=repo_id, revision=None, weight_variant=weight_variant, components=COMPONENTS
     )
     cache = Path(constants.HF_HUB_CACHE).expanduser()
     with readable_errors(repo_id, None, cache), _quiet_hub():
@@ -188,7 +182,7 @@ def _quiet_hub() -> Iterator[None]:
 # --- the cache ---
 
 
-def _from_cache(request: _Request, *, offline: bool, verify: bool) -> HubSnapshot | None:
+def _from_cache(request: _Request, *, offline: bool) -> HubSnapshot | None:
     known = try_to_load_from_cache(request.repo_id, "model_index.json", revision=request.revision)
     if not isinstance(known, str):
         return _not_cached(request, "is not in the local cache") if offline else None
@@ -210,9 +204,7 @@ def _from_cache(request: _Request, *, offline: bool, verify: bool) -> HubSnapsho
         return _not_cached(request, what) if offline else None
     for name in selected:
         path = folder / name
-        if path.stat().st_size != sizes[name] or (
-            verify and not _has_digest(path, _digest_of(path))
-        ):
+        if path.stat().st_size != sizes[name]:
             _discard(path)
             raise SanaError(
                 f"{name} of {request.repo_id} is damaged in the local cache and was removed",
@@ -461,12 +453,6 @@ class _NoBar(hub_tqdm):
 
 def _is_sha256(digest: str | None) -> bool:
     return digest is not None and len(digest) == 64
-
-
-def _digest_of(path: Path) -> str | None:
-    """The digest that the cache expects: a snapshot's file links to a blob named after it."""
-    # One link only: a blob may itself link into a store with names of another kind.
-    return Path(os.readlink(path)).name if path.is_symlink() else None
 
 
 def _has_digest(path: Path, digest: str | None) -> bool:

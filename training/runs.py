@@ -39,10 +39,6 @@ class Budget:
         self._mark = now
         self.step += 1
 
-    def pause(self) -> None:
-        """Forget the time since the last tick (sample grids and checkpoints are not training)."""
-        self._mark = time.monotonic()
-
     @property
     def fraction(self) -> float:
         by_time = self.used_s / (60 * self.minutes)

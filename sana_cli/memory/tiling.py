@@ -110,14 +110,6 @@ def growth(steps: Sequence[Step]) -> int:
     return prod(step.grows for step in steps)
 
 
-def halo(steps: Sequence[Step]) -> int:
-    """Input positions around a tile that its outputs depend on: 7 for the published decoder."""
-    span = (0, growth(steps))
-    for step in reversed(steps):
-        span = step.needs(span)
-    return -span[0]
-
-
 def count_tiles(height: int, width: int, tile: int) -> int:
     """Tiles of `tile` x `tile` pixels in a picture."""
     return -(-height // tile) * -(-width // tile)

@@ -229,18 +229,6 @@ def test_a_truncated_cache_file_is_removed_and_repaired(repo: Any) -> None:
     assert (Path(fetch(repo)["path"]) / WEIGHTS).read_bytes() == content(WEIGHTS)
 
 
-def test_verify_finds_a_flipped_bit(repo: Any) -> None:
-    blob = blob_of(fetch(repo), "text_encoder/model-00002-of-00002.safetensors")
-    with blob.open("r+b") as file:
-        file.write(bytes([content("text_encoder/model-00002-of-00002.safetensors")[0] ^ 1]))
-    quick, answer, repaired, checked = fetch_all(repo, {}, {"verify": True}, {}, {"verify": True})
-    assert "path" in quick  # reading 8 GB at each start would cost seconds
-    assert answer["code"] == "CHECKPOINT"
-    assert "text_encoder/model-00002-of-00002.safetensors" in answer["message"]
-    assert "path" in repaired
-    assert "path" in checked
-
-
 def test_what_another_model_holds_is_not_downloaded_twice(repo: Any) -> None:
     repo.repos["nv/Other_diffusers"] = dict(repo.repos[REPO], **{WEIGHTS: content("other")})
     fetch(repo)
@@ -261,7 +249,7 @@ def test_a_bad_copy_under_another_model_is_not_taken_over(repo: Any) -> None:
 
 def test_without_symlinks_nothing_is_kept_twice(repo: Any) -> None:
     without = {"HF_HUB_DISABLE_SYMLINKS": "1"}
-    first, second = fetch_all(repo, {}, {"offline": True, "verify": True}, env=without)
+    first, second = fetch_all(repo, {}, {"offline": True}, env=without)
     assert files_in(first["path"]) == USED
     assert second["path"] == first["path"]
     assert not any(path.is_symlink() for path in Path(first["path"]).rglob("*"))

@@ -17,7 +17,7 @@ from sana_cli.config import DCAEConfig
 from sana_cli.loading import TOKEN_CONVS
 from sana_cli.memory import tiling
 from sana_cli.memory.shared_scales import shared_scales, unscaled_convs
-from sana_cli.memory.tiling import count_tiles, cut, decode_exact, halo
+from sana_cli.memory.tiling import count_tiles, cut, decode_exact, growth
 from sana_cli.models.dc_ae import AutoencoderDC, Decoder, ResBlock, UpBlock
 from sana_cli.recipes import component_recipe
 
@@ -129,6 +129,14 @@ def test_bit_for_bit(layers: tuple[int, ...], upsample: str) -> None:
         for tile in (32, 40, 64, 97, 1024):
             for strip in (None, 32, 64):
                 assert torch.equal(decode_exact(decoder, z, tile=tile, strip=strip), expected)
+
+
+def halo(steps: list[tiling.Step]) -> int:
+    """Input positions around a tile that its outputs depend on."""
+    span = (0, growth(steps))
+    for step in reversed(steps):
+        span = step.needs(span)
+    return -span[0]
 
 
 def test_halo() -> None:
