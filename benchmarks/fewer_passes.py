@@ -2,7 +2,8 @@
 
 `python -m benchmarks.fewer_passes` draws the same held-out prompts and seeds in each way, one picture at a time as
 `sana generate` does, and compares with the pictures of the full run (PSNR) and with the prompts (the checker of
-`training/`). Ctrl-C ends it with what has been drawn. Passes, blocks and CPU seconds (of denoising, one thread) are shares of the full run's. Writes `benchmarks/results/fewer-passes.json`.
+`training/`). Ctrl-C ends it with what has been drawn. Passes, blocks and CPU seconds (of denoising, one thread) are
+shares of the full run's. Writes `benchmarks/results/fewer-passes.json`.
 """
 
 import json

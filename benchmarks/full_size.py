@@ -88,17 +88,8 @@ def main(
     for recipe in recipes.split(","):
         target = work / f"{variant}-{recipe}"
         shutil.rmtree(target, ignore_errors=True)
-        words = [
-            "quantize",
-            str(source),
-            str(target),
-            "--recipe",
-            recipe,
-            "--samples",
-            "0",
-            "--json",
-        ]
-        row = run(["-m", "sana_cli", *words, "--quiet"])
+        words = ["quantize", str(source), str(target), "--recipe", recipe, "--samples", "0"]
+        row = run(["-m", "sana_cli", *words, "--json", "--quiet"])
         report = json.loads(row.pop("output"))
         row["bytes_after"] = folder_bytes(target)
         row["components"] = {

@@ -1,9 +1,9 @@
 """How many operations a denoising step issues, a block and a pass: ours on a CPU and on a GPU, and diffusers'.
 
 `python -m benchmarks.launches` runs narrow models with real block structure under a dispatch mode that counts what
-computes: views and allocations launch nothing. On a GPU each of these is at least one kernel. The CUDA engine's kernels count
-as one each, which tests/unit/engine/test_launches.py checks. The count of a block is the difference between models of three and
-two. The document goes to `benchmarks/results/launches.json`.
+computes: views and allocations launch nothing. On a GPU each of these is at least one kernel. The CUDA engine's kernels
+count as one each, which tests/unit/engine/test_launches.py checks. The count of a block is the difference between models
+of three and two. The document goes to `benchmarks/results/launches.json`.
 """
 
 import json
@@ -37,14 +37,8 @@ _NARROW = TransformerConfig(
     cross_attention_dim=128, caption_channels=48, sample_size=4,
 )  # fmt: skip
 _NO_LAUNCH = (
-    "empty",
-    "detach",
-    "alias",
-    "lift_fresh",
-    "_unsafe_view",
-    "_reshape_alias",
-    "scalar_tensor",
-)
+    "empty", "detach", "alias", "lift_fresh", "_unsafe_view", "_reshape_alias", "scalar_tensor",
+)  # fmt: skip
 
 
 class LaunchCounter(TorchDispatchMode):

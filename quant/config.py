@@ -12,9 +12,8 @@ from typing import Any, Self
 
 _SCHEME = re.compile(r"w(?P<w>[48])a(?P<a>8|16)(?:-g(?P<g>\d+))?(?P<s>-smooth)?(?P<t>-static)?")
 
-MAX_GROUP_SIZE = (
-    2**14
-)  # wider than the layers of any model we know; rows are padded to whole groups
+# Wider than the layers of any model we know; rows are padded to whole groups.
+MAX_GROUP_SIZE = 2**14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

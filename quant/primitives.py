@@ -54,9 +54,8 @@ def search_group_scales(
     Clipping the few largest weights of a group makes the steps of all others finer (the range search
     of HQQ and AWQ, without data).
     """
-    rows = max(
-        1, _SEARCH_BLOCK // weight_NK.shape[1]
-    )  # blocks that stay in the cache for all steps
+    # Blocks that stay in the cache for all steps.
+    rows = max(1, _SEARCH_BLOCK // weight_NK.shape[1])
     return torch.cat(
         [_search_block(part, group_size, steps, smallest) for part in weight_NK.split(rows)]
     )

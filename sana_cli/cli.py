@@ -154,9 +154,8 @@ def run() -> None:
     """The console script."""
     set_up_allocator()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(
-            stream, io.TextIOWrapper
-        ):  # names that the terminal cannot show are no errors
+        # Names that the terminal cannot show are no errors.
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     code = main()
     if code == ExitCode.INTERRUPTED:

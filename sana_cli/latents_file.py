@@ -30,17 +30,9 @@ VERSION = 1
 PASTE_VERSION = 2  # of files that hold what stays of an original: older readers would draw over it
 SUFFIX = ".latents.safetensors"
 _LONGEST_NAME = 255  # bytes, of common file systems
-_NEEDED = (
-    "prompt",
-    "seed",
-    "steps",
-    "guidance",
-    "scheduler",
-    "size",
-    "drawn_size",
-    "model",
-    "version",
-)
+_NEEDED = (  # what a picture's settings always tell
+    "prompt", "seed", "steps", "guidance", "scheduler", "size", "drawn_size", "model", "version",
+)  # fmt: skip
 _AGAIN = "draw the picture again"
 
 
@@ -189,9 +181,8 @@ def _paste(tensors: dict[str, Tensor], size: tuple[int, int]) -> Paste:
     original, mask = tensors["original"], tensors["mask"]
     width, height = size
     shapes = tuple(original.shape), tuple(mask.shape)
-    if shapes != ((height, width, 3), (height, width)) or {original.dtype, mask.dtype} != {
-        torch.uint8
-    }:
+    dtypes = {original.dtype, mask.dtype}
+    if shapes != ((height, width, 3), (height, width)) or dtypes != {torch.uint8}:
         raise ValueError(f"an original of shape {shapes[0]} and a mask of {shapes[1]}")
     images = (Image.fromarray(tensor.numpy()) for tensor in (original, mask))
     return Paste(original=next(images), mask=next(images))
@@ -229,9 +220,8 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def _parse(metadata: dict[str, str]) -> tuple[dict[str, Any], HowToFinish]:
     settings, how = json.loads(metadata["settings"]), HowToFinish(**json.loads(metadata["finish"]))
-    json.dumps(
-        [settings, asdict(how)], ensure_ascii=False
-    ).encode()  # ValueError for half characters
+    # ValueError for half characters, which no picture could carry.
+    json.dumps([settings, asdict(how)], ensure_ascii=False).encode()
     missing = [key for key in _NEEDED if key not in settings]
     if missing:
         raise ValueError(f"no {missing[0]}")

@@ -70,9 +70,8 @@ DecodeMode = Literal["auto", "whole", "exact-tiles", "blended-tiles"]  # the sam
 _MODES: dict[str, DecodeMode] = {mode: mode for mode in get_args(DecodeMode)}
 EXACT_TILE = 512  # pixels, unless --tile says otherwise
 BLENDED_TILE = 1024  # as published
-SMALLEST_RETRY = (
-    128  # pixels; smaller tiles save little and compute their surroundings many times over
-)
+# Pixels; smaller tiles save little and compute their surroundings many times over.
+SMALLEST_RETRY = 128
 
 DeviceOption = Annotated[
     Device | None, typer.Option("--device", help="Where to run [default: auto]", show_default=False)

@@ -84,9 +84,8 @@ def init_noise(seed: int, channels: int, settings: Settings) -> tuple[Tensor, Ca
     return draw(), draw
 
 
-Velocity = Callable[
-    [Tensor, float], Tensor
-]  # latents (1, C, h, w) and a timestep -> (1, C, h, w) fp32
+# Latents (1, C, h, w) and a timestep -> (1, C, h, w) fp32.
+Velocity = Callable[[Tensor, float], Tensor]
 
 
 def guided_velocity(
@@ -160,9 +159,8 @@ def encode_image(vae: AutoencoderDC, image: Tensor) -> Tensor:
     """A picture (1, 3, H, W) fp32 in -1..1 -> its latents (1, C, H/32, W/32) fp32, as a sampler would finish them."""
     dtype = vae.encoder.conv_out.weight.dtype
     latents = vae.encode(image.to(dtype)).float() * vae.config.scaling_factor
-    check_values(
-        latents, "encoding the picture", flat_below=-1
-    )  # one colour all over is a picture, too
+    # One colour all over is a picture, too.
+    check_values(latents, "encoding the picture", flat_below=-1)
     return latents
 
 

@@ -1,9 +1,9 @@
 """Encoded prompts on disk: a repeated prompt needs no text encoder, and a new one behind the instruction half of the work.
 
 A file a prompt, named by a hash of all that decides its embeddings: the encoder's and the tokenizer's files, the
-instruction, the text, precision, device and kernels. One more for the keys and values of the instruction. Files appear by renaming and are never changed, so that several
-processes may share the folder; the ones that were not used for longest go when it grows too large. No torch until a
-file is read or written.
+instruction, the text, precision, device and kernels. One more for the keys and values of the instruction. Files appear
+by renaming and are never changed, so that several processes may share the folder; the ones that were not used for
+longest go when it grows too large. No torch until a file is read or written.
 """
 
 import hashlib

@@ -83,9 +83,8 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():  # about the pickle protocol of files that fail anyway
             warnings.simplefilter("ignore")
-            zipped = zipfile.is_zipfile(
-                path
-            )  # torch before 1.6 wrote others, which cannot be mapped
+            # torch before 1.6 wrote others, which cannot be mapped.
+            zipped = zipfile.is_zipfile(path)
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except MemoryError:
         raise

@@ -1,4 +1,4 @@
-"""A model folder becomes a quantized one: tensors are read from mapped files and written one by one.
+"""A model folder becomes a quantized one: tensors are read and written one by one.
 
 Without data, each is rounded to nearest, with searched 4-bit scales, so memory holds one layer at a time. With
 data, `calibration/` says what to write instead. Finished components survive an interruption; a rerun goes on
@@ -193,9 +193,8 @@ def _only_writer(target: Path) -> Iterator[None]:
     lock = FileLock(path, blocking=False)
     try:
         lock.acquire()
-        if (
-            not path.exists()
-        ):  # its owner deleted it after we had opened it: the next one gets a new file
+        # Its owner deleted it after we had opened it: the next one gets a new file.
+        if not path.exists():
             raise Timeout(str(path))
     except Timeout as error:
         lock.release()
@@ -207,9 +206,8 @@ def _only_writer(target: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(
-            PermissionError
-        ):  # Windows deletes no open file; the lock's release does it there
+        # Windows deletes no open file; the lock's release does it there.
+        with suppress(PermissionError):
             path.unlink(missing_ok=True)
         lock.release()
 

@@ -21,12 +21,8 @@ _log = logging.getLogger("sana.settings")
 BUILTIN = "builtin"
 Value = str | int | float | bool
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
-_NOT_SETTINGS = (
-    "SANA_CONFIG",
-    "SANA_CACHE",
-    "SANA_MODELS",
-    "SANA_HISTORY",
-)  # where files are; they cannot be in the file
+# Where files are; they cannot be in the file.
+_NOT_SETTINGS = ("SANA_CONFIG", "SANA_CACHE", "SANA_MODELS", "SANA_HISTORY")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -145,9 +145,8 @@ def require_finite(tensor: Tensor, name: str, component: str) -> None:
     """Raise SanaError naming a tensor with NaN or infinite values."""
     if not tensor.is_floating_point():
         return
-    for part in tensor.reshape(-1).split(
-        _BLOCK
-    ):  # a sum of 16-bit values makes an fp32 copy of them
+    # In blocks: a sum of 16-bit values makes an fp32 copy of them.
+    for part in tensor.reshape(-1).split(_BLOCK):
         # One fast sum finds almost every bad tensor; a large finite one may overflow it, so look twice.
         if not part.sum(dtype=torch.float32).isfinite() and not part.isfinite().all():
             raise checkpoint_error(f"{component}: {name} holds NaN or infinite values")

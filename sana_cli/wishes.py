@@ -28,8 +28,8 @@ from sana_cli.options import (
 from sana_cli.request import Request
 from sana_cli.user_config import BUILTIN, Preferences
 
-# Said together or not at all: a size from one place and a shape from another make no sense.
 FILES = ("image", "mask")  # names of files, of which a picture also tells the digest
+# Said together or not at all: a size from one place and a shape from another make no sense.
 _TOGETHER = (("width", "height", "aspect", "bins"), ("decode", "tile"))
 
 

@@ -62,9 +62,8 @@ class Hub:
     # by parts of the path; status 0 is silence
     statuses: dict[tuple[str, ...], tuple[int, dict[str, str]]] = field(default_factory=dict)
     served_instead: dict[str, bytes] = field(default_factory=dict)  # by file name
-    stop_at: dict[str, tuple[int, str]] = field(
-        default_factory=dict
-    )  # file: bytes, hang|reset|close
+    # file: bytes, hang|reset|close
+    stop_at: dict[str, tuple[int, str]] = field(default_factory=dict)
     ignore_range: bool = False
     release: threading.Event = field(default_factory=threading.Event)
     reached: threading.Event = field(default_factory=threading.Event)

@@ -82,11 +82,8 @@ def load_painter(model: str, *, steps: int = 0, guidance: float = 0.0) -> Painte
     encoder = load_prompt_encoder(checkpoint, dtype="fp32", device=device)
     transformer = load_transformer(checkpoint, dtype="fp32", device=device)
     vae = load_vae(checkpoint, dtype="fp32", device=device, halves=("encoder", "decoder"))
-    for part in (
-        encoder.model,
-        transformer,
-        vae,
-    ):  # of a quantized folder: what `sana generate` runs
+    # Of a quantized folder: what `sana generate` runs.
+    for part in (encoder.model, transformer, vae):
         accelerate(part, device, "auto")
     return Painter(
         text_encoder=encoder.model,

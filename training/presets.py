@@ -13,11 +13,8 @@ class PresetName(StrEnum):
 class AutoencoderSettings:
     """Sizes of the run; the network is the same for every preset."""
 
-    phases: tuple[tuple[float, int, int], ...] = (
-        (0.15, 64, 64),
-        (0.6, 128, 16),
-        (1.0, 256, 6),
-    )  # until, px, batch
+    # Until which share of the budget, px, batch.
+    phases: tuple[tuple[float, int, int], ...] = ((0.15, 64, 64), (0.6, 128, 16), (1.0, 256, 6))
     peak_lr: float = 2e-3
     warmup_steps: int = 200
     weight_decay: float = 1e-4

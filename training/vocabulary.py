@@ -161,10 +161,7 @@ BACKGROUND_COLOURS: dict[str, tuple[int, int, int]] = {
 }
 
 SIZES: dict[str, int] = {"small": 112, "medium": 160, "large": 208}  # pixels in a 256 px picture
-OBJECT_SIZES = (
-    "small",
-    "large",
-)  # two renderings of every sprite are enough for a small model to learn
+OBJECT_SIZES = ("small", "large")  # two renderings of a sprite are enough for a small model
 SIZE_SYNONYMS: dict[str, tuple[str, ...]] = {"small": ("little",), "medium": (), "large": ("big",)}
 
 STYLES: dict[str, str] = {

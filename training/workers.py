@@ -77,9 +77,8 @@ def _run_one(
 ) -> None:
     torch.set_num_threads(1)
     cores = sorted(os.sched_getaffinity(0))
-    if count == len(
-        cores
-    ):  # else the kernel may leave two workers on one core while other work holds the second
+    # Else the kernel may leave two workers on one core while other work holds the second.
+    if count == len(cores):
         os.sched_setaffinity(0, {cores[rank]})
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     dist.init_process_group(

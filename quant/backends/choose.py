@@ -45,9 +45,8 @@ class Measurement:
 
     kernel: str
     backend: str
-    seconds: (
-        float | None
-    )  # by `clock_of`; None: it failed, was too slow or too far from the reference
+    # By `clock_of`; None: it failed, was too slow or too far from the reference.
+    seconds: float | None
     error: float | None  # relative to the reference's norm
     note: str = ""
 

@@ -23,12 +23,8 @@ from quant.layers import QuantConv2d, QuantLinear
 from quant.primitives import INT8_MAX, finish_product
 
 INT7_MAX = 63  # one side 0..126 with its offset of 63, the other 8 bits: 126 * 127 * 2 fits 16 bits
-
-
 # Elements that a pass over memory takes at once: what one step writes, the next finds in the cores' caches.
 _BLOCK = 2**19
-
-
 _EXPANDED = 2**21  # 4-bit weights that are floats at once
 
 

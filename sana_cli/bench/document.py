@@ -13,25 +13,12 @@ from sana_cli.bench.statistics import paired_ratios, rounded, spread
 from sana_cli.bench.work import Precisions, Work
 from sana_cli.checkpoint import Checkpoint, open_checkpoint, read_json
 
-STAGES = (
-    "load",
-    "text",
-    "prepare",
-    "step",
-    "denoise",
-    "decode",
-    "encode",
-    "picture",
-    "total",
-    "cpu",
-)
-_PART_OF = {
-    "text": "text",
-    "prepare": "denoise",
-    "step": "denoise",
-    "denoise": "denoise",
-    "decode": "decode",
-}
+STAGES = (  # in the order of a table
+    "load", "text", "prepare", "step", "denoise", "decode", "encode", "picture", "total", "cpu",
+)  # fmt: skip
+_PART_OF = {  # stage -> the part that runs it
+    "text": "text", "prepare": "denoise", "step": "denoise", "denoise": "denoise", "decode": "decode",
+}  # fmt: skip
 
 
 def build_document(

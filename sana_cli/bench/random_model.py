@@ -1,8 +1,8 @@
 """Write a model folder of a published configuration with random weights, for measurements without a download.
 
-Shapes, dtypes and layout are the published
-ones: fp16 or bf16 transformer, fp32 DC-AE, bf16 Gemma-2-2b. Weights are drawn tensor by tensor, so that the largest
-tensor is all the memory that it takes. Values are lively: activations neither vanish nor blow up.
+Shapes, dtypes and layout are the published ones: fp16 or bf16 transformer, fp32 DC-AE, bf16 Gemma-2-2b. Weights are
+drawn tensor by tensor, so that the largest tensor is all the memory that it takes. Values are lively: activations
+neither vanish nor blow up.
 """
 
 import json
@@ -26,28 +26,7 @@ from sana_cli.published import complex_human_instruction
 from sana_cli.variants import VARIANTS, Variant
 
 # Of prompts, beside those of the instruction.
-WORDS = [
-    "a",
-    "an",
-    "the",
-    "red",
-    "green",
-    "blue",
-    "small",
-    "large",
-    "fox",
-    "cat",
-    "dog",
-    "tree",
-    "house",
-    "on",
-    "in",
-    "under",
-    "sky",
-    "sea",
-    "night",
-    "day",
-]
+WORDS = ["a", "an", "the", "red", "green", "blue", "small", "large", "fox", "cat", "dog", "tree", "house", "on", "in", "under", "sky", "sea", "night", "day"]
 
 
 def _shapes(

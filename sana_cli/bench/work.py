@@ -30,9 +30,7 @@ ENGINE_BLOCK = (
 # Around the blocks, each step: patch embedding, two timestep layers, its modulation, the last norm and projection,
 # guidance and the sampler's two updates.
 _PLANNED_AROUND = 9
-_PLANNED_A_CONV = (
-    2  # a convolution with its bias and activation, and the norm and residual behind it
-)
+_PLANNED_A_CONV = 2  # with its bias and activation, and the norm and residual behind it
 _PLANNED_A_GEMMA_LAYER = 8
 
 # Gemma-2-2b's shape (its published config.json).
@@ -187,9 +185,8 @@ def _efficient_vit(config: DCAEConfig, C: int, stage: int, rows: int, kind: Prec
     total = product(rows, C, 3 * C, kind)
     for size in scales:
         total += Work(2 * rows * size * size * 3 * C, rows * 6 * C * kind.act_bytes, 1)
-        total += Work(
-            2 * rows * E * 3 * C, rows * 6 * C * kind.act_bytes, 1
-        )  # groups of E channels
+        # Groups of E channels.
+        total += Work(2 * rows * E * 3 * C, rows * 6 * C * kind.act_bytes, 1)
     wide = C * (1 + len(scales))
     total += (
         _mixing(rows, E, wide, kind) + _mixing(rows, E, wide, kind) + _mixing(rows, 1, wide, kind)

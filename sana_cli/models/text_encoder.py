@@ -1,9 +1,9 @@
 """Prompts -> Gemma-2 hidden states, as Sana was trained: instruction prefix, BOS + last 299 tokens.
 
-Equal to encoding padded sequences and masking, but only real tokens are ever computed, and the
-constant instruction prefix runs once: its keys and values are kept, on disk too where there is a place (the decoder
-is causal and padding is on the right, so nothing that follows changes them). It always runs by itself, and not together
-with a first prompt: rounding depends on the number of rows, and a prompt's embeddings must not depend on the order of prompts.
+Equal to encoding padded sequences and masking, but only real tokens are ever computed, and the constant instruction
+prefix runs once: its keys and values are kept, on disk too where there is a place (the decoder is causal and padding is
+on the right, so nothing that follows changes them). It always runs by itself, and not together with a first prompt:
+rounding depends on the number of rows, and a prompt's embeddings must not depend on the order of prompts.
 """
 
 # L text tokens, C hidden width of the text encoder

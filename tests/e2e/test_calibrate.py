@@ -246,9 +246,8 @@ def test_rerun_goes_on_behind_finished_parts(
     monkeypatch.setattr(
         quantizing, "_write_tensor", lambda *a: written.append(a[4]) or original(*a)
     )
-    monkeypatch.setattr(
-        calibrator_module, "calibrate_linears", None
-    )  # would fail if it were called
+    # Would fail if it were called.
+    monkeypatch.setattr(calibrator_module, "calibrate_linears", None)
     result = sana("quantize", tiny_model, target, *FAST, "--json")
     assert result.code == 0, result.err
     assert set(written) == {"vae"}

@@ -258,10 +258,8 @@ def test_what_wins(
     monkeypatch: pytest.MonkeyPatch, graphics: Any, flags: dict[str, bool], settings: dict[str, bool], shown: bool
 ) -> None:  # fmt: skip
     monkeypatch.setattr("sana_cli.show.find_screen", lambda: Screen(graphics=graphics))
-    for option in (
-        "show",
-        "preview",
-    ):  # they follow the same rules, but that previews are asked for
+    # They follow the same rules, but that previews are asked for.
+    for option in ("show", "preview"):
         given: dict[str, Any] = {"show": False, "preview": False, "json": False, "quiet": None}
         given |= {option: None} | {option if k == "show" else k: v for k, v in flags.items()}
         chosen = Preferences(**{option if k == "show" else k: v for k, v in settings.items()})

@@ -44,9 +44,8 @@ def test_a_step_and_its_text(name: str, tokens: list[int]) -> None:
     assert work.text_keys(config, tokens).flops == expected
     expected = counted(lambda: model(x, t, contexts, guidance))
     found = work.denoise_step(config, height=512, width=768, text_tokens=tokens).flops
-    assert found == pytest.approx(
-        expected, rel=1e-5
-    )  # a Sprint's guidance is embedded once, not per row
+    # A Sprint's guidance is embedded once, not per row.
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("upsample", ["interpolate", "pixel_shuffle"])
@@ -69,9 +68,8 @@ def test_folding_saves_five_ninths_of_the_convolutions_behind_upsampling() -> No
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         vae.decode(latents.contiguous(memory_format=torch.channels_last))
     found = work.decode(config, height=1024, width=1024, folded=True).flops
-    assert found == pytest.approx(
-        counter.get_total_flops(), rel=0.02
-    )  # the phases overlap by a pixel
+    # The phases overlap by a pixel.
+    assert found == pytest.approx(counter.get_total_flops(), rel=0.02)
 
 
 def test_gemma() -> None:

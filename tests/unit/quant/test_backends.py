@@ -138,9 +138,8 @@ def test_4_bit_weights(
     for kernel in (k for k in cpu.KERNELS if "w4a16" in k.schemes):
         out = kernel.run(x, kernel.pack(layer), layer)
         assert out.dtype == dtype
-        most = (
-            0.03 if kernel.name == "expanded, int8" else 0.01
-        )  # few columns round worse than many
+        # Few columns round worse than many.
+        most = 0.03 if kernel.name == "expanded, int8" else 0.01
         assert (out - expected).float().norm() < most * expected.float().norm(), kernel.name
 
 
