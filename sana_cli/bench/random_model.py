@@ -26,7 +26,10 @@ from sana_cli.published import complex_human_instruction
 from sana_cli.variants import VARIANTS, Variant
 
 # Of prompts, beside those of the instruction.
-WORDS = ["a", "an", "the", "red", "green", "blue", "small", "large", "fox", "cat", "dog", "tree", "house", "on", "in", "under", "sky", "sea", "night", "day"]
+WORDS = (
+    "a", "an", "the", "red", "green", "blue", "small", "large", "fox", "cat", "dog", "tree", "house", "on", "in",
+    "under", "sky", "sea", "night", "day",
+)  # fmt: skip
 
 
 def _shapes(
