@@ -128,9 +128,6 @@ class Wishes:
             group = next((group for group in _TOGETHER if name in group), (name,))
             if all(getattr(self, each) is None for each in group):
                 taken[name] = getattr(other, name)
-        if self.image is not None and other.mask is not None and "mask" in other.sources:
-            # A repeated picture's mask does not fit another original, nor does the strength that goes with it.
-            taken |= {"mask": self.mask, "strength": self.strength}
         sources = {key: where for key, where in other.sources.items() if key in taken}
         return replace(self, **taken, sources={**sources, **self.sources})
 

@@ -56,11 +56,22 @@ class Picture:
             )
         return cls(name=name, settings=settings, wishes=Wishes.of_picture(settings, name))
 
-    def with_files(self, wishes: Wishes) -> Wishes:
-        """Wishes with the files that the picture was made from, where it is these that are wished for.
+    def changed_by(self, typed: Wishes) -> Wishes:
+        """What was typed, and for the rest what repeats the picture. SanaError where files are not as they were."""
+        left: dict[str, Any] = dict.fromkeys(self._left_away(typed))
+        return self._with_files(typed.over(replace(self.wishes, **left)))
 
-        They are sought where the picture says, then beside it. SanaError where they are not as they were.
-        """
+    def _left_away(self, typed: Wishes) -> list[str]:
+        """A mask does not fit another original than its own, nor does the strength that goes with it."""
+        if typed.image is None or self.wishes.mask is None:
+            return []
+        path = local_path(typed.image)
+        if path.is_file() and _sha256(path) == self.settings.get("image_digest"):
+            return []
+        return [key for key in ("mask", "strength") if getattr(typed, key) is None]
+
+    def _with_files(self, wishes: Wishes) -> Wishes:
+        """Files that the picture was made from are sought where it says, then beside it."""
         found: dict[str, Any] = {}
         for kind in FILES:
             name = getattr(wishes, kind)
@@ -79,8 +90,15 @@ class Picture:
             )
         return replace(wishes, **found)
 
-    def tell_differences(self, checkpoint: Checkpoint, reporter: "ConsoleReporter") -> None:
+    def tell_differences(
+        self, typed: Wishes, checkpoint: Checkpoint, reporter: "ConsoleReporter"
+    ) -> None:
         """Say what may keep the new picture from being the same."""
+        if left := self._left_away(typed):
+            reporter.notice(
+                f"{self.name} was made from another picture than {typed.image}: drawn without its "
+                + " and ".join(left)
+            )
         now = {
             "model": checkpoint.name,
             "revision": checkpoint.revision or "",
@@ -110,15 +128,19 @@ def tell_another_model(
         )
 
 
-def _same_file(name: str, digest: object, option: str, picture: str) -> Path:
+def _sha256(path: Path) -> str:
     from quant.manifest import sha256_of
 
+    return sha256_of(path)
+
+
+def _same_file(name: str, digest: object, option: str, picture: str) -> Path:
     hint = f"put it there, or name another one: {option} FILE"
     asked = local_path(name)
     places = [p for p in (asked, local_path(picture).parent / asked.name) if p.is_file()]
     if not places:
         raise usage_error(f"{picture} was made from {name}, which is not there", hint)
-    same = [path for path in places if sha256_of(path) == digest]
+    same = [path for path in places if _sha256(path) == digest]
     if not same:
         raise usage_error(f"{picture} was made from {name}, which has changed since", hint)
     return same[0]
@@ -145,8 +167,6 @@ def open_model(
             )
             error.hint += f"; or draw with the built-in model, without a download: {how}"
         raise
-    if wishes.model is None:
-        reporter.notice("drawn by the built-in model; a real one: --model sana-0.6b")
     return checkpoint
 
 
@@ -331,7 +351,7 @@ class Order:
     def _started(self, request: Request, device: "torch.device", *, warm: bool = False) -> "Run":
         from sana_cli.run import Run
 
-        return Run(
+        run = Run(
             self.checkpoint,
             request,
             device=device,
@@ -339,6 +359,9 @@ class Order:
             warm=warm,
             watching=self.watching,
         )
+        if self.wishes.model is None:
+            self.reporter.notice("drawn by the built-in model; a real one: --model sana-0.6b")
+        return run
 
     def _device(
         self, request: Request, picture: Picture | None, pick: Callable[[str], _Device]

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
 def generate(
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)
+        str | None,
+        typer.Argument(metavar="PROMPT", help="What to draw, in quotes.", show_default=False),
     ] = None,
     model: ModelOption = None,
     output: Annotated[
@@ -126,7 +127,7 @@ def generate(
     strength: Annotated[
         float | None,
         typer.Option(
-            help="How much of it is drawn anew: little above 0 to 1, all [default: 0.6; Sprint: 0.5; with --mask: 1]",
+            help="How much of it is drawn anew, from just above 0 to 1, all [default: 0.6; Sprint: 0.5; with --mask: 1]",
             show_default=False,
         ),
     ] = None,
@@ -181,20 +182,24 @@ def generate(
     plan: Annotated[
         PlanName | None,
         typer.Option(
-            help="What stays in memory; auto takes the fastest plan that fits.", show_default=False
+            help="What stays in memory [default: auto, the fastest plan that fits]",
+            show_default=False,
         ),
     ] = None,
     prompt_cache: Annotated[
         bool | None,
         typer.Option(
             "--prompt-cache/--no-prompt-cache",
-            help="Keep encoded prompts on disk, so that a repeated one needs no text encoder.",
+            help="Keep encoded prompts on disk, so that a repeated one needs no text encoder [default: prompt-cache]",
             show_default=False,
         ),
     ] = None,
     safety: SafetyOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell what it would take in memory.")
+        bool,
+        typer.Option(
+            "--dry-run", help="Draw nothing: only tell what it would take in memory and time."
+        ),
     ] = False,
     grid: GridOption = False,
     show: ShowOption = None,
@@ -206,7 +211,7 @@ def generate(
     json: JsonOption = False,
     quiet: QuietOption = None,
 ) -> None:
-    """Draw pictures of PROMPT, of every line of a file, or once more."""
+    """Draw pictures of PROMPT or of every line of a file, or repeat one."""
     refuse_empty({
         "--size": size, "--aspect": aspect, "--output": output, "--model": model,
         "--from": from_, "--prompts": prompts, "--max-memory": max_memory,
@@ -234,7 +239,7 @@ def generate(
             code=ExitCode.USAGE,
         )
     from sana_cli.commands.drawing import Order, Picture, open_model
-    from sana_cli.user_config import preferences
+    from sana_cli.user_config import preferences, unknown_variables
     from sana_cli.wishes import Wishes
 
     typed = Wishes(
@@ -247,7 +252,7 @@ def generate(
     decode_mode(decode, tile)  # what was typed must fit together before settings come in
     chosen = preferences()
     picture = Picture.of(from_) if from_ else None
-    wishes = picture.with_files(typed.over(picture.wishes)) if picture else typed
+    wishes = picture.changed_by(typed) if picture else typed
     wishes = wishes.over(Wishes.of_preferences(chosen))
     if wishes.max_memory:
         parse_bytes(wishes.max_memory)
@@ -263,9 +268,11 @@ def generate(
 
     checks = SafetyCheck.find(chosen.safety_model) if chosen.is_checked(safety) else None
     with ConsoleReporter(quiet=quiet) as reporter:
+        for problem in unknown_variables():
+            reporter.notice(problem)
         checkpoint = open_model(wishes, picture, offline=offline, reporter=reporter)
         if picture:
-            picture.tell_differences(checkpoint, reporter)
+            picture.tell_differences(typed, checkpoint, reporter)
         for message in seeing.in_vain:
             reporter.notice(message)
         live = LivePreview(seeing, reporter)

@@ -221,10 +221,20 @@ def test_from_repeats_it(
     told = sana("info", tmp_path / "first.png").out
     assert f"--image {original} --strength 0.8 --mask {mask}" in told
     words = ("generate", "--from", tmp_path / "first.png", "-o", tmp_path / "b.png")
-    assert sana(*words, "--image", original).code == 0
+    named = sana(*words, "--image", shutil.copy(original, tmp_path / "renamed.png"))
+    assert (named.code, "another picture" in named.err) == (0, False)
+    assert np.array_equal(pixels(tmp_path / "b.png"), pixels(tmp_path / "first.png"))
+    other = sana(*words, "--image", tmp_path / "first.png", "--force")
+    assert other.code == 0
+    assert (
+        f"another picture than {tmp_path / 'first.png'}: drawn without its mask and strength\n"
+        in other.err
+    )
     settings = read_settings(tmp_path / "b.png")
     assert "mask" not in settings, "another picture's mask does not fit"
     assert settings["strength"] == 0.6
+    typed = sana(*words, "--image", tmp_path / "first.png", "--strength", 0.5, "--force")
+    assert "drawn without its mask\n" in typed.err
     Image.effect_noise((256, 256), 9).save(mask)
     result = sana(*words, "--force")
     assert result.code == ExitCode.USAGE
