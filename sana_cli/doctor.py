@@ -243,20 +243,24 @@ def _drawing() -> Iterator[Finding]:
 
 def _disk() -> Iterator[Finding]:
     from sana_cli import hub_cache
-    from sana_cli.user_config import models_folder
+    from sana_cli.user_config import cache_folder, models_folder
 
-    for what, folder in (
-        ("downloads", hub_cache.root()), ("quantized models", models_folder()), ("pictures", Path.cwd()),
+    for what, folder, option in (
+        ("downloads", hub_cache.root(), "HF_HOME"), ("quantized models", models_folder(), "SANA_MODELS"),
+        ("caches", cache_folder(), "SANA_CACHE"), ("pictures", Path.cwd(), "--output"),
     ):  # fmt: skip
         there = hub_cache.existing_parent(folder)
         free = shutil.disk_usage(there).free
         text = f"{readable_bytes(free)} free for {what} in {folder}"
-        if not os.access(there, os.W_OK):
+        if not there.is_dir():
+            yield Finding(
+                topic="disk", state="problem", text=f"{there} is no folder: no {what}",
+                remedy=f"remove it, or set {option} to a folder",
+            )  # fmt: skip
+        elif not os.access(there, os.W_OK):
             yield Finding(
                 topic="disk", state="problem", text=f"{there} cannot be written: no {what}",
-                remedy="chown it, or set "
-                + {"downloads": "HF_HOME", "quantized models": "SANA_MODELS"}.get(what, "--output")
-                + " to another folder",
+                remedy=f"chown it, or set {option} to another folder",
             )  # fmt: skip
         elif what == "downloads" and free < _ROOM_BYTES:
             yield Finding(

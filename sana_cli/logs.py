@@ -8,7 +8,12 @@ import sys
 
 LOGGER = "sana"
 # They report, with handlers of their own, GPU extensions that do not load on this machine.
-_NOISY = ("torchao", "torch.utils._pytree", "transformers")
+_NOISY = (
+    "torchao",
+    "torch.utils._pytree",
+    "transformers",
+    "diffusers.quantizers.torchao.torchao_quantizer",  # optimum-quanto's kernels bring it along
+)
 _FORMAT = "%(asctime)s.%(msecs)03d %(name)s: %(message)s"
 
 

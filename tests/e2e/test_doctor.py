@@ -1,5 +1,7 @@
 """`sana doctor`: it looks at everything, and says what to do about what is broken."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,44 @@ def test_problems_have_remedies(
     bad = [f for f in document["findings"] if f["state"] == "problem"]
     assert document["problems"] == len(bad) == 5
     assert all(f["remedy"] for f in bad)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("variable", ["SANA_CACHE", "SANA_MODELS"])
+def test_a_file_where_a_folder_should_be(
+    sana: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(variable, str(tmp_path / "file"))
+    result = sana("doctor")
+    assert result.code == ExitCode.ENVIRONMENT
+    assert f"{tmp_path / 'file'} is no folder: no " in result.out
+    assert f"remove it, or set {variable} to a folder" in result.out
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_cap_that_cannot_be_read(
+    sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SANA_MAX_MEMORY", "much")
+    result = sana("doctor")
+    assert result.code == ExitCode.ENVIRONMENT
+    assert "SANA_MAX_MEMORY is 'much', and should be a size with a unit" in result.out
+    assert "-> unset SANA_MAX_MEMORY, or give it such a value" in result.out
+
+
+def test_no_chatter_of_libraries() -> None:
+    """optimum-quanto's kernels import diffusers, which reports whatever it finds of torchao."""
+    pytest.importorskip("diffusers")
+    pytest.importorskip("torchao")
+    program = (
+        "from sana_cli.logs import set_up\nset_up(0)\n"
+        "import diffusers.quantizers.torchao.torchao_quantizer as module\n"
+        "assert module.logger.name in __import__('logging').root.manager.loggerDict\n"
+        "module.logger.warning('told')\nmodule.logger.error('an error')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "an error\n")
 
 
 def test_a_broken_library_is_a_finding(
