@@ -20,7 +20,7 @@ from sana_cli.commands.bench import bench
 from sana_cli.commands.decode import decode
 from sana_cli.commands.doctor import doctor
 from sana_cli.commands.generate import generate
-from sana_cli.commands.grouped import Grouped
+from sana_cli.commands.grouped import Grouped, Verbs
 from sana_cli.commands.info import info
 from sana_cli.commands.models import default, models, remove
 from sana_cli.commands.pull import pull
@@ -36,6 +36,7 @@ _GLOBAL_OPTIONS = ("--debug", "--verbose", "-v", "-vv")
 
 app = typer.Typer(
     name="sana",
+    cls=Verbs,
     help="Draw pictures with Sana on the machine you already have.",
     rich_markup_mode=None,  # help drawn by Rich costs 100 ms
     pretty_exceptions_enable=False,

@@ -111,6 +111,42 @@ def test_hints_that_say_what_to_do(
     assert hint in result.err.splitlines()[-1]
 
 
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (("generate", "a", "fox"), "need quotes: sana generate 'a fox'"),
+        (("generate", "a", "red", "fox", "--steps", "3"), "need quotes: sana generate 'a red fox'"),
+        (("a red fox",), "to draw it: sana generate 'a red fox'"),
+        (("run", "llama"), "did you mean `sana generate`?"),
+        (("draw",), "did you mean `sana generate`?"),
+        (("list",), "did you mean `sana models`?"),
+        (("ls", "-l"), "did you mean `sana models`?"),
+        (("rm", "sana-0.6b"), "did you mean `sana remove`?"),
+        (("download", "sana-0.6b"), "did you mean `sana pull`?"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_words_that_are_near_what_is_meant(
+    sana: Callable[..., Any], words: tuple[str, ...], hint: str
+) -> None:
+    result = sana(*words)
+    assert (result.code, result.out) == (ExitCode.USAGE, "")
+    error, hinted = result.err.splitlines()
+    assert error.startswith("error: ")
+    assert hinted.endswith(hint)
+
+
+def test_the_built_in_model_is_told_with_a_picture_only(
+    sana: Callable[..., Any], tmp_path: Path
+) -> None:
+    words = ("generate", "a cat", "-o", tmp_path / "a.png", *FAST)
+    note = "note: drawn by the built-in model"
+    for options in (("--dry-run",), ("--size", "33x33"), ("--lora", "no-such.safetensors")):
+        assert note not in sana(*words, *options).err
+    assert note not in sana(*words, "--model", "builtin").err
+    assert sana(*words, "--force").err.count(note) == 1
+
+
 @pytest.mark.parametrize("prompt", ["", "   ", "\n"])
 def test_empty_prompt(refused: Callable[..., str], tiny_model: Path, prompt: str) -> None:
     assert "the prompt is empty" in refused(ExitCode.USAGE, tiny_model, prompt=prompt)
