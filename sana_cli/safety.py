@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sana_cli import hub_cache
-from sana_cli.checkpoint import local_path, module_names, read_json
+from sana_cli.checkpoint import local_path, looks_like_repo, module_names, read_json
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 from sana_cli.memory.budget import held_bytes
 from sana_cli.memory.choose import cap_of
@@ -68,11 +68,12 @@ class SafetyCheck:
         path = local_path(name or MODEL)
         if path.is_dir():
             return cls(path)
+        wanted = name if name and looks_like_repo(name) else MODEL
         cached = hub_cache.find(name or MODEL)
         if cached is None or cached.snapshot is None:
             raise SanaError(
                 f"--safety needs {name or MODEL}, which is not here",
-                hint=f"accept its terms at huggingface.co/{MODEL}, then `hf download {MODEL}`; "
+                hint=f"accept its terms at huggingface.co/{wanted}, then `hf download {wanted}`; "
                 "or name its folder: sana config set safety_model FOLDER",
                 code=ExitCode.ENVIRONMENT,
             )

@@ -17,7 +17,9 @@ app = typer.Typer(
 KeyArgument = Annotated[
     str,
     typer.Argument(
-        metavar="KEY", help="Which setting, such as model.", autocompletion=complete_key
+        metavar="KEY",
+        help="Which setting; `sana config show` lists them.",
+        autocompletion=complete_key,
     ),
 ]
 
@@ -103,6 +105,10 @@ def set_(
         from sana_cli.checkpoint import lasting_name
 
         parsed = lasting_name(value)
+    elif key == "safety_model":
+        parsed = _safety_model(value)
+    elif key == "output":
+        _check_output(value)
     from sana_cli.config_file import set_value
 
     file = set_value(key, parsed)
@@ -114,6 +120,28 @@ def set_(
         )
     if os.environ.get(variable(key)):
         typer.echo(f"note: {variable(key)} is set, and wins over the file", err=True)
+
+
+def _safety_model(value: str) -> str:
+    """What finds it from any folder; SanaError where it is not here."""
+    from sana_cli.checkpoint import local_path
+    from sana_cli.safety import SafetyCheck
+
+    folder = local_path(value)
+    SafetyCheck.find(value)
+    return str(folder.resolve()) if folder.is_dir() else value
+
+
+def _check_output(value: str) -> None:
+    """SanaError for a pattern that no picture can be named by."""
+    from sana_cli.checkpoint import local_path
+    from sana_cli.naming import expand, is_pattern
+    from sana_cli.request import require_png
+
+    path = local_path(value)
+    if is_pattern(path):
+        require_png(path, is_folder=False)
+        expand(path, [("a prompt", 0)])
 
 
 def _missing_folder(output: str) -> str | None:

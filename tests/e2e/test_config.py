@@ -72,6 +72,8 @@ def test_a_broken_file_can_be_mended(sana: Callable[..., Any], file: Path) -> No
         (("set", "output", "a\nb"), "on one line"),
         (("set", "steps=3"), "VALUE"),
         (("set", "model", "sana-0.7b"), "did you mean sana-0.6b"),
+        (("set", "output", "{nope}.png"), "there is no field {nope}"),
+        (("set", "output", "out/{seed}.jpg"), "pictures are saved as .png"),
         (("unset", "modle"), "did you mean 'model'"),
         (("show", "steps"), "unexpected extra argument"),
     ],
@@ -108,6 +110,9 @@ def test_a_variable_with_a_typing_mistake_is_told(
     result = sana("config", "show")
     assert result.code == 0
     assert "SANA_STEP is not a setting, did you mean 'SANA_STEPS'" in result.err
+    note = "note: SANA_STEP is not a setting, did you mean 'SANA_STEPS'?"
+    assert note in sana("generate", "x", "--dry-run").err
+    assert note not in sana("generate", "x", "--dry-run", "--quiet").err
     monkeypatch.setenv("SANA_STEPS", "few")
     result = sana("generate", "x")
     assert (result.code, "SANA_STEPS is 'few'" in result.err) == (ExitCode.USAGE, True)
@@ -192,6 +197,22 @@ def test_a_folder_for_pictures_that_is_not_there(
     assert f"mkdir -p '{out}'" in result.err
     out.mkdir()
     assert not sana("config", "set", "output", name.format(out=out)).err
+
+
+def test_what_checks_prompts_must_be_here(
+    sana: Callable[..., Any], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, hub in (("shield", "google/shieldgemma-2b"), ("google/shieldgemma-9b",) * 2):
+        result = sana("config", "set", "safety_model", name)
+        assert result.code == ExitCode.ENVIRONMENT
+        assert f"--safety needs {name}, which is not here" in result.err
+        assert f"`hf download {hub}`" in result.err
+    assert not file.exists()
+    (tmp_path / "shield").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert sana("config", "set", "safety_model", "shield").code == 0
+    chosen = sana("config", "show", "--json").document["settings"]["safety_model"]["value"]
+    assert chosen == str(tmp_path / "shield"), "it is found from every folder"
 
 
 @pytest.mark.parametrize("part", ["model_index.json", "vae/config.json", "transformer"])
