@@ -21,7 +21,7 @@ from sana_cli.config import (
     SchedulerName,
     TransformerConfig,
 )
-from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
 from sana_cli.lora_file import Lora
 from sana_cli.user_config import BUILTIN, models_folder
 from sana_cli.variants import VARIANTS, Variant, find_variant, match_structure, suggest
@@ -186,6 +186,8 @@ def _refuse_part(path: Path) -> None:
     around = [
         folder for folder in list(path.parents)[:2] if (folder / "model_index.json").is_file()
     ]
+    if path.suffix == ".safetensors" and not path.exists():
+        raise usage_error(f"no such file: {path}", "check the path; `sana models` lists models")
     if path.suffix != ".safetensors" and not (
         around and path.is_file() and path.suffix not in (".pth", ".pt")
     ):

@@ -36,5 +36,8 @@ def usage_error(message: str, hint: str) -> SanaError:
 
 def checkpoint_error(message: str, *, hint: str = "") -> SanaError:
     """An error about a model's files, with the remedy that fits most of them."""
-    hint = hint or "download the file again, or delete it and let sana fetch it"
+    hint = (
+        hint
+        or "get it again from where it came; what sana downloaded itself: sana remove, then sana pull"
+    )
     return SanaError(message, hint=hint, code=ExitCode.CHECKPOINT)

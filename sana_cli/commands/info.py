@@ -6,13 +6,15 @@ import typer
 
 from sana_cli.commands.completion import complete_model
 from sana_cli.commands.seeing import show_picture
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.options import JsonOption, contradiction
 from sana_cli.output import printable, readable_bytes
 
 if TYPE_CHECKING:
     from sana_cli.checkpoint import Checkpoint
     from sana_cli.variants import Variant
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # by suffix; only PNGs of ours carry settings
 
 
 def info(
@@ -24,7 +26,9 @@ def info(
             autocompletion=complete_model,
         ),
     ],
-    show: Annotated[bool, typer.Option("--show", help="The picture too, in the terminal.")] = False,
+    show: Annotated[
+        bool, typer.Option("--show", help="Show the picture, too, in the terminal.")
+    ] = False,
     json: JsonOption = False,
 ) -> None:
     """Show what a model is and can draw, or how a picture was made."""
@@ -33,7 +37,9 @@ def info(
     from sana_cli.checkpoint import local_path
 
     path = local_path(subject)
-    is_picture = path.suffix.lower() == ".png" and path.is_file()
+    is_picture = path.suffix.lower() in _PICTURES and not path.is_dir()
+    if is_picture and not path.exists():
+        raise usage_error(f"no such picture: {path}", "check the path")
     if is_picture:
         from sana_cli.image_io import SHEET_KEY, read_settings
 

@@ -68,12 +68,22 @@ def test_picture_that_is_none(sana: Callable[..., Any], tmp_path: Path, content:
 
 
 @pytest.mark.parametrize(
-    ("subject", "code"), [("sana-0.7b", ExitCode.USAGE), ("no/such.png", ExitCode.ENVIRONMENT)]
+    ("subject", "code", "message"),
+    [
+        ("sana-0.7b", ExitCode.USAGE, "unknown model 'sana-0.7b'"),
+        ("no/such", ExitCode.ENVIRONMENT, "no/such is not in the local cache"),
+        ("nosuch.png", ExitCode.USAGE, "no such picture: nosuch.png"),
+        ("no/such.PNG", ExitCode.USAGE, "no such picture: no/such.PNG"),
+        ("nosuch.safetensors", ExitCode.USAGE, "no such file: nosuch.safetensors"),
+    ],
 )
-def test_what_is_not_there(sana: Callable[..., Any], subject: str, code: ExitCode) -> None:
+def test_what_is_not_there(
+    sana: Callable[..., Any], subject: str, code: ExitCode, message: str
+) -> None:
     result = sana("info", subject)
     assert result.code == code
-    assert result.err.startswith("error: ")
+    assert result.err.startswith(f"error: {message}")
+    assert ("check the path" in result.err) == message.startswith("no such")
 
 
 def test_needs_no_torch(tiny_model: Path) -> None:
