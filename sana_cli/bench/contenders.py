@@ -64,7 +64,7 @@ class Workload:
 def parse_schemes(text: str) -> list[str]:
     """`auto,fp32,w8a8` -> its parts; SanaError for what is neither a precision nor a recipe."""
     known = (*FLOATS, *(name for name in RECIPES if name != "mixed"))
-    names = _parts(text)
+    names = _parts(text, "--scheme")
     for name in names:
         if name not in known:
             raise SanaError(
@@ -75,7 +75,7 @@ def parse_schemes(text: str) -> list[str]:
 
 def parse_peers(text: str) -> list[str]:
     """`diffusers,FOLDER` -> peers that can run here, and model folders; SanaError for others."""
-    names = _parts(text)
+    names = _parts(text, "--compare")
     for name in names:
         if name in PEERS:
             _require_installed(name)
@@ -88,10 +88,12 @@ def parse_peers(text: str) -> list[str]:
     return names
 
 
-def _parts(text: str) -> list[str]:
+def _parts(text: str, option: str) -> list[str]:
     names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not names:
-        raise SanaError("an empty list", hint="leave the option away", code=ExitCode.USAGE)
+        raise SanaError(
+            f"{option} {text!r} names nothing", hint=f"leave {option} away", code=ExitCode.USAGE
+        )
     return names
 
 

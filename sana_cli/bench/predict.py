@@ -13,7 +13,7 @@ from sana_cli.bench.statistics import rounded
 from sana_cli.bench.work import BF16, INT8, Precisions, Work
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.config import DCAEConfig, TransformerConfig
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.options import parse_size
 from sana_cli.variants import VARIANTS
 
@@ -36,6 +36,8 @@ _TEXT_READ, _TEXT_SEEN = [1, 259], [1, 41]  # tokens: the instruction has 219 wi
 def parse_devices(text: str) -> list[str]:
     """`rtx-4090,h100` -> names of `DEVICES`; SanaError for others."""
     names = [part.strip().lower() for part in text.split(",") if part.strip()]
+    if not names:
+        raise usage_error(f"--predict {text!r} names no device", f"known: {', '.join(DEVICES)}")
     for name in names:
         if name not in DEVICES:
             raise SanaError(

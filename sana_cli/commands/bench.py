@@ -22,7 +22,9 @@ def bench(
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="WxH", help="[default: the model's native]", show_default=False),
+        typer.Option(
+            metavar="WxH", help="Width and height [default: the model's native]", show_default=False
+        ),
     ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Denoising steps [default: the model's]", show_default=False)
@@ -96,7 +98,9 @@ def bench(
     ] = None,
     html: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Write a page with both.", show_default=False),
+        typer.Option(
+            metavar="FILE", help="Write a page with the table and the bars.", show_default=False
+        ),
     ] = None,
     fail_if: Annotated[
         list[str] | None,
@@ -130,6 +134,7 @@ def bench(
     from sana_cli.bench.contenders import parse_peers, parse_schemes
     from sana_cli.bench.predict import parse_devices, parse_subject
     from sana_cli.output import check_writable
+    from sana_cli.request import require_png
     from sana_cli.user_config import preferences
     from sana_cli.variants import VARIANTS
     from sana_cli.wishes import Wishes
@@ -141,6 +146,8 @@ def bench(
     conditions = [parse_condition(text) for text in fail_if or []]
     if random is not None and random not in VARIANTS:
         raise usage_error(f"unknown variant {random!r}", f"known: {', '.join(VARIANTS)}")
+    if plot is not None:
+        require_png(plot, is_folder=False, option="--plot")
     files: dict[Path, str] = {}
     document_file = Path(json) if json and json != "-" else None
     for option, path in (("--plot", plot), ("--html", html), ("--json", document_file)):
