@@ -80,7 +80,7 @@ def load_transformer(
 
 
 def check_loras(checkpoint: Checkpoint, loras: Sequence[Lora]) -> None:
-    """SanaError for a LoRA that does not fit the transformer; reads no weights."""
+    """SanaError for a LoRA that does not fit the transformer, or whose alphas are no numbers; reads no weights."""
     if loras:
         Adapters(loras, empty_module(checkpoint, "transformer"))
 

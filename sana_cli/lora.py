@@ -46,6 +46,7 @@ class Adapters:
                 _require_fit(module, path, layer, lora)
                 if getattr(module, "stays_as_stored", False):
                     self._as_stored.add(path)
+        self._factors = [_factors(lora) for lora in loras]
 
     def merge(self, weights: ComponentWeights) -> ComponentWeights:
         """The same weights, but those that LoRAs change are read changed: in fp32, or as stored where they stay so."""
@@ -80,24 +81,39 @@ class Adapters:
     def _parts(self, path: str) -> list[tuple[Tensor, Tensor, float]]:
         """Of every LoRA that changes a layer: down (R, K), up (N, R), fp32, and their factor."""
         return [
-            _read(lora, lora.file.layers[path]) for lora in self.loras if path in lora.file.layers
+            (*_halves(lora, path), factors[path])
+            for lora, factors in zip(self.loras, self._factors, strict=True)
+            if path in factors
         ]
 
 
-def _read(lora: Lora, layer: LoraLayer) -> tuple[Tensor, Tensor, float]:
+def _factors(lora: Lora) -> dict[str, float]:
+    """What the product of a layer's halves counts, by path; SanaError for an alpha that is no number."""
     from safetensors import safe_open
 
+    factors = {}
+    with safe_open(lora.file.path, framework="pt") as handle:
+        for path, layer in lora.file.layers.items():
+            alpha = layer.alpha if layer.alpha is not None else float(layer.rank)
+            if layer.alpha_name is not None:
+                alpha = float(handle.get_tensor(layer.alpha_name))
+            if not isfinite(alpha):
+                raise checkpoint_error(f"{lora.file.path}: {layer.alpha_name} is NaN or infinite")
+            divisor = sqrt(layer.rank) if lora.file.by_root_of_rank else layer.rank
+            factors[path] = lora.scale * alpha / divisor
+    return factors
+
+
+def _halves(lora: Lora, path: str) -> tuple[Tensor, Tensor]:
+    """Of a layer, as matrices in fp32: down (R, K), up (N, R)."""
+    from safetensors import safe_open
+
+    layer = lora.file.layers[path]
     with safe_open(lora.file.path, framework="pt") as handle:
         down, up = handle.get_tensor(layer.down), handle.get_tensor(layer.up)
-        alpha = layer.alpha if layer.alpha is not None else float(layer.rank)
-        if layer.alpha_name is not None:
-            alpha = float(handle.get_tensor(layer.alpha_name))
-    if not isfinite(alpha):
-        raise checkpoint_error(f"{lora.file.path}: {layer.alpha_name} is NaN or infinite")
     for name, tensor in ((layer.down, down), (layer.up, up)):
         require_finite(tensor, name, str(lora.file.path))
-    divisor = sqrt(layer.rank) if lora.file.by_root_of_rank else layer.rank
-    return down.float().flatten(1), up.float().flatten(1), lora.scale * alpha / divisor
+    return down.float().flatten(1), up.float().flatten(1)
 
 
 def _layer_of(model: nn.Module, path: str, lora: Lora) -> _Layer:

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from sana_cli.checkpoint import open_checkpoint, weight_headers
 from sana_cli.errors import ExitCode
@@ -189,6 +191,33 @@ def test_misuse(
     assert result.code == code, result.err
     assert message in result.err
     assert not (tmp_path / "a.png").exists()
+
+
+def test_alphas_are_read_before_any_work(
+    sana: Callable[..., Any], loras: list[Path], tiny_model: Path, tmp_path: Path
+) -> None:
+    halves = load_file(loras[0])
+    alphas = {
+        name.replace(".lora_A.weight", ".alpha"): torch.tensor(3.0)
+        for name in halves
+        if "lora_A" in name
+    }
+    bad = next(iter(alphas))
+    save_file(halves | alphas | {bad: torch.tensor(torch.nan)}, tmp_path / "nan.safetensors")
+    words = (
+        "-m",
+        tiny_model,
+        "-o",
+        tmp_path / "a.png",
+        *FAST,
+        "--lora",
+        tmp_path / "nan.safetensors",
+    )
+    dry = sana("generate", "A Fox", *words, "--dry-run")
+    assert dry.code == ExitCode.CHECKPOINT
+    assert f"{bad} is NaN or infinite" in dry.err
+    assert "hint: get it again from where it came" in dry.err
+    assert sana("generate", "A Fox", *words) == dry
 
 
 def test_one_of_another_width(sana: Callable[..., Any], loras: list[Path], tmp_path: Path) -> None:
