@@ -72,14 +72,15 @@ def print_forecast(
         cells = "".join(f"{value / 2**20:>13.0f}" for value in _bytes(stage).values())
         typer.echo(f"{stage.stage:<10}{cells}")
     typer.echo(f"peak {readable_memory(choice.peak.total)} ({choice.peak.stage}); {choice.cap}")
-    typer.echo(_time(seconds, checkpoint.name, request.count))
+    streams = choice.plan.streams_blocks or (choice.plan.streams_text and not cached)
+    typer.echo(_time(seconds, checkpoint.name, request.count, streams=streams))
 
 
 def _bytes(stage: "StagePeak") -> dict[str, Any]:
     return {name: getattr(stage, name) for name in _COLUMNS}
 
 
-def _time(seconds: "dict[str, Any] | None", model: str, count: int) -> str:
+def _time(seconds: "dict[str, Any] | None", model: str, count: int, *, streams: bool) -> str:
     """What a measurement of this model on this machine lets expect."""
     if seconds is None:
         return f"time unknown: `sana bench --model {model}` measures it once"
@@ -87,4 +88,5 @@ def _time(seconds: "dict[str, Any] | None", model: str, count: int) -> str:
     stages = {part: value for part, value in seconds.items() if part != "measured"}
     total = sum(stages.values()) + (count - 1) * (seconds["denoise"] + seconds["decode"])
     parts = ", ".join(f"{part} {value:.1f}" for part, value in stages.items())
-    return f"about {total:.1f} s ({parts}), by `sana bench` of {measured}; streaming takes longer"
+    longer = "; streaming takes longer" if streams else ""
+    return f"about {total:.1f} s ({parts}), by `sana bench` of {measured}{longer}"

@@ -1,6 +1,7 @@
 """Plans draw the same picture, memory that runs out takes the next one, and no option is ignored in silence."""
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -249,6 +250,27 @@ def test_dry_run_and_run_agree(
     assert document["peak_bytes"] == image["predicted_peak_bytes"]
     assert document["plan"] == image["plan"]
     assert document["peak_bytes"] == max(stage["total"] for stage in document["stages"])
+
+
+@pytest.mark.parametrize("plan", ["stages", "streamed"])
+def test_a_dry_run_warns_of_streaming_where_there_is_some(
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    plan: str,
+) -> None:
+    monkeypatch.setenv("SANA_CACHE", str(tmp_path))
+    parts = ("text", "denoise", "decode")
+    rates = {
+        "date": "today",
+        "flop_per_s": dict.fromkeys(parts, 1e9),
+        "load_s": dict.fromkeys(parts, 1),
+    }
+    (tmp_path / "speeds.json").write_text(json.dumps({f"{tiny_model.name} | fp32 | cpu": rates}))
+    told = sana(*PROMPT, "-m", tiny_model, *FAST, "--dry-run", "--plan", plan).out
+    assert "by `sana bench` of today" in told
+    assert told.endswith("; streaming takes longer\n") == (plan == "streamed")
 
 
 # -- memory that runs out --------------------------------------------------------------------------
