@@ -45,18 +45,22 @@ class Stopwatch:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Count what runs within as `stage`, whether it succeeds or not."""
-        started = time.perf_counter()
+        """Count what runs within as `stage`, whether it succeeds or not; but for stages within, which count their own."""
+        started, before = time.perf_counter(), sum(self._seconds.values())
         try:
             yield
             if self._device.type == "cuda":
                 torch.cuda.synchronize(self._device)
         finally:
-            self._seconds[stage] = self._seconds.get(stage, 0.0) + time.perf_counter() - started
+            spent = time.perf_counter() - started - (sum(self._seconds.values()) - before)
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
 
     @property
     def seconds(self) -> dict[str, float]:
-        return {**self._seconds, "total": time.perf_counter() - self._started}
+        """They add up to the total; `other` is what lies between stages, mostly memory that is given back."""
+        total = time.perf_counter() - self._started
+        other = max(0.0, total - sum(self._seconds.values()))
+        return {**self._seconds, "other": other, "total": total}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
