@@ -1,6 +1,7 @@
 """Lines of `sana repl`: from a terminal with history, editing and completion, or from a pipe."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -43,7 +44,22 @@ class Terminal:
         )
 
     def line(self) -> str:
-        return self._session.prompt(_PROMPT)
+        usual = signal.signal(signal.SIGINT, self._interrupted)
+        try:
+            return self._session.prompt(_PROMPT, handle_sigint=False)
+        finally:
+            signal.signal(signal.SIGINT, usual)
+
+    def _interrupted(self, number: int, frame: object) -> None:
+        """By a signal, not the key. prompt_toolkit's own way ends in a traceback when two follow each other at once."""
+        with suppress(RuntimeError):  # the line is over, and its loop closed
+            if (loop := self._session.app.loop) is not None:
+                loop.call_soon_threadsafe(self._drop_line)
+
+    def _drop_line(self) -> None:
+        line = self._session.app.future
+        if line is not None and not line.done():
+            self._session.app.exit(exception=KeyboardInterrupt)
 
 
 def _completer(candidates: Candidates) -> Any:

@@ -111,6 +111,7 @@ class Session:
         setter = SETTERS[name]
         if not value:
             _tell([f"{name[1:]} {self._now(name)}"])
+            _check(self.wishes, self.order.checkpoint)
             return
         if value == DEFAULT:
             changes = {key: getattr(self.usual, key) for key in setter.keys}
@@ -166,13 +167,21 @@ class Session:
         if name in SWITCHES:
             seeing = self.seeing
             return ON if (seeing.shows if name == "/show" else seeing.previews) else OFF
-        checkpoint = self.order.checkpoint
-        settings = resolve(_any_prompt(self.wishes).request(checkpoint), checkpoint)
-        return _in_words(name, self.wishes, settings)
+        return _in_words(name, self.wishes, self._settings())
+
+    def _settings(self) -> Settings:
+        """What a prompt would be drawn with; without files, where one of them has gone."""
+        checkpoint, wishes = self.order.checkpoint, _any_prompt(self.wishes)
+        try:
+            return resolve(wishes.request(checkpoint), checkpoint)
+        except SanaError:
+            bare = replace(wishes, image=None, strength=None, mask=None, loras=None)
+            return resolve(bare.request(checkpoint), checkpoint)
 
     def _tell_settings(self) -> None:
         names = (*SETTERS, *SWITCHES)
         _tell(columns([("model", self.model), *((n[1:], self._now(n)) for n in names)]))
+        _check(self.wishes, self.order.checkpoint)  # what has gone is told, too
 
     def _turn_to_model(self, name: str) -> None:
         if name:
@@ -212,11 +221,12 @@ def _in_words(name: str, wishes: Wishes, settings: Settings) -> str:
         case "/negative":
             return settings.negative_prompt or OFF
         case "/image":
-            return f"{source.image.name} at strength {source.strength:g}" if source else OFF
+            told = f"{source.image.name} at strength {source.strength:g}" if source else None
+            return told or wishes.image or OFF
         case "/mask":
-            return source.mask.name if source and source.mask else OFF
+            return wishes.mask or OFF
         case "/lora":
-            return ", ".join(map(str, settings.loras)) or OFF
+            return ", ".join(map(str, settings.loras or wishes.loras or ())) or OFF
         case "/output":
             return wishes.output or "the working folder"
         case _:

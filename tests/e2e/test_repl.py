@@ -5,6 +5,7 @@ import os
 import signal
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -136,8 +137,8 @@ def test_lines_that_are_wrong(
     )
     result = lines(f"{line}\n/settings\n")
     assert result.code in (ExitCode.USAGE, ExitCode.CHECKPOINT)
-    assert message in "\n".join(result.err.splitlines()[1:3]), result.err
-    told = dict(row.split(maxsplit=1) for row in result.err.splitlines()[3:])
+    assert message in "\n".join(result.err.splitlines()[:2]), result.err
+    told = dict(row.split(maxsplit=1) for row in result.err.splitlines()[2:])
     assert told["size"] == "256x256"
     assert (told["image"], told["mask"], told["lora"], told["show"]) == ("off",) * 4
 
@@ -182,18 +183,27 @@ def test_pictures_and_loras(
 
 
 def test_what_was_set_and_is_gone(lines: Callable[..., Any], tmp_path: Path) -> None:
-    """A file that has gone is told with the prompt, and `off` still works."""
+    """A file that has gone is told with the prompt, settings are told all the same, and `off` still works."""
     picture = tmp_path / "in.png"
     Image.new("RGB", (64, 64)).save(picture)
 
     def text() -> Iterator[bytes]:
         yield b"/image in.png\n"
         picture.unlink()
-        yield from (b"a cat\n", b"/image off\n", b"/settings\n")
+        yield from (
+            b"a cat\n",
+            b"/steps 3\n",
+            b"/settings\n",
+            b"/image\n",
+            b"/image off\n",
+            b"/settings\n",
+        )
 
     result = lines(text())
     assert result.code == ExitCode.USAGE
-    assert result.err.count("error: no such picture: in.png") == 1
+    assert result.err.count("error: no such picture: in.png") == 4
+    assert "image      in.png\nmask       off\n" in result.err
+    assert "image in.png\nerror: no such picture: in.png" in result.err
     assert "image      off" in result.err
 
 
@@ -314,6 +324,23 @@ def test_in_a_terminal(session: Callable[..., Any], tmp_path: Path) -> None:
     second.shows("a dog")
     second.type("\x15/quit\r")
     assert second.end()[0] == 0
+
+
+def test_signals_while_nothing_is_drawn(session: Callable[..., Any]) -> None:
+    """They drop the line, however fast they come."""
+    opened = session("--no-history")
+    for gap in (0, 0.001, 0.003, 0.01, 0.03) * 3:
+        for _ in range(2):
+            os.kill(opened.pid, signal.SIGINT)
+            time.sleep(gap)
+        opened.shows("sana>")
+    opened.type("/seed 5\r")
+    shown = opened.shows("seed 5\r\n")
+    opened.shows("sana>")
+    opened.type("\x04")
+    code, rest = opened.end()
+    assert code == 0
+    assert "Traceback" not in shown + rest
 
 
 def test_without_history(session: Callable[..., Any], tmp_path: Path) -> None:
