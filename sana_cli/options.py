@@ -80,7 +80,7 @@ OfflineOption = Annotated[
     bool | None,
     typer.Option(
         "--offline/--online",
-        help="Use downloaded files only; never touch the network.",
+        help="Use downloaded files only; never touch the network [default: your setting, else online]",
         show_default=False,
     ),
 ]

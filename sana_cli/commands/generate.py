@@ -211,7 +211,7 @@ def generate(
     json: JsonOption = False,
     quiet: QuietOption = None,
 ) -> None:
-    """Draw pictures of PROMPT or of every line of a file, or repeat one."""
+    """Draw pictures of PROMPT or of a file of prompts, or repeat one."""
     refuse_empty({
         "--size": size, "--aspect": aspect, "--output": output, "--model": model,
         "--from": from_, "--prompts": prompts, "--max-memory": max_memory,

@@ -17,7 +17,7 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A known name or a hub id.",
+        help="A name that `sana models` lists, or a hub id.",
         show_default=False,
         autocompletion=complete_removable,
     ),

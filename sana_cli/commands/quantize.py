@@ -74,12 +74,15 @@ def quantize(
     ] = None,
     keep: Annotated[
         int | None,
-        typer.Option(help="Give the K most sensitive layers of the transformer more bits."),
+        typer.Option(
+            metavar="K", help="Give the K most sensitive layers of the transformer more bits."
+        ),
     ] = None,
     budget_db: Annotated[
         float | None,
         typer.Option(
-            metavar="X", help="... as many as a latent SQNR of X dB is predicted to take."
+            metavar="X",
+            help="Give so many of them more bits as a latent SQNR of X dB is predicted to take.",
         ),
     ] = None,
     seed: Annotated[
