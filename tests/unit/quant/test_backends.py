@@ -254,19 +254,30 @@ def test_computations_take_turns() -> None:
     assert len(turns) > 10
 
 
+@pytest.fixture
+def steady(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels are the faster the earlier they are tried, whatever else the machine does; the reference is last."""
+    monkeypatch.setattr(choosing, "_TOO_SLOW_S", float("inf"))
+    monkeypatch.setattr(
+        choosing, "best_seconds", lambda runs, device: [i + 1.0 for i in range(len(runs))]
+    )
+
+
+@pytest.mark.usefixtures("steady")
 def test_verdict_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "cache/kernels.json"
     first = choose(linear(64, 32, W8A8), CPU, verdicts=path)
     assert path.is_file()
-    monkeypatch.setattr(choosing, "measure", lambda *a, **k: pytest.fail("measured again"))
-    assert choose(linear(64, 32, W8A8), CPU, verdicts=path) == first
-    monkeypatch.undo()
+    with monkeypatch.context() as patched:
+        patched.setattr(choosing, "measure", lambda *a, **k: pytest.fail("measured again"))
+        assert choose(linear(64, 32, W8A8), CPU, verdicts=path) == first
     path.write_text("{ damaged")
     assert choose(linear(64, 32, W8A8), CPU, verdicts=path) is not None
     (tmp_path / "file").write_text("")
     choose(linear(64, 32, W8A8), CPU, verdicts=tmp_path / "file/kernels.json")
 
 
+@pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_verdict_that_helps_nobody(tmp_path: Path, deep: bool) -> None:
     """A kernel that is not known here is measured again; it is no reason for the slow reference."""
