@@ -99,6 +99,12 @@ def test_imports_point_downwards(path: Path) -> None:
         assert below or same_package, f"{part} imports {other}, which is not below it"
 
 
+def test_the_architecture_names_every_part() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    named = {path.stem for path in (ROOT / "sana_cli").iterdir() if f"`{path.name}" in text}
+    assert set(FLOOR_OF) - {"__main__", "calibration"} <= named
+
+
 def test_every_package_is_installed() -> None:
     """An editable installation finds those that are not listed, too; a wheel lacks them."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
