@@ -33,6 +33,7 @@ from sana_cli.memory.plans import WHOLE, DecodePlan, exact_tiles
 from sana_cli.memory.predict import decode_activations
 from sana_cli.models.dc_ae import AutoencoderDC, upsampled_conv
 from sana_cli.pipeline import decode
+from sana_cli.resident import peak_resident_bytes, resident_bytes
 
 PROMPT = "a cat left of a pizza on a blue background"
 # (K, N, side) of every up-sampling of a 1024 x 1024 picture, and of a 512 x 512 one
@@ -70,21 +71,15 @@ def decoder(name: str) -> AutoencoderDC:
     return vae.eval()
 
 
-def memory_bytes(field: str) -> int:
-    """VmRSS or VmHWM, now and at most resident. What getrusage tells begins with the parent's memory."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
-
-
 def decode_once(job: dict[str, Any]) -> dict[str, Any]:
     """One row, measured in this process."""
     vae, latents = decoder(job["decoder"]), torch.load(job["latents"])
     plan = DecodePlan(**job["plan"])
-    before = memory_bytes("VmRSS")
+    before = resident_bytes()
     started, worked = time.perf_counter(), time.process_time()
     picture = decode(vae, latents, plan=plan)
     seconds, worked = time.perf_counter() - started, time.process_time() - worked
-    peak = memory_bytes("VmHWM")
+    peak = peak_resident_bytes() or 0
     torch.save(picture.clone(), job["picture"])
     height, width = picture.shape[-2:]
     return {

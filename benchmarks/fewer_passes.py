@@ -22,6 +22,7 @@ import torch
 import typer
 
 from benchmarks.quality import Judge, held_out
+from benchmarks.record import RESULTS, record
 from sana_cli import __version__
 from sana_cli.bench.machine import machine
 from sana_cli.checkpoint import open_checkpoint
@@ -35,7 +36,6 @@ from sana_cli.schedulers import make_scheduler
 from training.checker import Checker
 from training.sprites import load_sprites
 
-RESULTS = Path(__file__).parent / "results"
 _CPU = torch.device("cpu")
 INTERVALS = ((0.0, 0.6), (0.0, 0.4), (0.5, 1.0))
 THRESHOLDS = (0.05, 0.1, 0.15, 0.2, 0.3)
@@ -140,8 +140,7 @@ def main(
         "full": f"{drawer.full.scheduler}, {drawer.full.steps} steps, guidance {drawer.full.guidance_scale:g}",
         "rows": found,
     }
-    results.mkdir(parents=True, exist_ok=True)
-    (results / "fewer-passes.json").write_text(json.dumps(document, indent=1) + "\n")
+    record("fewer-passes", document, folder=results)
     print(json.dumps(document))
 
 

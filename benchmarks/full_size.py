@@ -22,24 +22,21 @@ from sana_cli.bench.machine import machine
 
 _LOAD = """
 import gc, math, sys, torch
-from pathlib import Path
 from sana_cli.checkpoint import open_checkpoint
 from sana_cli import loading
+from sana_cli.resident import resident_bytes
 from sana_cli.component_weights import component_weights
 component, folder = sys.argv[1:]
 checkpoint, cpu = open_checkpoint(folder), torch.device("cpu")
-def resident():
-    fields = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())
-    return int(fields["VmRSS"].split()[0]) * 1024
 gc.collect()
-before = resident()
+before = resident_bytes()
 load = {"transformer": loading.load_transformer, "vae": loading.load_vae,
         "text_encoder": loading.load_prompt_encoder}[component]
 model = load(checkpoint, dtype="fp32", device=cpu)
 module = getattr(model, "model", model)
 loading.accelerate(module, cpu, "auto")
 gc.collect()
-after = resident()
+after = resident_bytes()
 weights = component_weights(checkpoint, component)
 table = weights.names.get("embed_tokens.qweight")
 print(before, after, math.prod(weights.files.headers[table][1]) if table else 0)

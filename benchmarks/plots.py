@@ -9,7 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-RESULTS = Path(__file__).parent / "results"
+from benchmarks.record import RESULTS
+
 IMAGES = Path(__file__).parents[1] / "docs/images"
 # Ways to draw in `fewer-passes.json`: how their options begin, and a colour. The first that fits counts.
 _WAYS = {

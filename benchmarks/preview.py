@@ -12,7 +12,6 @@ import json
 import time
 from datetime import date
 from functools import partial
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -21,6 +20,7 @@ from safetensors.torch import save
 from torch import Tensor
 from torch.nn import functional as F
 
+from benchmarks.record import record
 from calibration.collect import encode_texts, make_contexts, plan_drawings
 from calibration.prompts import vocabulary_prompts
 from sana_cli.bench.machine import machine
@@ -30,7 +30,6 @@ from sana_cli.loading import accelerate, load_prompt_encoder, load_transformer, 
 from sana_cli.pipeline import decode, denoise, guided_velocity, init_noise
 from sana_cli.schedulers import make_scheduler
 
-RESULT = Path(__file__).parent / "results/preview.json"
 LEARNT, COMPARED = 96, 24  # pictures
 SIDE = 64  # pixels, at which previews and pictures are compared
 STEPS = 10
@@ -149,7 +148,7 @@ def main(
         path = open_checkpoint("builtin").folder / OWN_FILE
         halves = {"weight": best.weight.half().contiguous(), "bias": best.bias.half().contiguous()}
         path.write_bytes(save(halves))
-    RESULT.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    record("preview", document)
     print(json.dumps(document))
 
 

@@ -42,6 +42,7 @@ from quant.convert import LayerReport, resolve
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.component_weights import component_weights
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.finishing import translate_out_of_memory
 from sana_cli.loading import empty_module, load_prompt_encoder, load_transformer, load_vae
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.models.text_encoder import PromptEncoder
@@ -49,7 +50,7 @@ from sana_cli.pipeline import BrokenValues, EncodedPair, decode
 from sana_cli.precision import plan_dtypes
 from sana_cli.quantizing import ComponentPlan
 from sana_cli.recipes import COMPONENTS, KeepRule, component_recipe
-from sana_cli.run import Reporter, release_memory, translate_out_of_memory
+from sana_cli.stages import Reporter, release_memory
 
 _FIRST_SEED = 1_000_000  # calibration pictures have seeds of their own, which nobody types
 _LATENT_CHECKS = 2  # pictures drawn in full with every layer quantized, to scale predictions by
@@ -115,7 +116,8 @@ class Calibrator:
             "vae": self._plan_vae,
         }
         try:
-            with translate_out_of_memory(self.drawings[0].settings):
+            settings = self.drawings[0].settings
+            with translate_out_of_memory(settings.drawn_width, settings.drawn_height):
                 return plans[component]()
         except SanaError as error:
             if error.code == ExitCode.ENVIRONMENT:

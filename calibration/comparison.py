@@ -19,7 +19,7 @@ from sana_cli.loading import load_prompt_encoder, load_transformer, load_vae
 from sana_cli.pipeline import decode
 from sana_cli.pixels import to_image
 from sana_cli.precision import plan_dtypes
-from sana_cli.run import Reporter, release_memory
+from sana_cli.stages import Reporter, release_memory
 
 FILE = "comparison.png"
 _FIRST_SEED = 1

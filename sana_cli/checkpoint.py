@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from quant.manifest import MANIFEST, FormatError, Manifest, read_manifest
 from sana_cli.config import (
@@ -28,7 +28,8 @@ from sana_cli.variants import VARIANTS, Variant, find_variant, match_structure, 
 from sana_cli.weight_files import STEMS
 from sana_cli.weight_headers import WeightFiles
 
-Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in all
+if TYPE_CHECKING:
+    from sana_cli.hub import Progress
 
 _Config = TypeVar("_Config")
 
@@ -61,7 +62,7 @@ class Checkpoint:
 
 
 def open_checkpoint(
-    model: str, *, offline: bool = False, progress: Progress | None = None
+    model: str, *, offline: bool = False, progress: "Progress | None" = None
 ) -> Checkpoint:
     """Find a model, downloading what it needs unless `offline`; SanaError says what is wrong."""
     path = local_path(model)
@@ -313,7 +314,7 @@ def _own_settings(folder: Path) -> OwnSettings:
     return read_config(path, OwnSettings.from_dict) if os.path.lexists(path) else OwnSettings()
 
 
-def _open_pth(path: Path, *, name: str, offline: bool, progress: Progress | None) -> Checkpoint:
+def _open_pth(path: Path, *, name: str, offline: bool, progress: "Progress | None") -> Checkpoint:
     """An original transformer file; its other parts come from the matching published model."""
     if not path.is_file():
         raise checkpoint_error(f"no such file: {path}", hint="check the path")

@@ -38,8 +38,8 @@ from huggingface_hub.utils import WeakFileLock, build_hf_headers
 from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils import tqdm as hub_tqdm
 
+from sana_cli import hub_cache
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.hub_cache import existing_parent
 from sana_cli.hub_errors import readable_errors
 from sana_cli.weight_files import COMPONENTS, missing_files, select_files
 
@@ -67,7 +67,7 @@ class _Request:
     @property
     def folder(self) -> Path:
         name = repo_folder_name(repo_id=self.repo_id, repo_type="model")
-        return Path(constants.HF_HUB_CACHE).expanduser() / name
+        return hub_cache.root() / name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ def fetch(
         components=components,
     )
     offline = offline or constants.is_offline_mode()
-    cache = Path(constants.HF_HUB_CACHE).expanduser()
+    cache = hub_cache.root()
     with readable_errors(repo_id, revision, cache), _quiet_hub():
         if "/" not in repo_id:  # the hub's rules still allow such old names; no Sana has one
             raise HFValidationError(repo_id)
@@ -144,7 +144,7 @@ def ask(repo_id: str, *, weight_variant: str | None = None) -> Offer:
     request = _Request(
         repo_id=repo_id, revision=None, weight_variant=weight_variant, components=COMPONENTS
     )
-    cache = Path(constants.HF_HUB_CACHE).expanduser()
+    cache = hub_cache.root()
     with readable_errors(repo_id, None, cache), _quiet_hub():
         info = _model_info(request)
         selected = _selected(request, info)
@@ -414,7 +414,7 @@ def _bytes_here(request: _Request, file: _RemoteFile) -> int:
 
 def _check_disk(request: _Request, wanted: Sequence[_RemoteFile]) -> None:
     needed = sum(file.size - _bytes_here(request, file) for file in wanted)
-    folder = existing_parent(request.folder)
+    folder = hub_cache.existing_parent(request.folder)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise SanaError(

@@ -5,7 +5,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from sana_cli.output import counted
+from sana_cli.output import columns, counted
 
 if TYPE_CHECKING:
     from sana_cli.quantizing import ComponentReport
@@ -91,15 +91,10 @@ def lines(
                 facts["sqnr_of"],
             )
         )
-    widths = [max(len(row[i]) for row in rows) for i in range(len(heads))]
-    table = [
-        "  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows
-    ]
-    reasons: dict[str, int] = {}
-    for report in reports:
-        for layer in report.layers:
-            if layer.config is None:
-                reasons[layer.reason] = reasons.get(layer.reason, 0) + 1
+    table = columns(rows)
+    reasons = Counter(
+        layer.reason for report in reports for layer in report.layers if layer.config is None
+    )
     table += [
         f"kept in floating point, {counted(count, 'layer')}: {reason}"
         for reason, count in reasons.items()

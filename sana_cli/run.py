@@ -23,7 +23,7 @@ from sana_cli.finishing import Finisher, Picture, accelerate_with_notice, guarde
 from sana_cli.latent_preview import Watching
 from sana_cli.latents_file import HowToFinish, KeptLatents
 from sana_cli.loading import check_loras, choose_kernels, load_transformer
-from sana_cli.memory.choose import Cap, Choice, choose_for
+from sana_cli.memory.choose import Choice, choose_for
 from sana_cli.memory.plans import Plan
 from sana_cli.memory.predict import peak, predict
 from sana_cli.model_digest import model_digest
@@ -44,9 +44,7 @@ from sana_cli.resident import give_back
 from sana_cli.schedulers import make_scheduler
 from sana_cli.source import notices
 from sana_cli.source_stage import SourceStage, paste_of
-from sana_cli.stages import Reporter as Reporter  # others know them from here
-from sana_cli.stages import Stopwatch, is_out_of_memory
-from sana_cli.stages import release_memory as release_memory
+from sana_cli.stages import Reporter, Stopwatch, is_out_of_memory, release_memory
 from sana_cli.text_stage import Texts, TextStage, text_key
 from sana_cli.weights import DTYPES
 
@@ -138,7 +136,7 @@ class Run:
             self._encode_originals(settings)
             self._texts = self._encoded_texts(list(wanted.values()))
 
-        with translate_out_of_memory(self.settings, self._held):
+        with self._no_memory():
             self._guarded(encode)
 
     def turn_to(self, request: Request) -> None:
@@ -165,7 +163,7 @@ class Run:
         seeds = seeds_of(self.request)
         paths = output_paths(self.request, seeds)
         for seed, path in zip(seeds, paths, strict=True):
-            with translate_out_of_memory(self.settings, self._held):
+            with self._no_memory():
                 picture = self._draw(seed, path)
             yield picture
 
@@ -223,7 +221,7 @@ class Run:
             self._drop_transformer()
         give_back()  # of denoising; the decoder's maps have other sizes
         kept = self._to_keep(latents, seed)
-        with keeping(path, kept, self.reporter), translate_out_of_memory(self.settings, self._held):
+        with keeping(path, kept, self.reporter), self._no_memory():
             decoded = self._guarded(
                 lambda: self._finisher.decode(
                     latents, width=self.settings.width, height=self.settings.height
@@ -281,6 +279,11 @@ class Run:
             self._text_stage.release()
             self._drop_transformer()
             release_memory(self.device)
+
+    def _no_memory(self) -> AbstractContextManager[None]:
+        """Within the block, running out of memory is a SanaError."""
+        width, height = self.settings.drawn_width, self.settings.drawn_height
+        return finishing.translate_out_of_memory(width, height, held=self._held)
 
     def _to_keep(self, latents: Tensor, seed: int) -> KeptLatents:
         how = HowToFinish(
@@ -468,10 +471,3 @@ class Run:
             "backend": self.request.backend,
             "version": __version__,
         }
-
-
-def translate_out_of_memory(
-    settings: Settings, held: Cap | None = None
-) -> AbstractContextManager[None]:
-    """Turn every form of "no memory left" into one SanaError; `held` as for `finishing`'s."""
-    return finishing.translate_out_of_memory(settings.drawn_width, settings.drawn_height, held=held)

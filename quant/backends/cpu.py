@@ -359,10 +359,6 @@ def _quantize_map(x: Tensor, scale: float, highest: int) -> Tensor:
     return q
 
 
-def _no_packing(layer: Any) -> None:
-    return None
-
-
 def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
@@ -381,23 +377,23 @@ KERNELS = (
     ),
     Kernel(
         name="int_mm", backend="native", schemes=("w8a8",), layer=QuantLinear, devices=("cpu",),
-        pack=_no_packing, run=_int_mm_run, is_available=int_mm_is_exact,
+        run=_int_mm_run, is_available=int_mm_is_exact,
     ),
     Kernel(
         name="expanded, onednn", backend="native", schemes=("w8a16",), layer=QuantLinear,
-        devices=("cpu",), pack=_no_packing, run=_expanded_run, is_available=_has_onednn,
+        devices=("cpu",), run=_expanded_run, is_available=_has_onednn,
     ),
     Kernel(
         name="expanded", backend="native", schemes=("w4a16",), layer=QuantLinear,
-        devices=("cpu",), pack=_no_packing, run=_int4_run,
+        devices=("cpu",), run=_int4_run,
     ),
     Kernel(
         name="expanded, onednn", backend="native", schemes=("w4a16",), layer=QuantLinear,
-        devices=("cpu",), pack=_no_packing, run=_int4_onednn_run, is_available=_has_onednn,
+        devices=("cpu",), run=_int4_onednn_run, is_available=_has_onednn,
     ),
     Kernel(
         name="expanded, bf16", backend="native", schemes=("w4a16",), layer=QuantLinear,
-        devices=("cpu",), pack=_no_packing, run=_int4_bf16_run, note="products of bf16 values",
+        devices=("cpu",), run=_int4_bf16_run, note="products of bf16 values",
     ),
     Kernel(
         name="expanded, int8", backend="native", schemes=("w4a16",), layer=QuantLinear,

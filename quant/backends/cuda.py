@@ -14,10 +14,6 @@ from quant.layers import QuantConv2d, QuantLinear
 from quant.primitives import INT8_MAX, quantize_per_channel
 
 
-def _linear_w8a8_pack(layer: QuantLinear) -> None:
-    return None  # rows along K, as stored
-
-
 def _linear_w8a8_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
     q_MK, scale_M = quantize_per_token.quantize_per_token(x.flatten(0, -2), smooth=layer.smooth)
     out = linear_w8a8.linear_w8a8(
@@ -71,18 +67,18 @@ def _has_triton() -> bool:
     return is_installed("triton")
 
 
-def _kernel(name: str, scheme: str, layer: type, pack: Any, run: Any, **rest: Any) -> Kernel:
+def _kernel(scheme: str, layer: type, run: Any, **rest: Any) -> Kernel:
     return Kernel(
-        name=name, backend="native", schemes=(scheme,), layer=layer, devices=("cuda",), pack=pack,
-        run=run, is_available=_has_triton, **rest,
+        name="triton", backend="native", schemes=(scheme,), layer=layer, devices=("cuda",), run=run,
+        is_available=_has_triton, **rest,
     )  # fmt: skip
 
 
 KERNELS = (
-    _kernel("triton", "w8a8", QuantLinear, _linear_w8a8_pack, _linear_w8a8_run),
+    _kernel("w8a8", QuantLinear, _linear_w8a8_run),
     _kernel(
-        "triton", "w4a16", QuantLinear, _linear_w4a16_pack, _linear_w4a16_run, frees_weight=True,
+        "w4a16", QuantLinear, _linear_w4a16_run, pack=_linear_w4a16_pack, frees_weight=True,
         note="products of 16-bit inputs",
     ),
-    _kernel("triton", "w8a8", QuantConv2d, _conv_pack, _conv_run, frees_weight=True),
+    _kernel("w8a8", QuantConv2d, _conv_run, pack=_conv_pack, frees_weight=True),
 )  # fmt: skip

@@ -25,8 +25,10 @@ class Kernel:
     schemes: tuple[str, ...]  # "w8a8", "w8a16", "w4a16": bits only
     layer: type[AcceleratedLayer]
     devices: tuple[str, ...]  # torch device types
-    pack: Callable[[Any], Packed]
     run: Callable[[Tensor, Packed, Any], Tensor]
+    pack: Callable[[Any], Packed] = lambda layer: (
+        None
+    )  # nothing: the integers lie as `run` wants them
     is_available: Callable[[], bool] = lambda: True
     frees_weight: bool = False  # `packed` replaces the stored integers, which the layer may forget
     note: str = ""  # what its arithmetic changes, for the table

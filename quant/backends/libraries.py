@@ -3,7 +3,6 @@
 # M rows (tokens), K input channels, N output channels
 
 from functools import partial
-from typing import Any
 
 from torch import Tensor
 
@@ -42,10 +41,6 @@ def _quanto_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
     return out.unflatten(0, x.shape[:-1])
 
 
-def _no_packing(layer: Any) -> None:
-    return None
-
-
 KERNELS = (
     Kernel(
         name="int_scaled_matmul", backend="torchao", schemes=("w8a8",), layer=QuantLinear,
@@ -54,7 +49,7 @@ KERNELS = (
     ),
     Kernel(
         name="qbytes_mm", backend="quanto", schemes=("w8a16",), layer=QuantLinear,
-        devices=("cpu", "cuda", "mps"), pack=_no_packing, run=_quanto_run,
+        devices=("cpu", "cuda", "mps"), run=_quanto_run,
         is_available=partial(is_installed, LIBRARIES["quanto"]),
     ),
 )  # fmt: skip

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sana_cli import image_io
 from sana_cli.bench.contenders import Contender, Workload
-from sana_cli.checkpoint import Checkpoint, open_checkpoint
+from sana_cli.checkpoint import Checkpoint, open_checkpoint, weight_files
 from sana_cli.loading import accelerate, load_prompt_encoder, load_transformer, load_vae
 from sana_cli.models.text_encoder import PromptEncoder
 from sana_cli.pipeline import decode, denoise, encode_prompt, guided_velocity, init_noise
@@ -29,8 +29,6 @@ from sana_cli.published import complex_human_instruction
 from sana_cli.request import Request, Settings, resolve
 from sana_cli.schedulers import make_scheduler
 from sana_cli.stages import release_memory
-from sana_cli.weight_files import STEMS
-from sana_cli.weight_headers import WeightFiles
 from sana_cli.weights import DTYPES
 
 PARTS = {"text": "text_encoder", "denoise": "transformer", "decode": "vae"}
@@ -127,9 +125,7 @@ class Engine:
         component, checkpoint = PARTS[part], self.checkpoint
         if component == "transformer" and checkpoint.pth is not None:
             return checkpoint.pth.stat().st_size * 2
-        stem = STEMS[component] if checkpoint.manifest is None else "model"
-        variant = checkpoint.weight_variant if component == "transformer" else None
-        files = WeightFiles(checkpoint.folder / component, stem=stem, weight_variant=variant)
+        files = weight_files(checkpoint, component)
         if checkpoint.manifest is not None:
             return files.total_bytes
         return files.parameters * DTYPES[getattr(self.dtypes, component)].itemsize

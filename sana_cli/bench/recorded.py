@@ -5,20 +5,20 @@ of picture serve for others, though small pictures reach less: what is told is m
 """
 
 import json
-import os
 from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from sana_cli.bench.document import stage_work
+from sana_cli.bench.session import PARTS
 from sana_cli.bench.work import FP32
 from sana_cli.checkpoint import Checkpoint
+from sana_cli.errors import SanaError
 from sana_cli.memory.predict import text_tokens
+from sana_cli.output import new_file
 from sana_cli.request import Settings
 from sana_cli.user_config import cache_folder
-
-_PARTS = ("text", "denoise", "decode")
 
 
 def record(document: dict[str, Any], model: str) -> None:
@@ -31,15 +31,14 @@ def record(document: dict[str, Any], model: str) -> None:
         stages = contender["stages"]
         found[key] = {
             "date": document["date"],
-            "flop_per_s": {part: stages[part]["flop_per_s"] for part in _PARTS},
+            "flop_per_s": {part: stages[part]["flop_per_s"] for part in PARTS},
             "load_s": contender["load_by_part"],
         }
     path = _path()
-    temporary = path.with_name(f"{path.name}-{os.getpid()}")
-    with suppress(OSError):
+    with suppress(OSError, SanaError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        with new_file(path, overwrite=True) as file:
+            file.write((json.dumps(found, indent=1) + "\n").encode())
 
 
 def foretell(
@@ -57,10 +56,10 @@ def foretell(
         "steps": settings.steps_to_run,
     }  # fmt: skip
     amounts = stage_work(
-        checkpoint, sizes, tokens, dict.fromkeys(_PARTS, FP32),
+        checkpoint, sizes, tokens, dict.fromkeys(PARTS, FP32),
         batch=1, device=device,
     )  # fmt: skip
-    parts = _PARTS[1:] if text_is_cached else _PARTS
+    parts = PARTS[1:] if text_is_cached else PARTS
     try:
         seconds = {part: amounts[part].flops / entry["flop_per_s"][part] for part in parts}
         seconds = {"load": float(sum(entry["load_s"][part] for part in parts)), **seconds}

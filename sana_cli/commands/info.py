@@ -141,22 +141,21 @@ def _published_facts(variant: "Variant") -> dict[str, Any]:
 
 
 def _local_facts(checkpoint: "Checkpoint") -> dict[str, Any]:
+    from sana_cli.checkpoint import weight_files
     from sana_cli.weight_files import STEMS
-    from sana_cli.weight_headers import WeightFiles
 
     parts: dict[str, str] = {}
-    for component, stem in STEMS.items():
+    for component in STEMS:
         if component == "transformer" and checkpoint.pth is not None:
             parts[component] = str(checkpoint.pth)
             continue
-        variant = checkpoint.weight_variant if component == "transformer" else None
         if checkpoint.manifest is not None:
             part = checkpoint.manifest.components[component]
             schemes = sorted({str(config) for config in part.layers.values() if config})
             size = readable_bytes((checkpoint.folder / part.file).stat().st_size)
             parts[component] = f"{' and '.join(schemes) or 'not quantized'}, {size}"
             continue
-        files = WeightFiles(checkpoint.folder / component, stem=stem, weight_variant=variant)
+        files = weight_files(checkpoint, component)
         size = readable_bytes(files.total_bytes)
         parts[component] = f"{files.parameters / 1e6:,.1f} M parameters, {files.dtype}, {size}"
     defaults = checkpoint.defaults

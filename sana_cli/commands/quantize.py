@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sana_cli.checkpoint import Checkpoint
     from sana_cli.console import ConsoleReporter
     from sana_cli.quantizing import ComponentReport
-    from sana_cli.run import Reporter
+    from sana_cli.stages import Reporter
     from sana_cli.wishes import Wishes
 
 DEFAULT_SAMPLES = 32  # 8 overfit GPTQ, 64 gain little: docs/quantization.md
