@@ -103,45 +103,19 @@ def check(request: Request, checkpoint: Checkpoint) -> None:
 
 def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
     """Fill in the model's defaults; SanaError (usage) for what cannot be drawn."""
+    defaults = checkpoint.defaults
+    steps = defaults.steps if request.steps is None else request.steps
+    guidance = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    scheduler = request.scheduler or defaults.scheduler
     _require(
         request.backend in ("auto", "reference") or checkpoint.manifest is not None,
         f"{checkpoint.name} is not quantized, --backend {request.backend} has nothing to run",
         "quantize it first: sana quantize MODEL OUT",
     )
-    defaults = checkpoint.defaults
-    sprint = checkpoint.transformer.guidance_embeds
-    _require(bool(request.prompt.strip()), "the prompt is empty", 'say what to draw: "a red fox"')
-    for text in (request.prompt, request.negative_prompt):
-        _require(
-            len(text) <= MAX_PROMPT,
-            f"a prompt of {len(text):,} characters is too long",
-            f"at most {MAX_PROMPT:,}; models read about the first 300 words",
-        )
-        _require(_is_text(text), "the prompt is not valid text", "write it in UTF-8")
-    steps = defaults.steps if request.steps is None else request.steps
-    _require(1 <= steps <= 1000, f"cannot draw in {steps} steps", "use 1 to 1000; 20 is usual")
-    guidance = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
+    _require_prompts(request)
+    _require_numbers(request, steps, guidance)
     _require(
-        0 <= guidance <= 100, f"guidance {guidance} is out of range", "use 1 (off) to about 10"
-    )
-    _require(
-        0 <= request.cache <= 1,
-        f"--cache {request.cache:g} is out of range",
-        "use 0 (off) to 1; 0.1 is a beginning",
-    )
-    _require(
-        1 <= request.count <= 10_000,
-        f"cannot draw {request.count} pictures",
-        "use --count 1 to 10000",
-    )
-    _require(
-        request.seed is None or 0 <= request.seed <= MAX_SEED - request.count + 1,
-        f"seed {request.seed} is out of range",
-        f"use 0 to {MAX_SEED}",
-    )
-    scheduler = request.scheduler or defaults.scheduler
-    _require(
-        (scheduler == "scm") == sprint,
+        (scheduler == "scm") == checkpoint.transformer.guidance_embeds,
         f"scheduler {scheduler} does not fit {checkpoint.name}",
         "Sprint models need scm, all others flow-dpm or flow-euler",
     )
@@ -171,6 +145,39 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
         enhance=defaults.enhance if request.enhance is None else request.enhance,
         source=source,
         loras=open_loras(request.loras),
+    )
+
+
+def _require_prompts(request: Request) -> None:
+    _require(bool(request.prompt.strip()), "the prompt is empty", 'say what to draw: "a red fox"')
+    for text in (request.prompt, request.negative_prompt):
+        _require(
+            len(text) <= MAX_PROMPT,
+            f"a prompt of {len(text):,} characters is too long",
+            f"at most {MAX_PROMPT:,}; models read about the first 300 words",
+        )
+        _require(_is_text(text), "the prompt is not valid text", "write it in UTF-8")
+
+
+def _require_numbers(request: Request, steps: int, guidance: float) -> None:
+    _require(1 <= steps <= 1000, f"cannot draw in {steps} steps", "use 1 to 1000; 20 is usual")
+    _require(
+        0 <= guidance <= 100, f"guidance {guidance} is out of range", "use 1 (off) to about 10"
+    )
+    _require(
+        0 <= request.cache <= 1,
+        f"--cache {request.cache:g} is out of range",
+        "use 0 (off) to 1; 0.1 is a beginning",
+    )
+    _require(
+        1 <= request.count <= 10_000,
+        f"cannot draw {request.count} pictures",
+        "use --count 1 to 10000",
+    )
+    _require(
+        request.seed is None or 0 <= request.seed <= MAX_SEED - request.count + 1,
+        f"seed {request.seed} is out of range",
+        f"use 0 to {MAX_SEED}",
     )
 
 
