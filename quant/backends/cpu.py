@@ -199,8 +199,6 @@ def _int_mm_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
 
 
 def _expanded_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
-    if x.dtype == torch.float16:
-        return layer.reference(x)
     if layer.smooth is not None:
         x = x * layer.smooth.to(x.dtype)
     bias = None if layer.bias is None else layer.bias.to(x.dtype)
@@ -208,9 +206,22 @@ def _expanded_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
 
 
 def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """By oneDNN, which is not what torch takes for fp32 products; it has fp16 ones on few CPUs."""
+    """By oneDNN where it multiplies this type, which is not what torch takes for fp32 products."""
+    if not _onednn_multiplies(x.dtype):
+        return F.linear(x, weight, bias)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out
+
+
+@cache
+def _onednn_multiplies(dtype: torch.dtype) -> bool:
+    """Whether this CPU has the instructions: bf16 wants AVX-512 or AMX, fp16 newer ones still."""
+    trial = torch.ones(8, 8, dtype=dtype)
+    try:
+        torch.ops.mkldnn._linear_pointwise(trial, trial, None, "none", [], "")
+    except RuntimeError:
+        return False
+    return True
 
 
 # -- 4-bit weights ---------------------------------------------------------------------------------
@@ -261,7 +272,7 @@ def _int4_run(
 
 
 def _int4_onednn_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
-    return _int4_run(x, packed, layer, F.linear if x.dtype == torch.float16 else _onednn_linear)
+    return _int4_run(x, packed, layer, _onednn_linear)
 
 
 def _int4_bf16_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:

@@ -1,6 +1,9 @@
 """Every kernel against the layer's reference, and the choice among them."""
 
 import json
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -107,6 +110,16 @@ def test_expanded_8_bit_weights(dtype: torch.dtype, smooth: bool) -> None:
     out = kernel.run(x, kernel.pack(layer), layer)
     assert out.dtype == dtype
     assert (out - expected).float().norm() < 0.01 * expected.float().norm()
+
+
+def test_kernels_on_a_cpu_with_avx2_alone() -> None:
+    """Types and products that oneDNN has no instructions for there; told so, it does without on any CPU."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", __file__, "-q", "-k", "weights or 8_bit_kernels or saturating"],
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-2000:]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
