@@ -18,16 +18,16 @@ _BLOCK = 2**19  # weights that are expanded at once
 _EXACT_K = 2**24 // (INT8_MAX * INT8_MAX)
 
 
-def quantize_per_channel(weight_NK: Tensor, highest: int = INT8_MAX) -> tuple[Tensor, Tensor]:
-    """int8 values (N, K) up to `highest` and fp32 scales (N,), one scale per output channel."""
+def quantize_per_channel(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 values (N, K) and fp32 scales (N,), one scale per output channel."""
     weight_NK = weight_NK.float()
-    scale_N = weight_NK.abs().amax(dim=1) / highest
-    return _round(weight_NK, scale_N[:, None], highest), scale_N
+    scale_N = weight_NK.abs().amax(dim=1) / INT8_MAX
+    return _round(weight_NK, scale_N[:, None], INT8_MAX), scale_N
 
 
-def quantize_per_token(x_MK: Tensor, highest: int = INT8_MAX) -> tuple[Tensor, Tensor]:
-    """int8 values (M, K) up to `highest` and fp32 scales (M,), one scale per row."""
-    return quantize_per_channel(x_MK, highest)
+def quantize_per_token(x_MK: Tensor) -> tuple[Tensor, Tensor]:
+    """int8 values (M, K) and fp32 scales (M,), one scale per row."""
+    return quantize_per_channel(x_MK)
 
 
 def quantize_per_group(

@@ -1,8 +1,8 @@
 """Kernels for CPUs: 8-bit products by the libraries inside torch; 4-bit weights become floats a few channels at a time.
 
 Without VNNI instructions the fast u8 x s8 products add two 16-bit terms with saturation, which spoils sums of large
-values. Each 8-bit product is therefore tried with integers that saturate; where it fails, one side uses 7 bits
-(-63..63), for which no sum of two products leaves 16 bits.
+values. Each 8-bit product is therefore tried with integers that saturate; where it fails, weights get 7 bits (-63..63),
+for which no sum of two products leaves 16 bits. Weights, because a channel of theirs has fewer outliers than inputs have.
 """
 
 # M rows (tokens), K input channels, N output channels, G groups of input channels
@@ -18,11 +18,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from quant.backends.kernel import Kernel
-from quant.config import QuantConfig
 from quant.layers import QuantConv2d, QuantLinear
 from quant.primitives import INT8_MAX, finish_product
 
-INT7_MAX = 63  # one side 0..126 with its offset of 63, the other 8 bits: 126 * 127 * 2 fits 16 bits
+INT7_MAX = 63  # 255 * 63 * 2 fits 16 bits
+_OFFSET = 128  # of inputs, which the instructions want unsigned
 # Elements that a pass over memory takes at once: what one step writes, the next finds in the cores' caches.
 _BLOCK = 2**19
 _EXPANDED = 2**21  # 4-bit weights that are floats at once
@@ -34,15 +34,15 @@ def _blocks(rows: int, width: int, size: int = _BLOCK) -> Iterator[slice]:
     return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
 
 
-def _quantize_tokens(x_MK: Tensor, highest: int = INT8_MAX) -> tuple[Tensor, Tensor]:
+def _quantize_tokens(x_MK: Tensor) -> tuple[Tensor, Tensor]:
     """As `quantize_per_token`, to the bit, without a tensor of magnitudes and with every step in place."""
     M, K = x_MK.shape
     q_MK, scale_M = torch.empty_like(x_MK, dtype=torch.int8), x_MK.new_empty(M)
     for rows in _blocks(M, K):
         x, scale = x_MK[rows], scale_M[rows]
-        torch.maximum(x.amax(dim=1), x.amin(dim=1).neg_(), out=scale).div_(highest)
+        torch.maximum(x.amax(dim=1), x.amin(dim=1).neg_(), out=scale).div_(INT8_MAX)
         quotient = x / torch.where(scale > 0, scale, 1.0)[:, None]
-        q_MK[rows] = quotient.round_().clamp_(-highest, highest)
+        q_MK[rows] = quotient.round_().clamp_(-INT8_MAX, INT8_MAX)
     return q_MK, scale_M
 
 
@@ -57,64 +57,62 @@ def _scale_product(
     return out_MN
 
 
-def _as_u8(q: Tensor, offset: int) -> Tensor:
-    """int8 -> uint8 with an offset, in the width that wraps around."""
-    return q.view(torch.uint8).add(offset)
+def _as_u8(q: Tensor) -> Tensor:
+    """int8 -> uint8 with the offset, in the width that wraps around."""
+    return q.view(torch.uint8).add(_OFFSET)
 
 
 # -- oneDNN ----------------------------------------------------------------------------------------
 
 
-def _onednn_pack(layer: QuantLinear) -> Any:
-    zeros = torch.zeros(layer.out_features, dtype=torch.int32)
-    return torch.ops.onednn.qlinear_prepack(layer.qweight, None), layer.scale, zeros
+def _onednn_pack(q_NK: Tensor, scale_N: Tensor) -> Any:
+    zeros_N = torch.zeros(len(q_NK), dtype=torch.int32)
+    return torch.ops.onednn.qlinear_prepack(q_NK, None), scale_N, zeros_N
 
 
-def _onednn_product(q_MK: Tensor, offset: int, packed: Any) -> Tensor:
+def _onednn_product(q_MK: Tensor, packed: Any) -> Tensor:
     """int8 (M, K) -> fp32 (M, N), already times the weights' scales."""
     weight, scale_N, zeros_N = packed
     return torch.ops.onednn.qlinear_pointwise(
-        _as_u8(q_MK, offset), 1.0, offset, weight, scale_N, zeros_N, None, 1.0, 0,
-        torch.float32, "none", [], "",
+        _as_u8(q_MK), 1.0, _OFFSET, weight, scale_N, zeros_N, None, 1.0, 0, torch.float32, "none",
+        [], "",
     )  # fmt: skip
 
 
 @cache
-def _onednn_act_max() -> int:
+def _onednn_weight_max() -> int:
     return _largest_exact(_onednn_pack, _onednn_product)
 
 
 def _onednn_run(x: Tensor, packed: Any, layer: QuantLinear) -> Tensor:
-    return _run_int8(x, packed, layer, _onednn_product, _onednn_act_max())
+    return _run_int8(x, packed, layer, _onednn_product)
 
 
 # -- FBGEMM ----------------------------------------------------------------------------------------
 
 
-def _fbgemm_pack(layer: QuantLinear) -> Any:
+def _fbgemm_pack(q_NK: Tensor, scale_N: Tensor) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch is moving its quantized tensors elsewhere
-        zeros = torch.zeros(layer.out_features, dtype=torch.long)
-        weight = torch._make_per_channel_quantized_tensor(
-            layer.qweight, layer.scale.double(), zeros, 0
-        )
+        zeros_N = torch.zeros(len(q_NK), dtype=torch.long)
+        weight = torch._make_per_channel_quantized_tensor(q_NK, scale_N.double(), zeros_N, 0)
     return torch.ops.quantized.linear_prepack(weight, None)
 
 
-def _fbgemm_product(q_MK: Tensor, offset: int, packed: Any) -> Tensor:
+def _fbgemm_product(q_MK: Tensor, packed: Any) -> Tensor:
     """As `_onednn_product`; FBGEMM wants floats and quantizes them, here by the scale 1."""
     return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-        q_MK.float(), 1.0, offset, packed
+        q_MK.float(), 1.0, _OFFSET, packed
     )
 
 
 @cache
-def _fbgemm_act_max() -> int:
+def _fbgemm_weight_max() -> int:
     return _largest_exact(_fbgemm_pack, _fbgemm_product)
 
 
 def _fbgemm_run(x: Tensor, packed: Any, layer: QuantLinear) -> Tensor:
-    return _run_int8(x, packed, layer, _fbgemm_product, _fbgemm_act_max())
+    return _run_int8(x, packed, layer, _fbgemm_product)
 
 
 def _fbgemm_available() -> bool:
@@ -126,34 +124,40 @@ def _fbgemm_available() -> bool:
 # -- shared ----------------------------------------------------------------------------------------
 
 
-def quantized_tokens(
-    x: Tensor, layer: QuantLinear, highest: int = INT8_MAX
-) -> tuple[Tensor, Tensor]:
-    """x (..., K) -> int8 (M, K) up to `highest` and fp32 scales (M,), after the layer's smoothing."""
+def quantized_tokens(x: Tensor, layer: QuantLinear) -> tuple[Tensor, Tensor]:
+    """x (..., K) -> int8 (M, K) and fp32 scales (M,), after the layer's smoothing."""
     x_MK = x.flatten(0, -2).float()
-    return _quantize_tokens(x_MK if layer.smooth is None else x_MK * layer.smooth, highest)
+    return _quantize_tokens(x_MK if layer.smooth is None else x_MK * layer.smooth)
 
 
-def _run_int8(x: Tensor, packed: Any, layer: QuantLinear, product: Any, act_max: int) -> Tensor:
-    q_MK, scale_M = quantized_tokens(x, layer, act_max)
-    out = finish_product(product(q_MK, act_max + 1, packed), scale_M, layer.bias)
+def _run_int8(x: Tensor, packed: Any, layer: QuantLinear, product: Any) -> Tensor:
+    q_MK, scale_M = quantized_tokens(x, layer)
+    out = finish_product(product(q_MK, packed), scale_M, layer.bias)
     return out.to(x.dtype).unflatten(0, x.shape[:-1])
 
 
+def _weight_up_to(largest: int, layer: QuantLinear | QuantConv2d) -> tuple[Tensor, Tensor]:
+    """The layer's integers and scales, made smaller where they may not be larger than that."""
+    if largest == INT8_MAX:
+        return layer.qweight, layer.scale
+    q = torch.empty_like(layer.qweight)
+    for rows in _blocks(len(q), layer.qweight[0].numel()):
+        q[rows] = layer.qweight[rows].float().mul_(largest / INT8_MAX).round_()
+    return q, layer.scale * (INT8_MAX / largest)
+
+
 def _largest_exact(pack: Any, product: Any) -> int:
-    """127 where the product is exact for the largest integers, else 63.
+    """127 where the product of 8-bit inputs is exact for the largest weights, else 63.
 
     RuntimeError when it is not exact even then: such a kernel must not be used.
     """
     generator = torch.Generator().manual_seed(0)
-    q_NK = _integers(48, INT8_MAX, generator)
-    layer = QuantLinear.from_quantized(q_NK, torch.ones(48), None, QuantConfig(act_bits=8))
-    packed = pack(layer)
-    for act_max in (INT8_MAX, INT7_MAX):
-        q_MK = _integers(24, act_max, generator)
+    q_MK = _integers(24, INT8_MAX, generator)
+    for largest in (INT8_MAX, INT7_MAX):
+        q_NK = _integers(48, largest, generator)
         exact = q_MK.double() @ q_NK.double().T
-        if torch.equal(product(q_MK, act_max + 1, packed).double(), exact):
-            return act_max
+        if torch.equal(product(q_MK, pack(q_NK, torch.ones(48))).double(), exact):
+            return largest
     raise RuntimeError("the 8-bit product is not exact")
 
 
@@ -309,19 +313,11 @@ def _int4_int8_run(x: Tensor, packed: tuple[Tensor, Tensor], layer: QuantLinear)
 
 
 def _conv_pack(layer: QuantConv2d) -> Any:
-    N = layer.qweight.shape[0]
+    q, scale_N = _weight_up_to(_onednn_weight_max(), layer)  # the same instructions
     weight = torch.ops.onednn.qconv_prepack(
-        layer.qweight,
-        layer.scale,
-        1.0,
-        _onednn_act_max() + 1,
-        layer.stride,
-        layer.padding,
-        (1, 1),
-        1,
-        None,
+        q, scale_N, 1.0, _OFFSET, layer.stride, layer.padding, (1, 1), 1, None
     )
-    return weight, layer.scale, torch.zeros(N, dtype=torch.int32)
+    return weight, scale_N, torch.zeros(len(q), dtype=torch.int32)
 
 
 def _conv_product(
@@ -334,15 +330,13 @@ def _conv_product(
 ) -> Tensor:
     """int8 (B, K, H, W) with one scale -> the layer's output (B, N, H', W')."""
     weight, scale_N, zeros_N = packed
-    offset = _onednn_act_max() + 1
     return torch.ops.onednn.qconv_pointwise(
-        _as_u8(q, offset), scale, offset, weight, scale_N, zeros_N, bias, layer.stride, layer.padding,
+        _as_u8(q), scale, _OFFSET, weight, scale_N, zeros_N, bias, layer.stride, layer.padding,
         (1, 1), 1, 1.0, 0, dtype, "none", [], "",
     )  # fmt: skip
 
 
 def _conv_run(x: Tensor, packed: Any, layer: QuantConv2d) -> Tensor:
-    act_max = _onednn_act_max()  # the same instructions
     bias = None if layer.bias is None else layer.bias.float()
     # Scales and bias are applied in fp32 either way; 16-bit types that oneDNN may lack are made here.
     dtype = x.dtype if x.dtype == torch.bfloat16 else torch.float32
@@ -351,22 +345,23 @@ def _conv_run(x: Tensor, packed: Any, layer: QuantConv2d) -> Tensor:
     for picture in x.split(1):
         if layer.act_scale is None:
             largest = torch.maximum(picture.amax(), picture.amin().neg_())
-            scale = float(largest) / act_max or 1.0  # a map of zeros stays one
+            scale = float(largest) / INT8_MAX or 1.0  # a map of zeros stays one
         else:
-            scale = float(layer.act_scale) * (INT8_MAX / act_max)
-        q = _quantize_map(picture, scale, act_max)
-        outputs.append(_conv_product(q, scale, bias, dtype, packed, layer))
+            scale = float(layer.act_scale)
+        outputs.append(
+            _conv_product(_quantize_map(picture, scale), scale, bias, dtype, packed, layer)
+        )
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return out.to(x.dtype)
 
 
-def _quantize_map(x: Tensor, scale: float, highest: int) -> Tensor:
+def _quantize_map(x: Tensor, scale: float) -> Tensor:
     """A channels-last map -> int8 in the same order."""
     q = torch.empty_like(x, dtype=torch.int8)
     values, integers = (t.permute(0, 2, 3, 1).view(-1) for t in (x, q))
     for part in _blocks(values.numel(), 1):
         quotient = values[part].float() / scale
-        integers[part] = quotient.round_().clamp_(-highest, highest)
+        integers[part] = quotient.round_().clamp_(-INT8_MAX, INT8_MAX)
     return q
 
 
@@ -374,16 +369,18 @@ def _has_onednn() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
-_REDUCED = "exact with VNNI instructions; 7-bit inputs without"
+_REDUCED = "exact with VNNI instructions; 7-bit weights without"
 KERNELS = (
     Kernel(
         name="onednn", backend="native", schemes=("w8a8",), layer=QuantLinear, devices=("cpu",),
-        pack=_onednn_pack, run=_onednn_run, is_available=_has_onednn, frees_weight=True,
+        pack=lambda layer: _onednn_pack(*_weight_up_to(_onednn_weight_max(), layer)),
+        run=_onednn_run, is_available=_has_onednn, frees_weight=True,
         note=_REDUCED,
     ),
     Kernel(
         name="fbgemm", backend="native", schemes=("w8a8",), layer=QuantLinear, devices=("cpu",),
-        pack=_fbgemm_pack, run=_fbgemm_run, is_available=_fbgemm_available, frees_weight=True,
+        pack=lambda layer: _fbgemm_pack(*_weight_up_to(_fbgemm_weight_max(), layer)),
+        run=_fbgemm_run, is_available=_fbgemm_available, frees_weight=True,
         note=_REDUCED,
     ),
     Kernel(
