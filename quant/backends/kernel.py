@@ -26,9 +26,8 @@ class Kernel:
     layer: type[AcceleratedLayer]
     devices: tuple[str, ...]  # torch device types
     run: Callable[[Tensor, Packed, Any], Tensor]
-    pack: Callable[[Any], Packed] = lambda layer: (
-        None
-    )  # nothing: the integers lie as `run` wants them
+    # Nothing where the integers lie as `run` wants them.
+    pack: Callable[[Any], Packed] = lambda layer: None
     is_available: Callable[[], bool] = lambda: True
     frees_weight: bool = False  # `packed` replaces the stored integers, which the layer may forget
     note: str = ""  # what its arithmetic changes, for the table

@@ -4,6 +4,7 @@
 
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from quant.backends.cpu import int_mm_is_exact, quantized_tokens
@@ -11,10 +12,14 @@ from quant.backends.kernel import Kernel
 from quant.installed import LIBRARIES, is_installed
 from quant.layers import QuantLinear
 
+# Libraries are imported when a layer is packed: their seconds are not those of a product.
+
 
 def _torchao_pack(layer: QuantLinear) -> Tensor:
     if layer.qweight.device.type == "cpu" and not int_mm_is_exact():
         raise RuntimeError("its integer product saturates on this CPU")
+    import torchao.kernel.intmm  # noqa: F401
+
     return layer.qweight.T  # the layout that torchao's own int8 tensors use
 
 
@@ -28,10 +33,11 @@ def _torchao_run(x: Tensor, packed: Tensor, layer: QuantLinear) -> Tensor:
     return product.to(x.dtype).unflatten(0, x.shape[:-1])
 
 
-def _quanto_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
-    import torch
+def _quanto_pack(layer: QuantLinear) -> None:
     from optimum.quanto import library  # noqa: F401  registers the operator
 
+
+def _quanto_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
     if layer.smooth is not None:
         x = x * layer.smooth.to(x.dtype)
     scale = layer.scale.to(x.dtype)[:, None]
@@ -49,7 +55,7 @@ KERNELS = (
     ),
     Kernel(
         name="qbytes_mm", backend="quanto", schemes=("w8a16",), layer=QuantLinear,
-        devices=("cpu", "cuda", "mps"), run=_quanto_run,
+        devices=("cpu", "cuda", "mps"), pack=_quanto_pack, run=_quanto_run,
         is_available=partial(is_installed, LIBRARIES["quanto"]),
     ),
 )  # fmt: skip
