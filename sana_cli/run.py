@@ -44,7 +44,13 @@ from sana_cli.resident import give_back
 from sana_cli.schedulers import make_scheduler
 from sana_cli.source import notices
 from sana_cli.source_stage import SourceStage, paste_of
-from sana_cli.stages import Reporter, Stopwatch, is_out_of_memory, release_memory
+from sana_cli.stages import (
+    Reporter,
+    Stopwatch,
+    freeze_imports,
+    is_out_of_memory,
+    release_memory,
+)
 from sana_cli.text_stage import Texts, TextStage, text_key
 from sana_cli.weights import DTYPES
 
@@ -72,6 +78,7 @@ class Run:
         self.device = device
         self.reporter = reporter
         self.watching = watching
+        freeze_imports()
         self.settings = resolve(request, checkpoint)
         self.dtypes = plan_dtypes(request.precision, checkpoint.trained_precision, device)
         self._transformer: SanaTransformer2D | None = None
