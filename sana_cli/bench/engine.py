@@ -21,7 +21,7 @@ from sana_cli import image_io
 from sana_cli.bench.contenders import Contender, Workload
 from sana_cli.checkpoint import Checkpoint, open_checkpoint, weight_files
 from sana_cli.loading import accelerate, load_prompt_encoder, load_transformer, load_vae
-from sana_cli.models.text_encoder import PromptEncoder
+from sana_cli.models.text_encoder import MAX_PROMPT_TOKENS, PromptEncoder
 from sana_cli.pipeline import decode, denoise, encode_prompt, guided_velocity, init_noise
 from sana_cli.pixels import to_image
 from sana_cli.precision import pick_device, plan_dtypes
@@ -256,11 +256,13 @@ def _as_bytes(decoded: Tensor) -> Tensor:
 
 def count_tokens(tokenizer: Any, settings: Settings) -> dict[str, list[int]]:
     """Tokens a guidance branch that Gemma reads, and that cross-attention sees; padding is none of them."""
-    read = seen = len(tokenizer.encode(settings.prompt.lower().strip()))
+    prompt = settings.prompt.lower().strip()
+    read = seen = min(len(tokenizer.encode(prompt)), MAX_PROMPT_TOKENS)
     if settings.enhance:
         instruction = complex_human_instruction()
         before = len(tokenizer.encode(instruction))
-        read = len(tokenizer.encode(instruction + settings.prompt.lower().strip()))
-        seen = read - before + 2
+        together = len(tokenizer.encode(instruction + prompt))
+        seen = min(together - before + 2, MAX_PROMPT_TOKENS)
+        read = before + seen - 2
     first = [1] if settings.uses_two_branches else []
     return {"read": [*first, read], "seen": [*first, seen]}
