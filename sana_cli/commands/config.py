@@ -11,7 +11,6 @@ from sana_cli.options import JsonOption
 app = typer.Typer(
     name="config",
     help="Show and change your settings: defaults for every command.",
-    no_args_is_help=True,
     rich_markup_mode=None,
 )
 KeyArgument = Annotated[

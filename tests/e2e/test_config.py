@@ -239,3 +239,10 @@ def test_a_cap_that_every_run_would_refuse(
     assert f"error: max_memory cannot be {value!r}\n" in result.err
     assert "hint: it should be a size with a unit, such as 4GiB\n" in result.err
     assert not file.exists()
+
+
+def test_without_a_command(sana: Callable[..., Any]) -> None:
+    result = sana("config")
+    assert result.code == ExitCode.USAGE
+    assert "Missing command" in result.err
+    assert "sana config --help" in result.err
