@@ -18,11 +18,11 @@ Kind = Literal[
     "openvino", "openvino-fp32", "openvino-w8a16", "openvino-int8",
 ]  # fmt: skip
 PEERS: dict[str, tuple[str, ...]] = {  # what each imports, in pip's spelling
-    "diffusers": ("diffusers",),
-    "diffusers-fp32": ("diffusers",),
-    "diffusers-compile": ("diffusers",),
-    "torchao": ("diffusers", "torchao"),
-    "quanto": ("diffusers", "optimum-quanto"),
+    "diffusers": ("diffusers", "transformers"),
+    "diffusers-fp32": ("diffusers", "transformers"),
+    "diffusers-compile": ("diffusers", "transformers"),
+    "torchao": ("diffusers", "transformers", "torchao"),
+    "quanto": ("diffusers", "transformers", "optimum-quanto"),
     "openvino": ("diffusers", "transformers", "openvino"),
     "openvino-fp32": ("diffusers", "transformers", "openvino"),
     "openvino-w8a16": ("diffusers", "transformers", "openvino", "nncf"),
@@ -100,9 +100,10 @@ def _parts(text: str, option: str) -> list[str]:
 def _require_installed(peer: str) -> None:
     missing = [name for name in PEERS[peer] if not is_installed(_MODULES.get(name, name))]
     if missing:
+        extra = "openvino" if peer.startswith("openvino") else "peers"
         raise SanaError(
             f"--compare {peer} needs {' and '.join(missing)}, not installed here",
-            hint=f"pip install {' '.join(missing)}, or leave {peer} away",
+            hint=f'pip install "sana-cli[{extra}]", or leave {peer} away',
             code=ExitCode.ENVIRONMENT,
         )
     compilers = ("c++", "g++", "clang++", "cl")

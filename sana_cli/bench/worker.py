@@ -31,7 +31,7 @@ def _answer(server: "_Server", command: dict[str, Any], answers: TextIO) -> None
         result = {"error": {"message": error.message, "hint": error.hint, "code": error.code}}
     except Exception as error:  # noqa: BLE001 peers raise anything, and the parent has to be told
         traceback.print_exc()
-        reason = (str(error).splitlines() or [""])[0]
+        reason = (str(error).strip().splitlines() or [""])[0]
         result = {"error": {"message": f"{type(error).__name__}: {reason}", "hint": "", "code": 1}}
     answers.write(json.dumps(result) + "\n")
     answers.flush()

@@ -227,7 +227,7 @@ def test_a_peer_that_is_not_installed(
     monkeypatch.setattr("sana_cli.bench.contenders.is_installed", lambda module: False)
     result = sana("bench", "--compare", "torchao")
     assert result.code == ExitCode.ENVIRONMENT
-    assert "pip install diffusers torchao" in result.err
+    assert 'pip install "sana-cli[peers]"' in result.err
 
 
 def test_a_contender_that_fails_is_named(tmp_path: Path) -> None:
