@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from sana_cli import naming
-from sana_cli import output as files
+from sana_cli import files, naming
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.image_io import read_settings

@@ -6,7 +6,7 @@ import tomlkit
 from tomlkit.exceptions import ParseError
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.output import new_file
+from sana_cli.files import new_file
 from sana_cli.user_config import Value, config_path
 
 

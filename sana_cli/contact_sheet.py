@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from sana_cli import naming, output
+from sana_cli import files, naming
 from sana_cli.errors import SanaError
 from sana_cli.image_io import SHEET_KEY, load_picture, read_settings, save_png
 
@@ -97,8 +97,8 @@ class ContactSheet:
         else:
             self.path = target.with_stem(f"{target.stem}-grid")
             if os.path.lexists(self.path) and not overwrite:
-                raise output.already_exists(self.path)
-        output.check_writable(self.path)
+                raise files.already_exists(self.path)
+        files.check_writable(self.path)
 
     def save(
         self, cells: Sequence[Cell], *, settings: Mapping[str, Any], notice: Callable[[str], None]

@@ -9,7 +9,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.output import new_file
+from sana_cli.files import new_file
 
 SETTINGS_KEY = "sana"  # the PNG chunk with everything, as JSON
 SHEET_KEY = "pictures"  # of a contact sheet's settings: what is on it, by file
@@ -35,7 +35,7 @@ def save_png(
     image: Image.Image, path: Path, *, settings: Mapping[str, Any], overwrite: bool = False
 ) -> None:
     """Write a PNG that tells how it was made: a `sana` JSON chunk, one chunk a setting, and for a single picture the
-    `parameters` chunk that other tools read. XMP says that a model made it. Errors as in `output.new_file`.
+    `parameters` chunk that other tools read. XMP says that a model made it. Errors as in `files.new_file`.
     """
     info = PngInfo()
     if SHEET_KEY not in settings:
@@ -51,7 +51,7 @@ def save_png(
 
 
 def save_preview(image: Image.Image, path: Path, *, step: int, steps: int) -> None:
-    """Write what a picture looks like so far, in place of an earlier preview. Errors as in `output.new_file`."""
+    """Write what a picture looks like so far, in place of an earlier preview. Errors as in `files.new_file`."""
     info = PngInfo()
     info.add_itxt(PREVIEW_KEY, f"step {step} of {steps}")
     info.add_itxt(XMP_KEY, _XMP.format(source_type=DIGITAL_SOURCE_TYPE))

@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.component_weights import component_weights
 from sana_cli.errors import SanaError
-from sana_cli.output import new_file
+from sana_cli.files import new_file
 from sana_cli.pixels import to_image
 from sana_cli.user_config import cache_folder
 

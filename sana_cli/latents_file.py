@@ -21,8 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.files import new_file
 from sana_cli.options import DecodeMode
-from sana_cli.output import new_file
 from sana_cli.source import Paste
 
 FORMAT = "sana-latents"

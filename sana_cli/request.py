@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sana_cli import naming, output
+from sana_cli import files, naming, output
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.config import SchedulerName
 from sana_cli.errors import ExitCode, SanaError
@@ -300,9 +300,9 @@ def output_paths(request: Request, seeds: list[int]) -> list[Path]:
             paths = [target]
         for path in paths:
             if os.path.lexists(path) and not request.overwrite:
-                raise output.already_exists(path)
+                raise files.already_exists(path)
     for path in paths:
-        output.check_writable(path)
+        files.check_writable(path)
     return paths
 
 
@@ -318,15 +318,15 @@ def picture_path(
         require_png(target, is_folder)
         path = target
     if os.path.lexists(path) and not overwrite:
-        raise output.already_exists(path)
-    output.check_writable(path)
+        raise files.already_exists(path)
+    files.check_writable(path)
     return path
 
 
 def require_png(target: Path, is_folder: bool, option: str = "--output") -> None:
     """SanaError (usage) for the name of a file that is no picture's. `is_folder`: it was written as one."""
     if is_folder:
-        raise output.no_folder(target, option)
+        raise files.no_folder(target, option)
     _require(
         target.suffix.lower() == ".png",
         f"cannot write {target.name}: pictures are saved as .png",

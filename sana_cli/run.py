@@ -19,6 +19,7 @@ from torch import Tensor
 from sana_cli import __version__, finishing, processor
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.component_weights import prefetch
+from sana_cli.files import require_another
 from sana_cli.finishing import Finisher, Picture, accelerate_with_notice, guarded, keeping
 from sana_cli.latent_preview import Watching
 from sana_cli.latents_file import HowToFinish, KeptLatents
@@ -28,7 +29,6 @@ from sana_cli.memory.plans import Plan
 from sana_cli.memory.predict import peak, predict
 from sana_cli.model_digest import model_digest
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
-from sana_cli.output import require_another
 from sana_cli.passes import Passes, without_effect
 from sana_cli.pipeline import denoise, init_noise
 from sana_cli.precision import SAFEST, plan_dtypes

@@ -192,7 +192,7 @@ def _compare_pictures(pictures: dict[str, Path]) -> dict[str, dict[str, float | 
 
 def write_json(document: dict[str, Any], path: Path) -> None:
     """Write the document, whole or not at all."""
-    from sana_cli.output import new_file
+    from sana_cli.files import new_file
 
     with new_file(path, overwrite=True) as file:
         file.write((json.dumps(document, indent=1) + "\n").encode())

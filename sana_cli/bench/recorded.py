@@ -15,8 +15,8 @@ from sana_cli.bench.session import PARTS
 from sana_cli.bench.work import FP32
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.errors import SanaError
+from sana_cli.files import new_file
 from sana_cli.memory.predict import text_tokens
-from sana_cli.output import new_file
 from sana_cli.request import Settings
 from sana_cli.user_config import cache_folder
 

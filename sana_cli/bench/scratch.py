@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from sana_cli.output import is_abandoned, lock
+from quant.files import is_abandoned, lock
 
 _PREFIX, _MARK = "sana-bench-", "alive"  # the mark is locked by the process that uses the folder
 

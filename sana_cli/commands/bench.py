@@ -133,7 +133,7 @@ def bench(
     from sana_cli.bench.condition import parse_condition
     from sana_cli.bench.contenders import parse_peers, parse_schemes
     from sana_cli.bench.predict import parse_devices, parse_subject
-    from sana_cli.output import check_writable
+    from sana_cli.files import check_writable
     from sana_cli.request import require_png
     from sana_cli.user_config import preferences
     from sana_cli.variants import VARIANTS
@@ -209,7 +209,7 @@ def _tell(
         typer.echo("\n".join(lines(document)))
         if json:
             write_json(document, Path(json))
-    from sana_cli.output import new_file
+    from sana_cli.files import new_file
 
     if html is not None:
         from sana_cli.bench.page import html as page

@@ -169,8 +169,8 @@ def _preview_path(file: str, output: str | None, *, overwrite: bool) -> "Path":
     import os
 
     from sana_cli.checkpoint import local_path
+    from sana_cli.files import already_exists, check_writable, require_another
     from sana_cli.image_io import is_preview
-    from sana_cli.output import already_exists, check_writable, require_another
     from sana_cli.request import require_png
 
     path = local_path(file)

@@ -138,7 +138,7 @@ def test_what_a_killed_run_left_goes_at_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("sana_cli.output._ABANDONED_S", 0)
+    monkeypatch.setattr("quant.files._ABANDONED_S", 0)
     process = subprocess.Popen(
         [sys.executable, "-c", _WRITES_FOR_EVER], stdout=subprocess.PIPE,
         env=os.environ | {"TMPDIR": str(tmp_path)},

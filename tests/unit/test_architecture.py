@@ -17,6 +17,7 @@ FLOORS = (
         "allocator",
         "config",
         "options",
+        "files",
         "output",
         "recipes",
         "variants",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from sana_cli.errors import SanaError
-from sana_cli.output import new_file
+from sana_cli.files import new_file
 
 
 def age(path: Path, seconds: float = 3600) -> None:
@@ -34,7 +34,7 @@ def test_whole_or_not_at_all(tmp_path: Path) -> None:
 
 def test_file_of_a_killed_process(tmp_path: Path) -> None:
     program = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom sana_cli.output import new_file\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom sana_cli.files import new_file\n"
         "with new_file(Path(sys.argv[1]), overwrite=False) as file:\n"
         "    file.write(b'half')\n    os.kill(os.getpid(), signal.SIGKILL)"
     )

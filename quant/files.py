@@ -1,0 +1,194 @@
+"""Small files that are read whole or refused, and files that are written whole or not at all.
+
+Names may lead anywhere: to a FIFO, which would block a reader for ever, to a device, which a rename would replace, or
+to gigabytes. So readers open without blocking, take regular files only, and have a limit; writers refuse to replace
+anything but a regular file or a link. Every error is an OSError. Standard library only.
+"""
+
+import errno
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows, where temporary files of a killed process stay
+    fcntl = None  # type: ignore[assignment]
+
+SMALL = 64 * 2**20  # bytes of the largest small file: tokenizers of 34 MB are read whole, too
+_PREFIX, _SUFFIX = ".sana-", ".tmp"  # of files that have no name of their own yet
+_ABANDONED_S = 60  # without a write, and without the lock of a living process
+_PATIENCE_S = 10  # for another process that changes a file, which takes milliseconds
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """A regular file (or a link to one), opened for reading; OSError at once for anything else."""
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
+    handle = os.open(path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise not_regular(path)
+        return os.fdopen(handle, "rb")
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_small(path: Path, limit: int = SMALL) -> bytes:
+    """The content of a regular file of at most `limit` bytes; OSError for anything else."""
+    with open_regular(path) as file:
+        content = file.read(limit + 1)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"larger than {limit:,} bytes", str(path))
+    return content
+
+
+def read_small_text(path: Path, limit: int = SMALL) -> str:
+    """The same as text: UTF-8, with or without the mark that some editors put first. Also UnicodeDecodeError."""
+    return read_small(path, limit).decode("utf-8-sig")
+
+
+def not_regular(path: Path) -> OSError:
+    return OSError(errno.EINVAL, "not a regular file", str(path))
+
+
+# -- writing ---------------------------------------------------------------------------------------
+
+
+@contextmanager
+def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """A binary file that gets its name when the block ends, and is gone if the block fails.
+
+    FileExistsError if the name is taken by then and `overwrite` is not; OSError where the folder cannot be written,
+    or what would be replaced is no regular file.
+    """
+    temporary = None
+    try:
+        require_replaceable(path)
+        _remove_abandoned(path.parent)
+        handle, name = make_temporary(path.parent)
+        temporary = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            lock(file)
+            yield file
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files
+        _publish(temporary, path, overwrite=overwrite)
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def make_temporary(folder: Path) -> tuple[int, str]:
+    """An open handle, and the name, of a new file that is removed some time after its process was killed."""
+    return tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=folder)
+
+
+def require_replaceable(path: Path) -> None:
+    """OSError for a path that is there and neither a regular file nor a link, of which only the link is replaced."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode) and not stat.S_ISLNK(mode):
+        raise not_regular(path)
+
+
+def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
+    """Give a finished file its name; without `overwrite` this fails if the name is taken."""
+    if overwrite:
+        require_replaceable(path)
+        temporary.replace(path)
+        return
+    try:
+        os.link(temporary, path)  # atomic, and refuses to replace
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        path.open("xb").close()
+        temporary.replace(path)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+# -- who is alive ----------------------------------------------------------------------------------
+
+
+def lock(file: BinaryIO) -> None:
+    """Mark a file as one that a living process has open."""
+    if fcntl is not None:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_abandoned(path: Path) -> bool:
+    """Whether a file that was `lock`ed has been left by a process that was killed."""
+    if fcntl is None:
+        return False
+    try:
+        if time.time() - path.lstat().st_mtime < _ABANDONED_S:
+            return False
+        with open_regular(path) as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # gone by now, another user's, no file of ours, or locked: alive
+        return False
+    return True
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes left that were killed while they wrote here."""
+    for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
+        if is_abandoned(path):
+            with suppress(OSError):
+                path.unlink()
+
+
+@contextmanager
+def changing(path: Path) -> Iterator[None]:
+    """Only one process at a time is in such a block of a file: for reading it, changing it and writing it again.
+
+    The folder is made if it is not there. It is what gets locked, so no lock file stays, and a kill ends the lock.
+    TimeoutError if another process keeps it; nothing is locked where a file system has no locks.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(path.parent, os.O_RDONLY)
+    try:
+        _lock_patiently(handle, path)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _lock_patiently(handle: int, path: Path) -> None:
+    end = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError as error:
+            if time.monotonic() > end:
+                raise TimeoutError(
+                    errno.ETIMEDOUT, "another process is changing it", str(path)
+                ) from error
+            time.sleep(0.005)
+        except OSError:
+            return

@@ -1,0 +1,81 @@
+"""Files that appear whole or not at all, and never replace another unless asked to. No torch.
+
+`quant.files` does the work; here its errors become SanaErrors, and names are checked before any work.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from quant import files
+from sana_cli.errors import ExitCode, SanaError, usage_error
+
+
+@contextmanager
+def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
+    """A binary file that gets its name when the block ends, and is gone if the block fails.
+
+    Raises SanaError when the folder cannot be written, the file is there and `overwrite` is not, or what is there is
+    no regular file.
+    """
+    try:
+        with files.new_file(path, overwrite=overwrite) as file:
+            yield file
+    except FileExistsError as error:
+        raise already_exists(path) from error
+    except OSError as error:
+        raise _unwritable(path, error, "--output") from error
+
+
+def already_exists(path: Path) -> SanaError:
+    return SanaError(
+        f"{path} exists", hint="choose another --output, or --force", code=ExitCode.USAGE
+    )
+
+
+def _unwritable(path: Path, error: OSError, option: str) -> SanaError:
+    return SanaError(
+        f"cannot write {path}: {error.strerror or error}",
+        hint=f"choose a folder that exists, is writable and has space, with {option}",
+        code=ExitCode.ENVIRONMENT,
+    )
+
+
+def require_another(preview: Path, picture: Path) -> None:
+    """SanaError (usage) where a preview and its picture would be one file."""
+    if preview.resolve() == picture.resolve():
+        raise usage_error(
+            f"{preview} cannot be the picture and its preview",
+            "give --preview-file another name",
+        )
+
+
+def check_writable(path: Path, option: str = "--output") -> None:
+    """Fail before any work when `path`, which `option` names, could not be written afterwards."""
+    if not path.parent.is_dir():
+        raise no_folder(path.parent, option)
+    try:
+        handle, name = files.make_temporary(path.parent)
+        os.close(handle)
+        os.unlink(name)
+        path.lstat()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _unwritable(path, error, option) from error
+    try:
+        files.require_replaceable(path)
+    except OSError as error:
+        raise SanaError(
+            f"{path} is not a regular file", hint=f"choose another {option}", code=ExitCode.USAGE
+        ) from error
+
+
+def no_folder(path: Path, option: str = "--output") -> SanaError:
+    return SanaError(
+        f"no such folder: {path}",
+        hint=f"create it, or choose another {option}",
+        code=ExitCode.USAGE,
+    )
