@@ -35,8 +35,10 @@ from pathlib import Path
 from sana_cli.allocator import set_up_allocator
 from sana_cli.cli import main
 from sana_cli.console import ConsoleReporter
+from sana_cli.processor import limit_spinning
 from sana_cli.resident import peak_resident_bytes
 set_up_allocator()
+limit_spinning()
 stage_of, peaks, now = json.loads(sys.argv[1]), {}, ["start"]
 def mark():
     peaks[now[0]] = max(peaks.get(now[0], 0), peak_resident_bytes())

@@ -28,6 +28,7 @@ from sana_cli.commands.quantize import quantize
 from sana_cli.commands.repl import repl
 from sana_cli.commands.report import tell_error
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.processor import limit_spinning
 
 # Typer carries its own copy of Click in newer versions; only this base class is public in all.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -154,6 +155,7 @@ def _fail(message: str, hint: str, code: ExitCode) -> int:
 def run() -> None:
     """The console script."""
     set_up_allocator()
+    limit_spinning()
     for stream in (sys.stdout, sys.stderr):
         # Names that the terminal cannot show are no errors.
         if isinstance(stream, io.TextIOWrapper):

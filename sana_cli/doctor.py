@@ -104,7 +104,7 @@ def _processor() -> Iterator[Finding]:
         f"{', '.join(facts['instructions']) or 'no vector instructions told'}",
     )
     if crowded := processor.crowded():
-        yield Finding(topic="cpu", state="note", text=crowded, remedy=processor.REMEDY)
+        yield Finding(topic="cpu", state="note", text=crowded, remedy=processor.remedy())
     threads = torch.get_num_threads()
     if threads * 2 < count:
         yield Finding(

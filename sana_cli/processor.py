@@ -1,36 +1,72 @@
-"""How busy the processor is with other programs.
+"""Share the processor with other programs: how busy it is, and how our threads wait. No torch.
 
-Torch divides a product among all cores, and its threads wait for the last one. Where another program has some of the
-cores that takes many times as long as with one thread, which nothing else tells. No torch, unless there is such a case.
+Torch divides a product among all cores, and each of its threads waits for the last one. By default OpenMP's threads
+spin for milliseconds while they wait, which keeps a busy machine's cores from the threads that still have work to do:
+a picture then takes 10 to 40 times as long (`benchmarks/busy.py`).
 """
 
 import os
 
-REMEDY = "put OMP_NUM_THREADS=1 before the command, or wait until other programs are done"
+# OpenMP reads these once, when torch is imported. Whoever has set one of them has decided how threads wait;
+# OMP_NUM_THREADS is none of them, since any number of threads but one has to wait somehow.
+WAITING_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+_SPIN = {
+    "GOMP_SPINCOUNT": "1000",  # rounds, some 10 microseconds: libgomp, which torch for Linux brings
+    "KMP_BLOCKTIME": "1",  # milliseconds; the default is 200: LLVM's and Intel's, on macOS and Windows
+}
+_LONG_SPIN = {  # what each variable may ask for at most without being a reason for slow pictures
+    "GOMP_SPINCOUNT": 20_000,
+    "KMP_BLOCKTIME": 5,
+}
+
+
+def limit_spinning() -> None:
+    """Have OpenMP's threads spin briefly before they sleep, unless the user's environment decides.
+
+    For the beginning of a process of our own: it has no effect once torch has been imported.
+    """
+    if not any(os.environ.get(name) for name in WAITING_VARIABLES):
+        os.environ.update(_SPIN)
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Count the cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def load() -> float | None:
-    """How many threads wanted to run, on average of the last minute; None where the system does not tell."""
+    """Return how many threads wanted to run, averaged over the last minute; None where the system does not say."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def crowded() -> str:
-    """In words that our threads will wait for each other, or empty."""
+    """Say in one line that other programs slow drawing down; empty when a core is free."""
     busy, count = load(), cores()
     if busy is None or busy <= count:
         return ""
-    import torch
+    words = f"the CPU is busy (load {busy:.1f} on {count} cores)"
+    if variable := spinning():
+        return f"{words}, and {variable} makes waiting threads spin: drawing may be 10 times slower"
+    return f"{words}: drawing takes longer"
 
-    threads = torch.get_num_threads()
-    if threads == 1:
-        return ""
-    return (
-        f"a load of {busy:.1f} on {count} cores: the {threads} threads of torch wait for each other"
-    )
+
+def remedy() -> str:
+    """Say what to do where `crowded` has something to say."""
+    if variable := spinning():
+        return f"unset {variable.partition('=')[0]}"
+    return "wait until other programs are done"
+
+
+def spinning() -> str:
+    """Return the variable, as NAME=VALUE, by which the user has asked for threads that spin for long; or empty."""
+    for name in WAITING_VARIABLES:
+        value = os.environ.get(name, "").strip().lower()
+        if value in ("active", "infinite", "infinity", "turnaround") or _is_long(name, value):
+            return f"{name}={value}"
+    return ""
+
+
+def _is_long(name: str, value: str) -> bool:
+    return name in _LONG_SPIN and value.isdecimal() and int(value) > _LONG_SPIN[name]

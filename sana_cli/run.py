@@ -127,7 +127,7 @@ class Run:
         check_loras(checkpoint, self.settings.loras)  # before any work
         _log.info("%s on %s in %s: %s", checkpoint.name, device, self.dtypes, self.settings)
         if device.type == "cpu" and (crowded := processor.crowded()):
-            _log.info("%s; %s", crowded, processor.REMEDY)
+            _log.info("%s; %s", crowded, processor.remedy())
         self._tell_about_settings()
 
     def encode(self, requests: Iterable[Request]) -> None:

@@ -55,7 +55,7 @@ class Plan:
 def run(plan: Plan, *, offline: bool, reporter: Reporter) -> dict[str, Any]:
     """Measure, and predict if asked to. Temporary folders are gone afterwards."""
     if crowded := processor.crowded():
-        _log.info("%s; %s", crowded, processor.REMEDY)
+        _log.info("%s; %s", crowded, processor.remedy())
     with scratch_folder() as scratch:
         model = plan.model or _random_folder(plan.random or "", plan.schemes, scratch, reporter)
         checkpoint = open_checkpoint(model, offline=offline, progress=reporter.download)

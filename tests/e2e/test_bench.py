@@ -130,7 +130,7 @@ def test_nothing_stays_when_it_is_ended(tmp_path: Path, number: signal.Signals) 
         assert process.stdout.readline() == b"begun\n"
         assert list(tmp_path.glob("*/weights"))
         process.send_signal(number)
-        assert process.wait(timeout=30) == 128 + number
+        assert process.wait(timeout=120) == 128 + number
     assert not list(tmp_path.iterdir())
 
 

@@ -161,7 +161,7 @@ def interrupt(hub: Any, how: signal.Signals = signal.SIGINT) -> int:
             break
         hub.release.wait(0.05)
     process.send_signal(how)
-    process.communicate(timeout=10)
+    process.communicate(timeout=60)
     hub.release.set()
     (left,) = leftovers(hub)
     hub.requests.clear()
