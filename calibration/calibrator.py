@@ -39,6 +39,7 @@ from calibration.sensitivity import (
 )
 from quant.config import QuantConfig
 from quant.convert import LayerReport, resolve
+from quant.manifest import sha256_of
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.component_weights import component_weights
 from sana_cli.errors import ExitCode, SanaError
@@ -105,7 +106,7 @@ class Calibrator:
             self.checkpoint.folder.glob("*.json")
         )
         files = [component_weights(self.checkpoint, name).fingerprint for name in COMPONENTS]
-        files += [_digest(path.read_text(encoding="utf-8", errors="replace")) for path in small]
+        files += [sha256_of(path) for path in small if path.is_file()]
         return [options, self.device.type, str(self.dtypes), _digest("".join(files))]
 
     def plan(self, component: str) -> ComponentPlan | None:

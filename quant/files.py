@@ -23,6 +23,8 @@ except ImportError:  # Windows, where temporary files of a killed process stay
 SMALL = 64 * 2**20  # bytes of the largest small file: tokenizers of 34 MB are read whole, too
 _PREFIX, _SUFFIX = ".sana-", ".tmp"  # of files that have no name of their own yet
 _ABANDONED_S = 60  # without a write, and without the lock of a living process
+_LOOK_EVERY_S = 60
+_next_look: dict[Path, float] = {}  # when a folder is searched again for abandoned files
 _PATIENCE_S = 10  # for another process that changes a file, which takes milliseconds
 
 
@@ -152,7 +154,11 @@ def is_abandoned(path: Path) -> bool:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what processes left that were killed while they wrote here."""
+    """Remove what processes left that were killed while they wrote here; not at each write, since folders are large."""
+    now = time.monotonic()
+    if now < _next_look.get(folder, now):
+        return
+    _next_look[folder] = now + _LOOK_EVERY_S
     for path in folder.glob(f"{_PREFIX}*{_SUFFIX}"):
         if is_abandoned(path):
             with suppress(OSError):

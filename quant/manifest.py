@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from quant.config import QuantConfig, config_from_json, config_to_json
+from quant.files import open_regular, read_small_text
 
 FORMAT = "sana-quantized"
 FORMAT_VERSION = 1
@@ -121,7 +122,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(read_small_text(path))
     except ValueError as error:
         raise FormatError(f"not JSON: {error}") from error
     if not isinstance(values, dict):
@@ -130,7 +131,7 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from quant.files import read_small_text
 from quant.manifest import MANIFEST, FormatError, Manifest, read_manifest
 from sana_cli.config import (
     DCAEConfig,
@@ -369,9 +370,7 @@ def read_config(path: Path, parse: Callable[[dict[str, Any]], _Config]) -> _Conf
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file of the model, or SanaError."""
     try:
-        if path.exists() and not path.is_file():  # reading a pipe would wait for ever
-            raise checkpoint_error(f"{path} is not a regular file")
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = json.loads(read_small_text(path))
     except FileNotFoundError as error:
         raise checkpoint_error(f"missing file {path}") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from quant.files import open_regular
 from quant.manifest import sha256_of
 from sana_cli.checkpoint import Checkpoint, module_names, weight_files
 from sana_cli.errors import checkpoint_error
@@ -68,7 +69,7 @@ def prefetch(checkpoint: Checkpoint, component: str) -> None:
     else:
         paths = weight_files(checkpoint, component).paths
     for path in paths:
-        with suppress(OSError), path.open("rb") as file:  # who needs them will say what is wrong
+        with suppress(OSError), open_regular(path) as file:  # who needs them will say what is wrong
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
 
 

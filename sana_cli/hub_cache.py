@@ -14,6 +14,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from quant.files import read_small_text
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.weight_files import missing_files, select_files
 
@@ -62,8 +63,8 @@ def find(repo_id: str, *, weight_variant: str | None = None) -> CachedRepo | Non
 
 
 def _main_snapshot(folder: Path) -> Path | None:
-    with contextlib.suppress(OSError):
-        commit = (folder / "refs/main").read_text().strip()
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        commit = read_small_text(folder / "refs/main", 1000).strip()
         snapshot = folder / "snapshots" / commit
         if commit and snapshot.is_dir():
             return snapshot
@@ -77,7 +78,7 @@ def sana_repos() -> Iterator[str]:
         if snapshot is None:
             continue
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            index = json.loads((snapshot / "model_index.json").read_text())
+            index = json.loads(read_small_text(snapshot / "model_index.json", 2**20))
             if str(index.get("_class_name", "")).startswith("Sana"):
                 yield folder.name.removeprefix(_PREFIX).replace("--", "/", 1)
 

@@ -8,6 +8,7 @@ from typing import Any
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from quant.files import open_regular
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.files import new_file
 
@@ -70,7 +71,7 @@ def is_preview(path: Path) -> bool:
 def load_picture(path: Path) -> Image.Image:
     """A picture from a file, all of it; SanaError where there is none."""
     try:
-        with Image.open(path) as image:
+        with open_regular(path) as file, Image.open(file) as image:
             image.load()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise SanaError(

@@ -21,6 +21,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 from torch.nn import functional as F
 
+from quant.files import read_small
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.component_weights import component_weights
 from sana_cli.errors import SanaError
@@ -172,9 +173,8 @@ class LatentPreview:
 def _read(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
     """Finite tensors of these shapes, in fp32; None for any other file: a preview is not worth an error."""
     try:
-        if path.stat().st_size > _LARGEST_FILE:
-            return None
-        found = {name: tensor.float() for name, tensor in load(path.read_bytes()).items()}
+        content = read_small(path, _LARGEST_FILE)
+        found = {name: tensor.float() for name, tensor in load(content).items()}
     except (OSError, SafetensorError):
         return None
     if {name: tuple(tensor.shape) for name, tensor in found.items()} != shapes:

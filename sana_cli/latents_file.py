@@ -72,7 +72,7 @@ def write_beside(picture: Path, kept: KeptLatents) -> Path:
     number, path = 1, picture.with_name(name + SUFFIX)
     while True:
         is_earlier_try = path.exists() and _is_of(path, kept.settings)
-        if is_earlier_try or not path.exists():
+        if is_earlier_try or not os.path.lexists(path):
             try:
                 write(path, kept, overwrite=is_earlier_try)
                 return path

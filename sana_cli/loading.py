@@ -5,6 +5,7 @@ twice.
 """
 
 import copy
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -375,7 +376,7 @@ def _load_tokenizer(folder: Path) -> Tokenizer:
         raise checkpoint_error(f"missing file {path}")
     settings = folder / "tokenizer_config.json"
     try:
-        return Tokenizer(path, read_json(settings) if settings.exists() else {})
+        return Tokenizer(path, read_json(settings) if os.path.lexists(settings) else {})
     except SanaError:
         raise
     except Exception as error:  # tokenizers raises bare ones for bad files

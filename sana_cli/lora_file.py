@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from warnings import catch_warnings
 
+from quant.files import read_small_text
 from quant.manifest import sha256_of
 from sana_cli.errors import SanaError, checkpoint_error, usage_error
 from sana_cli.naming import without_home
@@ -229,7 +230,7 @@ def _settings(path: Path) -> dict[str, Any]:
     beside = path.with_name(_ADAPTER_CONFIG)
     try:
         if text is None and path.stem == "adapter_model" and beside.is_file():
-            text = beside.read_text(encoding="utf-8")
+            text = read_small_text(beside)
         found = json.loads(text) if text is not None else {}
     except (OSError, ValueError, RecursionError) as error:
         raise checkpoint_error(f"{path}: what it says about its training cannot be read") from error

@@ -8,6 +8,7 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from quant.files import open_regular
 from quant.manifest import MANIFEST
 from sana_cli.checkpoint import Checkpoint, weight_files
 from sana_cli.errors import checkpoint_error
@@ -46,7 +47,7 @@ def _files(checkpoint: Checkpoint) -> Iterator[Path]:
 def _pieces(path: Path) -> Iterator[bytes]:
     """The whole of a small file, some places of a large one, from its first to its last byte."""
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         if size <= _PIECES * _PIECE:
             yield file.read()
             return

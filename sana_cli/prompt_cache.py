@@ -2,19 +2,21 @@
 
 A file a prompt, named by a hash of all that decides its embeddings: the encoder's and the tokenizer's files, the
 instruction, the text, precision, device and kernels. One more for the keys and values of the instruction. Files appear
-by renaming and are never changed, so that several processes may share the folder; the ones that were not used for
-longest go when it grows too large. No torch until a file is read or written.
+by renaming and are never changed, so that several processes may share the folder; `prune` removes the ones that were
+not used for longest, and is for once a run: it takes longer the more there are. No torch until a file is read or
+written.
 """
 
 import hashlib
 import json
 import os
-import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
 
+from quant.files import new_file, read_small
 from sana_cli.checkpoint import Checkpoint, weight_files
 from sana_cli.published import complex_human_instruction
 from sana_cli.request import Settings
@@ -28,7 +30,6 @@ if TYPE_CHECKING:
 
 _VERSION = 3  # counts up when the same files would give other embeddings
 LARGEST = 192 * 2**20  # bytes of all files; a prompt takes at most 2.8 MB, an instruction 47 MB
-_ABANDONED_S = 3600  # age at which the temporary file of a killed process is removed
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,11 @@ class PromptCache:
                     "unknown_words": list(encoded.unknown_words),
                 }
                 _write(path, {"embeds": encoded.embeds}, facts)
+
+    def prune(self) -> None:
+        """Remove what was not used for longest until the rest is small enough. Looks at every file of the cache."""
+        with suppress(OSError):
+            _prune(_folder())
 
     def read_instruction(self, token_ids: list[int]) -> "Instruction | None":
         """What the encoder made of an instruction, on the CPU, if it is there."""
@@ -156,9 +162,7 @@ def _read(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]] | None":
 def _whole(path: Path) -> tuple[bytes, dict[str, Any]] | None:
     """A file's content and what it says of it; None if a bit, or its name, is not as it was written. No torch."""
     try:
-        if not path.is_file():  # reading a pipe would wait for ever
-            return None
-        content = path.read_bytes()
+        content = read_small(path, LARGEST)
         table, start = _table(content)
         facts = json.loads(table.pop("__metadata__")["sana"])
         same = facts.pop("sha256") == _digest(path.name, facts, table, content, start)
@@ -192,31 +196,18 @@ def _write(path: Path, tensors: "dict[str, Tensor]", facts: dict[str, Any]) -> N
     plain = save(tensors)
     table, start = _table(plain)
     facts = facts | {"sha256": _digest(path.name, facts, table, plain, start)}
-    temporary = path.with_name(f".{path.stem[:16]}-{os.getpid()}-{time.monotonic_ns()}")
-    try:
+    with suppress(OSError, SafetensorError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(save(tensors, metadata={"sana": json.dumps(facts)}))
-        os.replace(temporary, path)
-        _prune(path.parent)
-    except (OSError, SafetensorError):
-        with suppress(OSError):
-            temporary.unlink()
+        with new_file(path, overwrite=True) as file:
+            file.write(save(tensors, metadata={"sana": json.dumps(facts)}))
 
 
 def _prune(folder: Path) -> None:
     """Remove what was not used for longest until the rest is small enough; other processes may do the same."""
-    states = [(state, p) for p in folder.iterdir() if (state := _stat(p)) is not None]
-    for state, path in states:
-        if path.name.startswith(".") and time.time() - state.st_mtime > _ABANDONED_S:
-            _remove(path)
+    files = [(s, p) for p in folder.glob("*.safetensors") if (s := _stat(p)) and S_ISREG(s.st_mode)]
     total = 0
-    files = [(state, p) for state, p in states if p.suffix == ".safetensors" and p.is_file()]
     for state, path in sorted(files, key=lambda pair: pair[0].st_mtime, reverse=True):
         total += state.st_size
         if total > LARGEST:
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):  # a folder, or somebody else's: the others go all the same
-        path.unlink()
+            with suppress(OSError):  # somebody else's: the others go all the same
+                path.unlink()

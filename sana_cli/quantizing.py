@@ -27,6 +27,7 @@ from quant.convert import (
     quantized_layer,
     resolve,
 )
+from quant.files import read_small_text
 from quant.manifest import (
     MANIFEST,
     WEIGHTS,
@@ -325,7 +326,7 @@ def _finished(
 ) -> tuple[list[LayerReport], dict[str, float], frozenset[str], str] | None:
     """What an earlier run made of the same things: layers, SQNR, which are calibrated, digest; None if it did not."""
     try:
-        state = json.loads(done.read_text(encoding="utf-8"))
+        state = json.loads(read_small_text(done))
         if state["key"] != key or sha256_of(path) != state["sha256"]:
             return None
         decided = [_decided(layer, *state["layers"][layer.path]) for layer in layers]

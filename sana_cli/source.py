@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
 
+from quant.files import open_regular
 from quant.manifest import sha256_of
 from sana_cli.config import SchedulerName
 from sana_cli.errors import SanaError, usage_error
@@ -231,7 +232,7 @@ def _reading(path: Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of large or odd files that can be read all the same
-            with Image.open(path) as image:
+            with open_regular(path) as file, Image.open(file) as image:
                 yield image
     except (SanaError, MemoryError):
         raise

@@ -18,6 +18,7 @@ from sana_cli.request import Settings
 from sana_cli.stages import Reporter, Stopwatch, release_memory
 
 _LISTED_WORDS = 10
+_PRUNED_AFTER = 34  # prompts of 2.8 MB, the most that one takes: half of a full cache
 TextKey = tuple[str, str, bool, bool]
 Texts = dict[TextKey, EncodedPair]
 
@@ -48,6 +49,7 @@ class TextStage:
         self.backend, self.use_cache = backend, use_cache
         self.reporter, self.stopwatch, self.accelerate = reporter, stopwatch, accelerate
         self._encoder: PromptEncoder | None = None
+        self._unpruned = _PRUNED_AFTER  # prompts that were kept since the cache was pruned
 
     def release(self) -> None:
         """Let the encoder go until it is needed again."""
@@ -93,7 +95,15 @@ class TextStage:
         if cache is not None:
             for settings in wanted:
                 cache.write(settings, texts[text_key(settings)])
+            self._prune(cache, len(wanted))
         return texts
+
+    def _prune(self, cache: PromptCache, written: int) -> None:
+        """Once a run, and after as many more prompts as half of a full cache may be."""
+        self._unpruned = self._unpruned + written
+        if self._unpruned >= _PRUNED_AFTER:
+            cache.prune()
+            self._unpruned = 0
 
     def _loaded(self, *, streamed: bool) -> PromptEncoder:
         with self.stopwatch.timed("load"), self.reporter.stage("load text encoder"):

@@ -13,12 +13,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
+from quant.files import read_small_text
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import Backend, Decode, Device, Precision, parse_bytes
 
 _log = logging.getLogger("sana.settings")
 
 BUILTIN = "builtin"
+LARGEST_CONFIG = 2**20  # bytes of the settings file
 Value = str | int | float | bool
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 # Where files are; they cannot be in the file.
@@ -246,7 +248,7 @@ def read_config_file() -> dict[str, Value]:
     """The settings in the file; {} without one. SanaError for what we do not know."""
     path = config_path()
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(read_small_text(path, LARGEST_CONFIG))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:

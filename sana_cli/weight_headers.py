@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from quant.files import open_regular, read_small_text
 from sana_cli.errors import checkpoint_error
 from sana_cli.weight_files import select_weights
 
@@ -82,7 +83,7 @@ class WeightFiles:
 def _read_weight_map(index: Path) -> dict[str, Path]:
     """Tensor -> shard, all of them beside the index."""
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = json.loads(read_small_text(index))["weight_map"]
         names = {str(tensor): str(file) for tensor, file in weight_map.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise checkpoint_error(f"{index} is not a readable weight index") from error
@@ -113,7 +114,7 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 def _read_starts(path: Path) -> dict[str, int]:
     """Tensor name -> its first byte in a file that `read_header` has checked."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length))
         return {n: 8 + length + h["data_offsets"][0] for n, h in header.items() if n[:2] != "__"}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quant.files import read_small_text
 from sana_cli.bench.statistics import rounded
 from sana_cli.errors import ExitCode, SanaError
 
@@ -64,8 +65,8 @@ def parse_condition(text: str) -> Condition:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        document = json.loads(read_small_text(path))
+    except (OSError, ValueError, RecursionError) as error:
         raise SanaError(
             f"--fail-if cannot read {path}",
             hint="name a file that --json wrote",

@@ -10,12 +10,12 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from quant.files import changing, new_file, read_small_text
 from sana_cli.bench.document import stage_work
 from sana_cli.bench.session import PARTS
 from sana_cli.bench.work import FP32
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.errors import SanaError
-from sana_cli.files import new_file
 from sana_cli.memory.predict import text_tokens
 from sana_cli.request import Settings
 from sana_cli.user_config import cache_folder
@@ -23,7 +23,14 @@ from sana_cli.user_config import cache_folder
 
 def record(document: dict[str, Any], model: str) -> None:
     """Keep the rates of our own engine on `model` itself, as contenders call it. Nothing is kept without a place to."""
-    found = _read()
+    with suppress(OSError, SanaError), changing(_path()):
+        found = _read() | _rates(document, model)
+        with new_file(_path(), overwrite=True) as file:
+            file.write((json.dumps(found, indent=1) + "\n").encode())
+
+
+def _rates(document: dict[str, Any], model: str) -> dict[str, Any]:
+    found = {}
     for contender in document["contenders"].values():
         if contender["kind"] != "sana" or contender["model"] != model:
             continue  # a peer, or a quantized copy that goes with the measurement
@@ -34,11 +41,7 @@ def record(document: dict[str, Any], model: str) -> None:
             "flop_per_s": {part: stages[part]["flop_per_s"] for part in PARTS},
             "load_s": contender["load_by_part"],
         }
-    path = _path()
-    with suppress(OSError, SanaError):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with new_file(path, overwrite=True) as file:
-            file.write((json.dumps(found, indent=1) + "\n").encode())
+    return found
 
 
 def foretell(
@@ -80,7 +83,7 @@ def _path() -> Path:
 
 def _read() -> dict[str, Any]:
     try:
-        found = json.loads(_path().read_text(encoding="utf-8"))
+        found = json.loads(read_small_text(_path()))
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}

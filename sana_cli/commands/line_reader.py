@@ -82,11 +82,14 @@ def _history() -> "History | None":
     """What was typed in earlier sittings, readable by its owner only; None where it cannot be kept."""
     from prompt_toolkit.history import FileHistory
 
+    from quant.files import open_regular
     from sana_cli.user_config import history_file
 
     path = history_file()
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_CREAT | os.O_APPEND | os.O_WRONLY, 0o600))
+        if not os.path.lexists(path):
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        open_regular(path).close()  # a pipe would be waited for, a device be written to
         return FileHistory(str(path))
     return None

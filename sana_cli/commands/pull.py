@@ -179,6 +179,8 @@ class _Quantizing:
                 raise usage_error("--samples has no effect without --quantize", "leave it away")
             return None
         target = kept_target(model, recipe, schemes_of(recipe))
+        if target.is_symlink() and not target.exists():
+            raise usage_error(f"{target} is a link that leads nowhere", "remove it first")
         if target.exists():
             raise usage_error(
                 f"{target.name} is here already", f"`sana remove {target.name}` first"

@@ -32,6 +32,11 @@ def test_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (path.read_bytes(), len(list(tmp_path.iterdir()))) == (b"whole", 1)
 
 
+@pytest.fixture(autouse=True)
+def _look_each_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quant.files._LOOK_EVERY_S", 0)
+
+
 def test_file_of_a_killed_process(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom sana_cli.files import new_file\n"

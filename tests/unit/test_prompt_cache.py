@@ -11,12 +11,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from sana_cli import prompt_cache
+from sana_cli import prompt_cache, text_stage
 from sana_cli.checkpoint import open_checkpoint
 from sana_cli.models.text_encoder import EncodedPrompt, Instruction
 from sana_cli.pipeline import EncodedPair
 from sana_cli.prompt_cache import PromptCache
 from sana_cli.request import Request, Settings, resolve
+from sana_cli.text_stage import TextStage
 
 
 @pytest.fixture
@@ -130,6 +131,7 @@ def test_what_cannot_be_removed_keeps_nothing_else(
         (folder / name).mkdir(parents=True)
         os.utime(folder / name, (0, 0))
     CACHE.write(settings, PAIR)
+    CACHE.prune()
     assert sorted(path.name for path in folder.iterdir()) == [".old", "folder.safetensors"]
 
 
@@ -146,6 +148,7 @@ def test_the_folder_stays_small(
     one = replace(settings, guidance_scale=1.0)
     for i in range(8):
         CACHE.write(replace(one, prompt=str(i)), PAIR)
+        CACHE.prune()
         for path in folder.iterdir():  # each older than the next
             os.utime(path, (path.stat().st_mtime - 10,) * 2)
     assert CACHE.holds(replace(one, prompt="7")), "the newest stays"
@@ -155,7 +158,7 @@ def test_the_folder_stays_small(
 
 def test_abandoned_files_go(folder: Path, settings: Settings) -> None:
     folder.mkdir()
-    old, new = folder / ".killed-1", folder / ".writing-2"
+    old, new = folder / ".sana-1.tmp", folder / ".sana-2.tmp"
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (0, 0))
@@ -183,6 +186,7 @@ def test_many_at_once(folder: Path, settings: Settings, monkeypatch: pytest.Monk
             for i in range(25):
                 mine = replace(settings, prompt=str((seed + i) % 5))
                 CACHE.write(mine, PAIR)
+                CACHE.prune()
                 found = CACHE.read(mine)
                 assert found is None or torch.equal(found.positive.embeds, PAIR.positive.embeds)
         except BaseException as error:  # noqa: BLE001  told below
@@ -195,3 +199,20 @@ def test_many_at_once(folder: Path, settings: Settings, monkeypatch: pytest.Monk
         thread.join()
     assert problems == []
     assert all(path.suffix == ".safetensors" for path in folder.iterdir()), "nothing half-written"
+
+
+def test_it_is_pruned_once_a_run(
+    folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking at all that is kept takes the longer the more there is."""
+    looked: list[Path] = []
+    monkeypatch.setattr(prompt_cache, "_prune", looked.append)
+    stage = object.__new__(TextStage)
+    stage._unpruned = text_stage._PRUNED_AFTER
+    for _ in range(30):
+        CACHE.write(settings, PAIR)
+        stage._prune(CACHE, 1)
+    assert looked == [folder]
+    for _ in range(10):
+        stage._prune(CACHE, 1)
+    assert looked == [folder, folder], "a long run does not fill the disk"

@@ -1,9 +1,12 @@
 """What a user set: the environment before the file, and nothing that makes no sense."""
 
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from sana_cli import config_file
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.user_config import (
     SETTINGS,
@@ -114,3 +117,17 @@ def test_the_source_of_a_value_follows_it() -> None:
     with pytest.raises(SanaError) as caught, both.naming_source_of("steps", "device"):
         raise SanaError("no")
     assert caught.value.message == "no (device is set by a file)"
+
+
+def test_settings_of_several_processes_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reads the file, changes it and writes it: none may lose what another has set."""
+    monkeypatch.setenv("SANA_CONFIG", str(tmp_path / "config.toml"))
+    keys = [f"k{i}" for i in range(12)]
+    with ThreadPoolExecutor(len(keys)) as pool:
+        list(pool.map(lambda key: config_file.set_value(key, 1), keys))
+    assert sorted(tomllib.loads((tmp_path / "config.toml").read_text())) == sorted(keys)
+    with ThreadPoolExecutor(len(keys)) as pool:
+        assert all(pool.map(config_file.unset_value, keys))
+    assert (tmp_path / "config.toml").read_text().strip() == ""

@@ -1,6 +1,7 @@
 """What a measurement lets a dry run say about time."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -95,3 +96,12 @@ def test_rates_that_cannot_be(rate: Any) -> None:
     path.write_text(json.dumps(found))
     told = foretell(settings())
     assert told is None or rate == float("inf"), "an endless rate is no time at all"
+
+
+def test_measurements_that_end_at_once_keep_each_other() -> None:
+    """Of several processes: each reads the file, adds to it and writes it."""
+    devices = [f"cuda:{i}" for i in range(8)]
+    with ThreadPoolExecutor(len(devices)) as pool:
+        list(pool.map(lambda d: recorded.record(document() | {"device": d}, BUILTIN), devices))
+    found = json.loads((cache_folder() / "speeds.json").read_text())
+    assert sorted(key.split(" | ")[-1] for key in found) == devices
