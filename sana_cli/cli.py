@@ -29,6 +29,7 @@ from sana_cli.commands.repl import repl
 from sana_cli.commands.report import tell_error
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.processor import limit_spinning
+from sana_cli.text import say
 
 # Typer carries its own copy of Click in newer versions; only this base class is public in all.
 _UsageError: Any = typer.BadParameter.__mro__[1]
@@ -58,7 +59,7 @@ app.add_typer(config.app)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"sana {__version__}")
+        say(f"sana {__version__}")
         raise typer.Exit
 
 
@@ -103,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error.message, error.hint, error.code)
     except _UsageError as error:
         command = error.ctx.command_path if error.ctx else "sana"
-        return _fail(error.format_message(), f"see `{command} --help`", ExitCode.USAGE)
+        return _fail(_flat(error.format_message()), f"see `{command} --help`", ExitCode.USAGE)
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", "", ExitCode.INTERRUPTED)
     except BrokenPipeError:
@@ -145,6 +146,11 @@ def _require_working_folder() -> None:
             hint="change into one that exists",
             code=ExitCode.ENVIRONMENT,
         ) from error
+
+
+def _flat(message: str) -> str:
+    """Typer lists choices on lines of their own."""
+    return " ".join(line.strip() for line in message.splitlines())
 
 
 def _fail(message: str, hint: str, code: ExitCode) -> int:

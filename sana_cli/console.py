@@ -20,7 +20,7 @@ from rich.progress import (
     TimeElapsedColumn,
 )
 
-from sana_cli.output import printable
+from sana_cli.text import message_line, one_line
 
 _log = logging.getLogger("sana.stages")
 
@@ -29,14 +29,14 @@ class ConsoleReporter:
     """Draws the stages of a run. Use as a context manager, once a run, so that bars never outlive it."""
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = Console(stderr=True, highlight=False, emoji=False)
         self.quiet = quiet
         self.notices = 0  # so far
         self._progress = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description:<20}"),
+            TextColumn("{task.description:<20}", markup=False),
             BarColumn(bar_width=30),
-            TextColumn("{task.fields[state]}"),
+            TextColumn("{task.fields[state]}", markup=False),
             TimeElapsedColumn(),
             console=self.console,
             transient=True,  # the summary that follows tells the same
@@ -91,8 +91,10 @@ class ConsoleReporter:
     def notice(self, message: str) -> None:
         if not self.quiet:
             self.notices += 1
-            text = printable(message.replace("\n", " "))
-            self.console.print(f"note: {text}", markup=False, soft_wrap=True)
+            # No markup, no codes of emoji: `[a]` and `:cat:` are words of the user.
+            self.console.print(
+                f"note: {message_line(message)}", markup=False, emoji=False, soft_wrap=True
+            )
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -134,7 +136,7 @@ class _Downloads:
 
     def __init__(self, reporter: ConsoleReporter) -> None:
         self._progress = Progress(
-            TextColumn("{task.description:<48}"),
+            TextColumn("{task.description:<48}", markup=False),
             BarColumn(bar_width=30),
             DownloadColumn(),
             console=reporter.console,
@@ -147,7 +149,7 @@ class _Downloads:
             self._outer._progress.stop()  # two live displays cannot share a terminal
             self._progress.start()
         if file not in self._tasks:
-            self._tasks[file] = self._progress.add_task(file[-48:], total=total)
+            self._tasks[file] = self._progress.add_task(one_line(file)[-48:], total=total)
         self._progress.update(self._tasks[file], completed=done, total=total)
 
     def stop(self) -> None:

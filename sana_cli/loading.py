@@ -6,7 +6,6 @@ twice.
 
 import copy
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -38,6 +37,7 @@ from sana_cli.models.packed import is_worth_packing, pack_linears_
 from sana_cli.models.sana_transformer import SanaBlock, SanaTransformer2D
 from sana_cli.models.text_encoder import FileEmbedding, PromptEncoder, Tokenizer
 from sana_cli.resident import give_back
+from sana_cli.text import note
 from sana_cli.user_config import cache_folder
 from sana_cli.weight_files import STEMS
 from sana_cli.weight_headers import WeightFiles
@@ -219,10 +219,6 @@ def _stream(
     return replace(weights, names=rest)
 
 
-def _to_stderr(message: str) -> None:
-    sys.stderr.write(f"{message}\n")
-
-
 def choose_kernels(
     checkpoint: Checkpoint,
     device: torch.device,
@@ -250,7 +246,7 @@ def accelerate(
     device: torch.device,
     backend: Backend,
     *,
-    notice: Callable[[str], None] = _to_stderr,
+    notice: Callable[[str], None] = note,
 ) -> dict[str, str]:
     """Give quantized layers their kernels, and on a CUDA device transformer and decoder their fused ones.
 

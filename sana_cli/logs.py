@@ -6,6 +6,8 @@ Our own modules log under "sana": what was read from where, what was chosen, and
 import logging
 import sys
 
+from sana_cli.text import one_line
+
 LOGGER = "sana"
 # They report, with handlers of their own, GPU extensions that do not load on this machine.
 _NOISY = (
@@ -15,6 +17,13 @@ _NOISY = (
     "diffusers.quantizers.torchao.torchao_quantizer",  # optimum-quanto's kernels bring it along
 )
 _FORMAT = "%(asctime)s.%(msecs)03d %(name)s: %(message)s"
+
+
+class _Formatter(logging.Formatter):
+    """A record keeps to its line; a traceback has lines of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return one_line(super().formatMessage(record))
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
@@ -27,7 +36,8 @@ def set_up(verbosity: int) -> None:
     for handler in [h for h in root.handlers if isinstance(h, _Handler)]:
         root.removeHandler(handler)
     handler = _Handler(sys.stderr)  # stderr as it is now
-    handler.setFormatter(logging.Formatter(_FORMAT, datefmt="%H:%M:%S"))
+    handler.setFormatter(_Formatter(_FORMAT, datefmt="%H:%M:%S"))
+    logging.captureWarnings(True)  # of libraries: shown with -v, as what they log
     handler.setLevel(logging.ERROR if verbosity == 0 else logging.DEBUG)
     root.addHandler(handler)
     root.setLevel(logging.DEBUG if verbosity > 1 else logging.WARNING)

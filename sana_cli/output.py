@@ -3,19 +3,36 @@
 import re
 from collections.abc import Sequence
 from math import ceil
+from unicodedata import category
 
+from sana_cli.text import one_line
 
-def printable(text: str) -> str:
-    """Text for a terminal: control characters, which could steer it, become spaces."""
-    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+_SELECTOR = re.compile(
+    "[\ufe00-\ufe0f\U000e0100-\U000e01ef]"
+)  # how an emoji looks: no part of a word
 
 
 def slug(prompt: str, *, limit: int = 48) -> str:
-    """A file name's worth of a prompt: letters and digits of any script, joined by hyphens."""
-    words = re.sub(r"[\W_]+", "-", prompt.lower()).strip("-")
+    """A file name's worth of a prompt: letters, their marks and digits of any script, joined by hyphens."""
+    kept = ""
+    for character in prompt.lower():
+        if character.isalnum() or (_is_mark(character) and kept[-1:] not in ("", "-")):
+            kept += character
+        elif not kept.endswith("-"):
+            kept += "-"
     # Names are limited in bytes; a character of some scripts takes three.
-    cut = words.encode()[:limit].decode(errors="ignore").rstrip("-")
-    return cut or "picture"
+    whole = kept.strip("-")
+    cut = whole.encode()[:limit].decode(errors="ignore")
+    if _is_mark(whole[len(cut) : len(cut) + 1]):  # a letter loses none of its marks
+        while _is_mark(cut[-1:]):
+            cut = cut[:-1]
+        cut = cut[:-1]
+    return cut.rstrip("-") or "picture"
+
+
+def _is_mark(character: str) -> bool:
+    """Whether it belongs to the letter before: accents typed apart, vowels of Hindi and Thai."""
+    return category(character or " ") in ("Mn", "Mc") and not _SELECTOR.match(character)
 
 
 def counted(number: int, noun: str) -> str:
@@ -39,10 +56,9 @@ def readable_memory(count: int, *, at_least: bool = False) -> str:
 
 def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows of cells as lines, each column as wide as its widest cell."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    shown = [[one_line(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     return [
-        printable(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
-        for row in rows
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in shown
     ]

@@ -17,7 +17,6 @@ from sana_cli.checkpoint import local_path, looks_like_repo, module_names, read_
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 from sana_cli.memory.budget import held_bytes
 from sana_cli.memory.choose import cap_of
-from sana_cli.output import printable
 from sana_cli.precision import ITEMSIZE, plan_dtypes
 from sana_cli.user_config import SETTINGS
 from sana_cli.weight_headers import WeightFiles
@@ -169,7 +168,7 @@ class _Judge:
 
 
 def _refusal(prompt: str, risk: float) -> SanaError:
-    shown = printable(prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}...")
+    shown = prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}..."
     return SanaError(
         f"refused: {shown!r} is unsafe with probability {risk:.2f}, above the threshold of {THRESHOLD:.2f}",
         hint="say it in another way; docs/safety.md tells what is checked, and how well",

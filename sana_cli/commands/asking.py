@@ -5,7 +5,7 @@ import sys
 import typer
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.output import printable
+from sana_cli.text import one_line
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -18,5 +18,5 @@ def confirm(question: str, *, yes: bool) -> None:
             hint="run it in a terminal, or with --yes",
             code=ExitCode.USAGE,
         )
-    if not typer.confirm(printable(question), err=True):
+    if not typer.confirm(one_line(question), err=True):
         raise SanaError("nothing was done", code=ExitCode.INTERRUPTED)

@@ -8,6 +8,7 @@ import typer
 from sana_cli.commands.completion import ModelOption
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.options import DeviceOption, OfflineOption, QuietOption, parse_size
+from sana_cli.text import print_json, say
 
 
 def bench(
@@ -202,11 +203,9 @@ def _tell(
     from sana_cli.bench.table import lines
 
     if json == "-":
-        from json import dumps
-
-        typer.echo(dumps(document))
+        print_json(document)
     else:
-        typer.echo("\n".join(lines(document)))
+        say(*lines(document))
         if json:
             write_json(document, Path(json))
     from sana_cli.files import new_file

@@ -7,6 +7,7 @@ import typer
 from sana_cli.commands.completion import complete_key, complete_value
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import JsonOption
+from sana_cli.text import note, print_json, say
 
 app = typer.Typer(
     name="config",
@@ -36,10 +37,8 @@ def show(json: JsonOption = False) -> None:
     chosen = preferences()
     values = {key: getattr(chosen, key) for key in SETTINGS}
     for problem in unknown_variables():
-        typer.echo(f"note: {problem}", err=True)
+        note(problem)
     if json:
-        from json import dumps
-
         settings: dict[str, Any] = {
             key: {
                 "value": value,
@@ -49,7 +48,7 @@ def show(json: JsonOption = False) -> None:
             for key, value in values.items()
         }
         document = {"file": str(config_path()), "settings": settings}
-        typer.echo(dumps(document, ensure_ascii=False))
+        print_json(document)
         return
     from sana_cli.output import columns
 
@@ -57,7 +56,7 @@ def show(json: JsonOption = False) -> None:
     for key, value in values.items():
         shown = SETTINGS[key].unset if value is None else _as_typed(value)
         lines.append((key, shown, chosen.sources.get(key, "default"), SETTINGS[key].help))
-    typer.echo("\n".join(columns(lines)))
+    say(*columns(lines))
 
 
 def _as_typed(value: object) -> str:
@@ -71,7 +70,7 @@ def path() -> None:
     """Print where the file of settings is, or would be."""
     from sana_cli.user_config import config_path
 
-    typer.echo(config_path())
+    say(str(config_path()))
 
 
 @app.command("set")
@@ -111,14 +110,13 @@ def set_(
     from sana_cli.config_file import set_value
 
     file = set_value(key, parsed)
-    typer.echo(f"{key} = {_as_typed(parsed)}  ({file})")
+    say(f"{key} = {_as_typed(parsed)}  ({file})")
     if key == "output" and (missing := _missing_folder(value)):
-        typer.echo(
-            f"note: {missing} is not there, and no picture is saved before it is: mkdir -p {quote(missing)}",
-            err=True,
+        note(
+            f"{missing} is not there, and no picture is saved before it is: mkdir -p {quote(missing)}"
         )
     if os.environ.get(variable(key)):
-        typer.echo(f"note: {variable(key)} is set, and wins over the file", err=True)
+        note(f"{variable(key)} is set, and wins over the file")
 
 
 def _safety_model(value: str) -> str:
@@ -163,7 +161,7 @@ def unset(key: KeyArgument) -> None:
     from sana_cli.user_config import find_setting
 
     if unset_value(key):  # before the key is checked: a wrong one must be removable
-        typer.echo(f"{key} is no longer set")
+        say(f"{key} is no longer set")
         return
     find_setting(key)
-    typer.echo(f"{key} was not set")
+    say(f"{key} was not set")

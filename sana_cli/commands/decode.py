@@ -19,6 +19,7 @@ from sana_cli.options import (
     parse_bytes,
     refuse_empty,
 )
+from sana_cli.text import say
 
 
 def decode(
@@ -137,4 +138,4 @@ def decode(
             kernels=finisher.kernels,
         )
     else:
-        typer.echo(summary(picture, quiet=quiet))
+        say(*summary(picture, quiet=quiet))

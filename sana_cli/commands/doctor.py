@@ -2,11 +2,10 @@
 
 from dataclasses import asdict
 
-import typer
-
 from sana_cli.errors import ExitCode
 from sana_cli.options import JsonOption
-from sana_cli.output import counted, printable
+from sana_cli.output import counted
+from sana_cli.text import print_json, say
 
 _SIGNS = {"ok": "ok  ", "note": "note", "problem": "FAIL"}
 
@@ -23,15 +22,13 @@ def doctor(json: JsonOption = False) -> int:
         findings.append(finding)
         if json:
             continue
-        typer.echo(printable(f"{_SIGNS[finding.state]}  {finding.topic:<9} {finding.text}"))
+        say(f"{_SIGNS[finding.state]}  {finding.topic:<9} {finding.text}")
         if finding.remedy:
-            typer.echo(printable(f"{'':16}-> {finding.remedy}"))
+            say(f"{'':16}-> {finding.remedy}")
     problems = sum(finding.state == "problem" for finding in findings)
     if json:
-        from json import dumps
-
         document = {"problems": problems, "findings": [asdict(finding) for finding in findings]}
-        typer.echo(dumps(document, ensure_ascii=False))
+        print_json(document)
     else:
-        typer.echo(counted(problems, "problem"))
+        say(counted(problems, "problem"))
     return ExitCode.ENVIRONMENT if problems else ExitCode.OK

@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-import typer
-
 from sana_cli.output import counted, readable_memory
+from sana_cli.text import print_json, say
 
 if TYPE_CHECKING:
     from sana_cli.checkpoint import Checkpoint
@@ -57,23 +56,21 @@ def print_forecast(
         "seconds": seconds,
     }
     if json:
-        from json import dumps
-
         stages = [{"stage": stage.stage, **_bytes(stage)} for stage in choice.stages]
-        typer.echo(dumps({"dry_run": True, **facts, "stages": stages}, ensure_ascii=False))
+        print_json({"dry_run": True, **facts, "stages": stages})
         return
     count, steps = counted(request.count, "picture"), counted(settings.steps, "step")
-    typer.echo(f"{checkpoint.name}  {facts['size']}  {count}  {steps}  {dtypes}  {where.type}")
-    typer.echo(f"plan: {choice.plan}; {choice.reason}")
+    say(f"{checkpoint.name}  {facts['size']}  {count}  {steps}  {dtypes}  {where.type}")
+    say(f"plan: {choice.plan}; {choice.reason}")
     if cached:
-        typer.echo("the prompt is in the cache: no text encoder")
-    typer.echo(f"{'MiB':<10}" + "".join(f"{name:>13}" for name in _COLUMNS))
+        say("the prompt is in the cache: no text encoder")
+    say(f"{'MiB':<10}" + "".join(f"{name:>13}" for name in _COLUMNS))
     for stage in choice.stages:
         cells = "".join(f"{value / 2**20:>13.0f}" for value in _bytes(stage).values())
-        typer.echo(f"{stage.stage:<10}{cells}")
-    typer.echo(f"peak {readable_memory(choice.peak.total)} ({choice.peak.stage}); {choice.cap}")
+        say(f"{stage.stage:<10}{cells}")
+    say(f"peak {readable_memory(choice.peak.total)} ({choice.peak.stage}); {choice.cap}")
     streams = choice.plan.streams_blocks or (choice.plan.streams_text and not cached)
-    typer.echo(_time(seconds, checkpoint.name, request.count, streams=streams))
+    say(_time(seconds, checkpoint.name, request.count, streams=streams))
 
 
 def _bytes(stage: "StagePeak") -> dict[str, Any]:

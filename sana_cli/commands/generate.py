@@ -36,6 +36,7 @@ from sana_cli.options import (
     parse_size,
     refuse_empty,
 )
+from sana_cli.text import say
 
 if TYPE_CHECKING:
     from sana_cli.finishing import Picture as Finished
@@ -292,14 +293,14 @@ def generate(
                 with reporter.paused():
                     live.clear()
                     if not json:
-                        typer.echo(summary(finished, quiet=quiet))
+                        say(*summary(finished, quiet=quiet))
                     if not grid:
                         seeing.show(finished.path)
             sheet = order.save_sheet(told)
             if sheet:
                 with reporter.paused():
                     if not json:
-                        typer.echo(sheet)
+                        say(str(sheet))
                     seeing.show(sheet)
             if order.refusal:
                 raise order.refusal

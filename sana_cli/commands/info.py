@@ -8,7 +8,8 @@ from sana_cli.commands.completion import complete_model
 from sana_cli.commands.seeing import show_picture
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.options import JsonOption, contradiction
-from sana_cli.output import printable, readable_bytes
+from sana_cli.output import readable_bytes
+from sana_cli.text import print_json, say, say_command, shortened
 
 if TYPE_CHECKING:
     from sana_cli.checkpoint import Checkpoint
@@ -40,30 +41,37 @@ def info(
     is_picture = path.suffix.lower() in _PICTURES and not path.is_dir()
     if is_picture and not path.exists():
         raise usage_error(f"no such picture: {path}", "check the path")
+    again: list[str] = []
     if is_picture:
         from sana_cli.image_io import SHEET_KEY, read_settings
 
         facts = read_settings(path)
         if not json:
-            facts = {key: value for key, value in facts.items() if value != ""}
             if SHEET_KEY not in facts:
-                facts["again"] = _command(facts)
+                again = _command(facts)
+            facts = _told(facts)
     else:
         facts = _model_facts(subject)
     if json:
-        from json import dumps
-
-        typer.echo(dumps(facts, ensure_ascii=False))
+        print_json(facts)
     else:
-        typer.echo(printable("\n".join(_lines(facts))))
+        say(*_lines(facts))
+        if again:
+            say_command("again", again)
     if show:
         show_picture(path if is_picture else None)
 
 
-def _command(settings: dict[str, Any]) -> str:
-    """The command that draws a picture once more."""
-    from shlex import quote
+def _told(settings: dict[str, Any]) -> dict[str, Any]:
+    """What is not empty; names that no version of ours has written stand apart, so that none passes for a line of ours."""
+    said = {key: value for key, value in settings.items() if value != ""}
+    ours = {key: value for key, value in said.items() if key.isidentifier() and key != "again"}
+    others = {key: value for key, value in said.items() if key not in ours}
+    return {**ours, **({"other settings": others} if others else {})}
 
+
+def _command(settings: dict[str, Any]) -> list[str]:
+    """The words of the command that draws a picture once more."""
     options = {
         "model": "--model", "negative_prompt": "--negative", "size": "--size", "steps": "--steps",
         "guidance": "--guidance", "guidance_interval": "--guidance-interval", "cache": "--cache",
@@ -71,25 +79,26 @@ def _command(settings: dict[str, Any]) -> str:
         "image": "--image", "strength": "--strength", "mask": "--mask",
     }  # fmt: skip
     prompt = str(settings.get("prompt", ""))
-    words = ["sana", "generate", *([] if prompt.startswith("-") else [quote(prompt)])]
+    words = ["sana", "generate", *([] if prompt.startswith("-") else [prompt])]
     for key, option in options.items():
         if key in settings:
-            words += [option, quote(str(settings[key]))]
-    for lora in settings.get("loras", ()):
-        words += ["--lora", quote(str(lora))]
+            words += [option, str(settings[key])]
+    loras = settings.get("loras")
+    for lora in loras if isinstance(loras, list) else ():
+        words += ["--lora", str(lora)]
     if settings.get("drawn_size") != settings.get("size"):
         words.append("--bins")
     if settings.get("branches") == "apart":
         words += ["--plan", "branches"]
     if settings.get("decode"):  # "exact-tiles 512"
         mode, _, tile = str(settings["decode"]).partition(" ")
-        words += ["--decode", quote(mode), "--tile", quote(tile)]
+        words += ["--decode", mode, "--tile", tile]
     if settings.get("backend", "auto") != "auto":
-        words += ["--backend", quote(str(settings["backend"]))]
+        words += ["--backend", str(settings["backend"])]
     words.append("--enhance" if settings.get("enhance") else "--no-enhance")
     if prompt.startswith("-"):  # only after "--" it is no option
-        words += ["--", quote(prompt)]
-    return " ".join(words)
+        words += ["--", prompt]
+    return words
 
 
 def _model_facts(model: str) -> dict[str, Any]:
@@ -183,7 +192,7 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
         if isinstance(value, dict):
             lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
         elif isinstance(value, list | tuple):
-            lines.append(f"{indent}{key}: {', '.join(map(str, value))}")
+            lines.append(f"{indent}{key}: {shortened(', '.join(map(str, value)))}")
         else:
-            lines.append(f"{indent}{key}: {value}")
+            lines.append(f"{indent}{shortened(str(key))}: {shortened(str(value))}")
     return lines

@@ -8,7 +8,8 @@ from sana_cli.commands.asking import confirm
 from sana_cli.commands.completion import complete_model, complete_removable
 from sana_cli.errors import usage_error
 from sana_cli.options import JsonOption, YesOption
-from sana_cli.output import columns, printable, readable_bytes
+from sana_cli.output import columns, readable_bytes
+from sana_cli.text import note, print_json, say
 
 if TYPE_CHECKING:
     from sana_cli.model_list import ListedModel
@@ -33,15 +34,13 @@ def models(json: JsonOption = False) -> None:
     listed, default = listed_models(), _default_name()
     total = total_bytes()
     if json:
-        from json import dumps
-
         document = {
             "default": default,
             "models": [_facts(model, default) for model in listed],
             "total_bytes": total,
             "folders": [str(hub_cache.root()), str(models_folder())],
         }
-        typer.echo(dumps(document, ensure_ascii=False))
+        print_json(document)
         return
     rows = [("model", "state", "on disk", "")]
     for model in listed:
@@ -52,10 +51,10 @@ def models(json: JsonOption = False) -> None:
         if model.name == default:
             notes.append("the default")
         rows.append((model.name, model.state, size, ", ".join(notes)))
-    typer.echo("\n".join(columns(rows)))
+    say(*columns(rows))
     if default not in [model.name for model in listed]:
-        typer.echo(printable(f"the default is {default}"))
-    typer.echo(f"{readable_bytes(total)} in {hub_cache.root()} and {models_folder()}")
+        say(f"the default is {default}")
+    say(f"{readable_bytes(total)} in {hub_cache.root()} and {models_folder()}")
 
 
 def _facts(model: "ListedModel", default: str) -> dict[str, Any]:
@@ -98,7 +97,7 @@ def default(
     if model is None:
         chosen = preferences()
         source = chosen.sources.get("model", "nothing is set")
-        typer.echo(printable(f"{chosen.model or BUILTIN}  ({source})"))
+        say(f"{chosen.model or BUILTIN}  ({source})")
         return
     from sana_cli.checkpoint import lasting_name
     from sana_cli.config_file import set_value
@@ -106,17 +105,16 @@ def default(
 
     name = lasting_name(model)
     file = set_value("model", name)
-    typer.echo(printable(f"{name}  ({file})"))
+    say(f"{name}  ({file})")
     if os.environ.get("SANA_MODEL"):
-        typer.echo("note: SANA_MODEL is set, and wins over the file", err=True)
+        note("SANA_MODEL is set, and wins over the file")
     if variant := find_variant(name):
         from sana_cli import hub_cache
 
         cached = hub_cache.find(variant.repo, weight_variant=variant.weight_variant)
         if cached is None or not cached.complete:
-            typer.echo(
-                f"note: it is not here yet; `sana pull {name}` downloads it now, its first use otherwise",
-                err=True,
+            note(
+                f"it is not here yet; `sana pull {name}` downloads it now, its first use otherwise"
             )
 
 
@@ -151,8 +149,6 @@ def remove(model: ModelArgument, yes: YesOption = False) -> None:
     shared = "" if repo is None else ", shared with other programs that use the hub's cache"
     confirm(f"Delete {model}, {freed} in {folder}{shared}?", yes=yes)
     hub_cache.remove_repo(repo) if repo else hub_cache.remove_folder(folder)
-    typer.echo(printable(f"removed {model}: {freed} freed"))
+    say(f"removed {model}: {freed} freed")
     if _default_name() == (variant.alias if variant else model):
-        typer.echo(
-            f"note: {model} is still the default; `sana default NAME` chooses another", err=True
-        )
+        note(f"{model} is still the default; `sana default NAME` chooses another")

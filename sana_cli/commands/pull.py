@@ -10,8 +10,9 @@ from sana_cli.commands.completion import complete_missing, complete_recipe
 from sana_cli.commands.quantize import DEFAULT_SAMPLES
 from sana_cli.errors import usage_error
 from sana_cli.options import JsonOption, QuietOption, YesOption
-from sana_cli.output import columns, printable, readable_bytes
+from sana_cli.output import columns, readable_bytes
 from sana_cli.recipes import RECIPES
+from sana_cli.text import print_json, say
 
 if TYPE_CHECKING:
     from sana_cli.console import ConsoleReporter
@@ -72,7 +73,7 @@ def pull(
     offer = hub.ask(repo_id, weight_variant=weight_variant)
     if offer.missing_bytes:
         if not quiet or not yes:
-            typer.echo("\n".join(_description(offer, variant)), err=True)
+            say(*_description(offer, variant), err=True)
         size = readable_bytes(offer.missing_bytes)
         confirm(f"Download {size}, and accept the licence?", yes=yes)
     with ConsoleReporter(quiet=quiet) as reporter:
@@ -81,8 +82,6 @@ def pull(
         )
         made = steps_after.run(model, reporter) if steps_after else None
     if json:
-        from json import dumps
-
         document = {
             "model": variant.alias if variant else model,
             "repository": repo_id,
@@ -93,14 +92,14 @@ def pull(
             "downloaded_bytes": offer.missing_bytes,
             "quantized": made,
         }
-        typer.echo(dumps(document, ensure_ascii=False))
+        print_json(document)
         return
     what = (
         f"{readable_bytes(offer.missing_bytes)} downloaded" if offer.missing_bytes else "complete"
     )
     name = Path(made).name if made else model
-    typer.echo(printable(f"{model}: {what}, {snapshot.path}"))
-    typer.echo(printable(f"draw with it: sana generate PROMPT --model {name}"))
+    say(f"{model}: {what}, {snapshot.path}")
+    say(f"draw with it: sana generate PROMPT --model {name}")
 
 
 def _published(model: str) -> "Variant | None":
@@ -146,11 +145,11 @@ def _description(offer: "Offer", variant: "Variant | None") -> list[str]:
     ]  # fmt: skip
     free = shutil.disk_usage(existing_parent(offer.cache)).free
     return [
-        printable(f"{offer.repo_id}, revision {offer.revision[:12]}"),
+        f"{offer.repo_id}, revision {offer.revision[:12]}",
         *columns(rows),
         f"  {readable_bytes(offer.total_bytes)} in all, {readable_bytes(offer.missing_bytes)} to download; "
         f"{readable_bytes(free)} free in {offer.cache}",
-        printable(f"licence: {name}, {where}"),
+        f"licence: {name}, {where}",
     ]
 
 

@@ -11,6 +11,7 @@ from sana_cli.commands.completion import complete_model, complete_recipe
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.options import DeviceOption, JsonOption, LoraOption, OfflineOption, QuietOption
 from sana_cli.recipes import KEPT_HALF, RECIPES, component_recipe
+from sana_cli.text import print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -127,13 +128,9 @@ def quantize(
     from sana_cli.quantize_report import json_document, lines
 
     if json:
-        from json import dumps
-
-        typer.echo(dumps(json_document(target, recipe, reports, facts), ensure_ascii=False))
+        print_json(json_document(target, recipe, reports, facts))
     else:
-        typer.echo(
-            "\n".join(lines(target, reports, facts, name=str(target) if out else target.name))
-        )
+        say(*lines(target, reports, facts, name=str(target) if out else target.name))
 
 
 def kept_target(model: str, recipe: str, schemes: dict[str, str]) -> Path:

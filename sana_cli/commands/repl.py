@@ -21,7 +21,7 @@ from sana_cli.options import (
     SafetyOption,
     refuse_empty,
 )
-from sana_cli.output import printable
+from sana_cli.text import say
 
 if TYPE_CHECKING:
     from sana_cli.commands.session import Session
@@ -111,8 +111,8 @@ def _from_terminal(session: "Session", *, keep_history: bool) -> None:
     from sana_cli.commands.line_reader import Terminal
 
     terminal = Terminal(_candidates, keep_history=keep_history)
-    typer.echo(
-        f"sana {__version__}, {printable(session.model)}: type what to draw; /help, Ctrl-D to leave",
+    say(
+        f"sana {__version__}, {session.model}: type what to draw; /help, Ctrl-D to leave",
         err=True,
     )
     imports = Thread(target=_import_ahead)
@@ -129,7 +129,7 @@ def _from_terminal(session: "Session", *, keep_history: bool) -> None:
             if not session.take(line):
                 return
         except KeyboardInterrupt:
-            typer.echo("interrupted", err=True)
+            say("interrupted", err=True)
         except SanaError as error:
             _tell(error)
 

@@ -2,9 +2,8 @@
 
 from typing import TYPE_CHECKING
 
-import typer
-
-from sana_cli.output import printable, readable_memory
+from sana_cli.output import readable_memory
+from sana_cli.text import message_line, print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,24 +18,25 @@ if TYPE_CHECKING:
 def tell_error(message: str, hint: str) -> None:
     """An error and what to do next, one line each, on stderr."""
     for kind, text in (("error", message), ("hint", hint)):
-        if text:  # no control characters: names and prompts come from files and people
-            typer.echo(f"{kind}: {' '.join(printable(text).split())}", err=True)
+        if text:
+            say(f"{kind}: {message_line(text)}", err=True)
 
 
-def summary(picture: "Picture", *, quiet: bool) -> str:
+def summary(picture: "Picture", *, quiet: bool) -> list[str]:
     """A few lines about one picture; only its path when `quiet`."""
     if quiet:
-        return str(picture.path)
+        return [str(picture.path)]
     stages = ", ".join(f"{name} {value:.2f}" for name, value in picture.seconds.items())
     peak = readable_memory(picture.peak_memory_bytes)
     predicted = readable_memory(picture.predicted_peak_bytes)
-    decoded = "" if picture.decode == "whole" else f"\n  decoded in {picture.decode}"
-    passes = f"\n  transformer: {picture.passes}" if picture.passes and picture.passes.saved else ""
-    return (
-        f"{picture.path}  seed {picture.seed}  {picture.width}x{picture.height}\n"
-        f"  seconds: {stages}\n"
-        f"  peak memory: {peak}, {predicted} predicted{passes}{decoded}"
-    )
+    saved = picture.passes is not None and picture.passes.saved
+    return [
+        f"{picture.path}  seed {picture.seed}  {picture.width}x{picture.height}",
+        f"  seconds: {stages}",
+        f"  peak memory: {peak}, {predicted} predicted",
+        *([f"  transformer: {picture.passes}"] if saved else []),
+        *([f"  decoded in {picture.decode}"] if picture.decode != "whole" else []),
+    ]
 
 
 def print_document(
@@ -52,7 +52,6 @@ def print_document(
     """Print the JSON document of a command. `done_before` is for a batch: pictures that were there already.
     `sheet` is a contact sheet of all pictures."""
     from dataclasses import asdict
-    from json import dumps
 
     images = [
         {
@@ -82,4 +81,4 @@ def print_document(
         document["done_before"] = [str(path) for path in done_before]
     if sheet is not None:
         document["grid"] = str(sheet)
-    typer.echo(dumps(document, ensure_ascii=False))
+    print_json(document)

@@ -7,6 +7,7 @@ import typer
 
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.options import contradiction
+from sana_cli.text import note
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -196,8 +197,8 @@ def show_picture(path: "Path | None") -> None:
 
     screen = find_screen() if path is not None else None
     if path is None:
-        typer.echo("note: --show has no effect: it is for pictures", err=True)
+        note("--show has no effect: it is for pictures")
     elif screen is None:
-        typer.echo(f"note: --show {_NO_TERMINAL}", err=True)
+        note(f"--show {_NO_TERMINAL}")
     else:
         screen.show_file(path)

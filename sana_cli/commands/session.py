@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-import typer
-
 from sana_cli.checkpoint import Checkpoint, local_path
 from sana_cli.commands.drawing import Order, open_model
 from sana_cli.commands.report import summary
@@ -19,9 +17,10 @@ from sana_cli.commands.seeing import LivePreview, Seeing
 from sana_cli.commands.setters import DEFAULT, OFF, ON, SETTERS
 from sana_cli.errors import SanaError, usage_error
 from sana_cli.naming import is_pattern
-from sana_cli.output import columns, printable
+from sana_cli.output import columns
 from sana_cli.request import Settings, resolve
 from sana_cli.safety import SafetyCheck
+from sana_cli.text import say
 from sana_cli.user_config import SETTINGS
 from sana_cli.wishes import Wishes
 
@@ -104,7 +103,7 @@ class Session:
             for picture in self.order.next(replace(self.wishes, prompt=prompt)):
                 with self.reporter.paused():
                     live.clear()
-                    typer.echo(summary(picture, quiet=self.reporter.quiet))
+                    say(*summary(picture, quiet=self.reporter.quiet))
                     self.seeing.show(picture.path)
 
     def _set(self, name: str, value: str) -> None:
@@ -265,5 +264,4 @@ def _help() -> Iterator[str]:
 
 
 def _tell(lines: "Iterator[str] | list[str]") -> None:
-    for line in lines:
-        typer.echo(printable(line), err=True)
+    say(*lines, err=True)

