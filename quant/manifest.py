@@ -71,13 +71,13 @@ class Manifest:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Raises FormatError for another format, a newer version, or a damaged manifest."""
         if values.get("format") != FORMAT:
-            raise FormatError(f"format {values.get('format')!r} is not {FORMAT!r}")
+            raise FormatError(f"format {str(values.get('format'))[:80]!r} is not {FORMAT!r}")
         version = values.get("format_version")
         if type(version) is not int or version < 1:  # JSON's true is an int, too
-            raise FormatError(f"format version {version!r} makes no sense")
+            raise FormatError(f"format version {str(version)[:80]} makes no sense")
         if version > FORMAT_VERSION:
             raise FormatError(
-                f"format version {version} is newer than {FORMAT_VERSION}, the newest known"
+                f"format version {str(version)[:80]} is newer than {FORMAT_VERSION}, the newest known"
             )
         try:
             return cls(
@@ -95,8 +95,8 @@ class Manifest:
                     for name, part in values["components"].items()
                 },
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise FormatError(f"damaged: {error!r}") from error
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise FormatError(f"damaged: {error!r}"[:300]) from error
 
 
 def _own_file(component: str, file: object) -> str:

@@ -5,15 +5,13 @@ Accepted: a folder in the diffusers layout, an original `.pth` transformer, an a
 """
 
 import difflib
-import json
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
-from quant.files import read_small_text
 from quant.manifest import MANIFEST, FormatError, Manifest, read_manifest
 from sana_cli.config import (
     DCAEConfig,
@@ -24,6 +22,8 @@ from sana_cli.config import (
 )
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
 from sana_cli.lora_file import Lora
+from sana_cli.model_files import one_line, read_config, read_json, unreadable
+from sana_cli.other_quantization import refuse_config, refuse_tensors
 from sana_cli.user_config import BUILTIN, models_folder
 from sana_cli.variants import VARIANTS, Variant, find_variant, match_structure, suggest
 from sana_cli.weight_files import STEMS
@@ -31,8 +31,6 @@ from sana_cli.weight_headers import WeightFiles
 
 if TYPE_CHECKING:
     from sana_cli.hub import Progress
-
-_Config = TypeVar("_Config")
 
 _log = logging.getLogger("sana.model")
 
@@ -98,7 +96,10 @@ def weight_files(checkpoint: Checkpoint, component: str) -> WeightFiles:
     # The variant is the transformer's; the other parts are the same in all their files.
     variant = checkpoint.weight_variant if component == "transformer" else None
     stem = STEMS[component] if checkpoint.manifest is None else "model"
-    return WeightFiles(checkpoint.folder / component, stem=stem, weight_variant=variant)
+    files = WeightFiles(checkpoint.folder / component, stem=stem, weight_variant=variant)
+    if checkpoint.manifest is None:
+        refuse_tensors(files.folder, files.headers)
+    return files
 
 
 def module_names(component: str, names: Iterable[str]) -> dict[str, str]:
@@ -233,6 +234,8 @@ def _open_folder(
         )
     weight_variant = variant.weight_variant if variant else None
     _log.info("model %s: %s", name, folder)
+    for component in STEMS:
+        refuse_config(folder / component)
     config = read_config(folder / "transformer/config.json", TransformerConfig.from_dict)
     vae = read_config(folder / "vae/config.json", DCAEConfig.from_dict)
     _require_fitting_parts(folder, config, vae)
@@ -240,6 +243,8 @@ def _open_folder(
     manifest = _read_manifest(folder)
     stem = "model" if manifest else STEMS["transformer"]
     weights = WeightFiles(folder / "transformer", stem=stem, weight_variant=weight_variant)
+    if manifest is None:
+        refuse_tensors(weights.folder, weights.headers)
     return Checkpoint(
         name=name,
         folder=folder,
@@ -271,15 +276,20 @@ def _trained_precision(
 
 
 def _read_manifest(folder: Path) -> Manifest | None:
-    if not (folder / MANIFEST).is_file():
+    path = folder / MANIFEST
+    if not os.path.lexists(path):
         return None
     try:
         manifest = read_manifest(folder)
         if set(manifest.components) != set(STEMS):
             raise FormatError(f"its components are not {', '.join(STEMS)}")
-    except (FormatError, OSError) as error:
-        newer = "install a newer sana, or quantize the model again"
-        raise checkpoint_error(f"{folder / MANIFEST}: {error}", hint=newer) from error
+    except FormatError as error:
+        first = "install a newer sana" if "newer" in str(error) else "copy the folder again"
+        raise checkpoint_error(
+            f"{path}: {one_line(error)}", hint=f"{first}, or quantize the model again"
+        ) from error
+    except OSError as error:
+        raise unreadable(path, "is no manifest", error) from error
     for part in manifest.components.values():
         if not (folder / part.file).is_file():
             raise checkpoint_error(
@@ -355,29 +365,11 @@ def _published_variant(config: TransformerConfig) -> Variant:
         sample_size=config.sample_size,
     )
     if not matches:
-        raise checkpoint_error("this .pth file matches no published Sana model")
+        raise checkpoint_error(
+            "this .pth file matches no published Sana model",
+            hint="use a folder in the diffusers layout, which holds the parts that this file lacks",
+        )
     return matches[0]
-
-
-def read_config(path: Path, parse: Callable[[dict[str, Any]], _Config]) -> _Config:
-    """A configuration from a JSON file of the model, or SanaError."""
-    try:
-        return parse(read_json(path))
-    except (ValueError, TypeError, OverflowError) as error:
-        raise checkpoint_error(f"{path} does not describe a model we know: {error}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of the model, or SanaError."""
-    try:
-        value = json.loads(read_small_text(path))
-    except FileNotFoundError as error:
-        raise checkpoint_error(f"missing file {path}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise checkpoint_error(f"{path} is not readable JSON") from error
-    if not isinstance(value, dict):
-        raise checkpoint_error(f"{path} does not hold a JSON object")
-    return value
 
 
 def _run_defaults(

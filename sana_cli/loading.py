@@ -20,7 +20,7 @@ from quant.convert import RecipeError, prepare_
 from quant.installed import is_installed
 from quant.layers import QuantEmbedding
 from quant.primitives import dequantize_per_channel
-from sana_cli.checkpoint import Checkpoint, read_config, read_json
+from sana_cli.checkpoint import Checkpoint
 from sana_cli.component_weights import ComponentWeights, component_weights, stored_weights
 from sana_cli.config import Gemma2Config
 from sana_cli.engine.decoder import fuse_decoder
@@ -30,6 +30,7 @@ from sana_cli.fusing import fuse_projections_
 from sana_cli.lora import Adapters
 from sana_cli.lora_file import Lora
 from sana_cli.memory.streaming import StreamedBlocks
+from sana_cli.model_files import read_config, read_json
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.gemma2 import Gemma2
 from sana_cli.models.layers import PointwiseConv2d

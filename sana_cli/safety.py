@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sana_cli import hub_cache
-from sana_cli.checkpoint import local_path, looks_like_repo, module_names, read_json
+from sana_cli.checkpoint import local_path, looks_like_repo, module_names
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 from sana_cli.memory.budget import held_bytes
 from sana_cli.memory.choose import cap_of
+from sana_cli.model_files import read_json
 from sana_cli.precision import ITEMSIZE, plan_dtypes
 from sana_cli.user_config import SETTINGS
 from sana_cli.weight_headers import WeightFiles

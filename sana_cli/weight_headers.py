@@ -5,11 +5,14 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-from quant.files import open_regular, read_small_text
-from sana_cli.errors import checkpoint_error
+from quant.files import open_regular
+from sana_cli.errors import SanaError, checkpoint_error
+from sana_cli.model_files import edited, read_json, reading
 from sana_cli.weight_files import select_weights
 
 _DTYPE_NAMES = {"F32": "fp32", "F16": "fp16", "BF16": "bf16", "F64": "fp32"}
+_LONGEST_HEADER = 32 * 2**20  # bytes; published ones have less than one million
+_OTHER_FORMATS = (".bin", ".pth", ".pt", ".ckpt", ".gguf", ".onnx", ".msgpack", ".h5", ".pkl")
 
 
 class WeightFiles:
@@ -18,10 +21,11 @@ class WeightFiles:
     def __init__(self, folder: Path, *, stem: str, weight_variant: str | None = None) -> None:
         """`stem` is `diffusion_pytorch_model` or `model`; raises SanaError when files are unfit."""
         self.folder = folder
-        names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+        with reading(folder):
+            names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
         chosen = select_weights(names, stem=stem, weight_variant=weight_variant)
         if chosen is None:
-            raise checkpoint_error(f"no weights in {folder}: expected {stem}.safetensors")
+            raise _no_weights(folder, names, f"{stem}.safetensors")
         self.headers: dict[str, tuple[str, tuple[int, ...]]] = {}  # name -> (dtype, shape)
         self._file_of: dict[str, Path] = {}
         self._starts: dict[Path, dict[str, int]] = {}
@@ -82,14 +86,16 @@ class WeightFiles:
 
 def _read_weight_map(index: Path) -> dict[str, Path]:
     """Tensor -> shard, all of them beside the index."""
-    try:
-        weight_map = json.loads(read_small_text(index))["weight_map"]
-        names = {str(tensor): str(file) for tensor, file in weight_map.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise checkpoint_error(f"{index} is not a readable weight index") from error
+    problem = "is not a readable weight index"
+    weight_map = read_json(index, problem).get("weight_map")
+    if not isinstance(weight_map, dict):
+        raise checkpoint_error(f"{index} {problem}", hint=edited())
+    names = {tensor: str(file) for tensor, file in weight_map.items()}
     for file in set(names.values()):
         if Path(file).name != file or len(file) > 255:
-            raise checkpoint_error(f"{index} names a file outside its folder: {file[:80]}")
+            raise checkpoint_error(
+                f"{index} names a file outside its folder: {file[:80]}", hint=edited()
+            )
         if not (index.parent / file).is_file():
             raise checkpoint_error(f"missing weight file {index.parent / file}")
     return {tensor: index.parent / file for tensor, file in names.items()}
@@ -97,26 +103,52 @@ def _read_weight_map(index: Path) -> dict[str, Path]:
 
 def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Tensor name -> (safetensors dtype, shape), without reading data; checks the file's length."""
-    from safetensors import SafetensorError, safe_open  # brings numpy
+    from safetensors import safe_open  # brings numpy
 
-    if not path.is_file():
-        raise checkpoint_error(f"{path} is not a file")
-    try:
+    with reading(path):
+        _require_sane_length(path)
         with safe_open(path, framework="np") as handle:
             slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
             return {
                 name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()
             }
-    except (SafetensorError, OSError) as error:
-        raise checkpoint_error(f"{path} is truncated or corrupt: {error}") from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The texts that a safetensors file carries beside its tensors, checked as in `read_header`."""
+    from safetensors import safe_open
+
+    with reading(path):
+        _require_sane_length(path)
+        with safe_open(path, framework="np") as handle:
+            return handle.metadata() or {}
+
+
+def _require_sane_length(path: Path) -> None:
+    """Parsing a header takes many times its length in memory. ValueError for one that no model has."""
+    with open_regular(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > _LONGEST_HEADER:
+        raise ValueError(f"a header of {length} bytes")
 
 
 def _read_starts(path: Path) -> dict[str, int]:
     """Tensor name -> its first byte in a file that `read_header` has checked."""
-    try:
-        with open_regular(path) as file:
-            length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length))
-        return {n: 8 + length + h["data_offsets"][0] for n, h in header.items() if n[:2] != "__"}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise checkpoint_error(f"{path} is truncated or corrupt: {error}") from error
+    with reading(path), open_regular(path) as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        return {
+            name: 8 + length + facts["data_offsets"][0]
+            for name, facts in header.items()
+            if name != "__metadata__"
+        }
+
+
+def _no_weights(folder: Path, names: list[str], expected: str) -> SanaError:
+    other = next((name for name in names if name.endswith(_OTHER_FORMATS)), None)
+    what = f"no weights in {folder}: expected {expected}"
+    if other is None:
+        return checkpoint_error(what)
+    return checkpoint_error(
+        f"{what}, found {other}", hint="get the model's release in .safetensors"
+    )

@@ -11,7 +11,8 @@ from sana_cli.bench.contenders import Contender, Workload
 from sana_cli.bench.session import PARTS, Results, Timings
 from sana_cli.bench.statistics import paired_ratios, rounded, spread
 from sana_cli.bench.work import Precisions, Work
-from sana_cli.checkpoint import Checkpoint, open_checkpoint, read_json
+from sana_cli.checkpoint import Checkpoint, open_checkpoint
+from sana_cli.model_files import read_json
 
 STAGES = (  # in the order of a table
     "load", "text", "prepare", "step", "denoise", "decode", "encode", "picture", "total", "cpu",

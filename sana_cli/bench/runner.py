@@ -14,8 +14,9 @@ from sana_cli.bench.document import build_document
 from sana_cli.bench.recorded import record
 from sana_cli.bench.scratch import scratch_folder
 from sana_cli.bench.session import measure
-from sana_cli.checkpoint import Checkpoint, local_path, open_checkpoint, read_json
+from sana_cli.checkpoint import Checkpoint, local_path, open_checkpoint
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.model_files import read_json
 from sana_cli.recipes import RECIPES
 from sana_cli.request import Request, resolve
 from sana_cli.user_config import BUILTIN

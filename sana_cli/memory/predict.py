@@ -14,10 +14,11 @@ from math import prod
 from pathlib import Path
 
 from quant.config import QuantConfig
-from sana_cli.checkpoint import Checkpoint, read_config, weight_headers
+from sana_cli.checkpoint import Checkpoint, weight_headers
 from sana_cli.config import DCAEConfig, Gemma2Config
 from sana_cli.errors import checkpoint_error
 from sana_cli.memory.plans import DecodePlan, Plan
+from sana_cli.model_files import read_config
 from sana_cli.precision import ITEMSIZE, Device, DtypePlan
 from sana_cli.published import complex_human_instruction
 from sana_cli.request import Settings

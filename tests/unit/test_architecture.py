@@ -28,7 +28,8 @@ FLOORS = (
         "processor",
     ),
     ("user_config",),
-    ("weight_headers", "config_file", "naming"),
+    ("model_files",),
+    ("weight_headers", "config_file", "naming", "other_quantization"),
     ("lora_file", "source"),
     ("hub_errors", "hub_cache"),
     (

@@ -1,0 +1,161 @@
+"""Read the small files of a model, and say what is wrong with a file that cannot be read: each cause has its own remedy.
+
+"Get it again" helps where a copy is damaged. It does not where the file is of another kind, where reading it is not
+allowed, or where it is a git-lfs pointer: the second copy would be the same. No torch.
+"""
+
+import errno
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from quant.files import open_regular, read_small_text
+from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+
+_Config = TypeVar("_Config")
+
+CORRUPT = "is truncated or corrupt"  # of safetensors files
+_SMALL_JSON = 32 * 2**20  # bytes; the largest index of a published model has less than one million
+_SAFETENSORS = "get the model's .safetensors release"
+_PICTURE = "give the model's own file"
+_ARCHIVE = "unpack it first"
+# What files begin with, what such a file is, and what helps.
+_KINDS = (
+    (b"version https://git-lfs", "a git-lfs pointer, not the file it stands for",
+     "run `git lfs pull` in its folder, or let `sana pull` download the model"),
+    (b"GGUF", "a GGUF file", f"{_SAFETENSORS}; `sana quantize` makes it small"),
+    (b"<!DOCTYPE", "a web page", "download the file itself: its address has /resolve/ in place of /blob/"),
+    (b"<html", "a web page", "download the file itself: its address has /resolve/ in place of /blob/"),
+    (b"\x89PNG", "a picture", _PICTURE),
+    (b"\xff\xd8\xff", "a picture", _PICTURE),
+    (b"RIFF", "a picture or a sound", _PICTURE),
+    (b"\x89HDF", "an HDF5 file", _SAFETENSORS),
+    (b"PK\x03\x04", "a zip archive, as PyTorch writes .pth and .bin files", _SAFETENSORS),
+    (b"\x80\x02", "a Python pickle, which could run code", _SAFETENSORS),
+    (b"\x80\x03", "a Python pickle, which could run code", _SAFETENSORS),
+    (b"\x80\x04", "a Python pickle, which could run code", _SAFETENSORS),
+    (b"\x80\x05", "a Python pickle, which could run code", _SAFETENSORS),
+    (b"\x1f\x8b", "a gzip archive", _ARCHIVE),
+    (b"\x28\xb5\x2f\xfd", "a zstd archive", _ARCHIVE),
+    (b"\xfd7zXZ", "an xz archive", _ARCHIVE),
+    (b"7z\xbc\xaf", "a 7z archive", _ARCHIVE),
+    (b"Rar!", "a RAR archive", _ARCHIVE),
+    (b"%PDF", "a PDF document", "give the model's own file"),
+)  # fmt: skip
+
+
+def read_json(path: Path, problem: str = "is not readable JSON") -> dict[str, Any]:
+    """A JSON object from a file of the model, or SanaError."""
+    with reading(path, problem):
+        value = json.loads(read_small_text(path, _SMALL_JSON))
+    if not isinstance(value, dict):
+        raise checkpoint_error(f"{path} does not hold a JSON object", hint=edited())
+    return value
+
+
+def read_config(path: Path, parse: Callable[[dict[str, Any]], _Config]) -> _Config:
+    """A configuration from a JSON file of the model, or SanaError."""
+    values = read_json(path)
+    try:
+        return parse(values)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise checkpoint_error(
+            f"{path} does not describe a model we know: {one_line(error)}", hint=edited()
+        ) from error
+
+
+def edited() -> str:
+    """The remedy for a well-formed file whose values are no Sana's."""
+    return (
+        "use the file that was published with a Sana model (`sana models` lists them): "
+        "this one was changed, or belongs to another kind of model"
+    )
+
+
+@contextmanager
+def reading(path: Path, problem: str = CORRUPT) -> Iterator[None]:
+    """Turn whatever reading a file raises into one SanaError; `problem` is what it says where the file does not show more.
+
+    For blocks that do nothing else: decoders of foreign formats raise anything, Rust's even panic.
+    """
+    try:
+        yield
+    except SanaError:
+        raise
+    except MemoryError as error:
+        raise SanaError(
+            f"{path} takes more memory than there is",
+            hint="close other programs; a file of unknown origin may be made to do this",
+            code=ExitCode.ENVIRONMENT,
+        ) from error
+    except Exception as error:
+        raise unreadable(path, problem, error) from error
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise unreadable(path, problem, error) from error
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a library in Rust gave up: PyO3's exception for that is no `Exception`, and cannot be imported."""
+    return type(error).__name__ == "PanicException"
+
+
+def unreadable(path: Path, problem: str, error: BaseException) -> SanaError:
+    """What is wrong with a file that cannot be read, by the error and its first bytes; else it has the `problem`."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return _refused(path, error)
+    try:
+        with open_regular(path) as file:
+            head, size = file.read(512), os.fstat(file.fileno()).st_size
+    except OSError as cause:
+        return _refused(path, cause)
+    if size == 0:
+        return checkpoint_error(f"{path} {problem}: it is empty")
+    if found := kind_of(head):
+        what, hint = found
+        return checkpoint_error(f"{path} is {what}", hint=hint)
+    if problem != CORRUPT and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
+        return checkpoint_error(
+            f"{path} {problem}: it is a safetensors file", hint="check which file is meant"
+        )
+    return checkpoint_error(f"{path} {problem}: {one_line(error)}")
+
+
+def kind_of(head: bytes) -> tuple[str, str] | None:
+    """What a file that begins so is, as "a GGUF file", and the remedy; None for formats that no one mistakes."""
+    if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"avif"):
+        return "a picture", _PICTURE
+    start = head.lstrip()
+    for mark, what, hint in _KINDS:
+        if start[: len(mark)].lower() == mark.lower():
+            return what, hint
+    return None
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's text, at most 200 characters, or the name of its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _refused(path: Path, error: OSError) -> SanaError:
+    """An error of the system, which another copy of the file does not mend."""
+    if error.errno == errno.ENOENT:
+        return checkpoint_error(f"missing file {path}")
+    if error.errno in (errno.EACCES, errno.EPERM):
+        hint = "let your user read it: look at the owner and mode of the file and its folders"
+        return checkpoint_error(f"cannot read {path}: no permission", hint=hint)
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.ENXIO):
+        return checkpoint_error(
+            f"{path} is not a regular file", hint="name the file itself, or put it there"
+        )
+    if error.errno == errno.EFBIG:
+        return checkpoint_error(f"{path} is too large for what it should be", hint=edited())
+    return SanaError(
+        f"cannot read {path}: {error.strerror or error}",
+        hint="look at the disk or network drive that it lies on",
+        code=ExitCode.ENVIRONMENT,
+    )
