@@ -203,4 +203,4 @@ def test_a_driver_without_a_torch_for_it(
 
 def test_misuse(sana: Callable[..., Any]) -> None:
     result = sana("doctor", "sana-0.6b")
-    assert (result.code, "unexpected extra argument" in result.err) == (ExitCode.USAGE, True)
+    assert (result.code, "unexpected argument" in result.err) == (ExitCode.USAGE, True)
