@@ -227,7 +227,7 @@ def choose_kernels(
     backend: Backend,
     *,
     components: Sequence[str] = tuple(STEMS),
-    notice: Callable[[str], None] = _to_stderr,
+    notice: Callable[[str], None] = note,
 ) -> None:
     """Find out which kernels run a quantized model here, while nothing else is in memory: that takes some, once."""
     if checkpoint.manifest is None or device.type != "cpu":
