@@ -5,7 +5,6 @@ twice.
 """
 
 import copy
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -31,13 +30,14 @@ from sana_cli.fusing import fuse_projections_
 from sana_cli.lora import Adapters
 from sana_cli.lora_file import Lora
 from sana_cli.memory.streaming import StreamedBlocks
-from sana_cli.model_files import read_config, read_json
+from sana_cli.model_files import read_config
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.gemma2 import Gemma2
 from sana_cli.models.layers import PointwiseConv2d
 from sana_cli.models.packed import is_worth_packing, pack_linears_
 from sana_cli.models.sana_transformer import SanaBlock, SanaTransformer2D
-from sana_cli.models.text_encoder import FileEmbedding, PromptEncoder, Tokenizer
+from sana_cli.models.text_encoder import FileEmbedding, PromptEncoder
+from sana_cli.models.tokenizer import load_tokenizer
 from sana_cli.resident import give_back
 from sana_cli.text import note
 from sana_cli.user_config import cache_folder
@@ -150,7 +150,7 @@ def _with_tokenizer(
         weights = _stream(model, "layers", weights, "text_encoder", dtype, device, stream)
     _fill(model, weights, "text_encoder", dtype=dtype, device=device)
     assert isinstance(model, Gemma2)
-    return PromptEncoder(_load_tokenizer(tokenizer), model.eval())
+    return PromptEncoder(load_tokenizer(tokenizer), model.eval())
 
 
 def _leave_table_in_file(
@@ -379,17 +379,3 @@ def _fill(
             dtype=DTYPES[dtype],
             device=device,
         )
-
-
-def _load_tokenizer(folder: Path) -> Tokenizer:
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise checkpoint_error(f"missing file {path}")
-    settings = folder / "tokenizer_config.json"
-    try:
-        return Tokenizer(path, read_json(settings) if os.path.lexists(settings) else {})
-    except SanaError:
-        raise
-    except Exception as error:  # tokenizers raises bare ones for bad files
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise checkpoint_error(f"cannot read the tokenizer in {folder}: {reason}") from error
