@@ -18,6 +18,7 @@ from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 _Config = TypeVar("_Config")
 
 CORRUPT = "is truncated or corrupt"  # of safetensors files
+NO_PTH = "is not a readable .pth file"
 _SMALL_JSON = 32 * 2**20  # bytes; the largest index of a published model has less than one million
 _SAFETENSORS = "get the model's .safetensors release"
 _PICTURE = "give the model's own file"
@@ -33,11 +34,6 @@ _KINDS = (
     (b"\xff\xd8\xff", "a picture", _PICTURE),
     (b"RIFF", "a picture or a sound", _PICTURE),
     (b"\x89HDF", "an HDF5 file", _SAFETENSORS),
-    (b"PK\x03\x04", "a zip archive, as PyTorch writes .pth and .bin files", _SAFETENSORS),
-    (b"\x80\x02", "a Python pickle, which could run code", _SAFETENSORS),
-    (b"\x80\x03", "a Python pickle, which could run code", _SAFETENSORS),
-    (b"\x80\x04", "a Python pickle, which could run code", _SAFETENSORS),
-    (b"\x80\x05", "a Python pickle, which could run code", _SAFETENSORS),
     (b"\x1f\x8b", "a gzip archive", _ARCHIVE),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", _ARCHIVE),
     (b"\xfd7zXZ", "an xz archive", _ARCHIVE),
@@ -45,6 +41,12 @@ _KINDS = (
     (b"Rar!", "a RAR archive", _ARCHIVE),
     (b"%PDF", "a PDF document", "give the model's own file"),
 )  # fmt: skip
+
+
+_PYTORCH_KINDS = (
+    (b"PK\x03\x04", "a zip archive, as PyTorch writes .pth and .bin files", _SAFETENSORS),
+    *((b"\x80%c" % n, "a Python pickle, which could run code", _SAFETENSORS) for n in range(2, 6)),
+)
 
 
 def read_json(path: Path, problem: str = "is not readable JSON") -> dict[str, Any]:
@@ -115,7 +117,7 @@ def unreadable(path: Path, problem: str, error: BaseException) -> SanaError:
         return _refused(path, cause)
     if size == 0:
         return checkpoint_error(f"{path} {problem}: it is empty")
-    if found := kind_of(head):
+    if found := kind_of(head, pytorch=problem == NO_PTH):
         what, hint = found
         return checkpoint_error(f"{path} is {what}", hint=hint)
     if problem != CORRUPT and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
@@ -125,12 +127,15 @@ def unreadable(path: Path, problem: str, error: BaseException) -> SanaError:
     return checkpoint_error(f"{path} {problem}: {one_line(error)}")
 
 
-def kind_of(head: bytes) -> tuple[str, str] | None:
-    """What a file that begins so is, as "a GGUF file", and the remedy; None for formats that no one mistakes."""
+def kind_of(head: bytes, *, pytorch: bool = False) -> tuple[str, str] | None:
+    """What a file that begins so is, as "a GGUF file", and the remedy; None for formats that no one mistakes.
+
+    With `pytorch` its own formats are what is expected.
+    """
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"avif"):
         return "a picture", _PICTURE
     start = head.lstrip()
-    for mark, what, hint in _KINDS:
+    for mark, what, hint in _KINDS if pytorch else (*_PYTORCH_KINDS, *_KINDS):
         if start[: len(mark)].lower() == mark.lower():
             return what, hint
     return None

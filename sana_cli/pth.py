@@ -1,9 +1,11 @@
 """Read NVIDIA's original `.pth` transformer files: names, fused projections, and configuration.
 
-Only tensors are unpickled (`weights_only=True`); a file that wants to run code is refused. The key
+Only tensors are unpickled (`weights_only=True`); a file that wants to run code is refused. What else a trainer saves
+next to them, such as the state of NumPy's random numbers, is replaced by a stand-in that does nothing. The key
 table is that of the published converter (NVlabs/Sana, scripts/convert_sana_to_diffusers.py).
 """
 
+import os
 import pickle
 import re
 import warnings
@@ -12,9 +14,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.serialization import safe_globals
 
+from quant.files import open_regular
 from sana_cli.config import TransformerConfig
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+from sana_cli.model_files import NO_PTH, reading
 
 # Buffers of training and of a stored position table; every loader recomputes or ignores them.
 _DROPPED = ("y_embedder.y_embedding", "pos_embed", "logvar_linear.weight", "logvar_linear.bias")
@@ -49,6 +54,39 @@ _FUSED = {".qkv.": (".to_q.", ".to_k.", ".to_v."), ".kv.": (".to_k.", ".to_v.")}
 _CROSS_HEADS = {1152: 16, 2240: 20}
 
 
+class _Ignored:
+    """Stands for an object that is no tensor, whatever it is made of."""
+
+    def __new__(cls, *args: object) -> "_Ignored":
+        return super().__new__(cls)
+
+    def __init__(self, *args: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _ignored_dict(*args: object) -> dict[object, object]:
+    return {}
+
+
+_IGNORED = (
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    "numpy.ndarray", "numpy.dtype", "numpy.random.bit_generator.SeedSequence", "numpy.random.mtrand.RandomState",
+    *(f"numpy.random._pickle.{name}" for name in ("__bit_generator_ctor", "__generator_ctor", "__randomstate_ctor")),
+    *(f"numpy.random._{name.lower()}.{name}" for name in ("MT19937", "PCG64", "Philox", "SFC64")),
+    "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
+    "argparse.Namespace", "types.SimpleNamespace", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.Path",
+    *(f"builtins.{name}" for name in ("int", "float", "str", "bool", "list", "dict", "tuple")),
+)  # fmt: skip
+# Calling these by their own name would run NumPy's code on a stranger's bytes.
+_STAND_INS = [
+    *((_Ignored, name) for name in _IGNORED),
+    (_ignored_dict, "collections.defaultdict"),
+]
+_LONGEST_PICKLE = 64 * 2**20  # bytes; those of models have less than one million
+_NO_SANA = "is this the transformer of a Sana model?"
+
+
 def read_pth(path: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
     """The transformer of a `.pth` file: its configuration and tensors under published names.
 
@@ -63,10 +101,10 @@ def read_pth(path: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
         if "time_embed.guidance_embedder.linear_1.weight" in tensors:  # Sprint has no `.emb` level
             tensors = {k.replace("time_embed.emb.", "time_embed."): v for k, v in tensors.items()}
         return _infer_config(tensors, native, path), tensors
-    except (ValueError, TypeError, IndexError, RuntimeError, ZeroDivisionError) as error:
+    except (ValueError, TypeError, IndexError, RuntimeError, ArithmeticError) as error:
         raise checkpoint_error(
             f"{path} holds tensors of shapes that no Sana transformer has",
-            hint="is this the transformer of a Sana model?",
+            hint=_NO_SANA,
         ) from error
 
 
@@ -80,25 +118,50 @@ def stored_precision(tensors: dict[str, Tensor]) -> str:
 
 
 def _unpickle(path: Path) -> dict[str, Tensor]:
-    try:
-        with warnings.catch_warnings():  # about the pickle protocol of files that fail anyway
-            warnings.simplefilter("ignore")
-            # torch before 1.6 wrote others, which cannot be mapped.
-            zipped = zipfile.is_zipfile(path)
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-    except MemoryError:
-        raise
-    except Exception as error:  # a damaged pickle raises anything
-        if isinstance(error, pickle.UnpicklingError) and "global" in str(error).lower():
+    with reading(path, NO_PTH):
+        zipped = _is_sane_zip(path)
+        try:
+            with warnings.catch_warnings(), safe_globals(_STAND_INS):
+                warnings.simplefilter(
+                    "ignore"
+                )  # about the pickle protocol of files that fail anyway
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        except pickle.UnpicklingError as error:
+            if "global" not in str(error).lower():
+                raise
             raise checkpoint_error(
                 f"{path} would run code when loaded; refused",
                 hint="use a file of plain tensors, best the safetensors release of the model",
             ) from error
-        raise checkpoint_error(f"{path} is not a readable .pth file") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(_is_plain(*item) for item in state.items()):
-        raise checkpoint_error(f"{path} holds no state_dict of tensors")
+        raise checkpoint_error(f"{path} holds no state_dict of tensors", hint=_NO_SANA)
     return state
+
+
+def _is_sane_zip(path: Path) -> bool:
+    """Whether a file is a zip archive, as torch writes them since 1.6; others cannot be mapped.
+
+    SanaError for one that grows when it is unpacked: torch stores without compression, and would hold it all.
+    """
+    with open_regular(path) as file:
+        if not zipfile.is_zipfile(file):
+            return False
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+        size = os.fstat(file.fileno()).st_size
+    grows = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+    if grows or sum(member.file_size for member in members) > size:
+        raise checkpoint_error(
+            f"{path} is a compressed archive, which torch.save does not write",
+            hint="unpack it, and pack it again without compression (zip -0)",
+        )
+    pickles = (member.file_size for member in members if member.filename.endswith("data.pkl"))
+    if max(pickles, default=0) > _LONGEST_PICKLE:
+        raise checkpoint_error(
+            f"{path} describes its tensors in more bytes than any model", hint=_NO_SANA
+        )
+    return True
 
 
 def _is_plain(name: object, value: object) -> bool:
@@ -126,9 +189,7 @@ def _convert(name: str, tensor: Tensor, path: Path) -> dict[str, Tensor]:
                         for part, chunk in zip(parts, chunks, strict=True)
                     }
             return {renamed: tensor}
-    raise checkpoint_error(
-        f"{path}: unexpected tensor {name}", hint="is this the transformer of a Sana model?"
-    )
+    raise checkpoint_error(f"{path}: unexpected tensor {name}", hint=_NO_SANA)
 
 
 def _infer_config(
@@ -139,7 +200,7 @@ def _infer_config(
         caption_channels = tensors["caption_projection.linear_1.weight"].shape[1]
         point = tensors["transformer_blocks.0.ff.conv_point.weight"]
     except KeyError as error:
-        raise checkpoint_error(f"{path}: missing tensor {error.args[0]}") from error
+        raise checkpoint_error(f"{path}: missing tensor {error.args[0]}", hint=_NO_SANA) from error
     if D not in _CROSS_HEADS:
         raise SanaError(
             f"{path}: no published Sana model is {D} wide",
