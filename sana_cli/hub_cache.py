@@ -16,6 +16,8 @@ from filelock import FileLock, Timeout
 
 from quant.files import read_small_text
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.hub_environment import require_environment
+from sana_cli.hub_files import RepoFolder
 from sana_cli.weight_files import missing_files, select_files
 
 _PREFIX = "models--"
@@ -39,14 +41,20 @@ class CachedRepo:
 
 def root() -> Path:
     """Where the hub's cache is, whether it exists or not."""
+    require_environment()
     from huggingface_hub import constants  # 6 ms; anything more of the package costs 0.2 s
 
-    return Path(constants.HF_HUB_CACHE).expanduser()
+    return Path(constants.HF_HUB_CACHE)
+
+
+def repo_folder(repo_id: str) -> RepoFolder:
+    """A repo's folder, whether it exists or not."""
+    return RepoFolder(root() / (_PREFIX + repo_id.replace("/", "--")))
 
 
 def find(repo_id: str, *, weight_variant: str | None = None) -> CachedRepo | None:
     """What the cache has of a repo; None if nothing."""
-    folder = root() / (_PREFIX + repo_id.replace("/", "--"))
+    folder = repo_folder(repo_id).path
     if not folder.is_dir():
         return None
     snapshot = _main_snapshot(folder)
@@ -63,12 +71,11 @@ def find(repo_id: str, *, weight_variant: str | None = None) -> CachedRepo | Non
 
 
 def _main_snapshot(folder: Path) -> Path | None:
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        commit = read_small_text(folder / "refs/main", 1000).strip()
-        snapshot = folder / "snapshots" / commit
-        if commit and snapshot.is_dir():
-            return snapshot
-    return None
+    repo = RepoFolder(folder)
+    commit = repo.commit("main")
+    if commit is None or not repo.snapshot(commit).is_dir():
+        return None
+    return repo.snapshot(commit)
 
 
 def sana_repos() -> Iterator[str]:
@@ -77,7 +84,7 @@ def sana_repos() -> Iterator[str]:
         snapshot = _main_snapshot(folder)
         if snapshot is None:
             continue
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
             index = json.loads(read_small_text(snapshot / "model_index.json", 2**20))
             if str(index.get("_class_name", "")).startswith("Sana"):
                 yield folder.name.removeprefix(_PREFIX).replace("--", "/", 1)
@@ -116,6 +123,13 @@ def remove_repo(repo: CachedRepo) -> int:
         freed = remove_folder(repo.folder)
     shutil.rmtree(root() / ".locks" / repo.folder.name, ignore_errors=True)
     return freed
+
+
+def remove_idle_locks(folder: Path) -> None:
+    """Remove the empty files that locks of a repo left, but for those that somebody holds."""
+    for path in (folder.parent / ".locks" / folder.name).glob("*.lock"):
+        with contextlib.suppress(OSError, Timeout), FileLock(path, timeout=0):
+            path.unlink(missing_ok=True)
 
 
 def remove_folder(folder: Path) -> int:

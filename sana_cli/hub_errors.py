@@ -2,14 +2,12 @@
 
 import contextlib
 import errno
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
-    FileMetadataError,
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
@@ -20,6 +18,8 @@ from huggingface_hub.errors import (
 )
 
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.hub_answer import BadAnswer
+from sana_cli.redact import without_secrets
 from sana_cli.variants import suggest
 
 
@@ -41,16 +41,12 @@ def _explain(
     error: BaseException, repo: str, revision: str | None, cache: Path
 ) -> SanaError | None:
     """Specific before general: most of these classes are subclasses of one another."""
-    hub = constants.ENDPOINT
+    hub = endpoint()
     code = ExitCode.ENVIRONMENT
     message = hint = ""
     match error:
         case HFValidationError():
-            code = ExitCode.USAGE
-            message = (
-                f"{repo!r} is neither a folder, nor a known model, nor a repo id like owner/name"
-            )
-            hint = _did_you_mean(repo) or "check the spelling of the model's name"
+            return no_repo(repo)
         case GatedRepoError():
             message = f"{repo} is gated: its owners hand it out on request"
             hint = f"ask for access at {hub}/{repo}, then set HF_TOKEN or run `hf auth login`"
@@ -68,8 +64,8 @@ def _explain(
             hint = "try again in a while, or choose another revision"
         case HfHubHTTPError():
             message, hint = _explain_status(error.response.status_code, repo)
-        case FileMetadataError() | json.JSONDecodeError():
-            message = f"{hub} does not answer like a Hugging Face hub"
+        case BadAnswer():
+            message = f"{hub} does not answer like a Hugging Face hub: {error}"
             hint = "check HF_ENDPOINT, and whether a proxy or login page stands in between"
         case HTTPError() if "Timeout" in type(error).__name__:
             message = f"{hub} did not answer in time"
@@ -88,16 +84,13 @@ def _explain(
         case OSError() if error.errno is not None:
             message = f"cannot use {error.filename or cache}: {error.strerror}"
             hint = "set HF_HOME to a folder that you may write to"
-        case OSError() if "Consistency check failed" in str(error):
-            message = f"{hub} sent a file of {repo} with a length other than announced"
-            hint = "run the command again; if it repeats, look for a proxy in between"
         case _:
             return None
     return SanaError(message, hint=hint, code=code)
 
 
 def _explain_status(status: int, repo: str) -> tuple[str, str]:
-    hub = constants.ENDPOINT
+    hub = endpoint()
     if status >= 500:
         return f"{hub} is out of order ({status})", "try again later"
     match status:
@@ -108,6 +101,20 @@ def _explain_status(status: int, repo: str) -> tuple[str, str]:
         case 429:
             return f"{hub} asks to slow down", "wait some minutes; HF_TOKEN raises the limit"
     return f"{hub} answered {status} for {repo}", "try again; if it repeats, check HF_ENDPOINT"
+
+
+def no_repo(repo: str) -> SanaError:
+    """An error about what cannot be the name of a model."""
+    return SanaError(
+        f"{repo!r} is neither a folder, nor a known model, nor a repo id like owner/name",
+        hint=_did_you_mean(repo) or "check the spelling of the model's name",
+        code=ExitCode.USAGE,
+    )
+
+
+def endpoint() -> str:
+    """The hub's address, fit to be shown."""
+    return without_secrets(constants.ENDPOINT)
 
 
 def _did_you_mean(repo: str) -> str:

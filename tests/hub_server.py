@@ -14,11 +14,12 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_secret"
@@ -65,6 +66,7 @@ class Hub:
     # file: bytes, hang|reset|close
     stop_at: dict[str, tuple[int, str]] = field(default_factory=dict)
     ignore_range: bool = False
+    lie: Callable[[dict[str, Any]], object] | None = None  # what the listing becomes
     release: threading.Event = field(default_factory=threading.Event)
     reached: threading.Event = field(default_factory=threading.Event)
 
@@ -166,7 +168,8 @@ class Handler(BaseHTTPRequestHandler):
                 entry |= {"lfs": {"sha256": sha256(data), "size": len(data), "pointerSize": 134}}
             siblings.append(entry)
         info = {"_id": "1", "id": repo, "sha": self.hub.commit(repo), "siblings": siblings}
-        return self.answer(200, json.dumps(info).encode())
+        told = self.hub.lie(info) if self.hub.lie else info
+        return self.answer(200, told if isinstance(told, bytes) else json.dumps(told).encode())
 
     def resolve(self, repo: str, revision: str, name: str) -> None:
         commit = {"X-Repo-Commit": self.hub.commit(repo)}

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 # Floors of docs/architecture.md, lowest first. A module may import from floors below its own.
 FLOORS = (
+    ("redact",),
     ("errors", "text"),
     ("logs",),
     (
@@ -27,11 +28,11 @@ FLOORS = (
         "resident",
         "processor",
     ),
-    ("user_config",),
+    ("user_config", "hub_files", "hub_environment"),
     ("model_files",),
-    ("weight_headers", "config_file", "naming", "other_quantization"),
+    ("weight_headers", "config_file", "naming", "other_quantization", "hub_answer"),
     ("lora_file", "source"),
-    ("hub_errors", "hub_cache"),
+    ("hub_errors", "hub_cache", "hub_download"),
     (
         "models",
         "schedulers",

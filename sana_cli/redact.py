@@ -1,0 +1,52 @@
+"""Text without the secrets of this machine: passwords in addresses, queries, tokens. No imports of ours.
+
+What is shown anywhere (errors, logs, tracebacks, reports) passes through here once, at the place where it is shown.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from urllib.parse import quote, unquote
+
+_HIDDEN = "***"
+_SHORTEST = 4  # characters of a secret that is looked for outside of addresses, too
+_ADDRESSES = (
+    "HF_ENDPOINT",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "FTP_PROXY",
+    "HF_INFERENCE_ENDPOINT",
+)
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "HF_OIDC_TOKEN")
+
+_USERINFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
+_QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?\"'<>]*)\?[^\s\"'<>]*", re.IGNORECASE)
+_BEARER = re.compile(r"(\b(?:bearer|basic)\s+)[^\s'\",;]+", re.IGNORECASE)
+_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
+
+
+def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> str:
+    """The text without userinfo and query of any address in it, and without tokens."""
+    for secret in _secrets(os.environ if environment is None else environment):
+        text = text.replace(secret, _HIDDEN)
+    if "://" in text:
+        text = _USERINFO.sub("", text)
+        text = _QUERY.sub(r"\1", text)
+    text = _BEARER.sub(rf"\1{_HIDDEN}", text)
+    return _TOKEN.sub(_HIDDEN, text)
+
+
+def _secrets(environment: Mapping[str, str]) -> list[str]:
+    """What the environment keeps secret, in each spelling that a library may show, longest first."""
+    found: set[str] = set()
+    for name, value in environment.items():
+        if name.upper() in _TOKENS:
+            found |= {value, value.strip()}
+        elif name.upper() in _ADDRESSES and "@" in value:
+            # Passwords with a slash or an at sign in them are common, and no parser agrees on them.
+            userinfo = value.rpartition("@")[0].rpartition("://")[2]
+            password = userinfo.partition(":")[2]
+            found |= {userinfo, password, unquote(userinfo), unquote(password)}
+            found |= {quote(userinfo, safe=":"), quote(password, safe="")}
+    return sorted((s for s in found if len(s) >= _SHORTEST), key=len, reverse=True)
