@@ -8,8 +8,9 @@ import io
 import itertools
 import os
 import sys
+import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -20,19 +21,18 @@ from sana_cli.commands.bench import bench
 from sana_cli.commands.decode import decode
 from sana_cli.commands.doctor import doctor
 from sana_cli.commands.generate import generate
-from sana_cli.commands.grouped import Grouped, Verbs
+from sana_cli.commands.grouped import Command, Grouped, Verbs
+from sana_cli.commands.help import help_
 from sana_cli.commands.info import info
 from sana_cli.commands.models import default, models, remove
 from sana_cli.commands.pull import pull
 from sana_cli.commands.quantize import quantize
 from sana_cli.commands.repl import repl
 from sana_cli.commands.report import tell_error
+from sana_cli.commands.usage import UsageError, in_our_words
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.processor import limit_spinning
-from sana_cli.text import say
-
-# Typer carries its own copy of Click in newer versions; only this base class is public in all.
-_UsageError: Any = typer.BadParameter.__mro__[1]
+from sana_cli.text import print_json, say
 
 _GLOBAL_OPTIONS = ("--debug", "--verbose", "-v", "-vv")
 
@@ -40,21 +40,23 @@ app = typer.Typer(
     name="sana",
     cls=Verbs,
     help="Draw pictures with Sana on the machine you already have.",
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # help drawn by Rich costs 100 ms
     pretty_exceptions_enable=False,
 )
 app.command(cls=Grouped)(generate)
-app.command()(repl)
-app.command()(decode)
-app.command()(info)
-app.command()(quantize)
-app.command()(bench)
-app.command()(doctor)
-app.command()(pull)
-app.command()(models)
-app.command()(default)
-app.command()(remove)
+app.command(cls=Command)(repl)
+app.command(cls=Command)(decode)
+app.command(cls=Command)(info)
+app.command(cls=Command)(quantize)
+app.command(cls=Command)(bench)
+app.command(cls=Command)(doctor)
+app.command(cls=Command)(pull)
+app.command(cls=Command)(models)
+app.command(cls=Command)(default)
+app.command(cls=Command)(remove)
 app.add_typer(config.app)
+app.command("help")(help_)
 
 
 def _print_version(wanted: bool) -> None:
@@ -95,18 +97,18 @@ def _root(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `sana` with the given arguments and return its exit code; never raises for bad input."""
     arguments = _global_options_first(sys.argv[1:] if argv is None else argv)
+    json = _wants_json(arguments)
     try:
         _require_working_folder()
         return _run(arguments)
     except SanaError as error:
         if "--debug" in itertools.takewhile(lambda a: a.startswith("-"), arguments):
-            raise
-        return _fail(error.message, error.hint, error.code)
-    except _UsageError as error:
-        command = error.ctx.command_path if error.ctx else "sana"
-        return _fail(_flat(error.format_message()), f"see `{command} --help`", ExitCode.USAGE)
+            traceback.print_exc()  # the message and the exit code stay the same
+        return _fail(error.message, error.hint, error.code, json=json)
+    except UsageError as error:
+        return _fail(*in_our_words(error), ExitCode.USAGE, json=json)
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", "", ExitCode.INTERRUPTED)
+        return _fail("interrupted", "", ExitCode.INTERRUPTED, json=json)
     except BrokenPipeError:
         # The reader of stdout left, as `head` does; there is nobody to tell.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -118,7 +120,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"cannot write the result: {error.strerror}",
             "pictures that were drawn are kept; look at where stdout goes",
             ExitCode.ENVIRONMENT,
+            json=False,  # stdout is what cannot be written
         )
+
+
+def _wants_json(arguments: Sequence[str]) -> bool:
+    """Whether stdout is read by a program. `sana bench --json FILE` writes a file, and its stdout is for people."""
+    words = list(itertools.takewhile(lambda word: word != "--", arguments))
+    return "--json" in words and "bench" not in words[: words.index("--json")]
 
 
 def _global_options_first(argv: Sequence[str]) -> list[str]:
@@ -148,13 +157,10 @@ def _require_working_folder() -> None:
         ) from error
 
 
-def _flat(message: str) -> str:
-    """Typer lists choices on lines of their own."""
-    return " ".join(line.strip() for line in message.splitlines())
-
-
-def _fail(message: str, hint: str, code: ExitCode) -> int:
+def _fail(message: str, hint: str, code: ExitCode, *, json: bool) -> int:
     tell_error(message, hint)
+    if json:
+        print_json({"error": {"code": int(code), "message": message, "hint": hint}})
     return int(code)
 
 

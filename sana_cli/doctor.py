@@ -24,6 +24,7 @@ from sana_cli.options import parse_bytes
 from sana_cli.output import counted, readable_bytes, readable_memory
 
 if TYPE_CHECKING:
+    from quant.backends.choose import Measurement
     from sana_cli.user_config import Preferences
 
 State = Literal["ok", "note", "problem"]
@@ -42,9 +43,10 @@ class Finding:
     remedy: str = ""
 
 
-def examine() -> Iterator[Finding]:
-    """All findings, each as soon as it is known."""
+def examine(begin: Callable[[str], None] = lambda topic: None) -> Iterator[Finding]:
+    """Yield all findings, each as soon as it is known. `begin` is called with a topic before it is checked."""
     for topic, check in _CHECKS.items():
+        begin(topic)
         try:
             yield from check()
         except (SanaError, OSError, RuntimeError, ImportError, ValueError) as error:
@@ -190,24 +192,23 @@ def _memory() -> Iterator[Finding]:
 
 
 def _kernels() -> Iterator[Finding]:
-    """Every kernel of every scheme, run on a layer of a usual size and compared with the reference."""
+    """Run the kernels that may be chosen for every scheme on a layer of a usual size, and compare them with the reference."""
     import torch
 
-    from quant.backends.choose import all_kernels, measure, probe_layers
+    from quant.backends.choose import measure, probe_layers, usable_kernels
     from sana_cli.precision import pick_device
 
     device = pick_device("auto")
     for kind, layer in probe_layers(device):
-        kernels = [kernel for kernel in all_kernels() if kernel.supports(layer, device)]
-        results = measure(layer, device, kernels)
+        results = measure(layer, device, usable_kernels(layer, device))
         good = sorted((m for m in results if m.seconds is not None), key=lambda m: m.seconds or 0)
-        times = [f"{m.backend} {m.kernel} {(m.seconds or 0) * 1000:.1f} ms" for m in good]
+        times = [f"{_name_of(m)} {(m.seconds or 0) * 1000:.1f} ms" for m in good]
         clock = " of CPU time" if device.type == "cpu" else ""
         yield Finding(topic="kernels", text=f"{kind} on {device}: {', '.join(times)}{clock}")
         for failed in (m for m in results if m.seconds is None):
             yield Finding(
                 topic="kernels", state="note",
-                text=f"{kind}: {failed.backend} {failed.kernel} is not used: {failed.note}",
+                text=f"{kind}: {_name_of(failed)} is not used: {failed.note}",
             )  # fmt: skip
         if device.type == "cuda" and not any(m.backend == "native" for m in good):
             yield Finding(
@@ -216,6 +217,11 @@ def _kernels() -> Iterator[Finding]:
             )  # fmt: skip
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def _name_of(measurement: "Measurement") -> str:
+    """Backend and kernel; of the reference, which is both, one word."""
+    return " ".join(dict.fromkeys((measurement.backend, measurement.kernel)))
 
 
 def _drawing() -> Iterator[Finding]:
@@ -237,7 +243,8 @@ def _drawing() -> Iterator[Finding]:
         list(run.pictures())
     yield Finding(
         topic="drawing",
-        text=f"the built-in model draws on {device} in {run.dtypes}, {time.perf_counter() - started:.1f} s with loading",
+        text=f"the built-in model draws on {device} in {run.dtypes}: loaded, and one step of "
+        f"{_DRAW_SIDE}x{_DRAW_SIDE} pixels, in {time.perf_counter() - started:.1f} s",
     )
 
 

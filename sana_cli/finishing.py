@@ -309,7 +309,7 @@ def finish(
     held = hold_to(cap, device)
     backend: Backend = next((name for name in BACKENDS if name == how.backend), "auto")
     if cap.asked:
-        choose_kernels(checkpoint, device, backend, components=("vae",))
+        choose_kernels(checkpoint, device, backend, components=("vae",), notice=reporter.notice)
     finisher = Finisher(
         checkpoint,
         device=device,

@@ -5,17 +5,17 @@ twice.
 """
 
 import copy
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from quant.backends.choose import Backend, accelerate_, choose_ahead, remembered
+from quant.backends.choose import Backend, accelerate_, choose_ahead
+from quant.backends.verdicts import remembered
 from quant.convert import RecipeError, prepare_
 from quant.installed import is_installed
 from quant.layers import QuantEmbedding
@@ -30,13 +30,14 @@ from sana_cli.fusing import fuse_projections_
 from sana_cli.lora import Adapters
 from sana_cli.lora_file import Lora
 from sana_cli.memory.streaming import StreamedBlocks
-from sana_cli.model_files import read_config, read_json
+from sana_cli.model_files import read_config
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.gemma2 import Gemma2
 from sana_cli.models.layers import PointwiseConv2d
 from sana_cli.models.packed import is_worth_packing, pack_linears_
 from sana_cli.models.sana_transformer import SanaBlock, SanaTransformer2D
-from sana_cli.models.text_encoder import FileEmbedding, PromptEncoder, Tokenizer
+from sana_cli.models.text_encoder import FileEmbedding, PromptEncoder
+from sana_cli.models.tokenizer import load_tokenizer
 from sana_cli.resident import give_back
 from sana_cli.text import note
 from sana_cli.user_config import cache_folder
@@ -149,7 +150,7 @@ def _with_tokenizer(
         weights = _stream(model, "layers", weights, "text_encoder", dtype, device, stream)
     _fill(model, weights, "text_encoder", dtype=dtype, device=device)
     assert isinstance(model, Gemma2)
-    return PromptEncoder(_load_tokenizer(tokenizer), model.eval())
+    return PromptEncoder(load_tokenizer(tokenizer), model.eval())
 
 
 def _leave_table_in_file(
@@ -226,6 +227,7 @@ def choose_kernels(
     backend: Backend,
     *,
     components: Sequence[str] = tuple(STEMS),
+    notice: Callable[[str], None] = note,
 ) -> None:
     """Find out which kernels run a quantized model here, while nothing else is in memory: that takes some, once."""
     if checkpoint.manifest is None or device.type != "cpu":
@@ -234,8 +236,17 @@ def choose_kernels(
         choose_ahead(
             empty_module(checkpoint, component), device, backend=backend,
             loose=component == "transformer", verdicts=_verdicts(),
+            before_measuring=partial(_say_measuring, notice),
         )  # fmt: skip
+    if backend != "reference":
+        _float_kernel(device, _verdicts())
     give_back()
+
+
+@lru_cache(maxsize=1)
+def _say_measuring(notice: Callable[[str], None]) -> None:
+    """Announce it once to whoever is told; parts and kinds of layers come one by one."""
+    notice("measuring which kernels are the fastest here, once: a few seconds")
 
 
 def _verdicts() -> Path:
@@ -252,7 +263,7 @@ def accelerate(
     """Give quantized layers their kernels, and on a CUDA device transformer and decoder their fused ones.
 
     Returns the kernels by kind of layer. The model can only run from here on: packed layers drop the stored
-    form of their weights. `notice` is told in one line what cannot be used on this device.
+    form of their weights. `notice` is told in one line what cannot be used on this device, and what takes seconds.
     """
     fused = backend in ("auto", "native") and has_engine(device)
     # The engine has its own way of joining products, and reads the weights as they were stored.
@@ -266,8 +277,9 @@ def accelerate(
     if fused and loose:
         backend = "native"  # a library's kernels would pack what the engine multiplies itself, a second time
     chosen = accelerate_(
-        model, device, backend=backend, loose=loose, verdicts=verdicts, after_packing=give_back
-    )
+        model, device, backend=backend, loose=loose, verdicts=verdicts, after_packing=give_back,
+        before_measuring=partial(_say_measuring, notice),
+    )  # fmt: skip
     if fused:
         if isinstance(model, SanaTransformer2D) and _stays(model):
             model.engine = Engine(model, notice=notice, verdicts=verdicts)
@@ -294,14 +306,16 @@ def _stays(model: SanaTransformer2D) -> bool:
 
 def _pack_floats(model: torch.nn.Module, device: torch.device, verdicts: Path) -> dict[str, str]:
     """Give fp32 linear layers the library that is the faster one here."""
+    if _float_kernel(device, verdicts) == "onednn" and pack_linears_(model, give_back):
+        return {"linear fp32": "native onednn"}
+    return {}
 
+
+def _float_kernel(device: torch.device, verdicts: Path) -> str:
     def decide() -> str:
         return "onednn" if is_worth_packing() else "torch"
 
-    kernel = remembered("linear fp32", device, decide, verdicts=verdicts)
-    if kernel == "onednn" and pack_linears_(model, give_back):
-        return {"linear fp32": "native onednn"}
-    return {}
+    return remembered("linear fp32", device, decide, verdicts=verdicts)
 
 
 def empty_module(checkpoint: Checkpoint, component: str) -> Any:
@@ -365,17 +379,3 @@ def _fill(
             dtype=DTYPES[dtype],
             device=device,
         )
-
-
-def _load_tokenizer(folder: Path) -> Tokenizer:
-    path = folder / "tokenizer.json"
-    if not path.is_file():
-        raise checkpoint_error(f"missing file {path}")
-    settings = folder / "tokenizer_config.json"
-    try:
-        return Tokenizer(path, read_json(settings) if os.path.lexists(settings) else {})
-    except SanaError:
-        raise
-    except Exception as error:  # tokenizers raises bare ones for bad files
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise checkpoint_error(f"cannot read the tokenizer in {folder}: {reason}") from error

@@ -14,6 +14,7 @@ from quant.layers import QuantLinear
 from sana_cli.component_weights import ComponentWeights
 from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.lora_file import Lora, LoraLayer, in_model
+from sana_cli.model_files import reading
 from sana_cli.weights import require_finite
 
 _Layer = nn.Linear | nn.Conv2d | QuantLinear
@@ -41,9 +42,15 @@ class Adapters:
         self.loras = loras = tuple(in_model(lora, paths) for lora in loras)
         self._as_stored = set[str]()  # paths
         for lora in loras:
-            for path, layer in lora.file.layers.items():
-                module = _layer_of(model, path, lora)
-                _require_fit(module, path, layer, lora)
+            wrong = [
+                what
+                for path, layer in lora.file.layers.items()
+                if (what := _misfit(model, path, layer))
+            ]
+            if wrong:
+                raise _no_fit(lora, wrong)
+            for path in lora.file.layers:
+                module = model.get_submodule(path)
                 if getattr(module, "stays_as_stored", False):
                     self._as_stored.add(path)
         self._factors = [_factors(lora) for lora in loras]
@@ -92,7 +99,7 @@ def _factors(lora: Lora) -> dict[str, float]:
     from safetensors import safe_open
 
     factors = {}
-    with safe_open(lora.file.path, framework="pt") as handle:
+    with reading(lora.file.path), safe_open(lora.file.path, framework="pt") as handle:
         for path, layer in lora.file.layers.items():
             alpha = layer.alpha if layer.alpha is not None else float(layer.rank)
             if layer.alpha_name is not None:
@@ -109,24 +116,21 @@ def _halves(lora: Lora, path: str) -> tuple[Tensor, Tensor]:
     from safetensors import safe_open
 
     layer = lora.file.layers[path]
-    with safe_open(lora.file.path, framework="pt") as handle:
+    with reading(lora.file.path), safe_open(lora.file.path, framework="pt") as handle:
         down, up = handle.get_tensor(layer.down), handle.get_tensor(layer.up)
     for name, tensor in ((layer.down, down), (layer.up, up)):
         require_finite(tensor, name, str(lora.file.path))
     return down.float().flatten(1), up.float().flatten(1)
 
 
-def _layer_of(model: nn.Module, path: str, lora: Lora) -> _Layer:
+def _misfit(model: nn.Module, path: str, layer: LoraLayer) -> str:
+    """What keeps a layer of a LoRA from being added to a model's, or "" where it can be."""
     try:
         module = model.get_submodule(path)
     except AttributeError:
         module = None
     if not isinstance(module, _Layer):
-        raise _no_fit(lora, f"this model has no layer {path}")
-    return module
-
-
-def _require_fit(module: _Layer, path: str, layer: LoraLayer, lora: Lora) -> None:
+        return f"this model has no layer {path}"
     if isinstance(module, QuantLinear):
         weight: tuple[int, ...] = (module.out_features, module.in_features)
     else:
@@ -134,11 +138,9 @@ def _require_fit(module: _Layer, path: str, layer: LoraLayer, lora: Lora) -> Non
     inputs = weight[1:]
     down, up = tuple(layer.down_shape[1:]), layer.up_shape[0]
     same = up == weight[0] and _without_ones(down) == _without_ones(inputs)
-    if not same or set(layer.up_shape[2:]) - {1}:
-        raise _no_fit(
-            lora,
-            f"it changes {path} as a layer of {list(down)} -> {up}, which is one of {list(inputs)} -> {weight[0]}",
-        )
+    if same and not set(layer.up_shape[2:]) - {1}:
+        return ""
+    return f"it changes {path} as a layer of {list(down)} -> {up}, which is one of {list(inputs)} -> {weight[0]}"
 
 
 def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -146,8 +148,14 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(n for n in shape if n != 1)
 
 
-def _no_fit(lora: Lora, what: str) -> SanaError:
+def _no_fit(lora: Lora, wrong: Sequence[str]) -> SanaError:
+    layers = len(lora.file.layers)
+    if len(wrong) == layers:
+        return checkpoint_error(
+            f"{lora.file.path} does not fit: {wrong[0]}",
+            hint="it was trained for another model; name that one: --model",
+        )
     return checkpoint_error(
-        f"{lora.file.path} does not fit: {what}",
-        hint="it was trained for another model; name that one: --model",
+        f"{lora.file.path} fits this model but for {len(wrong)} of {layers} layers: {wrong[0]}",
+        hint="it was trained for a longer or changed model of this width, or names layers as no program known to sana does",
     )

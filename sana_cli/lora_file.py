@@ -17,11 +17,18 @@ from warnings import catch_warnings
 from quant.files import read_small_text
 from quant.manifest import sha256_of
 from sana_cli.errors import SanaError, checkpoint_error, usage_error
+from sana_cli.model_files import reading
 from sana_cli.naming import without_home
-from sana_cli.weight_headers import read_header
+from sana_cli.weight_headers import read_header, read_metadata
 
-_PREFIXES = ("base_model.model.", "transformer.", "diffusion_model.")
-_FLAT_PREFIXES = ("lora_unet_", "lora_transformer_", "lycoris_")  # sd-scripts, OneTrainer, LyCORIS
+# What PEFT, diffusers, sd-scripts, OneTrainer, LyCORIS and others put before a layer's path, alone or several, with a
+# dot or underscore behind. A block's own name begins like one of them.
+_PREFIX = re.compile(
+    r"(?:base_model[._]model|model|module|diffusion_model|unet|lora_unet|lora_transformer|lycoris"
+    r"|transformer(?!_blocks[._]))[._]"
+)
+_TEXT_ENCODER = re.compile(r"text_encoder|lora_te\d*[._]|te\d*[._]")
+_IN_FOLDERS = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")  # PEFT, diffusers
 _DOWN = re.compile(r"(.+)\.(?:lora_A(?:\.\w+)?|lora_down|lora\.down)\.weight")
 _UP = re.compile(r"(.+)\.(?:lora_B(?:\.\w+)?|lora_up|lora\.up)\.weight")
 _ALPHA = re.compile(r"(.+?)(?:\.lora_[AB](?:\.\w+)?)?\.alpha")
@@ -35,6 +42,8 @@ _MOST_CHOICES = 3  # repeats and groups in a pattern of layers; time grows with 
 _LONGEST = 128  # characters of a layer's path or a pattern; the bases of that power
 _LARGEST_ALPHA = 1e9
 _MOST = 100.0  # of a scale; larger ones are typing mistakes
+_TOLD = "it is in what the file, or adapter_config.json next to it, says about the training"
+_TRAINER = "the program that trained it has saved it so: save it again with another"
 _ADAPTER_CONFIG = "adapter_config.json"  # beside a file that PEFT has saved
 
 
@@ -49,7 +58,6 @@ class LoraLayer:
     up_shape: tuple[int, ...]
     alpha_name: str | None  # of a tensor with one number
     alpha: float | None  # from the file's metadata; None, and no tensor: the rank
-    flat: bool  # its path has underscores for dots
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +84,14 @@ class Lora:
 
 
 def in_model(lora: Lora, paths: Iterable[str]) -> Lora:
-    """The same with every layer called as in a model, whose layers have these paths; unknown ones stay as they are."""
+    """The same with every layer called as in a model, whose layers have these paths; unknown ones stay as they are.
+
+    Paths are compared without a difference between dots and underscores, which trainers mix.
+    """
     by_flat = {path.replace(".", "_"): path for path in paths}
     layers: dict[str, LoraLayer] = {}
     for place, layer in lora.file.layers.items():
-        path = by_flat.get(place, place) if layer.flat else place
+        path = by_flat.get(place.replace(".", "_"), place)
         if path in layers:
             raise _twice(lora.file.path, path)
         layers[path] = layer
@@ -117,12 +128,32 @@ def open_loras(wanted: Iterable[tuple[Path, float]]) -> tuple[Lora, ...]:
 
 
 def _open(path: Path) -> LoraFile:
+    path = _adapter_in(path) if path.is_dir() else path
     if not path.is_file():
         raise usage_error(
-            f"no such LoRA: {path}", "--lora takes a .safetensors file, or FILE:SCALE with a number"
+            f"no such LoRA: {path}",
+            "--lora takes a .safetensors file, a folder with one, or FILE:SCALE with a number",
         )
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise usage_error(
+            f"the name of the LoRA {path} is not UTF-8, so no picture can tell it",
+            "rename the file",
+        ) from error
     state = path.stat()
     return _examined(path, state.st_size, state.st_mtime_ns)
+
+
+def _adapter_in(folder: Path) -> Path:
+    """The LoRA in a folder: under the name that PEFT or diffusers gives it, or the only file that could be one."""
+    with reading(folder):
+        found = sorted(path.name for path in folder.glob("*.safetensors"))
+    known = [name for name in _IN_FOLDERS if name in found]
+    if known or len(found) == 1:
+        return folder / (known or found)[0]
+    what = "several LoRAs" if found else f"no {' or '.join(_IN_FOLDERS)}"
+    raise usage_error(f"the folder {folder} holds {what}", "--lora FOLDER/FILE.safetensors")
 
 
 @cache
@@ -138,7 +169,6 @@ def _examined(path: Path, size: int, changed_ns: int) -> LoraFile:
     downs: dict[str, str] = {}
     ups: dict[str, str] = {}
     alphas: dict[str, str] = {}
-    flat = set()
     unknown = []
     for name in headers:
         for pattern, found in ((_DOWN, downs), (_UP, ups), (_ALPHA, alphas)):
@@ -147,8 +177,6 @@ def _examined(path: Path, size: int, changed_ns: int) -> LoraFile:
                 if place in found:
                     raise _twice(path, place)
                 found[place] = name
-                if match[1].startswith(_FLAT_PREFIXES):
-                    flat.add(place)
                 break
         else:
             unknown.append(name)
@@ -167,14 +195,15 @@ def _examined(path: Path, size: int, changed_ns: int) -> LoraFile:
         ):
             raise checkpoint_error(
                 f"{path}: the halves of {place} have the shapes {list(shapes[0])} and "
-                f"{list(shapes[1])}, which do not multiply"
+                f"{list(shapes[1])}, which do not multiply",
+                hint=_TRAINER,
             )
         alpha_name = alphas.get(place)
         if alpha_name is not None and prod(headers[alpha_name][1]) != 1:
-            raise checkpoint_error(f"{path}: {alpha_name} is not one number")
+            raise checkpoint_error(f"{path}: {alpha_name} is not one number", hint=_TRAINER)
         layers[place] = LoraLayer(
             down=down, up=ups[place], rank=shapes[0][0], down_shape=shapes[0], up_shape=shapes[1],
-            alpha_name=alpha_name, alpha=_alpha(settings, place, path), flat=place in flat,
+            alpha_name=alpha_name, alpha=_alpha(settings, place, path),
         )  # fmt: skip
     return LoraFile(
         path=path, digest=sha256_of(path), bytes=size, layers=layers,
@@ -183,9 +212,9 @@ def _examined(path: Path, size: int, changed_ns: int) -> LoraFile:
 
 
 def _layer_path(name: str, path: Path) -> str:
-    for prefix in (*_PREFIXES, *_FLAT_PREFIXES):
-        name = name.removeprefix(prefix)
-    if name.startswith(("text_encoder", "lora_te", "te_")):
+    while not _TEXT_ENCODER.match(name) and (prefix := _PREFIX.match(name)):
+        name = name[prefix.end() :]
+    if _TEXT_ENCODER.match(name):
         raise checkpoint_error(
             f"{path} changes the text encoder ({name}), which Sana's LoRAs leave alone",
             hint="it was made for another kind of model",
@@ -223,19 +252,20 @@ def _twice(path: Path, place: str) -> SanaError:
 
 def _settings(path: Path) -> dict[str, Any]:
     """What was said about the training: by diffusers in the file's metadata, by PEFT in a file beside it."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="np") as handle:
-        text = (handle.metadata() or {}).get("lora_adapter_metadata")
+    text = read_metadata(path).get("lora_adapter_metadata")
     beside = path.with_name(_ADAPTER_CONFIG)
     try:
         if text is None and path.stem == "adapter_model" and beside.is_file():
             text = read_small_text(beside)
         found = json.loads(text) if text is not None else {}
     except (OSError, ValueError, RecursionError) as error:
-        raise checkpoint_error(f"{path}: what it says about its training cannot be read") from error
+        raise checkpoint_error(
+            f"{path}: what it says about its training cannot be read", hint=_TOLD
+        ) from error
     if not isinstance(found, dict):
-        raise checkpoint_error(f"{path}: what it says about its training cannot be read")
+        raise checkpoint_error(
+            f"{path}: what it says about its training cannot be read", hint=_TOLD
+        )
     return {str(key).removeprefix("transformer."): value for key, value in found.items()}
 
 
@@ -245,7 +275,8 @@ def _alpha(settings: Mapping[str, Any], place: str, path: Path) -> float | None:
     patterns = settings.get("alpha_pattern") or {}
     if not isinstance(patterns, dict):
         raise checkpoint_error(
-            f"{path}: its alpha_pattern is {str(patterns)[:60]}, which names no layers"
+            f"{path}: its alpha_pattern is {str(patterns)[:60]}, which names no layers",
+            hint=_TOLD,
         )
     for key, special in patterns.items():
         if _is_meant(place, str(key), path):
@@ -256,7 +287,7 @@ def _alpha(settings: Mapping[str, Any], place: str, path: Path) -> float | None:
     if type(value) not in (int, float) or not abs(value) <= _LARGEST_ALPHA:
         raise checkpoint_error(
             f"{path}: the alpha of {place} is {str(value)[:60]}, which is no number to use",
-            hint="it is in what the file, or adapter_config.json beside it, says about the training",
+            hint=_TOLD,
         )
     return float(value)
 

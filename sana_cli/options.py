@@ -1,6 +1,7 @@
 """Options that commands share, and the parsing of their values. No torch."""
 
 import re
+import secrets
 from collections.abc import Mapping
 from enum import StrEnum
 from math import sqrt
@@ -66,6 +67,7 @@ class PlanName(StrEnum):
     STREAMED = "streamed"
 
 
+RANDOM_SEEDS = ("random", "-1")  # what users type for a seed that nobody chose
 DecodeMode = Literal["auto", "whole", "exact-tiles", "blended-tiles"]  # the same, as plain data
 _MODES: dict[str, DecodeMode] = {mode: mode for mode in get_args(DecodeMode)}
 EXACT_TILE = 512  # pixels, unless --tile says otherwise
@@ -147,13 +149,25 @@ def refuse_empty(values: Mapping[str, str | None]) -> None:
 
 
 def parse_size(text: str) -> tuple[int, int]:
-    """Read "1024x768" as (1024, 768), width first; SanaError otherwise."""
-    match = re.fullmatch(r"\s*(\d{1,6})\s*[xX*]\s*(\d{1,6})\s*", text)
+    """Read "1024x768" as (1024, 768), width first, and "512" as a square; SanaError otherwise."""
+    match = re.fullmatch(r"\s*(\d{1,6})\s*(?:[xX*\u00d7]\s*(\d{1,6})\s*)?", text, re.ASCII)
     if not match:
         raise SanaError(
-            f"cannot read size {text!r}", hint="write WIDTHxHEIGHT: 1024x768", code=ExitCode.USAGE
+            f"cannot read size {text!r}",
+            hint="write WIDTHxHEIGHT: 1024x768, or one number for a square: 512",
+            code=ExitCode.USAGE,
         )
-    return int(match[1]), int(match[2])
+    return int(match[1]), int(match[2] or match[1])
+
+
+def parse_seed(text: str) -> int:
+    """Read a seed; "random" and -1 roll one. typer.BadParameter for what is no whole number."""
+    if text.strip().lower() in RANDOM_SEEDS:
+        return secrets.randbelow(2**32)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a whole number or 'random'") from error
 
 
 def size_of_aspect(text: str, native_size: int) -> tuple[int, int]:

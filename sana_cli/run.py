@@ -105,7 +105,7 @@ class Run:
         self.spare = choice.spare  # bytes for what is not the run's own; None: nobody counts them
         self._held = finishing.hold_to(choice.cap, device)
         if choice.cap.asked:
-            choose_kernels(checkpoint, device, request.backend)
+            choose_kernels(checkpoint, device, request.backend, notice=reporter.notice)
         self._finisher = Finisher(
             checkpoint,
             device=device,

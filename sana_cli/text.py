@@ -10,11 +10,12 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from unicodedata import category
 
 import typer
 
+JSON_VERSION = 1  # of documents on stdout; raised when a key goes or changes its meaning
 _LONGEST = 200  # characters, of one value within a message
 _LONGEST_MESSAGE = 1000
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -66,9 +67,12 @@ def note(message: str) -> None:
     typer.echo(f"note: {message_line(message)}", err=True)
 
 
-def print_json(document: object) -> None:
-    """Print a document as one line of JSON that stdout's encoding can carry. Numbers that JSON lacks become null."""
-    text = json_text(document, sys.stdout.encoding or "utf-8")
+def print_json(document: Mapping[str, object]) -> None:
+    """Print a document as one line of JSON that stdout's encoding can carry. Numbers that JSON lacks become null.
+
+    docs/json.md describes each.
+    """
+    text = json_text({"version": JSON_VERSION, **document}, sys.stdout.encoding or "utf-8")
     typer.echo(text)
 
 

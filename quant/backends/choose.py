@@ -1,16 +1,10 @@
 """Choose a kernel per scheme by measurement: each is compared with the reference, then the fastest is taken.
 
-A verdict depends on the device, torch, the number of threads and the kernels; it is kept in a file, so that a machine
-decides once and a seed stays one picture.
+A kind of layer takes about half a second, once a machine (`verdicts.py`): a kernel that is slow is called only once.
 """
 
 # M rows (tokens), K input channels, N output channels
 
-import hashlib
-import json
-import os
-import platform
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,19 +15,21 @@ from torch import Tensor, nn
 
 from quant.backends.kernel import Kernel
 from quant.backends.timing import best_seconds, clock_of
+from quant.backends.verdicts import remembered
 from quant.config import QuantConfig
 from quant.layers import AcceleratedLayer, QuantConv2d, QuantLinear
 
 Backend = Literal["auto", "native", "torchao", "quanto", "reference"]
 BACKENDS: tuple[Backend, ...] = ("auto", "native", "torchao", "quanto", "reference")
 
-_VERSION = 6  # of the verdicts; counts up when kernels or the way to time them change
 _ROWS = 512  # a guided picture of 512 pixels
 _WIDTH = 1152
 _WIDE = 4 * _WIDTH  # output channels: kernels that want another order each time lose most there
 _PROBE_SIDE = 32  # pixels of the picture that convolutions are tried on
 _HANDICAP = 1.2  # of the reference: it expands whole weights, and those of real layers are new memory every time
-_TOO_SLOW_S = 0.5  # a first run on a few rows; some kernels have a path that takes minutes
+_TOO_SLOW_S = 0.5  # a run on a few rows; some kernels have a path that takes minutes
+_HOPELESS = 20  # times as slow as the best so far: not called again
+_NO_MATTER_S = 0.01  # a difference that may be chance
 # Of the reference's norm. Weights of seven bits are off by 0.017 on such inputs; floats differ by rounding.
 _TOLERANCE = {8: 0.02, 16: 0.01}
 _LOOSE = 0.02  # five times less than the error of 4-bit weights themselves
@@ -66,19 +62,24 @@ def accelerate_(
     loose: bool = False,
     verdicts: Path | None = None,
     after_packing: Callable[[], None] = lambda: None,
+    before_measuring: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
     """Attach the chosen kernel to every quantized layer; returns "backend name" by kind of layer.
 
     Layers must hold their integers on `device`. Kinds of layers for which `backend` has no kernel get the
     one that "auto" would choose. `loose`: the model bears 8-bit inputs where its weights have 4 bits.
-    `after_packing` is called whenever a layer has dropped its stored integers.
+    `after_packing` is called whenever a layer has dropped its stored integers, `before_measuring` before each kind of
+    layer that no verdict is known for.
     """
     chosen: dict[str, str] = {}
     kernels: dict[str, Kernel | None] = {}
     for layer in _layers(model):
         kind = _kind(layer)
         if kind not in kernels:
-            kernels[kind] = choose(layer, device, backend=backend, loose=loose, verdicts=verdicts)
+            kernels[kind] = choose(
+                layer, device, backend=backend, loose=loose, verdicts=verdicts,
+                before_measuring=before_measuring,
+            )  # fmt: skip
         kernel = kernels[kind]
         chosen[kind] = f"{kernel.backend} {kernel.name}" if kernel else "reference"
         if kernel is not None:
@@ -95,11 +96,15 @@ def choose_ahead(
     backend: Backend = "auto",
     loose: bool = False,
     verdicts: Path | None = None,
+    before_measuring: Callable[[], None] = lambda: None,
 ) -> None:
     """Measure what `accelerate_` would, and remember it; layers may be on the meta device, where they take no memory."""
     layers = (m for m in model.modules() if isinstance(m, AcceleratedLayer))
     for layer in {_kind(layer): layer for layer in layers}.values():
-        choose(layer, device, backend=backend, loose=loose, verdicts=verdicts)
+        choose(
+            layer, device, backend=backend, loose=loose, verdicts=verdicts,
+            before_measuring=before_measuring,
+        )  # fmt: skip
 
 
 def _layers(model: nn.Module) -> Iterator[AcceleratedLayer]:
@@ -126,30 +131,51 @@ def choose(
     backend: Backend = "auto",
     loose: bool = False,
     verdicts: Path | None = None,
+    before_measuring: Callable[[], None] = lambda: None,
 ) -> Kernel | None:
     """The kernel for layers of this kind; None: the reference."""
     if backend == "reference":
         return None
-    usable = [kernel for kernel in all_kernels() if kernel.supports(layer, device)]
-    candidates = [kernel for kernel in usable if kernel.backend == backend]
+    candidates = usable_kernels(layer, device, backend)
     if not candidates:
-        backend, candidates = "auto", usable
+        backend, candidates = "auto", usable_kernels(layer, device)
     if not candidates:
         return None
+    names = [kernel.name for kernel in candidates]
     loose = loose and layer.config.weight_bits == 4
-    key = _verdict_key(_kind(layer) + " loose" * loose, device, candidates)
-    name = _read_verdicts(verdicts).get(key)
-    if name not in {"reference", *(kernel.name for kernel in candidates)}:
-        measured = measure(
-            _probe_like(layer, device),
-            device,
-            candidates,
-            with_reference=backend == "auto",
-            loose=loose,
+
+    def decide() -> str:
+        before_measuring()
+        return _fastest(
+            measure(
+                _probe_like(layer, device),
+                device,
+                candidates,
+                with_reference=backend == "auto",
+                loose=loose,
+            )
         )
-        name = _fastest(measured)
-        _write_verdict(verdicts, key, name)
+
+    name = remembered(
+        f"{_kind(layer)}{' loose' * loose}; {','.join(names)}", device, decide,
+        verdicts=verdicts, is_known=lambda name: name in ("reference", *names),
+    )  # fmt: skip
     return next((kernel for kernel in candidates if kernel.name == name), None)
+
+
+def usable_kernels(
+    layer: AcceleratedLayer, device: torch.device, backend: Backend = "auto"
+) -> list[Kernel]:
+    """The kernels that may run a layer on this device, of one backend or of all.
+
+    On a CPU "auto" leaves out libraries where a kernel of ours is there: they multiply by the same instructions, and
+    importing them takes seconds.
+    """
+    usable = [kernel for kernel in all_kernels() if kernel.supports(layer, device)]
+    if backend != "auto":
+        return [kernel for kernel in usable if kernel.backend == backend]
+    ours = [kernel for kernel in usable if kernel.backend == "native"]
+    return ours if ours and device.type == "cpu" else usable
 
 
 def _fastest(measured: Iterable[Measurement]) -> str:
@@ -171,40 +197,63 @@ def measure(
     rows: int = _ROWS,
 ) -> list[Measurement]:
     """Time kernels on one layer that holds its integers, and compare them with its reference."""
-    x = _probe_input(layer, rows).to(device)
-    tolerance = _LOOSE if loose else _TOLERANCE[layer.config.act_bits]
     with torch.inference_mode():
-        expected = layer.reference(x)
-        tried = [_tried(kernel, layer, x, expected, tolerance) for kernel in kernels]
+        trial = _Trial(layer, _probe_input(layer, rows).to(device), loose=loose)
+        tried = [trial.of(kernel) for kernel in kernels]
         if with_reference:
             itself = Measurement(kernel="reference", backend="reference", seconds=None, error=0.0)
-            tried.append((itself, lambda: layer.reference(x)))
+            tried.append((itself, trial.reference))
         seconds = iter(best_seconds([run for _, run in tried if run is not None], device))
     return [found if run is None else replace(found, seconds=next(seconds)) for found, run in tried]
 
 
-def _tried(
-    kernel: Kernel, layer: AcceleratedLayer, x: Tensor, expected: Tensor, tolerance: float
-) -> tuple[Measurement, Callable[[], object] | None]:
-    """What became of a first run, and where it was right and quick enough what is to be timed."""
-    facts: dict[str, Any] = {"kernel": kernel.name, "backend": kernel.backend, "seconds": None}
-    now = clock_of(x.device)
-    try:
-        packed = kernel.pack(layer)
-        few = x[..., :8, :] if isinstance(layer, QuantLinear) else x[..., :8, :8]
-        started = now()
-        kernel.run(few, packed, layer)
-        if now() - started > _TOO_SLOW_S:
-            return Measurement(**facts, error=None, note="too slow"), None
-        out = kernel.run(x, packed, layer)
-        error = float((out.float() - expected.float()).norm() / expected.float().norm())
-    except (RuntimeError, ValueError, NotImplementedError, ImportError) as error_:
-        reason = (str(error_).splitlines() or [type(error_).__name__])[0]
-        return Measurement(**facts, error=None, note=reason), None
-    if not error <= tolerance:
-        return Measurement(**facts, error=error, note="too far from the reference"), None
-    found = Measurement(**facts, error=error, note=kernel.note)
-    return found, lambda: kernel.run(x, packed, layer)
+class _Trial:
+    """First runs of kernels on one input: which are right, and quick enough to be timed."""
+
+    def __init__(self, layer: AcceleratedLayer, x: Tensor, *, loose: bool) -> None:
+        self.layer, self.x = layer, x
+        self.few = x[..., :8, :] if isinstance(layer, QuantLinear) else x[..., :8, :8]
+        self.expected = layer.reference(x)
+        self.tolerance = _LOOSE if loose else _TOLERANCE[layer.config.act_bits]
+        self._now = clock_of(x.device)
+        self._least: dict[bool, float] = {}  # seconds; by whether the input was whole
+
+    def reference(self) -> Tensor:
+        return self.layer.reference(self.x)
+
+    def of(self, kernel: Kernel) -> tuple[Measurement, Callable[[], object] | None]:
+        """What became of a kernel's first runs; and what is to be timed, if anything."""
+        layer, x = self.layer, self.x
+        facts: dict[str, Any] = {"kernel": kernel.name, "backend": kernel.backend, "seconds": None}
+        try:
+            packed = kernel.pack(layer)
+            started = self._now()
+            kernel.run(self.few, packed, layer)
+            if self._now() - started > _TOO_SLOW_S:
+                return Measurement(**facts, error=None, note="too slow"), None
+            started = self._now()
+            kernel.run(self.few, packed, layer)
+            if self._is_hopeless(self._now() - started, whole=False):
+                return Measurement(**facts, error=None, note="too slow"), None
+            started = self._now()
+            out = kernel.run(x, packed, layer)
+            seconds = self._now() - started
+            error = float(
+                (out.float() - self.expected.float()).norm() / self.expected.float().norm()
+            )
+        except (RuntimeError, ValueError, NotImplementedError, ImportError) as error_:
+            reason = (str(error_).splitlines() or [type(error_).__name__])[0]
+            return Measurement(**facts, error=None, note=reason), None
+        if not error <= self.tolerance:
+            return Measurement(**facts, error=error, note="too far from the reference"), None
+        if self._is_hopeless(seconds, whole=True):
+            return Measurement(**facts, error=error, note="too slow"), None
+        found = Measurement(**facts, error=error, note=kernel.note)
+        return found, lambda: kernel.run(x, packed, layer)
+
+    def _is_hopeless(self, seconds: float, *, whole: bool) -> bool:
+        least = self._least[whole] = min(self._least.get(whole, seconds), seconds)
+        return seconds > _HOPELESS * least + _NO_MATTER_S
 
 
 def probe_layers(device: torch.device) -> Iterator[tuple[str, AcceleratedLayer]]:
@@ -246,71 +295,3 @@ def _probe_input(layer: AcceleratedLayer, rows: int) -> Tensor:
     channels = layer.qweight.shape[1]
     x = torch.randn(1, channels, _PROBE_SIDE, _PROBE_SIDE, generator=generator)
     return x.contiguous(memory_format=torch.channels_last)
-
-
-# -- verdicts --------------------------------------------------------------------------------------
-
-
-def remembered(
-    kind: str, device: torch.device, decide: Callable[[], str], *, verdicts: Path | None
-) -> str:
-    """What was decided about this kind of layer on this machine before, or what `decide` says now."""
-    key = _verdict_key(kind, device, ())
-    verdict = _read_verdicts(verdicts).get(key)
-    if verdict is None:
-        verdict = decide()
-        _write_verdict(verdicts, key, verdict)
-    return verdict
-
-
-def _verdict_key(kind: str, device: torch.device, candidates: Iterable[Kernel]) -> str:
-    names = ",".join(kernel.name for kernel in candidates)
-    if device.type == "cuda":
-        machine = torch.cuda.get_device_name(device)
-    else:
-        limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
-        capability = f"{torch.backends.cpu.get_cpu_capability()} {limit}".strip()
-        machine = f"{_cpu_name()} {capability} x{torch.get_num_threads()}"
-    return f"{_VERSION}; {kind}; {machine}; torch {torch.__version__}; {names}"
-
-
-def _cpu_name() -> str:
-    """Model and instruction sets: the same model has fewer of them in some virtual machines."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    facts = {line.split(":")[0].strip(): line.split(":", 1)[-1].strip() for line in lines if line}
-    flags = hashlib.sha256(facts.get("flags", "").encode()).hexdigest()[:8]
-    return f"{facts.get('model name', platform.machine())} {flags}"
-
-
-def _read_verdicts(path: Path | None) -> dict[str, str]:
-    """What was decided before; a file that cannot be read decides nothing."""
-    if path is None:
-        return {}
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    if not isinstance(values, dict):
-        return {}
-    return {str(key): str(value) for key, value in values.items()}
-
-
-def _write_verdict(path: Path | None, key: str, name: str) -> None:
-    """Add one verdict; without a place to write, it is measured again next time."""
-    if path is None:
-        return
-    text = json.dumps({**_read_verdicts(path), key: name}, indent=1) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    except OSError:
-        return
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError:  # a full disk, or a folder of that name
-        Path(temporary).unlink(missing_ok=True)

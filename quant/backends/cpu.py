@@ -10,7 +10,7 @@ for which no sum of two products leaves 16 bits. Weights, because a channel of t
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -197,6 +197,17 @@ def _int_mm_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
     product_MN = torch._int_mm(q_MK, layer.qweight.T)
     out_MN = _scale_product(product_MN, layer.scale, scale_M, layer.bias)
     return out_MN.to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+def int8_products(q_MK: Tensor, q_NK: Tensor) -> Iterator[Callable[[], Tensor]]:
+    """Yield each way to multiply int8 matrices that exists here: (M, K), (N, K) -> (M, N), without the packing."""
+    scale_N = torch.ones(len(q_NK))
+    if _has_onednn():
+        yield partial(_onednn_product, q_MK, _onednn_pack(q_NK, scale_N))
+    if _fbgemm_available():
+        yield partial(_fbgemm_product, q_MK, _fbgemm_pack(q_NK, scale_N))
+    if _int_mm_weight_max():
+        yield lambda: torch._int_mm(q_MK, q_NK.T)
 
 
 # -- 8-bit weights alone -----------------------------------------------------------------------------

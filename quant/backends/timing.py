@@ -10,10 +10,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-_ROUNDS = 5
+_ROUNDS, _LEAST_ROUNDS = 5, 2
+_BUDGET_S = 0.3  # of the clock on the wall, for all rounds
+_SLOW = 3  # times the shortest
 # A turn takes at least as long: the system adds up the seconds of threads on other cores every few milliseconds only,
 # so that a shorter one would seem to have used one core or several by chance.
 _TURN_S = 0.04
+_BY_CHANCE_S = 0.02  # that one short run may seem to take more than another
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:
@@ -31,19 +34,25 @@ def clock_of(device: torch.device) -> Callable[[], float]:
 
 
 def best_seconds(runs: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
-    """The shortest time of each: others only ever add to it. Each runs twice before, to warm up and to be repeated."""
+    """Return the shortest time of each in seconds, since others only ever add to it. Each must have run before.
+
+    Those that are several times as slow as the best are called only once, and the others as often as `_BUDGET_S` allows.
+    """
     now = clock_of(device)
-    repeats = []
+    best, repeats = [], []
     for run in runs:
+        wall, started = time.perf_counter(), now()
         run()
-        started = time.perf_counter()
-        run()
-        repeats.append(max(1, math.ceil(_TURN_S / (time.perf_counter() - started))))
-    best = [float("inf")] * len(runs)
-    for _ in range(_ROUNDS):
-        for i, run in enumerate(runs):
+        best.append(now() - started)
+        repeats.append(max(1, math.ceil(_TURN_S / max(time.perf_counter() - wall, 1e-9))))
+    limit = _SLOW * min(best, default=0.0) + _BY_CHANCE_S
+    ends = time.perf_counter() + _BUDGET_S
+    for number in range(_ROUNDS):
+        if number >= _LEAST_ROUNDS and time.perf_counter() > ends:
+            break
+        for i in [i for i, seconds in enumerate(best) if seconds <= limit]:
             started = now()
             for _ in range(repeats[i]):
-                run()
+                runs[i]()
             best[i] = min(best[i], (now() - started) / repeats[i])
     return best

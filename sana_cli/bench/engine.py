@@ -20,7 +20,13 @@ from torch import Tensor
 from sana_cli import image_io
 from sana_cli.bench.contenders import Contender, Workload
 from sana_cli.checkpoint import Checkpoint, open_checkpoint, weight_files
-from sana_cli.loading import accelerate, load_prompt_encoder, load_transformer, load_vae
+from sana_cli.loading import (
+    accelerate,
+    choose_kernels,
+    load_prompt_encoder,
+    load_transformer,
+    load_vae,
+)
 from sana_cli.models.text_encoder import MAX_PROMPT_TOKENS, PromptEncoder
 from sana_cli.pipeline import decode, denoise, encode_prompt, guided_velocity, init_noise
 from sana_cli.pixels import to_image
@@ -191,6 +197,7 @@ class SanaEngine(Engine):
         super().__init__(contender, workload)
         self._module: Any = None
         self._embeds: list[Tensor] = []  # (1, L, caption channels), one a branch
+        choose_kernels(self.checkpoint, self.device, "auto")  # once a machine: no part of loading
 
     def load(self, part: str) -> None:
         load: Any = {

@@ -1,9 +1,12 @@
-"""What this machine can do at most, measured: short matrix products and copies. Best of several, since others may run."""
+"""Measure what this machine can do at most, by short matrix products and copies: the best of several runs.
+
+Arithmetic that has several libraries counts by the fastest of them; one that is slow is called once.
+"""
 
 # M rows, K inner, N columns
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 import torch
@@ -14,6 +17,8 @@ _ON_GPU = (8192, 8192, 8192)
 _COPY_BYTES = 2**27
 _SECONDS = 0.4  # a probe
 _LEAST = 3
+_SLOW, _HOPELESS = 3, 20  # times the shortest run: not called again; not even after the first run
+_WARMING_S = 0.1
 
 
 def ceilings(device: torch.device) -> dict[str, float]:
@@ -23,18 +28,19 @@ def ceilings(device: torch.device) -> dict[str, float]:
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a = torch.randn(M, K, device=device).to(dtype)
         b = torch.randn(N, K, device=device).to(dtype)
-        seconds = _best(lambda a=a, b=b: torch.nn.functional.linear(a, b), device)  # type: ignore[misc]
+        products: list[Callable[[], object]] = [partial(torch.nn.functional.linear, a, b)]
         # torch's own choice for fp32 leaves instructions of some CPUs unused; bf16 it gives to oneDNN where that has any.
         if dtype == torch.float32 and _has_onednn(device):
-            seconds = min(seconds, _best(partial(_onednn, a, b), device))
-        found[name] = 2 * M * K * N / seconds
+            products.append(partial(_onednn, a, b))
+        found[name] = 2 * M * K * N / _best(products, device)
     if device.type in ("cpu", "cuda"):
         qa = torch.randint(-127, 128, (M, K), device=device, dtype=torch.int8)
         qb = torch.randint(-127, 128, (N, K), device=device, dtype=torch.int8)
-        found["int8"] = 2 * M * K * N / _best(lambda: torch._int_mm(qa, qb.T), device)
+        if int8 := _best(_int8_products(qa, qb), device):
+            found["int8"] = 2 * M * K * N / int8
     source = torch.empty(_COPY_BYTES, dtype=torch.uint8, device=device).fill_(1)
     target = torch.empty_like(source)
-    found["copy"] = 2 * _COPY_BYTES / _best(lambda: target.copy_(source), device)
+    found["copy"] = 2 * _COPY_BYTES / _best([lambda: target.copy_(source)], device)
     return found
 
 
@@ -48,17 +54,36 @@ def _has_onednn(device: torch.device) -> bool:
     return device.type == "cpu" and there
 
 
-def _best(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of the fastest run."""
-    run()
-    best, ends, count = float("inf"), time.perf_counter() + _SECONDS, 0
-    while count < _LEAST or time.perf_counter() < ends:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        started = time.perf_counter()
-        run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - started)
-        count += 1
+def _int8_products(a: Tensor, b: Tensor) -> Iterable[Callable[[], object]]:
+    if a.device.type == "cpu":
+        from quant.backends.cpu import int8_products
+
+        return int8_products(a, b)
+    return [lambda: torch._int_mm(a, b.T)]
+
+
+def _best(runs: Iterable[Callable[[], object]], device: torch.device) -> float:
+    """Return the seconds of the fastest run of the fastest way; 0 where there is no way."""
+    best = 0.0
+    for run in runs:
+        first = _timed(run, device)  # warms up, which takes a library some milliseconds
+        if best and first > _HOPELESS * best + _WARMING_S:
+            continue
+        ends, count = time.perf_counter() + _SECONDS, 0
+        while count < _LEAST or time.perf_counter() < ends:
+            seconds = _timed(run, device)
+            if best and seconds > _SLOW * best:
+                break
+            best = min(best or seconds, seconds)
+            count += 1
     return best
+
+
+def _timed(run: Callable[[], object], device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    run()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started

@@ -5,12 +5,14 @@ from typing import Annotated, Any
 import typer
 
 from sana_cli.commands.completion import complete_key, complete_value
+from sana_cli.commands.grouped import Verbs
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import JsonOption
 from sana_cli.text import note, print_json, say
 
 app = typer.Typer(
     name="config",
+    cls=Verbs,
     help="Show and change your settings: defaults for every command.",
     rich_markup_mode=None,
 )

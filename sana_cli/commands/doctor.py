@@ -15,16 +15,22 @@ def doctor(json: JsonOption = False) -> int:
 
     Device, kernels, memory, versions, disk, models and settings. The exit code is 3 if there are problems.
     """
+    from rich.console import Console
+
     from sana_cli.doctor import examine
 
     findings = []
-    for finding in examine():
-        findings.append(finding)
-        if json:
-            continue
-        say(f"{_SIGNS[finding.state]}  {finding.topic:<9} {finding.text}")
-        if finding.remedy:
-            say(f"{'':16}-> {finding.remedy}")
+    # A spinner in a terminal, nothing elsewhere; it pauses for lines, which would end up within it.
+    with Console(stderr=True).status("") as status:
+        for finding in examine(lambda topic: status.update(f"checking: {topic}")):
+            findings.append(finding)
+            if json:
+                continue
+            status.stop()
+            say(f"{_SIGNS[finding.state]}  {finding.topic:<9} {finding.text}")
+            if finding.remedy:
+                say(f"{'':16}-> {finding.remedy}")
+            status.start()
     problems = sum(finding.state == "problem" for finding in findings)
     if json:
         document = {"problems": problems, "findings": [asdict(finding) for finding in findings]}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sana_cli.commands.completion import ModelOption
+from sana_cli.commands.piped import piped_prompt
 from sana_cli.commands.report import print_document, summary
 from sana_cli.commands.seeing import (
     GridOption,
@@ -33,6 +34,7 @@ from sana_cli.options import (
     contradiction,
     decode_mode,
     parse_bytes,
+    parse_seed,
     parse_size,
     refuse_empty,
 )
@@ -45,7 +47,11 @@ if TYPE_CHECKING:
 def generate(
     prompt: Annotated[
         str | None,
-        typer.Argument(metavar="PROMPT", help="What to draw, in quotes.", show_default=False),
+        typer.Argument(
+            metavar="PROMPT",
+            help="What to draw, in quotes; -: from standard input.",
+            show_default=False,
+        ),
     ] = None,
     model: ModelOption = None,
     output: Annotated[
@@ -77,10 +83,15 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    width: Annotated[int | None, typer.Option(help="Pixels; a multiple of 32.")] = None,
-    height: Annotated[int | None, typer.Option(help="Pixels; a multiple of 32.")] = None,
+    width: Annotated[
+        int | None, typer.Option("--width", "-W", help="Pixels; a multiple of 32.")
+    ] = None,
+    height: Annotated[
+        int | None, typer.Option("--height", "-H", help="Pixels; a multiple of 32.")
+    ] = None,
     size: Annotated[
-        str | None, typer.Option(metavar="WxH", help="Width and height in one: 1024x768.")
+        str | None,
+        typer.Option(metavar="WxH", help="Width and height: 1024x768, or 512 for a square."),
     ] = None,
     aspect: Annotated[
         str | None,
@@ -115,7 +126,13 @@ def generate(
         typer.Option(metavar="TEXT", help="What to keep out of the picture.", show_default=False),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Same seed, same picture [default: random]")
+        int | None,
+        typer.Option(
+            metavar="N|random",
+            parser=parse_seed,
+            help="Same seed, same picture; random: a new one, also with --from [default: random]",
+            show_default=False,
+        ),
     ] = None,
     image: Annotated[
         str | None,
@@ -141,7 +158,9 @@ def generate(
         ),
     ] = None,
     lora: LoraOption = None,
-    count: Annotated[int, typer.Option(help="Pictures to draw, with seeds S, S+1, ...")] = 1,
+    count: Annotated[
+        int, typer.Option("--count", "-n", help="Pictures to draw, with seeds S, S+1, ...")
+    ] = 1,
     scheduler: Annotated[
         Scheduler | None, typer.Option(help="Sampler [default: the model's]", show_default=False)
     ] = None,
@@ -228,6 +247,8 @@ def generate(
         width, height = parse_size(size)
     if prompts and (prompt is not None or from_):
         raise contradiction("--prompts", "--from" if from_ else "PROMPT")
+    if prompt == "-" or (prompt is None and not prompts and not from_):
+        prompt = piped_prompt(asked=prompt == "-")
     if prompts and dry_run:
         raise usage_error(
             "--dry-run is about one prompt, not about a file of them",
@@ -236,7 +257,7 @@ def generate(
     if prompt is None and not prompts and not from_:
         raise SanaError(
             "there is no prompt",
-            hint='say what to draw: sana generate "a red fox"; or --prompts FILE, --from PICTURE.png',
+            hint='say what to draw: sana generate "a cat"; or --prompts FILE, --from PICTURE.png',
             code=ExitCode.USAGE,
         )
     from sana_cli.commands.drawing import Order, Picture, open_model

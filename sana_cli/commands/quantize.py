@@ -200,7 +200,21 @@ def quantize_model(
         calibration=calibrator,
         advance=reporter.count,
     )
+    _choose_kernels(target, wishes.common.device, reporter)
     return reports, calibrator.facts() if calibrator else None
+
+
+def _choose_kernels(folder: Path, device: str | None, reporter: "Reporter") -> None:
+    """Measure now which kernels run the folder here, so that its first picture does not have to."""
+    from sana_cli.checkpoint import open_checkpoint
+    from sana_cli.loading import choose_kernels
+    from sana_cli.precision import pick_device
+
+    with reporter.stage("measure kernels"):
+        choose_kernels(
+            open_checkpoint(str(folder)), pick_device(device or "auto"), "auto",
+            notice=lambda message: None,  # the bar says so
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

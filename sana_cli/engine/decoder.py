@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from quant.backends.choose import remembered
+from quant.backends.verdicts import remembered
 from quant.kernels.depthwise3x3_glu import repack
 from sana_cli.engine.kernels import TRITON, Kernels
 from sana_cli.engine.projection import project

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from quant.backends.choose import remembered
+from quant.backends.verdicts import remembered
 from sana_cli.engine.graph import CapturedForward
 from sana_cli.engine.kernels import TRITON, Kernels
 from sana_cli.engine.transformer import Condition, EngineTransformer, Text

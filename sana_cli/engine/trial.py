@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant.backends.choose import remembered
+from quant.backends.verdicts import remembered
 from quant.kernels.depthwise3x3_glu import repack
 from quant.primitives import quantize_per_channel, quantize_per_token
 from sana_cli.engine.kernels import NAMES, REFERENCE, TRITON, Kernels

@@ -16,9 +16,10 @@ from pathlib import Path
 from quant.config import QuantConfig
 from sana_cli.checkpoint import Checkpoint, weight_headers
 from sana_cli.config import DCAEConfig, Gemma2Config
-from sana_cli.errors import checkpoint_error
+from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.memory.plans import DecodePlan, Plan
 from sana_cli.model_files import read_config
+from sana_cli.models.tokenizer import Tokenizer
 from sana_cli.precision import ITEMSIZE, Device, DtypePlan
 from sana_cli.published import complex_human_instruction
 from sana_cli.request import Settings
@@ -365,11 +366,9 @@ def count_tokens(folder: Path, text: str) -> int:
     path = folder / "tokenizer/tokenizer.json"
     if not path.is_file() or path.stat().st_size > _READABLE_TOKENIZER:
         return len(text) // 4 + 1
-    from tokenizers import Tokenizer
-
     try:
-        return len(Tokenizer.from_file(str(path)).encode(text).ids)
-    except Exception:  # noqa: BLE001  tokenizers raises bare ones; the run itself will say what is wrong
+        return len(Tokenizer(path, {}).encode(text))
+    except SanaError:  # the run itself will say what is wrong
         return len(text) // 4 + 1
 
 

@@ -8,16 +8,15 @@ rounding depends on the number of rows, and a prompt's embeddings must not depen
 
 # L text tokens, C hidden width of the text encoder
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.models.gemma2 import Gemma2, KeyValues
+from sana_cli.models.tokenizer import Tokenizer, foreign_tokenizer
 from sana_cli.published import complex_human_instruction
 
 MAX_PROMPT_TOKENS = 300  # BOS and 299 of the prompt
@@ -30,13 +29,6 @@ class EncodedPrompt:
     embeds: Tensor
     truncated_tokens: int = 0
     unknown_words: tuple[str, ...] = ()
-
-
-def _foreign_tokenizer(problem: str) -> SanaError:
-    return checkpoint_error(
-        f"the tokenizer {problem}",
-        hint="use the tokenizer/ folder that belongs to the text encoder",
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,33 +57,6 @@ class FileEmbedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return self.rows_of(ids.flatten().tolist()).to(ids.device).unflatten(0, ids.shape)
-
-
-class Tokenizer:
-    """Text -> token ids, from `tokenizer.json` and the values of `tokenizer_config.json`."""
-
-    def __init__(self, path: Path, settings: Mapping[str, Any]) -> None:
-        from tokenizers import Tokenizer as Fast
-
-        self._fast = Fast.from_file(str(path))
-        self._fast.no_truncation()  # files may keep what they were last used with
-        self._fast.no_padding()
-        self.bos_token_id = self.id_of(settings.get("bos_token", "<bos>"))
-        self.unk_token_id = self.id_of(settings.get("unk_token", "<unk>"))
-        self._adds_bos = settings.get("add_bos_token") is True
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """Token ids, with BOS unless `add_special_tokens` is False."""
-        ids: list[int] = self._fast.encode(text, add_special_tokens=add_special_tokens).ids
-        bos = self.bos_token_id
-        if add_special_tokens and self._adds_bos and bos is not None and ids[:1] != [bos]:
-            return [bos, *ids]
-        return ids
-
-    def id_of(self, token: object) -> int | None:
-        """Of one token, None if there is none; files write special ones as a text or as an object around it."""
-        text = token.get("content") if isinstance(token, dict) else token
-        return self._fast.token_to_id(text) if isinstance(text, str) else None
 
 
 class PromptEncoder:
@@ -141,15 +106,12 @@ class PromptEncoder:
 
     def _tokenize(self, text: str) -> list[int]:
         """Token ids with BOS. SanaError for a tokenizer that does not belong to the model."""
-        try:
-            ids = self.tokenizer.encode(text)
-        except Exception as error:  # tokenizers raises bare ones
-            raise _foreign_tokenizer(f"cannot read the prompt: {error}") from error
+        ids = self.tokenizer.encode(text)
         rows = self.model.config.vocab_size
         if ids and max(ids) >= rows:
-            raise _foreign_tokenizer(f"uses token {max(ids)}, the text encoder has {rows}")
+            raise foreign_tokenizer(f"uses token {max(ids)}, the text encoder has {rows}")
         if not ids or ids[0] != self.tokenizer.bos_token_id:
-            raise _foreign_tokenizer("does not begin texts with BOS, as Gemma's does")
+            raise foreign_tokenizer("does not begin texts with BOS, as Gemma's does")
         return ids
 
     def _unknown_words(self, text: str) -> tuple[str, ...]:

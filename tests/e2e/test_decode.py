@@ -125,7 +125,7 @@ def test_blended_tiles_are_told(
         (("--tile", "99968"), "cannot decode in tiles of 99968 pixels"),
         (("--tile", "64", "--decode", "whole"), "--decode whole has no tiles"),
         (("--tile", "64", "--decode", "auto"), "--decode auto has no tiles"),
-        (("--decode", "tiles"), "Invalid value for '--decode'"),
+        (("--decode", "tiles"), "--decode: "),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else None,
 )

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,37 @@ def test_everything_here(
     ):
         assert told in texts
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+def test_a_spinner_says_what_is_checked(
+    sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a terminal only; results stay on lines of their own on stdout."""
+
+    def slow() -> Any:
+        time.sleep(0.3)
+        yield doctor.Finding(topic="disk", text="found")
+
+    monkeypatch.setattr(doctor, "_CHECKS", {"disk": slow})
+    assert sana("doctor").err == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    result = sana("doctor")
+    assert "checking: disk" in result.err
+    assert result.out == "ok    disk      found\n0 problems\n"
+    assert sana("doctor", "--json").document["problems"] == 0
+
+
+def test_kernels_are_named_once_and_libraries_are_left_alone(
+    sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importing torchao and quanto takes seconds; a CPU has kernels of ours."""
+    monkeypatch.setattr(doctor, "_CHECKS", {"kernels": doctor._kernels})
+    texts = [finding["text"] for finding in sana("doctor", "--json").document["findings"]]
+    assert any("linear w8a8 on" in text for text in texts)
+    assert not any("reference reference" in text for text in texts)
+    if any("on cpu" in text for text in texts):
+        assert not any("torchao" in text or "quanto" in text for text in texts)
 
 
 @pytest.mark.parametrize(
@@ -203,4 +235,4 @@ def test_a_driver_without_a_torch_for_it(
 
 def test_misuse(sana: Callable[..., Any]) -> None:
     result = sana("doctor", "sana-0.6b")
-    assert (result.code, "unexpected extra argument" in result.err) == (ExitCode.USAGE, True)
+    assert (result.code, "unexpected argument" in result.err) == (ExitCode.USAGE, True)

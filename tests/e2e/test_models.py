@@ -215,7 +215,7 @@ def test_any_repo_with_its_declared_licence(at_hub: Sana, hub: Any) -> None:
         (("default", ""), "is empty"),
         (("default", "."), "no model_index.json"),
         (("default", "sana-0.7b"), "did you mean sana-0.6b"),
-        (("models", "sana-0.6b"), "unexpected extra argument"),
+        (("models", "sana-0.6b"), "unexpected argument"),
     ],
     ids=" ".join,
 )

@@ -106,6 +106,76 @@ def test_names(files: Any, model: Checkpoint, shapes: Any, tmp_path: Path, namin
     assert "time_embed.linear" in halves, "paths with underscores of their own"
 
 
+PREFIXES = (
+    "base_model.model", "model", "module", "diffusion_model", "model.diffusion_model", "unet", "lora_unet",
+    "lora_transformer", "lycoris", "transformer", "base_model.model.transformer", "lora_unet_transformer",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["dots", "underscores"])
+@pytest.mark.parametrize("mark", [".", "_"])
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_every_prefix_may_end_in_a_dot_or_an_underscore(
+    files: Any, model: Checkpoint, shapes: Any, tmp_path: Path, prefix: str, mark: str, flat: bool
+) -> None:
+    halves = files.random_lora(shapes)
+    path = files.write_lora(
+        tmp_path / "a.safetensors", halves, prefix=prefix.replace(".", mark) + mark, flat=flat
+    )
+    adapters = Adapters(open_loras([(path, 1.0)]), empty_module(model, "transformer"))
+    assert set(adapters.loras[0].file.layers) == set(halves)
+
+
+@pytest.mark.parametrize("name", ["adapter_model", "pytorch_lora_weights", "my_style"])
+def test_a_folder_with_an_adapter(files: Any, shapes: Any, tmp_path: Path, name: str) -> None:
+    halves = files.random_lora(shapes, layers=("attn1.to_q",))
+    path = files.write_lora(tmp_path / f"{name}.safetensors", halves)
+    if name != "my_style":
+        (tmp_path / "optimizer.safetensors").touch()
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 8}')
+    (lora,) = open_loras([(tmp_path, 0.5)])
+    assert lora.file.path == path
+    (alpha,) = {layer.alpha for layer in lora.file.layers.values()}
+    assert alpha == (8.0 if name == "adapter_model" else None)
+
+
+@pytest.mark.parametrize("names", [[], ["a.safetensors", "b.safetensors"]], ids=len)
+def test_a_folder_without_one(tmp_path: Path, names: list[str]) -> None:
+    for name in names:
+        (tmp_path / name).touch()
+    with pytest.raises(SanaError, match="several LoRAs" if names else "no adapter_model") as caught:
+        open_loras([(tmp_path, 1.0)])
+    assert caught.value.code == ExitCode.USAGE
+
+
+def test_another_model_only_where_nothing_fits(
+    files: Any, model: Checkpoint, shapes: Any, tmp_path: Path
+) -> None:
+    halves = files.random_lora(shapes, layers=("attn1.to_q",))
+    some = halves | {"transformer_blocks.77.attn1.to_q": next(iter(halves.values()))}
+    for layers, message, hint in (
+        (some, rf"but for 1 of {len(some)} layers: this model has no layer", "a longer or changed"),
+        (
+            {"double_blocks.0.img_attn": next(iter(halves.values()))},
+            "does not fit",
+            "another model",
+        ),
+    ):
+        path = files.write_lora(tmp_path / "a.safetensors", layers)
+        with pytest.raises(SanaError, match=message) as caught:
+            check_loras(model, open_loras([(path, 1.0)]))
+        assert hint in caught.value.hint
+
+
+def test_a_name_that_no_picture_can_tell(files: Any, shapes: Any, tmp_path: Path) -> None:
+    halves = files.random_lora(shapes, layers=("attn1.to_q",))
+    path = files.write_lora(tmp_path / "a.safetensors", halves)
+    odd = path.rename(tmp_path / "b\udcff.safetensors")
+    with pytest.raises(SanaError, match="is not UTF-8") as caught:
+        open_loras([(odd, 1.0)])
+    assert caught.value.code == ExitCode.USAGE
+
+
 @pytest.mark.parametrize("alpha", [None, 1.5], ids=["of the rank", "alpha"])
 def test_kohyas_names_change_the_same_weights(
     files: Any, model: Checkpoint, shapes: Any, tmp_path: Path, alpha: float | None

@@ -7,13 +7,20 @@ from sana_cli.options import parse_size, size_of_aspect
 
 
 @pytest.mark.parametrize(
-    ("text", "size"), [("1024x768", (1024, 768)), (" 512 X 640 ", (512, 640)), ("32*64", (32, 64))]
+    ("text", "size"),
+    [
+        ("1024x768", (1024, 768)),
+        (" 512 X 640 ", (512, 640)),
+        ("32*64", (32, 64)),
+        ("512", (512, 512)),
+        ("64\u00d796", (64, 96)),
+    ],
 )
 def test_size(text: str, size: tuple[int, int]) -> None:
     assert parse_size(text) == size
 
 
-@pytest.mark.parametrize("text", ["1024", "ax512", "-32x32", "10x", "1e3x32", "9999999x32"])
+@pytest.mark.parametrize("text", ["", "x512", "ax512", "-32x32", "10x", "1e3x32", "9999999x32"])
 def test_unreadable_size(text: str) -> None:
     with pytest.raises(SanaError) as caught:
         parse_size(text)

@@ -15,10 +15,11 @@ from torch import nn
 from quant import primitives
 from quant.backends import choose as choosing
 from quant.backends import cpu, libraries, timing
-from quant.backends.choose import accelerate_, choose, measure
+from quant.backends.choose import accelerate_, choose, measure, usable_kernels
 from quant.backends.kernel import Kernel
 from quant.backends.timing import best_seconds
 from quant.config import QuantConfig
+from quant.installed import is_installed
 from quant.layers import QuantConv2d, QuantLinear
 
 CPU = torch.device("cpu")
@@ -250,6 +251,78 @@ def test_slow_kernels_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert results[0].note == "too slow"
 
 
+def counted(name: str, seconds: float, rows: int = 0) -> tuple[Kernel, list[int]]:
+    """A kernel that works for so long on inputs of more than so many rows, and the rows of its calls."""
+    calls: list[int] = []
+
+    def run(x: torch.Tensor, packed: object, layer: QuantLinear) -> torch.Tensor:
+        calls.append(len(x))
+        ends = time.process_time() + (seconds if len(x) > rows else 0)
+        while time.process_time() < ends:
+            pass
+        return layer.reference(x)
+
+    return replace(fake(name, 1), run=run), calls
+
+
+@pytest.mark.parametrize(
+    ("rows", "called_with"), [(0, [8, 8]), (8, [8, 8, 512])], ids=["always", "with many rows"]
+)
+def test_a_hopeless_kernel_is_not_called_again(rows: int, called_with: list[int]) -> None:
+    """On some CPUs `torch._int_mm` takes two seconds where oneDNN takes a thirtieth."""
+    quick, _ = counted("quick", 0.0)
+    slow, calls = counted("slow", 0.3, rows)
+    results = measure(linear(128, 64, W8A8), CPU, [quick, slow], with_reference=False)
+    assert results[0].seconds is not None
+    assert (results[1].seconds, results[1].note) == (None, "too slow")
+    assert calls == called_with
+
+
+def test_a_slower_computation_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_TURN_S", 0.0)
+    turns: list[str] = []
+
+    def slow() -> None:
+        turns.append("b")
+        ends = time.process_time() + 0.1
+        while time.process_time() < ends:
+            pass
+
+    quick, slower = best_seconds([lambda: turns.append("a"), slow], CPU)
+    assert quick < slower
+    assert turns.count("b") == 1
+    assert turns.count("a") == 1 + timing._ROUNDS
+
+
+def test_a_budget_ends_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_BUDGET_S", 0.0)
+    monkeypatch.setattr(timing, "_TURN_S", 0.0)
+    runs: list[int] = []
+    best_seconds([lambda: runs.append(1)], CPU)
+    assert len(runs) == 1 + timing._LEAST_ROUNDS
+
+
+def test_a_measurement_is_announced_and_only_then(tmp_path: Path) -> None:
+    said: list[str] = []
+    for _ in range(2):
+        choose(
+            linear(64, 32, W8A8), CPU, verdicts=tmp_path / "kernels.json",
+            before_measuring=lambda: said.append("measuring"),
+        )  # fmt: skip
+    assert said == ["measuring"]
+
+
+def test_libraries_are_tried_where_nothing_of_ours_is() -> None:
+    layer = linear(64, 32, W8A8)
+    assert {kernel.backend for kernel in usable_kernels(layer, CPU)} == {"native"}
+    if is_installed("torchao"):
+        assert [kernel.backend for kernel in usable_kernels(layer, CPU, "torchao")] == ["torchao"]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(choosing, "all_kernels", lambda: libraries.KERNELS)
+        expected = {"torchao"} if is_installed("torchao") else set()
+        assert {kernel.backend for kernel in usable_kernels(layer, CPU)} == expected
+
+
 def test_other_programs_do_not_decide() -> None:
     """A kernel that had to wait for its turn is still the faster one."""
 
@@ -276,7 +349,7 @@ def test_computations_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     turns: list[str] = []
     times = best_seconds([lambda: turns.append("a"), lambda: turns.append("b")], CPU)
     assert len(times) == 2
-    assert "".join(turns) == "aabb" + "ab" * timing._ROUNDS
+    assert "".join(turns) == "ab" + "ab" * timing._ROUNDS
 
 
 def test_short_computations_fill_a_turn() -> None:

@@ -1,0 +1,44 @@
+"""A prompt that comes through a pipe: `echo "a cat" | sana generate`, or `sana generate -`."""
+
+import os
+import stat
+import sys
+
+from sana_cli.errors import usage_error
+from sana_cli.text import note
+
+_MANY = "to draw each line: sana generate --prompts -"
+
+
+def piped_prompt(*, asked: bool) -> str | None:
+    """The one prompt on standard input; None where nothing is piped and it was not `asked` for by `-`.
+
+    SanaError (usage) for no text, and for several lines: whether those are one prompt or many is for the user to say.
+    """
+    if not asked and not _is_piped():
+        return None
+    if sys.stdin.isatty():
+        note("reading the prompt from standard input; Ctrl-D ends it")
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise usage_error(
+            "the prompt on standard input is not UTF-8", "convert it first"
+        ) from error
+    lines = [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()]
+    if not lines and not asked:
+        return None
+    if len(lines) != 1:
+        found = f"{len(lines)} lines" if lines else "no prompt"
+        hint = _MANY if lines else 'pipe one line of text: echo "a cat" | sana generate -'
+        raise usage_error(f"standard input holds {found}", hint)
+    return lines[0]
+
+
+def _is_piped() -> bool:
+    """Whether standard input is a pipe or a file: anything else may never end."""
+    try:
+        mode = os.fstat(sys.stdin.fileno()).st_mode
+    except (AttributeError, OSError, ValueError):  # closed, or not a file of the system
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)

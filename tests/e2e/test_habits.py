@@ -1,0 +1,217 @@
+"""What people type who come from other programs works, or gets the hint that helps."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sana_cli.errors import ExitCode
+
+
+@pytest.fixture
+def forecast(sana: Callable[..., Any]) -> Callable[..., dict[str, Any]]:
+    """The document of a dry run, which must work."""
+
+    def run(*words: object) -> dict[str, Any]:
+        result = sana("generate", "--dry-run", "--json", *words)
+        assert result.code == ExitCode.OK, result.err
+        return dict(result.document)
+
+    return run
+
+
+@pytest.fixture
+def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
+    """Put bytes on standard input, as a pipe does."""
+
+    def fill(data: bytes) -> None:
+        reading, writing = os.pipe()
+        os.write(writing, data)
+        os.close(writing)
+        monkeypatch.setattr(sys, "stdin", os.fdopen(reading, encoding="utf-8"))
+
+    return fill
+
+
+@pytest.mark.parametrize(
+    ("words", "key", "value"),
+    [
+        (("-W", "64", "-H", "96"), "size", "64x96"),
+        (("--size", "64"), "size", "64x64"),
+        (("-n", "3"), "count", 3),
+        (("--num-images", "2"), "count", 2),
+        (("--num-inference-steps", "7"), "steps", 7),
+    ],
+)
+def test_options_of_other_programs(
+    forecast: Callable[..., dict[str, Any]], words: tuple[str, ...], key: str, value: object
+) -> None:
+    assert forecast("a cat", *words)[key] == value
+
+
+def test_names_that_are_read_but_not_listed(
+    sana: Callable[..., Any], tmp_path: Path, tiny_model: Path
+) -> None:
+    picture = tmp_path / "a.png"
+    options = ("--size", "64", "--steps", "1", "-m", tiny_model, "--seed", "3")
+    result = sana(
+        "generate", "-p", "a cat", *options, "--out", picture, "--cfg=3", "--negative-prompt", "- dogs",
+        "--sampler", "flow-euler", "--json",
+    )  # fmt: skip
+    settings = result.document["images"][0]["settings"]
+    assert (settings["prompt"], settings["guidance"]) == ("a cat", 3)
+    assert (settings["negative_prompt"], settings["scheduler"]) == ("- dogs", "flow-euler")
+    again = sana("generate", "a cat", *options, "--out", picture, "--overwrite", "-q")
+    assert again.code == ExitCode.OK, again.err
+
+
+@pytest.mark.parametrize("prompt", ["- a cat", "-5 degrees, snow", "--ar 16:9 cats", "-nice cat"])
+def test_a_sentence_that_begins_with_a_dash_is_a_prompt(
+    forecast: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, prompt: str
+) -> None:
+    from sana_cli.commands import drawing
+
+    seen = []
+    check = drawing.Order.print_forecast
+    monkeypatch.setattr(
+        drawing.Order, "print_forecast",
+        lambda order, *rest, **more: (seen.append(order.wishes.prompt), check(order, *rest, **more)),
+    )  # fmt: skip
+    forecast(prompt, "--size", "64x64")
+    forecast("--size", "64x64", "-p", prompt)
+    forecast("--size", "64x64", "--", prompt)
+    assert seen == [prompt] * 3
+
+
+def test_a_word_with_a_dash_is_a_wrong_option(sana: Callable[..., Any]) -> None:
+    result = sana("generate", "-cat")
+    assert result.code == ExitCode.USAGE
+    assert "there is no option -c" in result.err
+    assert 'a prompt that begins with a dash: sana generate -p "-PROMPT"' in result.err
+
+
+@pytest.mark.parametrize("words", [(), ("-",)])
+def test_a_prompt_from_a_pipe(
+    forecast: Callable[..., dict[str, Any]],
+    sana: Callable[..., Any],
+    pipe: Callable[[bytes], None],
+    words: tuple[str, ...],
+) -> None:
+    pipe(b"a cat\r\n")
+    assert forecast(*words, "--size", "64")["count"] == 1
+    pipe(b"a cat\n\na dog\n")
+    result = sana("generate", *words)
+    assert result.code == ExitCode.USAGE
+    assert (
+        "standard input holds 2 lines\nhint: to draw each line: sana generate --prompts -"
+        in result.err
+    )
+    pipe(b"\xff\xfe")
+    assert "the prompt on standard input is not UTF-8" in sana("generate", *words).err
+    pipe(b"\n")
+    said = "standard input holds no prompt" if words else "there is no prompt"
+    assert said in sana("generate", *words).err
+
+
+@pytest.mark.parametrize("random", ["random", "-1", "Random"])
+def test_a_random_seed_also_for_a_picture_that_is_repeated(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, random: str
+) -> None:
+    first = tmp_path / "a.png"
+    options = ("-m", tiny_model, "--size", "64", "--steps", "1", "-q")
+    assert sana("generate", "a cat", *options, "--seed", "5", "-o", first).code == 0
+    words = ("--from", first, "-m", tiny_model, "--seed", random, "-o", tmp_path / "b.png")
+    changed = sana("generate", *words, "--json")
+    assert changed.document["images"][0]["seed"] not in (5, -1)
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (("gen",), "`sana generate`"),
+        (("genrate",), "`sana generate`"),
+        (("run",), "`sana generate`"),
+        (("draw",), "`sana generate`"),
+        (("txt2img",), "`sana generate`"),
+        (("img2img",), "`sana generate PROMPT --image PICTURE`"),
+        (("ls",), "`sana models`"),
+        (("list",), "`sana models`"),
+        (("rm", "x"), "`sana remove`"),
+        (("download", "x"), "`sana pull`"),
+        (("version",), "`sana --version`"),
+        (("config", "ls"), "`sana config show`"),
+        (("config", "rm", "steps"), "`sana config unset`"),
+        (("config", "pat"), "`sana config path`"),
+    ],
+    ids=" ".join,
+)
+def test_commands_of_other_programs(
+    sana: Callable[..., Any], words: tuple[str, ...], meant: str
+) -> None:
+    result = sana(*words)
+    assert result.code == ExitCode.USAGE
+    assert f"hint: did you mean {meant}?" in result.err
+
+
+def test_a_word_that_is_no_command_may_be_a_prompt(sana: Callable[..., Any]) -> None:
+    assert "hint: to draw it: sana generate 'a red fox'" in sana("a red fox").err
+    assert "to draw it: sana generate xyzzy" in sana("xyzzy").err
+
+
+@pytest.mark.parametrize("words", [(), ("pull",), ("config", "set"), ("generate",)], ids=str)
+def test_three_ways_to_ask_for_help(sana: Callable[..., Any], words: tuple[str, ...]) -> None:
+    usual = sana(*words, "--help")
+    assert usual.code == ExitCode.OK
+    assert usual.out.startswith("Usage: sana")
+    assert sana(*words, "-h") == sana("help", *words) == usual
+
+
+MISTAKES = [
+    (("generate", "a", "--steps", "x"), "--steps: 'x' is not a whole number"),
+    (("generate", "a", "--guidance", "x"), "--guidance: 'x' is not a number"),
+    (("generate", "a", "--steps"), "--steps needs a value"),
+    (("generate", "a", "--cfg"), "--cfg needs a value"),
+    (("generate", "a", "--quiet=1"), "--quiet takes no value"),
+    (("generate", "a", "b c"), "unexpected argument 'b c'"),
+    (("info",), "MODEL|FOLDER|PICTURE is missing"),
+    (("info", "a", "b"), "unexpected argument 'b'"),
+    (("generate", "a", "--sede", "1"), "there is no option --sede"),
+    (("--frob",), "there is no option --frob"),
+    (("frob",), "there is no command 'frob'"),
+    (("config",), "sana config needs a command"),
+    (("generate", "a", "--size", "x"), "cannot read size 'x'"),
+    (("info", "nowhere"), "unknown model 'nowhere'"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(w) for w, _ in MISTAKES])
+def test_mistakes_are_told_in_one_dialect(
+    sana: Callable[..., Any], words: tuple[str, ...], message: str
+) -> None:
+    result = sana(*words)
+    assert result.code == ExitCode.USAGE
+    error, hint = result.err.splitlines()
+    assert error.startswith(f"error: {message}")
+    assert hint.startswith("hint: ")
+    assert result.out == ""
+
+
+@pytest.mark.parametrize(("words", "message"), MISTAKES, ids=[" ".join(w) for w, _ in MISTAKES])
+def test_programs_that_ask_for_json_get_errors_as_json(
+    sana: Callable[..., Any], words: tuple[str, ...], message: str
+) -> None:
+    result = sana(*words, *(() if words[-1] in ("--steps", "--cfg") else ("--json",)))
+    if words[-1] in ("--steps", "--cfg"):
+        result = sana("generate", "a", "--json", words[-1])
+    document = json.loads(result.out)
+    assert document["error"]["code"] == result.code == ExitCode.USAGE
+    assert document["error"]["message"].startswith(message) or "--json" in result.err
+    error, hint = result.err.splitlines()
+    assert (error, hint) == (
+        f"error: {document['error']['message']}",
+        f"hint: {document['error']['hint']}",
+    )

@@ -1,0 +1,50 @@
+"""What was measured is remembered, also by processes that end at the same moment."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+
+from quant.backends.verdicts import remembered
+
+CPU = torch.device("cpu")
+
+
+def test_processes_do_not_lose_each_others_verdicts(tmp_path: Path) -> None:
+    path = tmp_path / "cache/kernels.json"
+
+    def decide(number: int) -> str:
+        return remembered(f"kind {number}", CPU, lambda: f"kernel {number}", verdicts=path)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(decide, range(40)))
+    assert sorted(json.loads(path.read_text()).values()) == sorted(f"kernel {i}" for i in range(40))
+    assert list(path.parent.iterdir()) == [path], "no lock stays"
+
+
+def test_the_first_of_two_decides(tmp_path: Path) -> None:
+    """A seed stays one picture on one machine."""
+    path = tmp_path / "kernels.json"
+
+    def slow() -> str:
+        assert remembered("kind", CPU, lambda: "first", verdicts=path) == "first"
+        return "second"
+
+    assert remembered("kind", CPU, slow, verdicts=path) == "first"
+
+
+@pytest.mark.parametrize("place", ["a folder", "no folder", "nowhere"])
+def test_without_a_place_to_write_it_is_decided_again(tmp_path: Path, place: str) -> None:
+    path = tmp_path / "kernels.json"
+    if place == "a folder":
+        path.mkdir()
+    elif place == "no folder":
+        (tmp_path / "file").touch()
+        path = tmp_path / "file/kernels.json"
+    before = sorted(tmp_path.iterdir())
+    for verdict in ("a", "b"):
+        where = None if place == "nowhere" else path
+        assert remembered("kind", CPU, lambda v=verdict: v, verdicts=where) == verdict
+    assert sorted(tmp_path.iterdir()) == before
