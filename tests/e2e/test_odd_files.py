@@ -1,0 +1,180 @@
+"""Things that are no regular files, wherever a name leads to one: told in one line, at once, and left as they are."""
+
+import os
+import shutil
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sana_cli.checkpoint import BUILTIN_FOLDER
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here"),
+    pytest.mark.timeout(60),  # a reader of a pipe waits for ever
+]
+FAST = ("--size", "64x64", "--steps", "1", "--seed", "1")
+
+
+def device(path: Path) -> None:
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))  # what /dev/null is
+    except OSError:
+        pytest.skip("only root makes devices")
+
+
+KINDS: dict[str, Callable[[Path], None]] = {"pipe": os.mkfifo, "device": device, "folder": os.mkdir}
+kinds = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
+
+
+@kinds
+@pytest.mark.parametrize(
+    "command",
+    [
+        "info {}.png",
+        "generate --from {}.png",
+        "generate x --image {}.png",
+        "generate x --image picture.png --mask {}.png",
+        "generate x --lora {}.safetensors",
+        "generate x --model {}.pth",
+        "generate x --model {}.safetensors",
+        "decode {}.png.latents.safetensors",
+        "info {}.pth",
+        "bench --fail-if total>2*{}.json",
+        "quantize builtin out --recipe w4a16-g64-gptq --prompts {}.txt",
+    ],
+)
+def test_what_is_read(
+    sana: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path], None],
+    command: str,
+) -> None:
+    from PIL import Image
+
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64)).save("picture.png")
+    (name,) = (word for word in command.split() if "{}" in word)
+    odd = Path(name.partition("*")[2] or name)
+    odd = Path(str(odd).format("odd"))
+    make(odd)
+    before = odd.lstat()
+    result = sana(*command.format("odd").split())
+    assert result.code in (2, 4), result.err
+    assert result.err.count("error: ") == 1, result.err
+    assert "Traceback" not in result.err
+    assert odd.lstat() == before
+
+
+@kinds
+@pytest.mark.parametrize(
+    "command",
+    [
+        "generate x {} -o FILE",
+        "generate x {} -o FILE --force",
+        "generate x {} --preview-file FILE",
+        "generate x {} --preview-file FILE --force -o other.png",
+        "bench --json FILE.json",
+        "bench --html FILE.html",
+        "bench --plot FILE.svg",
+        "config set steps 9",
+        "config unset steps",
+    ],
+)
+def test_what_is_written(
+    sana: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path], None],
+    command: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = command.format(" ".join(FAST)).replace("FILE", "odd.png").split()
+    odd = tmp_path / next((word for word in words if word.startswith("odd")), "odd.toml")
+    if "config" in words:
+        monkeypatch.setenv("SANA_CONFIG", str(odd))
+    make(odd)
+    if make is os.mkdir and "generate" in words and "-o" in words and "--preview-file" not in words:
+        assert sana(*words).code == 0, "a folder is where pictures go"
+        return
+    result = sana(*words)
+    assert result.code in (2, 3), result.err
+    assert result.err.count("error: ") == 1, result.err
+    assert stat.S_IFMT(odd.lstat().st_mode) != stat.S_IFREG
+    assert os.listdir(tmp_path) == [odd.name]
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "model_index.json",
+        "manifest.json",
+        "sana.json",
+        "transformer/config.json",
+        "transformer/diffusion_pytorch_model.safetensors",
+        "vae/config.json",
+        "vae/diffusion_pytorch_model.safetensors.index.json",
+        "text_encoder/config.json",
+        "text_encoder/model.safetensors",
+        "tokenizer/tokenizer.json",
+        "tokenizer/tokenizer_config.json",
+        "scheduler/scheduler_config.json",
+    ],
+)
+@pytest.mark.parametrize("command", ["info", "generate"])
+def test_parts_of_a_model(
+    sana: Callable[..., Any], tmp_path: Path, command: str, file: str
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(BUILTIN_FOLDER, model)
+    (model / file.removesuffix(".index.json")).unlink(missing_ok=True)
+    os.mkfifo(model / file)
+    words = ("info", model) if command == "info" else ("generate", "x", "--model", model, *FAST)
+    result = sana(*words, *(("-o", tmp_path / "a.png") if command == "generate" else ()))
+    if result.code == 0:  # nobody asked for it
+        assert command == "info" or not file.startswith(("transformer", "vae", "model_index"))
+        return
+    assert result.code in (2, 4), result.err
+    assert result.err.count("error: ") == 1, result.err
+    assert not (tmp_path / "a.png").exists()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda p: p.symlink_to("nowhere")])
+@pytest.mark.parametrize(
+    "name",
+    ["a.png.latents.safetensors", ".sana-x.tmp", "cache/kernels.json", "cache/prompts"],
+)
+def test_what_lies_around(
+    sana: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path], None],
+    name: str,
+) -> None:
+    """Under names of files of ours: it is not asked for, so nothing fails."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SANA_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    odd = tmp_path / name
+    make(odd)
+    os.utime(odd, (0, 0), follow_symlinks=False)
+    result = sana("generate", "x", *FAST, "-o", "a.png")
+    assert result.code == 0, result.err
+    assert os.path.lexists(odd)
+    assert not odd.is_file()
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda p: p.symlink_to("nowhere")])
+def test_a_history_that_cannot_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
+) -> None:
+    from sana_cli.commands.line_reader import _history
+
+    monkeypatch.setenv("SANA_HISTORY", str(tmp_path / "history"))
+    make(tmp_path / "history")
+    assert _history() is None
+    monkeypatch.setenv("SANA_HISTORY", str(tmp_path / "another"))
+    assert _history() is not None
