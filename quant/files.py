@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,7 +32,7 @@ _PATIENCE_S = 10  # for another process that changes a file, which takes millise
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def open_regular(path: Path) -> BinaryIO:
+def open_regular(path: Path) -> BufferedReader:
     """A regular file (or a link to one), opened for reading; OSError at once for anything else."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
     handle = os.open(path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
@@ -49,9 +50,13 @@ def open_regular(path: Path) -> BinaryIO:
 
 def read_small(path: Path, limit: int = SMALL) -> bytes:
     """The content of a regular file of at most `limit` bytes; OSError for anything else."""
+    content = b""
     with open_regular(path) as file:
-        content = file.read(limit + 1)
-    if len(content) > limit:
+        # As much at a time as the file is long: a buffer of the limit's size would be taken from the memory.
+        step = os.fstat(file.fileno()).st_size + 1
+        while len(content) <= limit and step <= limit + 1 and (piece := file.read(max(step, 4096))):
+            content += piece
+    if len(content) > limit or step > limit + 1:
         raise OSError(errno.EFBIG, f"larger than {limit:,} bytes", str(path))
     return content
 

@@ -126,14 +126,21 @@ def draw_batch(
 def _claim(path: Path, wait: int) -> Iterator[None]:
     """Nobody else draws this picture within the block; Timeout if somebody does. A kill ends a claim."""
     lock = _lock_of(path)
-    with FileLock(lock, timeout=wait):
-        yield
-        lock.unlink(missing_ok=True)
+    while True:
+        with FileLock(lock, timeout=wait):
+            if not os.path.lexists(lock):  # its owner removed it when we had opened it
+                continue
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # Windows removes no open file
+                    lock.unlink()
+            return
 
 
 def _forget_claim(path: Path) -> None:
     """Remove what a process left that was killed when its picture was there, but not told."""
-    if _lock_of(path).exists():
+    if os.path.lexists(_lock_of(path)):
         with suppress(Timeout, OSError), _claim(path, 0):
             pass
 

@@ -3,13 +3,12 @@
 Nothing heavy is imported here; commands import what they need when they run.
 """
 
-import errno
-import io
 import itertools
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -30,7 +29,8 @@ from sana_cli.commands.quantize import quantize
 from sana_cli.commands.repl import repl
 from sana_cli.commands.report import tell_error
 from sana_cli.commands.usage import UsageError, in_our_words
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, explained, usage_error
+from sana_cli.process import ending_by_signals, exit_code, flush_streams, set_up_streams
 from sana_cli.processor import limit_spinning
 from sana_cli.text import print_json, say
 
@@ -98,30 +98,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run `sana` with the given arguments and return its exit code; never raises for bad input."""
     arguments = _global_options_first(sys.argv[1:] if argv is None else argv)
     json = _wants_json(arguments)
-    try:
-        _require_working_folder()
-        return _run(arguments)
-    except SanaError as error:
-        if "--debug" in itertools.takewhile(lambda a: a.startswith("-"), arguments):
-            traceback.print_exc()  # the message and the exit code stay the same
-        return _fail(error.message, error.hint, error.code, json=json)
-    except UsageError as error:
-        return _fail(*in_our_words(error), ExitCode.USAGE, json=json)
-    except (KeyboardInterrupt, typer.Abort):
-        return _fail("interrupted", "", ExitCode.INTERRUPTED, json=json)
-    except BrokenPipeError:
-        # The reader of stdout left, as `head` does; there is nobody to tell.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.FAILURE
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
-            raise
-        return _fail(
-            f"cannot write the result: {error.strerror}",
-            "pictures that were drawn are kept; look at where stdout goes",
-            ExitCode.ENVIRONMENT,
-            json=False,  # stdout is what cannot be written
-        )
+    with ending_by_signals():
+        try:
+            _require_working_folder()
+            return _run(arguments)
+        except (KeyboardInterrupt, typer.Abort):
+            return _fail("interrupted", "", ExitCode.INTERRUPTED, json=json)
+        except BrokenPipeError:
+            return ExitCode.FAILURE  # the reader of stdout left, as `head` does: nobody listens
+        except BaseException as error:
+            known = _in_words(error)
+            if known is None:
+                raise
+            if "--debug" in itertools.takewhile(lambda a: a.startswith("-"), arguments):
+                traceback.print_exc()  # the message and the exit code stay the same
+            return _fail(known.message, known.hint, known.code, json=json)
+
+
+def _in_words(error: BaseException) -> SanaError | None:
+    """What a person is told about an error; None for a bug, which keeps its traceback."""
+    if isinstance(error, SanaError):
+        return error
+    if isinstance(error, UsageError):
+        return usage_error(*in_our_words(error))
+    return explained(error)
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
@@ -158,24 +158,23 @@ def _require_working_folder() -> None:
 
 
 def _fail(message: str, hint: str, code: ExitCode, *, json: bool) -> int:
+    number = exit_code(code)
     tell_error(message, hint)
     if json:
-        print_json({"error": {"code": int(code), "message": message, "hint": hint}})
-    return int(code)
+        with suppress(OSError):  # stdout may be what cannot be written
+            print_json({"error": {"code": number, "message": message, "hint": hint}})
+    return number
 
 
 def run() -> None:
     """The console script."""
+    set_up_streams()
     set_up_allocator()
     limit_spinning()
-    for stream in (sys.stdout, sys.stderr):
-        # Names that the terminal cannot show are no errors.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
     code = main()
-    if code == ExitCode.INTERRUPTED:
+    if not flush_streams() and code == ExitCode.OK:
+        code = ExitCode.ENVIRONMENT
+    if code > 128:
         # An interrupt inside a C import makes CPython end itself by the signal, whatever we say.
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

@@ -1,5 +1,6 @@
 """The one exception that reaches a user as text, and the exit codes of `sana`."""
 
+import errno
 from enum import IntEnum
 
 
@@ -41,3 +42,65 @@ def checkpoint_error(message: str, *, hint: str = "") -> SanaError:
         or "get it again from where it came; what sana downloaded itself: sana remove, then sana pull"
     )
     return SanaError(message, hint=hint, code=ExitCode.CHECKPOINT)
+
+
+_TRACEBACK = "the same command with --debug shows where"
+_LOST_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
+_NO_MEMORY = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "out of memory",
+    "not enough memory",
+)
+
+
+def explained(error: BaseException) -> SanaError | None:
+    """An error that no code expected, in words, if the machine or the input is to blame; None for a bug."""
+    said = next(iter(str(error).splitlines()), "")
+    kind = type(error).__name__
+    if isinstance(error, MemoryError) or (
+        isinstance(error, (RuntimeError, OSError))
+        and any(words in str(error).lower() for words in _NO_MEMORY)
+    ):
+        return _environment("out of memory", "close other programs, or draw a smaller --size")
+    if isinstance(error, ImportError):
+        name = f"the package {error.name}" if error.name else "a package"
+        return _environment(
+            f"{name} is missing or broken: {said}",
+            f"install sana and its packages again; {_TRACEBACK}",
+        )
+    if isinstance(error, OSError):
+        return _environment(*_about_system(error, said))
+    if isinstance(error, RecursionError):
+        return usage_error("what was given is nested too deeply", _TRACEBACK)
+    if isinstance(error, OverflowError):
+        return usage_error(f"a number is too large: {said}", _TRACEBACK)
+    if isinstance(error, UnicodeError):
+        return usage_error(f"a name or text is not valid Unicode: {said}", _TRACEBACK)
+    if (
+        kind == "PanicException"
+    ):  # of libraries in Rust: no subclass of Exception, and importable from nowhere
+        return SanaError(f"a library gave up: {said}", hint=_TRACEBACK)
+    return None
+
+
+def _about_system(error: OSError, said: str) -> tuple[str, str]:
+    reason = error.strerror or said or type(error).__name__
+    if error.filename is not None:
+        name = error.filename if isinstance(error.filename, str) else repr(error.filename)
+        return (
+            f"cannot use {name}: {reason}",
+            "look at its permissions, and whether its disk is full",
+        )
+    if error.errno in _LOST_OUTPUT:
+        return (
+            f"cannot write the result: {reason}",
+            "pictures that were drawn are kept; look at where stdout goes",
+        )
+    if "temporary directory" in reason:
+        return "no temporary folder can be written", "set TMPDIR to a folder that has space"
+    return reason, _TRACEBACK
+
+
+def _environment(message: str, hint: str) -> SanaError:
+    return SanaError(message, hint=hint, code=ExitCode.ENVIRONMENT)

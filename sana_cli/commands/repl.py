@@ -21,6 +21,7 @@ from sana_cli.options import (
     SafetyOption,
     refuse_empty,
 )
+from sana_cli.process import was_asked_to_end
 from sana_cli.text import say
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ def _from_terminal(session: "Session", *, keep_history: bool) -> None:
         try:
             line = terminal.line()
         except KeyboardInterrupt:
+            if was_asked_to_end():
+                raise
             continue  # the line is dropped, as in a shell
         except EOFError:
             return
@@ -128,10 +131,13 @@ def _from_terminal(session: "Session", *, keep_history: bool) -> None:
             imports.join()
             if not session.take(line):
                 return
-        except KeyboardInterrupt:
-            say("interrupted", err=True)
-        except SanaError as error:
-            _tell(error)
+        except (KeyboardInterrupt, SanaError) as error:
+            if was_asked_to_end():
+                raise
+            if isinstance(error, SanaError):
+                _tell(error)
+            else:
+                say("interrupted", err=True)
 
 
 def _import_ahead() -> None:

@@ -156,14 +156,6 @@ def test_what_a_killed_run_left_goes_at_the_next(
         assert list(tmp_path.iterdir()) == [folder]
 
 
-def test_signals_mean_afterwards_what_they_meant_before() -> None:
-    with scratch_folder() as folder:
-        assert folder.is_dir()
-        assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
-    assert not folder.exists()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
 @pytest.mark.slow
 def test_random_weights_of_a_known_shape(
     sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path

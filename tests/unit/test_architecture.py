@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 FLOORS = (
     ("redact",),
     ("errors", "text"),
-    ("logs",),
+    ("logs", "process"),
     (
         "allocator",
         "config",

@@ -4,6 +4,7 @@ import os
 import socket
 import stat
 import threading
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,6 +105,11 @@ def test_a_small_file_has_a_limit(tmp_path: Path) -> None:
     assert read_small(tmp_path / "x", 5) == b"12345"
     with pytest.raises(OSError, match="larger than 4 bytes"):
         read_small(tmp_path / "x", 4)
+    tracemalloc.start()
+    read_small(tmp_path / "x")
+    assert tracemalloc.get_traced_memory()[1] < 2**20, "the limit's size is not taken"
+    tracemalloc.stop()
+    assert len(read_small(Path("/proc/self/status"))) > 100, "which says that it is empty"
 
 
 def test_the_mark_of_some_editors_is_no_text(tmp_path: Path) -> None:
