@@ -131,7 +131,8 @@ class ContactSheet:
         else:
             captions = [f"{cell.prompt} --seed {cell.seed}" for cell in cells]
         sheet = layout.compose((load_picture(cell.path) for cell in cells), captions)
-        save_png(sheet, path, settings=carried, overwrite=self.overwrite)
+        first = read_settings(cells[0].path)
+        save_png(sheet, path, settings=carried, first=first, overwrite=self.overwrite)
         return path
 
     def _place(self, cells: Sequence[Cell], carried: Mapping[str, Any]) -> tuple[Path, bool]:

@@ -1,21 +1,25 @@
 """PNG files that tell how they were made. No torch."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from quant.files import open_regular
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import usage_error
 from sana_cli.files import new_file
+from sana_cli.pictures import OURS, opened
+from sana_cli.png_chunks import read_texts
 
 SETTINGS_KEY = "sana"  # the PNG chunk with everything, as JSON
 SHEET_KEY = "pictures"  # of a contact sheet's settings: what is on it, by file
 PREVIEW_KEY = "sana-preview"  # the PNG chunk of a picture that is not finished
 XMP_KEY = "XML:com.adobe.xmp"  # the PNG chunk that holds an XMP packet
+# Keywords that others have taken: `prompt` is ComfyUI's, which reads JSON from it before it looks at `parameters`.
+_KEYWORDS = {"prompt": "Description"}  # PNG's own for what a picture shows
 # IPTC's words for a picture that a trained model made, and for one that it changed; agencies and platforms label
 # pictures by them.
 _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
@@ -33,16 +37,22 @@ _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 
 
 def save_png(
-    image: Image.Image, path: Path, *, settings: Mapping[str, Any], overwrite: bool = False
+    image: Image.Image,
+    path: Path,
+    *,
+    settings: Mapping[str, Any],
+    first: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
 ) -> None:
-    """Write a PNG that tells how it was made: a `sana` JSON chunk, one chunk a setting, and for a single picture the
-    `parameters` chunk that other tools read. XMP says that a model made it. Errors as in `files.new_file`.
+    """Write a PNG that tells how it was made: a `sana` JSON chunk, one chunk a setting, and the `parameters` chunk that
+    other tools read, of a sheet for the `first` picture on it. XMP says that a model made it. Errors as in
+    `files.new_file`.
     """
     info = PngInfo()
-    if SHEET_KEY not in settings:
-        info.add_itxt("parameters", _parameters_chunk(settings))
+    info.add_itxt("parameters", _parameters_chunk(first or settings))
     for key, value in settings.items():
-        info.add_itxt(key, value if isinstance(value, str) else json.dumps(value))
+        keyword = _KEYWORDS.get(key, key)
+        info.add_itxt(keyword, value if isinstance(value, str) else json.dumps(value))
     info.add_itxt(SETTINGS_KEY, json.dumps(dict(settings), ensure_ascii=False))
     edited = "image" in settings  # it began with another one
     source_type = EDITED_SOURCE_TYPE if edited else DIGITAL_SOURCE_TYPE
@@ -62,48 +72,74 @@ def save_preview(image: Image.Image, path: Path, *, step: int, steps: int) -> No
 
 def is_preview(path: Path) -> bool:
     """Whether `save_preview` wrote a file."""
+    return preview_state(path) is not None
+
+
+def preview_state(path: Path) -> str | None:
+    """How far a picture was when `save_preview` wrote a file ("step 3 of 20"); None for any other file."""
     try:
-        return PREVIEW_KEY in load_picture(path).info
-    except SanaError:
-        return False
+        return read_texts(path, PREVIEW_KEY).get(PREVIEW_KEY)
+    except OSError:
+        return None
 
 
-def load_picture(path: Path) -> Image.Image:
+def load_picture(path: Path, formats: Sequence[str] = OURS) -> Image.Image:
     """A picture from a file, all of it; SanaError where there is none."""
-    try:
-        with open_regular(path) as file, Image.open(file) as image:
-            image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise SanaError(
-            f"cannot read {path} as a picture", hint="is it a whole PNG file?", code=ExitCode.USAGE
-        ) from error
-    return image
+    with opened(path, formats) as image:
+        return image.copy()
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a picture that `save_png` wrote; SanaError if there are none."""
-    text = getattr(load_picture(path), "text", {}).get(SETTINGS_KEY, "")
+    """The settings in a picture that `save_png` wrote; SanaError if there are none, or the picture is damaged."""
+    with opened(path):
+        found = read_texts(path, SETTINGS_KEY, PREVIEW_KEY)
+    if SETTINGS_KEY in found:
+        return _settings(path, found[SETTINGS_KEY])
+    if PREVIEW_KEY in found:
+        raise usage_error(
+            f"{path} is a preview, {found[PREVIEW_KEY]}: it carries no settings",
+            "use the finished picture",
+        )
+    raise usage_error(
+        f"{path} carries no settings of sana",
+        "other programs remove them when they save a picture again",
+    )
+
+
+def _settings(path: Path, text: str | None) -> dict[str, Any]:
     try:
-        settings = json.loads(text)
+        settings = json.loads(text or "")
     except (ValueError, RecursionError):
         settings = None
     if not isinstance(settings, dict) or not settings:
-        raise SanaError(
-            f"{path} carries no settings of sana",
-            hint="other programs remove them when they save a picture again",
-            code=ExitCode.USAGE,
+        raise usage_error(
+            f"the settings in {path} cannot be read: they are damaged, or too large",
+            "the picture itself may be whole; give the settings yourself",
         )
     return settings
 
 
 def _parameters_chunk(settings: Mapping[str, Any]) -> str:
-    """The de-facto standard text of other tools: prompt, negative prompt, then `key: value` pairs."""
-    lines = [str(settings["prompt"])]
+    """The de-facto standard text of other tools: prompt, negative prompt, then `key: value` pairs on the last line."""
+    lines = [_paragraph(str(settings.get("prompt", "")))]
     if settings.get("negative_prompt"):
-        lines.append(f"Negative prompt: {settings['negative_prompt']}")
+        lines.append(f"Negative prompt: {_paragraph(str(settings['negative_prompt']))}")
     named = {
         "Steps": "steps", "Sampler": "scheduler", "CFG scale": "guidance", "Seed": "seed",
         "Size": "size", "Model": "model", "Version": "version",
     }  # fmt: skip
-    lines.append(", ".join(f"{title}: {settings[key]}" for title, key in named.items()))
-    return "\n".join(lines)
+    pairs = [f"{title}: {_value(settings[key])}" for title, key in named.items() if key in settings]
+    return "\n".join([*lines, ", ".join(pairs)])
+
+
+def _value(value: object) -> str:
+    """As AUTOMATIC1111's web UI writes it, so that what reads its texts reads ours."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[,:\n\r"]', text) else text
+
+
+def _paragraph(text: str) -> str:
+    """A prompt with the lines that it has, unless one of them would be read as something else."""
+    lines = text.splitlines()
+    forged = any(re.match(r"\s*(Negative prompt|Steps):", line) for line in lines)
+    return " ".join(lines) if forged else text

@@ -61,6 +61,7 @@ class Request:
     branches_apart: bool = False  # only plans with guidance in two passes: sums in another order
     max_memory: int | None = None  # bytes; None: what is free
     max_memory_source: str = ""  # where it is set, if nobody typed it
+    reading_room: int | None = None  # bytes that reading a picture may take; None: any number
     prompt_cache: bool = True
 
 
@@ -125,6 +126,7 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
         mask=request.mask,
         steps=steps,
         scheduler=scheduler,
+        room=request.reading_room,
     )
     native = defaults.native_size
     width, height = _finished_size(request, native, source.image if source else None)

@@ -19,6 +19,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from sana_cli.image_io import load_picture
+from sana_cli.pictures import PHOTOS
 
 Graphics = Literal["sixel", "kitty", "blocks"]
 
@@ -62,7 +63,7 @@ class Screen:
 
     def show_file(self, path: Path) -> None:
         """Draw a saved picture."""
-        self.show(load_picture(path))
+        self.show(load_picture(path, PHOTOS))
 
     def _cells_for(self, image: Image.Image, share: float) -> tuple[int, int]:
         """Columns and rows. Half-blocks take all the room there is: a cell is two of their pixels."""

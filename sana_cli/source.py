@@ -1,22 +1,21 @@
 """The picture that another one begins with, and the mask of what is redrawn: found, checked, read and fitted. No torch."""
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from math import isfinite, sqrt
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFilter, ImageOps
 
-from quant.files import open_regular
 from quant.manifest import sha256_of
 from sana_cli.config import SchedulerName
-from sana_cli.errors import SanaError, usage_error
+from sana_cli.errors import usage_error
 from sana_cli.naming import without_home
+from sana_cli.oddities import NONE, Oddities, oddities_of, turn_of, white_of, whole_numbers
+from sana_cli.pictures import BYTES_PER_PIXEL, opened, require_room
 
 STRENGTH = 0.6  # unless --strength says otherwise; diffusers' for Sprint
 SCM_STRENGTH = 0.5  # two steps at 0.6 would begin with noise
@@ -33,12 +32,17 @@ class PictureFile:
     digest: str  # SHA-256 of the file
     width: int  # of the picture as it is looked at, pixels
     height: int
-    animated: bool
+    oddities: Oddities = NONE
 
     @property
     def name(self) -> str:
         """The path as pictures tell it: without the user's home."""
         return without_home(self.path)
+
+    @property
+    def reading_bytes(self) -> int:
+        """The memory that it takes while it is read, at most."""
+        return BYTES_PER_PIXEL * self.width * self.height
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,15 +82,18 @@ def source_of(
     mask: Path | None,
     steps: int,
     scheduler: SchedulerName,
+    room: int | None = None,
 ) -> Source | None:
-    """What a request begins with; SanaError (usage) for files and numbers that cannot work."""
+    """What a request begins with; SanaError (usage) for files and numbers that cannot work, or for pictures that
+    take more than `room` bytes to read.
+    """
     if image is None:
         for option, value in (("--strength", strength), ("--mask", mask)):
             if value is not None:
                 raise usage_error(f"{option} needs a picture", "name it: --image FILE")
         return None
-    original = examine(image)
-    redrawn = examine(mask) if mask is not None else None
+    original = examine(image, room)
+    redrawn = examine(mask, room) if mask is not None else None
     if redrawn is not None:
         _require_mask(redrawn, original)
     usual = SCM_STRENGTH if scheduler == "scm" else STRENGTH
@@ -148,9 +155,12 @@ def notices(source: Source, width: int, height: int) -> list[str]:
             f"{image.path.name} ({image.width}x{image.height}) is resized{cropped} to {width}x{height}"
         )
     lines += [
-        f"only the first picture of {f.path.name} is used"
-        for f in (image, mask)
-        if f and f.animated
+        f"{file.path.name}: {'; '.join(told)}"
+        for file, told in (
+            (image, image.oddities.of_picture()),
+            (mask, mask.oddities.of_mask() if mask else []),
+        )
+        if file and told
     ]
     if mask is not None and (mask.width, mask.height) != (image.width, image.height):
         lines.append(
@@ -190,80 +200,81 @@ def _has_white(path: Path, digest: str) -> bool:
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def examine(path: Path) -> PictureFile:
-    """A picture's size and digest; SanaError (usage) for a file that cannot be read to its end."""
+# Once for each state of a file: a batch asks for it again and again.
+_examined: dict[tuple[Path, int, int], PictureFile] = {}
+
+
+def examine(path: Path, room: int | None = None) -> PictureFile:
+    """A picture's size, digest and oddities; SanaError (usage) for a file that cannot be read to its end, or that
+    takes more than `room` bytes to read.
+    """
     try:
         state = path.stat()
-    except OSError as error:
-        reason = "no such picture" if isinstance(error, FileNotFoundError) else "cannot read"
-        raise usage_error(f"{reason}: {path}", "check the path") from error
-    if path.is_dir():
-        raise usage_error(f"{path} is a folder", "name a picture: PNG, JPEG, WebP, ...")
-    return _examined(path, state.st_size, state.st_mtime_ns)
-
-
-@cache
-def _examined(path: Path, size: int, changed_ns: int) -> PictureFile:
-    """Once for each state of a file: a batch asks for it again and again."""
-    with _reading(path) as image:
-        animated = bool(getattr(image, "is_animated", False))
+    except OSError:
+        state = None  # reading it tells what is wrong
+    key = path, *((state.st_size, state.st_mtime_ns) if state else (0, 0))
+    if key in _examined:
+        require_room(path, _examined[key].width, _examined[key].height, room)
+        return _examined[key]
+    with opened(path, room=room) as image:
+        oddities = oddities_of(image, path)
         upright = _upright_rgb(image, path)
-    width, height = upright.size
-    return PictureFile(
-        path=path, digest=sha256_of(path), width=width, height=height, animated=animated
+    _examined[key] = PictureFile(
+        path=path,
+        digest=sha256_of(path),
+        width=upright.width,
+        height=upright.height,
+        oddities=oddities,
     )
+    return _examined[key]
 
 
 def read_image(path: Path) -> Image.Image:
     """RGB in 8 bits, upright, what is transparent on white; of an animation the first picture."""
-    with _reading(path) as image:
+    with opened(path) as image:
         return _upright_rgb(image, path)
 
 
 def read_mask(path: Path) -> Image.Image:
     """255 where a mask is white and opaque, 0 elsewhere; upright."""
-    with _reading(path) as image:
+    with opened(path) as image:
         grey = _upright_rgb(image, path, background="black").convert("L")
     return grey.point([0] * _WHITE + [255] * (256 - _WHITE))
 
 
-@contextmanager
-def _reading(path: Path) -> Iterator[Image.Image]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large or odd files that can be read all the same
-            with open_regular(path) as file, Image.open(file) as image:
-                yield image
-    except (SanaError, MemoryError):
-        raise
-    except Image.DecompressionBombError as error:
-        most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        raise usage_error(
-            f"{path} is too large: more than {most} million pixels", "make it smaller first"
-        ) from error
-    except Exception as error:  # any kind: decoders raise what they like for damaged files
-        known = not isinstance(error, UnidentifiedImageError)
-        reason = (str(error).splitlines() or ["it is damaged"])[0] if known else "no known format"
-        raise usage_error(
-            f"cannot read {path} as a picture: {reason}", "is it a whole PNG, JPEG or WebP file?"
-        ) from error
-
-
 def _upright_rgb(image: Image.Image, path: Path, *, background: str = "white") -> Image.Image:
-    image.load()
-    upright = ImageOps.exif_transpose(image)
-    if upright.mode == "F":
+    if image.mode == "F":
         raise usage_error(
             f"{path} holds floating-point pixels, of which nobody says what is white",
             "save it with 8 bits a channel",
         )
-    if upright.mode.startswith("I"):  # 16 bits, which `convert` would cut off at 255
-        values = np.asarray(upright).astype(np.int64).clip(0, 65535)
-        upright = Image.fromarray((values / 257).round().astype(np.uint8))
-    if upright.has_transparency_data:
-        layer = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", layer.size, background), layer)
-    return upright.convert("RGB")
+    turn = turn_of(image)
+    try:
+        rgb = _rgb(image, background)
+    except ValueError as error:
+        raise usage_error(
+            f"{path} holds {image.mode} pixels, which cannot be made RGB", "save it as RGB"
+        ) from error
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _rgb(image: Image.Image, background: str) -> Image.Image:
+    if image.mode.startswith("I"):  # more than 8 bits, which `convert` would cut off at 255
+        image = Image.fromarray(_eight_bits(whole_numbers(image)))
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, background), layer)
+    return image.convert("RGB")
+
+
+def _eight_bits(values: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """Of 255, what numbers of `white_of` are."""
+    if white_of(values) == 0xFFFF:
+        return ((values.clip(0, None).astype(np.uint32) + 128) // 257).astype(np.uint8)
+    shift = 24 if values.dtype == np.uint32 else 23
+    return (values.clip(0, None) >> shift).astype(np.uint8)
 
 
 # -- fitting ---------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from quant.installed import LIBRARIES, is_installed
 from sana_cli.checkpoint import Checkpoint, local_path
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.lora_file import parse_lora
+from sana_cli.memory.budget import free_bytes
 from sana_cli.naming import is_pattern
 from sana_cli.options import (
     Backend,
@@ -25,6 +26,7 @@ from sana_cli.options import (
     parse_size,
     size_of_aspect,
 )
+from sana_cli.precision import NamedDevice
 from sana_cli.request import Request
 from sana_cli.user_config import BUILTIN, Preferences
 
@@ -158,6 +160,7 @@ class Wishes:
             backend = "auto"  # a setting for quantized models; only a flag insists
         _require_library(backend)
         output = local_path(self.output) if self.output else None
+        max_memory = parse_bytes(self.max_memory) if self.max_memory else None
         return Request(
             prompt=self.prompt or "",
             negative_prompt=self.negative or "",
@@ -186,10 +189,17 @@ class Wishes:
             tile=self.tile,
             plan=self.plan if self.plan and PlanName(self.plan) != PlanName.AUTO else None,
             branches_apart=bool(self.branches_apart),
-            max_memory=parse_bytes(self.max_memory) if self.max_memory else None,
+            max_memory=max_memory,
             max_memory_source=self.sources.get("max_memory", ""),
+            reading_room=_reading_room(max_memory) if self.image else None,
             prompt_cache=self.prompt_cache is not False,
         )
+
+
+def _reading_room(max_memory: int | None) -> int | None:
+    """Bytes for reading a picture: what is free, or what may be used."""
+    known = [n for n in (max_memory, free_bytes(NamedDevice("cpu"))) if n is not None]
+    return min(known, default=None)
 
 
 def lora_paths(texts: Iterable[str]) -> tuple[tuple[Path, float], ...]:

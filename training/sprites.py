@@ -102,7 +102,8 @@ def _render_icon(icons: dict[str, dict[str, object]], name: str) -> Image.Image:
     width, height = entry.get("width", icons["width"]), entry.get("height", icons["height"])
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {width} {height}" width="{width}" height="{height}">{entry["body"]}</svg>'
     image = Image.open(
-        io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, width=RENDER_PX, height=RENDER_PX))
+        io.BytesIO(resvg_py.svg_to_bytes(svg_string=svg, width=RENDER_PX, height=RENDER_PX)),
+        formats=("PNG",),
     )
     image = image.convert("RGBA")
     box = image.getchannel("A").point(lambda a: 255 if a > 8 else 0).getbbox()

@@ -61,7 +61,6 @@ _STRIP_MAPS = (22, 47)
 _TILE_REACH = 14  # pixels that a tile reads beyond its sides, both together
 _STRIP_REACH = 4  # rows of a map that a strip reads beyond its own
 _READ_MAPS = 3  # the picture to begin with, in fp32, and copies in which it is converted
-_SOURCE_BYTES = 8  # per pixel of its file: as read, turned upright and converted
 _PICTURE_MAPS = 4.8  # the picture, and copies while it is checked, converted and compressed
 
 
@@ -240,7 +239,8 @@ def describe(
         encode = encode_activations(
             checkpoint.vae, settings.drawn_height, settings.drawn_width, ITEMSIZE[dtypes.vae]
         )
-        encode += _SOURCE_BYTES * source.image.width * source.image.height
+        files = [source.image] if source.mask is None else [source.image, source.mask]
+        encode += max(file.reading_bytes for file in files)
     cpu = device.type == "cpu"
     host = _TORCH + _CACHES
     tokenizer = checkpoint.folder / "tokenizer/tokenizer.json"

@@ -45,7 +45,11 @@ def test_pictures_of_one_prompt(draw: Any, sana: Any, tmp_path: Path) -> None:
     settings = read_settings(sheet)
     assert (settings["prompt"], settings["grid"]) == ("a cat", "2x2")
     assert settings["pictures"]["a-6.png"] == "a cat --seed 6"
-    assert DIGITAL_SOURCE_TYPE in Image.open(sheet).info[XMP_KEY]
+    texts = Image.open(sheet).info
+    assert DIGITAL_SOURCE_TYPE in texts[XMP_KEY]
+    first = Image.open(tmp_path / "a-5.png").info
+    assert texts["parameters"] == first["parameters"]
+    assert "prompt" not in texts
     told = sana("info", sheet)
     assert "a-6.png: a cat --seed 6" in told.out
     assert "sana generate" not in told.out
@@ -144,7 +148,7 @@ def test_scaled_pictures_are_announced(tmp_path: Path) -> None:
 
 def test_a_picture_that_is_gone(tmp_path: Path) -> None:
     cells = [Cell(path=tmp_path / f"{n}.png", prompt="x", seed=n, size=(8, 8)) for n in (1, 2)]
-    with pytest.raises(SanaError, match="cannot read"):
+    with pytest.raises(SanaError, match="no such picture"):
         ContactSheet(tmp_path, name="x", overwrite=False).save(
             cells, settings={}, notice=lambda message: None
         )

@@ -21,6 +21,7 @@ FLOORS = (
         "options",
         "files",
         "output",
+        "png_chunks",
         "recipes",
         "variants",
         "weight_files",
@@ -31,6 +32,7 @@ FLOORS = (
     ("user_config", "hub_files", "hub_environment"),
     ("model_files",),
     ("weight_headers", "config_file", "naming", "other_quantization", "hub_answer"),
+    ("pictures", "oddities"),
     ("lora_file", "source"),
     ("hub_errors", "hub_cache", "hub_download"),
     (

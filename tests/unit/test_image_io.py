@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ from xml.etree import ElementTree as ET
 import pytest
 import torch
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.image_io import read_settings, save_png
@@ -35,11 +37,73 @@ def test_settings_come_back(tmp_path: Path) -> None:
     save_png(IMAGE, path, settings=SETTINGS)
     assert read_settings(path) == SETTINGS
     with Image.open(path) as image:
-        assert image.text["prompt"] == "a fox, 狐"
+        assert image.text["Description"] == "a fox, 狐"
+        assert "prompt" not in image.text, "ComfyUI's, which reads JSON from it"
         assert image.text["seed"] == str(2**63)
         lines = image.text["parameters"].splitlines()
     assert lines[:2] == ["a fox, 狐", "Negative prompt: blurry"]
     assert "Steps: 20, Sampler: flow-dpm, CFG scale: 4.5" in lines[2]
+
+
+def parsed_by_others(text: str) -> dict[str, str]:
+    """`parse_generation_parameters` of AUTOMATIC1111's web UI, which Civitai and others follow."""
+    parameter = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+    *lines, last = text.strip().split("\n")
+    if len(parameter.findall(last)) < 3:
+        lines.append(last)
+        last = ""
+    parts: dict[str, list[str]] = {"Prompt": [], "Negative prompt": []}
+    place = "Prompt"
+    for line in map(str.strip, lines):
+        if line.startswith("Negative prompt:"):
+            place = "Negative prompt"
+        parts[place].append(line.removeprefix("Negative prompt:").strip())
+    found = {key: "\n".join(value) for key, value in parts.items()}
+    for key, value in parameter.findall(last):
+        found[key] = json.loads(value) if value[:1] == value[-1:] == '"' else value
+    return found
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"model": "my, model: v2"},
+        {"model": 'a "quoted" one'},
+        {"model": "line\nbreak, Seed: 7"},
+        {"model": "C:\\models\\x"},
+        {"version": "1, Steps: 99"},
+        {"prompt": "two\nlines"},
+        {"prompt": "a cat, Steps: 3, Seed: 4: (x:1.3)"},
+        {"prompt": "a cat\nNegative prompt: dogs"},
+        {"prompt": "a cat\nSteps: 1, Sampler: x, Seed: 2"},
+        {"negative_prompt": "b\n Negative prompt: c"},
+        {"negative_prompt": ""},
+    ],
+    ids=str,
+)
+def test_others_read_what_was_drawn(tmp_path: Path, changes: dict[str, str]) -> None:
+    settings = {**SETTINGS, **changes}
+    save_png(IMAGE, tmp_path / "a.png", settings=settings)
+    with Image.open(tmp_path / "a.png") as image:
+        text = image.text["parameters"]
+    assert [line for line in text.split("\n") if line.startswith("Steps:")] == [
+        text.split("\n")[-1]
+    ]
+    assert parsed_by_others(text) == {
+        "Prompt": settings["prompt"].replace("\n", " " if "cat\n" in settings["prompt"] else "\n"),
+        "Negative prompt": settings["negative_prompt"].replace("\n", " "),
+        "Steps": "20", "Sampler": "flow-dpm", "CFG scale": "4.5", "Seed": str(2**63), "Size": "4x2",
+        "Model": settings["model"], "Version": settings["version"],
+    }  # fmt: skip
+
+
+def test_pictures_of_earlier_versions(tmp_path: Path) -> None:
+    info = PngInfo()
+    for key, value in {**SETTINGS, "sana": json.dumps(SETTINGS)}.items():
+        info.add_itxt(key, str(value))
+    IMAGE.save(tmp_path / "a.png", pnginfo=info)
+    assert read_settings(tmp_path / "a.png") == SETTINGS
 
 
 def test_standard_metadata_says_that_a_model_made_it(tmp_path: Path) -> None:

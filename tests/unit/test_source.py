@@ -65,7 +65,7 @@ def test_orientation_is_heeded(tmp_path: Path) -> None:
 def test_animations(tmp_path: Path) -> None:
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     path = saved(frames[0], tmp_path / "a.gif", save_all=True, append_images=frames[1:])
-    assert examine(path).animated
+    assert examine(path).oddities.frames == 2
     assert read_image(path).getpixel((0, 0)) == (255, 0, 0)
 
 
