@@ -22,6 +22,7 @@ from sana_cli import __version__, processor
 from sana_cli.errors import SanaError
 from sana_cli.options import parse_bytes
 from sana_cli.output import counted, readable_bytes, readable_memory
+from sana_cli.packages import INSTALL_AGAIN
 
 if TYPE_CHECKING:
     from quant.backends.choose import Measurement
@@ -54,7 +55,7 @@ def examine(begin: Callable[[str], None] = lambda topic: None) -> Iterator[Findi
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             yield Finding(
                 topic=topic, state="problem", text=f"broken: {reason}",
-                remedy=hint or "install the package again: pip install --force-reinstall sana-cli",
+                remedy=hint or INSTALL_AGAIN,
             )  # fmt: skip
 
 
