@@ -90,6 +90,7 @@ class Calibrator:
             checkpoint, prompts, first_seed=_FIRST_SEED + options.seed, steps=options.steps
         )
         self.comparison: Comparison | None = None
+        self.predicted_db: float | None = None  # SQNR of the latents, for --budget-db
         self.effects_db: dict[str, float] = {}  # SQNR of the velocity when one layer is quantized
         self._texts: list[EncodedPair] = []
         self._latents: list[Tensor] = []
@@ -147,7 +148,7 @@ class Calibrator:
     def facts(self) -> dict[str, Any]:
         """What was done and how it came out, as JSON. After `finish`."""
         assert self.comparison is not None
-        options = self.options
+        options, predicted = self.options, self.predicted_db
         effects = {path: round(value, 2) for path, value in self.effects_db.items()}
         return {
             "calibration": {
@@ -157,6 +158,7 @@ class Calibrator:
                 "device": self.device.type,
                 "precision": str(self.dtypes),
                 **({"velocity_sqnr_db_of_one_layer": effects} if effects else {}),
+                **({"predicted_latent_sqnr_db": round(predicted, 2)} if predicted else {}),
             },
             "comparison": {"file": FILE, **asdict(self.comparison)},
         }
@@ -311,14 +313,15 @@ class Calibrator:
             for path, value in noise.items()
         }
         offset = self._latent_offset_db(transformer, found, sum(noise.values()))
-        kept = enough_for(noise, rest, budget_db=keep.budget_db, offset_db=offset)
-        if kept is None:
+        found_enough = enough_for(noise, rest, budget_db=keep.budget_db, offset_db=offset)
+        if found_enough is None:
             most = to_db(sum(rest.values())) + offset
             raise SanaError(
                 f"--budget-db {keep.budget_db:g} is out of reach: about {most:.1f} dB with every layer kept",
                 hint="ask for less, or choose a scheme with more bits",
                 code=ExitCode.USAGE,
             )
+        kept, self.predicted_db = found_enough
         return kept
 
     def _latent_offset_db(

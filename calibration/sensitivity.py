@@ -80,8 +80,8 @@ def worst(noise: Mapping[str, float], count: int) -> list[str]:
 
 def enough_for(
     noise: Mapping[str, float], rest: Mapping[str, float], *, budget_db: float, offset_db: float
-) -> list[str] | None:
-    """The fewest worst layers to keep so that the predicted SQNR of the latents reaches `budget_db`.
+) -> tuple[list[str], float] | None:
+    """The fewest worst layers to keep so that the predicted SQNR of the latents reaches `budget_db`, and that SQNR.
 
     `rest` is the noise that a layer still makes once it is kept; `offset_db` is what the latents have more (or,
     being negative, less) than the sum of these effects says. None: not even keeping all of them is enough.
@@ -90,6 +90,6 @@ def enough_for(
     for count in range(len(order) + 1):
         kept = set(order[:count])
         total = sum(rest[path] if path in kept else noise[path] for path in noise)
-        if to_db(total) + offset_db >= budget_db:
-            return order[:count]
+        if (predicted := to_db(total) + offset_db) >= budget_db:
+            return order[:count], predicted
     return None

@@ -21,6 +21,7 @@ from quant.files import open_regular, read_small_text
 FORMAT = "sana-quantized"
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+REPORT = "report.json"  # how it was made and came out; no digest holds it, no reader needs it
 WEIGHTS = "model.safetensors"  # in a component's folder
 
 

@@ -11,18 +11,17 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from sana_cli import __version__, processor
 from sana_cli.errors import SanaError
 from sana_cli.options import parse_bytes
 from sana_cli.output import counted, readable_bytes, readable_memory
-from sana_cli.packages import INSTALL_AGAIN
 
 if TYPE_CHECKING:
     from quant.backends.choose import Measurement
@@ -42,6 +41,9 @@ class Finding:
     state: State = "ok"
     text: str
     remedy: str = ""
+    facts: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # the numbers and names in the text, for programs
 
 
 def examine(begin: Callable[[str], None] = lambda topic: None) -> Iterator[Finding]:
@@ -55,13 +57,14 @@ def examine(begin: Callable[[str], None] = lambda topic: None) -> Iterator[Findi
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             yield Finding(
                 topic=topic, state="problem", text=f"broken: {reason}",
-                remedy=hint or INSTALL_AGAIN,
+                remedy=hint or "install the package again: pip install --force-reinstall sana-cli",
             )  # fmt: skip
 
 
 def _versions() -> Iterator[Finding]:
     yield Finding(
         topic="versions",
+        facts={"sana": __version__, "python": platform.python_version()},
         text=f"sana {__version__}, Python {platform.python_version()}, {platform.platform()}",
     )
     from packaging.requirements import Requirement
@@ -89,7 +92,9 @@ def _versions() -> Iterator[Finding]:
                 text=f"{requirement.name} is {version or 'missing'}, tried are {requirement.specifier}",
                 remedy=f'pip install "{requirement}"',
             )  # fmt: skip
-    yield Finding(topic="versions", text=", ".join(found))
+    yield Finding(
+        topic="versions", text=", ".join(found), facts=dict(each.split(" ", 1) for each in found)
+    )
 
 
 def _processor() -> Iterator[Finding]:
@@ -103,6 +108,7 @@ def _processor() -> Iterator[Finding]:
     busy = "" if load is None else f", load {load:.1f}"
     yield Finding(
         topic="cpu",
+        facts={**facts, "cores": count, "load": load},
         text=f"{facts['cpu']}, {counted(count, 'core')}{busy}, "
         f"{', '.join(facts['instructions']) or 'no vector instructions told'}",
     )
@@ -131,6 +137,12 @@ def _gpu() -> Iterator[Finding]:
             free, total = torch.cuda.mem_get_info(index)
             yield Finding(
                 topic="gpu",
+                facts={
+                    "device": f"cuda:{index}",
+                    "name": facts.name,
+                    "free_bytes": free,
+                    "total_bytes": total,
+                },
                 text=f"cuda:{index} {facts.name}, compute capability {facts.major}.{facts.minor}, "
                 f"{readable_bytes(free)} of {readable_bytes(total)} free, "
                 f"driver {driver or 'unknown'}, CUDA {torch.version.cuda}",
@@ -183,7 +195,7 @@ def _memory() -> Iterator[Finding]:
             topic="memory", state="note", text="the system does not tell how much is free"
         )
         return
-    yield Finding(topic="memory", text=f"{readable_bytes(free)} free")
+    yield Finding(topic="memory", text=f"{readable_bytes(free)} free", facts={"free_bytes": free})
     if free < _TEXT_ENCODER_FP32_BYTES and not torch.cuda.is_available():
         yield Finding(
             topic="memory", state="note",
@@ -205,7 +217,11 @@ def _kernels() -> Iterator[Finding]:
         good = sorted((m for m in results if m.seconds is not None), key=lambda m: m.seconds or 0)
         times = [f"{_name_of(m)} {(m.seconds or 0) * 1000:.1f} ms" for m in good]
         clock = " of CPU time" if device.type == "cpu" else ""
-        yield Finding(topic="kernels", text=f"{kind} on {device}: {', '.join(times)}{clock}")
+        measured = {_name_of(m): m.seconds for m in good}
+        yield Finding(
+            topic="kernels", text=f"{kind} on {device}: {', '.join(times)}{clock}",
+            facts={"kind": kind, "device": str(device), "seconds": measured},
+        )  # fmt: skip
         for failed in (m for m in results if m.seconds is None):
             yield Finding(
                 topic="kernels", state="note",
@@ -260,6 +276,7 @@ def _disk() -> Iterator[Finding]:
         there = hub_cache.existing_parent(folder)
         free = shutil.disk_usage(there).free
         text = f"{readable_bytes(free)} free for {what} in {folder}"
+        facts = {"use": what, "folder": str(folder), "free_bytes": free}
         if not there.is_dir():
             yield Finding(
                 topic="disk", state="problem", text=f"{there} is no folder: no {what}",
@@ -276,15 +293,19 @@ def _disk() -> Iterator[Finding]:
                 remedy=f"a published model needs {readable_bytes(_ROOM_BYTES)}: `sana remove`, or HF_HOME on another disk",
             )  # fmt: skip
         else:
-            yield Finding(topic="disk", text=text)
+            yield Finding(topic="disk", text=text, facts=facts)
 
 
 def _models() -> Iterator[Finding]:
     from sana_cli.model_list import listed_models, total_bytes
 
     here = [model for model in listed_models() if model.state in ("downloaded", "quantized")]
-    names = ", ".join(model.name for model in here) or "none but the built-in"
-    yield Finding(topic="models", text=f"{names}; {readable_bytes(total_bytes())} on disk")
+    names = [model.name for model in here]
+    total = total_bytes()
+    yield Finding(
+        topic="models", facts={"names": names, "total_bytes": total},
+        text=f"{', '.join(names) or 'none but the built-in'}; {readable_bytes(total)} on disk",
+    )  # fmt: skip
     for model in listed_models():
         if model.state == "partly downloaded":
             yield Finding(
@@ -292,9 +313,9 @@ def _models() -> Iterator[Finding]:
                 text=f"{model.name} is only partly downloaded ({readable_bytes(model.size_bytes)})",
                 remedy=f"`sana pull {model.name}` goes on, `sana remove {model.name}` gives up",
             )  # fmt: skip
-        elif model.note.startswith("unreadable"):
+        elif model.problem:
             yield Finding(
-                topic="models", state="problem", text=f"{model.name} is {model.note}",
+                topic="models", state="problem", text=f"{model.name} is {model.problem}",
                 remedy=f"`sana remove {model.name}`, and quantize it again",
             )  # fmt: skip
 

@@ -302,15 +302,7 @@ def finish(
     )
     rows, columns = (side * checkpoint.vae.downscale for side in kept.latents.shape[-2:])
     plan, predicted, notice = choose_decode(
-        checkpoint,
-        precision,
-        device,
-        cap,
-        height=rows,
-        width=columns,
-        mode=mode,
-        tile=tile,
-        size=kept.size,
+        checkpoint, precision, device, cap, height=rows, width=columns, mode=mode, tile=tile
     )
     if notice:
         reporter.notice(notice)

@@ -1,6 +1,6 @@
 """Every model that can be named here: the built-in, the published ones, the cache's, and quantized ones. No torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -22,7 +22,16 @@ class ListedModel:
     size_bytes: int = 0
     download_bytes: int = 0
     folder: Path | None = None
-    note: str = ""
+    native_size: int | None = None  # pixels a side
+    steps: int | None = None
+    made_of: str = ""  # recipe and base model, of one that was quantized here
+    problem: str = ""  # why it cannot be used, in words
+
+    @property
+    def note(self) -> str:
+        """The same for people, in a few words."""
+        size = f"{self.native_size} px, {self.steps} steps" if self.native_size else ""
+        return self.problem or self.made_of or size
 
 
 def listed_models() -> list[ListedModel]:
@@ -40,16 +49,14 @@ def _published() -> list[ListedModel]:
     for variant in VARIANTS.values():
         total = sum(variant.download_bytes.values())
         cached = hub_cache.find(variant.repo, weight_variant=variant.weight_variant)
-        note = f"{variant.native_size} px, {variant.steps} steps"
-        models.append(_of_repo(variant.alias, cached, total=total, note=note))
+        model = _of_repo(variant.alias, cached, total=total)
+        models.append(replace(model, native_size=variant.native_size, steps=variant.steps))
     return models
 
 
-def _of_repo(
-    name: str, cached: hub_cache.CachedRepo | None, *, total: int, note: str = ""
-) -> ListedModel:
+def _of_repo(name: str, cached: hub_cache.CachedRepo | None, *, total: int) -> ListedModel:
     if cached is None:
-        return ListedModel(name=name, state="not downloaded", download_bytes=total, note=note)
+        return ListedModel(name=name, state="not downloaded", download_bytes=total)
     size = cached.size_bytes
     return ListedModel(
         name=name,
@@ -57,7 +64,6 @@ def _of_repo(
         size_bytes=size,
         download_bytes=0 if cached.complete else max(0, total - size),
         folder=cached.snapshot or cached.folder,
-        note=note,
     )
 
 
@@ -79,17 +85,14 @@ def quantized_models() -> list[ListedModel]:
     for folder in sorted(models_folder().glob("[!.]*")):
         if not (folder / MANIFEST).is_file():
             continue
+        size = hub_cache.disk_bytes([folder])
+        model = ListedModel(name=folder.name, state="quantized", size_bytes=size, folder=folder)
         try:
             manifest = read_manifest(folder)
-            note = f"{manifest.recipe} of {manifest.base_model}"
+            made_of = f"{manifest.recipe} of {manifest.base_model}"
+            models.append(replace(model, made_of=made_of))
         except (FormatError, OSError) as error:
-            note = f"unreadable: {error}"
-        size = hub_cache.disk_bytes([folder])
-        models.append(
-            ListedModel(
-                name=folder.name, state="quantized", size_bytes=size, folder=folder, note=note
-            )
-        )
+            models.append(replace(model, problem=f"unreadable: {error}"))
     return models
 
 

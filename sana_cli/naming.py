@@ -3,7 +3,7 @@
 import difflib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from string import Formatter
 
@@ -11,9 +11,7 @@ from sana_cli import output
 from sana_cli.errors import ExitCode, SanaError
 
 FIELDS = ("index", "seed", "slug")
-_HINT = "fields: {index}, {seed} and {slug}; digits: {index:04}; write {{ for a brace"
-# Python's own, but for what fills memory (widths of nine digits, fields in formats) or makes no names (signs, slashes).
-_FORMAT = re.compile(r"([\w.-]?[<>^=])?#?0?\d{0,2}_?(\.\d{1,3})?[sdxXob]?")
+_HINT = "fields: {index}, {seed} and {slug}; write {{ for a brace"
 
 
 def is_pattern(path: Path) -> bool:
@@ -33,7 +31,7 @@ def expand(pattern: Path, pictures: Sequence[tuple[str, int]]) -> list[Path]:
         values = {"index": _Index(number, width), "seed": seed, "slug": output.slug(prompt)}
         try:
             names.append(Path(str(pattern).format(**values)))
-        except (ValueError, LookupError, OverflowError) as error:
+        except (ValueError, IndexError, KeyError) as error:
             raise _unusable(pattern, str(error)) from error
     if len(set(names)) < len(names):
         raise SanaError(
@@ -48,7 +46,7 @@ def without_fields(pattern: Path) -> tuple[Path, str]:
     """The folder that all names of a pattern share, and what its fields leave of the stem: `a/{slug}/x-{seed}.png`
     gives `a` and `x`."""
     folder = pattern.parent
-    while any(_fields(str(folder))):
+    while _fields(str(folder)):
         folder = folder.parent
     stem = re.sub(r"([-_. ])[-_. ]+", r"\1", _literal(pattern.stem)).strip("-_. ")
     return Path(_literal(str(folder))), stem
@@ -74,23 +72,18 @@ class _Index(int):
 
 def _check_fields(pattern: str) -> None:
     try:
-        fields = list(_fields(pattern))
+        names = _fields(pattern)
     except ValueError as error:
         raise _unusable(pattern, str(error)) from error
-    for name, how in fields:
+    for name in names:
         if name not in FIELDS:
             close = difflib.get_close_matches(name, FIELDS, n=1)
             meant = f", did you mean {{{close[0]}}}?" if close else ""
             raise _unusable(pattern, f"there is no field {{{name}}}{meant}")
-        if not _FORMAT.fullmatch(how):
-            raise _unusable(pattern, f"{{{name}:{how}}} makes no sense")
 
 
-def _fields(pattern: str) -> Iterator[tuple[str, str]]:
-    """Name and format of each field."""
-    for _, name, how, _ in Formatter().parse(pattern):
-        if name is not None:
-            yield name, how or ""
+def _fields(pattern: str) -> list[str]:
+    return [name for _, name, _, _ in Formatter().parse(pattern) if name is not None]
 
 
 def _unusable(pattern: object, problem: str) -> SanaError:

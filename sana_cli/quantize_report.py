@@ -1,6 +1,7 @@
 """What `sana quantize` tells at its end: a table for people, one document for scripts. No torch."""
 
 from collections import Counter
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -21,14 +22,14 @@ def _facts(report: "ComponentReport") -> dict[str, Any]:
         "bytes_after": report.bytes_after,
         "sqnr_db_worst": round(min(values), 2) if values else None,
         "sqnr_db_median": round(median(values), 2) if values else None,
-        "sqnr_of": _measured_on(report),
+        "layers_calibrated": sum(path in report.calibrated for path in report.sqnr),
     }
 
 
-def _measured_on(report: "ComponentReport") -> str:
-    """What the SQNR tells the error of: without data only that of weights is known."""
-    outputs = sum(path in report.calibrated for path in report.sqnr)
-    weights = len(report.sqnr) - outputs
+def _measured_on(facts: dict[str, Any]) -> str:
+    """Which errors the SQNR is about: without data only that of weights is known."""
+    outputs = facts["layers_calibrated"]
+    weights = facts["layers_quantized"] - outputs
     if outputs and weights:
         return f"{outputs} outputs, {weights} weights"
     return "outputs" if outputs else "weights" if weights else ""
@@ -64,6 +65,15 @@ def json_document(
     return {**document, **calibration}
 
 
+def kept_report(
+    recipe: str, reports: "list[ComponentReport]", calibration: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The same with its date, as it stays in the folder: wherever that is, `sana info` reads it."""
+    document = json_document(Path(), recipe, reports, calibration)
+    del document["folder"]
+    return {"written_at": datetime.now(UTC).isoformat(timespec="seconds"), **document}
+
+
 def lines(
     out: Path,
     reports: "list[ComponentReport]",
@@ -88,16 +98,19 @@ def lines(
                 str(facts["layers_kept"]),
                 *(f"{facts[key] / 1e6:,.1f} MB" for key in ("bytes_before", "bytes_after")),
                 *decibels,
-                facts["sqnr_of"],
+                _measured_on(facts),
             )
         )
     table = columns(rows)
     reasons = Counter(
-        layer.reason for report in reports for layer in report.layers if layer.config is None
+        (report.component, layer.reason)
+        for report in reports
+        for layer in report.layers
+        if layer.config is None
     )
     table += [
-        f"kept in floating point, {counted(count, 'layer')}: {reason}"
-        for reason, count in reasons.items()
+        f"{component}: {counted(count, 'layer')} kept in floating point: {reason}"
+        for (component, reason), count in reasons.items()
     ]
     before, after = (
         sum(_facts(r)[key] for r in reports) for key in ("bytes_before", "bytes_after")
@@ -121,6 +134,9 @@ def _calibrated_lines(
         for component, counts in schemes.items()
         if len(counts) > 1
     ]
+    predicted = calibration["calibration"].get("predicted_latent_sqnr_db")
+    if predicted is not None:
+        several.append(f"predicted SQNR of the latents: {predicted:.1f} dB")
     comparison = calibration["comparison"]
     values = ", ".join(f"{value:.1f}" for value in comparison["psnr_db"])
     return [*several, f"{out / comparison['file']}: PSNR against the float model {values} dB"]

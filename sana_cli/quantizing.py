@@ -30,6 +30,7 @@ from quant.convert import (
 from quant.files import read_small_text
 from quant.manifest import (
     MANIFEST,
+    REPORT,
     WEIGHTS,
     Component,
     Manifest,
@@ -99,8 +100,11 @@ def quantize_folder(
     overwrite: bool = False,
     calibration: Calibration | None = None,
     advance: Callable[[str, int, int], None] = lambda component, done, total: None,
+    describe: Callable[[list[ComponentReport]], Mapping[str, Any]] | None = None,
 ) -> list[ComponentReport]:
     """Write `target`, a folder that `sana generate --model` takes. `advance` counts tensors.
+
+    `describe` makes what the folder's report says, for people: no reader depends on it, and no digest holds it.
 
     Raises SanaError for a target that exists, a full disk, too little memory, or weights that are unfit.
     """
@@ -131,6 +135,9 @@ def quantize_folder(
             (working / MANIFEST).write_text(text + "\n", encoding="utf-8")
             if calibration is not None:
                 calibration.finish(working)
+            if describe is not None:
+                text = json.dumps(describe(reports), indent=1)
+                (working / REPORT).write_text(text + "\n", encoding="utf-8")
             for mark in working.glob(f"*/{_DONE}"):
                 mark.unlink()
     return reports

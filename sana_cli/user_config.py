@@ -15,11 +15,22 @@ from typing import Any, Literal
 
 from quant.files import read_small_text
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.options import Backend, Decode, Device, Precision, parse_bytes
+from sana_cli.options import (
+    Backend,
+    Decode,
+    Device,
+    PlanName,
+    Precision,
+    Scheduler,
+    parse_bytes,
+    parse_size,
+    size_of_aspect,
+)
 
 _log = logging.getLogger("sana.settings")
 
 BUILTIN = "builtin"
+AUTO = "auto"
 LARGEST_CONFIG = 2**20  # bytes of the settings file
 Value = str | int | float | bool
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
@@ -31,18 +42,22 @@ _NOT_SETTINGS = ("SANA_CONFIG", "SANA_CACHE", "SANA_MODELS", "SANA_HISTORY")
 class Setting:
     """One thing that can be set, and which values make sense."""
 
-    kind: Literal["text", "whole number", "number", "true or false", "size"]
+    kind: Literal["text", "whole number", "number", "true or false", "size", "shape"]
     help: str
     unset: str  # what is used without it, in words
     choices: tuple[str, ...] = ()
     limits: tuple[int, int] | None = None  # inclusive
+    default: Value | None = None  # what is used without it, where that is one value for every model
+    reads: Callable[[str], object] | None = None  # of a text: SanaError for what makes no sense
 
     def check(self, value: Any) -> Value:
         """The value as it is used; ValueError says what it should be."""
+        if value == AUTO and self.takes_auto:
+            return AUTO
         if self.kind == "number" and type(value) is int:
             value = float(value)
         kinds: dict[str, type[Value]] = {
-            "text": str, "whole number": int, "number": float, "true or false": bool, "size": str,
+            "text": str, "whole number": int, "number": float, "true or false": bool, "size": str, "shape": str,
         }  # fmt: skip
         if type(value) is not kinds[self.kind] or value == "":
             raise ValueError(f"should be {self.expected}")
@@ -51,9 +66,9 @@ class Setting:
             close = difflib.get_close_matches(str(checked), self.choices, n=1)
             meant = f", did you mean {close[0]!r}?" if close else ""
             raise ValueError(f"should be {self.expected}{meant}")
-        if self.kind == "size":
+        if self.reads is not None:
             try:
-                parse_bytes(str(checked))
+                self.reads(str(checked))
             except SanaError as error:
                 raise ValueError(f"should be {self.expected}") from error
         if self.limits and not self.limits[0] <= float(checked) <= self.limits[1]:
@@ -63,6 +78,8 @@ class Setting:
     def parse(self, text: str) -> Value:
         """The value that was typed, or ValueError."""
         text = text.strip()
+        if text.lower() == AUTO and self.takes_auto:
+            return AUTO
         if self.kind == "true or false" and text.lower() in _TRUE + _FALSE:
             return text.lower() in _TRUE
         if self.kind in ("whole number", "number"):
@@ -79,57 +96,101 @@ class Setting:
             return f"one of {', '.join(self.choices)}"
         if self.limits:
             return f"a {self.kind} from {self.limits[0]} to {self.limits[1]}"
-        return {"text": "some text", "size": "a size with a unit, such as 4GiB"}.get(
-            self.kind, self.kind
-        )
+        words = {
+            "text": "some text", "size": "a size with a unit, such as 4GiB",
+            "shape": "a size such as 1024x768 or 512, or a shape such as 16:9",
+        }  # fmt: skip
+        return words.get(self.kind, self.kind) + (" or auto" if self.takes_auto else "")
+
+    @property
+    def takes_auto(self) -> bool:
+        """Whether `auto` sets it back to what is used without it, against a setting elsewhere."""
+        return self.default is None and self.kind == "true or false"
 
 
 def _names(choices: type[StrEnum]) -> tuple[str, ...]:
     return tuple(choice.value for choice in choices)
 
 
+def _read_shape(text: str) -> object:
+    return size_of_aspect(text, 1024) if ":" in text else parse_size(text)
+
+
 SETTINGS: dict[str, Setting] = {
-    "model": Setting(kind="text", help="the model of a command that names none", unset=BUILTIN),
-    "output": Setting(
-        kind="text", help="the folder that pictures go to, or a pattern", unset="the working folder"
+    "model": Setting(
+        kind="text", help="model used when --model is not given", unset=BUILTIN, default=BUILTIN
     ),
+    "output": Setting(
+        kind="text", help="folder for pictures, or a pattern", unset="the working folder"
+    ),
+    "size": Setting(
+        kind="shape", reads=_read_shape, help="size in pixels, or a shape", unset="the model's"
+    ),
+    "count": Setting(
+        kind="whole number", limits=(1, 1000), help="pictures for each prompt", unset="1", default=1
+    ),
+    "seed": Setting(
+        kind="whole number", limits=(0, 2**64 - 1), help="same seed, same picture", unset="random"
+    ),
+    "negative": Setting(kind="text", help="what to keep out of pictures", unset="nothing"),
     "steps": Setting(
         kind="whole number", limits=(1, 1000), help="denoising steps", unset="the model's"
     ),
     "guidance": Setting(
-        kind="number",
-        limits=(0, 100),
-        help="how strictly to follow the prompt",
-        unset="the model's",
+        kind="number", limits=(0, 100), help="how strictly to follow the prompt", unset="the model's"
+    ),
+    "scheduler": Setting(
+        kind="text", choices=_names(Scheduler), help="sampler", unset="the model's"
+    ),
+    "enhance": Setting(
+        kind="true or false", help="put the published instruction before prompts",
+        unset="as published",
+    ),
+    "cache": Setting(
+        kind="number", limits=(0, 1), help="threshold for reusing earlier results; 0: off",
+        unset="0", default=0.0,
     ),
     "precision": Setting(
-        kind="text", choices=_names(Precision), help="of the transformer", unset="auto"
+        kind="text", choices=_names(Precision), help="compute precision of the transformer",
+        unset=AUTO, default=AUTO,
     ),
-    "device": Setting(kind="text", choices=_names(Device), help="where to run", unset="auto"),
+    "device": Setting(
+        kind="text", choices=_names(Device), help="where to run", unset=AUTO, default=AUTO
+    ),
     "backend": Setting(
-        kind="text", choices=_names(Backend), help="kernels of quantized models", unset="auto"
+        kind="text", choices=_names(Backend), help="kernels of quantized models",
+        unset=AUTO, default=AUTO,
     ),
     "decode": Setting(
-        kind="text", choices=_names(Decode), help="how latents become pixels", unset="auto"
+        kind="text", choices=_names(Decode), help="how latents become pixels", unset=AUTO, default=AUTO
+    ),
+    "plan": Setting(
+        kind="text", choices=_names(PlanName), help="what stays in memory", unset=AUTO, default=AUTO
     ),
     "max_memory": Setting(
-        kind="size", help="the most memory that a picture may take: 4GiB", unset="what is free"
+        kind="size", reads=parse_bytes, help="most memory that a picture may take: 4GiB",
+        unset="what is free",
     ),
     "safety": Setting(
-        kind="true or false", help="have prompts checked before they are drawn", unset="false"
+        kind="true or false", help="check prompts before they are drawn", unset="false", default=False
     ),
     "safety_model": Setting(
-        kind="text", help="what checks them: a folder or hub id", unset="google/shieldgemma-2b"
+        kind="text", help="model that checks prompts: a folder or hub id",
+        unset="google/shieldgemma-2b", default="google/shieldgemma-2b",
     ),
     "show": Setting(
         kind="true or false", help="show pictures in the terminal", unset="where it can"
     ),
     "preview": Setting(
-        kind="true or false", help="show pictures while they are drawn, too", unset="false"
+        kind="true or false", help="also show pictures while they are drawn", unset="false", default=False
     ),
-    "quiet": Setting(kind="true or false", help="no progress and no notices", unset="false"),
-    "offline": Setting(kind="true or false", help="never touch the network", unset="false"),
-}
+    "quiet": Setting(
+        kind="true or false", help="no progress and no notices", unset="false", default=False
+    ),
+    "offline": Setting(
+        kind="true or false", help="never touch the network", unset="false", default=False
+    ),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,12 +199,20 @@ class Preferences:
 
     model: str | None = None
     output: str | None = None
+    size: str | None = None
+    count: int | None = None
+    seed: int | None = None
+    negative: str | None = None
     steps: int | None = None
     guidance: float | None = None
+    scheduler: str | None = None
+    enhance: bool | None = None
+    cache: float | None = None
     precision: str | None = None
     device: str | None = None
     backend: str | None = None
     decode: str | None = None
+    plan: str | None = None
     max_memory: str | None = None
     safety: bool | None = None
     safety_model: str | None = None
@@ -187,12 +256,18 @@ def preferences() -> Preferences:
         sources[key] = name
     for key, value in values.items():
         _log.info("%s = %r from %s", key, value, sources[key])
+    values = {
+        key: None if value == AUTO and SETTINGS[key].takes_auto else value
+        for key, value in values.items()
+    }
     return Preferences(**values, sources=sources)
 
 
 def variable(key: str) -> str:
     """The environment variable of a setting."""
-    return f"SANA_{key.upper()}"
+    return (
+        "SANA_CACHE_THRESHOLD" if key == "cache" else f"SANA_{key.upper()}"
+    )  # SANA_CACHE is a folder
 
 
 def unknown_variables() -> list[str]:

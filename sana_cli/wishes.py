@@ -1,13 +1,14 @@
 """What was asked for, wherever it was said: typed, in a file of prompts, in a picture, or in the user's settings. No torch."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from quant.installed import LIBRARIES, LIBRARY_PACKAGES, is_installed
+from quant.installed import LIBRARIES, is_installed
 from sana_cli.checkpoint import Checkpoint, local_path
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.lora_file import parse_lora
@@ -26,14 +27,14 @@ from sana_cli.options import (
     parse_size,
     size_of_aspect,
 )
-from sana_cli.packages import pip_install
 from sana_cli.precision import NamedDevice
 from sana_cli.request import Request
 from sana_cli.user_config import BUILTIN, Preferences
 
 FILES = ("image", "mask")  # names of files, of which a picture also tells the digest
 # Said together or not at all: a size from one place and a shape from another make no sense.
-_TOGETHER = (("width", "height", "aspect", "bins"), ("decode", "tile"))
+_SIZE = ("width", "height", "aspect", "bins")
+_TOGETHER = (_SIZE, ("decode", "tile"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +75,14 @@ class Wishes:
     def of_preferences(cls, chosen: Preferences) -> Self:
         known = {f.name for f in fields(cls)}
         values = {key: getattr(chosen, key) for key in chosen.sources if key in known}
-        return cls(**values, sources=chosen.sources)
+        sources = dict(chosen.sources)
+        if chosen.size is not None:
+            if ":" in chosen.size:
+                values["aspect"] = chosen.size
+            else:
+                values["width"], values["height"] = parse_size(chosen.size)
+            sources |= dict.fromkeys(("width", "height", "aspect"), sources["size"])
+        return cls(**values, sources=sources)
 
     @classmethod
     def of_picture(cls, settings: Mapping[str, Any], name: str) -> Self:
@@ -99,7 +107,7 @@ class Wishes:
             raise _senseless(name, "decode", settings["decode"])
         return cls(
             prompt=said["prompt"],
-            negative=said["negative_prompt"],
+            negative=said["negative_prompt"] or "",  # a setting does not change what is repeated
             seed=said["seed"],
             image=said["image"],
             strength=said["strength"],
@@ -129,6 +137,8 @@ class Wishes:
         taken: dict[str, Any] = {}
         for name in (f.name for f in fields(self) if f.name != "sources"):
             group = next((group for group in _TOGETHER if name in group), (name,))
+            if self.image is not None and name in other.sources and name in _SIZE:
+                continue  # a picture to begin with has a size of its own, which no setting changes
             if all(getattr(self, each) is None for each in group):
                 taken[name] = getattr(other, name)
         sources = {key: where for key, where in other.sources.items() if key in taken}
@@ -147,6 +157,21 @@ class Wishes:
             said = {self.sources[name]: name for name in names if name in self.sources}
             for source, name in said.items():
                 error.message += f" ({name} is set by {source})"
+            raise
+
+    @contextmanager
+    def naming_settings(self) -> Iterator[None]:
+        """An error in the block that is about a setting, by its name, also tells where that was set."""
+        try:
+            yield
+        except SanaError as error:
+            set_by = {
+                "size" if name in _SIZE else name: where for name, where in self.sources.items()
+            }
+            for name, source in set_by.items():
+                about = re.search(rf"\b{name.replace('_', '.')}s?\b", error.message)
+                if about and name != "output":
+                    error.message += f" ({name} is set by {source})"
             raise
 
     def request(
@@ -255,6 +280,6 @@ def _require_library(backend: str) -> None:
     if module is not None and not is_installed(module):
         raise SanaError(
             f"--backend {backend} needs a library that is not installed here",
-            hint=f"{pip_install(LIBRARY_PACKAGES[backend])}, or omit --backend",
+            hint='pip install "sana-cli[peers]", or leave --backend away',
             code=ExitCode.ENVIRONMENT,
         )

@@ -6,7 +6,8 @@ import typer
 
 from sana_cli.commands.completion import complete_key, complete_value
 from sana_cli.commands.grouped import Verbs
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.commands.models import note_if_missing
+from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.options import JsonOption
 from sana_cli.text import note, print_json, say
 
@@ -16,6 +17,7 @@ app = typer.Typer(
     help="Show and change your settings: defaults for every command.",
     rich_markup_mode=None,
 )
+_SET = "sana config set KEY VALUE"
 KeyArgument = Annotated[
     str,
     typer.Argument(
@@ -44,8 +46,9 @@ def show(json: JsonOption = False) -> None:
         settings: dict[str, Any] = {
             key: {
                 "value": value,
+                "default": SETTINGS[key].default,
+                "effective": SETTINGS[key].default if value is None else value,
                 "source": chosen.sources.get(key),
-                "without": SETTINGS[key].unset,
             }
             for key, value in values.items()
         }
@@ -65,6 +68,59 @@ def _as_typed(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return str(value)
+
+
+app.command("list", hidden=True)(show)  # as other programs call it
+
+
+@app.command()
+def get(key: KeyArgument, json: JsonOption = False) -> None:
+    """Print the value of KEY alone; nothing where the model decides."""
+    from sana_cli.user_config import find_setting, preferences
+
+    setting = find_setting(key)
+    chosen = getattr(preferences(), key)
+    value = setting.default if chosen is None else chosen
+    if json:
+        print_json({"key": key, "effective": value})
+    else:
+        say("" if value is None else _as_typed(value))
+
+
+@app.command()
+def edit() -> None:
+    """Open the file of settings in your editor, and check it afterwards."""
+    import os
+    import shlex
+    import subprocess
+    import sys
+
+    from sana_cli.user_config import config_path, preferences
+
+    file = config_path()
+    editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or _usual_editor()
+    if not sys.stdin.isatty():
+        raise usage_error(
+            "an editor needs a terminal", f"set single values: {_SET}; or edit {file}"
+        )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        code = subprocess.run([*shlex.split(editor), str(file)], check=False).returncode
+    except (OSError, ValueError) as error:
+        raise SanaError(
+            f"cannot run the editor {editor!r}: {error}",
+            hint=f"set EDITOR to one that is installed, or edit {file}",
+            code=ExitCode.ENVIRONMENT,
+        ) from error
+    if code:
+        raise SanaError(f"the editor ended with code {code}", hint=f"look at {file}")
+    preferences()  # a mistake is told now, not with the next picture
+
+
+def _usual_editor() -> str:
+    import os
+
+    return "notepad" if os.name == "nt" else "vi"
 
 
 @app.command()
@@ -107,16 +163,22 @@ def set_(
         parsed = lasting_name(value)
     elif key == "safety_model":
         parsed = _safety_model(value)
+    elif key == "safety" and parsed is True:
+        from sana_cli.safety import SafetyCheck
+        from sana_cli.user_config import preferences
+
+        SafetyCheck.find(preferences().safety_model)  # else every later command would end here
     elif key == "output":
         _check_output(value)
+        parsed = _lasting_output(value)
     from sana_cli.config_file import set_value
 
     file = set_value(key, parsed)
     say(f"{key} = {_as_typed(parsed)}  ({file})")
     if key == "output" and (missing := _missing_folder(value)):
-        note(
-            f"{missing} is not there, and no picture is saved before it is: mkdir -p {quote(missing)}"
-        )
+        note(f"{missing} does not exist yet; create it before drawing: mkdir -p {quote(missing)}")
+    if key == "model":
+        note_if_missing(str(parsed))
     if os.environ.get(variable(key)):
         note(f"{variable(key)} is set, and wins over the file")
 
@@ -141,6 +203,19 @@ def _check_output(value: str) -> None:
     if is_pattern(path):
         require_png(path, is_folder=False)
         expand(path, [("a prompt", 0)])
+
+
+def _lasting_output(value: str) -> str:
+    """The same folder wherever commands run; a bare pattern names files in each working folder."""
+    import os
+
+    from sana_cli.checkpoint import local_path
+    from sana_cli.naming import is_pattern
+
+    path = local_path(value)
+    if value.startswith("~") or (is_pattern(path) and path.parent == type(path)(".")):
+        return value
+    return str(path.absolute()) + ("/" if value.endswith(("/", os.sep)) else "")
 
 
 def _missing_folder(output: str) -> str | None:

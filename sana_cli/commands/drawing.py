@@ -198,7 +198,7 @@ class Order:
     def _checked(self) -> Request:
         """What is to be drawn of one prompt. Mistakes are told before the seconds that torch takes."""
         request = self.wishes.request(self.checkpoint, count=self.count, overwrite=self.overwrite)
-        with self.wishes.naming_source_of("output"):
+        with self.wishes.naming_source_of("output"), self.wishes.naming_settings():
             check(request, self.checkpoint)
             self._plan_sheet(self.count, slug(request.prompt))
         return request

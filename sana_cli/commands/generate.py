@@ -159,8 +159,14 @@ def generate(
     ] = None,
     lora: LoraOption = None,
     count: Annotated[
-        int, typer.Option("--count", "-n", help="Pictures to draw, with seeds S, S+1, ...")
-    ] = 1,
+        int | None,
+        typer.Option(
+            "--count",
+            "-n",
+            help="Pictures to draw, with seeds S, S+1, ... [default: your setting, else 1]",
+            show_default=False,
+        ),
+    ] = None,
     scheduler: Annotated[
         Scheduler | None, typer.Option(help="Sampler [default: the model's]", show_default=False)
     ] = None,
@@ -252,7 +258,7 @@ def generate(
     if prompts and dry_run:
         raise usage_error(
             "--dry-run is about one prompt, not about a file of them",
-            'give a prompt in place of --prompts: sana generate "a red fox" --dry-run',
+            'give a prompt in place of --prompts: sana generate "a cat" --dry-run',
         )
     if prompt is None and not prompts and not from_:
         raise SanaError(
@@ -278,6 +284,8 @@ def generate(
     wishes = wishes.over(Wishes.of_preferences(chosen))
     if wishes.max_memory:
         parse_bytes(wishes.max_memory)
+    if count is None:
+        count = 1 if picture or chosen.count is None else chosen.count
     offline = chosen.is_offline(offline)
     seeing = Seeing.plan(
         chosen, show=show, preview=preview, file=preview_file, every=preview_every,

@@ -1,19 +1,14 @@
 """`sana info`: what a model is and needs, or how a picture was made."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from sana_cli.commands.completion import complete_model
 from sana_cli.commands.seeing import show_picture
-from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.errors import usage_error
 from sana_cli.options import JsonOption, contradiction
-from sana_cli.output import readable_bytes
 from sana_cli.text import print_json, say, say_command, shortened
-
-if TYPE_CHECKING:
-    from sana_cli.checkpoint import Checkpoint
-    from sana_cli.variants import Variant
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # by suffix; only PNGs of ours carry settings
 
@@ -45,15 +40,18 @@ def info(
     if is_picture:
         from sana_cli.image_io import SHEET_KEY, read_settings
 
-        facts = read_settings(path)
-        if not json:
-            if SHEET_KEY not in facts:
-                again = _command(facts)
-            facts = _told(facts)
+        settings = read_settings(path)
+        document: dict[str, Any] = {"picture": str(path), "settings": settings}
+        facts = _told(settings)
+        if SHEET_KEY not in settings:
+            again = _command(settings)
     else:
-        facts = _model_facts(subject)
+        from sana_cli.commands.model_facts import for_people, model_document
+
+        document = model_document(subject)
+        facts = for_people(document)
     if json:
-        print_json(facts)
+        print_json(document)
     else:
         say(*_lines(facts))
         if again:
@@ -99,91 +97,6 @@ def _command(settings: dict[str, Any]) -> list[str]:
     if prompt.startswith("-"):  # only after "--" it is no option
         words += ["--", prompt]
     return words
-
-
-def _model_facts(model: str) -> dict[str, Any]:
-    from sana_cli.checkpoint import local_path, looks_like_repo, open_checkpoint, open_snapshot
-    from sana_cli.variants import find_variant
-
-    variant = None if local_path(model).exists() else find_variant(model)
-    if variant or (looks_like_repo(model) and not local_path(model).exists()):
-        from sana_cli import hub_cache
-
-        repo_id, weight_variant = (
-            (variant.repo, variant.weight_variant) if variant else (model, None)
-        )
-        cached = hub_cache.find(repo_id, weight_variant=weight_variant)
-        if cached is None or cached.snapshot is None or not cached.complete:
-            if variant is None:
-                raise SanaError(
-                    f"{model} is not in the local cache",
-                    hint=f"`sana pull {model}` downloads it; is it the path of a file? there is none",
-                    code=ExitCode.ENVIRONMENT,
-                )
-            part = {"on disk": readable_bytes(cached.size_bytes)} if cached else {}
-            facts = {"model": variant.alias, "downloaded": False, **part}
-            return {**facts, **_published_facts(variant)}
-        checkpoint = open_snapshot(model, cached.snapshot, variant)
-    else:
-        checkpoint = open_checkpoint(model, offline=True)
-    return {
-        "model": checkpoint.name,
-        **({"downloaded": True} if variant else {}),
-        **_local_facts(checkpoint),
-        **(_published_facts(variant) if variant else {}),
-    }
-
-
-def _published_facts(variant: "Variant") -> dict[str, Any]:
-    total = sum(variant.download_bytes.values())
-    return {
-        "repository": variant.repo,
-        "download": readable_bytes(total),
-        "native size": f"{variant.native_size}x{variant.native_size}",
-        "steps": variant.steps,
-        "guidance": variant.guidance,
-        "scheduler": variant.scheduler,
-        "precision": variant.precision,
-        "licence": variant.license,
-        "licence text": variant.license_url,
-    }
-
-
-def _local_facts(checkpoint: "Checkpoint") -> dict[str, Any]:
-    from sana_cli.checkpoint import weight_files
-    from sana_cli.weight_files import STEMS
-
-    parts: dict[str, str] = {}
-    for component in STEMS:
-        if component == "transformer" and checkpoint.pth is not None:
-            parts[component] = str(checkpoint.pth)
-            continue
-        if checkpoint.manifest is not None:
-            part = checkpoint.manifest.components[component]
-            schemes = sorted({str(config) for config in part.layers.values() if config})
-            size = readable_bytes((checkpoint.folder / part.file).stat().st_size)
-            parts[component] = f"{' and '.join(schemes) or 'not quantized'}, {size}"
-            continue
-        files = weight_files(checkpoint, component)
-        size = readable_bytes(files.total_bytes)
-        parts[component] = f"{files.parameters / 1e6:,.1f} M parameters, {files.dtype}, {size}"
-    defaults = checkpoint.defaults
-    config = checkpoint.transformer
-    facts: dict[str, Any] = {
-        "description": checkpoint.own.description,
-        "folder": str(checkpoint.folder),
-        "revision": checkpoint.revision or "",
-        **parts,
-        "blocks": f"{config.num_layers} of width {config.inner_dim}",
-        "native size": f"{defaults.native_size}x{defaults.native_size}",
-        "steps": defaults.steps,
-        "guidance": defaults.guidance_scale,
-        "scheduler": defaults.scheduler,
-        "flow shift": defaults.flow_shift,
-    }
-    if checkpoint.own.vocabulary:
-        facts["vocabulary"] = dict(checkpoint.own.vocabulary)
-    return {key: value for key, value in facts.items() if value != ""}
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:

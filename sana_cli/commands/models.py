@@ -64,7 +64,9 @@ def _facts(model: "ListedModel", default: str) -> dict[str, Any]:
         "size_bytes": model.size_bytes,
         "download_bytes": model.download_bytes,
         "folder": str(model.folder) if model.folder else None,
-        "note": model.note,
+        "native_size": model.native_size,
+        "steps": model.steps,
+        "problem": model.problem or None,
         "default": model.name == default,
     }
 
@@ -101,21 +103,25 @@ def default(
         return
     from sana_cli.checkpoint import lasting_name
     from sana_cli.config_file import set_value
-    from sana_cli.variants import find_variant
 
     name = lasting_name(model)
     file = set_value("model", name)
     say(f"{name}  ({file})")
     if os.environ.get("SANA_MODEL"):
         note("SANA_MODEL is set, and wins over the file")
+    note_if_missing(name)
+
+
+def note_if_missing(name: str) -> None:
+    """Say that a model which was chosen is still to be downloaded."""
+    from sana_cli.variants import find_variant
+
     if variant := find_variant(name):
         from sana_cli import hub_cache
 
         cached = hub_cache.find(variant.repo, weight_variant=variant.weight_variant)
         if cached is None or not cached.complete:
-            note(
-                f"it is not here yet; `sana pull {name}` downloads it now, its first use otherwise"
-            )
+            note(f"it is not here yet; `sana pull {name}` downloads it")
 
 
 def remove(model: ModelArgument, yes: YesOption = False) -> None:

@@ -121,6 +121,13 @@ def quantize(
     from sana_cli.console import ConsoleReporter
 
     with ConsoleReporter(quiet=quiet) as reporter:
+        if set(schemes.values()) == {"none"}:
+            reporter.notice("every part is set to none: the folder will be as large as the model")
+        if recipe in KEPT_HALF and (keep is not None or budget_db is not None):
+            option = "--budget-db" if keep is None else f"--keep {keep}"
+            reporter.notice(
+                f"{option} replaces the rule of {recipe}, which keeps half of the layers"
+            )
         reports, facts = quantize_model(
             model, target, recipe, schemes, wishes,
             offline=offline, overwrite=force, reporter=reporter, loras=lora or (),
@@ -189,6 +196,7 @@ def quantize_model(
     calibrator = (
         wishes.calibrator(checkpoint, recipe, schemes, reporter) if wishes.samples else None
     )
+    from sana_cli.quantize_report import kept_report
     from sana_cli.quantizing import quantize_folder
 
     reports = quantize_folder(
@@ -199,9 +207,14 @@ def quantize_model(
         overwrite=overwrite,
         calibration=calibrator,
         advance=reporter.count,
+        describe=lambda reports: kept_report(recipe, reports, _found(calibrator)),
     )
     _choose_kernels(target, wishes.common.device, reporter)
-    return reports, calibrator.facts() if calibrator else None
+    return reports, _found(calibrator)
+
+
+def _found(calibrator: "Calibrator | None") -> "dict[str, Any] | None":
+    return calibrator.facts() if calibrator else None
 
 
 def _choose_kernels(folder: Path, device: str | None, reporter: "Reporter") -> None:

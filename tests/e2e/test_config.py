@@ -25,9 +25,11 @@ def test_set_show_unset(sana: Callable[..., Any], file: Path) -> None:
     document = sana("config", "show", "--json").document
     assert document["file"] == str(file)
     assert document["settings"]["steps"] == {
-        "value": 12, "source": str(file), "without": "the model's",
+        "value": 12, "default": None, "effective": 12, "source": str(file),
     }  # fmt: skip
-    assert document["settings"]["model"] == {"value": None, "source": None, "without": "builtin"}
+    assert document["settings"]["model"] == {
+        "value": None, "default": "builtin", "effective": "builtin", "source": None,
+    }  # fmt: skip
     shown = {line.split("  ")[0]: line for line in sana("config", "show").out.splitlines()}
     assert re.match(r"guidance +the model's +default +how strictly", shown["guidance"])
     line = next(n for n in sana("config", "show").out.splitlines() if n.startswith("quiet"))
@@ -246,3 +248,126 @@ def test_without_a_command(sana: Callable[..., Any]) -> None:
     assert result.code == ExitCode.USAGE
     assert "error: sana config needs a command" in result.err
     assert "hint: one of: show, " in result.err
+
+
+def test_settings_of_what_is_drawn(
+    sana: Callable[..., Any], file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    for key, value in {
+        "size": "64", "seed": "5", "count": "2", "negative": "dogs", "scheduler": "flow-euler", "cache": "0.1",
+        "enhance": "no", "plan": "stages",
+    }.items():  # fmt: skip
+        assert sana("config", "set", key, value).code == 0
+    options = ("-m", tiny_model, "--steps", "1", "-o", f"{tmp_path}/", "--json")
+    images = sana("generate", "a cat", *options).document["images"]
+    assert [image["seed"] for image in images] == [5, 6]
+    settings = images[0]["settings"]
+    assert (settings["size"], settings["negative_prompt"]) == ("64x64", "dogs")
+    assert (settings["scheduler"], settings["cache"], settings["enhance"]) == (
+        "flow-euler",
+        0.1,
+        False,
+    )
+    typed = sana("generate", "a cat", *options, "--seed", 1, "-n", 1, "--size", 96).document[
+        "images"
+    ]
+    assert [(image["seed"], image["width"]) for image in typed] == [(1, 96)]
+
+
+def test_settings_do_not_change_what_is_repeated(
+    sana: Callable[..., Any], file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    first, again = tmp_path / "a.png", tmp_path / "b.png"
+    assert (
+        sana("generate", "a cat", "-m", tiny_model, "--size", 64, "--steps", 1, "-o", first).code
+        == 0
+    )
+    for key, value in {
+        "size": "96",
+        "seed": "5",
+        "count": "3",
+        "negative": "dogs",
+        "cache": "0.1",
+    }.items():
+        sana("config", "set", key, value)
+    assert sana("generate", "--from", first, "-m", tiny_model, "-o", again).code == 0
+    assert again.read_bytes() == first.read_bytes()
+
+
+def test_a_size_that_is_set_leaves_pictures_to_begin_with_alone(
+    sana: Callable[..., Any], file: Path, tiny_model: Path, tmp_path: Path
+) -> None:
+    first = tmp_path / "a.png"
+    sana("generate", "a cat", "-m", tiny_model, "--size", 64, "--steps", 1, "-o", first)
+    sana("config", "set", "size", "16:9")
+    words = ("-m", tiny_model, "--image", first, "--steps", 2, "-o", tmp_path / "b.png", "--json")
+    assert sana("generate", "a cat", *words).document["images"][0]["width"] == 64
+
+
+def test_an_error_names_the_setting_that_causes_it(
+    sana: Callable[..., Any], file: Path, tiny_model: Path
+) -> None:
+    sana("config", "set", "size", "100x64")
+    assert f"size is set by {file}" in sana("generate", "a cat", "-m", tiny_model).err
+
+
+def test_get_and_list(sana: Callable[..., Any], file: Path) -> None:
+    sana("config", "set", "steps", "7")
+    assert sana("config", "get", "steps").out == "7\n"
+    assert sana("config", "get", "safety").out == "false\n"
+    assert sana("config", "get", "guidance").out == "\n", "the model decides"
+    assert (
+        "there is no setting 'stesp', did you mean 'steps'?" in sana("config", "get", "stesp").err
+    )
+    assert sana("config", "list").out == sana("config", "show").out
+
+
+def test_edit(
+    sana: Callable[..., Any], file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    editor = tmp_path / "my editor"
+    editor.write_text("#!/bin/sh\necho 'stesp = 3' > \"$1\"\n")
+    editor.chmod(0o755)
+    monkeypatch.setenv("EDITOR", f"'{editor}'")
+    assert "an editor needs a terminal" in sana("config", "edit").err
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert "unknown key 'stesp'" in sana("config", "edit").err
+    monkeypatch.setenv("EDITOR", "nothing-of-this-name")
+    assert "cannot run the editor 'nothing-of-this-name'" in sana("config", "edit").err
+
+
+def test_show_back_to_auto(sana: Callable[..., Any], file: Path) -> None:
+    sana("config", "set", "show", "true")
+    assert sana("config", "set", "show", "auto").code == 0
+    assert sana("config", "show", "--json").document["settings"]["show"]["effective"] is None
+    assert sana("config", "set", "quiet", "auto").code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("typed", "saved"),
+    [("pictures/", "{here}/pictures/"), ("p/{slug}.png", "{here}/p/{slug}.png"), ("{slug}.png", "{slug}.png"),
+     ("~/p", "~/p")],
+)  # fmt: skip
+def test_a_relative_folder_is_saved_so_that_it_stays_the_same(
+    sana: Callable[..., Any],
+    file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    typed: str,
+    saved: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert sana("config", "set", "output", typed).code == 0
+    assert sana("config", "get", "output").out.strip() == saved.replace("{here}", str(tmp_path))
+
+
+def test_safety_without_a_checker_is_refused(sana: Callable[..., Any], file: Path) -> None:
+    result = sana("config", "set", "safety", "true")
+    assert result.code != 0
+    assert "google/shieldgemma-2b" in result.err
+    assert not file.exists()
+
+
+def test_a_model_that_is_not_here_yet_is_said_to_be(sana: Callable[..., Any], file: Path) -> None:
+    for words in (("config", "set", "model"), ("default",)):
+        assert "note: it is not here yet; `sana pull sana-0.6b`" in sana(*words, "sana-0.6b").err

@@ -313,7 +313,7 @@ def test_terminal_controls_stay_out_of_the_terminal(
     path = tmp_path / "a.png"
     assert sana("generate", prompt, "-m", tiny_model, "-o", path, *FAST).code == 0
     assert "\x1b" not in sana("info", path).out
-    assert sana("info", path, "--json").document["prompt"] == prompt
+    assert sana("info", path, "--json").document["settings"]["prompt"] == prompt
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,10 @@
 """`sana quantize --samples 0`, and what reads its folders; with data: test_calibrate.py."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def test_report(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> N
     for name, part in result.document["components"].items():
         assert part["bytes_after"] < part["bytes_before"], name
         assert part["layers_quantized"] > 0
-        assert part["sqnr_of"] == "weights"
+        assert part["layers_calibrated"] == 0, "the SQNR is that of weights"
         assert part["sqnr_db_worst"] > (18 if part["scheme"].startswith("w4") else 35)
     kept = result.document["components"]["transformer"]["kept"]
     assert "sensitive" in kept["transformer_blocks.0.attn2.to_k"]
@@ -105,8 +107,32 @@ def test_no_float_copy_of_a_quantized_weight(folder: Path) -> None:
 
 def test_info(sana: Callable[..., Any], folder: Path) -> None:
     document = sana("info", folder, "--json").document
-    assert document["transformer"].startswith("w8a8, ")
-    assert document["text_encoder"].startswith("w4a16-g64 and w8a16, ")
+    assert document["components"]["transformer"]["schemes"] == ["w8a8"]
+    assert document["components"]["text_encoder"]["schemes"] == ["w4a16-g64", "w8a16"]
+    origin = document["quantized"]
+    assert (origin["base_model"], origin["recipe"], origin["samples"]) == (
+        "plain-single",
+        "w8a8",
+        0,
+    )
+    assert datetime.fromisoformat(origin["written_at"]).tzinfo is not None
+    told = sana("info", folder).out
+    assert re.search(r"^transformer: w8a8, .* dB \(median\), .* dB \(worst layer\)$", told, re.M)
+    assert "\nquantized from: plain-single\nrecipe: w8a8\nwritten: 20" in told
+    assert "\ncalibrated with: no data\n" in told
+
+
+@pytest.mark.parametrize("report", [None, "[]", "{", '{"components": 3}'])
+def test_info_of_a_folder_without_a_report(
+    sana: Callable[..., Any], copy: Path, report: str | None
+) -> None:
+    """As older versions made them."""
+    (copy / "report.json").unlink()
+    if report is not None:
+        (copy / "report.json").write_text(report)
+    origin = sana("info", copy, "--json").document["quantized"]
+    assert (origin["recipe"], origin["written_at"], origin["samples"]) == ("w8a8", None, None)
+    assert "recipe: w8a8\nwritten: sana " in sana("info", copy).out
 
 
 def test_rerun_goes_on_behind_finished_parts(

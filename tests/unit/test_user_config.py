@@ -9,6 +9,7 @@ import pytest
 from sana_cli import config_file
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.user_config import (
+    _NOT_SETTINGS,
     SETTINGS,
     Preferences,
     cache_folder,
@@ -16,6 +17,7 @@ from sana_cli.user_config import (
     history_file,
     models_folder,
     preferences,
+    variable,
 )
 from sana_cli.wishes import Wishes
 
@@ -42,11 +44,13 @@ def test_every_setting_from_the_environment(file: Path, monkeypatch: pytest.Monk
     values = {
         "model": "m", "output": "out/", "steps": 3, "guidance": 2.5, "precision": "fp32", "device": "cpu",
         "backend": "native", "decode": "whole", "max_memory": "4GiB", "safety": True, "safety_model": "shield",
-        "show": True, "preview": True, "quiet": True, "offline": False,
+        "show": True, "preview": True, "quiet": True, "offline": False, "size": "512x640", "count": 2, "seed": 7,
+        "negative": "dogs", "scheduler": "flow-euler", "enhance": False, "cache": 0.1, "plan": "stages",
     }  # fmt: skip
     assert set(values) == set(SETTINGS)
+    assert len({variable(key) for key in values} - set(_NOT_SETTINGS)) == len(values)
     for key, value in values.items():
-        monkeypatch.setenv(f"SANA_{key.upper()}", str(value))
+        monkeypatch.setenv(variable(key), str(value))
     chosen = preferences()
     assert {key: getattr(chosen, key) for key in SETTINGS} == values
 

@@ -60,9 +60,15 @@ def test_as_many_as_a_budget_takes() -> None:
     rest = {"a": 1e-5, "b": 1e-5, "c": 1e-5}
     budget = {15: [], 25: ["a"], 35: ["a", "b"], 45: ["a", "b", "c"]}
     for db, kept in budget.items():
-        assert enough_for(noise, rest, budget_db=db, offset_db=0) == kept, db
+        found = enough_for(noise, rest, budget_db=db, offset_db=0)
+        assert found is not None
+        assert found[0] == kept, db
+        assert found[1] >= db
     assert enough_for(noise, rest, budget_db=46, offset_db=0) is None
-    assert enough_for(noise, rest, budget_db=25, offset_db=10) == []
+    shifted = enough_for(noise, rest, budget_db=25, offset_db=10)
+    assert shifted is not None
+    assert shifted[0] == []
+    assert shifted[1] == pytest.approx(10 - 10 * math.log10(sum(noise.values())))
 
 
 def test_probes_meet_every_bucket() -> None:
