@@ -6,7 +6,6 @@ Nothing heavy is imported here; commands import what they need when they run.
 import itertools
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated
@@ -32,7 +31,8 @@ from sana_cli.commands.usage import UsageError, in_our_words
 from sana_cli.errors import ExitCode, SanaError, explained, usage_error
 from sana_cli.process import ending_by_signals, exit_code, flush_streams, set_up_streams
 from sana_cli.processor import limit_spinning
-from sana_cli.text import print_json, say
+from sana_cli.redact import without_secrets
+from sana_cli.text import print_json, say, show_traceback
 
 _GLOBAL_OPTIONS = ("--debug", "--verbose", "-v", "-vv")
 
@@ -111,7 +111,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if known is None:
                 raise
             if "--debug" in itertools.takewhile(lambda a: a.startswith("-"), arguments):
-                traceback.print_exc()  # the message and the exit code stay the same
+                # the message and the exit code stay the same
+                show_traceback(type(error), error, error.__traceback__)
             return _fail(known.message, known.hint, known.code, json=json)
 
 
@@ -159,6 +160,7 @@ def _require_working_folder() -> None:
 
 def _fail(message: str, hint: str, code: ExitCode, *, json: bool) -> int:
     number = exit_code(code)
+    message, hint = without_secrets(message), without_secrets(hint)
     tell_error(message, hint)
     if json:
         with suppress(OSError):  # stdout may be what cannot be written
@@ -171,6 +173,7 @@ def run() -> None:
     set_up_streams()
     set_up_allocator()
     limit_spinning()
+    sys.excepthook = show_traceback
     code = main()
     if not flush_streams() and code == ExitCode.OK:
         code = ExitCode.ENVIRONMENT

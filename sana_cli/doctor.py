@@ -13,15 +13,17 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sana_cli import __version__, processor
 from sana_cli.errors import SanaError
+from sana_cli.hub_environment import bad_variables, proxies
 from sana_cli.options import parse_bytes
 from sana_cli.output import counted, readable_bytes, readable_memory
+from sana_cli.redact import without_secrets
 
 if TYPE_CHECKING:
     from quant.backends.choose import Measurement
@@ -51,12 +53,17 @@ def examine(begin: Callable[[str], None] = lambda topic: None) -> Iterator[Findi
     for topic, check in _CHECKS.items():
         begin(topic)
         try:
-            yield from check()
+            for finding in check():
+                yield replace(
+                    finding,
+                    text=without_secrets(finding.text),
+                    remedy=without_secrets(finding.remedy),
+                )
         except (SanaError, OSError, RuntimeError, ImportError, ValueError) as error:
             hint = error.hint if isinstance(error, SanaError) else ""
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             yield Finding(
-                topic=topic, state="problem", text=f"broken: {reason}",
+                topic=topic, state="problem", text=without_secrets(f"broken: {reason}"),
                 remedy=hint or "install the package again: pip install --force-reinstall sana-cli",
             )  # fmt: skip
 
@@ -333,10 +340,24 @@ def _settings() -> Iterator[Finding]:
         lasting_name(chosen.model)
     if chosen.max_memory:
         yield from _cap(chosen, parse_bytes(chosen.max_memory))
+
+
+def _hub() -> Iterator[Finding]:
+    """What the hub's libraries take from the environment. Nothing is asked: doctor works without a network."""
+    bad = bad_variables()
+    for variable in bad:
+        yield Finding(
+            topic="hub", state="problem", text=f"{variable.name} {variable.problem}",
+            remedy=f"{variable.remedy}, or unset it",
+        )  # fmt: skip
+    address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    through = ", ".join(f"{name} {value}" for name, value in proxies().items())
+    if not bad:
+        yield Finding(topic="hub", text=f"{address}{f', through {through}' if through else ''}")
     offline = os.environ.get("HF_HUB_OFFLINE", "")
     if offline.lower() in ("1", "true", "yes", "on"):
         yield Finding(
-            topic="settings", state="note", text="HF_HUB_OFFLINE is set: nothing can be downloaded",
+            topic="hub", state="note", text="HF_HUB_OFFLINE is set: nothing can be downloaded",
             remedy="unset HF_HUB_OFFLINE",
         )  # fmt: skip
 
@@ -391,6 +412,7 @@ def _terminal() -> Iterator[Finding]:
 _CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
     "versions": _versions,
     "settings": _settings,
+    "hub": _hub,
     "terminal": _terminal,
     "disk": _disk,
     "models": _models,

@@ -36,6 +36,7 @@ from sana_cli.errors import ExitCode, SanaError
 from sana_cli.hub_answer import LARGEST_ANSWER, BadAnswer, Listing, parse_listing
 from sana_cli.hub_environment import is_token
 from sana_cli.hub_files import RemoteFile, RepoFolder, has_digest
+from sana_cli.logs import Formatter
 from sana_cli.redact import without_secrets
 
 Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in total
@@ -232,6 +233,8 @@ def _arrived_damaged(repo_id: str, file: RemoteFile) -> NoReturn:
 @contextlib.contextmanager
 def quiet_hub() -> Iterator[None]:
     """Keep huggingface_hub's warnings (retries, missing token) out of our progress display."""
+    for handler in hub_logging.get_logger().handlers:  # with HF_DEBUG it logs addresses
+        handler.setFormatter(Formatter())
     before = hub_logging.get_verbosity()
     if before == hub_logging.WARNING:  # the default: someone who changed it wants to see more
         hub_logging.set_verbosity_error()

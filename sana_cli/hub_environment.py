@@ -110,23 +110,8 @@ def _is_timeout(value: str) -> bool:
 
 
 def _bad_when_connecting(environment: Mapping[str, str]) -> Iterator[BadVariable]:
-    for upper in _PROXIES:
-        for name in (upper, upper.lower()):
-            value = environment.get(name, "")
-            # As httpx does it: what has no scheme is http.
-            reason = _why_no_address(value if "://" in value else f"http://{value}", _PROXY_SCHEMES)
-            if value and reason:
-                yield BadVariable(
-                    name=name,
-                    problem=f"is no address of a proxy: {reason}",
-                    remedy="use http://HOST:PORT",
-                )
-            elif value.startswith("socks") and find_spec("socksio") is None:
-                yield BadVariable(
-                    name=name,
-                    problem="is the address of a SOCKS proxy, which needs the package socksio",
-                    remedy="pip install socksio",
-                )
+    for name, value in proxies(environment).items():
+        yield from _bad_proxy(name, value)
     for name, kind in (("SSL_CERT_FILE", "file"), ("SSL_CERT_DIR", "folder")):
         if value := environment.get(name, ""):
             yield from _bad_certificates(name, kind, value)
@@ -144,6 +129,29 @@ def _bad_when_connecting(environment: Mapping[str, str]) -> Iterator[BadVariable
                 problem="holds characters that no access token has",
                 remedy="copy the token again",
             )
+
+
+def proxies(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables that name a proxy, as they are spelled, with their values."""
+    names = (name for upper in _PROXIES for name in (upper, upper.lower()))
+    return {name: environment[name] for name in names if environment.get(name)}
+
+
+def _bad_proxy(name: str, value: str) -> Iterator[BadVariable]:
+    # As httpx does it: what has no scheme is http.
+    reason = _why_no_address(value if "://" in value else f"http://{value}", _PROXY_SCHEMES)
+    if reason:
+        yield BadVariable(
+            name=name,
+            problem=f"is no address of a proxy: {reason}",
+            remedy="use http://HOST:PORT",
+        )
+    elif value.startswith("socks") and find_spec("socksio") is None:
+        yield BadVariable(
+            name=name,
+            problem="is the address of a SOCKS proxy, which needs the package socksio",
+            remedy="pip install socksio",
+        )
 
 
 def is_token(text: str) -> bool:

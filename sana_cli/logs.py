@@ -6,6 +6,7 @@ Our own modules log under "sana": what was read from where, what was chosen, and
 import logging
 import sys
 
+from sana_cli.redact import without_secrets
 from sana_cli.text import one_line
 
 LOGGER = "sana"
@@ -19,8 +20,11 @@ _NOISY = (
 _FORMAT = "%(asctime)s.%(msecs)03d %(name)s: %(message)s"
 
 
-class _Formatter(logging.Formatter):
-    """A record keeps to its line; a traceback has lines of its own."""
+class Formatter(logging.Formatter):
+    """A record keeps to its line; a traceback has lines of its own. Neither shows a secret."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return one_line(super().formatMessage(record))
@@ -36,7 +40,7 @@ def set_up(verbosity: int) -> None:
     for handler in [h for h in root.handlers if isinstance(h, _Handler)]:
         root.removeHandler(handler)
     handler = _Handler(sys.stderr)  # stderr as it is now
-    handler.setFormatter(_Formatter(_FORMAT, datefmt="%H:%M:%S"))
+    handler.setFormatter(Formatter(_FORMAT, datefmt="%H:%M:%S"))
     logging.captureWarnings(True)  # of libraries: shown with -v, as what they log
     handler.setLevel(logging.ERROR if verbosity == 0 else logging.DEBUG)
     root.addHandler(handler)

@@ -22,19 +22,25 @@ _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "HF_OIDC_T
 
 _USERINFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
 _QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?\"'<>]*)\?[^\s\"'<>]*", re.IGNORECASE)
-_BEARER = re.compile(r"(\b(?:bearer|basic)\s+)[^\s'\",;]+", re.IGNORECASE)
+_BEARER = re.compile(r"(\b(?:bearer|basic)\s+)[\w.~+/=-]{20,}", re.IGNORECASE)
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
-def without_secrets(text: str, environment: Mapping[str, str] | None = None) -> str:
+def without_secrets(text: str) -> str:
     """The text without userinfo and query of any address in it, and without tokens."""
-    for secret in _secrets(os.environ if environment is None else environment):
-        text = text.replace(secret, _HIDDEN)
+    text = without_known_secrets(text)
     if "://" in text:
         text = _USERINFO.sub("", text)
         text = _QUERY.sub(r"\1", text)
     text = _BEARER.sub(rf"\1{_HIDDEN}", text)
     return _TOKEN.sub(_HIDDEN, text)
+
+
+def without_known_secrets(text: str) -> str:
+    """The text without what the environment keeps secret; every other word stays, for texts that people wrote."""
+    for secret in _secrets(os.environ):
+        text = text.replace(secret, _HIDDEN)
+    return text
 
 
 def _secrets(environment: Mapping[str, str]) -> list[str]:

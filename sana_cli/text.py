@@ -11,9 +11,12 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from types import TracebackType
 from unicodedata import category
 
 import typer
+
+from sana_cli.redact import without_known_secrets, without_secrets
 
 JSON_VERSION = 1  # of documents on stdout; raised when a key goes or changes its meaning
 _LONGEST = 200  # characters, of one value within a message
@@ -41,7 +44,8 @@ def shortened(text: str, longest: int = _LONGEST) -> str:
 
 
 def message_line(text: str) -> str:
-    """A message on one line, with long values cut: the user knows what was typed, and a log has no room for it."""
+    """A message on one line, without secrets, and with long values cut: the user knows what was typed."""
+    text = without_secrets(text)
     text = re.sub(rf"\S{{{_LONGEST + 1},}}", lambda found: shortened(found[0]), text)
     return shortened(one_line(text), _LONGEST_MESSAGE)
 
@@ -54,7 +58,7 @@ def shell_command(words: Sequence[str]) -> str:
 def say(*lines: str, err: bool = False) -> None:
     """Print each as one line."""
     for line in lines:
-        typer.echo(one_line(line), err=err)
+        typer.echo(one_line(without_known_secrets(line)), err=err)
 
 
 def say_command(label: str, words: Sequence[str]) -> None:
@@ -67,13 +71,22 @@ def note(message: str) -> None:
     typer.echo(f"note: {message_line(message)}", err=True)
 
 
+def show_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """What Python shows, but for secrets: errors of libraries quote addresses with their passwords."""
+    import traceback
+
+    sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, trace))))
+
+
 def print_json(document: Mapping[str, object]) -> None:
     """Print a document as one line of JSON that stdout's encoding can carry. Numbers that JSON lacks become null.
 
     docs/json.md describes each.
     """
     text = json_text({"version": JSON_VERSION, **document}, sys.stdout.encoding or "utf-8")
-    typer.echo(text)
+    typer.echo(without_known_secrets(text))
 
 
 def json_text(document: object, encoding: str) -> str:

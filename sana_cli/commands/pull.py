@@ -121,11 +121,11 @@ def _published(model: str) -> "Variant | None":
 
 def _licence(offer: "Offer", variant: "Variant | None") -> tuple[str, str]:
     """Its name, and where its text is."""
-    from huggingface_hub import constants
+    from sana_cli.hub_errors import endpoint
 
     if variant:
         return variant.license, variant.license_url
-    return offer.licence or "none is declared", f"{constants.ENDPOINT}/{offer.repo_id}"
+    return offer.licence or "none is declared", f"{endpoint()}/{offer.repo_id}"
 
 
 def _description(offer: "Offer", variant: "Variant | None") -> list[str]:

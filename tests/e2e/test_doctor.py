@@ -12,7 +12,7 @@ import pytest
 from sana_cli import doctor
 from sana_cli.errors import ExitCode
 
-QUICK = ("settings", "disk", "models")  # the rest measures, which takes seconds
+QUICK = ("settings", "hub", "disk", "models")  # the rest measures, which takes seconds
 
 
 @pytest.fixture

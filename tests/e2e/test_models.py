@@ -237,8 +237,9 @@ def test_what_is_being_downloaded_is_not_removed(at_hub: Sana, hub: Any) -> None
     from filelock import FileLock
 
     assert at_hub("pull", "sana-0.6b", "--yes").code == 0
-    lock = next((Path(hub.cache) / "hub/.locks").rglob("*.lock"))
-    with FileLock(lock):
+    locks = Path(hub.cache) / "hub/.locks" / f"models--{REPO.replace('/', '--')}"
+    assert not list(locks.iterdir())  # none stays
+    with FileLock(locks / f"{'a' * 64}.lock"):
         result = at_hub("remove", "sana-0.6b", "--yes")
     assert result.code == ExitCode.ENVIRONMENT
     assert "is being downloaded" in result.err

@@ -93,23 +93,53 @@ LIES: dict[str, Callable[[dict[str, Any]], object]] = {
 }  # fmt: skip
 
 
+def honest() -> dict[str, Any]:
+    """What a hub says about a small repo."""
+    names = {
+        "vae/config.json": {"blobId": SHA1},
+        WEIGHTS: {"blobId": SHA1, "lfs": {"sha256": SHA256}},
+    }
+    siblings = [{"rfilename": name, "size": 9, **more} for name, more in names.items()]
+    return {"id": REPO, "sha": COMMIT, "siblings": siblings}
+
+
+@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
+def test_an_answer_of_another_shape_is_refused(lie: Callable[[dict[str, Any]], object]) -> None:
+    told = lie(honest())
+    body = told if isinstance(told, bytes) else json.dumps(told).encode()
+    with pytest.raises(BadAnswer) as caught:
+        parse_listing(body).take(["vae/config.json", WEIGHTS])
+    assert len(str(caught.value)) < 200
+
+
+def test_an_honest_answer_is_taken() -> None:
+    files = parse_listing(json.dumps(honest()).encode()).take(["vae/config.json", WEIGHTS])
+    assert [(file.digest, file.is_large) for file in files] == [(SHA1, False), (SHA256, True)]
+
+
 @pytest.mark.parametrize("call", [client.ask, client.fetch])
-def test_answers_of_another_shape_are_one_line(
+def test_a_lie_is_one_line_and_touches_nothing(
     repo: Any, victim: Path, call: Callable[[str], object]
 ) -> None:
     before = contents(victim)
-    for name, lie in LIES.items():
-        repo.lie = lie
+    for name in (
+        "commit '../../../victim'",
+        "sha256 '/etc'",
+        "blob '..'",
+        "siblings [5]",
+        "deep",
+        "answer []",
+    ):
+        repo.lie = LIES[name]
         with pytest.raises(SanaError, match="does not answer like a Hugging Face hub") as caught:
             call(REPO)
         assert (caught.value.code, "HF_ENDPOINT" in caught.value.hint) == (3, True), name
-        assert "\n" not in caught.value.message, name
         assert contents(victim) == before, name
         assert not repo.cache.exists(), name
 
 
-def test_names_that_are_no_plain_files_are_refused(repo: Any) -> None:
-    for name in NAMES:
+def test_a_repo_with_such_a_name_is_refused(repo: Any) -> None:
+    for name in NAMES[:3]:
         added = {"rfilename": name}
         repo.lie = lambda info, added=added: (
             info | {"siblings": [*info["siblings"], entry(info, "tokenizer/notes.txt") | added]}
@@ -232,6 +262,11 @@ def test_paths_are_made_of_digests_and_commits_only(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_names_that_some_system_does_not_take(name: str) -> None:
+    assert unsafe_name([TOKENS, name]) == name
+
+
 def test_names_that_every_system_takes() -> None:
     good = [
         "model_index.json",
@@ -257,8 +292,3 @@ def test_an_endless_answer_ends(repo: Any, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("sana_cli.hub_download.LARGEST_ANSWER", 1_000)
     with pytest.raises(SanaError, match="larger than 1,000 bytes"):
         client.ask(REPO)
-
-
-def test_the_answer_alone_can_be_bad() -> None:
-    with pytest.raises(BadAnswer):
-        parse_listing(b"")
