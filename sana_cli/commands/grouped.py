@@ -69,7 +69,7 @@ _MEANT: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 # What other programs call it: the option by its name in Python, and names that are read but not listed.
-_ALIASES = {
+ALIASES = {
     "negative": ("--negative-prompt", "--neg"),
     "guidance": ("--cfg", "--cfg-scale", "--guidance-scale"),
     "steps": ("--num-inference-steps", "--num-steps", "--sampling-steps"),
@@ -131,7 +131,7 @@ class Command(TyperCommand):
 
 def _aliases(param: Any) -> tuple[str, ...]:
     is_option = param.opts[0].startswith("-")
-    return _ALIASES.get(str(param.name), ()) if is_option else ()
+    return ALIASES.get(str(param.name), ()) if is_option else ()
 
 
 class Grouped(Command):

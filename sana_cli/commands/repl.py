@@ -11,14 +11,19 @@ import typer
 
 from sana_cli.commands.completion import ModelOption, complete_model
 from sana_cli.commands.report import tell_error
+from sana_cli.commands.seeing import ShowOption
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import (
+    RANDOM_SEEDS,
     DeviceOption,
+    LoraOption,
     MaxMemoryOption,
     OfflineOption,
     Precision,
     QuietOption,
     SafetyOption,
+    parse_seed,
+    parse_size,
     refuse_empty,
 )
 from sana_cli.process import was_asked_to_end
@@ -26,6 +31,11 @@ from sana_cli.text import say
 
 if TYPE_CHECKING:
     from sana_cli.commands.session import Session
+
+
+def _seed(text: str) -> int | None:
+    """A seed for all pictures; None for a new one each time."""
+    return None if text.lower() in RANDOM_SEEDS else parse_seed(text)
 
 
 def repl(
@@ -46,6 +56,36 @@ def repl(
     ] = None,
     device: DeviceOption = None,
     max_memory: MaxMemoryOption = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps [default: the model's]")
+    ] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help="How strictly to follow the prompt; 1: off [default: the model's]"),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="WxH", help="Width and height: 1024x768, or 512 for a square."),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N|random",
+            parser=_seed,
+            help="Same seed, same picture [default: a new one each time]",
+            show_default=False,
+        ),
+    ] = None,
+    negative: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="What to keep out of the picture.", show_default=False),
+    ] = None,
+    lora: LoraOption = None,
+    count: Annotated[
+        int | None,
+        typer.Option("--count", "-n", help="Pictures for each prompt [default: 1]", min=1),
+    ] = None,
+    show: ShowOption = None,
     safety: SafetyOption = None,
     history: Annotated[
         bool,
@@ -59,7 +99,9 @@ def repl(
     /help lists what can be set on the way: size, steps, seed and others. Ctrl-C stops a picture, Ctrl-D ends.
     Lines may also come from a pipe; then the code is that of the first one that failed.
     """
-    refuse_empty({"--model": model, "--output": output, "--max-memory": max_memory})
+    refuse_empty({
+        "--model": model, "--output": output, "--max-memory": max_memory, "--size": size,
+    })  # fmt: skip
     from sana_cli.commands.seeing import Seeing
     from sana_cli.commands.session import Session
     from sana_cli.console import ConsoleReporter
@@ -74,15 +116,20 @@ def repl(
         Seeing.plan, chosen, find=cache(find_screen), file=None, every=None, json=False, quiet=quiet,
         output=None, overwrite=False,
     )  # fmt: skip
+    width, height = parse_size(size) if size else (None, None)
     typed = Wishes(
-        model=model, output=output, precision=precision, device=device, max_memory=max_memory
-    )
+        model=model, output=output, precision=precision, device=device, max_memory=max_memory,
+        steps=steps, guidance=guidance, width=width, height=height, seed=seed, negative=negative,
+        loras=tuple(lora) if lora else None,
+    )  # fmt: skip
     session = Session(
         typed.over(Wishes.of_preferences(chosen)),
         offline=chosen.is_offline(offline),
         safety=SafetyCheck.find(chosen.safety_model) if chosen.is_checked(safety) else None,
         reporter=ConsoleReporter(quiet=chosen.is_quiet(quiet)),
         looks=looks,
+        count=count or chosen.count or 1,
+        show=show,
     )
     if not sys.stdin.isatty():
         return _from_pipe(session)
@@ -111,7 +158,7 @@ def _from_terminal(session: "Session", *, keep_history: bool) -> None:
     from sana_cli import __version__
     from sana_cli.commands.line_reader import Terminal
 
-    terminal = Terminal(_candidates, keep_history=keep_history)
+    terminal = Terminal(partial(_candidates, session), keep_history=keep_history)
     say(
         f"sana {__version__}, {session.model}: type what to draw; /help, Ctrl-D to leave",
         err=True,
@@ -147,9 +194,10 @@ def _import_ahead() -> None:
         import sana_cli.run  # noqa: F401
 
 
-def _candidates(line: str) -> Iterator[str]:
+def _candidates(session: "Session", line: str) -> Iterator[str]:
     from sana_cli.commands.completion import complete_file
-    from sana_cli.commands.session import COMMANDS, SWITCH_VALUES, SWITCHES
+    from sana_cli.commands.session import SWITCH_VALUES
+    from sana_cli.commands.session_words import COMMANDS, SWITCHES
     from sana_cli.commands.setters import DEFAULT, SETTERS
 
     name, space, value = line.partition(" ")
@@ -163,13 +211,16 @@ def _candidates(line: str) -> Iterator[str]:
         found = [text for text in SWITCH_VALUES if text.startswith(value)]
     elif name in SETTERS:
         setter = SETTERS[name]
-        found = [text for text in (*setter.values, DEFAULT) if text.startswith(value)]
+        values = session.schedulers if name == "/scheduler" else setter.values
+        found = [text for text in (*values, DEFAULT) if text.startswith(value)]
         if setter.files:
             found += complete_file(value, setter.files)
     yield from found
 
 
 def _tell(error: SanaError) -> None:
-    from sana_cli.commands.session import in_commands
+    from sana_cli.commands.prompt_line import OptionError
+    from sana_cli.commands.session_words import in_commands
 
-    tell_error(in_commands(error.message), in_commands(error.hint))
+    same = isinstance(error, OptionError)
+    tell_error(*(text if same else in_commands(text) for text in (error.message, error.hint)))

@@ -5,18 +5,30 @@ The model stays loaded, and a setting that was made holds until it is changed. A
 """
 
 import difflib
-import re
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sana_cli.checkpoint import Checkpoint, local_path
 from sana_cli.commands.drawing import Order, open_model
+from sana_cli.commands.grouped import ALIASES
+from sana_cli.commands.prompt_line import OptionError, split_options
 from sana_cli.commands.report import summary
 from sana_cli.commands.seeing import LivePreview, Seeing
+from sana_cli.commands.session_words import (
+    COMMANDS,
+    OTHERS,
+    SWITCHES,
+    help_lines,
+    in_commands,
+    in_words,
+)
 from sana_cli.commands.setters import DEFAULT, OFF, ON, SETTERS
+from sana_cli.commands.viewer import open_in_viewer
 from sana_cli.errors import SanaError, usage_error
+from sana_cli.files import no_folder
 from sana_cli.naming import is_pattern
+from sana_cli.options import Scheduler
 from sana_cli.output import columns
 from sana_cli.request import Settings, resolve
 from sana_cli.safety import SafetyCheck
@@ -26,19 +38,13 @@ from sana_cli.wishes import Wishes
 
 if TYPE_CHECKING:
     from sana_cli.console import ConsoleReporter
+    from sana_cli.finishing import Picture as Finished
 
-SWITCHES = {
-    "/show": "show pictures in the terminal",
-    "/preview": "show them while they are drawn, too",
-}
 SWITCH_VALUES = (ON, OFF, DEFAULT)
-_OTHERS = {
-    "/model": ("NAME", "draw with another model; none: which one it is"),
-    "/settings": ("", "everything that is set"),
-    "/help": ("", "this list"),
-    "/quit": ("", "leave, as Ctrl-D does"),
-}
-COMMANDS = (*SETTERS, *SWITCHES, *_OTHERS)
+_HELP = ("help", "?", "/?")
+_LEAVE = ("exit", "quit", "/exit", ":q")
+_MOST = 1000  # pictures of one line
+_ALIASES = {f"/{alias[2:]}": f"/{name}" for name, aliases in ALIASES.items() for alias in aliases}
 
 
 class Looks(Protocol):
@@ -58,67 +64,127 @@ class Session:
         safety: SafetyCheck | None,
         reporter: "ConsoleReporter",
         looks: Looks,
+        count: int = 1,
+        show: bool | None = None,
     ) -> None:
         """SanaError for a model that cannot be opened, or settings that do not fit it."""
         self.offline, self.safety, self.reporter, self.looks = offline, safety, reporter, looks
+        self.count = count
         self.usual = wishes  # what `default` goes back to
         self.order = self._opened(wishes)
         self.wishes = wishes
-        self.switched: dict[str, bool | None] = {"show": None, "preview": None}
-        self.seeing = looks(show=None, preview=None)
+        self.switched: dict[str, bool | None] = {"show": show, "preview": None}
+        self.seeing = looks(show=show, preview=None)
+        self.last: Finished | None = None
 
     @property
     def model(self) -> str:
         return self.order.checkpoint.name
 
+    @property
+    def schedulers(self) -> list[str]:
+        """Those that fit the model."""
+        sprint = self.order.checkpoint.transformer.guidance_embeds
+        return [name for name in Scheduler if (name == Scheduler.SCM) == sprint]
+
     def take(self, line: str) -> bool:
         """Do what a line says; False when it says to leave."""
         text = line.strip()
+        word = text.lower()
+        if word in _LEAVE:
+            return False
+        if word in _HELP:
+            text = "/help"
         if not text.startswith("/"):
             if text and not text.startswith("#"):
-                self._draw(text)
+                self._draw(*self._with_options(text))
             return True
         name, _, value = text.partition(" ")
-        value = value.strip()
+        self._command(name, value.strip())
+        return name != "/quit"
+
+    def _command(self, name: str, value: str) -> None:
         if name in SETTERS:
-            self._set(name, value)
+            self._set(name, self._last_seed() if (name, value) == ("/seed", "last") else value)
         elif name in SWITCHES:
             self._switch(name, value)
         elif name == "/model":
             self._turn_to_model(value)
-        elif name not in _OTHERS:
+        elif name == "/count":
+            self._set_count(value)
+        elif name not in OTHERS:
             close = difflib.get_close_matches(name, COMMANDS, n=1)
             meant = f", did you mean {close[0]}?" if close else ""
             raise usage_error(f"there is no command {name}{meant}", "/help lists them")
+        elif value:
+            raise usage_error(
+                f"{name} takes no value, but was given {value!r}", f"type {name} alone"
+            )
         elif name == "/help":
-            _tell(_help())
+            _tell(help_lines())
         elif name == "/settings":
             self._tell_settings()
-        return name != "/quit"
+        elif name == "/again":
+            self._draw(str(self._last().settings["prompt"]), self.wishes, self.count)
+        elif name == "/info":
+            _tell(
+                [f"{key}: {value}" for key, value in self._last().settings.items() if value != ""]
+            )
+        elif name == "/open":
+            open_in_viewer(self._last().path)
 
-    def _draw(self, prompt: str) -> None:
+    def _last(self) -> "Finished":
+        if self.last is None:
+            raise usage_error("no picture has been drawn yet", "type what to draw")
+        return self.last
+
+    def _last_seed(self) -> str:
+        return str(self._last().seed)
+
+    def _with_options(self, line: str) -> tuple[str, Wishes, int]:
+        """A prompt, and what the options behind it change for this line alone. SanaError for others than these."""
+        prompt, options = split_options(line)
+        wishes, count = self.wishes, self.count
+        for typed, value in options:
+            name = _ALIASES.get(typed, typed)
+            if name == "/count":
+                count = _count(value)
+            elif name in SETTERS:
+                meant = self._last_seed() if (name, value) == ("/seed", "last") else value
+                wishes = replace(wishes, **self._parsed(name, meant, wishes))
+            else:
+                known = ", ".join(f"--{n[1:]}" for n in (*SETTERS, "/count"))
+                raise OptionError(
+                    f"--{name[1:]} is no option of a prompt here",
+                    f"known: {known}; for the words themselves, write them without dashes",
+                )
+        if options:
+            _check(wishes, self.order.checkpoint)
+        return prompt, wishes, count
+
+    def _set_count(self, value: str) -> None:
+        if value:
+            self.count = 1 if value == DEFAULT else _count(value)
+        if not (value and self.reporter.quiet):
+            _tell([f"count {self.count}"])
+
+    def _draw(self, prompt: str, wishes: Wishes, count: int) -> None:
         live = LivePreview(self.seeing, self.reporter)
-        self.order.watching = live.watching
+        self.order.watching, self.order.count = live.watching, count
         with self.reporter:
-            for picture in self.order.next(replace(self.wishes, prompt=prompt)):
+            for picture in self.order.next(replace(wishes, prompt=prompt)):
+                self.last = picture
                 with self.reporter.paused():
                     live.clear()
                     say(*summary(picture, quiet=self.reporter.quiet))
                     self.seeing.show(picture.path)
 
     def _set(self, name: str, value: str) -> None:
-        setter = SETTERS[name]
         if not value:
             _tell([f"{name[1:]} {self._now(name)}"])
             _check(self.wishes, self.order.checkpoint)
             return
-        if value == DEFAULT:
-            changes = {key: getattr(self.usual, key) for key in setter.keys}
-        else:
-            try:
-                changes = setter.parse(value, self.wishes)
-            except ValueError as error:
-                raise usage_error(f"{name} cannot be {value!r}", f"it {error}") from error
+        changes = self._parsed(name, value, self.wishes)
         wishes = replace(self.wishes, **changes)
         try:
             _check(wishes, self.order.checkpoint)
@@ -134,6 +200,16 @@ class Session:
         if not self.reporter.quiet:
             told = [n for n, s in SETTERS.items() if n == name or s.keys[0] in changed]
             _tell([f"{n[1:]} {self._now(n)}" for n in told])
+
+    def _parsed(self, name: str, value: str, wishes: Wishes) -> dict[str, Any]:
+        """What a value changes of the wishes."""
+        setter = SETTERS[name]
+        if value == DEFAULT:
+            return {key: getattr(self.usual, key) for key in setter.keys}
+        try:
+            return setter.parse(value, wishes)
+        except ValueError as error:
+            raise usage_error(f"{name} cannot be {value!r}", f"it {error}") from error
 
     def _can_draw(self) -> bool:
         """Whether what is set is still there."""
@@ -166,7 +242,7 @@ class Session:
         if name in SWITCHES:
             seeing = self.seeing
             return ON if (seeing.shows if name == "/show" else seeing.previews) else OFF
-        return _in_words(name, self.wishes, self._settings())
+        return in_words(name, self.wishes, self._settings())
 
     def _settings(self) -> Settings:
         """What a prompt would be drawn with; without files, where one of them has gone."""
@@ -195,41 +271,17 @@ class Session:
             checkpoint = open_model(wishes, None, offline=self.offline, reporter=self.reporter)
         _check(wishes, checkpoint)
         return Order(
-            wishes=wishes, checkpoint=checkpoint, count=1, overwrite=False, reporter=self.reporter,
+            wishes=wishes, checkpoint=checkpoint, count=self.count, overwrite=False, reporter=self.reporter,
             safety=self.safety,
         )  # fmt: skip
 
 
-def in_commands(text: str) -> str:
-    """A message in the words of a session: options that are commands here are called so."""
-    known = re.sub(
-        r"--([a-z]+)\b(?!-)", lambda m: f"/{m[1]}" if f"/{m[1]}" in COMMANDS else m[0], text
-    )
-    return known.replace("--strength", "strength")
-
-
-def _in_words(name: str, wishes: Wishes, settings: Settings) -> str:
-    source = settings.source
-    match name:
-        case "/seed":
-            return "a new one each time" if wishes.seed is None else str(wishes.seed)
-        case "/size":
-            return f"{settings.width}x{settings.height}"
-        case "/guidance":
-            return f"{settings.guidance_scale:g}"
-        case "/negative":
-            return settings.negative_prompt or OFF
-        case "/image":
-            told = f"{source.image.name} at strength {source.strength:g}" if source else None
-            return told or wishes.image or OFF
-        case "/mask":
-            return wishes.mask or OFF
-        case "/lora":
-            return ", ".join(map(str, settings.loras or wishes.loras or ())) or OFF
-        case "/output":
-            return wishes.output or "the working folder"
-        case _:
-            return str(getattr(settings, name[1:]))
+def _count(value: str) -> int:
+    if not value.isdecimal() or not 1 <= int(value[:9]) <= _MOST:
+        raise usage_error(
+            f"/count cannot be {value!r}", f"it should be a whole number from 1 to {_MOST}"
+        )
+    return int(value)
 
 
 def _check(wishes: Wishes, checkpoint: Checkpoint) -> None:
@@ -241,6 +293,9 @@ def _check(wishes: Wishes, checkpoint: Checkpoint) -> None:
         check_loras(checkpoint, settings.loras)
     if wishes.output:
         output = local_path(wishes.output)
+        folder = output.parent if is_pattern(output) else output
+        if not folder.is_dir() and (is_pattern(output) or output.suffix.lower() != ".png"):
+            raise no_folder(folder)
         one_name = output.suffix.lower() == ".png" and not output.is_dir()
         if one_name and (not is_pattern(output) or "{index" in wishes.output):
             raise usage_error(
@@ -251,16 +306,6 @@ def _check(wishes: Wishes, checkpoint: Checkpoint) -> None:
 
 def _any_prompt(wishes: Wishes) -> Wishes:
     return replace(wishes, prompt="a prompt")
-
-
-def _help() -> Iterator[str]:
-    yield "Type what to draw. A value that is set holds until it is changed:"
-    rows = [(f"  {name} {s.argument}", s.help) for name, s in SETTERS.items()]
-    rows += [(f"  {name} {ON}|{OFF}", text) for name, text in SWITCHES.items()]
-    rows += [(f"  {name} {argument}", text) for name, (argument, text) in _OTHERS.items()]
-    yield from columns(rows)
-    yield f"Without a value a command tells what is set; {DEFAULT} takes it back."
-    yield "Ctrl-C stops the picture that is being drawn, Tab completes, Up recalls."
 
 
 def _tell(lines: "Iterator[str] | list[str]") -> None:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from sana_cli.checkpoint import local_path
 from sana_cli.lora_file import parse_lora
-from sana_cli.options import Scheduler, parse_size
+from sana_cli.options import RANDOM_SEEDS, Scheduler, parse_size
 from sana_cli.user_config import SETTINGS
 from sana_cli.wishes import Wishes
 
@@ -37,8 +37,12 @@ def _number(key: str) -> Callable[[str, Wishes], dict[str, Any]]:
 
 
 def _seed(text: str, now: Wishes) -> dict[str, Any]:
+    if text.lower() in RANDOM_SEEDS:
+        return {"seed": None}
     if not text.isdecimal() or len(text) > _MOST_DIGITS:
-        raise ValueError(f"should be a whole number, or {DEFAULT} for a new one each time")
+        raise ValueError(
+            "should be a whole number, last for that of the last picture, or random for a new one each time"
+        )
     return {"seed": int(text)}
 
 
@@ -96,7 +100,7 @@ def _unquoted(text: str) -> str:
 
 
 SETTERS = {
-    "/seed": Setter(argument="N", help="same seed, same picture", parse=_seed, keys=("seed",)),
+    "/seed": Setter(argument="N|last|random", help="same seed, same picture", parse=_seed, keys=("seed",), values=("last", "random")),
     "/size": Setter(
         argument="WxH|W:H", help="in pixels, or only the shape",
         parse=_size, keys=("width", "height", "aspect"),
@@ -115,7 +119,7 @@ SETTERS = {
         parse=_scheduler, keys=("scheduler",), values=tuple(Scheduler),
     ),
     "/image": Setter(
-        argument="FILE [STRENGTH]|off", help="a picture to begin with, and how much of it is drawn anew",
+        argument="FILE [STRENGTH]|off", help="a picture to begin with, and how much to redraw",
         parse=_image, keys=("image", "strength", "mask"), values=(OFF,), files="pictures",
     ),
     "/mask": Setter(

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from sana_cli.checkpoint import open_checkpoint, weight_headers
-from sana_cli.commands.session import COMMANDS
+from sana_cli.commands.session_words import COMMANDS
 from sana_cli.errors import ExitCode
 from sana_cli.image_io import read_settings
 
@@ -69,6 +69,62 @@ def test_lines_from_a_pipe(
     assert alone.read_bytes() == (tmp_path / "an-owl-7.png").read_bytes()
 
 
+def test_words_that_mean_a_command(lines: Callable[..., Any], tmp_path: Path) -> None:
+    asked = lines("help\n?\nexit\nan owl\n")
+    assert (asked.code, asked.out) == (0, "")
+    assert asked.err.count("Type what to draw.") == 2
+    assert lines("Quit\nan owl\n").out == ""
+    assert not list(tmp_path.glob("*owl*"))
+
+
+def test_options_behind_a_prompt_hold_for_its_line(
+    lines: Callable[..., Any], tmp_path: Path
+) -> None:
+    result = lines(
+        "/size 64\n/steps 1\n/seed 7\na cat --seed 4 --cfg 3 --negative a dog, a bird\nan owl --count 2\n"
+        "/seed random\n/again\n/seed last\n/info\n", "-q",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    names = result.out.split()
+    assert names[:3] == ["a-cat-4.png", "an-owl-7.png", "an-owl-8.png"]
+    assert names[3].startswith("an-owl-")
+    assert names[3] not in names[:3]
+    cat, owl, again = (read_settings(tmp_path / name) for name in (names[0], names[1], names[3]))
+    assert (cat["guidance"], cat["negative_prompt"]) == (3, "a dog, a bird")
+    assert (owl["guidance"], owl["negative_prompt"]) != (3, "a dog, a bird")
+    assert f"seed: {again['seed']}\n" in result.err
+
+
+def test_a_session_begins_with_options(lines: Callable[..., Any], tmp_path: Path) -> None:
+    result = lines(
+        "a cat\n/seed random\n/count\n", "--steps", 1, "--seed", 3, "--size", 64, "-n", 2
+    )
+    assert result.code == 0, result.err
+    assert sorted(p.name for p in tmp_path.glob("a-cat*.png")) == ["a-cat-3.png", "a-cat-4.png"]
+    assert result.err.endswith("seed a new one each time\ncount 2\n")
+
+
+def test_open_needs_a_viewer(
+    lines: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    drawn = "/size 64\n/steps 1\na cat --seed 1\n/open\n"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = lines(drawn)
+    assert result.code == ExitCode.ENVIRONMENT
+    assert "cannot open a-cat-1.png: xdg-open is not here" in result.err
+
+
+def test_only_schedulers_that_fit_are_offered(sana: Callable[..., Any]) -> None:
+    from types import SimpleNamespace
+
+    from sana_cli.commands.repl import _candidates
+
+    offered = SimpleNamespace(schedulers=["flow-dpm", "flow-euler"])
+    assert list(_candidates(offered, "/scheduler ")) == ["flow-dpm", "flow-euler", "default"]
+    assert list(_candidates(offered, "/ag")) == ["/again"]
+    assert list(_candidates(offered, "/seed l")) == ["last"]
+
+
 def test_another_model(lines: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
     small = "/size 64x64\n/steps 1\n"
     result = lines(
@@ -101,7 +157,17 @@ def test_quit_and_help(lines: Callable[..., Any]) -> None:
             "/steps many",
             "/steps cannot be 'many'\nhint: it should be a whole number from 1 to 1000",
         ),
-        ("/seed -1", "/seed cannot be '-1'\nhint: it should be a whole number, or default"),
+        ("/seed -2", "/seed cannot be '-2'\nhint: it should be a whole number, last for that of"),
+        ("/seed last", "no picture has been drawn yet"),
+        ("/again", "no picture has been drawn yet"),
+        ("/count 0", "/count cannot be '0'"),
+        ("/help me", "/help takes no value, but was given 'me'"),
+        ("/output nowhere/", "no such folder: nowhere\nhint: create it"),
+        ("/output nowhere/{slug}-{seed}.png", "no such folder: nowhere"),
+        ("a cat --ar 16:9", "--ar is no option of a prompt here\nhint: known: --seed, --size"),
+        ("a cat --seed", "--seed needs a value\nhint: for example: a cat --seed 4"),
+        ("a cat --size 33", "size 33x33 is not a multiple of 32"),
+        ("--seed 4", "there is no prompt before the options"),
         ("/seed 99999999999999999999", "seed 99999999999999999999 is out of range"),
         pytest.param(f"/seed {'9' * 5000}", "it should be a whole number", id="long seed"),
         ("/guidance -2", "a number from 0 to 100"),
