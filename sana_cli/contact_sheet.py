@@ -89,8 +89,6 @@ class ContactSheet:
         SanaError (usage) where that cannot be written, or `target` is a file whose sheet is there already.
         """
         self.overwrite = overwrite
-        if target is not None and not target.is_dir():  # the sheet tells the names of its pictures
-            files.require_utf8_name(target.name, "the pictures of a sheet")
         if target is None or target.is_dir():
             self.path = (target or Path()) / f"{name}-grid.png"
         elif naming.is_pattern(target):

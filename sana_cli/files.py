@@ -43,16 +43,6 @@ def _unwritable(path: Path, error: OSError, option: str) -> SanaError:
     )
 
 
-def require_utf8_name(path: Path | str, what: str) -> None:
-    """SanaError (usage) for a name that pictures cannot tell: their texts are UTF-8, names of files are any bytes."""
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise usage_error(
-            f"the name of {what} {path} is not UTF-8, so no picture can tell it", "rename it"
-        ) from error
-
-
 def require_another(preview: Path, picture: Path) -> None:
     """SanaError (usage) where a preview and its picture would be one file."""
     if preview.resolve() == picture.resolve():

@@ -18,7 +18,7 @@ from sana_cli import hub_cache
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.hub_answer import Listing
 from sana_cli.hub_environment import blame, require_environment
-from sana_cli.hub_files import RemoteFile, RepoFolder, is_sound, unsafe_name
+from sana_cli.hub_files import RemoteFile, RepoFolder, has_digest, unsafe_name
 from sana_cli.weight_files import COMPONENTS, missing_files, select_files
 
 Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in total
@@ -86,7 +86,7 @@ class Verdict:
     revision: str
     sound: list[RemoteFile] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)  # `keep_on` said no
+    unchecked: list[str] = field(default_factory=list)  # `keep_on` had enough
 
 
 def fetch(
@@ -113,7 +113,7 @@ def fetch(
         components=components,
     )
     _require_repo(repo_id)
-    offline = offline or is_offline()
+    offline = offline or _is_offline()
     if offline or not refresh:
         snapshot = _from_cache(request, offline=offline)
         if snapshot is not None:
@@ -144,7 +144,7 @@ def ask(
             file
             for file in selected
             if verify and request.folder.is_here(listing.commit, file)
-            and not is_sound(request.folder.snapshot(listing.commit) / file.name, file)
+            and not has_digest(request.folder.snapshot(listing.commit) / file.name, file)
         ]  # fmt: skip
         here = {
             file.name: 0 if file in damaged else _bytes_here(request, listing.commit, file)
@@ -168,11 +168,11 @@ def verify(
     repo_id: str,
     *,
     weight_variant: str | None = None,
-    keep_on: Callable[[int], bool] = lambda size: True,
+    keep_on: Callable[[], bool] = lambda: True,
 ) -> Verdict | None:
     """Read a cached model and compare it with its digests, without the hub; None if it is not complete here.
 
-    Files that changed last come first, and one is read only if `keep_on` agrees, which is told its bytes.
+    Files that changed last come first, and reading ends when `keep_on` says so.
     """
     request = _Request(repo_id=repo_id, weight_variant=weight_variant)
     folder = request.folder
@@ -187,9 +187,9 @@ def verify(
         return None
     verdict = Verdict(revision=commit)
     for name in sorted(selected, key=lambda n: (snapshot / n).stat().st_mtime, reverse=True):
-        if not keep_on(known[name].size):
+        if not keep_on():
             verdict.unchecked.append(name)
-        elif is_sound(snapshot / name, known[name]):
+        elif has_digest(snapshot / name, known[name]):
             verdict.sound.append(known[name])
         else:
             verdict.damaged.append(name)
@@ -204,8 +204,7 @@ def _require_repo(repo_id: str) -> None:
         raise no_repo(repo_id)
 
 
-def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE keeps from asking a hub."""
+def _is_offline() -> bool:
     require_environment()
     from huggingface_hub import constants
 
@@ -215,12 +214,6 @@ def is_offline() -> bool:
 @contextlib.contextmanager
 def _at_the_hub(request: _Request) -> Iterator[None]:
     """Within the block a hub is asked: what its answers, the network and the disk bring are SanaErrors."""
-    if is_offline():
-        raise SanaError(
-            "HF_HUB_OFFLINE is set, and a download needs the network",
-            hint="unset HF_HUB_OFFLINE",
-            code=ExitCode.ENVIRONMENT,
-        )
     require_environment(network=True)
     try:
         from sana_cli.hub_download import quiet_hub

@@ -20,7 +20,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from quant.files import open_regular
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.files import new_file
 from sana_cli.options import DecodeMode
@@ -126,8 +125,7 @@ def write(path: Path, kept: KeptLatents, *, overwrite: bool) -> None:
     metadata = {
         "format": FORMAT,
         "format_version": str(PASTE_VERSION if kept.paste else VERSION),
-        # For people: a path may hold what is not UTF-8. `finish` keeps it to the byte.
-        "model": kept.how.model.encode(errors="backslashreplace").decode(),
+        "model": kept.how.model,
         "settings": json.dumps(kept.settings),
         "finish": json.dumps(asdict(kept.how)),
     }
@@ -200,11 +198,7 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             code=ExitCode.USAGE,
         )
     try:
-        # By its descriptor where safetensors refuses the name: /proc is where names are any bytes.
-        with (
-            open_regular(path) as file,
-            safe_open(_utf8_name(path, file.fileno()), framework="pt") as handle,
-        ):
+        with safe_open(path, framework="pt") as handle:
             metadata = handle.metadata() or {}
             # Copies: the file may be removed while its latents are decoded.
             tensors = {
@@ -224,18 +218,10 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     return metadata, tensors
 
 
-def _utf8_name(path: Path, descriptor: int) -> Path:
-    return (
-        path
-        if os.fsencode(path) == str(path).encode(errors="replace")
-        else Path(f"/proc/self/fd/{descriptor}")
-    )
-
-
 def _parse(metadata: dict[str, str]) -> tuple[dict[str, Any], HowToFinish]:
     settings, how = json.loads(metadata["settings"]), HowToFinish(**json.loads(metadata["finish"]))
     # ValueError for half characters, which no picture could carry.
-    json.dumps(settings, ensure_ascii=False).encode()
+    json.dumps([settings, asdict(how)], ensure_ascii=False).encode()
     missing = [key for key in _NEEDED if key not in settings]
     if missing:
         raise ValueError(f"no {missing[0]}")

@@ -17,7 +17,6 @@ from warnings import catch_warnings
 from quant.files import read_small_text
 from quant.manifest import sha256_of
 from sana_cli.errors import SanaError, checkpoint_error, usage_error
-from sana_cli.files import require_utf8_name
 from sana_cli.model_files import reading
 from sana_cli.naming import without_home
 from sana_cli.weight_headers import read_header, read_metadata
@@ -135,7 +134,13 @@ def _open(path: Path) -> LoraFile:
             f"no such LoRA: {path}",
             "--lora takes a .safetensors file, a folder with one, or FILE:SCALE with a number",
         )
-    require_utf8_name(path, "the LoRA")
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise usage_error(
+            f"the name of the LoRA {path} is not UTF-8, so no picture can tell it",
+            "rename the file",
+        ) from error
     state = path.stat()
     return _examined(path, state.st_size, state.st_mtime_ns)
 

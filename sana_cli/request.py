@@ -11,7 +11,6 @@ from sana_cli import files, naming, output
 from sana_cli.checkpoint import Checkpoint
 from sana_cli.config import SchedulerName
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.files import require_utf8_name
 from sana_cli.lora_file import Lora, open_loras
 from sana_cli.options import DecodeMode
 from sana_cli.published import aspect_ratio_bins, has_bins
@@ -106,7 +105,6 @@ def check(request: Request, checkpoint: Checkpoint) -> None:
 def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
     """Fill in the model's defaults; SanaError (usage) for what cannot be drawn."""
     defaults = checkpoint.defaults
-    require_utf8_name(checkpoint.name, "the model")
     steps = defaults.steps if request.steps is None else request.steps
     guidance = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
     scheduler = request.scheduler or defaults.scheduler

@@ -13,7 +13,6 @@ from PIL import Image, ImageFilter, ImageOps
 from quant.manifest import sha256_of
 from sana_cli.config import SchedulerName
 from sana_cli.errors import usage_error
-from sana_cli.files import require_utf8_name
 from sana_cli.naming import without_home
 from sana_cli.oddities import NONE, Oddities, oddities_of, turn_of, white_of, whole_numbers
 from sana_cli.pictures import BYTES_PER_PIXEL, opened, require_room
@@ -213,7 +212,6 @@ def examine(path: Path, room: int | None = None) -> PictureFile:
         state = path.stat()
     except OSError:
         state = None  # reading it tells what is wrong
-    require_utf8_name(path.name, "the picture")
     key = path, *((state.st_size, state.st_mtime_ns) if state else (0, 0))
     if key in _examined:
         require_room(path, _examined[key].width, _examined[key].height, room)

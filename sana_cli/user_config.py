@@ -55,7 +55,10 @@ class Setting:
         if value == AUTO and self.takes_auto:
             return AUTO
         if self.kind == "number" and type(value) is int:
-            value = float(value)
+            try:
+                value = float(value)
+            except OverflowError as error:
+                raise ValueError(f"should be {self.expected}") from error
         kinds: dict[str, type[Value]] = {
             "text": str, "whole number": int, "number": float, "true or false": bool, "size": str, "shape": str,
         }  # fmt: skip
@@ -71,7 +74,8 @@ class Setting:
                 self.reads(str(checked))
             except SanaError as error:
                 raise ValueError(f"should be {self.expected}") from error
-        if self.limits and not self.limits[0] <= float(checked) <= self.limits[1]:
+        low, high = self.limits or (0, 0)
+        if self.limits and isinstance(checked, int | float) and not low <= checked <= high:
             raise ValueError(f"should be {self.expected}")
         return checked
 

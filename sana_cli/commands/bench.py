@@ -214,7 +214,7 @@ def _tell(
         from sana_cli.bench.page import html as page
 
         with new_file(html, overwrite=True) as file:
-            file.write(page(document).encode(errors="backslashreplace"))
+            file.write(page(document).encode())
     if plot is not None:
         from sana_cli.bench.plot import plot as draw
 
