@@ -19,6 +19,9 @@ test:  ## the tests of every change: no network, no GPU, minutes
 test-all:  ## the slow ones too: full-size models, training smoke run
 	$(PYTHON) -m pytest -m "not weights and not gpu"
 
+fuzz:  ## an hour of inputs that no program writes, for every parser; SANA_FUZZ_INPUTS=20000 counts instead
+	$(if $(SANA_FUZZ_INPUTS),,SANA_FUZZ_SECONDS=3600) $(PYTHON) -m pytest tests/fuzz
+
 parity:  ## agreement with diffusers, full sizes included
 	$(PYTHON) -m pytest tests/parity -m "not weights and not gpu"
 
@@ -33,4 +36,4 @@ bench-gpu:  ## everything that needs a CUDA device: tests, every kernel and tile
 docs:  ## docs/cli.md, from the commands themselves
 	$(PYTHON) -m typer sana_cli.cli utils docs --name sana --output docs/cli.md
 
-.PHONY: help install fix check test test-all parity bench docs bench-gpu
+.PHONY: help install fix check test test-all fuzz parity bench docs bench-gpu

@@ -32,7 +32,7 @@ FLOORS = (
     ("user_config", "hub_files", "hub_environment"),
     ("model_files",),
     ("weight_headers", "config_file", "naming", "other_quantization", "hub_answer"),
-    ("pictures", "oddities", "foreign_settings"),
+    ("pictures", "oddities"),
     ("lora_file", "source"),
     ("hub_errors", "hub_cache", "hub_download"),
     (
