@@ -6,11 +6,13 @@ A prompt of words that a model does not know shows it nothing but its unknown to
 
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.prompt_file import read_prompt_file
 from sana_cli.request import MAX_PROMPT
+from sana_cli.wishes import Wishes
 
 OWN_PROMPTS = Path(__file__).with_name("prompts.txt")
 COMPARED = (  # drawn by the comparison picture, never calibrated with
@@ -76,26 +78,24 @@ def _fits(template: str, groups: Mapping[str, Sequence[str]], known: set[str]) -
     )
 
 
-def read_prompts(path: Path) -> list[str]:
-    """One prompt a line; empty lines and those that begin with # do not count. SanaError otherwise."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _bad_file(f"{path} is not UTF-8 text", "save it again in that encoding") from error
-    except OSError as error:
-        raise _bad_file(f"cannot read {path}: {error.strerror}", "check the path") from error
-    lines = [line.strip() for line in text.splitlines()]
-    prompts = [line for line in lines if line and not line.startswith("#")]
-    if not prompts:
-        raise _bad_file(f"{path} holds no prompt", "write one a line; # begins a comment")
-    too_long = next((prompt for prompt in prompts if len(prompt) > MAX_PROMPT), None)
-    if too_long is not None:
-        raise _bad_file(
-            f"{path}: the prompt that begins {too_long[:30]!r} is too long",
-            f"at most {MAX_PROMPT:,} characters a line",
-        )
+def read_prompts(path: Path, *, notice: Callable[[str], None] = lambda message: None) -> list[str]:
+    """The prompts of a file in any form that `sana generate --prompts` takes. `notice` hears what has no effect.
+
+    SanaError (usage) for the first line that cannot be used.
+    """
+    found = read_prompt_file(str(path))
+    lines = found.only_lines
+    for message in found.notices:
+        notice(message)
+    if any(line.wishes != Wishes(prompt=line.wishes.prompt) for line in lines):
+        notice(f"{path}: calibration uses the prompts alone; other settings in it have no effect")
+    prompts = [str(line.wishes.prompt).strip() for line in lines]
+    for line, prompt in zip(lines, prompts, strict=True):
+        if not 0 < len(prompt) <= MAX_PROMPT:
+            problem = f"is too long: {len(prompt):,} characters" if prompt else "is empty"
+            raise SanaError(
+                f"{path}, {line.place}: the prompt {problem}",
+                hint=f"write 1 to {MAX_PROMPT:,} characters",
+                code=ExitCode.USAGE,
+            )
     return prompts
-
-
-def _bad_file(message: str, hint: str) -> SanaError:
-    return SanaError(message, hint=hint, code=ExitCode.USAGE)

@@ -16,6 +16,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
+from quant.plain_text import decode_text
+
 try:
     import fcntl
 except ImportError:  # Windows, where temporary files of a killed process stay
@@ -62,8 +64,8 @@ def read_small(path: Path, limit: int = SMALL) -> bytes:
 
 
 def read_small_text(path: Path, limit: int = SMALL) -> str:
-    """The same as text: UTF-8, with or without the mark that some editors put first. Also UnicodeDecodeError."""
-    return read_small(path, limit).decode("utf-8-sig")
+    """The same as text, in any encoding that `decode_text` knows. Also ValueError."""
+    return decode_text(read_small(path, limit))
 
 
 def not_regular(path: Path) -> OSError:

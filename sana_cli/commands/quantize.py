@@ -293,7 +293,7 @@ class CalibrationWishes:
         from sana_cli.checkpoint import local_path
 
         if self.prompts:
-            prompts = read_prompts(local_path(str(self.prompts)))
+            prompts = read_prompts(local_path(str(self.prompts)), notice=reporter.notice)
             if len(prompts) > self.samples:
                 reporter.notice(
                     f"--samples {self.samples}: only the first {self.samples} of the {len(prompts)} "

@@ -60,9 +60,10 @@ def test_file(tmp_path: Path) -> None:
         (b"", "holds no prompt"),
         (b"# only comments\n\n", "holds no prompt"),
         (b"caf\xe9\n", "not UTF-8"),
+        (b'{"prompt": " "}', "is empty"),
         (b"x" * 30_000, "too long"),
     ],
-    ids=["missing", "empty", "comments", "latin-1", "long"],
+    ids=["missing", "empty", "comments", "latin-1", "blank", "long"],
 )
 def test_bad_files(tmp_path: Path, content: bytes | None, message: str) -> None:
     path = tmp_path / "prompts.txt"
@@ -73,6 +74,18 @@ def test_bad_files(tmp_path: Path, content: bytes | None, message: str) -> None:
     assert caught.value.code == ExitCode.USAGE
 
 
-def test_a_folder_is_no_file(tmp_path: Path) -> None:
-    with pytest.raises(SanaError, match="cannot read"):
+def test_forms_are_those_of_generate(tmp_path: Path) -> None:
+    path, heard = tmp_path / "cal.jsonl", []
+    path.write_text('{"prompt": "a cat", "seed": 3, "tag": 1}\n{"prompt": "an owl"}\n')
+    assert read_prompts(path, notice=heard.append) == ["a cat", "an owl"]
+    assert len(heard) == 2
+    assert "tag" in heard[0]
+    assert "calibration uses the prompts alone" in heard[1]
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(SanaError, match="holds no prompts"):
         read_prompts(tmp_path)
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.txt").write_text(f"prompt {name}\n")
+    assert read_prompts(tmp_path) == ["prompt a", "prompt b"]
