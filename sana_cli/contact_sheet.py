@@ -83,13 +83,16 @@ def _caption_height(lines: int) -> int:
 class ContactSheet:
     """The one more file of `--grid`."""
 
-    def __init__(self, target: Path | None, *, name: str, overwrite: bool) -> None:
-        """Beside the pictures that `target` names: a file, a folder or None, or a pattern.
+    def __init__(
+        self, target: Path | None, *, name: str, overwrite: bool, is_folder: bool = False
+    ) -> None:
+        """Beside the pictures that `target` names: a file, a folder or None, or a pattern. `is_folder`: it may still
+        have to be made.
 
         SanaError (usage) where that cannot be written, or `target` is a file whose sheet is there already.
         """
         self.overwrite = overwrite
-        if target is None or target.is_dir():
+        if target is None or target.is_dir() or files.is_new_folder(target, is_folder):
             self.path = (target or Path()) / f"{name}-grid.png"
         elif naming.is_pattern(target):
             folder, stem = naming.without_fields(target)
@@ -98,7 +101,7 @@ class ContactSheet:
             self.path = target.with_stem(f"{target.stem}-grid")
             if os.path.lexists(self.path) and not overwrite:
                 raise files.already_exists(self.path)
-        files.check_writable(self.path)
+        files.check_writable(self.path, folder_is_new=is_folder)
 
     def save(
         self, cells: Sequence[Cell], *, settings: Mapping[str, Any], notice: Callable[[str], None]

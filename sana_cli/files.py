@@ -3,6 +3,7 @@
 `quant.files` does the work; here its errors become SanaErrors, and names are checked before any work.
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,8 +53,38 @@ def require_another(preview: Path, picture: Path) -> None:
         )
 
 
-def check_writable(path: Path, option: str = "--output") -> None:
-    """Fail before any work when `path`, which `option` names, could not be written afterwards."""
+def is_new_folder(path: Path, written_as_folder: bool) -> bool:
+    """Whether a path names a folder that is still to be made: only a slash at its end says so."""
+    return written_as_folder and not os.path.lexists(path)
+
+
+def make_folder(path: Path, option: str = "--output") -> None:
+    """Make a folder, and those that it is in; SanaError where that fails."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error, option) from error
+
+
+def _check_can_be_made(folder: Path, option: str) -> None:
+    """The nearest folder above that is there must be one that can be written to."""
+    above = next(each for each in folder.absolute().parents if os.path.lexists(each))
+    if not above.is_dir():
+        raise _unwritable(
+            folder, NotADirectoryError(errno.ENOTDIR, f"{above} is no folder"), option
+        )
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise _unwritable(folder, PermissionError(errno.EACCES, os.strerror(errno.EACCES)), option)
+
+
+def check_writable(path: Path, option: str = "--output", *, folder_is_new: bool = False) -> None:
+    """Fail before any work when `path`, which `option` names, could not be written afterwards.
+
+    `folder_is_new`: its folder will be made if it is not there.
+    """
+    if is_new_folder(path.parent, folder_is_new):
+        _check_can_be_made(path.parent, option)
+        return
     if not path.parent.is_dir():
         raise no_folder(path.parent, option)
     try:

@@ -15,7 +15,7 @@ from sana_cli.prompt_values import KEYS, BadValue, values_of, wishes_of
 from sana_cli.wishes import Wishes
 
 _SUFFIXES = ("", ".txt", ".prompt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab")
-_LARGEST = 256 * 2**20  # bytes
+_LARGEST, _PIECE = 256 * 2**20, 2**20  # bytes
 _SHOWN = 3  # unknown keys, left out files
 
 
@@ -23,6 +23,7 @@ _SHOWN = 3  # unknown keys, left out files
 class Line:
     """One place that asks for a picture."""
 
+    order: int  # among all places of the file, from 1
     place: Place
     wishes: Wishes
     id: str | None = None  # as the file names it
@@ -32,6 +33,7 @@ class Line:
 class Problem:
     """One place that asks for a picture which cannot be drawn."""
 
+    order: int
     place: Place
     error: SanaError
     id: str | None = None
@@ -74,11 +76,13 @@ class _Reader:
 
     def read(self) -> PromptFile:
         lines, problems = [], []
-        for entry in self._entries():
+        for order, entry in enumerate(self._entries(), start=1):
             try:
-                lines.append(self._line(entry))
+                lines.append(self._line(entry, order))
             except SanaError as error:
-                problems.append(Problem(place=entry.place, error=error, id=_id_of(entry)))
+                problems.append(
+                    Problem(order=order, place=entry.place, error=error, id=_id_of(entry))
+                )
         if not lines and not problems:
             raise _usage(
                 f"{self.called} holds no prompts", "write one a line, or one JSON object a line"
@@ -135,7 +139,7 @@ class _Reader:
 
     # -- one entry --------------------------------------------------------------------------------
 
-    def _line(self, entry: Entry) -> Line:
+    def _line(self, entry: Entry, order: int) -> Line:
         try:
             if entry.problem:
                 raise BadValue(entry.problem)
@@ -145,7 +149,7 @@ class _Reader:
         except BadValue as error:
             raise _wrong(f"{self.called}, {entry.place}", str(error)) from error
         self._ignored |= dict.fromkeys(unknown)
-        return Line(place=entry.place, wishes=wishes, id=name)
+        return Line(order=order, place=entry.place, wishes=wishes, id=name)
 
     def _known_id(self, value: object, place: Place) -> str | None:
         if value is None:
@@ -205,10 +209,13 @@ def _read(path: Path, called: str) -> bytes:
 
 
 def _limited(file: BinaryIO, called: str) -> bytes:
-    data = file.read(_LARGEST + 1)
-    if len(data) > _LARGEST:
-        raise _unreadable(called, ValueError(f"it is larger than {_LARGEST // 2**20} MiB"))
-    return data
+    """All of it; in pieces, since one large read takes its memory beforehand."""
+    data = bytearray()
+    while piece := file.read(_PIECE):
+        data += piece
+        if len(data) > _LARGEST:
+            raise _unreadable(called, ValueError(f"it is larger than {_LARGEST // 2**20} MiB"))
+    return bytes(data)
 
 
 def _unreadable(called: str, error: Exception) -> SanaError:

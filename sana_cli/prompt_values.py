@@ -43,15 +43,22 @@ def values_of(entry: Entry) -> tuple[dict[str, Any], list[str]]:
     for key, value in entry.said.items():
         known, meant = (_known_typed if entry.is_typed else _known)(key, value)
         if known is None:
-            _judge_unknown(key)
             unknown.append(key)
         elif meant is not None:
             if known in values:
                 raise BadValue(f"says {known!r} twice, once as {key!r}")
             values[known] = _checked(known, meant, is_typed=entry.is_typed)
     if not isinstance(values.get("prompt"), str):
-        raise BadValue('is no object with a "prompt"')
+        raise _no_prompt(entry, unknown)
+    for key in unknown:
+        _judge_unknown(key)
     return values, unknown
+
+
+def _no_prompt(entry: Entry, unknown: list[str]) -> BadValue:
+    meant = next((key for key in unknown if _resembling(_plain(key)) == "prompt"), None)
+    what = "has no prompt" if entry.is_typed else 'is no object with a "prompt"'
+    return BadValue(what + (f", did you mean that by {meant!r}?" if meant else ""))
 
 
 def _judge_unknown(key: str) -> None:

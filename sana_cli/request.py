@@ -50,7 +50,9 @@ class Request:
     loras: tuple[tuple[Path, float], ...] = ()  # files, and how strongly each counts
     count: int = 1
     output: Path | None = None  # a .png file, a folder, or a pattern; None: the working folder
-    output_is_folder: bool = False  # it was written with a slash at its end
+    output_is_folder: bool = (
+        False  # it was written with a slash at its end: made if it is not there
+    )
     output_is_pattern: bool = False  # it has fields, as `naming` fills them in
     overwrite: bool = False
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -189,7 +191,7 @@ def _is_text(text: str) -> bool:
         text.encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "\0" not in text
 
 
 def _require(condition: bool, message: str, hint: str) -> None:
@@ -288,7 +290,7 @@ def seeds_of(request: Request) -> list[int]:
 def output_paths(request: Request, seeds: list[int]) -> list[Path]:
     """Where each picture goes; refuses, before any work, names that are taken or unwritable."""
     target = request.output
-    if target is None or target.is_dir():
+    if target is None or target.is_dir() or files.is_new_folder(target, request.output_is_folder):
         folder = target or Path()
         base = output.slug(request.prompt)
         paths = [_free_name(folder / f"{base}-{seed}.png", request.overwrite) for seed in seeds]
@@ -304,7 +306,7 @@ def output_paths(request: Request, seeds: list[int]) -> list[Path]:
             if os.path.lexists(path) and not request.overwrite:
                 raise files.already_exists(path)
     for path in paths:
-        files.check_writable(path)
+        files.check_writable(path, folder_is_new=request.output_is_folder)
     return paths
 
 

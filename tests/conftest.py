@@ -152,6 +152,15 @@ class Result:
         """The one JSON document on stdout."""
         return json.loads(self.out)
 
+    @property
+    def documents(self) -> list[dict[str, Any]]:
+        """The JSON documents on stdout, one a line."""
+        return [json.loads(line) for line in self.out.split("\n") if line]
+
+    def told(self, status: str) -> list[dict[str, Any]]:
+        """Those of a batch that tell of pictures which are "drawn" or "done", of an "error" or the "grid"."""
+        return [each for each in self.documents if each.get("status") == status]
+
 
 @pytest.fixture(scope="session")
 def sana() -> Callable[..., Result]:

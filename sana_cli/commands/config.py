@@ -196,13 +196,13 @@ def _safety_model(value: str) -> str:
 def _check_output(value: str) -> None:
     """SanaError for a pattern that no picture can be named by."""
     from sana_cli.checkpoint import local_path
-    from sana_cli.naming import expand, is_pattern
+    from sana_cli.naming import Named, expand, is_pattern
     from sana_cli.request import require_png
 
     path = local_path(value)
     if is_pattern(path):
         require_png(path, is_folder=False)
-        expand(path, [("a prompt", 0)])
+        expand(path, [Named("a prompt", 0, 1, "id")])
 
 
 def _lasting_output(value: str) -> str:

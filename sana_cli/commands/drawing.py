@@ -1,5 +1,6 @@
 """What `sana generate` does with its wishes: one picture or many, new or once more."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from sana_cli import __version__
 from sana_cli.checkpoint import Checkpoint, kept_folder, local_path, open_checkpoint
 from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.files import make_folder
+from sana_cli.foreign_syntax import tell_foreign_syntax
 from sana_cli.lora_file import parse_lora
 from sana_cli.model_digest import model_digest
 from sana_cli.output import slug
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
     from sana_cli.batch import Batch
+    from sana_cli.commands.batch_report import BatchReport
     from sana_cli.console import ConsoleReporter
     from sana_cli.contact_sheet import Cell, ContactSheet
     from sana_cli.finishing import Picture as Finished
@@ -179,7 +183,7 @@ def _place_of(name: str) -> str:
 
 
 class Order:
-    """What one call of `sana generate` is to draw. `run`, `done_before` and `refusal` are for its report."""
+    """What one call of `sana generate` is to draw. `run` and `refusal` are for its report."""
 
     def __init__(
         self, *, wishes: Wishes, checkpoint: Checkpoint, count: int, overwrite: bool,
@@ -190,18 +194,26 @@ class Order:
         self.safety, self.watching = safety, watching
         self.count, self.overwrite, self.grid = count, overwrite, grid
         self.run: Run | None = None
-        self.done_before: list[Path] | None = None
         self.refusal: SanaError | None = None  # of prompts of a batch, whose others are drawn
         self._batch: Batch | None = None
         self._sheet: ContactSheet | None = None
+        self._told_syntax = False
 
-    def _checked(self) -> Request:
+    def _checked(self, *, is_drawn: bool = True) -> Request:
         """What is to be drawn of one prompt. Mistakes are told before the seconds that torch takes."""
         request = self.wishes.request(self.checkpoint, count=self.count, overwrite=self.overwrite)
         with self.wishes.naming_source_of("output"), self.wishes.naming_settings():
             check(request, self.checkpoint)
+            if is_drawn:
+                self._make_folder(request)
             self._plan_sheet(self.count, slug(request.prompt))
+        self._tell_syntax(request.prompt)
         return request
+
+    def _make_folder(self, request: Request) -> None:
+        """The one that pictures go to, where it was written as a folder and is not there."""
+        if request.output is not None and request.output_is_folder:
+            make_folder(request.output)
 
     def single(self, picture: Picture | None) -> Iterator["Finished"]:
         """The pictures of one prompt."""
@@ -217,7 +229,7 @@ class Order:
         """Tell what `single` would take; errors are those that it would end in before it draws."""
         from sana_cli.commands.forecast import print_forecast
 
-        request = self._checked()
+        request = self._checked(is_drawn=False)
         device = self._device(request, picture, foresee_device)
         print_forecast(self.checkpoint, request, device, json=json)
 
@@ -235,6 +247,8 @@ class Order:
         """The pictures of one more prompt, of which others follow: what is loaded stays."""
         request = wishes.request(self.checkpoint, count=self.count, overwrite=self.overwrite)
         check(request, self.checkpoint)
+        self._make_folder(request)
+        self._tell_syntax(request.prompt)
         device = self._device(request, None, pick_device)
         if self.run is None:
             self.run = self._started(request, device, warm=True)
@@ -244,47 +258,69 @@ class Order:
         self._require_safe(request, device, spare=self.run.spare)
         yield from self.run.pictures()
 
-    def batch(self, prompts: str) -> Iterator["Finished"]:
+    def batch(self, prompts: str, report: "BatchReport") -> Iterator["Finished"]:
         """The pictures of a file of prompts that are not there yet."""
-        from sana_cli.batch import draw_batch, plan_batch
-        from sana_cli.prompt_file import read_lines
+        from sana_cli.batch import draw_batch
 
-        lines = read_lines(prompts)
-        output = local_path(self.wishes.output) if self.wishes.output else None
+        batch = self._planned(prompts)
+        report.planned(batch)
         with self.wishes.naming_source_of("output"):
-            batch = plan_batch(
-                lines, replace(self.wishes, output=None), self.checkpoint,
-                count=self.count, overwrite=self.overwrite, output=output,
-            )  # fmt: skip
+            if batch.new_folder:
+                make_folder(batch.new_folder)
             name = "prompts" if prompts == "-" else slug(Path(prompts).stem)
-            self._plan_sheet(len(batch.requests), name)
+            self._plan_sheet(len(batch.jobs), name)
         self._batch = batch
-        self.done_before = sorted(batch.done)
         pending = batch.pending
-        if batch.done:
-            left = f"{len(pending)} to draw" if pending else "nothing to draw"
-            self.reporter.notice(
-                f"{len(batch.done)} of {len(batch.requests)} pictures are done: {left}"
-            )
         if not pending:
             return
-        device = self._device(pending[0], None, pick_device)
-        refused = self._refused(pending, device)
-        for line in lines:
-            if line.wishes.prompt in refused:
-                self.reporter.notice(f"line {line.number}: {refused[line.wishes.prompt].message}")
+        first = pending[0].request
+        device = self._device(first, None, pick_device)
+        refused = self._refused([job.request for job in pending], device)
+        for job in pending:
+            if job.request.prompt in refused:
+                report.refused(job, refused[job.request.prompt])
         self._batch = batch = batch.without(refused)
         if refused:
             self.refusal = next(iter(refused.values()))
             if len(refused) > 1:
-                first = self.refusal.message
-                self.refusal.message = f"{len(refused)} prompts are refused; first, {first}"
+                one = self.refusal.message
+                self.refusal.message = f"{len(refused)} prompts are refused; first, {one}"
         if batch.pending:
-            self.run = self._started(batch.pending[0], device)
+            self.run = self._started(batch.pending[0].request, device)
             yield from draw_batch(
                 self.run, batch, self.checkpoint,
                 advance=lambda done, total: self.reporter.count("pictures", done, total),
             )  # fmt: skip
+
+    def _planned(self, prompts: str) -> "Batch":
+        """All pictures of a file of prompts. Every line is checked before any is drawn."""
+        from sana_cli.batch import plan_batch
+        from sana_cli.prompt_file import read_prompt_file
+
+        found = read_prompt_file(prompts)
+        for message in found.notices:
+            self.reporter.notice(message)
+        with self.wishes.naming_source_of("output"):
+            batch = plan_batch(
+                found, self.wishes, self.checkpoint, count=self.count, overwrite=self.overwrite
+            )
+        self._tell_syntax(*(job.request.prompt for job in batch.jobs))
+        return batch
+
+    def print_batch_forecast(self, prompts: str, *, json: bool) -> None:
+        """Count the pictures of a file of prompts, and tell what the largest takes."""
+        from sana_cli.commands.forecast import print_batch_forecast
+
+        batch = self._planned(prompts)
+        first = batch.jobs[0].request
+        device = self._device(first, None, foresee_device)
+        print_batch_forecast(self.checkpoint, batch, device, json=json)
+
+    def _tell_syntax(self, *prompts: str) -> None:
+        """Say once that what other programs read as instructions is words here."""
+        if not self._told_syntax and (message := tell_foreign_syntax(prompts)):
+            self._told_syntax = True
+            self.reporter.notice(message)
 
     def _plan_sheet(self, pictures: int, name: str) -> None:
         if self.grid and pictures < 2:
@@ -293,7 +329,10 @@ class Order:
             from sana_cli.contact_sheet import ContactSheet
 
             target = local_path(self.wishes.output) if self.wishes.output else None
-            self._sheet = ContactSheet(target, name=name, overwrite=self.overwrite)
+            is_folder = (self.wishes.output or "").endswith(("/", os.sep))
+            self._sheet = ContactSheet(
+                target, name=name, overwrite=self.overwrite, is_folder=is_folder
+            )
 
     def save_sheet(self, drawn: "Sequence[Finished]") -> Path | None:
         """The sheet of `--grid` with all pictures, those that were there before too; None where there is none."""
@@ -317,13 +356,15 @@ class Order:
                 for picture in drawn
             ]
         cells = []
-        for request in self._batch.requests:
-            settings = resolve(request, self.checkpoint)
-            assert request.output is not None
-            assert request.seed is not None
-            size = settings.width, settings.height
+        for job in self._batch.jobs:
+            settings = resolve(job.request, self.checkpoint)
             cells.append(
-                Cell(path=request.output, prompt=request.prompt, seed=request.seed, size=size)
+                Cell(
+                    path=job.path,
+                    prompt=job.request.prompt,
+                    seed=job.named.seed,
+                    size=(settings.width, settings.height),
+                )
             )
         return cells
 

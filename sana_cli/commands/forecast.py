@@ -1,12 +1,15 @@
 """`sana generate --dry-run`: what a request would take in memory, stage by stage. No torch without a GPU."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sana_cli.output import counted, readable_memory
 from sana_cli.text import print_json, say
 
 if TYPE_CHECKING:
+    from sana_cli.batch import Batch, Job
     from sana_cli.checkpoint import Checkpoint
+    from sana_cli.memory.choose import Choice
     from sana_cli.memory.predict import StagePeak
     from sana_cli.precision import Device
     from sana_cli.request import Request
@@ -14,63 +17,153 @@ if TYPE_CHECKING:
 _COLUMNS = ("weights", "activations", "workspace", "host", "total")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What one picture takes, or several alike."""
+
+    facts: dict[str, Any]
+    choice: "Choice"
+    cached: bool  # the encoded prompt is on disk
+    seconds: (
+        dict[str, Any] | None
+    )  # of one picture by stage, loading apart; None: never measured here
+
+    @classmethod
+    def of(
+        cls, checkpoint: "Checkpoint", request: "Request", where: "Device", *, count: int
+    ) -> "Forecast":
+        """Errors as the run itself would raise them. `count`: pictures in all, which decides what stays loaded."""
+        from sana_cli.bench.recorded import foretell
+        from sana_cli.memory.choose import choose_for
+        from sana_cli.precision import plan_dtypes
+        from sana_cli.prompt_cache import PromptCache
+        from sana_cli.request import resolve
+
+        settings = resolve(request, checkpoint)
+        dtypes = plan_dtypes(request.precision, checkpoint.trained_precision, where)
+        if settings.loras:
+            from sana_cli.loading import check_loras
+
+            check_loras(checkpoint, settings.loras)
+        cache = PromptCache.of(
+            checkpoint, precision=dtypes.text_encoder, device=where.type, backend=request.backend
+        )
+        cached = request.prompt_cache and cache.holds(settings)
+        choice = choose_for(
+            checkpoint, request, settings, dtypes, where,
+            several=count > 1, text_is_cached=cached,
+        )  # fmt: skip
+        seconds = foretell(
+            checkpoint, settings, str(dtypes), where.type, text_is_cached=cached
+        )  # fmt: skip
+        facts = {
+            "model": checkpoint.name,
+            "size": f"{settings.drawn_width}x{settings.drawn_height}",
+            "count": count,
+            "steps": settings.steps,
+            "precision": str(dtypes),
+            "device": where.type,
+            "prompt_cached": cached,
+            "plan": str(choice.plan),
+            "reason": choice.reason,
+            "peak_bytes": choice.peak.total,
+            "cap_bytes": choice.cap.bytes,
+            "seconds": seconds,
+        }
+        return cls(facts=facts, choice=choice, cached=cached, seconds=seconds)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        stages = [{"stage": stage.stage, **_bytes(stage)} for stage in self.choice.stages]
+        return {**self.facts, "stages": stages}
+
+    @property
+    def streams(self) -> bool:
+        plan = self.choice.plan
+        return plan.streams_blocks or (plan.streams_text and not self.cached)
+
+    def print(self) -> None:
+        """A table for people."""
+        facts, choice = self.facts, self.choice
+        count, steps = counted(facts["count"], "picture"), counted(facts["steps"], "step")
+        say(
+            f"{facts['model']}  {facts['size']}  {count}  {steps}  {facts['precision']}  {facts['device']}"
+        )
+        say(f"plan: {choice.plan}; {choice.reason}")
+        if self.cached:
+            say("the prompt is in the cache: no text encoder")
+        say(f"{'MiB':<10}" + "".join(f"{name:>13}" for name in _COLUMNS))
+        for stage in choice.stages:
+            cells = "".join(f"{value / 2**20:>13.0f}" for value in _bytes(stage).values())
+            say(f"{stage.stage:<10}{cells}")
+        say(f"peak {readable_memory(choice.peak.total)} ({choice.peak.stage}); {choice.cap}")
+
+
 def print_forecast(
     checkpoint: "Checkpoint", request: "Request", where: "Device", *, json: bool
 ) -> None:
     """A table for people, or one JSON document; errors as the run itself would raise them."""
-    from sana_cli.bench.recorded import foretell
-    from sana_cli.memory.choose import choose_for
-    from sana_cli.precision import plan_dtypes
-    from sana_cli.prompt_cache import PromptCache
-    from sana_cli.request import resolve
-
-    settings = resolve(request, checkpoint)
-    dtypes = plan_dtypes(request.precision, checkpoint.trained_precision, where)
-    if settings.loras:
-        from sana_cli.loading import check_loras
-
-        check_loras(checkpoint, settings.loras)
-    cache = PromptCache.of(
-        checkpoint, precision=dtypes.text_encoder, device=where.type, backend=request.backend
-    )
-    cached = request.prompt_cache and cache.holds(settings)
-    choice = choose_for(
-        checkpoint, request, settings, dtypes, where,
-        several=request.count > 1, text_is_cached=cached,
-    )  # fmt: skip
-    seconds = foretell(
-        checkpoint, settings, str(dtypes), where.type, text_is_cached=cached
-    )  # fmt: skip
-    facts = {
-        "model": checkpoint.name,
-        "size": f"{settings.drawn_width}x{settings.drawn_height}",
-        "count": request.count,
-        "steps": settings.steps,
-        "precision": str(dtypes),
-        "device": where.type,
-        "prompt_cached": cached,
-        "plan": str(choice.plan),
-        "reason": choice.reason,
-        "peak_bytes": choice.peak.total,
-        "cap_bytes": choice.cap.bytes,
-        "seconds": seconds,
-    }
+    forecast = Forecast.of(checkpoint, request, where, count=request.count)
     if json:
-        stages = [{"stage": stage.stage, **_bytes(stage)} for stage in choice.stages]
-        print_json({"dry_run": True, **facts, "stages": stages})
+        print_json({"dry_run": True, **forecast.document})
         return
-    count, steps = counted(request.count, "picture"), counted(settings.steps, "step")
-    say(f"{checkpoint.name}  {facts['size']}  {count}  {steps}  {dtypes}  {where.type}")
-    say(f"plan: {choice.plan}; {choice.reason}")
-    if cached:
-        say("the prompt is in the cache: no text encoder")
-    say(f"{'MiB':<10}" + "".join(f"{name:>13}" for name in _COLUMNS))
-    for stage in choice.stages:
-        cells = "".join(f"{value / 2**20:>13.0f}" for value in _bytes(stage).values())
-        say(f"{stage.stage:<10}{cells}")
-    say(f"peak {readable_memory(choice.peak.total)} ({choice.peak.stage}); {choice.cap}")
-    streams = choice.plan.streams_blocks or (choice.plan.streams_text and not cached)
-    say(_time(seconds, checkpoint.name, request.count, streams=streams))
+    forecast.print()
+    say(_time(forecast.seconds, checkpoint.name, request.count, streams=forecast.streams))
+
+
+def print_batch_forecast(
+    checkpoint: "Checkpoint", batch: "Batch", where: "Device", *, json: bool
+) -> None:
+    """How many pictures there are to draw, what the largest takes in memory, and all of them in time.
+
+    SanaError at the end for lines that cannot be drawn.
+    """
+    from sana_cli.commands.batch_report import error_facts, place_facts
+    from sana_cli.prompt_file import summed_up
+
+    pending = batch.pending
+    alike: dict[tuple[object, ...], list[Job]] = {}
+    for job in pending:
+        alike.setdefault(job.cost, []).append(job)
+    forecasts = [
+        (len(jobs), Forecast.of(checkpoint, jobs[0].request, where, count=len(pending)))
+        for jobs in alike.values()
+    ]
+    largest = max((f for _, f in forecasts), key=lambda f: f.choice.peak.total, default=None)
+    seconds = _batch_seconds(forecasts)
+    if json:
+        print_json({
+            "dry_run": True, "model": checkpoint.name,
+            "pictures": len(batch.jobs), "done": len(batch.done), "to_draw": len(pending),
+            "errors": [
+                {**place_facts(p.place), "id": p.id, "error": error_facts(p.error)} for p in batch.problems
+            ],
+            "seconds": seconds, "largest": largest.document if largest else None,
+        })  # fmt: skip
+    else:
+        count = counted(len(batch.jobs), "picture")
+        say(f"{count}, {len(batch.done)} done, {len(pending)} to draw")
+        for problem in batch.problems:
+            say(f"not drawn: {problem.error.message}")
+        if largest:
+            say("the largest:" if len(forecasts) > 1 else "each:")
+            largest.print()
+            total = f"about {seconds:.0f} s for all" if seconds is not None else ""
+            say(total or _time(None, checkpoint.name, 1, streams=False))
+    if batch.problems:
+        raise summed_up(batch.problems)
+
+
+def _batch_seconds(forecasts: "list[tuple[int, Forecast]]") -> float | None:
+    """Loading once, and every picture's own stages; None where a part was never measured."""
+    total = 0.0
+    for count, forecast in forecasts:
+        if forecast.seconds is None:
+            return None
+        stages = {k: v for k, v in forecast.seconds.items() if k not in ("measured", "load")}
+        total += count * sum(stages.values())
+    loads = [f.seconds["load"] for _, f in forecasts if f.seconds is not None]
+    return total + max(loads, default=0.0)
 
 
 def _bytes(stage: "StagePeak") -> dict[str, Any]:

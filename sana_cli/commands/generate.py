@@ -16,7 +16,7 @@ from sana_cli.commands.seeing import (
     Seeing,
     ShowOption,
 )
-from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import (
     Backend,
     DecodeOption,
@@ -60,8 +60,8 @@ def generate(
             "--output",
             "-o",
             metavar="PATH",
-            help="A .png file, a folder, or a pattern: {index}-{slug}-{seed}.png "
-            "[default: your setting, else here]",
+            help="A .png file, a folder (made if written with a slash: new/), or a pattern: "
+            "{index}-{slug}-{seed}.png, {id} with --prompts [default: your setting, else here]",
             show_default=False,
         ),
     ] = None,
@@ -78,8 +78,8 @@ def generate(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Many pictures: a prompt a line, or .jsonl with settings a line; -: standard input. "
-            "Pictures that are there already are not drawn again.",
+            help="Many pictures: a file or folder of prompts, one a line, as JSON with settings, or as a table; "
+            "-: standard input. Pictures that are there already are not drawn again.",
             show_default=False,
         ),
     ] = None,
@@ -255,17 +255,13 @@ def generate(
         raise contradiction("--prompts", "--from" if from_ else "PROMPT")
     if prompt == "-" or (prompt is None and not prompts and not from_):
         prompt = piped_prompt(asked=prompt == "-")
-    if prompts and dry_run:
-        raise usage_error(
-            "--dry-run is about one prompt, not about a file of them",
-            'give a prompt in place of --prompts: sana generate "a cat" --dry-run',
-        )
     if prompt is None and not prompts and not from_:
         raise SanaError(
             "there is no prompt",
             hint='say what to draw: sana generate "a cat"; or --prompts FILE, --from PICTURE.png',
             code=ExitCode.USAGE,
         )
+    from sana_cli.commands.batch_report import BatchReport
     from sana_cli.commands.drawing import Order, Picture, open_model
     from sana_cli.user_config import preferences, unknown_variables
     from sana_cli.wishes import Wishes
@@ -310,31 +306,40 @@ def generate(
             wishes=wishes, checkpoint=checkpoint, count=count, overwrite=force, grid=grid,
             reporter=reporter, safety=checks, watching=live.watching,
         )  # fmt: skip
+        if dry_run and prompts:
+            order.print_batch_forecast(prompts, json=json)
+            return
         if dry_run:
             order.print_forecast(picture, json=json)
             return
-        pictures = order.batch(prompts) if prompts else order.single(picture)
         told: list[Finished] = []
         sheet = None
+        report = BatchReport(reporter, model=checkpoint.name, json=json, quiet=quiet)
         try:
-            for finished in pictures:
-                told.append(finished)
-                with reporter.paused():
-                    live.clear()
-                    if not json:
-                        say(*summary(finished, quiet=quiet))
-                    if not grid:
-                        seeing.show(finished.path)
+            with report.counting():
+                pictures = order.batch(prompts, report) if prompts else order.single(picture)
+                for finished in pictures:
+                    told.append(finished)
+                    with reporter.paused():
+                        live.clear()
+                        if prompts:
+                            report.drawn(finished, order.run)
+                        elif not json:
+                            say(*summary(finished, quiet=quiet))
+                        if not grid:
+                            seeing.show(finished.path)
             sheet = order.save_sheet(told)
             if sheet:
                 with reporter.paused():
-                    if not json:
+                    if prompts:
+                        report.sheet(sheet)
+                    elif not json:
                         say(str(sheet))
                     seeing.show(sheet)
-            if order.refusal:
-                raise order.refusal
+            if failure := report.failure or order.refusal:
+                raise failure
         finally:  # pictures that are done are told, whatever happens to the next one
-            if json and (told or order.done_before):
+            if json and told and not prompts:
                 run = order.run
                 with reporter.paused():
                     print_document(
@@ -343,6 +348,5 @@ def generate(
                         device=run.device if run else None,
                         precision=str(run.dtypes) if run else None,
                         kernels=run.kernels if run else {},
-                        done_before=order.done_before,
                         sheet=sheet,
                     )

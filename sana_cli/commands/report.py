@@ -1,12 +1,11 @@
 """What commands that make pictures say about them: lines for people, one document for scripts."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sana_cli.output import readable_memory
 from sana_cli.text import message_line, print_json, say
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from pathlib import Path
 
     import torch
@@ -39,6 +38,25 @@ def summary(picture: "Picture", *, quiet: bool) -> list[str]:
     ]
 
 
+def picture_facts(picture: "Picture") -> dict[str, Any]:
+    """One new picture for programs: sizes in pixels and bytes, times in seconds."""
+    from dataclasses import asdict
+
+    return {
+        "path": str(picture.path),
+        "seed": picture.seed,
+        "width": picture.width,
+        "height": picture.height,
+        "seconds": {name: round(value, 4) for name, value in picture.seconds.items()},
+        "peak_memory_bytes": picture.peak_memory_bytes,
+        "predicted_peak_bytes": picture.predicted_peak_bytes,
+        "plan": picture.plan,
+        "decode": picture.decode,
+        **({"passes": asdict(picture.passes)} if picture.passes else {}),
+        "settings": picture.settings,
+    }
+
+
 def print_document(
     checkpoint: "Checkpoint",
     pictures: "list[Picture]",
@@ -46,39 +64,17 @@ def print_document(
     device: "torch.device | None",
     precision: str | None,
     kernels: dict[str, str],
-    done_before: "Sequence[Path] | None" = None,
     sheet: "Path | None" = None,
 ) -> None:
-    """Print the JSON document of a command. `done_before` is for a batch: pictures that were there already.
-    `sheet` is a contact sheet of all pictures."""
-    from dataclasses import asdict
-
-    images = [
-        {
-            "path": str(picture.path),
-            "seed": picture.seed,
-            "width": picture.width,
-            "height": picture.height,
-            "seconds": {name: round(value, 4) for name, value in picture.seconds.items()},
-            "peak_memory_bytes": picture.peak_memory_bytes,
-            "predicted_peak_bytes": picture.predicted_peak_bytes,
-            "plan": picture.plan,
-            "decode": picture.decode,
-            **({"passes": asdict(picture.passes)} if picture.passes else {}),
-            "settings": picture.settings,
-        }
-        for picture in pictures
-    ]
+    """Print the JSON document of a command. `sheet` is a contact sheet of all pictures."""
     document: dict[str, object] = {
         "model": checkpoint.name,
         "revision": checkpoint.revision,
         "device": str(device) if device else None,
         "precision": precision,
         "kernels": kernels,
-        "images": images,
+        "images": [picture_facts(picture) for picture in pictures],
     }
-    if done_before is not None:
-        document["done_before"] = [str(path) for path in done_before]
     if sheet is not None:
         document["grid"] = str(sheet)
     print_json(document)

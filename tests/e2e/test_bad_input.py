@@ -100,14 +100,13 @@ def test_values(
         (("--max-memory", "0"), "write a number and GiB, GB, MiB or MB, at least 1MiB: 4GiB"),
         (("--max-memory", "0.5kB"), "at least 1MiB"),
         (("--tile", "320000000"), "a multiple of 32 from 32 to 16384"),
-        (("--prompts", "p.txt", "--dry-run"), 'in place of --prompts: sana generate "a red fox"'),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
 def test_hints_that_say_what_to_do(
     sana: Callable[..., Any], options: tuple[str, ...], hint: str
 ) -> None:
-    result = sana("generate", *(() if "--prompts" in options else ("a fox",)), *options)
+    result = sana("generate", "a fox", *options)
     assert result.code == ExitCode.USAGE
     assert hint in result.err.splitlines()[-1]
 

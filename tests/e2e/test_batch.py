@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from sana_cli.batch import _claim, _lock_of
+from sana_cli.commands.batch_report import BatchReport
 from sana_cli.errors import ExitCode
 from sana_cli.image_io import read_settings
 
@@ -38,20 +39,21 @@ def test_lines_of_text(
         "\ufeffa red fox\n\n# not this one\n  two frogs  \na red fox\n", encoding="utf-8"
     )
     words = ("generate", "--prompts", file, "-m", tiny_model, "-o", out, *SMALL, "--json")
-    document = sana(*words).document
+    drawn = sana(*words).told("drawn")
     assert names(out) == ["1-a-red-fox.png", "2-two-frogs.png", "3-a-red-fox.png"]
-    assert [image["settings"]["prompt"] for image in document["images"]] == [
+    assert [image["line"] for image in drawn] == [1, 4, 5]
+    assert [image["settings"]["prompt"] for image in drawn] == [
         "a red fox", "two frogs", "a red fox",
     ]  # fmt: skip
-    seeds = [image["seed"] for image in document["images"]]
+    seeds = [image["seed"] for image in drawn]
     assert len(set(seeds)) == 3, "a prompt that is there twice is drawn in two ways"
-    loads = [image["seconds"]["load"] for image in document["images"]]
+    loads = [image["seconds"]["load"] for image in drawn]
     assert loads[0] > 0
     assert loads[1:] == [0, 0], "the model is loaded once"
-    assert document["done_before"] == []
-    again = sana(*words).document
-    assert again["images"] == []
-    assert [Path(path).name for path in again["done_before"]] == names(out)
+    again = sana(*words).documents
+    assert {image["status"] for image in again} == {"done"}
+    same = ("path", "index", "line", "seed", "width", "height", "settings")
+    assert [[i[key] for key in same] for i in again] == [[i[key] for key in same] for i in drawn]
 
 
 def test_pictures_of_another_model_of_the_same_name_are_in_the_way(
@@ -94,7 +96,7 @@ def test_lines_of_json(
     )
     result = sana(*words, "--json")
     assert result.code == 0, result.err
-    found = [image["settings"] for image in result.document["images"]]
+    found = [image["settings"] for image in result.told("drawn")]
     assert [(s["prompt"], s["seed"], s["steps"], s["guidance"], s["size"]) for s in found] == [
         ("a", 5, 2, 1, "64x32"), ("a", 6, 2, 1, "64x32"),
         ("b", 9, 1, 4.5, "32x64"), ("b", 10, 1, 4.5, "32x64"),
@@ -139,8 +141,8 @@ def test_fifty_killed_half_way(
 
     result = sana(*words, "-o", out, "--json")
     assert result.code == 0, result.err
-    assert len(result.document["images"]) == 50 - len(before)
-    assert len(result.document["done_before"]) == len(before)
+    assert len(result.told("drawn")) == 50 - len(before)
+    assert len(result.told("done")) == len(before)
     whole = tmp_path / "whole"
     whole.mkdir()
     assert sana(*words, "-o", whole).code == 0
@@ -178,8 +180,8 @@ def test_two_processes_share_the_work(tiny_model: Path, tmp_path: Path, out: Pat
     for process in processes:
         stdout, stderr = process.communicate(timeout=120)
         assert (process.returncode, stderr) == (0, "")
-        if stdout:
-            drawn += [image["path"] for image in json.loads(stdout)["images"]]
+        told = [json.loads(line) for line in stdout.splitlines()]
+        drawn += [image["path"] for image in told if image["status"] == "drawn"]
     assert len(drawn) == len(set(drawn)) == 30, "each was drawn by one of them"
     assert len(names(out)) == 30, "and nothing else is left"
 
@@ -234,8 +236,8 @@ def test_what_is_in_the_way_is_told_before_any_work(
         ("p.jsonl", '{"prompt": "a", "size": "big"}', "unreadable size 'big'"),
         ("p.jsonl", '{"prompt": "a", "size": "32x32", "width": 32}', "a size twice"),
         ("p.jsonl", '{"prompt": "a", "scheduler": "ddim"}', "unknown scheduler 'ddim'"),
-        ("p.jsonl", '{"prompt": "a"}\n{"prompt": "a", "size": "33x32"}', "line 2: size 33x32"),
-        ("p.txt", "a\n" + "b" * 30_000, "line 2: a prompt of 30,000 characters"),
+        ("p.jsonl", '\n{"prompt": "a", "size": "33x32"}', "line 2: size 33x32"),
+        ("p.txt", "\n" + "b" * 30_000, "line 2: a prompt of 30,000 characters"),
     ],
 )  # fmt: skip
 def test_lines_that_are_wrong(
@@ -296,3 +298,164 @@ def test_patterns(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, ou
     batch = ("generate", "--prompts", file, "-m", tiny_model, *SMALL, "-o", braces)
     assert sana(*batch).code == 0
     assert names(braces)[:2] == ["01-0.png", "02-1.png"]
+
+
+def test_a_bad_line_does_not_stop_the_others(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, out: Path
+) -> None:
+    """It is told before any work, and in the end by the exit code."""
+    file = tmp_path / "p.txt"
+    file.write_text(
+        '{"prompt": "a", "id": "x"}\n{"prompt": "b", "size": "33x32", "id": "y"}\n{"prompt": "c", "stesp": 1}\n'
+        '{"prompt": "d"}\n'
+    )
+    result = sana("generate", "--prompts", file, "-m", tiny_model, "-o", out, *SMALL, "--json")
+    assert result.code == ExitCode.USAGE
+    assert names(out) == ["1-a.png", "4-d.png"]
+    assert "(and 1 more such lines)" in result.err
+    errors, drawn = result.told("error"), result.told("drawn")
+    assert [(each["line"], each["id"]) for each in errors] == [(2, "y"), (3, None)]
+    assert errors[0]["error"]["code"] == ExitCode.USAGE
+    assert "size 33x32 is not a multiple of 32" in errors[0]["error"]["message"]
+    assert errors[0]["error"]["hint"]
+    assert [(each["index"], each["line"], each["id"]) for each in drawn] == [
+        (1, 1, "x"),
+        (4, 4, None),
+    ]
+    assert [each["version"] for each in result.documents] == [1] * len(result.documents)
+    file.write_text(file.read_text().replace("33x32", "32x32").replace("stesp", "steps"))
+    again = sana("generate", "--prompts", file, "-m", tiny_model, "-o", out, *SMALL, "--json")
+    assert (again.code, len(again.told("drawn"))) == (0, 2), "the numbers of the others stay"
+
+
+def test_a_batch_that_grows(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, out: Path
+) -> None:
+    """A tenth line gives all names another zero, an inserted one other numbers; neither draws the others again."""
+    file, lines = tmp_path / "p.txt", [f"line {letter}" for letter in "abcdefghi"]
+    words = ("generate", "--prompts", file, "-m", tiny_model, "-o", out, *SMALL, "--json")
+    for drawn in (9, 1, 1):
+        file.write_text("\n".join(lines))
+        assert len(sana(*words).told("drawn")) == drawn
+        lines.insert(0, f"new {len(lines)}")
+    assert len(names(out)) == 11
+
+
+def test_ids_in_names(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, out: Path
+) -> None:
+    file = tmp_path / "p.jsonl"
+    ids = ["cat/01", "../up", "42", "हिन्दी"]
+    file.write_text("\n".join(json.dumps({"prompt": "a", "id": each}) for each in ids))
+    words = ("generate", "--prompts", file, "-m", tiny_model, *SMALL, "--json")
+    result = sana(*words, "-o", out / "{id}.png")
+    assert names(out) == ["42.png", "cat-01.png", "up.png", "हिन्दी.png"]
+    assert [told["id"] for told in result.told("drawn")] == ids
+    file.write_text('{"prompt": "a"}')
+    result = sana(*words, "-o", out / "{id}.png")
+    assert (
+        result.code,
+        "picture 1 has no id, which only lines of --prompts have" in result.err,
+    ) == (ExitCode.USAGE, True)
+    assert (
+        sana("generate", "a", "-m", tiny_model, *SMALL, "-o", out / "{id}.png").code
+        == ExitCode.USAGE
+    )
+
+
+@pytest.mark.parametrize("many", [True, False])
+def test_a_folder_that_is_written_with_a_slash_is_made(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, many: bool
+) -> None:
+    file = tmp_path / "p.txt"
+    file.write_text("a fox\nan owl\n")
+    asked = ("--prompts", file) if many else ("a fox", "--count", 2)
+    words = ("generate", *asked, "-m", tiny_model, *SMALL, "--grid")
+    result = sana(*words, "--dry-run", "-o", f"{tmp_path}/new/inner/")
+    assert (result.code, (tmp_path / "new").exists()) == (0, False), result.err
+    assert sana(*words, "-o", f"{tmp_path}/new/inner/").code == 0
+    assert len(names(tmp_path / "new/inner")) == 3
+    assert sana(*words, "-o", f"{tmp_path}/p.txt/").code == ExitCode.USAGE
+    result = sana(*words, "-o", f"{tmp_path}/p.txt/inner/")
+    assert (result.code, "is no folder" in result.err) == (ExitCode.ENVIRONMENT, True)
+
+
+def test_a_dry_run_counts(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, out: Path
+) -> None:
+    file = tmp_path / "p.txt"
+    file.write_text("a\nb\n")
+    words = ("generate", "--prompts", file, "-m", tiny_model, "-o", out, *SMALL)
+    assert sana(*words).code == 0
+    file.write_text('a\nb\n{"prompt": "c", "size": "64x64"}\nd\n')
+    told = sana(*words, "--dry-run")
+    assert told.code == 0
+    assert told.out.startswith("4 pictures, 2 done, 2 to draw\nthe largest:\n")
+    document = sana(*words, "--dry-run", "--json").document
+    assert (document["pictures"], document["done"], document["to_draw"]) == (4, 2, 2)
+    assert (document["largest"]["size"], document["largest"]["count"]) == ("64x64", 2)
+    assert document["version"] == 1
+    assert len(names(out)) == 2
+    file.write_text('a\n{"prompt": "c", "size": "65x64"}\n')
+    result = sana(*words, "--dry-run", "--json")
+    assert result.code == ExitCode.USAGE
+    assert [each["line"] for each in result.documents[0]["errors"]] == [2]
+
+
+def test_an_interrupted_batch_tells_how_many_are_done(
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file = tmp_path / "p.txt"
+    file.write_text("a\nb\nc\n")
+    words = ("generate", "--prompts", file, "-m", tiny_model, "-o", out, *SMALL)
+    drawn = BatchReport.drawn
+
+    def once(self: BatchReport, *arguments: Any) -> None:
+        drawn(self, *arguments)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(BatchReport, "drawn", once)
+    for done in (1, 2):
+        result = sana(*words, "--json")
+        assert result.code == ExitCode.INTERRUPTED
+        assert (
+            f"error: interrupted: {done} of 3 pictures are done\nhint: the same command"
+            in result.err
+        )
+        assert [i["index"] for i in result.documents if "index" in i][-1] == done
+
+
+def test_a_killed_batch_has_told_what_it_drew(tiny_model: Path, tmp_path: Path, out: Path) -> None:
+    file = tmp_path / "p.txt"
+    file.write_text("\n".join(map(str, range(200))))
+    words = ["generate", "--prompts", file, "-m", tiny_model, *SMALL, "-o", out, "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sana_cli", *map(str, words)],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    told = [process.stdout.readline() for _ in range(3)]
+    process.terminate()
+    told += process.communicate()[0].splitlines()
+    drawn = [Path(each["path"]) for each in map(json.loads, told) if each.get("status") == "drawn"]
+    assert 3 <= len(drawn) < 200
+    assert set(drawn) <= set(out.glob("*.png"))
+    assert len(list(out.glob("*.png"))) - len(drawn) <= 1, "one may be saved and not told yet"
+
+
+def test_words_of_other_programs_are_noted_once(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, out: Path
+) -> None:
+    file = tmp_path / "p.txt"
+    file.write_text("a <lora:x:1> cat\na (red:1.3) cat\na cat (16:9)\n#1 cat\n")
+    batch = sana("generate", "--prompts", file, "-m", tiny_model, "-o", out, *SMALL)
+    single = sana("generate", "a (red:1.3) cat", "-m", tiny_model, "-o", f"{out}/x/", *SMALL)
+    for result, shown in ((batch, "<lora:x:1>, (red:1.3); --lora"), (single, "(red:1.3)")):
+        notes = [line for line in result.err.splitlines() if "as plain words" in line]
+        assert [shown in note for note in notes] == [True]
+    assert "1 line of" in batch.err
+    assert len(batch.out.splitlines()) == 3, "a line a picture"

@@ -75,24 +75,29 @@ def test_names_that_are_taken(draw: Any, tmp_path: Path) -> None:
     assert (folder / "a-cat-grid.png").read_bytes() == b"mine"
 
 
+def sheet(result: Any) -> str:
+    (told,) = result.told("grid")
+    return str(told["path"])
+
+
 def test_a_file_of_prompts(draw: Any, tmp_path: Path) -> None:
     """All of it, also what was there before; a sheet that is right already stays."""
     prompts, folder = tmp_path / "my list.txt", tmp_path / "out"
     folder.mkdir()
     prompts.write_text("a cat\na dog\n")
     words = ("--prompts", prompts, "-o", folder, "--json")
-    assert draw(*words).document["grid"] == str(folder / "my-list-grid.png")
+    assert sheet(draw(*words)) == str(folder / "my-list-grid.png")
     prompts.write_text("a cat\na dog\n大きな猫\n")
-    longer = draw(*words).document
-    assert (len(longer["images"]), longer["grid"]) == (1, str(folder / "my-list-grid-2.png"))
+    longer = draw(*words)
+    assert (len(longer.told("drawn")), sheet(longer)) == (1, str(folder / "my-list-grid-2.png"))
     pictures = read_settings(folder / "my-list-grid-2.png")["pictures"]
     assert list(pictures.values()) == ["a cat --seed 5", "a dog --seed 5", "大きな猫 --seed 5"]
-    again = draw(*words).document
-    assert (again["images"], again["grid"]) == ([], longer["grid"])
+    again = draw(*words)
+    assert (again.told("drawn"), sheet(again)) == ([], sheet(longer))
     prompts.write_text("a cat\na dog\n")
-    assert draw(*words).document["grid"].endswith("my-list-grid.png")
+    assert sheet(draw(*words)).endswith("my-list-grid.png")
     os.utime(folder / "1-a-cat.png", (2**32, 2**32))
-    assert draw(*words).document["grid"].endswith("my-list-grid-3.png"), "a picture has changed"
+    assert sheet(draw(*words)).endswith("my-list-grid-3.png"), "a picture has changed"
 
 
 def test_patterns(draw: Any, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_second_try_for_a_file_of_prompts(
     )  # fmt: skip
     assert result.code == 0, result.err
     assert f"values after {stage} in bf16; trying once more in fp32" in result.err
-    assert [i["settings"]["precision"] for i in result.document["images"]] == ["fp32", "fp32"]
+    assert [i["settings"]["precision"] for i in result.told("drawn")] == ["fp32", "fp32"]
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory")])

@@ -163,8 +163,9 @@ def test_a_sheet_holds_what_was_drawn(
     (tmp_path / "p.txt").write_text("\n".join([shield.bad] + [shield.good] * good))
     result = checked("generate", "--prompts", "p.txt", "--grid", "--json")
     assert result.code == ExitCode.REFUSED
-    assert len(result.document["images"]) == good
-    assert result.document.get("grid") == ("p-grid.png" if good == 2 else None)
+    assert len(result.told("drawn")) == good
+    assert [told["line"] for told in result.told("error")] == [1]
+    assert [told["path"] for told in result.told("grid")] == ["p-grid.png"] * (good == 2)
     if good == 2:
         assert len(read_settings(tmp_path / "p-grid.png")[SHEET_KEY]) == 2
 

@@ -12,7 +12,8 @@ PAGE = Path(__file__).parents[2] / "docs/json.md"
 
 def section(title: str) -> tuple[set[str], set[str]]:
     """The keys that a document always has, and those that it may have, as paths."""
-    text = PAGE.read_text(encoding="utf-8").split(f"\n## {title}\n")[1].split("\n## ")[0]
+    page = re.sub(r"\n###? ", "\n## ", PAGE.read_text(encoding="utf-8"))
+    text = page.split(f"\n## {title}\n")[1].split("\n## ")[0]
     always, perhaps = {"version"}, set()
     for keys, meaning in re.findall(r"^\| (`.*?) \| (.*) \|$", text, re.MULTILINE):
         (perhaps if meaning.startswith("*if*") else always).update(re.findall(r"`([^`]+)`", keys))
@@ -68,6 +69,36 @@ def folder(sana: Callable[..., Any], pipelines: Any, tmp_path_factory: Any) -> t
 
 def test_generate(picture: tuple[Path, Any]) -> None:
     compare("`sana generate`", picture[1])
+
+
+def test_a_file_of_prompts(sana: Callable[..., Any], pipelines: Any, tmp_path: Path) -> None:
+    file = tmp_path / "p.txt"
+    file.write_text('a cat\n{"prompt": "an owl", "size": "1x1"}\n{"prompt": "a dog", "id": "x"}\n')
+    words = (
+        "generate",
+        "--prompts",
+        file,
+        "-m",
+        pipelines.folder("plain"),
+        "--steps",
+        1,
+        "--size",
+        64,
+    )
+    plan = sana(*words, "-o", tmp_path, "--json", "--dry-run").documents[0]
+    compare("`sana generate --prompts --dry-run`", plan)
+    compare("`sana generate --dry-run`", {"version": 1, "dry_run": True, **plan["largest"]})
+    for status, title in (
+        ("drawn", "A picture that is drawn"),
+        ("done", "A picture that was there before"),
+    ):
+        result = sana(*words, "-o", tmp_path, "--grid", "--json")
+        for document in result.told(status):
+            compare(title, document)
+        compare("A line that is not drawn", result.told("error")[0])
+        compare("The sheet of `--grid`", result.told("grid")[0])
+        compare("An error", result.documents[-1])
+        assert len(result.documents) == 5
 
 
 def test_quantize(folder: tuple[Path, Any]) -> None:

@@ -183,7 +183,7 @@ def test_options_of_the_whole_batch_are_no_keys(tmp_path: Path, key: str) -> Non
         ('[{"prompt": "a"}, 7]'.replace('{"prompt": "a"}', "6"), "p.json", "item 1 is no object"),
         ('--prompt "a cat', "p.txt", "line 1 is no line of options"),
         ("--prompt a --steps many", "p.txt", "unusable 'steps': 'many'"),
-        ("--steps 3", "p.txt", 'no object with a "prompt"'),
+        ("--steps 3", "p.txt", "has no prompt"),
         (b"a\0cat\n", "p.txt", "holds NUL characters"),
         (b"caf\xe9\n", "p.txt", "it is not UTF-8 text"),
     ],
@@ -199,7 +199,9 @@ def test_a_bad_line_does_not_hide_the_others(tmp_path: Path) -> None:
     assert [line.wishes.prompt for line in found.lines] == ["a", "c"]
     assert [str(problem.place) for problem in found.problems] == ["line 2", "line 4"]
     assert found.problems[0].id == "7"
-    with pytest.raises(SanaError, match="line 2 has an unknown key 'promt', did you mean 'prompt'"):
+    with pytest.raises(
+        SanaError, match=r"line 2 is no object with a .prompt., did you mean that by 'promt'"
+    ):
         _ = found.only_lines
 
 

@@ -1,0 +1,28 @@
+"""What other programs read as instructions in a prompt, and what is words here. No torch."""
+
+import re
+from collections.abc import Iterable
+
+_SYNTAX = (
+    r"<(?:lora|lyco|hypernet|embedding):[^<>]*>",
+    r"\([^()]+:\s*(?:\d?\.\d+|[0-2])\s*\)",  # emphasis: (word:1.3)
+    r"\[[^\[\]:]*:[^\[\]:]*:\s*\d*\.?\d+\s*\]",  # a change on the way: [cat:dog:0.5]
+    r"\{[^{}|]+\|[^{}]+\}",  # one of several: {red|blue}
+    r"(?<=\s)--[a-z][\w-]*(?:\s+[\d.:]+)?",  # an option within the text
+)
+_ANY = re.compile("|".join(_SYNTAX))
+_SHOWN = 3
+
+
+def tell_foreign_syntax(prompts: Iterable[str]) -> str | None:
+    """One notice for all prompts, with some examples; None where they are words alone."""
+    found: dict[str, None] = {}
+    for prompt in prompts:
+        found |= dict.fromkeys(match[0] for match in _ANY.finditer(prompt))
+        if len(found) > _SHOWN:
+            break
+    if not found:
+        return None
+    shown = ", ".join(list(found)[:_SHOWN])
+    lora = "; --lora FILE:SCALE uses a LoRA" if any(each.startswith("<") for each in found) else ""
+    return f"drawn as plain words, since sana has no such syntax in prompts: {shown}{lora}"
