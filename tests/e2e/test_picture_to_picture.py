@@ -277,8 +277,10 @@ def test_a_file_of_prompts(sana: Callable[..., Any], original: Path, tmp_path: P
     )
     (tmp_path / "out").mkdir()
     Image.new("L", (8, 8), 255).save(tmp_path / "all.png")
-    masked = sana("generate", "--prompts", lines, "--mask", tmp_path / "all.png", *CPU)
+    masks = ("--mask", tmp_path / "all.png", "-o", f"{tmp_path}/masked/")
+    masked = sana("generate", "--prompts", lines, *masks, *CPU)
     assert "line 3: --mask needs a picture" in masked.err, "what was typed is for every line"
+    assert masked.code == ExitCode.USAGE
     words = ("generate", "--prompts", lines, "-o", tmp_path / "out", "--steps", 4, *CPU)
     assert sana(*words).code == 0
     paths = sorted((tmp_path / "out").glob("*.png"))
