@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 LIBRARIES = {"torchao": "torchao", "quanto": "optimum.quanto"}  # backend -> module
+LIBRARY_PACKAGES = {"torchao": "torchao", "quanto": "optimum-quanto"}  # the same, as pip calls them
 
 
 def is_installed(module: str) -> bool:

@@ -16,6 +16,8 @@ LATENT_CHANNELS = 32
 _LARGEST = 10**6  # of any number in a configuration; larger ones are damage or mischief
 _MOST_LAYERS = 1000
 
+MAX_SIDE = 16384  # pixels of a picture; larger ones are typing mistakes
+
 SchedulerName = Literal["flow-dpm", "flow-euler", "scm"]
 
 

@@ -23,6 +23,7 @@ from sana_cli.errors import SanaError
 from sana_cli.hub_environment import bad_variables, proxies
 from sana_cli.options import parse_bytes
 from sana_cli.output import counted, readable_bytes, readable_memory
+from sana_cli.packages import INSTALL_AGAIN
 from sana_cli.redact import without_secrets
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def examine(begin: Callable[[str], None] = lambda topic: None) -> Iterator[Findi
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             yield Finding(
                 topic=topic, state="problem", text=without_secrets(f"broken: {reason}"),
-                remedy=hint or "install the package again: pip install --force-reinstall sana-cli",
+                remedy=hint or INSTALL_AGAIN,
             )  # fmt: skip
 
 

@@ -302,7 +302,15 @@ def finish(
     )
     rows, columns = (side * checkpoint.vae.downscale for side in kept.latents.shape[-2:])
     plan, predicted, notice = choose_decode(
-        checkpoint, precision, device, cap, height=rows, width=columns, mode=mode, tile=tile
+        checkpoint,
+        precision,
+        device,
+        cap,
+        height=rows,
+        width=columns,
+        mode=mode,
+        tile=tile,
+        size=kept.size,
     )
     if notice:
         reporter.notice(notice)

@@ -20,10 +20,13 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sana_cli.config import MAX_SIDE
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.files import new_file
+from sana_cli.model_files import CORRUPT, one_line, reading
 from sana_cli.options import DecodeMode
 from sana_cli.source import Paste
+from sana_cli.weight_headers import read_header, read_metadata
 
 FORMAT = "sana-latents"
 VERSION = 1
@@ -167,8 +170,8 @@ def read(path: Path) -> KeptLatents:
         drawn, shape = _size(settings["drawn_size"]), tuple(latents.shape[-2:])
         size = _size(settings["size"])
         paste = _paste(tensors, size) if version == str(PASTE_VERSION) else None
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise _damaged(path, f"its settings cannot be read: {error}") from error
+    except (ValueError, TypeError, KeyError, RecursionError, ArithmeticError) as error:
+        raise _damaged(path, f"its settings cannot be read: {one_line(error)}") from error
     if drawn != (32 * shape[1], 32 * shape[0]):
         raise _damaged(
             path, f"latents of {shape[1]}x{shape[0]} are none of a {drawn[0]}x{drawn[1]} picture"
@@ -184,12 +187,14 @@ def _paste(tensors: dict[str, Tensor], size: tuple[int, int]) -> Paste:
     dtypes = {original.dtype, mask.dtype}
     if shapes != ((height, width, 3), (height, width)) or dtypes != {torch.uint8}:
         raise ValueError(f"an original of shape {shapes[0]} and a mask of {shapes[1]}")
+    if not mask.any():
+        raise ValueError("a mask that redraws nothing")
     images = (Image.fromarray(tensor.numpy()) for tensor in (original, mask))
     return Paste(original=next(images), mask=next(images))
 
 
 def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     if not path.is_file():
         raise SanaError(
@@ -198,24 +203,25 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             code=ExitCode.USAGE,
         )
     try:
-        with safe_open(path, framework="pt") as handle:
-            metadata = handle.metadata() or {}
+        header, metadata = read_header(path), read_metadata(path)
+        # By the header, before any data: a file of a few bytes on the disk can stand for gigabytes.
+        known = {name: header[name] for name in ("latents", "original", "mask") if name in header}
+        if any(max(shape, default=0) > MAX_SIDE for _, shape in known.values()):
+            raise _damaged(path, "it holds tensors that are larger than any picture")
+        with reading(path), safe_open(path, framework="pt") as handle:
             # Copies: the file may be removed while its latents are decoded.
-            tensors = {
-                name: handle.get_tensor(name).clone()
-                for name in handle.keys()  # noqa: SIM118  not a dictionary
-                if name in ("latents", "original", "mask")
-            }
-    except (SafetensorError, OSError) as error:
+            return metadata, {name: handle.get_tensor(name).clone() for name in known}
+    except SanaError as error:
         if path.suffix.lower() == ".png":
             raise SanaError(
                 f"{path} is a picture, not latents: nothing is left to decode",
                 hint=f"`sana generate` keeps unfinished pictures as PICTURE.png{SUFFIX}",
                 code=ExitCode.USAGE,
             ) from error
-        reason = (str(error).splitlines() or ["unreadable"])[0]
-        raise _damaged(path, f"not a whole safetensors file ({reason})") from error
-    return metadata, tensors
+        if CORRUPT in error.message:
+            reason = error.message.partition(f"{CORRUPT}: ")[2]
+            raise _damaged(path, f"not a whole safetensors file ({reason})") from error
+        raise
 
 
 def _parse(metadata: dict[str, str]) -> tuple[dict[str, Any], HowToFinish]:
@@ -231,7 +237,9 @@ def _parse(metadata: dict[str, str]) -> tuple[dict[str, Any], HowToFinish]:
         raise ValueError("a prompt or seed that is none")
     if how.decode not in get_args(DecodeMode) or not isinstance(how.model, str):
         raise ValueError(f"decode {how.decode!r}")
-    if how.tile is not None and (type(how.tile) is not int or how.tile < 32 or how.tile % 32):
+    if how.tile is not None and (
+        type(how.tile) is not int or not 32 <= how.tile <= MAX_SIDE or how.tile % 32
+    ):
         raise ValueError(f"tile {how.tile!r}")
     if how.vae_precision not in ("fp32", "bf16", "fp16"):
         raise ValueError(f"precision {how.vae_precision!r}")
@@ -242,7 +250,10 @@ def _size(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{2,5})x(\d{2,5})", text)
     if match is None:
         raise ValueError(f"size {text!r}")
-    return int(match[1]), int(match[2])
+    width, height = int(match[1]), int(match[2])
+    if not (32 <= width <= MAX_SIDE and 32 <= height <= MAX_SIDE):
+        raise ValueError(f"size {text!r}")
+    return width, height
 
 
 def _damaged(path: Path, what: str, hint: str = _AGAIN) -> SanaError:

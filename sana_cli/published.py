@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.packages import pip_install
 
 _PIPELINES = {
     512: "pixart_alpha/pipeline_pixart_alpha.py",
@@ -60,7 +61,7 @@ def _parse(pipeline: str) -> ast.Module:
     if spec is None or spec.origin is None:
         raise SanaError(
             "the package diffusers is not installed",
-            hint="pip install diffusers: Sana's published instruction and size tables are read from it",
+            hint=f"{pip_install('diffusers')}: Sana's published instruction and size tables are read from it",
             code=ExitCode.ENVIRONMENT,
         )
     path = Path(spec.origin).parent / "pipelines" / pipeline

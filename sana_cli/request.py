@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from sana_cli import files, naming, output
 from sana_cli.checkpoint import Checkpoint
-from sana_cli.config import SchedulerName
+from sana_cli.config import MAX_SIDE, SchedulerName
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.lora_file import Lora, open_loras
 from sana_cli.options import DecodeMode
@@ -23,7 +23,6 @@ from sana_cli.source import (
     source_of,
 )
 
-MAX_SIDE = 16384  # pixels; larger ones are typing mistakes
 MAX_PROMPT = 20_000  # characters; models see the first 300 tokens
 MAX_SEED = 2**64 - 1  # what torch.Generator takes
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from quant.installed import LIBRARIES, is_installed
+from quant.installed import LIBRARIES, LIBRARY_PACKAGES, is_installed
 from sana_cli.checkpoint import Checkpoint, local_path
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.lora_file import parse_lora
@@ -27,6 +27,7 @@ from sana_cli.options import (
     parse_size,
     size_of_aspect,
 )
+from sana_cli.packages import pip_install
 from sana_cli.precision import NamedDevice
 from sana_cli.request import Request
 from sana_cli.user_config import BUILTIN, Preferences
@@ -289,6 +290,6 @@ def _require_library(backend: str) -> None:
     if module is not None and not is_installed(module):
         raise SanaError(
             f"--backend {backend} needs a library that is not installed here",
-            hint='pip install "sana-cli[peers]", or leave --backend away',
+            hint=f"{pip_install(LIBRARY_PACKAGES[backend])}, or omit --backend",
             code=ExitCode.ENVIRONMENT,
         )

@@ -17,7 +17,7 @@ _FORM = re.compile(
 _MEMORY = {"peak_host": "peak_host_bytes", "peak_device": "peak_device_bytes"}
 _METRICS = (
     "load", "text", "prepare", "step", "denoise", "decode", "encode", "picture", "total", "cpu",
-    "times_as_fast", *_MEMORY,
+    "times_as_fast", "psnr", *_MEMORY,
 )  # fmt: skip
 
 
@@ -82,8 +82,14 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _value(document: dict[str, Any], contender: str | None, metric: str) -> float:
-    """Seconds (median), bytes, or the ratio of whole pictures; SanaError where the document lacks it."""
+    """Return seconds (median), bytes, the ratio of whole pictures, or the PSNR of pictures in dB.
+
+    PSNR compares with the first contender's picture; without a `contender` it is the worst of all. SanaError where the
+    document lacks the value.
+    """
     try:
+        if metric == "psnr":
+            return _psnr(document["pictures"], contender)
         contenders = document["contenders"]
         name = contender or next(iter(contenders))
         if metric == "times_as_fast":
@@ -91,9 +97,18 @@ def _value(document: dict[str, Any], contender: str | None, metric: str) -> floa
         if metric in _MEMORY:
             return float(contenders[name][_MEMORY[metric]])
         return float(contenders[name]["stages"][metric]["median"])
-    except (KeyError, TypeError, StopIteration) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        which = contender or ("any contender" if metric == "psnr" else "the first contender")
+        hint = "time two contenders or more: their pictures are compared with the first one's"
         raise SanaError(
-            f"--fail-if: nothing was measured for {metric} of {contender or 'the first contender'}",
-            hint="compare documents with the same contenders",
+            f"--fail-if: nothing was measured for {metric} of {which}",
+            hint=hint if metric == "psnr" else "compare documents with the same contenders",
             code=ExitCode.USAGE,
         ) from error
+
+
+def _psnr(pictures: dict[str, Any], contender: str | None) -> float:
+    """Equal pictures have no finite one."""
+    chosen = [pictures[contender]] if contender else list(pictures.values())
+    values = [found["psnr_db"] for found in chosen]
+    return min(float("inf") if value is None else float(value) for value in values)

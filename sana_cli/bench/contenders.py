@@ -5,11 +5,12 @@ Every contender runs in a process of its own, so that no one's settings, caches 
 
 import shutil
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 from quant.installed import is_installed
+from sana_cli.checkpoint import lasting_name
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.packages import pip_install
 from sana_cli.recipes import RECIPES
 
 FLOATS = ("auto", "fp32", "bf16", "fp16")
@@ -74,18 +75,25 @@ def parse_schemes(text: str) -> list[str]:
 
 
 def parse_peers(text: str) -> list[str]:
-    """`diffusers,FOLDER` -> peers that can run here, and model folders; SanaError for others."""
+    """`diffusers,NAME` -> peers that can run here, and models as `--model` takes them; SanaError for others."""
     names = _parts(text, "--compare")
     for name in names:
         if name in PEERS:
             _require_installed(name)
-        elif not (Path(name).expanduser() / "model_index.json").is_file():
-            raise SanaError(
-                f"cannot compare with {name!r}",
-                hint=f"known: {', '.join(PEERS)}, or a model folder",
-                code=ExitCode.USAGE,
-            )
+        else:
+            _require_model(name)
     return names
+
+
+def _require_model(name: str) -> None:
+    try:
+        lasting_name(name)
+    except SanaError as error:
+        raise SanaError(
+            f"cannot compare with {name!r}: {error.message}",
+            hint=f"name a model, as --model takes it ({error.hint}), or one of: {', '.join(PEERS)}",
+            code=error.code,
+        ) from error
 
 
 def _parts(text: str, option: str) -> list[str]:
@@ -100,16 +108,15 @@ def _parts(text: str, option: str) -> list[str]:
 def _require_installed(peer: str) -> None:
     missing = [name for name in PEERS[peer] if not is_installed(_MODULES.get(name, name))]
     if missing:
-        extra = "openvino" if peer.startswith("openvino") else "peers"
         raise SanaError(
             f"--compare {peer} needs {' and '.join(missing)}, not installed here",
-            hint=f'pip install "sana-cli[{extra}]", or leave {peer} away',
+            hint=f"{pip_install(*missing)}, or omit {peer}",
             code=ExitCode.ENVIRONMENT,
         )
     compilers = ("c++", "g++", "clang++", "cl")
     if peer == "diffusers-compile" and not any(shutil.which(name) for name in compilers):
         raise SanaError(
             "--compare diffusers-compile needs a C++ compiler, none is on the path",
-            hint="install g++ or clang, or leave diffusers-compile away",
+            hint="install g++ or clang, or omit diffusers-compile",
             code=ExitCode.ENVIRONMENT,
         )

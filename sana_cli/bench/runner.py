@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -14,11 +14,11 @@ from sana_cli.bench.document import build_document
 from sana_cli.bench.recorded import record
 from sana_cli.bench.scratch import scratch_folder
 from sana_cli.bench.session import measure
-from sana_cli.checkpoint import Checkpoint, local_path, open_checkpoint
+from sana_cli.checkpoint import Checkpoint, open_checkpoint
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.model_files import read_json
 from sana_cli.recipes import RECIPES
-from sana_cli.request import Request, resolve
+from sana_cli.request import Request, Settings, resolve
 from sana_cli.user_config import BUILTIN
 from sana_cli.variants import VARIANTS
 
@@ -60,11 +60,10 @@ def run(plan: Plan, *, offline: bool, reporter: Reporter) -> dict[str, Any]:
     with scratch_folder() as scratch:
         model = plan.model or _random_folder(plan.random or "", plan.schemes, scratch, reporter)
         checkpoint = open_checkpoint(model, offline=offline, progress=reporter.download)
-        _check(plan, checkpoint)
-        contenders = [
-            *(_scheme(s, checkpoint, model, scratch, reporter) for s in plan.schemes),
-            *(_peer(peer, model) for peer in plan.peers),
-        ]
+        workload = _check(plan, checkpoint)
+        peers = [_peer(peer, model, workload, offline, reporter) for peer in plan.peers]
+        schemes = [_scheme(s, checkpoint, model, scratch, reporter) for s in plan.schemes]
+        contenders = _with_names_of_their_own([*schemes, *peers])
         names = [contender.name for contender in contenders]
         base = plan.base or next((c.name for c in contenders if c.kind != "sana"), names[0])
         if base not in names:
@@ -74,11 +73,11 @@ def run(plan: Plan, *, offline: bool, reporter: Reporter) -> dict[str, Any]:
                 code=ExitCode.USAGE,
             )
         results = measure(
-            contenders, plan.workload, runs=plan.runs, warmup=plan.warmup, scratch=scratch,
+            contenders, workload, runs=plan.runs, warmup=plan.warmup, scratch=scratch,
             announce=reporter.count,
         )  # fmt: skip
         document = build_document(
-            results, contenders, plan.workload,
+            results, contenders, workload,
             model=f"{plan.random}, random weights" if plan.random else checkpoint.name,
             base=base, runs=plan.runs, warmup=plan.warmup,
         )  # fmt: skip
@@ -108,20 +107,29 @@ def workload(
     )  # fmt: skip
 
 
-def _check(plan: Plan, checkpoint: Checkpoint) -> None:
-    """Mistakes that show before any process is started."""
-    asked = plan.workload
-    request = Request(
-        prompt=asked.prompt, width=asked.width, height=asked.height, steps=asked.steps
-    )
-    resolve(request, checkpoint)
+def _check(plan: Plan, checkpoint: Checkpoint) -> Workload:
+    """Raise SanaError for mistakes that show before any process is started.
+
+    Returns the workload with the model's own size and steps where none were given: all contenders draw the same.
+    """
+    settings = _settings(plan.workload, checkpoint)
     quantizing = [scheme for scheme in plan.schemes if scheme not in FLOATS]
     if checkpoint.manifest is not None and quantizing:
         raise SanaError(
             f"{checkpoint.name} is quantized already",
-            hint=f"leave --scheme {quantizing[0]} away, or name the model it was made from",
+            hint=f"omit --scheme {quantizing[0]}, or name the model it was made from",
             code=ExitCode.USAGE,
         )
+    return replace(
+        plan.workload, width=settings.width, height=settings.height, steps=settings.steps
+    )
+
+
+def _settings(workload: Workload, checkpoint: Checkpoint) -> Settings:
+    request = Request(
+        prompt=workload.prompt, width=workload.width, height=workload.height, steps=workload.steps
+    )
+    return resolve(request, checkpoint)
 
 
 def _scheme(
@@ -141,7 +149,9 @@ def _scheme(
     return Contender(name=f"sana-{scheme}", kind="sana", model=str(target))
 
 
-def _peer(peer: str, model: str) -> Contender:
+def _peer(
+    peer: str, model: str, workload: Workload, offline: bool, reporter: Reporter
+) -> Contender:
     if peer in PEERS:
         # Peers compute in fp32 on a CPU and in the trained precision elsewhere, as `auto` says for us.
         folder = str(open_checkpoint(model, offline=True).folder) if model == BUILTIN else model
@@ -149,7 +159,20 @@ def _peer(peer: str, model: str) -> Contender:
         if peer.endswith("-fp32"):
             return Contender(name=peer, kind=kind, model=folder, precision="fp32")
         return Contender(name=peer, kind=kind, model=folder)
-    return Contender(name=local_path(peer).resolve().name, kind="sana", model=peer)
+    checkpoint = open_checkpoint(peer, offline=offline, progress=reporter.download)
+    _settings(workload, checkpoint)
+    return Contender(name=checkpoint.name, kind="sana", model=peer)
+
+
+def _with_names_of_their_own(contenders: list[Contender]) -> list[Contender]:
+    """Folders may be called alike, or as our own contenders are: those get a number behind their name."""
+    found: dict[str, Contender] = {}
+    for contender in contenders:
+        name, number = contender.name, 2
+        while name in found:
+            name, number = f"{contender.name}-{number}", number + 1
+        found[name] = replace(contender, name=name)
+    return list(found.values())
 
 
 def _random_folder(alias: str, schemes: list[str], scratch: Path, reporter: Reporter) -> str:

@@ -51,7 +51,7 @@ def bench(
         typer.Option(
             metavar="LIST",
             help="diffusers, diffusers-fp32, diffusers-compile, torchao, quanto, openvino, openvino-fp32, openvino-w8a16, openvino-int8, "
-            "or model folders.",
+            "or models, as --model takes them.",
             show_default=False,
         ),
     ] = None,
@@ -107,7 +107,7 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="EXPR",
-            help='End with code 5 if so: "total>1.2*baseline.json", "sana-w8a8:step>0.5", "times_as_fast<1.2".',
+            help='End with code 5 if so: "total>1.2*baseline.json", "sana-w8a8:step>0.5", "times_as_fast<1.2", "psnr<30".',
             show_default=False,
         ),
     ] = None,

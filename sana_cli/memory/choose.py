@@ -113,12 +113,16 @@ def choose_decode(
     width: int,
     mode: DecodeMode,
     tile: int | None,
+    size: tuple[int, int] | None = None,
 ) -> tuple[DecodePlan, StagePeak, str]:
-    """For latents that are there: the fastest way to decode that fits, what it takes, and a notice or ""."""
+    """For latents that are there: the fastest way to decode that fits, what it takes, and a notice or "".
+
+    `size` is the finished picture's width and height, where it is not `width` and `height`, which are decoded.
+    """
 
     def ways(mode: DecodeMode, tile: int | None) -> list[tuple[DecodePlan, StagePeak]]:
         return [
-            (plan, predict_decode(checkpoint, plan, height, width, precision, device))
+            (plan, predict_decode(checkpoint, plan, height, width, precision, device, size=size))
             for plan in decode_plans(mode, tile, height, width)
         ]
 

@@ -105,6 +105,7 @@ class Job:
     decoder: DCAEConfig
     height: int
     width: int
+    size: tuple[int, int]  # width and height that the drawn picture is resized to at the end
     decode_itemsize: int
     several: bool  # pictures
     warm: bool  # with texts that follow one another
@@ -155,7 +156,14 @@ def predict(job: Job, plan: Plan) -> list[StagePeak]:
         )
     )
     decode = _decode_peak(
-        job.vae, job.decoder, plan.decode, job.height, job.width, job.decode_itemsize, host
+        job.vae,
+        job.decoder,
+        plan.decode,
+        job.height,
+        job.width,
+        job.size,
+        job.decode_itemsize,
+        host,
     )
     others = transformer + kept if together else 0
     stages.append(
@@ -173,11 +181,14 @@ def predict_decode(
     width: int,
     precision: str,
     device: Device,
+    *,
+    size: tuple[int, int] | None = None,
 ) -> StagePeak:
-    """The peak of decoding alone, by `sana decode`."""
+    """The peak of decoding alone, by `sana decode`, to a picture of `size` (width, height), else as it was drawn."""
     vae = _weights(checkpoint, "vae", precision)
     host = _TORCH + _CACHES if device.type == "cpu" else 0
-    return _decode_peak(vae, checkpoint.vae, plan, height, width, ITEMSIZE[precision], host)
+    size = size or (width, height)
+    return _decode_peak(vae, checkpoint.vae, plan, height, width, size, ITEMSIZE[precision], host)
 
 
 def _decode_peak(
@@ -186,13 +197,15 @@ def _decode_peak(
     plan: DecodePlan,
     height: int,
     width: int,
+    size: tuple[int, int],
     itemsize: int,
     host: int,
 ) -> StagePeak:
+    activations = decode_activations(config, plan, height, width, itemsize)
     return StagePeak(
         stage="decode",
         weights=vae.total,
-        activations=decode_activations(config, plan, height, width, itemsize),
+        activations=max(activations, resize_activations(config, height, width, size)),
         workspace=max(vae.largest, vae.unpacked),
         host=host,
     )
@@ -263,6 +276,7 @@ def describe(
         decoder=checkpoint.vae,
         height=settings.drawn_height,
         width=settings.drawn_width,
+        size=(settings.width, settings.height),
         decode_itemsize=ITEMSIZE[dtypes.vae],
         several=several,
         warm=warm,
@@ -441,6 +455,18 @@ def decode_activations(
             )
         phases = [vit, max(res, up) + kept + config.in_channels * picture, finishing]
     return int(max(phases))
+
+
+def resize_activations(config: DCAEConfig, height: int, width: int, size: tuple[int, int]) -> int:
+    """What resizing a drawn picture to `size` (width, height) and saving it takes, in bytes; 0 where it has that size.
+
+    It fills the size first and is cut afterwards (`pixels.resize_and_crop`).
+    """
+    if size == (width, height):
+        return 0
+    ratio = max(size[0] / width, size[1] / height)
+    resized = int(height * ratio) * int(width * ratio)
+    return int(_PICTURE_MAPS * config.in_channels * resized * ITEMSIZE["fp32"])
 
 
 def _strip(channels: int, stage: int, rows: int, width: int, itemsize: int) -> float:

@@ -190,7 +190,8 @@ def test_random_weights_of_a_known_shape(
     ("options", "message"),
     [
         (["--scheme", "int3"], "unknown scheme 'int3'"),
-        (["--compare", "nobody"], "cannot compare with 'nobody'"),
+        (["--compare", "nobody"], "cannot compare with 'nobody': unknown model 'nobody'"),
+        (["--compare", "sana-0.7b"], "did you mean sana-0.6b"),
         (["--random", "sana-9b"], "unknown variant 'sana-9b'"),
         (["--random", "sana-0.6b", "--model", "builtin"], "not both"),
         (["--runs", "0"], "--runs 0 is out of range"),
@@ -219,7 +220,8 @@ def test_a_peer_that_is_not_installed(
     monkeypatch.setattr("sana_cli.bench.contenders.is_installed", lambda module: False)
     result = sana("bench", "--compare", "torchao")
     assert result.code == ExitCode.ENVIRONMENT
-    assert 'pip install "sana-cli[peers]"' in result.err
+    assert 'pip install "diffusers' in result.err
+    assert '"torchao' in result.err
 
 
 def test_a_contender_that_fails_is_named(tmp_path: Path) -> None:

@@ -417,6 +417,15 @@ def test_a_cap(sana: Callable[..., Any], kept: Path, monkeypatch: pytest.MonkeyP
     assert held == [Cap(bytes=4 * 2**30, asked=True)]
 
 
+def test_what_resizing_takes_is_planned(sana: Callable[..., Any], kept: Path) -> None:
+    """A size in a file of a kilobyte stands for gigabytes."""
+    rewrite(kept, setting("settings", "size", "12000x8000"))
+    result = sana("decode", kept, "--device", "cpu", "--max-memory", "1GiB")
+    assert result.code == ExitCode.USAGE
+    assert "no plan fits into 1.00 GiB" in result.err
+    assert kept.is_file()
+
+
 def test_resized_pictures(
     sana: Callable[..., Any], pipelines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -530,6 +539,25 @@ CHANGES: dict[str, tuple[Callable[..., Any], str]] = {
     "half a character": (setting("settings", "prompt", "\ud800"), "settings cannot be read"),
     "seed": (setting("settings", "seed", "3"), "settings cannot be read"),
     "size": (setting("settings", "size", "huge"), "settings cannot be read"),
+    "size of zero": (setting("settings", "size", "00x00"), "settings cannot be read: size"),
+    "a thin size": (setting("settings", "size", "16384x00"), "settings cannot be read: size"),
+    "a large size": (setting("settings", "size", "99999x99999"), "settings cannot be read: size"),
+    "size of numbers": (setting("settings", "size", [96, 64]), "settings cannot be read"),
+    "empty mask": (
+        lambda t, m: (
+            m.update(format_version="2"),
+            t.update(
+                original=torch.zeros(64, 96, 3, dtype=torch.uint8),
+                mask=torch.zeros(64, 96, dtype=torch.uint8),
+            ),
+        ),
+        "a mask that redraws nothing",
+    ),
+    "large tensor": (
+        lambda t, m: t.update(latents=torch.zeros(1, 1, 1, 20_000)),
+        "larger than any picture",
+    ),
+    "large tile": (setting("finish", "tile", 32 * 10**400), "settings cannot be read"),
     "key": (setting("settings", "a\nb", 1), "settings cannot be read"),
     "mode": (setting("finish", "decode", "magic"), "settings cannot be read"),
     "tile": (setting("finish", "tile", 33), "settings cannot be read"),

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 # Floors of docs/architecture.md, lowest first. A module may import from floors below its own.
 FLOORS = (
     ("redact",),
-    ("errors", "text"),
+    ("errors", "text", "packages"),
     ("logs", "process"),
     (
         "allocator",

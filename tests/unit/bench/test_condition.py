@@ -16,6 +16,7 @@ def document(total: float, other: float = 1.0) -> dict[str, Any]:
 
     return {
         "contenders": {"sana": contender(total), "diffusers": contender(other)},
+        "pictures": {"diffusers": {"psnr_db": 40.0 * other}, "twin": {"psnr_db": None}},
         "times_as_fast": {"sana": {"picture": {"median": other / total}}},
     }
 
@@ -31,6 +32,11 @@ def document(total: float, other: float = 1.0) -> dict[str, Any]:
         ("diffusers:total>0.9", 0.1, True),
         ("times_as_fast<1.2", 1.0, True),
         ("times_as_fast<1.2", 0.5, False),
+        ("psnr<41", 1.0, True),
+        ("psnr<39", 1.0, False),
+        ("diffusers:psnr<41", 1.0, True),
+        ("twin:psnr<99", 1.0, False),
+        ("psnr<1.1*{}", 1.0, True),
         ("peak_host>2e9", 1.0, None),
         ("peak_host>1000000000", 1.0, True),
     ],
@@ -59,6 +65,13 @@ def test_unreadable_ones(text: str) -> None:
 def test_a_metric_that_was_not_measured(tmp_path: Path) -> None:
     with pytest.raises(SanaError, match="nothing was measured for step of the first contender"):
         parse_condition("step>1").broken_by(document(1.0))
+
+
+def test_the_pictures_of_one_contender(tmp_path: Path) -> None:
+    alone = {**document(1.0), "pictures": {}}
+    with pytest.raises(SanaError, match="nothing was measured for psnr of any contender") as caught:
+        parse_condition("psnr<30").broken_by(alone)
+    assert "time two contenders" in caught.value.hint
 
 
 def test_a_file_that_is_no_document(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """How much memory there is, and how it is written."""
 
 import mmap
+import resource
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,10 +57,101 @@ def test_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert free_bytes(torch.device("cpu")) == 5
 
 
-@pytest.mark.parametrize(("limit", "expected"), [("1000", 1000 - 700 + 200), ("max", None)])
-def test_containers(tmp_path: Path, limit: str, expected: int | None) -> None:
-    (tmp_path / "memory.max").write_text(f"{limit}\n")
-    (tmp_path / "memory.current").write_text("700\n")
-    (tmp_path / "memory.stat").write_text("anon 500\ninactive_file 200\n")
-    assert budget._container_free(tmp_path) == expected
+# -- control groups ------------------------------------------------------------------------------
+
+V1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+V2 = ("memory.max", "memory.current", "inactive_file")
+
+
+def own_groups(tmp_path: Path, version: str, place: str, root: str) -> Path:
+    """What /proc/self says of a process in the group `place`, of a mount that begins at `root`."""
+    controllers, kind, options = ("", "cgroup2", "rw") if version == "v2" else (
+        "cpu,memory", "cgroup", "rw,cpu,memory",
+    )  # fmt: skip
+    proc, mount = tmp_path / "proc", tmp_path / "mount"
+    for folder in (proc, mount):
+        folder.mkdir(exist_ok=True)
+    (proc / "cgroup").write_text(f"7:pids:/elsewhere\n4:{controllers}:{place}\n")
+    (proc / "mountinfo").write_text(
+        f"30 1 0:28 / / rw - ext4 /dev/vda rw\n"
+        f"31 30 0:29 / /nowhere rw,relatime - cgroup cgroup rw,pids\n"
+        f"32 30 0:30 {root} {mount} rw,relatime shared:9 - {kind} cgroup {options}\n"
+    )
+    return proc
+
+
+def give_limit(group: Path, version: str, limit: str, used: int, cache: int) -> None:
+    group.mkdir(parents=True, exist_ok=True)
+    names = V2 if version == "v2" else V1
+    (group / names[0]).write_text(f"{limit}\n")
+    (group / names[1]).write_text(f"{used}\n")
+    (group / "memory.stat").write_text(f"anon 500\n{names[2]} {cache}\n")
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+@pytest.mark.parametrize(
+    ("place", "root", "limited"),
+    [
+        ("/", "/", ""),  # a container with a view of its own
+        ("/user/run-1.scope", "/", "user/run-1.scope"),  # systemd-run --scope
+        ("/slurm/job/step", "/", "slurm"),  # a group far above
+        ("/slurm/job/step", "/", "slurm/job"),
+        ("/docker/abc", "/docker/abc", ""),  # the host's view of a container's own mount
+        ("/docker/abc/child", "/docker/abc", "child"),
+        ("/../other", "/", ""),  # outside of what is mounted
+    ],
+)
+def test_limits_of_all_groups_above(
+    tmp_path: Path, version: str, place: str, root: str, limited: str
+) -> None:
+    proc = own_groups(tmp_path, version, place, root)
+    give_limit(tmp_path / "mount", version, "9223372036854771712", 0, 0)
+    assert budget._container_limit(proc) is None
+    give_limit(tmp_path / "mount" / limited, version, "1000", 700, 200)
+    assert budget._container_limit(proc) == 1000
+    assert budget._container_free(proc) == 1000 - 700 + 200
+
+
+@pytest.mark.parametrize("version", ["v1", "v2"])
+def test_the_tightest_group_counts(tmp_path: Path, version: str) -> None:
+    proc = own_groups(tmp_path, version, "/a/b", "/")
+    give_limit(tmp_path / "mount/a", version, "1000", 950, 0)
+    give_limit(tmp_path / "mount/a/b", version, "800", 300, 0)
+    assert (budget._container_limit(proc), budget._container_free(proc)) == (800, 50)
+
+
+def test_groups_without_a_limit(tmp_path: Path) -> None:
+    proc = own_groups(tmp_path, "v2", "/a", "/")
+    give_limit(tmp_path / "mount/a", "v2", "max", 700, 0)
+    assert budget._container_limit(proc) is None
+    assert budget._container_free(proc) is None
     assert budget._container_free(tmp_path / "none") is None
+    (tmp_path / "mount/a/memory.high").write_text("900\n")  # where systemd slows a process down
+    assert budget._container_free(proc) == 200
+
+
+# -- limits of the process -------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counted in /proc")
+@pytest.mark.parametrize("kind", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_limits_of_the_process(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`ulimit -v`, told by a stand-in: a real one would stay, and starve the tests that follow."""
+    cpu, limit = torch.device("cpu"), 2**50
+    free, total = budget.free_bytes(cpu), budget.total_bytes(cpu)
+    assert free is not None
+    assert total is not None
+
+    def limits(asked: int) -> tuple[int, int]:
+        mine = asked == getattr(resource, kind)
+        return (limit, limit) if mine else (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+
+    monkeypatch.setattr(resource, "getrlimit", limits)
+    assert budget.total_bytes(cpu) == total, "the machine has less"
+    limit = 3 * 2**20
+    assert budget.total_bytes(cpu) == limit
+    assert budget.free_bytes(cpu) == 0, "this process takes more already"
+    (used,) = [used for _, used in budget._process_limits()]
+    assert used > 100 * 2**20
+    limit = used + 5 * 2**20
+    assert budget.free_bytes(cpu) == pytest.approx(5 * 2**20, abs=4 * 2**20)

@@ -257,6 +257,16 @@ def test_decoding_alone(builtin: Checkpoint) -> None:
         chosen(Cap(bytes=MIB, asked=True))
 
 
+def test_resizing_is_predicted(builtin: Checkpoint) -> None:
+    """It fills the size, and is cut only then: a thin picture of a square one takes a square."""
+    drawn, thin, large = (
+        predict_decode(builtin, WHOLE, 96, 96, "fp32", CPU, size=size).total
+        for size in ((96, 96), (8192, 96), (8192, 8192))
+    )
+    assert drawn == predict_decode(builtin, WHOLE, 96, 96, "fp32", CPU).total
+    assert thin == large > 3 * 8192**2 * 4 * 3
+
+
 def test_caps() -> None:
     assert cap_of(CPU, 5) == Cap(bytes=5, asked=True)
     assert cap_of(NamedDevice("mps"), None) == Cap(bytes=None)
