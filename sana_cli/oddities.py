@@ -52,9 +52,10 @@ NONE = Oddities()
 
 
 def oddities_of(image: Image.Image, path: Path) -> Oddities:
-    """Of an open picture, whose pixels are loaded."""
+    """Of an open picture, whose pixels are loaded, and not needed any more."""
     colours = [*_depth(image, path), *_profile(image, path)]
-    return Oddities(_frames(image), _is_transparent(image), tuple(colours))
+    transparent = _is_transparent(image)
+    return Oddities(_frames(image), transparent, tuple(colours))
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
@@ -78,7 +79,7 @@ def white_of(values: NDArray[np.integer[Any]]) -> int:
 
 
 def _frames(image: Image.Image) -> int:
-    with suppress(Exception):  # counting reads all of them, of which one may be broken
+    with suppress(Exception):  # counting goes to the last one, and ends anywhere if one is broken
         return int(getattr(image, "n_frames", 1))
     return 1
 
@@ -87,8 +88,7 @@ def _is_transparent(image: Image.Image) -> bool:
     with suppress(ValueError):
         if image.has_transparency_data:
             layer = image.convert("LA") if image.mode == "La" else image
-            lowest, _ = layer.convert("RGBA").getchannel("A").getextrema()
-            return bool(lowest < 255)
+            return layer.convert("RGBA").getchannel("A").getextrema()[0] != 255
     return False
 
 

@@ -4,10 +4,11 @@ Pillow tries all its decoders on every file, whatever its name, and one of them 
 wherever a picture is opened, and sizes are looked at before pixels are decoded.
 """
 
+import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -98,15 +99,34 @@ def _decoded(path: Path, file: BinaryIO, formats: Sequence[str], room: int | Non
 
 def _loaded(path: Path, file: BinaryIO, formats: Sequence[str], room: int | None) -> Image.Image:
     try:
-        image = Image.open(file, formats=formats)
+        image = Image.open(file, formats=tuple(formats))
     except Image.DecompressionBombError as error:
         most = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         raise usage_error(
             f"{path} is too large: more than {most} million pixels", "make it smaller first"
         ) from error
     require_room(path, image.width, image.height, room)
-    image.load()
+    with _without_words_of_libtiff() if image.format == "TIFF" else nullcontext():
+        image.load()
     return image
+
+
+@contextmanager
+def _without_words_of_libtiff() -> Iterator[None]:
+    """It writes what it meets to the stderr of the process; Pillow's error tells what matters."""
+    try:
+        before = os.dup(2)
+    except OSError:  # closed
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(before, 2)
+        os.close(before)
+        os.close(nowhere)
 
 
 def require_room(path: Path, width: int, height: int, room: int | None) -> None:

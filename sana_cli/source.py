@@ -217,8 +217,8 @@ def examine(path: Path, room: int | None = None) -> PictureFile:
         require_room(path, _examined[key].width, _examined[key].height, room)
         return _examined[key]
     with opened(path, room=room) as image:
-        oddities = oddities_of(image, path)
         upright = _upright_rgb(image, path)
+        oddities = oddities_of(image, path)
     _examined[key] = PictureFile(
         path=path,
         digest=sha256_of(path),

@@ -3,6 +3,7 @@
 import ast
 import io
 import os
+import random
 import struct
 import zlib
 from collections.abc import Callable
@@ -272,6 +273,60 @@ def test_reading_takes_no_more_than_planned(tmp_path: Path, mode: str) -> None:
         patch.setattr(Image.Image, "_new", count)
         read_image(tmp_path / "a.tif")
     assert len(made) * 4 <= pictures.BYTES_PER_PIXEL
+
+
+# -- damage ----------------------------------------------------------------------------------------
+
+
+def damaged(data: bytes, chance: random.Random) -> bytes:
+    """A file with some of its bytes changed, more often near its beginning, or cut."""
+    changed = bytearray(data)
+    for _ in range(chance.choice([1, 2, 8])):
+        place = chance.randrange(chance.choice([len(changed), min(len(changed), 200)]))
+        changed[place : place + chance.choice([0, 1, 4])] = chance.choice(
+            [b"", b"\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff", chance.randbytes(2)]
+        )
+    return bytes(changed[: chance.choice([len(changed), chance.randrange(1, len(changed))])])
+
+
+@pytest.mark.parametrize("kind", [*WRITTEN, "frames.tif", "frames.gif", "deflated.tif", "ours"])
+def test_damaged_files_end_in_one_line(
+    tmp_path: Path, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    chance = random.Random(kind)
+    noise = Image.effect_noise((24, 24), 50).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    original = tmp_path / f"a.{kind.split('.')[-1]}"
+    if kind == "ours":
+        save_png(noise, original, settings=SETTINGS)
+    elif kind == "deflated.tif":
+        noise.save(original, compression="tiff_deflate", exif=exif)
+    elif kind.startswith("frames"):
+        noise.save(original, save_all=True, append_images=[noise, noise])
+    else:
+        noise.save(original, exif=exif)
+    data, path = original.read_bytes(), tmp_path / "b.png"
+    for _ in range(60):
+        path.write_bytes(damaged(data, chance))
+        source._examined.clear()
+        for read in READERS.values():
+            try:
+                read(path)
+            except SanaError as error:
+                assert len(error.message.splitlines()) == 1  # noqa: PT017 both ways are right
+    assert capfd.readouterr().err == ""
+
+
+def test_frames_are_counted_after_pixels_are_read(tmp_path: Path) -> None:
+    """Counting ends at a broken frame, and leaves the picture there."""
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    path = tmp_path / "a.tif"
+    frames[0].save(path, save_all=True, append_images=frames[1:], compression="tiff_deflate")
+    data = path.read_bytes()
+    path.write_bytes(data[:-40])
+    assert examine(path).width == 8
+    assert read_image(path).getpixel((0, 0)) == (255, 0, 0)
 
 
 # -- what is left out ------------------------------------------------------------------------------
