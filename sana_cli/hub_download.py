@@ -152,10 +152,27 @@ def _append(repo_id: str, incomplete: Path, file: RemoteFile, url: str, progress
 @contextlib.contextmanager
 def _stream(url: str, *, timeout: float, headers: dict[str, str] | None = None) -> Iterator[Any]:
     """A response whose status is good. A redirect to another host does not take the token along: httpx sees to that."""
-    sent = _headers() | (headers or {})
-    with get_session().stream("GET", url, headers=sent, timeout=timeout) as response:
-        hf_raise_for_status(response)
-        yield response
+    session, sent = get_session(), _headers() | (headers or {})
+    session.cookies.clear()  # none is of use, and a bad one breaks the next request
+    try:
+        with session.stream("GET", url, headers=sent, timeout=timeout) as response:
+            _raise_for_status(response)
+            yield response
+    except UnicodeError as error:  # of a redirect's host
+        raise BadAnswer("it redirects to what is no address") from error
+
+
+def _raise_for_status(response: Any) -> None:
+    """As huggingface_hub does, by status and headers alone: it would read a body of any size and shape."""
+    if response.status_code < 400:
+        return
+    told = {
+        name: response.headers.get(name.decode(), "").encode("ascii", "replace")
+        for name in (b"X-Error-Code", b"X-Error-Message")
+    }
+    hf_raise_for_status(
+        type(response)(response.status_code, headers=told, content=b"", request=response.request)
+    )
 
 
 def _headers() -> dict[str, str]:
