@@ -53,12 +53,22 @@ def save_png(
     for key, value in settings.items():
         keyword = _KEYWORDS.get(key, key)
         info.add_itxt(keyword, value if isinstance(value, str) else json.dumps(value))
-    info.add_itxt(SETTINGS_KEY, json.dumps(dict(settings), ensure_ascii=False))
+    info.add_itxt(SETTINGS_KEY, _json(settings))
     edited = "image" in settings  # it began with another one
     source_type = EDITED_SOURCE_TYPE if edited else DIGITAL_SOURCE_TYPE
     info.add_itxt(XMP_KEY, _XMP.format(source_type=source_type))
     with new_file(path, overwrite=overwrite) as file:
         image.save(file, format="PNG", pnginfo=info)
+
+
+def _json(settings: Mapping[str, Any]) -> str:
+    """Readable where it can be; names of files on a sheet that are not UTF-8 are kept whole as escapes."""
+    text = json.dumps(dict(settings), ensure_ascii=False)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(dict(settings))
+    return text
 
 
 def save_preview(image: Image.Image, path: Path, *, step: int, steps: int) -> None:

@@ -115,6 +115,7 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
         "quantize it first: sana quantize MODEL OUT",
     )
     _require_prompts(request)
+    _require_names(request, checkpoint)
     _require_numbers(request, steps, guidance)
     _require(
         (scheduler == "scm") == checkpoint.transformer.guidance_embeds,
@@ -160,6 +161,17 @@ def _require_prompts(request: Request) -> None:
             f"at most {MAX_PROMPT:,}; models read about the first 300 words",
         )
         _require(_is_text(text), "the prompt is not valid text", "write it in UTF-8")
+
+
+def _require_names(request: Request, checkpoint: Checkpoint) -> None:
+    """Pictures tell what they were made from, and can hold text only."""
+    named = {"model": checkpoint.folder, "--image": request.image, "--mask": request.mask}
+    for what, path in named.items():
+        _require(
+            path is None or _is_text(str(path)),
+            f"the name {path} ({what}) is not UTF-8",
+            "rename it",
+        )
 
 
 def _require_numbers(request: Request, steps: int, guidance: float) -> None:

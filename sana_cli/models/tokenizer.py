@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from quant.files import read_small
 from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.model_files import is_panic, one_line, read_json, reading
 
@@ -24,7 +25,7 @@ class Tokenizer:
         from tokenizers import Tokenizer as Fast
 
         with reading(path, "is not a readable tokenizer"), _silent_panics():
-            self._fast = Fast.from_file(str(path))
+            self._fast = Fast.from_buffer(read_small(path))  # `from_file` takes names in UTF-8 only
             self._fast.no_truncation()  # files may keep what they were last used with
             self._fast.no_padding()
         self.bos_token_id = self.id_of(settings.get("bos_token", "<bos>"))
