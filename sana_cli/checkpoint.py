@@ -7,30 +7,36 @@ Accepted: a folder in the diffusers layout, an original `.pth` transformer, an a
 import difflib
 import logging
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from quant.manifest import MANIFEST, FormatError, Manifest, read_manifest
 from sana_cli.config import (
     DCAEConfig,
+    Gemma2Config,
     OwnSettings,
     RunDefaults,
     SchedulerName,
     TransformerConfig,
 )
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
+from sana_cli.fitness import PartConfig, naming_pipeline, require_class, require_fitting_tensors
 from sana_cli.lora_file import Lora
 from sana_cli.model_files import one_line, read_config, read_json, unreadable
+from sana_cli.obtaining import Absent, Access, Found, obtain, outlined, published
 from sana_cli.other_quantization import refuse_config, refuse_tensors
+from sana_cli.shapes import Headers
 from sana_cli.user_config import BUILTIN, models_folder
 from sana_cli.variants import VARIANTS, Variant, find_variant, match_structure, suggest
-from sana_cli.weight_files import STEMS
-from sana_cli.weight_headers import WeightFiles
+from sana_cli.weight_files import STEMS, TOKENIZER
+from sana_cli.weight_headers import WeightFiles, main_dtype
 
 if TYPE_CHECKING:
-    from sana_cli.hub import Progress
+    from sana_cli.hub import Offer
+
+_Config = TypeVar("_Config")
 
 _log = logging.getLogger("sana.model")
 
@@ -57,13 +63,18 @@ class Checkpoint:
     defaults: RunDefaults
     own: OwnSettings
     manifest: Manifest | None = None  # of a quantized folder
+    absent: Absent | None = None  # known by its configuration and headers; it cannot be loaded
     loras: tuple[Lora, ...] = ()  # that its transformer is changed by
 
 
 def open_checkpoint(
-    model: str, *, offline: bool = False, progress: "Progress | None" = None
+    model: str, access: Access | None = None, *, offline: bool = False
 ) -> Checkpoint:
-    """Find a model, downloading what it needs unless `offline`; SanaError says what is wrong."""
+    """Find a model, downloading what it needs as far as `access` goes; SanaError says what is wrong.
+
+    `offline` is short for an access that asks nobody. With `access.planning` the checkpoint may be `absent`.
+    """
+    access = access or Access(offline=offline)
     path = local_path(model)
     if model == BUILTIN:
         if not (BUILTIN_FOLDER / "model_index.json").is_file():
@@ -79,16 +90,17 @@ def open_checkpoint(
         return _open_folder(kept, name=model)
     _refuse_part(path)
     if path.suffix in (".pth", ".pt") or path.is_file():
-        return _open_pth(path, name=model, offline=offline, progress=progress)
+        return _open_pth(path, name=model, access=access)
     variant = find_variant(model)
     if variant is None and not looks_like_repo(model):
         raise _unknown_model(model)
-    from sana_cli import hub  # costs 0.2 s that local models need not pay
 
-    repo = variant.repo if variant else model
-    weight_variant = variant.weight_variant if variant else None
-    snapshot = hub.fetch(repo, weight_variant=weight_variant, offline=offline, progress=progress)
-    return _open_folder(snapshot.path, name=model, revision=snapshot.revision, variant=variant)
+    def opened(found: Found) -> Checkpoint:
+        return _open_folder(
+            found.folder, name=model, revision=found.revision, variant=variant, absent=found.absent
+        )
+
+    return opened(obtain(variant.repo if variant else model, variant, access, judge=opened))
 
 
 def weight_files(checkpoint: Checkpoint, component: str) -> WeightFiles:
@@ -123,9 +135,13 @@ def weight_headers(
             name: (words.get(str(tensor.dtype).removeprefix("torch."), "F32"), tuple(tensor.shape))
             for name, tensor in tensors.items()
         }
-    files = weight_files(checkpoint, component)
-    names = module_names(component, files)
-    return {name: files.headers[stored] for name, stored in names.items()}
+    if checkpoint.absent is not None:
+        headers = checkpoint.absent.headers(component)
+        refuse_tensors(checkpoint.folder / component, headers)
+    else:
+        headers = weight_files(checkpoint, component).headers
+    names = module_names(component, headers)
+    return {name: headers[stored] for name, stored in names.items()}
 
 
 def local_path(text: str) -> Path:
@@ -141,6 +157,22 @@ def local_path(text: str) -> Path:
             f"{shown!r} cannot be a path", hint="check the spelling", code=ExitCode.USAGE
         ) from error
     return path
+
+
+def judge_offer(offer: "Offer", *, name: str, variant: Variant | None) -> Checkpoint:
+    """A model that the hub offers, by its small files and headers; SanaError for one that cannot be drawn with."""
+    return outlined(
+        offer,
+        lambda found: _open_folder(
+            found.folder, name=name, revision=found.revision, variant=variant, absent=found.absent
+        ),
+    )[1]
+
+
+def open_published(variant: Variant) -> Checkpoint:
+    """A published model by its configuration, whether it is here or not; it asks nobody and is `absent`."""
+    found = published(variant)
+    return _open_folder(found.folder, name=variant.alias, variant=variant, absent=found.absent)
 
 
 def open_snapshot(name: str, snapshot: Path, variant: Variant | None) -> Checkpoint:
@@ -225,48 +257,77 @@ def _unknown_model(model: str) -> SanaError:
 
 
 def _open_folder(
-    folder: Path, *, name: str, revision: str | None = None, variant: Variant | None = None
+    folder: Path,
+    *,
+    name: str,
+    revision: str | None = None,
+    variant: Variant | None = None,
+    absent: Absent | None = None,
 ) -> Checkpoint:
     if not (folder / "model_index.json").is_file():
         raise checkpoint_error(
             f"{folder} is not a model folder: it has no model_index.json",
             hint="give the folder that holds transformer/, vae/, text_encoder/ and tokenizer/",
         )
-    weight_variant = variant.weight_variant if variant else None
     _log.info("model %s: %s", name, folder)
+    with naming_pipeline(name, read_json(folder / "model_index.json")):
+        return _open_parts(folder, name=name, revision=revision, variant=variant, absent=absent)
+
+
+def _open_parts(
+    folder: Path,
+    *,
+    name: str,
+    revision: str | None,
+    variant: Variant | None,
+    absent: Absent | None,
+) -> Checkpoint:
     for component in STEMS:
         refuse_config(folder / component)
-    config = read_config(folder / "transformer/config.json", TransformerConfig.from_dict)
-    vae = read_config(folder / "vae/config.json", DCAEConfig.from_dict)
-    _require_fitting_parts(folder, config, vae)
+    config = _part_config(folder, "transformer", TransformerConfig.from_dict)
+    vae = _part_config(folder, "vae", DCAEConfig.from_dict)
+    text = _part_config(folder, "text_encoder", Gemma2Config.from_dict)
+    _require_fitting_parts(config, vae, text)
     own = _own_settings(folder)
     manifest = _read_manifest(folder)
-    stem = "model" if manifest else STEMS["transformer"]
-    weights = WeightFiles(folder / "transformer", stem=stem, weight_variant=weight_variant)
-    if manifest is None:
-        refuse_tensors(weights.folder, weights.headers)
-    return Checkpoint(
+    defaults = _run_defaults(folder, config, variant, own)
+    checkpoint = Checkpoint(
         name=name,
         folder=folder,
         revision=revision,
         pth=None,
-        weight_variant=weight_variant,
+        weight_variant=variant.weight_variant if variant else None,
         transformer=config,
         vae=vae,
-        trained_precision=_trained_precision(weights, manifest, variant, own),
-        defaults=_run_defaults(folder, config, variant, own),
+        trained_precision="",
+        defaults=defaults,
         own=own,
         manifest=manifest,
+        absent=absent,
     )
+    transformer = weight_headers(checkpoint, "transformer")
+    trained = _trained_precision(transformer, manifest, variant, own)
+    _require_fitting_tensors(checkpoint, text)
+    if absent is None and not (folder / TOKENIZER).is_file():
+        raise checkpoint_error(f"missing file {folder / TOKENIZER}")
+    return replace(checkpoint, trained_precision=trained)
+
+
+def _part_config(
+    folder: Path, component: str, parse: Callable[[dict[str, Any]], _Config]
+) -> _Config:
+    path = folder / component / "config.json"
+    require_class(component, read_json(path))
+    return read_config(path, parse)
 
 
 def _trained_precision(
-    weights: WeightFiles, manifest: Manifest | None, variant: Variant | None, own: OwnSettings
+    headers: Headers, manifest: Manifest | None, variant: Variant | None, own: OwnSettings
 ) -> str:
     """The surest source first: the stored dtype is only a guess for fp32 files of half models."""
     if manifest is not None:
         return manifest.base_precision
-    found = variant.precision if variant else own.precision or weights.dtype
+    found = variant.precision if variant else own.precision or main_dtype(headers)
     if found not in ("fp32", "bf16", "fp16"):
         raise checkpoint_error(
             f"the transformer is stored in {found}, which is not a type that Sana computes in",
@@ -299,17 +360,18 @@ def _read_manifest(folder: Path) -> Manifest | None:
     return manifest
 
 
-def _require_fitting_parts(folder: Path, transformer: TransformerConfig, vae: DCAEConfig) -> None:
+def _require_fitting_parts(
+    transformer: TransformerConfig, vae: DCAEConfig, text: Gemma2Config
+) -> None:
     if transformer.out_channels != transformer.in_channels or vae.in_channels != 3:
         raise checkpoint_error(
             f"a transformer from {transformer.in_channels} to {transformer.out_channels} channels, or an "
             f"autoencoder of {vae.in_channels}-channel pictures, draws nothing",
             hint="use the folder of a published Sana model",
         )
-    text_width = read_json(folder / "text_encoder/config.json").get("hidden_size")
-    if text_width != transformer.caption_channels:
+    if text.hidden_size != transformer.caption_channels:
         raise checkpoint_error(
-            f"the text encoder is {text_width} wide, the transformer reads {transformer.caption_channels}",
+            f"the text encoder is {text.hidden_size} wide, the transformer reads {transformer.caption_channels}",
             hint="use the text_encoder/ folder that belongs to this transformer",
         )
     if vae.downscale != 32 or vae.latent_channels != transformer.in_channels:
@@ -325,34 +387,46 @@ def _own_settings(folder: Path) -> OwnSettings:
     return read_config(path, OwnSettings.from_dict) if os.path.lexists(path) else OwnSettings()
 
 
-def _open_pth(path: Path, *, name: str, offline: bool, progress: "Progress | None") -> Checkpoint:
+def _open_pth(path: Path, *, name: str, access: Access) -> Checkpoint:
     """An original transformer file; its other parts come from the matching published model."""
     if not path.is_file():
         raise checkpoint_error(f"no such file: {path}", hint="check the path")
-    from sana_cli import hub
     from sana_cli.pth import read_pth, stored_precision
 
     config, tensors = read_pth(path)
     variant = _published_variant(config)
-    snapshot = hub.fetch(
-        variant.repo,
-        components=("vae", "text_encoder", "tokenizer", "scheduler"),
-        offline=offline,
-        progress=progress,
-    )
-    folder = snapshot.path
-    return Checkpoint(
-        name=name,
-        folder=folder,
-        revision=snapshot.revision,
-        pth=path,
-        weight_variant=None,
-        transformer=config,
-        vae=read_config(folder / "vae/config.json", DCAEConfig.from_dict),
-        trained_precision=stored_precision(tensors),
-        defaults=_run_defaults(folder, config, variant, OwnSettings()),
-        own=OwnSettings(),
-    )
+
+    def opened(found: Found) -> Checkpoint:
+        folder = found.folder
+        vae = _part_config(folder, "vae", DCAEConfig.from_dict)
+        text = _part_config(folder, "text_encoder", Gemma2Config.from_dict)
+        _require_fitting_parts(config, vae, text)
+        checkpoint = Checkpoint(
+            name=name,
+            folder=folder,
+            revision=found.revision,
+            pth=path,
+            weight_variant=None,
+            transformer=config,
+            vae=vae,
+            trained_precision=stored_precision(tensors),
+            defaults=_run_defaults(folder, config, variant, OwnSettings()),
+            own=OwnSettings(),
+            absent=found.absent,
+        )
+        _require_fitting_tensors(checkpoint, text)
+        return checkpoint
+
+    parts = ("vae", "text_encoder", "tokenizer", "scheduler")
+    return opened(obtain(variant.repo, variant, access, judge=opened, components=parts))
+
+
+def _require_fitting_tensors(checkpoint: Checkpoint, text: Gemma2Config) -> None:
+    configs: dict[str, PartConfig] = {
+        "transformer": checkpoint.transformer, "vae": checkpoint.vae, "text_encoder": text,
+    }  # fmt: skip
+    headers = {component: weight_headers(checkpoint, component) for component in STEMS}
+    require_fitting_tensors(configs, headers, checkpoint.manifest)
 
 
 def _published_variant(config: TransformerConfig) -> Variant:

@@ -5,6 +5,9 @@
 
 import errno
 import os
+import shutil
+import tempfile
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -110,3 +113,17 @@ def no_folder(path: Path, option: str = "--output") -> SanaError:
         hint=f"create it, or choose another {option}",
         code=ExitCode.USAGE,
     )
+
+
+def temporary_folder(owner: object) -> Path:
+    """A folder that goes when `owner` does, at the end of the program at the latest. SanaError where none can be."""
+    try:
+        folder = Path(tempfile.mkdtemp(prefix="sana-"))
+    except OSError as error:
+        raise SanaError(
+            f"cannot make a temporary folder: {error.strerror}",
+            hint="make room, or set TMPDIR to a folder that you may write to",
+            code=ExitCode.ENVIRONMENT,
+        ) from error
+    weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
+    return folder

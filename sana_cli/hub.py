@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -16,13 +17,16 @@ from typing import NoReturn
 from quant.files import read_small
 from sana_cli import hub_cache
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.hub_answer import Listing
+from sana_cli.hub_answer import BadAnswer, Listing
 from sana_cli.hub_environment import blame, require_environment
 from sana_cli.hub_files import RemoteFile, RepoFolder, has_digest, unsafe_name
 from sana_cli.weight_files import COMPONENTS, missing_files, select_files
 
 Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in total
 
+Piece = tuple[str, int, int]  # a file, its first byte that is wanted, and how many
+
+_AT_ONCE = 4  # requests
 _MAIN = "main"
 _REPO = re.compile(r"(?!.*(?:--|\.\.))[\w.-]+/[\w.-]+", re.ASCII)
 
@@ -113,7 +117,7 @@ def fetch(
         components=components,
     )
     _require_repo(repo_id)
-    offline = offline or _is_offline()
+    offline = offline or is_offline()
     if offline or not refresh:
         snapshot = _from_cache(request, offline=offline)
         if snapshot is not None:
@@ -122,10 +126,40 @@ def fetch(
         return _download(request, renew, progress or (lambda *_: None))
 
 
+def cached(
+    repo_id: str, *, weight_variant: str | None = None, components: Sequence[str] = COMPONENTS
+) -> HubSnapshot | None:
+    """What `fetch` would return without asking the hub; None where it would have to ask."""
+    _require_repo(repo_id)
+    request = _Request(repo_id=repo_id, weight_variant=weight_variant, components=components)
+    return _from_cache(request, offline=False)
+
+
+def pieces(repo_id: str, revision: str | None, wanted: Sequence[Piece]) -> list[bytes]:
+    """Pieces of a repo's files, each shorter than asked for only where the file ends; nothing is kept."""
+    with _at_the_hub(_Request(repo_id=repo_id, revision=revision)):
+        from sana_cli.hub_download import read_piece
+
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            found = pool.map(lambda piece: read_piece(repo_id, revision or _MAIN, *piece), wanted)
+            return list(found)
+
+
+def is_refusal(error: SanaError) -> bool:
+    """Whether this is a hub that is out of reach, or that refuses to answer, and not what it offers."""
+    from huggingface_hub.errors import HTTPError
+
+    cause: BaseException | None = error.__cause__
+    while cause is not None and not isinstance(cause, HTTPError | BadAnswer):
+        cause = cause.__cause__
+    return cause is not None
+
+
 def ask(
     repo_id: str,
     *,
     weight_variant: str | None = None,
+    components: Sequence[str] = COMPONENTS,
     revision: str | None = None,
     verify: bool = False,
 ) -> Offer:
@@ -133,7 +167,9 @@ def ask(
 
     With `verify`, what is here is read and compared with its digest. Nothing is changed in any case.
     """
-    request = _Request(repo_id=repo_id, revision=revision, weight_variant=weight_variant)
+    request = _Request(
+        repo_id=repo_id, revision=revision, weight_variant=weight_variant, components=components
+    )
     _require_repo(repo_id)
     with _at_the_hub(request):
         from sana_cli.hub_download import list_repo
@@ -204,7 +240,8 @@ def _require_repo(repo_id: str) -> None:
         raise no_repo(repo_id)
 
 
-def _is_offline() -> bool:
+def is_offline() -> bool:
+    """Whether HF_HUB_OFFLINE forbids the network."""
     require_environment()
     from huggingface_hub import constants
 

@@ -62,6 +62,23 @@ def list_repo(repo_id: str, revision: str | None) -> Listing:
     return parse_listing(bytes(body))
 
 
+def read_piece(repo_id: str, revision: str, name: str, start: int, count: int) -> bytes:
+    """At most `count` bytes of a file from `start`. A server without ranges sends what is before them, too."""
+    if not count:
+        return b""
+    url = f"{constants.ENDPOINT}/{repo_id}/resolve/{quote(revision, safe='')}/{quote(name)}"
+    headers = {"Range": f"bytes={start}-{start + count - 1}"}
+    timeout = constants.HF_HUB_DOWNLOAD_TIMEOUT
+    with _stream(url, timeout=timeout, headers=headers) as response:
+        skipped = 0 if response.status_code == 206 else start
+        received = bytearray()
+        for chunk in response.iter_bytes():
+            received += chunk
+            if len(received) >= skipped + count:
+                break
+    return bytes(received[skipped : skipped + count])
+
+
 def receive(
     repo_id: str, folder: RepoFolder, commit: str, file: RemoteFile, progress: Progress
 ) -> None:

@@ -14,6 +14,7 @@ STEMS = {
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
 }
+TOKENIZER = "tokenizer/tokenizer.json"  # the only form that is read
 # Used when a folder holds neither the wanted variant nor the plain file. Others (`int4`, `ema`,
 # `non_ema`) are different weights, not another storage of the same ones.
 _SAME_WEIGHTS = ("bf16", "fp16", "fp32")

@@ -8,6 +8,7 @@ from pathlib import Path
 from quant.files import open_regular
 from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.model_files import edited, read_json, reading
+from sana_cli.shapes import Headers
 from sana_cli.weight_files import select_weights
 
 _DTYPE_NAMES = {"F32": "fp32", "F16": "fp16", "BF16": "bf16", "F64": "fp32"}
@@ -50,12 +51,8 @@ class WeightFiles:
 
     @property
     def dtype(self) -> str:
-        """The dtype most elements are stored in: fp32, fp16, bf16, or the header's own word."""
-        elements: dict[str, int] = {}
-        for dtype, shape in self.headers.values():
-            elements[dtype] = elements.get(dtype, 0) + math.prod(shape)
-        most = max(elements, key=elements.__getitem__)
-        return _DTYPE_NAMES.get(most, most)
+        """The dtype most elements are stored in, as by `main_dtype`."""
+        return main_dtype(self.headers)
 
     @property
     def parameters(self) -> int:
@@ -82,6 +79,15 @@ class WeightFiles:
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.headers)
+
+
+def main_dtype(headers: Headers) -> str:
+    """The dtype most elements are stored in: fp32, fp16, bf16, or the header's own word."""
+    elements: dict[str, int] = {}
+    for dtype, shape in headers.values():
+        elements[dtype] = elements.get(dtype, 0) + math.prod(shape)
+    most = max(elements, key=elements.__getitem__)
+    return _DTYPE_NAMES.get(most, most)
 
 
 def _read_weight_map(index: Path) -> dict[str, Path]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+_EXCERPT = re.compile(r"bytes=(\d+)-(\d+)")
 TOKEN = "hf_secret"
 
 # Runs `fetch` as the program would: huggingface_hub reads its environment when imported.
@@ -51,6 +52,12 @@ class Request:
         match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("range", ""))
         return int(match[1]) if match else None
 
+    @property
+    def excerpt(self) -> tuple[int, int] | None:
+        """First and last byte of a request for a piece, such as a header."""
+        match = _EXCERPT.fullmatch(self.headers.get("range", ""))
+        return (int(match[1]), int(match[2])) if match else None
+
 
 @dataclass
 class Hub:
@@ -75,7 +82,18 @@ class Hub:
         return hashlib.sha1(repr(tree).encode()).hexdigest()
 
     def gets(self, part: str = "/resolve/") -> list[Request]:
-        return [r for r in self.requests if r.method == "GET" and part in r.path]
+        """Requests for whole files, or for what is missing of them."""
+        gets = [r for r in self.requests if r.method == "GET" and part in r.path]
+        return [r for r in gets if r.excerpt is None]
+
+    def excerpts(self) -> dict[str, int]:
+        """How many bytes of each large file were asked for, where only a piece was."""
+        found: dict[str, int] = {}
+        for request in self.requests:
+            if request.excerpt and "/cdn/" in request.path:
+                name = request.path.split("/", 4)[4]
+                found[name] = found.get(name, 0) + request.excerpt[1] + 1 - request.excerpt[0]
+        return found
 
     def downloaded(self) -> set[str]:
         return {r.path.split("/resolve/")[1].partition("/")[2] for r in self.gets()}
@@ -186,6 +204,10 @@ class Handler(BaseHTTPRequestHandler):
 
     def cdn(self, repo: str, name: str) -> None:
         data = self.hub.served_instead.get(name, self.hub.repos[repo][name])
+        piece = _EXCERPT.fullmatch(self.headers.get("Range", ""))
+        if piece and not self.hub.ignore_range:
+            self.answer(206, data[int(piece[1]) : int(piece[2]) + 1])
+            return
         match = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         start = int(match[1]) if match and not self.hub.ignore_range else None
         self.send_response(200 if start is None else 206)
@@ -193,7 +215,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
         self.send_header("Content-Length", str(len(data) - (start or 0)))
         self.end_headers()
-        end, how = self.hub.stop_at.pop(name, (len(data), ""))
+        end, how = (len(data), "") if piece else self.hub.stop_at.pop(name, (len(data), ""))
         self.wfile.write(data[start or 0 : end])
         if not how:
             return

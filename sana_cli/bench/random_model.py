@@ -23,7 +23,9 @@ from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.gemma2 import Gemma2
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.published import complex_human_instruction
+from sana_cli.published_outline import write_configuration
 from sana_cli.variants import VARIANTS, Variant
+from sana_cli.weight_files import STEMS
 
 # Of prompts, beside those of the instruction.
 WORDS = (
@@ -63,18 +65,15 @@ def write_model(alias: str, folder: Path, *, seed: int = 0, medium: bool = False
     structure, vae, gemma = _shapes(variant, medium=medium)
     half = torch.float16 if variant.precision == "fp16" else torch.bfloat16
     with torch.device("meta"):
-        parts: tuple[tuple[str, str, nn.Module, torch.dtype, dict[str, Any]], ...] = (
-            ("transformer", "diffusion_pytorch_model", SanaTransformer2D(structure), half,
-             {"_class_name": "SanaTransformer2DModel", **asdict(structure)}),
-            ("vae", "diffusion_pytorch_model", AutoencoderDC(vae), torch.float32,
-             {"_class_name": "AutoencoderDC", **asdict(vae)}),
-            ("text_encoder", "model", Gemma2(Gemma2Config.from_dict(gemma)), torch.bfloat16, gemma),
-        )  # fmt: skip
-    for name, stem, module, dtype, config in parts:
-        (folder / name).mkdir()
-        (folder / name / "config.json").write_text(json.dumps(config, indent=1))
-        _write_weights(folder / name / f"{stem}.safetensors", module, dtype, generator)
-    _write_rest(folder, variant)
+        parts: tuple[tuple[str, nn.Module, torch.dtype], ...] = (
+            ("transformer", SanaTransformer2D(structure), half),
+            ("vae", AutoencoderDC(vae), torch.float32),
+            ("text_encoder", Gemma2(Gemma2Config.from_dict(gemma)), torch.bfloat16),
+        )
+    write_configuration(folder, variant, structure, vae, gemma)
+    for name, module, dtype in parts:
+        _write_weights(folder / name / f"{STEMS[name]}.safetensors", module, dtype, generator)
+    _write_tokenizer(folder)
 
 
 def _write_weights(path: Path, module: nn.Module, dtype: torch.dtype, generator: Any) -> None:
@@ -97,25 +96,7 @@ def _values(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
     return 0.1 * noise
 
 
-def _write_rest(folder: Path, variant: Variant) -> None:
-    flow_dpm = {
-        "_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++",
-        "flow_shift": variant.flow_shift, "prediction_type": "flow_prediction", "solver_order": 2,
-        "use_flow_sigmas": True,
-    }  # fmt: skip
-    scm = {"_class_name": "SCMScheduler", "prediction_type": "trigflow", "sigma_data": 0.5}
-    scheduler = scm if variant.sprint else flow_dpm
-    index = {
-        "_class_name": "SanaSprintPipeline" if variant.sprint else "SanaPipeline",
-        "scheduler": ["diffusers", scheduler["_class_name"]],
-        "text_encoder": ["transformers", "Gemma2Model"],
-        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
-        "transformer": ["diffusers", "SanaTransformer2DModel"],
-        "vae": ["diffusers", "AutoencoderDC"],
-    }
-    (folder / "model_index.json").write_text(json.dumps(index, indent=1))
-    (folder / "scheduler").mkdir()
-    (folder / "scheduler/scheduler_config.json").write_text(json.dumps(scheduler, indent=1))
+def _write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer").mkdir()
     _tokenizer().save(str(folder / "tokenizer/tokenizer.json"))
     special = {

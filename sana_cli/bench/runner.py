@@ -17,6 +17,7 @@ from sana_cli.bench.session import measure
 from sana_cli.checkpoint import Checkpoint, open_checkpoint
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.model_files import read_json
+from sana_cli.obtaining import Access, Approve
 from sana_cli.recipes import RECIPES
 from sana_cli.request import Request, Settings, resolve
 from sana_cli.user_config import BUILTIN
@@ -53,15 +54,18 @@ class Plan:
     subject: tuple[str, tuple[int, int]] | None  # what to predict, if not what was timed
 
 
-def run(plan: Plan, *, offline: bool, reporter: Reporter) -> dict[str, Any]:
+def run(
+    plan: Plan, *, offline: bool, reporter: Reporter, approve: Approve | None = None
+) -> dict[str, Any]:
     """Measure, and predict if asked to. Temporary folders are gone afterwards."""
     if crowded := processor.crowded():
         _log.info("%s; %s", crowded, processor.remedy())
     with scratch_folder() as scratch:
         model = plan.model or _random_folder(plan.random or "", plan.schemes, scratch, reporter)
-        checkpoint = open_checkpoint(model, offline=offline, progress=reporter.download)
+        access = Access(offline=offline, progress=reporter.download, approve=approve)
+        checkpoint = open_checkpoint(model, access)
         workload = _check(plan, checkpoint)
-        peers = [_peer(peer, model, workload, offline, reporter) for peer in plan.peers]
+        peers = [_peer(peer, model, workload, access) for peer in plan.peers]
         schemes = [_scheme(s, checkpoint, model, scratch, reporter) for s in plan.schemes]
         contenders = _with_names_of_their_own([*schemes, *peers])
         names = [contender.name for contender in contenders]
@@ -149,9 +153,7 @@ def _scheme(
     return Contender(name=f"sana-{scheme}", kind="sana", model=str(target))
 
 
-def _peer(
-    peer: str, model: str, workload: Workload, offline: bool, reporter: Reporter
-) -> Contender:
+def _peer(peer: str, model: str, workload: Workload, access: Access) -> Contender:
     if peer in PEERS:
         # Peers compute in fp32 on a CPU and in the trained precision elsewhere, as `auto` says for us.
         folder = str(open_checkpoint(model, offline=True).folder) if model == BUILTIN else model
@@ -159,7 +161,7 @@ def _peer(
         if peer.endswith("-fp32"):
             return Contender(name=peer, kind=kind, model=folder, precision="fp32")
         return Contender(name=peer, kind=kind, model=folder)
-    checkpoint = open_checkpoint(peer, offline=offline, progress=reporter.download)
+    checkpoint = open_checkpoint(peer, access)
     _settings(workload, checkpoint)
     return Contender(name=checkpoint.name, kind="sana", model=peer)
 

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
+from sana_cli.commands.asking import approval
 from sana_cli.commands.completion import ModelOption
 from sana_cli.errors import ExitCode, SanaError, usage_error
-from sana_cli.options import DeviceOption, OfflineOption, QuietOption, parse_size
+from sana_cli.options import DeviceOption, OfflineOption, QuietOption, YesOption, parse_size
 from sana_cli.text import print_json, say
 
 
@@ -112,6 +113,7 @@ def bench(
         ),
     ] = None,
     offline: OfflineOption = None,
+    yes: YesOption = False,
     quiet: QuietOption = None,
 ) -> None:
     """Time each stage of a picture, beside other ways to draw it.
@@ -184,7 +186,9 @@ def bench(
     from sana_cli.console import ConsoleReporter
 
     with ConsoleReporter(quiet=quiet) as reporter:
-        document = runner.run(plan, offline=offline, reporter=reporter)
+        document = runner.run(
+            plan, offline=offline, reporter=reporter, approve=approval(reporter, yes=yes)
+        )
     _tell(document, json=json, plot=plot, html=html)
     broken = [c.text for c in conditions if c.broken_by(document)]
     reasons = [reason for c in conditions if (reason := c.broken_by(document))]

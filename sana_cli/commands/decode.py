@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from sana_cli.commands.asking import approval
 from sana_cli.commands.report import print_document, summary
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.options import (
@@ -15,6 +16,7 @@ from sana_cli.options import (
     OfflineOption,
     QuietOption,
     TileOption,
+    YesOption,
     decode_mode,
     parse_bytes,
     refuse_empty,
@@ -51,6 +53,7 @@ def decode(
     tile: TileOption = None,
     max_memory: MaxMemoryOption = None,
     offline: OfflineOption = None,
+    yes: YesOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     json: JsonOption = False,
     quiet: QuietOption = None,
@@ -62,6 +65,7 @@ def decode(
     from sana_cli.checkpoint import local_path, open_checkpoint
     from sana_cli.commands.drawing import tell_another_model
     from sana_cli.console import ConsoleReporter
+    from sana_cli.obtaining import Access
     from sana_cli.request import picture_path
     from sana_cli.user_config import preferences
     from sana_cli.wishes import Wishes
@@ -89,12 +93,17 @@ def decode(
         )
     with ConsoleReporter(quiet=quiet) as reporter:
         try:
-            checkpoint = open_checkpoint(
-                model or kept.how.model, offline=offline, progress=reporter.download
+            access = Access(
+                offline=offline,
+                progress=reporter.download,
+                approve=approval(reporter, yes=yes),
+                named_by="" if model else str(path),
             )
+            checkpoint = open_checkpoint(model or kept.how.model, access)
         except SanaError as error:
             if model is None:
                 error.message = f"cannot open the model that drew this: {error.message}"
+            if model is None and error.code != ExitCode.ENVIRONMENT:
                 error.hint = "name the model: --model NAME or --model FOLDER"
             raise
         channels = kept.latents.shape[1]

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sana_cli import __version__
 from sana_cli.checkpoint import Checkpoint, kept_folder, local_path, open_checkpoint
+from sana_cli.commands.asking import approval
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.files import make_folder
 from sana_cli.foreign_syntax import tell_foreign_syntax
 from sana_cli.lora_file import parse_lora
 from sana_cli.model_digest import model_digest
+from sana_cli.obtaining import Access
 from sana_cli.output import slug
 from sana_cli.precision import Device, foresee_device, pick_device, plan_dtypes
 from sana_cli.request import Request, check, resolve
@@ -151,25 +153,37 @@ def _same_file(name: str, digest: object, option: str, picture: str) -> Path:
 
 
 def open_model(
-    wishes: Wishes, picture: Picture | None, *, offline: bool, reporter: "ConsoleReporter"
+    wishes: Wishes,
+    picture: Picture | None,
+    *,
+    offline: bool,
+    yes: bool,
+    reporter: "ConsoleReporter",
+    planning: bool = False,
 ) -> Checkpoint:
-    """The model that is wished for; errors say who named it when nobody typed it."""
+    """The model that is wished for; errors say who named it when nobody typed it.
+
+    `yes` answers the question before a large download; `planning` as for `open_checkpoint`.
+    """
     repeated = picture is not None and wishes.sources.get("model") == picture.name
     name = wishes.model_or_builtin
     if repeated:
         name = _place_of(name)
     try:
         with wishes.naming_source_of("model"):
-            checkpoint = open_checkpoint(name, offline=offline, progress=reporter.download)
+            access = Access(
+                offline=offline,
+                progress=reporter.download,
+                approve=approval(reporter, yes=yes),
+                planning=planning,
+                named_by=picture.name if picture is not None and repeated else "",
+            )
+            checkpoint = open_checkpoint(name, access)
     except SanaError as error:
         if repeated and error.code == ExitCode.USAGE:
             error.hint = "pictures tell a model's name, not where it is: give --model FOLDER"
-        elif error.code == ExitCode.ENVIRONMENT and name != BUILTIN:
-            alone = wishes.model is not None and "model" not in wishes.sources
-            how = (
-                "leave --model away" if alone and preferences().model is None else "--model builtin"
-            )
-            error.hint += f"; or draw with the built-in model, without a download: {how}"
+        elif error.code == ExitCode.ENVIRONMENT and "model" in wishes.sources and name != BUILTIN:
+            error.hint += "; or draw with the demo model, which needs no download: --model builtin"
         raise
     return checkpoint
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sana_cli.output import counted, readable_memory
+from sana_cli.output import counted, readable_bytes, readable_memory
 from sana_cli.text import print_json, say
 
 if TYPE_CHECKING:
@@ -45,10 +45,15 @@ class Forecast:
             from sana_cli.loading import check_loras
 
             check_loras(checkpoint, settings.loras)
-        cache = PromptCache.of(
-            checkpoint, precision=dtypes.text_encoder, device=where.type, backend=request.backend
-        )
-        cached = request.prompt_cache and cache.holds(settings)
+        cached = False
+        if request.prompt_cache and checkpoint.absent is None:
+            cache = PromptCache.of(
+                checkpoint,
+                precision=dtypes.text_encoder,
+                device=where.type,
+                backend=request.backend,
+            )
+            cached = cache.holds(settings)
         choice = choose_for(
             checkpoint, request, settings, dtypes, where,
             several=count > 1, text_is_cached=cached,
@@ -69,6 +74,7 @@ class Forecast:
             "peak_bytes": choice.peak.total,
             "cap_bytes": choice.cap.bytes,
             "seconds": seconds,
+            "download_bytes": checkpoint.absent.download_bytes if checkpoint.absent else 0,
         }
         return cls(facts=facts, choice=choice, cached=cached, seconds=seconds)
 
@@ -107,6 +113,7 @@ def print_forecast(
     if json:
         print_json({"dry_run": True, **forecast.document})
         return
+    _tell_download(checkpoint)
     forecast.print()
     say(_time(forecast.seconds, checkpoint.name, request.count, streams=forecast.streams))
 
@@ -141,6 +148,7 @@ def print_batch_forecast(
             "seconds": seconds, "largest": largest.document if largest else None,
         })  # fmt: skip
     else:
+        _tell_download(checkpoint)
         count = counted(len(batch.jobs), "picture")
         say(f"{count}, {len(batch.done)} done, {len(pending)} to draw")
         for problem in batch.problems:
@@ -152,6 +160,13 @@ def print_batch_forecast(
             say(total or _time(None, checkpoint.name, 1, streams=False))
     if batch.problems:
         raise summed_up(batch.problems)
+
+
+def _tell_download(checkpoint: "Checkpoint") -> None:
+    """Where a model is not here, what a run would fetch first, and what the plan knows of it."""
+    if checkpoint.absent is not None:
+        size = readable_bytes(checkpoint.absent.download_bytes)
+        say(f"not here: {size} to download; planned from {checkpoint.absent.source}")
 
 
 def _batch_seconds(forecasts: "list[tuple[int, Forecast]]") -> float | None:

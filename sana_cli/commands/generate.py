@@ -31,6 +31,7 @@ from sana_cli.options import (
     SafetyOption,
     Scheduler,
     TileOption,
+    YesOption,
     contradiction,
     decode_mode,
     parse_bytes,
@@ -233,6 +234,7 @@ def generate(
     preview_file: PreviewFileOption = None,
     preview_every: PreviewEveryOption = None,
     offline: OfflineOption = None,
+    yes: YesOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     json: JsonOption = False,
     quiet: QuietOption = None,
@@ -296,7 +298,9 @@ def generate(
     with ConsoleReporter(quiet=quiet) as reporter:
         for problem in unknown_variables():
             reporter.notice(problem)
-        checkpoint = open_model(wishes, picture, offline=offline, reporter=reporter)
+        checkpoint = open_model(
+            wishes, picture, offline=offline, yes=yes, reporter=reporter, planning=dry_run
+        )
         if picture:
             picture.tell_differences(typed, checkpoint, reporter)
         for message in seeing.in_vain:

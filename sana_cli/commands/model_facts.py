@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _KEYS = (
     "model", "downloaded", "description", "folder", "repository", "revision", "on_disk_bytes", "download_bytes",
     "components", "quantized", "num_layers", "inner_dim", "native_size", "steps", "guidance", "scheduler",
-    "flow_shift", "precision", "licence", "licence_url", "vocabulary",
+    "flow_shift", "precision", "memory", "licence", "licence_url", "vocabulary",
 )  # fmt: skip
 
 
@@ -41,19 +41,34 @@ def _known(model: str) -> dict[str, Any]:
         )
         cached = hub_cache.find(repo_id, weight_variant=weight_variant)
         if cached is None or cached.snapshot is None or not cached.complete:
-            if variant is None:
-                raise SanaError(
-                    f"{model} is not in the local cache",
-                    hint=f"`sana pull {model}` downloads it; is it the path of a file? there is none",
-                    code=ExitCode.ENVIRONMENT,
-                )
             size = cached.size_bytes if cached else None
-            facts = {"model": variant.alias, "downloaded": False, "on_disk_bytes": size}
-            return {**facts, **_published(variant)}
+            return {**_absent(model, variant), "on_disk_bytes": size}
         checkpoint = open_snapshot(model, cached.snapshot, variant)
     else:
         checkpoint = open_checkpoint(model, offline=True)
     return {**_local(checkpoint), **(_published(variant) if variant else {})}
+
+
+def _absent(model: str, variant: "Variant | None") -> dict[str, Any]:
+    """Of a model that is not here: a published one needs no network, another one the headers of its files."""
+    from sana_cli.checkpoint import open_checkpoint, open_published
+    from sana_cli.obtaining import Access
+    from sana_cli.user_config import preferences
+
+    if variant:
+        return {**_configuration(open_published(variant)), **_published(variant)}
+    try:
+        access = Access(offline=preferences().is_offline(None), planning=True)
+        checkpoint = open_checkpoint(model, access)
+    except SanaError as error:
+        if error.code == ExitCode.ENVIRONMENT:
+            error.message = f"{model} is not in the local cache: {error.message}"
+            error.hint = (
+                f"`sana pull {model}` downloads it; is it the path of a file? there is none"
+            )
+        raise
+    size = checkpoint.absent.download_bytes if checkpoint.absent else None
+    return {**_configuration(checkpoint), "download_bytes": size}
 
 
 def _published(variant: "Variant") -> dict[str, Any]:
@@ -72,16 +87,27 @@ def _published(variant: "Variant") -> dict[str, Any]:
 
 def _local(checkpoint: "Checkpoint") -> dict[str, Any]:
     components = _components(checkpoint)
-    defaults, config = checkpoint.defaults, checkpoint.transformer
     return {
-        "model": checkpoint.name,
-        "downloaded": True,
+        **_configuration(checkpoint),
         "description": checkpoint.own.description or None,
         "folder": str(checkpoint.folder),
-        "revision": checkpoint.revision or None,
         "on_disk_bytes": sum(part["bytes"] for part in components.values()),
         "components": components,
         "quantized": _quantized(checkpoint),
+        "vocabulary": dict(checkpoint.own.vocabulary or {}) or None,
+    }
+
+
+def _configuration(checkpoint: "Checkpoint") -> dict[str, Any]:
+    """What is known of a model whose weights may not be here."""
+    from sana_cli.commands.memory_needs import memory_needs
+
+    defaults, config = checkpoint.defaults, checkpoint.transformer
+    return {
+        "model": checkpoint.name,
+        "downloaded": checkpoint.absent is None,
+        "revision": checkpoint.revision or None,
+        "memory": memory_needs(checkpoint),
         "num_layers": config.num_layers,
         "inner_dim": config.inner_dim,
         "native_size": defaults.native_size,
@@ -90,7 +116,6 @@ def _local(checkpoint: "Checkpoint") -> dict[str, Any]:
         "scheduler": defaults.scheduler,
         "flow_shift": defaults.flow_shift,
         "precision": checkpoint.trained_precision,
-        "vocabulary": dict(checkpoint.own.vocabulary or {}) or None,
     }
 
 
@@ -153,6 +178,8 @@ def _report(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 def for_people(document: dict[str, Any]) -> dict[str, Any]:
     """The same in words, without what is not known."""
+    from sana_cli.commands.memory_needs import memory_in_words
+
     size = document["native_size"]
     shown = {
         "model": document["model"],
@@ -166,6 +193,7 @@ def for_people(document: dict[str, Any]) -> dict[str, Any]:
         **{key: document[key] for key in ("steps", "guidance", "scheduler")},
         "flow shift": document["flow_shift"],
         "precision": document["precision"],
+        "memory": memory_in_words(document["memory"]),
         "repository": document["repository"],
         "download": _bytes(document["download_bytes"]),
         "licence": document["licence"],

@@ -5,18 +5,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sana_cli.commands.asking import confirm
+from sana_cli.commands.asking import ask_to_download, licence
 from sana_cli.commands.completion import complete_missing, complete_recipe
 from sana_cli.commands.quantize import DEFAULT_SAMPLES
 from sana_cli.errors import usage_error
 from sana_cli.options import JsonOption, QuietOption, YesOption
-from sana_cli.output import columns, readable_bytes
+from sana_cli.output import readable_bytes
 from sana_cli.recipes import RECIPES
 from sana_cli.text import print_json, say
 
 if TYPE_CHECKING:
     from sana_cli.console import ConsoleReporter
-    from sana_cli.hub import Offer
     from sana_cli.variants import Variant
 
 
@@ -66,20 +65,21 @@ def pull(
     variant = _published(model)
     steps_after = _Quantizing.of(model, quantize, samples)
     from sana_cli import hub
+    from sana_cli.checkpoint import judge_offer, open_snapshot
     from sana_cli.console import ConsoleReporter
+    from sana_cli.obtaining import ask
 
     repo_id = variant.repo if variant else model
     weight_variant = variant.weight_variant if variant else None
-    offer = hub.ask(repo_id, weight_variant=weight_variant)
+    offer = ask(repo_id, weight_variant)
     if offer.missing_bytes:
-        if not quiet or not yes:
-            say(*_description(offer, variant), err=True)
-        size = readable_bytes(offer.missing_bytes)
-        confirm(f"Download {size}, and accept the licence?", yes=yes)
+        offered = judge_offer(offer, name=model, variant=variant)
+        ask_to_download(offer, offered, yes=yes, quiet=quiet)
     with ConsoleReporter(quiet=quiet) as reporter:
         snapshot = hub.fetch(
             repo_id, weight_variant=weight_variant, refresh=True, progress=reporter.download
         )
+        open_snapshot(model, snapshot.path, variant)  # what was here before is judged, too
         made = steps_after.run(model, reporter) if steps_after else None
     if json:
         document = {
@@ -87,7 +87,7 @@ def pull(
             "repository": repo_id,
             "revision": snapshot.revision,
             "folder": str(snapshot.path),
-            "licence": _licence(offer, variant)[0],
+            "licence": licence(offer, variant)[0],
             "total_bytes": offer.total_bytes,
             "downloaded_bytes": offer.missing_bytes,
             "quantized": made,
@@ -117,40 +117,6 @@ def _published(model: str) -> "Variant | None":
         )
     lasting_name(model)  # an unknown name ends here
     return variant
-
-
-def _licence(offer: "Offer", variant: "Variant | None") -> tuple[str, str]:
-    """Its name, and where its text is."""
-    from sana_cli.hub_errors import endpoint
-
-    if variant:
-        return variant.license, variant.license_url
-    return offer.licence or "none is declared", f"{endpoint()}/{offer.repo_id}"
-
-
-def _description(offer: "Offer", variant: "Variant | None") -> list[str]:
-    import shutil
-
-    from sana_cli.hub_cache import existing_parent
-
-    name, where = _licence(offer, variant)
-    rows = [
-        (
-            f"  {file.name}",
-            readable_bytes(file.size),
-            "here already" if file.here == file.size
-            else f"{readable_bytes(file.here)} here already" if file.here else "",
-        )
-        for file in offer.files
-    ]  # fmt: skip
-    free = shutil.disk_usage(existing_parent(offer.cache)).free
-    return [
-        f"{offer.repo_id}, revision {offer.revision[:12]}",
-        *columns(rows),
-        f"  {readable_bytes(offer.total_bytes)} in all, {readable_bytes(offer.missing_bytes)} to download; "
-        f"{readable_bytes(free)} free in {offer.cache}",
-        f"licence: {name}, {where}",
-    ]
 
 
 class _Quantizing:
@@ -191,6 +157,6 @@ class _Quantizing:
 
         quantize_model(
             model, self.target, self.recipe, self.schemes, self.wishes,
-            offline=True, overwrite=False, reporter=reporter,
+            offline=True, yes=False, overwrite=False, reporter=reporter,
         )  # fmt: skip
         return str(self.target)

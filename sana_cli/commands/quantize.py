@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sana_cli.commands.asking import approval
 from sana_cli.commands.completion import complete_model, complete_recipe
 from sana_cli.errors import ExitCode, SanaError, usage_error
-from sana_cli.options import DeviceOption, JsonOption, LoraOption, OfflineOption, QuietOption
+from sana_cli.options import (
+    DeviceOption,
+    JsonOption,
+    LoraOption,
+    OfflineOption,
+    QuietOption,
+    YesOption,
+)
 from sana_cli.recipes import KEPT_HALF, RECIPES, component_recipe
 from sana_cli.text import print_json, say
 
@@ -92,6 +100,7 @@ def quantize(
     lora: LoraOption = None,
     device: DeviceOption = None,
     offline: OfflineOption = None,
+    yes: YesOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace a quantized folder.")] = False,
     json: JsonOption = False,
     quiet: QuietOption = None,
@@ -130,7 +139,7 @@ def quantize(
             )
         reports, facts = quantize_model(
             model, target, recipe, schemes, wishes,
-            offline=offline, overwrite=force, reporter=reporter, loras=lora or (),
+            offline=offline, yes=yes, overwrite=force, reporter=reporter, loras=lora or (),
         )  # fmt: skip
     from sana_cli.quantize_report import json_document, lines
 
@@ -171,6 +180,7 @@ def quantize_model(
     wishes: "CalibrationWishes",
     *,
     offline: bool,
+    yes: bool,
     overwrite: bool,
     reporter: "ConsoleReporter",
     loras: "Sequence[str]" = (),
@@ -178,10 +188,14 @@ def quantize_model(
     """Make the folder `target`, with LoRAs merged before; returns what became of each part, and what calibration found."""
     from sana_cli.checkpoint import open_checkpoint
     from sana_cli.lora_file import open_loras
+    from sana_cli.obtaining import Access
     from sana_cli.wishes import lora_paths
 
     opened = open_loras(lora_paths(loras))
-    checkpoint = open_checkpoint(model, offline=offline, progress=reporter.download)
+    access = Access(
+        offline=offline, progress=reporter.download, approve=approval(reporter, yes=yes)
+    )
+    checkpoint = open_checkpoint(model, access)
     if checkpoint.manifest is not None:
         raise SanaError(
             f"{model} is quantized already",

@@ -22,6 +22,7 @@ from sana_cli.options import (
     Precision,
     QuietOption,
     SafetyOption,
+    YesOption,
     parse_seed,
     parse_size,
     refuse_empty,
@@ -92,6 +93,7 @@ def repl(
         typer.Option("--history/--no-history", help="Keep what is typed for the next time."),
     ] = True,
     offline: OfflineOption = None,
+    yes: YesOption = False,
     quiet: QuietOption = None,
 ) -> int:
     """Draw prompts as they are typed, with the model kept loaded.
@@ -125,6 +127,7 @@ def repl(
     session = Session(
         typed.over(Wishes.of_preferences(chosen)),
         offline=chosen.is_offline(offline),
+        yes=yes,
         safety=SafetyCheck.find(chosen.safety_model) if chosen.is_checked(safety) else None,
         reporter=ConsoleReporter(quiet=chosen.is_quiet(quiet)),
         looks=looks,

@@ -61,6 +61,7 @@ class Session:
         wishes: Wishes,
         *,
         offline: bool,
+        yes: bool,
         safety: SafetyCheck | None,
         reporter: "ConsoleReporter",
         looks: Looks,
@@ -68,7 +69,8 @@ class Session:
         show: bool | None = None,
     ) -> None:
         """SanaError for a model that cannot be opened, or settings that do not fit it."""
-        self.offline, self.safety, self.reporter, self.looks = offline, safety, reporter, looks
+        self.offline, self.yes = offline, yes
+        self.safety, self.reporter, self.looks = safety, reporter, looks
         self.count = count
         self.usual = wishes  # what `default` goes back to
         self.order = self._opened(wishes)
@@ -268,7 +270,9 @@ class Session:
 
     def _opened(self, wishes: Wishes) -> Order:
         with self.reporter:
-            checkpoint = open_model(wishes, None, offline=self.offline, reporter=self.reporter)
+            checkpoint = open_model(
+                wishes, None, offline=self.offline, yes=self.yes, reporter=self.reporter
+            )
         _check(wishes, checkpoint)
         return Order(
             wishes=wishes, checkpoint=checkpoint, count=self.count, overwrite=False, reporter=self.reporter,

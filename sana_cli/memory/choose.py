@@ -103,6 +103,12 @@ def choose_for(
     )
 
 
+def smallest_peak(job: Job) -> StagePeak:
+    """The peak of the plan that takes least, whatever time it takes."""
+    plans = _candidates(job, decode_plans("auto", None, job.height, job.width), None, apart=False)
+    return min((peak(predict(job, plan)) for plan in plans), key=lambda stage: stage.total)
+
+
 def choose_decode(
     checkpoint: Checkpoint,
     precision: str,
