@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from quant.manifest import MANIFEST, FormatError, Manifest, read_manifest
+from sana_cli import hub_cache
 from sana_cli.config import (
     DCAEConfig,
     Gemma2Config,
@@ -214,6 +215,27 @@ def lasting_name(model: str) -> str:
     if find_variant(model) is None and not looks_like_repo(model):
         raise _unknown_model(model)
     return model.strip()
+
+
+def open_if_here(name: str) -> Checkpoint | None:
+    """A model whose files are on this machine, None for another; SanaError for one that a run would refuse.
+
+    No hub is asked. `name` is one that `lasting_name` takes.
+    """
+    path = local_path(name)
+    if name == BUILTIN or path.exists() or kept_folder(name) is not None:
+        try:
+            return open_checkpoint(name, offline=True)
+        except SanaError as error:
+            if error.code == ExitCode.ENVIRONMENT:  # what a .pth file lacks is elsewhere
+                return None
+            raise
+    variant = find_variant(name)
+    repo = variant.repo if variant else name
+    cached = hub_cache.find(repo, weight_variant=variant.weight_variant if variant else None)
+    if cached is None or cached.snapshot is None or not cached.complete:
+        return None
+    return open_snapshot(name, cached.snapshot, variant)
 
 
 def _refuse_part(path: Path) -> None:

@@ -305,6 +305,7 @@ def _disk() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
+    from sana_cli.checkpoint import open_if_here
     from sana_cli.model_list import listed_models, total_bytes
 
     here = [model for model in listed_models() if model.state in ("downloaded", "quantized")]
@@ -314,6 +315,14 @@ def _models() -> Iterator[Finding]:
         topic="models", facts={"names": names, "total_bytes": total},
         text=f"{', '.join(names) or 'none but the built-in'}; {readable_bytes(total)} on disk",
     )  # fmt: skip
+    for model in here:
+        try:
+            open_if_here(model.name)
+        except SanaError as error:
+            yield Finding(
+                topic="models", state="problem",
+                text=f"{model.name} cannot be drawn with: {error.message}", remedy=error.hint,
+            )  # fmt: skip
     for model in listed_models():
         if model.state == "partly downloaded":
             yield Finding(
@@ -329,7 +338,7 @@ def _models() -> Iterator[Finding]:
 
 
 def _settings() -> Iterator[Finding]:
-    from sana_cli.checkpoint import lasting_name
+    from sana_cli.checkpoint import lasting_name, open_if_here
     from sana_cli.user_config import config_path, preferences, unknown_variables
 
     for problem in unknown_variables():
@@ -338,7 +347,7 @@ def _settings() -> Iterator[Finding]:
     said = ", ".join(f"{key} from {source}" for key, source in chosen.sources.items())
     yield Finding(topic="settings", text=said or f"none are made ({config_path()})")
     if chosen.model:
-        lasting_name(chosen.model)
+        open_if_here(lasting_name(chosen.model))
     if chosen.max_memory:
         yield from _cap(chosen, parse_bytes(chosen.max_memory))
 

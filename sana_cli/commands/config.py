@@ -6,7 +6,7 @@ import typer
 
 from sana_cli.commands.completion import complete_key, complete_value
 from sana_cli.commands.grouped import Verbs
-from sana_cli.commands.models import note_if_missing
+from sana_cli.commands.models import note_missing, usable_name
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.options import JsonOption
 from sana_cli.text import note, print_json, say
@@ -157,10 +157,9 @@ def set_(
             hint="it should be text in UTF-8, on one line",
             code=ExitCode.USAGE,
         )
+    here = True
     if key == "model":
-        from sana_cli.checkpoint import lasting_name
-
-        parsed = lasting_name(value)
+        parsed, here = usable_name(value)
     elif key == "safety_model":
         parsed = _safety_model(value)
     elif key == "safety" and parsed is True:
@@ -177,8 +176,8 @@ def set_(
     say(f"{key} = {_as_typed(parsed)}  ({file})")
     if key == "output" and (missing := _missing_folder(value)):
         note(f"{missing} does not exist yet; create it before drawing: mkdir -p {quote(missing)}")
-    if key == "model":
-        note_if_missing(str(parsed))
+    if not here:
+        note_missing(str(parsed))
     if os.environ.get(variable(key)):
         note(f"{variable(key)} is set, and wins over the file")
 

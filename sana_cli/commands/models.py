@@ -101,27 +101,28 @@ def default(
         source = chosen.sources.get("model", "nothing is set")
         say(f"{chosen.model or BUILTIN}  ({source})")
         return
-    from sana_cli.checkpoint import lasting_name
     from sana_cli.config_file import set_value
 
-    name = lasting_name(model)
+    name, here = usable_name(model)
     file = set_value("model", name)
     say(f"{name}  ({file})")
     if os.environ.get("SANA_MODEL"):
         note("SANA_MODEL is set, and wins over the file")
-    note_if_missing(name)
+    if not here:
+        note_missing(name)
 
 
-def note_if_missing(name: str) -> None:
+def usable_name(model: str) -> tuple[str, bool]:
+    """What opens a model on any later day, and whether it is here; SanaError for one that a run would refuse."""
+    from sana_cli.checkpoint import lasting_name, open_if_here
+
+    name = lasting_name(model)
+    return name, open_if_here(name) is not None
+
+
+def note_missing(name: str) -> None:
     """Say that a model which was chosen is still to be downloaded."""
-    from sana_cli.variants import find_variant
-
-    if variant := find_variant(name):
-        from sana_cli import hub_cache
-
-        cached = hub_cache.find(variant.repo, weight_variant=variant.weight_variant)
-        if cached is None or not cached.complete:
-            note(f"it is not here yet; `sana pull {name}` downloads it")
+    note(f"it is not here yet; `sana pull {name}` downloads it")
 
 
 def remove(model: ModelArgument, yes: YesOption = False) -> None:

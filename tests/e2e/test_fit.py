@@ -1,5 +1,6 @@
 """What is judged, planned and asked before gigabytes are fetched or a stage runs, beside a hub on the loopback."""
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -89,7 +90,9 @@ MISFITS: dict[str, tuple[Callable[[dict[str, bytes]], None], str]] = {
 
 
 @pytest.mark.parametrize("misfit", [*MISFITS, "another layout"])
-@pytest.mark.parametrize("words", [("generate", "x", "-m"), ("pull", "-y"), ("info",)], ids=" ".join)
+@pytest.mark.parametrize(
+    "words", [("generate", "x", "-m"), ("pull", "-y"), ("info",)], ids=" ".join
+)
 def test_an_unfit_repository_is_refused_before_its_weights_are_fetched(
     sana: Callable[..., Any], repo: Any, words: tuple[str, ...], misfit: str
 ) -> None:
@@ -138,7 +141,7 @@ def test_an_unfit_quantized_folder(
     sana: Callable[..., Any], tmp_path: Path, repo: Any, part: str
 ) -> None:
     folder = tmp_path / "small"
-    made = sana("quantize", BUILTIN_FOLDER, folder, "--samples", 0, "--recipe", "w8a16", "-q")
+    made = sana("quantize", BUILTIN_FOLDER, folder, "--samples", 0, "--recipe", "w8a8", "-q")
     assert made.code == 0, made.err
     depth = {
         "vae": {"attention_head_dim": 16},
@@ -154,16 +157,16 @@ def test_an_unfit_quantized_folder(
 
 
 def test_a_default_that_no_longer_fits_is_told_by_doctor(
-    sana: Callable[..., Any], repo: Any, tmp_path: Path
+    sana: Callable[..., Any], repo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = written(repo.repos[REPO], tmp_path / "mine")
     assert sana("default", folder).code == 0
     path = folder / "vae/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"attention_head_dim": 16}))
-    from sana_cli.doctor import examine
+    from sana_cli.doctor import _CHECKS, examine
 
-    findings = list(examine(only=("settings",)))
-    assert any("vae: " in finding.text for finding in findings)
+    monkeypatch.setattr("sana_cli.doctor._CHECKS", {"settings": _CHECKS["settings"]})
+    assert any("vae: " in finding.text and finding.state == "problem" for finding in examine())
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
@@ -240,9 +243,8 @@ def test_a_large_download_needs_a_yes(
 def test_repl_asks_before_another_model_is_fetched(
     sana: Callable[..., Any], repo: Any, large: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import io
-
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"/model {REPO}\n"))
+    typed = io.TextIOWrapper(io.BytesIO(f"/model {REPO}\n".encode()))
+    monkeypatch.setattr("sys.stdin", typed)
     result = sana("repl")
     assert f"sana pull {REPO}" in result.err
     assert not repo.gets("/cdn/")
@@ -311,3 +313,25 @@ def test_latents_do_not_choose_what_is_downloaded(
     assert result.code == ExitCode.ENVIRONMENT, result.err
     assert f"sana pull {REPO}" in result.err
     assert not repo.requests
+
+
+@pytest.mark.parametrize("words", [("default",), ("config", "set", "model")], ids=" ".join)
+@pytest.mark.parametrize("name", ["sana-0.6b", "other/one"])
+def test_choosing_a_model_that_is_not_here_says_so(
+    sana: Callable[..., Any], repo: Any, words: tuple[str, ...], name: str
+) -> None:
+    result = sana(*words, name)
+    assert result.code == 0, result.err
+    assert f"`sana pull {name}`" in result.err
+    assert not repo.requests
+
+
+def test_a_safety_check_that_is_not_here_cannot_be_switched_on(
+    sana: Callable[..., Any], repo: Any, tmp_path: Path
+) -> None:
+    """Every later picture would be refused for a flag that nobody typed."""
+    result = sana("config", "set", "safety", "true")
+    assert result.code == ExitCode.ENVIRONMENT
+    assert "hf download" in result.err
+    assert not (tmp_path / "config.toml").exists()
+    assert sana("config", "set", "safety", "false").code == 0
