@@ -19,7 +19,9 @@ _DIGITS = 16
 
 
 def model_digest(checkpoint: Checkpoint) -> str:
-    """The same for the same files wherever they are, in milliseconds."""
+    """The same for the same files wherever they are, in milliseconds; "" for a model that is not here."""
+    if checkpoint.absent is not None:
+        return ""
     digest = hashlib.sha256()
     try:
         for path in _files(checkpoint):

@@ -127,7 +127,7 @@ def tell_another_model(
 ) -> None:
     """Say so if the model that has the name of the picture's is another one."""
     digest = model_digest(checkpoint)
-    if settings.get("model_digest", digest) != digest:
+    if digest and settings.get("model_digest", digest) != digest:
         reporter.notice(
             f"{picture} was drawn by another model of the name {checkpoint.name}: its files are not those that "
             "are here; the pictures will differ"

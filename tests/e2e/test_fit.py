@@ -201,6 +201,18 @@ def test_a_published_model_is_planned_for_without_the_hub(
     assert not repo.requests
 
 
+def test_a_batch_is_planned_for_without_weights(
+    sana: Callable[..., Any], repo: Any, tmp_path: Path
+) -> None:
+    (tmp_path / "p.txt").write_text("a cat\na dog\n")
+    words = ("--prompts", "p.txt", "--size", "64x64", "--device", "cpu", "--dry-run")
+    result = sana("generate", *words, "-m", REPO)
+    assert result.code == 0, result.err
+    assert "not here: " in result.out
+    assert "2 to draw" in result.out
+    assert not repo.gets("/cdn/")
+
+
 def test_a_plan_falls_back_where_the_hub_is_out_of_reach(
     sana: Callable[..., Any], repo: Any
 ) -> None:
@@ -225,6 +237,7 @@ LOADING = {
     "repl": ("repl", "-m"),
     "quantize": ("quantize", "--samples", 0),
     "bench": ("bench", "--steps", 1, "--runs", 1, "--warmup", 0, "-m"),
+    "bench --compare": ("bench", "--steps", 1, "--runs", 1, "--warmup", 0, "--compare"),
     "pull": ("pull",),
 }
 
