@@ -1,20 +1,19 @@
-"""Four fixed prompts drawn by the float and by the quantized model: one picture file and PSNR.
+"""Draw four fixed prompts with the float and with the quantized model: one labelled sheet, and PSNR.
 
-Columns: float, quantized, eight times their difference around grey.
+The layers' own arithmetic draws, not the kernels of this machine; `sana compare` draws as `sana generate` does.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from calibration.collect import draw_latents, encode_texts, plan_drawings
 from calibration.prompts import compared_prompts
 from sana_cli.checkpoint import Checkpoint, open_checkpoint
+from sana_cli.comparison_sheet import Closeness, Pixels, Row, caption, psnr_db, sheet
 from sana_cli.loading import load_prompt_encoder, load_transformer, load_vae
 from sana_cli.pipeline import decode
 from sana_cli.pixels import to_image
@@ -23,10 +22,6 @@ from sana_cli.stages import Reporter, release_memory
 
 FILE = "comparison.png"
 _FIRST_SEED = 1
-_CELL = 512  # pixels at most: the file is for looking at
-_DIFFERENCE = 8
-
-Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,12 +48,20 @@ def compare(
         draw(model, prompts, title=title, steps=steps, device=device, reporter=reporter)
         for model, title in ((checkpoint, "draw float"), (quantized, "draw quantized"))
     ]
-    rows = list(zip(*pairs, strict=True))
-    sheet([_row(before, after) for before, after in rows]).save(folder / FILE)
+    pictures = list(zip(*pairs, strict=True))
+    seeds = [_FIRST_SEED + i for i in range(len(prompts))]
+    rows = [
+        Row(before=before, after=after, caption=caption(prompt, seed, Closeness.of(before, after)))
+        for prompt, seed, (before, after) in zip(prompts, seeds, pictures, strict=True)
+    ]
+    side = max(rows[0].before.shape)
+    assert quantized.manifest is not None
+    labels = checkpoint.name, f"quantized: {quantized.manifest.recipe}"
+    sheet(rows, labels, count=len(rows), side=side).save(folder / FILE)
     return Comparison(
         prompts=prompts,
-        seeds=[_FIRST_SEED + i for i in range(len(prompts))],
-        psnr_db=[round(psnr_db(before, after), 2) for before, after in rows],
+        seeds=seeds,
+        psnr_db=[round(psnr_db(before, after), 2) for before, after in pictures],
     )
 
 
@@ -91,23 +94,3 @@ def draw(
         pictures = [np.asarray(to_image(decode(vae, one))) for one in latents]
     release_memory(device)
     return pictures
-
-
-def psnr_db(before: Pixels, after: Pixels) -> float:
-    """Of 8-bit pictures; 99 for equal ones, so that it stays a number in JSON."""
-    error = float(((before.astype(np.float32) - after.astype(np.float32)) ** 2).mean())
-    return 99.0 if error == 0 else float(10 * np.log10(255**2 / error))
-
-
-def _row(before: Pixels, after: Pixels) -> Pixels:
-    difference = after.astype(np.int32) - before.astype(np.int32)
-    amplified = (128 + _DIFFERENCE * difference).clip(0, 255).astype(np.uint8)
-    return np.concatenate([before, after, amplified], axis=1)
-
-
-def sheet(rows: list[Pixels]) -> Image.Image:
-    """Rows under each other, shrunk so that a cell is at most _CELL pixels wide."""
-    image = Image.fromarray(np.concatenate(rows))
-    factor = min(1.0, 3 * _CELL / image.width)
-    size = round(image.width * factor), round(image.height * factor)
-    return image if factor == 1 else image.resize(size, Image.Resampling.LANCZOS)

@@ -16,6 +16,7 @@ from sana_cli import __version__
 from sana_cli.allocator import set_up_allocator
 from sana_cli.commands import config
 from sana_cli.commands.bench import bench
+from sana_cli.commands.compare import compare
 from sana_cli.commands.decode import decode
 from sana_cli.commands.doctor import doctor
 from sana_cli.commands.generate import generate
@@ -50,6 +51,7 @@ app.command(cls=Command)(decode)
 app.command(cls=Command)(info)
 app.command(cls=Command)(quantize)
 app.command(cls=Command)(bench)
+app.command(cls=Command)(compare)
 app.command(cls=Command)(doctor)
 app.command(cls=Command)(pull)
 app.command(cls=Command)(models)

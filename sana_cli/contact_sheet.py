@@ -19,7 +19,7 @@ from sana_cli.errors import SanaError
 from sana_cli.image_io import SHEET_KEY, load_picture, read_settings, save_png
 
 LARGEST = 4096  # pixels, of either side of a sheet
-_FONT_SIZE, _LINE = 13, 20  # pixels
+FONT_SIZE, _LINE = 13, 20  # pixels
 _CHARACTER = 6.7  # pixels, of the font's wider characters
 _NARROWEST = 64  # pixels, of a cell that has room for a caption
 
@@ -50,7 +50,7 @@ class Layout:
         rows = math.ceil(count / columns)
         if min(largest[0], LARGEST // columns) < _NARROWEST:
             caption_lines = 0
-        room = LARGEST / columns, LARGEST / rows - _caption_height(caption_lines)
+        room = LARGEST / columns, LARGEST / rows - caption_height(caption_lines)
         scale = min(1.0, room[0] / largest[0], room[1] / largest[1])
         cell = max(1, int(largest[0] * scale)), max(1, int(largest[1] * scale))
         return cls(columns=columns, rows=rows, cell=cell, caption_lines=caption_lines)
@@ -58,25 +58,30 @@ class Layout:
     def compose(self, pictures: Iterable[Image.Image], captions: Sequence[str]) -> Image.Image:
         """The sheet, with every picture in the middle of its cell."""
         (width, height), line = self.cell, self.caption_lines
-        step = height + _caption_height(line)
+        step = height + caption_height(line)
         sheet = Image.new("RGB", (self.columns * width, self.rows * step), "white")
-        pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(_FONT_SIZE)
+        pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(FONT_SIZE)
         for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
             left, top = i % self.columns * width, i // self.columns * step
             picture.thumbnail((width, height), Image.Resampling.LANCZOS)
             beside, above = (width - picture.width) // 2, (height - picture.height) // 2
             sheet.paste(picture, (left + beside, top + above))
             if line:
-                # The font that comes with Pillow has no other letters.
-                latin = caption.encode("latin-1", "replace").decode("latin-1")
-                lines = textwrap.wrap(
-                    latin, int(width / _CHARACTER), max_lines=line, placeholder=" ..."
-                )
-                pen.multiline_text((left + 6, top + height + 4), "\n".join(lines), "black", font)
+                text = caption_lines(caption, width, line)
+                pen.multiline_text((left + 6, top + height + 4), text, "black", font)
         return sheet
 
 
-def _caption_height(lines: int) -> int:
+def caption_lines(caption: str, width: int, lines: int) -> str:
+    """Break a caption into at most so many lines of `width` pixels; what has no room ends in dots."""
+    # The font that comes with Pillow has no other letters.
+    latin = caption.encode("latin-1", "replace").decode("latin-1")
+    characters = max(1, int((width - 6) / _CHARACTER))
+    placeholder = " ..."[-characters:]
+    return "\n".join(textwrap.wrap(latin, characters, max_lines=lines, placeholder=placeholder))
+
+
+def caption_height(lines: int) -> int:
     return lines * _LINE + 4 if lines else 0
 
 

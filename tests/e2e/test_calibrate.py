@@ -70,7 +70,7 @@ def test_document(calibrated: tuple[Path, dict[str, Any]]) -> None:
 def test_folder(calibrated: tuple[Path, dict[str, Any]]) -> None:
     folder, document = calibrated
     with Image.open(folder / document["comparison"]["file"]) as picture:
-        assert picture.size == (3 * 128, 4 * 128)
+        assert picture.size == (3 * 128, 24 + 4 * (128 + 24)), "titles and captions"
     assert [path.name for path in folder.parent.iterdir()] == ["w8a8"], "nothing else stays"
     assert not list(folder.rglob("done.json"))
     assert "w4a16-g64" in schemes(folder, "text_encoder").values()

@@ -1,0 +1,241 @@
+"""`sana compare`: two models draw the same prompts and seeds, side by side on one sheet."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sana_cli.commands.completion import complete_model
+from sana_cli.errors import SanaError, usage_error
+from sana_cli.options import (
+    DeviceOption,
+    JsonOption,
+    OfflineOption,
+    QuietOption,
+    parse_size,
+    refuse_empty,
+)
+
+if TYPE_CHECKING:
+    from sana_cli.checkpoint import Checkpoint
+    from sana_cli.compare import Comparison, Contender
+    from sana_cli.wishes import Wishes
+
+_FIRST_SEED = 1
+
+
+def compare(
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A",
+            help="A model, as --model takes it.",
+            autocompletion=complete_model,
+            show_default=False,
+        ),
+    ],
+    second: Annotated[
+        str,
+        typer.Argument(
+            metavar="B",
+            help="Another one, such as its quantized folder.",
+            autocompletion=complete_model,
+            show_default=False,
+        ),
+    ],
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--prompt",
+            "-p",
+            metavar="TEXT",
+            help="What to draw; may be repeated [default: four prompts of our own]",
+            show_default=False,
+        ),
+    ] = None,
+    prompts: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Prompts from a file, as `sana generate` reads it.",
+            show_default=False,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Of the first prompt; the others count up.", show_default=str(_FIRST_SEED)
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Denoising steps [default: each model's own]", show_default=False),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="WxH", help="Width and height [default: A's own]", show_default=False),
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="PATH",
+            help="The sheet: a .png file, or a folder [default: compare-A-B.png]",
+            show_default=False,
+        ),
+    ] = None,
+    device: DeviceOption = None,
+    offline: OfflineOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    json: JsonOption = False,
+    quiet: QuietOption = None,
+) -> None:
+    """Draw the same prompts and seeds with two models, and score how close their pictures are.
+
+    Saves a labelled sheet: A's picture, B's, and their difference. PSNR above 40 dB is hard to see, below 25 dB it is
+    another picture.
+    """
+    import os
+
+    from sana_cli.checkpoint import local_path, open_checkpoint
+    from sana_cli.console import ConsoleReporter
+    from sana_cli.output import slug
+    from sana_cli.request import picture_path
+    from sana_cli.safety import SafetyCheck
+    from sana_cli.user_config import preferences
+    from sana_cli.wishes import Wishes
+
+    refuse_empty({"--output": output, "--prompts": prompts})
+    if prompt and prompts:
+        raise usage_error("give --prompt or --prompts, not both", "omit one")
+    chosen = preferences()
+    width, height = parse_size(size) if size else (None, None)
+    typed = Wishes(width=width, height=height, steps=steps, device=device)
+    common = typed.over(Wishes.of_preferences(chosen))
+    target = picture_path(
+        local_path(output) if output else None,
+        is_folder=(output or "").endswith(("/", os.sep)),
+        default=lambda: Path(f"compare-{slug(_label(first))}-{slug(_label(second))}.png"),
+        overwrite=force,
+    )
+    checks = SafetyCheck.find(chosen.safety_model) if chosen.is_checked(None) else None
+    with ConsoleReporter(quiet=chosen.is_quiet(quiet)) as reporter:
+        one, other = (
+            open_checkpoint(name, offline=chosen.is_offline(offline), progress=reporter.download)
+            for name in (first, second)
+        )
+        asked = _asked(prompt, prompts, one)
+        contenders = _contenders((first, second), (one, other), asked, common, seed)
+        from sana_cli import compare as comparing
+        from sana_cli.precision import pick_device
+
+        with common.naming_source_of("device"):
+            on = pick_device(common.device or "auto")
+        if checks is not None:
+            texts = [request.prompt for request in contenders[0].requests]
+            refused = checks.refusals(
+                texts, device=on, max_memory=contenders[0].requests[0].max_memory, spare=0,
+                reporter=reporter,
+            )  # fmt: skip
+            for error in refused.values():
+                raise error
+        found = comparing.compare(
+            *contenders, device=on, target=target, overwrite=force, reporter=reporter
+        )
+    _tell(found, json=json)
+
+
+def _label(model: str) -> str:
+    """The last part of a name or path."""
+    return model.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or model
+
+
+def _asked(typed: list[str] | None, file: str | None, checkpoint: "Checkpoint") -> "list[Wishes]":
+    from sana_cli.wishes import Wishes
+
+    if file:
+        from sana_cli.prompt_file import read_lines
+
+        return [line.wishes for line in read_lines(file)]
+    if not typed:
+        from calibration.prompts import compared_prompts
+
+        typed = compared_prompts(checkpoint.own.vocabulary)
+    return [Wishes(prompt=text) for text in typed]
+
+
+def _contenders(
+    names: tuple[str, str],
+    checkpoints: "tuple[Checkpoint, Checkpoint]",
+    asked: "list[Wishes]",
+    common: "Wishes",
+    seed: int | None,
+) -> "tuple[Contender, Contender]":
+    """Both models with the same prompts, seeds and sizes. SanaError for what one of them cannot draw."""
+    from sana_cli.compare import Contender
+    from sana_cli.request import check, resolve
+
+    labels = tuple(checkpoint.name for checkpoint in checkpoints)
+    if labels[0] == labels[1]:
+        labels = names
+    requests: tuple[list[Any], list[Any]] = ([], [])
+    for i, wishes in enumerate(asked):
+        first_seed = _FIRST_SEED if seed is None else seed
+        wished = replace(wishes, seed=first_seed + i if wishes.seed is None else wishes.seed)
+        size: dict[str, int] = {}
+        for label, checkpoint, found in zip(labels, checkpoints, requests, strict=True):
+            try:
+                request = replace(wished.over(common).request(checkpoint), output=None, **size)
+                check(request, checkpoint)
+                settings = resolve(request, checkpoint)
+            except SanaError as error:
+                error.message = f"{label}: {error.message}"
+                raise
+            size = {"width": settings.width, "height": settings.height}
+            found.append(replace(request, **size))
+    one, other = (
+        Contender(name=label, checkpoint=checkpoint, requests=found)
+        for label, checkpoint, found in zip(labels, checkpoints, requests, strict=True)
+    )
+    return one, other
+
+
+def _tell(found: "Comparison", *, json: bool) -> None:
+    from sana_cli.text import print_json, say
+
+    if json:
+        print_json(_document(found))
+        return
+    for one in found.pictures:
+        say(f"{one.closeness}  seed {one.seed}  {one.prompt}")
+    first, second = (contender.name for contender in found.contenders)
+    seconds = [f"{drawn.seconds:.2f} s" for drawn in found.drawn]
+    say(
+        f"{first} and {second}: PSNR {found.median_db:.1f} dB in the median, {found.worst_db:.1f} dB at worst; "
+        f"{seconds[0]} and {seconds[1]} a picture",
+        str(found.sheet),
+    )
+
+
+def _document(found: "Comparison") -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return {
+        "models": [
+            {"name": contender.name, "revision": contender.checkpoint.revision, **asdict(drawn)}
+            for contender, drawn in zip(found.contenders, found.drawn, strict=True)
+        ],
+        "device": found.device,
+        "psnr_db_median": found.median_db,
+        "psnr_db_worst": found.worst_db,
+        "pictures": [
+            {
+                "prompt": one.prompt, "seed": one.seed, "width": request.width, "height": request.height,
+                **asdict(one.closeness),
+            }
+            for one, request in zip(found.pictures, found.contenders[0].requests, strict=True)
+        ],
+        "sheet": str(found.sheet),
+    }  # fmt: skip

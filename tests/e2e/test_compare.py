@@ -1,0 +1,112 @@
+"""`sana compare`: two models, the same prompts and seeds, one labelled sheet."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sana_cli.errors import ExitCode
+
+SMALL = ("--size", "64x64", "--steps", 1, "--device", "cpu")
+
+
+@pytest.fixture(scope="module")
+def quantized(
+    sana: Callable[..., Any], pipelines: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("compare") / "tiny-int4"
+    words = ("--recipe", "int4", "--samples", 0)
+    assert sana("quantize", pipelines.folder("plain"), folder, *words).code == 0
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_model_and_its_quantized_folder(
+    sana: Callable[..., Any], tiny_model: Path, quantized: Path, tmp_path: Path
+) -> None:
+    words = ("compare", tiny_model, quantized, *SMALL, "-p", "a fox", "-p", "an owl", "--seed", 7)
+    result = sana(*words, "--json")
+    assert result.code == 0, result.err
+    document = result.document
+    assert [model["name"] for model in document["models"]] == [tiny_model.name, "tiny-int4"]
+    assert document["models"][1]["kernels"]
+    found = [(one["prompt"], one["seed"], one["width"]) for one in document["pictures"]]
+    assert found == [("a fox", 7, 64), ("an owl", 8, 64)]
+    values = [one["psnr_db"] for one in document["pictures"]]
+    assert all(5 < value < 99 for value in values)
+    assert document["psnr_db_worst"] == min(values)
+    assert document["sheet"] == f"compare-{tiny_model.name}-tiny-int4.png"
+    with Image.open(document["sheet"]) as sheet:
+        assert sheet.size == (3 * 64, 24 + 2 * (64 + 24))
+    told = sana("info", document["sheet"]).out
+    assert "tiny-int4" in told
+    assert "a fox --seed 7, PSNR" in told
+    assert sorted(path.name for path in tmp_path.iterdir()) == [document["sheet"]]
+
+    again = sana(*words)
+    assert (again.code, "exists" in again.err) == (ExitCode.USAGE, True)
+    again = sana(*words, "--force", "-o", tmp_path)
+    assert again.code == 0, again.err
+    assert f"PSNR {min(values):.1f} dB" in again.out
+    assert again.out.splitlines()[-1].endswith(document["sheet"])
+
+
+def test_the_same_model_draws_the_same(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Lines of a file may say their own seed and size."""
+    lines = [{"prompt": "a fox", "seed": 3}, {"prompt": "an owl", "size": "96x64"}]
+    (tmp_path / "p.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = ("--prompts", "p.jsonl", "-o", "sheet.png", "--json")
+    result = sana("compare", tiny_model, tiny_model, *SMALL, *words)
+    assert result.code == 0, result.err
+    pictures = result.document["pictures"]
+    assert [(one["seed"], one["width"], one["psnr_db"]) for one in pictures] == [
+        (3, 64, 99.0), (2, 96, 99.0),
+    ]  # fmt: skip
+    assert [model["name"] for model in result.document["models"]] == [str(tiny_model)] * 2
+
+
+def test_rows_that_have_no_room(
+    sana: Callable[..., Any], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sana_cli.compare.most_rows", lambda: 1)
+    result = sana(
+        "compare", tiny_model, tiny_model, *SMALL, "-p", "a fox", "-p", "an owl", "-o", "s.png"
+    )
+    assert result.code == 0, result.err
+    assert "s.png shows the 1 of 2 prompts that differ most" in result.err
+    with Image.open("s.png") as sheet:
+        assert sheet.height == 24 + 64 + 24
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("builtin", "sana-0.7b"), "unknown model 'sana-0.7b'"),
+        (("nobody", "builtin"), "unknown model 'nobody'"),
+        (("builtin",), "B"),
+        (("builtin", "builtin", "--size", "100x100"), "builtin: "),
+        (("builtin", "builtin", "--steps", "0"), "builtin: "),
+        (("builtin", "builtin", "-p", ""), "builtin: "),
+        (("builtin", "builtin", "--seed", "-5"), "builtin: "),
+        (("builtin", "builtin", "-p", "a", "--prompts", "p.txt"), "--prompt or --prompts"),
+        (("builtin", "builtin", "--prompts", "no.txt"), "no.txt"),
+        (("builtin", "builtin", "-o", "a.jpg"), "pictures are saved as .png"),
+        (("builtin", "builtin", "-o", "no/a.png"), "no such folder"),
+    ],
+)
+def test_bad_input(
+    sana: Callable[..., Any], tmp_path: Path, words: tuple[str, ...], told: str
+) -> None:
+    result = sana("compare", *words)
+    assert (result.code, result.out) == (ExitCode.USAGE, "")
+    assert told in result.err
+    assert list(tmp_path.iterdir()) == []
