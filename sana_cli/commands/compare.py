@@ -18,6 +18,8 @@ from sana_cli.options import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sana_cli.checkpoint import Checkpoint
     from sana_cli.compare import Comparison, Contender
     from sana_cli.wishes import Wishes
@@ -92,9 +94,9 @@ def compare(
     json: JsonOption = False,
     quiet: QuietOption = None,
 ) -> None:
-    """Draw the same prompts and seeds with two models, and score how close their pictures are.
+    """Draw the same with two models, and score it.
 
-    Saves a labelled sheet: A's picture, B's, and their difference. PSNR above 40 dB is hard to see, below 25 dB it is
+    Both get the same prompts, seeds and size. Saves a labelled sheet: A's picture, B's, and their difference. PSNR above 40 dB is hard to see, below 25 dB it is
     another picture.
     """
     import os
@@ -126,7 +128,7 @@ def compare(
             open_checkpoint(name, offline=chosen.is_offline(offline), progress=reporter.download)
             for name in (first, second)
         )
-        asked = _asked(prompt, prompts, one)
+        asked = _asked(prompt, prompts, one, reporter.notice)
         contenders = _contenders((first, second), (one, other), asked, common, seed)
         from sana_cli import compare as comparing
         from sana_cli.precision import pick_device
@@ -152,13 +154,21 @@ def _label(model: str) -> str:
     return model.rstrip("/\\").replace("\\", "/").rpartition("/")[2] or model
 
 
-def _asked(typed: list[str] | None, file: str | None, checkpoint: "Checkpoint") -> "list[Wishes]":
+def _asked(
+    typed: list[str] | None,
+    file: str | None,
+    checkpoint: "Checkpoint",
+    notice: "Callable[[str], None]",
+) -> "list[Wishes]":
     from sana_cli.wishes import Wishes
 
     if file:
-        from sana_cli.prompt_file import read_lines
+        from sana_cli.prompt_file import read_prompt_file
 
-        return [line.wishes for line in read_lines(file)]
+        read = read_prompt_file(file)
+        for message in read.notices:
+            notice(message)
+        return [line.wishes for line in read.only_lines]
     if not typed:
         from calibration.prompts import compared_prompts
 

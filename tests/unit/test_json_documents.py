@@ -129,6 +129,12 @@ def test_info(
     compare("`sana info MODEL`", sana("info", folder[0], "--json").document)
 
 
+def test_compare(sana: Callable[..., Any], picture: tuple[Path, Any], pipelines: Any) -> None:
+    model = pipelines.folder("plain")
+    words = ("--size", "64x64", "--steps", 1, "-p", "a cat", "-o", picture[0].with_name("b.png"))
+    compare("`sana compare`", sana("compare", model, model, *words, "--json").document)
+
+
 def test_doctor(sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     from sana_cli import doctor
 
