@@ -50,7 +50,8 @@ def set_up(verbosity: int) -> None:
 
 
 def mute_libraries() -> None:
-    """Only errors of libraries that report more than helps, unless everything is asked for."""
+    """Only errors of libraries that report more than helps, unless everything is asked for; Pillow raises what it logs."""
     everything = logging.getLogger().isEnabledFor(logging.DEBUG)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.NOTSET if everything else logging.ERROR)
+    logging.getLogger("PIL").setLevel(logging.NOTSET if everything else logging.CRITICAL)

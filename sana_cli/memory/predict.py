@@ -61,6 +61,7 @@ _STRIP_MAPS = (22, 47)
 _TILE_REACH = 14  # pixels that a tile reads beyond its sides, both together
 _STRIP_REACH = 4  # rows of a map that a strip reads beyond its own
 _READ_MAPS = 3  # the picture to begin with, in fp32, and copies in which it is converted
+_PASTED_BYTES = 8  # per pixel: the original and its mask, while they are fitted and kept
 _PICTURE_MAPS = 4.8  # the picture, and copies while it is checked, converted and compressed
 
 
@@ -112,6 +113,10 @@ class Job:
     hosts: tuple[int, int]  # host memory while the text is encoded, and afterwards
     encoder: Weights | None = None  # of a picture to begin with; None: there is none
     encode_activations: int = 0
+    reading: int = (
+        0  # of files that are read again while and after the transformer runs: with a mask
+    )
+    pasted: int = 0  # what stays of the original until the picture is saved
 
 
 def predict(job: Job, plan: Plan) -> list[StagePeak]:
@@ -150,7 +155,7 @@ def predict(job: Job, plan: Plan) -> list[StagePeak]:
         StagePeak(
             stage="denoise",
             weights=transformer + kept + (job.vae.total if together else 0),
-            activations=job.branch * at_once + job.context + job.cached,
+            activations=max(job.branch * at_once + job.context + job.cached, job.reading),
             workspace=max(job.transformer.largest, job.transformer.unpacked),
             host=host,
         )
@@ -168,7 +173,9 @@ def predict(job: Job, plan: Plan) -> list[StagePeak]:
     others = transformer + kept if together else 0
     stages.append(
         replace(
-            decode, weights=decode.weights + others, activations=decode.activations + job.context
+            decode,
+            weights=decode.weights + others,
+            activations=max(decode.activations + job.context + job.pasted, job.reading),
         )
     )
     return stages
@@ -246,14 +253,19 @@ def describe(
     if not text_is_cached:
         text = _weights(checkpoint, "text_encoder", dtypes.text_encoder)
         text_activations = _text(checkpoint, settings, dtypes)
-    source, encoder, encode = settings.source, None, 0
+    source, encoder, encode, reading, pasted = settings.source, None, 0, 0, 0
     if source is not None and source.is_encoded:
         encoder = _weights(checkpoint, "vae", dtypes.vae, without="decoder.")
         encode = encode_activations(
             checkpoint.vae, settings.drawn_height, settings.drawn_width, ITEMSIZE[dtypes.vae]
         )
         files = [source.image] if source.mask is None else [source.image, source.mask]
-        encode += max(file.reading_bytes for file in files)
+        largest = max(file.reading_bytes for file in files)
+        encode += largest
+        if (
+            source.mask is not None and device.type == "cpu"
+        ):  # else in another memory than the plan's
+            reading, pasted = largest, _PASTED_BYTES * settings.width * settings.height
     cpu = device.type == "cpu"
     host = _TORCH + _CACHES
     tokenizer = checkpoint.folder / "tokenizer/tokenizer.json"
@@ -283,6 +295,8 @@ def describe(
         hosts=(host + table, host) if cpu else (0, 0),
         encoder=encoder,
         encode_activations=encode,
+        reading=reading,
+        pasted=pasted,
     )
 
 

@@ -93,7 +93,10 @@ def test_logs_and_warnings_keep_to_their_lines(capsys: pytest.CaptureFixture[str
 
 
 def test_warnings_of_libraries_do_not_reach_stderr() -> None:
-    program = "import warnings; from sana_cli.logs import set_up; set_up(0); warnings.warn('from a library')"
+    program = (
+        "import logging, warnings; from sana_cli.logs import set_up; set_up(0);"
+        "warnings.warn('from a library'); logging.getLogger('PIL.X').error('raised, too')"
+    )
     run = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, check=True, text=True
     )

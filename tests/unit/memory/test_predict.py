@@ -279,3 +279,21 @@ def test_tokens(tmp_path: Path, builtin: Checkpoint) -> None:
     assert count_tokens(builtin.folder, "a cat left of a pizza") > 3
     assert count_tokens(tmp_path, "x" * 400) == 101, "without a tokenizer: four letters each"
     assert peak(predict(job(builtin), Plan())).total > 200 * MIB
+
+
+def test_pictures_to_begin_with_are_counted(builtin: Checkpoint, tmp_path: Path) -> None:
+    """The larger of the picture and its mask is read again while the transformer is there."""
+    from PIL import Image
+
+    Image.new("RGB", (256, 256)).save(tmp_path / "a.png")
+    Image.new("L", (2048, 2048), 255).save(tmp_path / "mask.png")
+
+    def peaks(**wishes: Any) -> dict[str, int]:
+        made = job(builtin, cached=True, image=tmp_path / "a.png", strength=0.5, **wishes)
+        return {stage.stage: stage.activations for stage in predict(made, Plan())}
+
+    without, masked = peaks(), peaks(mask=tmp_path / "mask.png")
+    large = 16 * 2048 * 2048
+    assert masked["encode"] - without["encode"] == large - 16 * 256 * 256
+    assert masked["denoise"] == large > without["denoise"]
+    assert masked["decode"] == max(large, without["decode"] + 8 * 256 * 256)
