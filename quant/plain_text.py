@@ -19,7 +19,12 @@ _LINE_END = re.compile(r"\r\n|\n|\r")
 def decode_text(data: bytes) -> str:
     """Text in UTF-8, or in UTF-16 or UTF-32 as programs on Windows save it; ValueError says what else it is."""
     mark, encoding = next(
-        ((mark, encoding) for mark, encoding in _MARKS if data.startswith(mark)),
+        # A mark of UTF-16 alone is as likely to be two bytes of something else.
+        (
+            (mark, encoding)
+            for mark, encoding in _MARKS
+            if data.startswith(mark) and (data != mark or encoding == "utf-8")
+        ),
         (b"", _without_mark(data)),
     )
     try:

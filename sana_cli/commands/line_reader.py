@@ -7,6 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
+from quant.plain_text import split_lines
+
 if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent, Completion
     from prompt_toolkit.document import Document
@@ -23,8 +25,9 @@ class Candidates(Protocol):
 
 def piped_lines() -> Iterator[str]:
     """Lines of standard input as they arrive; what is not UTF-8 is refused as a prompt, not here."""
-    for line in sys.stdin.buffer:
-        yield line.decode("utf-8", "surrogateescape")
+    for number, data in enumerate(sys.stdin.buffer):
+        text = data.decode("utf-8", "surrogateescape")
+        yield from split_lines(text.removeprefix("\ufeff") if number == 0 else text)
 
 
 class Terminal:

@@ -4,6 +4,7 @@ import os
 import stat
 import sys
 
+from quant.plain_text import decode_text, split_lines
 from sana_cli.errors import usage_error
 from sana_cli.text import note
 
@@ -20,12 +21,13 @@ def piped_prompt(*, asked: bool) -> str | None:
     if sys.stdin.isatty():
         note("reading the prompt from standard input; Ctrl-D ends it")
     try:
-        text = sys.stdin.buffer.read().decode("utf-8-sig")
-    except UnicodeDecodeError as error:
+        text = decode_text(sys.stdin.buffer.read())
+    except ValueError as error:
         raise usage_error(
-            "the prompt on standard input is not UTF-8", "convert it first"
+            f"the prompt on standard input {str(error).removeprefix('it ')}",
+            "convert it to UTF-8 first",
         ) from error
-    lines = [line.strip() for line in text.replace("\r", "\n").split("\n") if line.strip()]
+    lines = [line.strip() for line in split_lines(text) if line.strip()]
     if not lines and not asked:
         return None
     if len(lines) != 1:

@@ -33,6 +33,7 @@ def test_every_encoding_of_unicode(data: bytes) -> None:
         (b"a\0cat\n", "NUL"),
         (b"\0" * 40, "NUL"),
         (b"\xff\xfea", "not UTF-16"),
+        (b"\xff\xfe", "not UTF-8"),
         (b"\xff\xfe" + "\ud83d".encode("utf-16-le", "surrogatepass"), "not UTF-16"),
         (b"\xed\xa0\x80", "not UTF-8"),
         ("猫と\n犬と".encode("utf-16-le"), "not UTF-8|NUL"),
