@@ -13,6 +13,7 @@ from quant.files import open_regular
 from quant.manifest import sha256_of
 from sana_cli.checkpoint import Checkpoint, module_names, weight_files
 from sana_cli.errors import checkpoint_error
+from sana_cli.model_files import CORRUPT, unreadable
 from sana_cli.pth import read_pth
 from sana_cli.weight_headers import WeightFiles
 from sana_cli.weights import read_tensor, stored_shape
@@ -83,7 +84,7 @@ def _require_digest(path: Path, sha256: str) -> None:
         state = path.stat()
         found = _digest_of(path, state.st_size, state.st_mtime_ns)
     except OSError as error:
-        raise checkpoint_error(f"cannot read {path}: {error.strerror}") from error
+        raise unreadable(path, CORRUPT, error) from error
     if found != sha256:
         raise checkpoint_error(
             f"{path} is damaged: its SHA-256 is not the manifest's",

@@ -334,7 +334,8 @@ def empty_module(checkpoint: Checkpoint, component: str) -> Any:
                 prepare_(model, layers, token_convs=TOKEN_CONVS)
         except (KeyError, RecipeError) as error:
             raise checkpoint_error(
-                f"{component}: the manifest names {error}, which does not fit this model"
+                f"{component}: the manifest names {error}, which does not fit this model",
+                hint="copy the whole folder again, or quantize the model again",
             ) from error
     return model
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from quant.files import open_regular
 from quant.manifest import MANIFEST
 from sana_cli.checkpoint import Checkpoint, weight_files
-from sana_cli.errors import checkpoint_error
+from sana_cli.model_files import CORRUPT, unreadable
 from sana_cli.weight_files import STEMS
 
 _PIECES, _PIECE = 16, 4096  # of each file; bytes
@@ -29,7 +29,7 @@ def model_digest(checkpoint: Checkpoint) -> str:
             for piece in _pieces(path):
                 digest.update(piece)
     except OSError as error:
-        raise checkpoint_error(f"cannot read {error.filename}: {error.strerror}") from error
+        raise unreadable(Path(error.filename or checkpoint.folder), CORRUPT, error) from error
     return digest.hexdigest()[:_DIGITS]
 
 

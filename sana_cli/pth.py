@@ -10,6 +10,7 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -79,7 +80,7 @@ _IGNORED = (
     *(f"builtins.{name}" for name in ("int", "float", "str", "bool", "list", "dict", "tuple")),
 )  # fmt: skip
 # Calling these by their own name would run NumPy's code on a stranger's bytes.
-_STAND_INS = [
+_STAND_INS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
     *((_Ignored, name) for name in _IGNORED),
     (_ignored_dict, "collections.defaultdict"),
 ]

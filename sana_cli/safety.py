@@ -135,8 +135,8 @@ class _Judge:
         files = WeightFiles(folder, stem="model")
         dtype = plan_dtypes("auto", "bf16", device).text_encoder
         table = module_names("text_encoder", files).get("embed_tokens.weight", "")
-        if not table:
-            raise checkpoint_error(f"the safety check in {folder} has no word embeddings")
+        if not table or len(files.headers[table][1]) != 2:
+            raise _no_check(f"the safety check in {folder} has no word embeddings")
         rows, width = files.headers[table][1]
         size = int(_ACTIVATIONS * (files.parameters - rows * width) * ITEMSIZE[dtype])
         cap = cap_of(device, max_memory).bytes
@@ -149,7 +149,7 @@ class _Judge:
         answers = [self.encoder.tokenizer.id_of(word) for word in ("Yes", "No")]
         known = [answer for answer in answers if answer is not None and answer < rows]
         if len(known) < len(answers):
-            raise checkpoint_error(f"the safety check in {folder} has no words for Yes and No")
+            raise _no_check(f"the safety check in {folder} has no words for Yes and No")
         head = "lm_head.weight" if "lm_head.weight" in files.headers else table
         self.answers = read_rows(files, head, known).float()  # (2, C)
         self.cap = config.get("final_logit_softcapping") or 0
@@ -174,4 +174,11 @@ def _refusal(prompt: str, risk: float) -> SanaError:
         f"refused: {shown!r} is unsafe with probability {risk:.2f}, above the threshold of {THRESHOLD:.2f}",
         hint="say it in another way; docs/safety.md tells what is checked, and how well",
         code=ExitCode.REFUSED,
+    )
+
+
+def _no_check(message: str) -> SanaError:
+    """For a model that cannot be the check; a new copy of it could not either."""
+    return checkpoint_error(
+        message, hint=f"name a model made for this: sana config set safety_model {MODEL}"
     )

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sana_cli.errors import checkpoint_error
+from sana_cli.model_files import CORRUPT, unreadable
 from sana_cli.weight_headers import WeightFiles
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -50,7 +51,10 @@ def stored_shape(files: WeightFiles, name: str) -> Tensor:
 def _stored_type(files: WeightFiles, name: str) -> torch.dtype:
     stored = files.headers[name][0]
     if stored not in _STORED_TYPES:
-        raise checkpoint_error(f"cannot read {name} from {files.file_of(name)}: type {stored}")
+        raise checkpoint_error(
+            f"cannot read {name} from {files.file_of(name)}: type {stored}",
+            hint="use a release in fp32, bf16 or fp16, or a folder made by `sana quantize`",
+        )
     return _STORED_TYPES[stored]
 
 
@@ -70,6 +74,8 @@ def _read(files: WeightFiles, name: str, spans: Sequence[tuple[int, int]], total
                         raise OSError("the file ends too early")
                     filled += count
     except OSError as error:
+        if error.errno is not None:
+            raise unreadable(path, CORRUPT, error) from error
         raise checkpoint_error(f"cannot read {name} from {path}: {error}") from error
     return out
 

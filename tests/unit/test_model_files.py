@@ -120,6 +120,31 @@ def test_what_the_system_says(tmp_path: Path, number: int, hint: str, code: Exit
     assert error.code == code
 
 
+def test_the_system_refuses_a_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while weights, digests and names of models are read."""
+    from sana_cli import component_weights, model_digest, weights
+    from sana_cli.checkpoint import open_checkpoint
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "x")
+
+    (tmp_path / "m.safetensors").write_bytes(save({"a": torch.ones(2)}))
+    files = WeightFiles(tmp_path, stem="m")
+    builtin = open_checkpoint("builtin")
+    monkeypatch.setattr(component_weights, "_digest_of", refuse)
+    monkeypatch.setattr(model_digest, "open_regular", refuse)
+    files.start_of("a")
+    monkeypatch.setattr(Path, "open", refuse)
+    for read in (
+        lambda _: weights.read_tensor(files, "a"),
+        lambda _: component_weights._require_digest(tmp_path / "m.safetensors", "0"),
+        lambda _: model_digest.model_digest(builtin),
+    ):
+        error = error_of(read, tmp_path)
+        assert "no permission" in error.message
+        assert AGAIN not in error.hint
+
+
 class PanicException(BaseException):
     """As PyO3 raises it; the real one cannot be imported."""
 
