@@ -28,6 +28,7 @@ from sana_cli.lora_file import Lora
 from sana_cli.model_files import one_line, read_config, read_json, unreadable
 from sana_cli.obtaining import Absent, Access, Found, obtain, outlined, published
 from sana_cli.other_quantization import refuse_config, refuse_tensors
+from sana_cli.recipes import RECIPES
 from sana_cli.shapes import Headers
 from sana_cli.user_config import BUILTIN, models_folder
 from sana_cli.variants import VARIANTS, Variant, find_variant, match_structure, suggest
@@ -271,6 +272,10 @@ def _unknown_model(model: str) -> SanaError:
         close = own[0]
     names = ", ".join([BUILTIN, *VARIANTS, *kept])
     hint = f"did you mean {close}? " if close else ""
+    for recipe in RECIPES:
+        base = model.removesuffix(f"-{recipe}")
+        if base != model and find_variant(base) is not None:
+            hint = f"`sana pull {base} --quantize {recipe}` makes it; "
     return SanaError(
         f"unknown model {model!r}: neither a folder, a .pth file, a known name nor OWNER/NAME",
         hint=f"{hint}known names: {names}",

@@ -109,12 +109,25 @@ def print_forecast(
     checkpoint: "Checkpoint", request: "Request", where: "Device", *, json: bool
 ) -> None:
     """A table for people, or one JSON document; errors as the run itself would raise them."""
+    from sana_cli.variants import VARIANTS
+
     forecast = Forecast.of(checkpoint, request, where, count=request.count)
     if json:
         print_json({"dry_run": True, **forecast.document})
         return
     _tell_download(checkpoint)
     forecast.print()
+    if checkpoint.absent is not None:
+        from sana_cli.bench.recorded import ELSEWHERE, seconds_elsewhere
+        from sana_cli.request import resolve
+
+        parts = seconds_elsewhere(checkpoint, resolve(request, checkpoint))
+        each = ", ".join(f"{part} {value:.1f}" for part, value in parts.items())
+        say(f"about {duration(sum(parts.values()))} a picture ({each} s) on {ELSEWHERE}")
+        if forecast.seconds is None:
+            name = checkpoint.name if checkpoint.name in VARIANTS else "sana-0.6b"
+            say(f"time unknown here: `sana bench --random {name}` measures it without a download")
+            return
     say(_time(forecast.seconds, checkpoint.name, request.count, streams=forecast.streams))
 
 
@@ -156,7 +169,7 @@ def print_batch_forecast(
         if largest:
             say("the largest:" if len(forecasts) > 1 else "each:")
             largest.print()
-            total = f"about {seconds:.0f} s for all" if seconds is not None else ""
+            total = f"about {duration(seconds)} for all" if seconds is not None else ""
             say(total or _time(None, checkpoint.name, 1, streams=False))
     if batch.problems:
         raise summed_up(batch.problems)
@@ -185,6 +198,14 @@ def _bytes(stage: "StagePeak") -> dict[str, Any]:
     return {name: getattr(stage, name) for name in _COLUMNS}
 
 
+def duration(seconds: float) -> str:
+    """So that a person can picture it: 12.3 s, 39 min, 2 h 5 min."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
 def _time(seconds: "dict[str, Any] | None", model: str, count: int, *, streams: bool) -> str:
     """What a measurement of this model on this machine lets expect."""
     if seconds is None:
@@ -194,4 +215,4 @@ def _time(seconds: "dict[str, Any] | None", model: str, count: int, *, streams: 
     total = sum(stages.values()) + (count - 1) * (seconds["denoise"] + seconds["decode"])
     parts = ", ".join(f"{part} {value:.1f}" for part, value in stages.items())
     longer = "; streaming takes longer" if streams else ""
-    return f"about {total:.1f} s ({parts}), by `sana bench` of {measured}{longer}"
+    return f"about {duration(total)} ({parts} s), by `sana bench` of {measured}{longer}"

@@ -221,6 +221,8 @@ def test_a_plan_falls_back_where_the_hub_is_out_of_reach(
     assert result.code == 0, result.err
     assert "7.7 GB to download; planned from its published configuration" in result.out
     assert "out of order" in result.out
+    assert "on two CPU cores with AVX2" in result.out
+    assert "sana bench --random sana-0.6b" in result.out
 
 
 def test_info_of_a_published_model_plans_without_the_hub(
@@ -348,3 +350,11 @@ def test_a_safety_check_that_is_not_here_cannot_be_switched_on(
     assert "hf download" in result.err
     assert not (tmp_path / "config.toml").exists()
     assert sana("config", "set", "safety", "false").code == 0
+
+
+def test_a_quantized_name_that_is_not_made_yet_says_how(
+    sana: Callable[..., Any], repo: Any
+) -> None:
+    result = sana("default", "sana-0.6b-512-w8a8")
+    assert result.code == ExitCode.USAGE
+    assert "`sana pull sana-0.6b-512 --quantize w8a8` makes it" in result.err

@@ -105,3 +105,30 @@ def test_measurements_that_end_at_once_keep_each_other() -> None:
         list(pool.map(lambda d: recorded.record(document() | {"device": d}, BUILTIN), devices))
     found = json.loads((cache_folder() / "speeds.json").read_text())
     assert sorted(key.split(" | ")[-1] for key in found) == devices
+
+
+def test_random_weights_of_the_same_shapes_tell_the_time() -> None:
+    measured = document() | {"model": f"{BUILTIN}, random weights"}
+    recorded.record(measured, BUILTIN)
+    assert foretell(settings()) is not None
+
+
+def test_what_another_machine_takes() -> None:
+    """The published 0.6B at 512 pixels, as measured there: 4.6, 48.2 and 10.1 s."""
+    from sana_cli.checkpoint import open_published
+    from sana_cli.variants import VARIANTS
+
+    checkpoint = open_published(VARIANTS["sana-0.6b-512"])
+    wanted = resolve(Request(prompt="a red cat left of a blue car"), checkpoint)
+    seconds = recorded.seconds_elsewhere(checkpoint, wanted)
+    assert seconds == pytest.approx({"text": 4.6, "denoise": 48.2, "decode": 10.1}, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [(4.26, "4.3 s"), (119, "119.0 s"), (2323.7, "39 min"), (7500, "2 h 5 min")],
+)
+def test_a_duration_in_words(seconds: float, words: str) -> None:
+    from sana_cli.commands.forecast import duration
+
+    assert duration(seconds) == words
