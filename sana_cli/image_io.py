@@ -11,6 +11,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from sana_cli.errors import usage_error
 from sana_cli.files import new_file
+from sana_cli.foreign_settings import ForeignSettings, foreign_settings_of
 from sana_cli.pictures import OURS, opened
 from sana_cli.png_chunks import read_texts
 
@@ -101,8 +102,9 @@ def load_picture(path: Path, formats: Sequence[str] = OURS) -> Image.Image:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings in a picture that `save_png` wrote; SanaError if there are none, or the picture is damaged."""
-    with opened(path):
+    with opened(path) as image:
         found = read_texts(path, SETTINGS_KEY, PREVIEW_KEY)
+        foreign = foreign_settings_of(path, image) if not found else None
     if SETTINGS_KEY in found:
         return _settings(path, found[SETTINGS_KEY])
     if PREVIEW_KEY in found:
@@ -110,10 +112,22 @@ def read_settings(path: Path) -> dict[str, Any]:
             f"{path} is a preview, {found[PREVIEW_KEY]}: it carries no settings",
             "use the finished picture",
         )
+    if foreign is not None:
+        raise usage_error(
+            f"{path} was drawn by {foreign.program}, so it carries no settings of sana",
+            f"`sana info {path}` shows a command that draws something like it",
+        )
     raise usage_error(
         f"{path} carries no settings of sana",
         "other programs remove them when they save a picture again",
     )
+
+
+def read_foreign_settings(path: Path) -> ForeignSettings | None:
+    """What a picture says that another program drew; None for one of ours, and where nothing is said. SanaError."""
+    with opened(path) as image:
+        ours = read_texts(path, SETTINGS_KEY, PREVIEW_KEY)
+        return None if ours else foreign_settings_of(path, image)
 
 
 def _settings(path: Path, text: str | None) -> dict[str, Any]:

@@ -30,8 +30,10 @@ from sana_cli.options import (
 from sana_cli.packages import pip_install
 from sana_cli.precision import NamedDevice
 from sana_cli.request import Request
+from sana_cli.text import shortened
 from sana_cli.user_config import BUILTIN, Preferences
 
+_LARGEST = 2**64  # of the numbers in a picture: seeds
 FILES = ("image", "mask")  # names of files, of which a picture also tells the digest
 # Said together or not at all: a size from one place and a shape from another make no sense.
 _SIZE = ("width", "height", "aspect", "bins")
@@ -254,16 +256,25 @@ _IN_PICTURES: dict[str, tuple[type, ...]] = {
 
 def _said(settings: Mapping[str, Any], key: str, kinds: tuple[type, ...], name: str) -> Any:
     value = settings.get(key)
-    if value is not None and type(value) not in kinds:
+    if value is not None and not (type(value) in kinds and _is_sensible(value)):
         raise _senseless(name, key, value)
     return value
+
+
+def _is_sensible(value: str | float | bool) -> bool:
+    """Whether a value can be one at all: JSON holds numbers that no float can, and texts that no file can be called."""
+    if isinstance(value, str):
+        return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
+    return abs(value) <= _LARGEST  # neither NaN nor infinite
 
 
 def _texts(settings: Mapping[str, Any], key: str, name: str) -> tuple[str, ...] | None:
     values = settings.get(key)
     if values is None:
         return None
-    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+    if not isinstance(values, list) or not all(
+        isinstance(value, str) and _is_sensible(value) for value in values
+    ):
         raise _senseless(name, key, values)
     return tuple(values)
 
@@ -276,7 +287,7 @@ def _sides(size: object, name: str) -> tuple[int, int]:
 
 
 def _senseless(name: str, key: str, value: object) -> SanaError:
-    shown = repr(value)[:40]
+    shown = shortened(repr(value), 60)
     return SanaError(
         f"{name} carries {key} = {shown}, which makes no sense",
         hint="another program has changed it; give the settings yourself",

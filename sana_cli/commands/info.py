@@ -6,11 +6,29 @@ import typer
 
 from sana_cli.commands.completion import complete_model
 from sana_cli.commands.seeing import show_picture
-from sana_cli.errors import usage_error
 from sana_cli.options import JsonOption, contradiction
 from sana_cli.text import print_json, say, say_command, shortened
 
-_PICTURES = (".png", ".jpg", ".jpeg", ".webp")  # by suffix; only PNGs of ours carry settings
+# By suffix, those that cannot be read too: their errors say what helps. Only PNGs of ours carry settings.
+_PICTURES = [
+    ".png",
+    ".jpg",
+    ".jpeg",
+    ".webp",
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".heic",
+    ".heif",
+    ".jxl",
+    ".jp2",
+    ".svg",
+    ".psd",
+    ".eps",
+]
 
 
 def info(
@@ -34,69 +52,24 @@ def info(
 
     path = local_path(subject)
     is_picture = path.suffix.lower() in _PICTURES and not path.is_dir()
-    if is_picture and not path.exists():
-        raise usage_error(f"no such picture: {path}", "check the path")
-    again: list[str] = []
     if is_picture:
-        from sana_cli.image_io import SHEET_KEY, read_settings
+        from sana_cli.commands.picture_facts import facts_of
 
-        settings = read_settings(path)
-        document: dict[str, Any] = {"picture": str(path), "settings": settings}
-        facts = _told(settings)
-        if SHEET_KEY not in settings:
-            again = _command(settings)
+        found = facts_of(path)
+        document, facts, label, command = found.document, found.facts, found.label, found.command
     else:
         from sana_cli.commands.model_facts import for_people, model_document
 
         document = model_document(subject)
-        facts = for_people(document)
+        facts, label, command = for_people(document), "", []
     if json:
         print_json(document)
     else:
         say(*_lines(facts))
-        if again:
-            say_command("again", again)
+        if command:
+            say_command(label, command)
     if show:
         show_picture(path if is_picture else None)
-
-
-def _told(settings: dict[str, Any]) -> dict[str, Any]:
-    """What is not empty; names that no version of ours has written stand apart, so that none passes for a line of ours."""
-    said = {key: value for key, value in settings.items() if value != ""}
-    ours = {key: value for key, value in said.items() if key.isidentifier() and key != "again"}
-    others = {key: value for key, value in said.items() if key not in ours}
-    return {**ours, **({"other settings": others} if others else {})}
-
-
-def _command(settings: dict[str, Any]) -> list[str]:
-    """The words of the command that draws a picture once more."""
-    options = {
-        "model": "--model", "negative_prompt": "--negative", "size": "--size", "steps": "--steps",
-        "guidance": "--guidance", "guidance_interval": "--guidance-interval", "cache": "--cache",
-        "scheduler": "--scheduler", "seed": "--seed",
-        "image": "--image", "strength": "--strength", "mask": "--mask",
-    }  # fmt: skip
-    prompt = str(settings.get("prompt", ""))
-    words = ["sana", "generate", *([] if prompt.startswith("-") else [prompt])]
-    for key, option in options.items():
-        if key in settings:
-            words += [option, str(settings[key])]
-    loras = settings.get("loras")
-    for lora in loras if isinstance(loras, list) else ():
-        words += ["--lora", str(lora)]
-    if settings.get("drawn_size") != settings.get("size"):
-        words.append("--bins")
-    if settings.get("branches") == "apart":
-        words += ["--plan", "branches"]
-    if settings.get("decode"):  # "exact-tiles 512"
-        mode, _, tile = str(settings["decode"]).partition(" ")
-        words += ["--decode", mode, "--tile", tile]
-    if settings.get("backend", "auto") != "auto":
-        words += ["--backend", str(settings["backend"])]
-    words.append("--enhance" if settings.get("enhance") else "--no-enhance")
-    if prompt.startswith("-"):  # only after "--" it is no option
-        words += ["--", prompt]
-    return words
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:

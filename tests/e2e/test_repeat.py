@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from sana_cli.errors import ExitCode
 from sana_cli.image_io import read_settings, save_png
@@ -287,3 +288,59 @@ def test_no_picture_of_ours(sana: Callable[..., Any], tmp_path: Path) -> None:
     assert "carries no settings" in sana("generate", "--from", path).err
     path.write_bytes(b"no picture")
     assert "cannot read" in sana("generate", "--from", path).err
+
+
+LARGE = int("9" * 400)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({key: value} for key in ("seed", "steps", "guidance", "cache", "strength")
+          for value in (LARGE, -LARGE, float("nan"), float("inf"), True, [1])),
+        {"seed": -5},
+        {"seed": 2**64},
+        {"size": f"{LARGE}x64"},
+        {"size": "0x0"},
+        {"size": [64, 64]},
+        {"guidance_interval": f"{LARGE}-1"},
+        {"guidance_interval": "1-0"},
+        {"decode": "exact-tiles " + "9" * 5000},
+        {"decode": f"exact-tiles {LARGE}"},
+        {"decode": ["whole"]},
+        {"loras": [f"a:{LARGE}"]},
+        {"loras": ["a\0"]},
+        {"loras": 5},
+        {"model": "\ud800"},
+        {"model": "a\0b"},
+        {"model": "a\nb"},
+        {"image": "a\0b.png"},
+        {"image": "\udcff.png"},
+        {"prompt": "a\ud800b"},
+        {"prompt": ""},
+        {"precision": LARGE},
+        {"backend": "x"},
+    ],
+    ids=lambda changes: str(changes)[:40],
+)  # fmt: skip
+def test_settings_that_cannot_be(
+    sana: Callable[..., Any], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """One line, whatever a stranger's picture says; and `info` shows it on lines of its own."""
+    usual = {
+        "prompt": "a",
+        "seed": 1,
+        "steps": 1,
+        "size": "64x64",
+        "drawn_size": "64x64",
+        "model": "builtin",
+    }
+    path, info = tmp_path / "a.png", PngInfo()
+    info.add_itxt("sana", json.dumps(usual | changes))
+    Image.new("RGB", (2, 2)).save(path, pnginfo=info)
+    result = sana("generate", "--from", path, "-o", tmp_path / "b.png", "--dry-run")
+    assert result.code in (ExitCode.USAGE, ExitCode.CHECKPOINT, ExitCode.ENVIRONMENT), result.err
+    assert max(map(len, result.err.splitlines())) < 500
+    assert "a bug" not in result.err
+    assert sana("info", path).code == 0
+    assert sana("info", path, "--json").code == 0

@@ -41,7 +41,7 @@ FLOORS = (
         "prompt_forms",
         "fitness",
     ),
-    ("pictures", "oddities"),
+    ("pictures", "oddities", "foreign_settings"),
     ("lora_file", "source"),
     ("hub_errors", "hub_cache", "hub_download"),
     (

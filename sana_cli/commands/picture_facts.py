@@ -1,0 +1,91 @@
+"""How a picture was made, for people and as a document: one of ours, a preview, or another program's."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureFacts:
+    """What `sana info` tells of a picture."""
+
+    document: dict[str, Any]
+    facts: dict[str, Any]  # for people
+    label: str = "again"  # of the command
+    command: list[str] = field(default_factory=list)  # words; none where nothing can be drawn again
+
+
+def facts_of(path: Path) -> PictureFacts:
+    """What a file says. SanaError where it is no picture, or says nothing."""
+    from sana_cli.image_io import SHEET_KEY, preview_state, read_foreign_settings, read_settings
+
+    document: dict[str, Any] = {"picture": str(path), "settings": {}}
+    state = preview_state(path)
+    if state is not None:
+        return PictureFacts(
+            document={**document, "preview": state},
+            facts={"preview": f"{state}; the finished picture carries the settings"},
+        )
+    foreign = read_foreign_settings(path)
+    if foreign is None:
+        settings = read_settings(path)
+        command = [] if SHEET_KEY in settings else _command(settings)
+        return PictureFacts(
+            document={**document, "settings": settings}, facts=_told(settings), command=command
+        )
+    told = {
+        "prompt": foreign.prompt,
+        "negative_prompt": foreign.negative_prompt,
+        "size": foreign.size,
+    }
+    others = {"others": dict(foreign.others)}
+    facts = {
+        "drawn by": foreign.program,
+        **{key: value for key, value in told.items() if value},
+        **({"its settings": foreign.others} if foreign.others else {}),
+    }
+    return PictureFacts(
+        document={**document, "foreign": {"program": foreign.program, **told, **others}},
+        facts=facts,
+        label="something like it",
+        command=foreign.command,
+    )
+
+
+def _told(settings: dict[str, Any]) -> dict[str, Any]:
+    """What is not empty; names that no version of ours has written stand apart, so that none passes for a line of ours."""
+    said = {key: value for key, value in settings.items() if value != ""}
+    ours = {key: value for key, value in said.items() if key.isidentifier() and key != "again"}
+    others = {key: value for key, value in said.items() if key not in ours}
+    return {**ours, **({"other settings": others} if others else {})}
+
+
+def _command(settings: dict[str, Any]) -> list[str]:
+    """The words of the command that draws a picture once more."""
+    options = {
+        "model": "--model", "negative_prompt": "--negative", "size": "--size", "steps": "--steps",
+        "guidance": "--guidance", "guidance_interval": "--guidance-interval", "cache": "--cache",
+        "scheduler": "--scheduler", "seed": "--seed",
+        "image": "--image", "strength": "--strength", "mask": "--mask",
+    }  # fmt: skip
+    prompt = str(settings.get("prompt", ""))
+    words = ["sana", "generate", *([] if prompt.startswith("-") else [prompt])]
+    for key, option in options.items():
+        if key in settings:
+            words += [option, str(settings[key])]
+    loras = settings.get("loras")
+    for lora in loras if isinstance(loras, list) else ():
+        words += ["--lora", str(lora)]
+    if settings.get("drawn_size") != settings.get("size"):
+        words.append("--bins")
+    if settings.get("branches") == "apart":
+        words += ["--plan", "branches"]
+    if settings.get("decode"):  # "exact-tiles 512"
+        mode, _, tile = str(settings["decode"]).partition(" ")
+        words += ["--decode", mode, "--tile", tile]
+    if settings.get("backend", "auto") != "auto":
+        words += ["--backend", str(settings["backend"])]
+    words.append("--enhance" if settings.get("enhance") else "--no-enhance")
+    if prompt.startswith("-"):  # only after "--" it is no option
+        words += ["--", prompt]
+    return words
