@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from quant.files import open_regular
 from sana_cli.config import MAX_SIDE
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.files import new_file
@@ -208,7 +209,12 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
         known = {name: header[name] for name in ("latents", "original", "mask") if name in header}
         if any(max(shape, default=0) > MAX_SIDE for _, shape in known.values()):
             raise _damaged(path, "it holds tensors that are larger than any picture")
-        with reading(path), safe_open(path, framework="pt") as handle:
+        # By its descriptor where safetensors refuses the name: /proc is where names are any bytes.
+        with (
+            reading(path),
+            open_regular(path) as file,
+            safe_open(_utf8_name(path, file.fileno()), framework="pt") as handle,
+        ):
             # Copies: the file may be removed while its latents are decoded.
             return metadata, {name: handle.get_tensor(name).clone() for name in known}
     except SanaError as error:
@@ -222,6 +228,11 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             reason = error.message.partition(f"{CORRUPT}: ")[2]
             raise _damaged(path, f"not a whole safetensors file ({reason})") from error
         raise
+
+
+def _utf8_name(path: Path, descriptor: int) -> Path:
+    is_utf8 = os.fsencode(path) == str(path).encode(errors="replace")
+    return path if is_utf8 else Path(f"/proc/self/fd/{descriptor}")
 
 
 def _parse(metadata: dict[str, str]) -> tuple[dict[str, Any], HowToFinish]:

@@ -218,7 +218,7 @@ def _tell(
         from sana_cli.bench.page import html as page
 
         with new_file(html, overwrite=True) as file:
-            file.write(page(document).encode())
+            file.write(page(document).encode(errors="backslashreplace"))
     if plot is not None:
         from sana_cli.bench.plot import plot as draw
 

@@ -64,3 +64,22 @@ def str_values(value: object) -> list[str]:
 
 def test_a_model_is_read(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
     assert sana("info", shutil.copytree(tiny_model, tmp_path / ODD)).code == 0
+
+
+def test_a_picture_that_was_interrupted(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its latents have the picture's name, and can be read all the same."""
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / f"{ODD}.png"
+    with monkeypatch.context() as patch:
+        patch.setattr("sana_cli.finishing.image_io.save_png", interrupt)
+        drawn = sana("generate", "a cat", "-m", tiny_model, *FAST, "-o", out)
+    assert drawn.code == ExitCode.INTERRUPTED
+    (latents,) = tmp_path.glob("*.latents.safetensors")
+    result = sana("decode", latents)
+    assert result.code == 0, result.err
+    assert Image.open(out).size == (64, 64)
