@@ -6,7 +6,6 @@ importing huggingface_hub, which takes 0.2 s.
 
 import contextlib
 import json
-import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from sana_cli import hub_cache
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.hub_answer import BadAnswer, Listing
 from sana_cli.hub_environment import blame, require_environment
-from sana_cli.hub_files import RemoteFile, RepoFolder, has_digest, unsafe_name
+from sana_cli.hub_files import RemoteFile, RepoFolder, is_repo_id, unsafe_name
 from sana_cli.weight_files import COMPONENTS, missing_files, select_files
 
 Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in total
@@ -28,7 +27,6 @@ Piece = tuple[str, int, int]  # a file, its first byte that is wanted, and how m
 
 _AT_ONCE = 4  # requests
 _MAIN = "main"
-_REPO = re.compile(r"(?!.*(?:--|\.\.))[\w.-]+/[\w.-]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +232,7 @@ def verify(
 
 def _require_repo(repo_id: str) -> None:
     """SanaError (usage) for what no hub takes as a repo's name, before a path is made of it."""
-    if not _REPO.fullmatch(repo_id):
+    if not is_repo_id(repo_id):
         from sana_cli.hub_errors import no_repo
 
         raise no_repo(repo_id)

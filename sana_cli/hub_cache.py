@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from quant.files import read_small_text
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.hub_environment import require_environment
-from sana_cli.hub_files import RepoFolder
+from sana_cli.hub_files import RepoFolder, is_repo_id
 from sana_cli.weight_files import missing_files, select_files
 
 _PREFIX = "models--"
@@ -54,6 +54,8 @@ def repo_folder(repo_id: str) -> RepoFolder:
 
 def find(repo_id: str, *, weight_variant: str | None = None) -> CachedRepo | None:
     """What the cache has of a repo; None if nothing."""
+    if not is_repo_id(repo_id):
+        return None
     folder = repo_folder(repo_id).path
     if not folder.is_dir():
         return None
@@ -104,6 +106,8 @@ def disk_bytes(folders: Iterable[Path]) -> int:
 
 def freed_bytes(folder: Path) -> int:
     """Bytes that removing a folder gives back: files that have no name elsewhere."""
+    if folder.is_symlink():
+        return 0
     paths = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     return sum(status.st_size for path in paths if (status := path.lstat()).st_nlink == 1)
 
@@ -111,7 +115,7 @@ def freed_bytes(folder: Path) -> int:
 def remove_repo(repo: CachedRepo) -> int:
     """Remove a repo from the cache, unless somebody downloads it right now; returns the bytes freed."""
     with contextlib.ExitStack() as held:
-        for path in (root() / ".locks" / repo.folder.name).glob("*.lock"):
+        for path in _locks(repo.folder):
             try:
                 held.enter_context(FileLock(path, timeout=0))
             except Timeout as error:
@@ -120,33 +124,60 @@ def remove_repo(repo: CachedRepo) -> int:
                     hint="wait for it, or stop it",
                     code=ExitCode.ENVIRONMENT,
                 ) from error
+            except OSError as error:
+                raise _cannot_remove(path, error) from error
         freed = remove_folder(repo.folder)
-    shutil.rmtree(root() / ".locks" / repo.folder.name, ignore_errors=True)
+    remove_idle_locks(repo.folder)
+    with contextlib.suppress(OSError):
+        _lock_folder(repo.folder).rmdir()
     return freed
 
 
 def remove_idle_locks(folder: Path) -> None:
     """Remove the empty files that locks of a repo left, but for those that somebody holds."""
-    for path in (folder.parent / ".locks" / folder.name).glob("*.lock"):
+    for path in _locks(folder):
         with contextlib.suppress(OSError, Timeout), FileLock(path, timeout=0):
             path.unlink(missing_ok=True)
 
 
+def _lock_folder(folder: Path) -> Path:
+    return folder.parent / ".locks" / folder.name
+
+
+def _locks(folder: Path) -> list[Path]:
+    """Lock files of a repo; none where links would lead to other files."""
+    locks = _lock_folder(folder)
+    if locks.is_symlink() or locks.parent.is_symlink():
+        return []
+    return [path for path in locks.glob("*.lock") if not path.is_symlink()]
+
+
 def remove_folder(folder: Path) -> int:
-    """Remove a folder so that nobody meets half of it; returns the bytes freed."""
-    freed = freed_bytes(folder)
+    """Remove a folder so that nobody meets half of it; returns the bytes freed.
+
+    Where a link stands in its place, the link is removed, and what it leads to stays.
+    """
     try:
+        if folder.is_symlink():
+            folder.unlink()
+            return 0
+        freed = freed_bytes(folder)
         leaving = folder.with_name(f"{_REMOVED}{folder.name}-{os.getpid()}")
         folder.rename(leaving)
         for path in folder.parent.glob(f"{_REMOVED}*"):  # an earlier removal that was killed, too
-            shutil.rmtree(path)
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
     except OSError as error:
-        raise SanaError(
-            f"cannot remove {error.filename or folder}: {error.strerror}",
-            hint="who owns it, and is its disk writable?",
-            code=ExitCode.ENVIRONMENT,
-        ) from error
+        raise _cannot_remove(folder, error) from error
     return freed
+
+
+def _cannot_remove(path: Path, error: OSError) -> SanaError:
+    return SanaError(
+        f"cannot remove {error.filename or path}: {error.strerror or error}",
+        hint="who owns it, and is its disk writable?",
+        code=ExitCode.ENVIRONMENT,
+    )
 
 
 def existing_parent(folder: Path) -> Path:

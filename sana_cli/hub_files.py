@@ -20,11 +20,13 @@ from typing import Any
 
 from quant.files import open_regular, read_small
 
+_REPO = re.compile(r"(?!.*(?:--|\.\.))\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _REVISION = re.compile(r"[\w.-]+(/[\w.-]+)*")
 _LISTING_VERSION = 1  # huggingface_hub's, whose file this is: `trees/COMMIT.json`
 _LARGEST = 2**63 - 1  # bytes that a file system can count
+_LONGEST_REPO = 96  # characters; huggingface_hub's limit
 _LONGEST_NAME = 255  # bytes; most file systems' limit
 _NOT_IN_NAMES = frozenset('\\:*?"<>|')  # Windows
 _RESERVED = re.compile(r"(?:con|prn|aux|nul|com\d|lpt\d)(?:\..*)?", re.IGNORECASE)  # Windows
@@ -51,6 +53,11 @@ def remote_file(name: object, size: object, digest: object) -> RemoteFile | None
     if not isinstance(size, int) or not 0 <= size <= _LARGEST or not _DIGEST.fullmatch(digest):
         return None
     return RemoteFile(name=name, size=size, digest=digest)
+
+
+def is_repo_id(text: str) -> bool:
+    """Whether this is OWNER/NAME as hubs take it, fit to name a folder."""
+    return len(text) <= _LONGEST_REPO and _REPO.fullmatch(text) is not None
 
 
 def is_commit(text: object) -> bool:

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quant.manifest import MANIFEST
 from sana_cli.commands.asking import confirm
 from sana_cli.commands.completion import complete_model, complete_removable
 from sana_cli.errors import usage_error
@@ -143,6 +144,10 @@ def remove(model: ModelArgument, yes: YesOption = False) -> None:
             f"{model} is a folder of yours", "sana removes only what it put somewhere"
         )
     if kept is not None:
+        if not (kept / MANIFEST).exists() and not kept.is_symlink():
+            raise usage_error(
+                f"{kept} is no model that sana made", "sana removes only what it put somewhere"
+            )
         folder, repo = kept, None
     else:
         repo_id = variant.repo if variant else model
