@@ -34,6 +34,8 @@ State = Literal["ok", "note", "problem"]
 _ROOM_BYTES = 10**10  # the smallest published model and some space to work
 _TEXT_ENCODER_FP32_BYTES = 10.5e9
 _DRAW_SIDE = 64  # pixels
+_DIGESTS_S = 3.0  # for reading downloaded files
+_DISK_BYTES_PER_S = 5e8  # of a usual disk
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -335,6 +337,38 @@ def _models() -> Iterator[Finding]:
                 topic="models", state="problem", text=f"{model.name} is {model.problem}",
                 remedy=f"`sana remove {model.name}`, and quantize it again",
             )  # fmt: skip
+    yield from _digests([model.name for model in here if model.state == "downloaded"])
+
+
+def _digests(names: list[str]) -> Iterator[Finding]:
+    """Whether downloaded files are what the hub announced; those that changed last first, as far as time allows."""
+    from sana_cli import hub
+    from sana_cli.variants import find_variant
+
+    end = time.monotonic() + _DIGESTS_S
+    for name in names:
+        variant = find_variant(name)
+        verdict = hub.verify(
+            variant.repo if variant else name,
+            weight_variant=variant.weight_variant if variant else None,
+            keep_on=lambda size: time.monotonic() + size / _DISK_BYTES_PER_S < end,
+        )
+        if verdict is None:
+            continue
+        for file in verdict.damaged:
+            yield Finding(
+                topic="models", state="problem", text=f"{name}: {file} is damaged",
+                remedy=f"`sana pull {name}` fetches it anew",
+            )  # fmt: skip
+        sound = counted(len(verdict.sound), "file")
+        if verdict.unchecked:
+            yield Finding(
+                topic="models", state="note",
+                text=f"{name}: {sound} as the hub announced them, {len(verdict.unchecked)} not read",
+                remedy=f"`sana pull {name} --verify` reads all",
+            )  # fmt: skip
+        elif not verdict.damaged:
+            yield Finding(topic="models", text=f"{name}: {sound} as the hub announced them")
 
 
 def _settings() -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from sana_cli import hub_cache
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.hub_answer import BadAnswer, Listing
 from sana_cli.hub_environment import blame, require_environment
-from sana_cli.hub_files import RemoteFile, RepoFolder, is_repo_id, unsafe_name
+from sana_cli.hub_files import RemoteFile, RepoFolder, is_repo_id, is_sound, unsafe_name
 from sana_cli.weight_files import COMPONENTS, missing_files, select_files
 
 Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in total
@@ -88,7 +88,7 @@ class Verdict:
     revision: str
     sound: list[RemoteFile] = field(default_factory=list)
     damaged: list[str] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)  # `keep_on` had enough
+    unchecked: list[str] = field(default_factory=list)  # `keep_on` said no
 
 
 def fetch(
@@ -178,7 +178,7 @@ def ask(
             file
             for file in selected
             if verify and request.folder.is_here(listing.commit, file)
-            and not has_digest(request.folder.snapshot(listing.commit) / file.name, file)
+            and not is_sound(request.folder.snapshot(listing.commit) / file.name, file)
         ]  # fmt: skip
         here = {
             file.name: 0 if file in damaged else _bytes_here(request, listing.commit, file)
@@ -202,11 +202,11 @@ def verify(
     repo_id: str,
     *,
     weight_variant: str | None = None,
-    keep_on: Callable[[], bool] = lambda: True,
+    keep_on: Callable[[int], bool] = lambda size: True,
 ) -> Verdict | None:
     """Read a cached model and compare it with its digests, without the hub; None if it is not complete here.
 
-    Files that changed last come first, and reading ends when `keep_on` says so.
+    Files that changed last come first, and one is read only if `keep_on` agrees, which is told its bytes.
     """
     request = _Request(repo_id=repo_id, weight_variant=weight_variant)
     folder = request.folder
@@ -221,9 +221,9 @@ def verify(
         return None
     verdict = Verdict(revision=commit)
     for name in sorted(selected, key=lambda n: (snapshot / n).stat().st_mtime, reverse=True):
-        if not keep_on():
+        if not keep_on(known[name].size):
             verdict.unchecked.append(name)
-        elif has_digest(snapshot / name, known[name]):
+        elif is_sound(snapshot / name, known[name]):
             verdict.sound.append(known[name])
         else:
             verdict.damaged.append(name)
@@ -249,6 +249,12 @@ def is_offline() -> bool:
 @contextlib.contextmanager
 def _at_the_hub(request: _Request) -> Iterator[None]:
     """Within the block a hub is asked: what its answers, the network and the disk bring are SanaErrors."""
+    if is_offline():
+        raise SanaError(
+            "HF_HUB_OFFLINE is set, and a download needs the network",
+            hint="unset HF_HUB_OFFLINE",
+            code=ExitCode.ENVIRONMENT,
+        )
     require_environment(network=True)
     try:
         from sana_cli.hub_download import quiet_hub

@@ -35,7 +35,7 @@ from sana_cli import __version__
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.hub_answer import LARGEST_ANSWER, BadAnswer, Listing, parse_listing
 from sana_cli.hub_environment import is_token
-from sana_cli.hub_files import RemoteFile, RepoFolder, has_digest
+from sana_cli.hub_files import RemoteFile, RepoFolder, has_digest, is_sound
 from sana_cli.logs import Formatter
 from sana_cli.redact import without_secrets
 
@@ -91,7 +91,7 @@ def receive(
     for parent in (lock.parent, blob.parent):
         parent.mkdir(parents=True, exist_ok=True)
     with WeakFileLock(lock):  # so we also wait for other programs
-        if not (blob.is_file() and has_digest(blob, file)):
+        if not (blob.is_file() and is_sound(blob, file)):
             url = f"{constants.ENDPOINT}/{repo_id}/resolve/{commit}/{quote(file.name)}"
             _receive_blob(repo_id, folder, file, url, progress)
         folder.link(commit, file, symlinks=not constants.HF_HUB_DISABLE_SYMLINKS)

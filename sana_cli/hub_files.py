@@ -103,6 +103,14 @@ def has_digest(path: Path, file: RemoteFile) -> bool:
         return found.hexdigest() == file.digest
 
 
+def is_sound(path: Path, file: RemoteFile) -> bool:
+    """The same; no where it cannot be read, as on a broken disk."""
+    try:
+        return has_digest(path, file)
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True, slots=True)
 class RepoFolder:
     """`models--OWNER--NAME` in the hub's cache, whether it exists or not."""

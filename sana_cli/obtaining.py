@@ -116,13 +116,24 @@ def pull_name(repo_id: str) -> str:
 
 
 def ask(
-    repo_id: str, weight_variant: str | None, components: Sequence[str] = COMPONENTS
+    repo_id: str,
+    weight_variant: str | None,
+    components: Sequence[str] = COMPONENTS,
+    *,
+    revision: str | None = None,
+    verify: bool = False,
 ) -> "Offer":
     """What a download would bring. A repository without our files is told by the kind of its pipeline."""
     from sana_cli import hub, hub_outline
 
     try:
-        return hub.ask(repo_id, weight_variant=weight_variant, components=components)
+        return hub.ask(
+            repo_id,
+            weight_variant=weight_variant,
+            components=components,
+            revision=revision,
+            verify=verify,
+        )
     except SanaError as error:
         if error.code != ExitCode.CHECKPOINT:
             raise

@@ -8,14 +8,15 @@ import typer
 from sana_cli.commands.asking import ask_to_download, licence
 from sana_cli.commands.completion import complete_missing, complete_recipe
 from sana_cli.commands.quantize import DEFAULT_SAMPLES
-from sana_cli.errors import usage_error
+from sana_cli.errors import SanaError, checkpoint_error, usage_error
 from sana_cli.options import JsonOption, QuietOption, YesOption
-from sana_cli.output import readable_bytes
+from sana_cli.output import counted, readable_bytes
 from sana_cli.recipes import RECIPES
 from sana_cli.text import print_json, say
 
 if TYPE_CHECKING:
     from sana_cli.console import ConsoleReporter
+    from sana_cli.hub import Verdict
     from sana_cli.variants import Variant
 
 
@@ -45,23 +46,26 @@ def pull(
             show_default=False,
         ),
     ] = None,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help="Check the files that are here without asking the hub; only a damaged one is fetched anew.",
+            show_default=False,
+        ),
+    ] = False,
     yes: YesOption = False,
     json: JsonOption = False,
     quiet: QuietOption = None,
 ) -> None:
     """Download MODEL, once its size and licence are confirmed.
 
-    Goes on where an earlier try ended.
+    Resumes a broken download. What is here already is read and compared with its digest, and fetched anew where it is damaged.
     """
     from sana_cli.user_config import preferences
 
     chosen = preferences()
     quiet = chosen.is_quiet(quiet)
-    if chosen.offline:
-        raise usage_error(
-            f"offline is set by {chosen.sources['offline']}, and a download needs the network",
-            "SANA_OFFLINE=0 for this command, or `sana config unset offline`",
-        )
     variant = _published(model)
     steps_after = _Quantizing.of(model, quantize, samples)
     from sana_cli import hub
@@ -71,14 +75,25 @@ def pull(
 
     repo_id = variant.repo if variant else model
     weight_variant = variant.weight_variant if variant else None
-    offer = ask(repo_id, weight_variant)
+    with ConsoleReporter(quiet=quiet) as reporter:
+        kept = _verified(repo_id, weight_variant, reporter) if verify else None
+        if kept is not None and not kept.damaged:
+            made = steps_after.run(model, reporter) if steps_after else None
+            _tell_sound(model, repo_id, kept, made, variant, json=json)
+            return
+    if chosen.offline:
+        raise _offline(chosen.sources["offline"], kept)
+    revision = kept.revision if kept else None
+    with ConsoleReporter(quiet=quiet) as reporter, reporter.stage("check files"):
+        offer = ask(repo_id, weight_variant, revision=revision, verify=True)
     if offer.missing_bytes:
         offered = judge_offer(offer, name=model, variant=variant)
         ask_to_download(offer, offered, yes=yes, quiet=quiet)
     with ConsoleReporter(quiet=quiet) as reporter:
         snapshot = hub.fetch(
-            repo_id, weight_variant=weight_variant, refresh=True, progress=reporter.download
-        )
+            repo_id, weight_variant=weight_variant, revision=revision, refresh=True,
+            renew=offer.damaged, progress=reporter.download,
+        )  # fmt: skip
         open_snapshot(model, snapshot.path, variant)  # what was here before is judged, too
         made = steps_after.run(model, reporter) if steps_after else None
     if json:
@@ -90,6 +105,7 @@ def pull(
             "licence": licence(offer, variant)[0],
             "total_bytes": offer.total_bytes,
             "downloaded_bytes": offer.missing_bytes,
+            "damaged": list(offer.damaged),
             "quantized": made,
         }
         print_json(document)
@@ -97,9 +113,58 @@ def pull(
     what = (
         f"{readable_bytes(offer.missing_bytes)} downloaded" if offer.missing_bytes else "complete"
     )
+    if offer.damaged:
+        what += f", {counted(len(offer.damaged), 'damaged file')} replaced"
     name = Path(made).name if made else model
     say(f"{model}: {what}, {snapshot.path}")
     say(f"draw with it: sana generate PROMPT --model {name}")
+
+
+def _verified(
+    repo_id: str, weight_variant: str | None, reporter: "ConsoleReporter"
+) -> "Verdict | None":
+    """What reading the cached files found; None where there is no whole model to read."""
+    from sana_cli import hub
+
+    with reporter.stage("check files"):
+        return hub.verify(repo_id, weight_variant=weight_variant)
+
+
+def _tell_sound(
+    model: str, repo_id: str, kept: "Verdict", made: str | None, variant: "Variant | None", *, json: bool
+) -> None:  # fmt: skip
+    from sana_cli.hub_cache import repo_folder
+
+    folder, total = repo_folder(repo_id).snapshot(kept.revision), sum(f.size for f in kept.sound)
+    if json:
+        print_json(
+            {
+                "model": variant.alias if variant else model,
+                "repository": repo_id,
+                "revision": kept.revision,
+                "folder": str(folder),
+                "licence": variant.license if variant else None,
+                "total_bytes": total,
+                "downloaded_bytes": 0,
+                "damaged": [],
+                "quantized": made,
+            }
+        )
+        return
+    files = counted(len(kept.sound), "file")
+    say(f"{model}: {files}, {readable_bytes(total)}, as the hub announced them, {folder}")
+
+
+def _offline(source: str, kept: "Verdict | None") -> SanaError:
+    if kept is not None:
+        return checkpoint_error(
+            f"{kept.damaged[0]} is damaged, and offline is set by {source}",
+            hint="SANA_OFFLINE=0 for this command fetches it anew",
+        )
+    return usage_error(
+        f"offline is set by {source}, and a download needs the network",
+        "SANA_OFFLINE=0 for this command, or `sana config unset offline`",
+    )
 
 
 def _published(model: str) -> "Variant | None":

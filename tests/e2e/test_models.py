@@ -1,6 +1,7 @@
 """`sana pull`, `models`, `default`, `remove` and `info` of what they handle, with a hub on the loopback."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -231,6 +232,60 @@ def test_pull_while_offline_is_set(
     monkeypatch.setenv("SANA_OFFLINE", "1")
     result = sana("pull", "sana-0.6b", "--yes")
     assert (result.code, "SANA_OFFLINE" in result.err) == (ExitCode.USAGE, True)
+
+
+def flip(path: Path) -> None:
+    """Change one bit of a file, as a bad disk does: its length and its times stay."""
+    before, content = path.stat(), bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "name", ["transformer/diffusion_pytorch_model.safetensors", "vae/config.json"]
+)
+def test_a_damaged_file_is_found_and_fetched_anew(at_hub: Sana, hub: Any, name: str) -> None:
+    from sana_cli import doctor
+
+    folder = Path(at_hub.json("pull", "sana-0.6b", "--yes")["folder"])
+    assert [f.state for f in doctor._digests(["sana-0.6b"])] == ["ok"]
+    for options in ((), ("--verify",)):
+        flip((folder / name).resolve())
+        (found,) = doctor._digests(["sana-0.6b"])
+        assert (found.state, found.text) == ("problem", f"sana-0.6b: {name} is damaged")
+        hub.requests.clear()
+        done = at_hub("pull", "sana-0.6b", "--yes", *options)
+        assert (done.code, "1 damaged file replaced" in done.out) == (0, True), done.err
+        assert hub.downloaded() == {name}
+        assert (folder / name).read_bytes() == hub.repos[REPO][name]
+        hub.requests.clear()
+        again = at_hub.json("pull", "sana-0.6b", *options)
+        assert (again["downloaded_bytes"], again["damaged"]) == (0, [])
+        assert bool(hub.requests) == (not options)  # what is verified alone asks nobody
+
+
+def test_damage_is_reported_where_nothing_can_be_fetched(at_hub: Sana) -> None:
+    folder = Path(at_hub.json("pull", "sana-0.6b", "--yes")["folder"])
+    flip((folder / "vae/config.json").resolve())
+    at_hub.environment["SANA_OFFLINE"] = "1"
+    done = at_hub("pull", "sana-0.6b", "--verify")
+    assert (done.code, "vae/config.json is damaged" in done.err) == (ExitCode.CHECKPOINT, True)
+    del at_hub.environment["SANA_OFFLINE"]
+    at_hub.environment["HF_HUB_OFFLINE"] = "1"
+    for options in ((), ("--verify",)):
+        done = at_hub("pull", "sana-0.6b", *options)
+        assert (done.code, "HF_HUB_OFFLINE is set" in done.err) == (ExitCode.ENVIRONMENT, True)
+
+
+def test_doctor_reads_what_time_allows(at_hub: Sana, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sana_cli import doctor
+
+    at_hub.json("pull", "sana-0.6b", "--yes")
+    monkeypatch.setattr(doctor, "_DIGESTS_S", 0)
+    (found,) = doctor._digests(["sana-0.6b", "sana-1.6b"])
+    assert (found.state, "not read" in found.text) == ("note", True)
+    assert found.remedy == "`sana pull sana-0.6b --verify` reads all"
 
 
 def test_what_is_being_downloaded_is_not_removed(at_hub: Sana, hub: Any) -> None:
