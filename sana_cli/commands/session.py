@@ -77,6 +77,7 @@ class Session:
         self.wishes = wishes
         self.switched: dict[str, bool | None] = {"show": show, "preview": None}
         self.seeing = looks(show=show, preview=None)
+        self._told_comment = False
         self.last: Finished | None = None
 
     @property
@@ -98,7 +99,9 @@ class Session:
         if word in _HELP:
             text = "/help"
         if not text.startswith("/"):
-            if text and not text.startswith("#"):
+            if text.startswith("#"):
+                self._tell_comment()
+            elif text:
                 self._draw(*self._with_options(text))
             return True
         name, _, value = text.partition(" ")
@@ -169,6 +172,12 @@ class Session:
             self.count = 1 if value == DEFAULT else _count(value)
         if not (value and self.reporter.quiet):
             _tell([f"count {self.count}"])
+
+    def _tell_comment(self) -> None:
+        """Say once why nothing is drawn."""
+        if not self._told_comment:
+            self._told_comment = True
+            self.reporter.notice("lines that begin with # are comments, and are not drawn")
 
     def _draw(self, prompt: str, wishes: Wishes, count: int) -> None:
         live = LivePreview(self.seeing, self.reporter)

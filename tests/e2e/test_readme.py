@@ -18,7 +18,6 @@ def test_commands(
     """Those with the built-in model run; those with a real one get as far as its missing files."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompts.txt").write_text("a cat\na red circle\n")
-    (tmp_path / "pictures").mkdir()
     ran = 0
     for words in documents.sana_commands(documents.in_blocks(README.read_text())):
         if words[0] == "decode":  # nothing was interrupted

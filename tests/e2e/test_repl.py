@@ -50,11 +50,12 @@ def test_lines_from_a_pipe(
 ) -> None:
     """Settings hold until they change, an error ends nothing, and parts are loaded once."""
     result = lines(
-        "# not this one\n\n/size 64x64\n/steps 2\n/seed 7\na cat\n/size 33x33\n"
+        "# not this one\n#1 cat\n\n/size 64x64\n/steps 2\n/seed 7\na cat\n/size 33x33\n"
         "/negative a dog\n/guidance 3\nan owl\n/steps default\n/seed default\n/steps\n"
     )
     assert result.code == ExitCode.USAGE, "that of the first failure"
     assert result.err.count("error: ") == 1
+    assert result.err.count("lines that begin with # are comments") == 1
     assert "error: size 33x33 is not a multiple of 32\nhint: use 32x32" in result.err
     assert result.err.rstrip().endswith("seed a new one each time\nsteps 20")
     cat, owl = (read_settings(tmp_path / name) for name in ("a-cat-7.png", "an-owl-7.png"))
