@@ -121,7 +121,7 @@ def main(
         "seconds": times,
     }
     path = record("busy", document, folder=out)
-    for job, states in document["median_s"].items():
+    for job, states in medians(times).items():
         print(job)
         for name, variants in states.items():
             print(f"  {name}: " + ", ".join(f"{v} {s} s" for v, s in variants.items()))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sana_cli.commands.asking import approval
 from sana_cli.commands.completion import complete_model
 from sana_cli.errors import SanaError, usage_error
 from sana_cli.options import (
@@ -13,6 +14,7 @@ from sana_cli.options import (
     JsonOption,
     OfflineOption,
     QuietOption,
+    YesOption,
     parse_size,
     refuse_empty,
 )
@@ -90,6 +92,7 @@ def compare(
     ] = None,
     device: DeviceOption = None,
     offline: OfflineOption = None,
+    yes: YesOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     json: JsonOption = False,
     quiet: QuietOption = None,
@@ -103,6 +106,7 @@ def compare(
 
     from sana_cli.checkpoint import local_path, open_checkpoint
     from sana_cli.console import ConsoleReporter
+    from sana_cli.obtaining import Access
     from sana_cli.output import slug
     from sana_cli.request import picture_path
     from sana_cli.safety import SafetyCheck
@@ -124,10 +128,12 @@ def compare(
     )
     checks = SafetyCheck.find(chosen.safety_model) if chosen.is_checked(None) else None
     with ConsoleReporter(quiet=chosen.is_quiet(quiet)) as reporter:
-        one, other = (
-            open_checkpoint(name, offline=chosen.is_offline(offline), progress=reporter.download)
-            for name in (first, second)
+        access = Access(
+            offline=chosen.is_offline(offline),
+            progress=reporter.download,
+            approve=approval(reporter, yes=yes),
         )
+        one, other = (open_checkpoint(name, access) for name in (first, second))
         asked = _asked(prompt, prompts, one, reporter.notice)
         contenders = _contenders((first, second), (one, other), asked, common, seed)
         from sana_cli import compare as comparing
@@ -185,26 +191,28 @@ def _contenders(
 ) -> "tuple[Contender, Contender]":
     """Both models with the same prompts, seeds and sizes. SanaError for what one of them cannot draw."""
     from sana_cli.compare import Contender
-    from sana_cli.request import check, resolve
+    from sana_cli.request import Request, check, resolve
 
     labels = tuple(checkpoint.name for checkpoint in checkpoints)
     if labels[0] == labels[1]:
         labels = names
-    requests: tuple[list[Any], list[Any]] = ([], [])
+    requests: tuple[list[Request], list[Request]] = ([], [])
     for i, wishes in enumerate(asked):
         first_seed = _FIRST_SEED if seed is None else seed
         wished = replace(wishes, seed=first_seed + i if wishes.seed is None else wishes.seed)
-        size: dict[str, int] = {}
+        common_size: tuple[int, int] | None = None
         for label, checkpoint, found in zip(labels, checkpoints, requests, strict=True):
             try:
-                request = replace(wished.over(common).request(checkpoint), output=None, **size)
+                request = replace(wished.over(common).request(checkpoint), output=None)
+                if common_size:
+                    request = replace(request, width=common_size[0], height=common_size[1])
                 check(request, checkpoint)
                 settings = resolve(request, checkpoint)
             except SanaError as error:
                 error.message = f"{label}: {error.message}"
                 raise
-            size = {"width": settings.width, "height": settings.height}
-            found.append(replace(request, **size))
+            common_size = settings.width, settings.height
+            found.append(replace(request, width=settings.width, height=settings.height))
     one, other = (
         Contender(name=label, checkpoint=checkpoint, requests=found)
         for label, checkpoint, found in zip(labels, checkpoints, requests, strict=True)
