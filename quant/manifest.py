@@ -150,13 +150,15 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
     yield working
     if overwrite and target.exists():
         old = _replaced(target)
-        if old.exists():  # of a run that was killed after the swap
+        if old.is_symlink() or old.is_file():  # none of ours: nothing is renamed over it
+            raise FileExistsError(errno.EEXIST, "not a folder", str(old))
+        if os.path.lexists(old):  # of a run that was killed after the swap
             shutil.rmtree(old)
         os.rename(target, old)
         os.rename(working, target)
         shutil.rmtree(old)
         return
-    if target.exists():
+    if os.path.lexists(target):
         raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(target))
     os.rename(working, target)
 
@@ -164,7 +166,7 @@ def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
 def restore_folder(target: Path) -> None:
     """Give back what was to be replaced when a run was killed between the two renames of the swap."""
     old = _replaced(target)
-    if old.exists() and not target.exists():
+    if old.is_dir() and not old.is_symlink() and not os.path.lexists(target):
         os.rename(old, target)
 
 

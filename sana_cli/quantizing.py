@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any, Protocol
 
 import torch
@@ -202,7 +203,7 @@ def _only_writer(target: Path) -> Iterator[None]:
     try:
         lock.acquire()
         # Its owner deleted it after we had opened it: the next one gets a new file.
-        if not path.exists():
+        if not os.path.lexists(path):
             raise Timeout(str(path))
     except Timeout as error:
         lock.release()
@@ -238,7 +239,7 @@ def _clear(working: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             if not any(path.iterdir()):
                 path.rmdir()
-        elif path not in kept or path.is_symlink():
+        elif path not in kept or not S_ISREG(path.lstat().st_mode):
             path.unlink()
 
 

@@ -178,3 +178,37 @@ def test_a_history_that_cannot_be_kept(
     assert _history() is None
     monkeypatch.setenv("SANA_HISTORY", str(tmp_path / "another"))
     assert _history() is not None
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda p: p.symlink_to("nowhere")])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "out",
+        ".out.partial",
+        ".out.lock",
+        ".out.old",
+        ".out.partial/vae/model.safetensors",
+        ".out.partial/vae/done.json",
+    ],
+)
+def test_where_a_model_is_made(
+    sana: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path], None],
+    name: str,
+) -> None:
+    """It is made all the same, or what is in the way is told; nothing is waited for or written to."""
+    monkeypatch.chdir(tmp_path)
+    odd = tmp_path / name
+    odd.parent.mkdir(parents=True, exist_ok=True)
+    make(odd)
+    result = sana("quantize", "builtin", "out", "--recipe", "w8a8", "--samples", "0")
+    assert not (tmp_path / "nowhere").exists()
+    if result.code == 0:
+        assert (tmp_path / "out/manifest.json").is_file()
+    else:
+        assert result.code in (2, 3), result.err
+        assert result.err.count("error: ") == 1, result.err
+        assert os.path.lexists(odd)
