@@ -81,7 +81,7 @@ def _root(
             "--verbose",
             "-v",
             count=True,
-            help="Log what is done; twice: libraries, too.",
+            help="Log what happens; twice: libraries too.",
             show_default=False,
             metavar="",
         ),

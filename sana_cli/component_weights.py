@@ -48,7 +48,7 @@ def component_weights(checkpoint: Checkpoint, component: str) -> ComponentWeight
     if checkpoint.manifest is not None and files.paths != {checkpoint.folder / part.file}:
         raise checkpoint_error(
             f"{files.folder} holds weights that the manifest does not know",
-            hint=f"a quantized part is one file: delete what lies beside {part.file}",
+            hint=f"a quantized part is one file: delete the other files next to {part.file}",
         )
     return stored_weights(files, component)
 

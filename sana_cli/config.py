@@ -239,12 +239,24 @@ class OwnSettings:
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
         return cls(**_known_fields(cls, values))
 
-    def colours_in_vain(self, prompt: str) -> list[str]:
-        """Where a prompt gives a colour to what takes none: ["blue apple"]."""
+    def knows_any_thing(self, prompt: str) -> bool:
+        """Whether a prompt names something of the vocabulary, not colours and sizes alone; true without one."""
+        groups = self.vocabulary or {}
+        things = {
+            word
+            for group in groups
+            if group in (*self.uncoloured, "shapes")
+            for word in groups[group]
+        }
+        words = re.findall(r"\w+", prompt.lower())
+        return not things or any({word, word.removesuffix("s")} & things for word in words)
+
+    def colours_in_vain(self, prompt: str) -> list[tuple[str, str]]:
+        """Where a prompt gives a colour to what takes none: [("blue", "apple")]."""
         groups = self.vocabulary or {}
         things = {word for group in self.uncoloured for word in groups[group]}
         return [
-            f"{colour} {thing}"
+            (colour, thing)
             for colour, thing in pairwise(re.findall(r"\w+", prompt.lower()))
             if colour in groups.get(self.colours, ()) and {thing, thing.removesuffix("s")} & things
         ]

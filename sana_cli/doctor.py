@@ -120,7 +120,7 @@ def _processor() -> Iterator[Finding]:
         topic="cpu",
         facts={**facts, "cores": count, "load": load},
         text=f"{facts['cpu']}, {counted(count, 'core')}{busy}, "
-        f"{', '.join(facts['instructions']) or 'no vector instructions told'}",
+        f"{', '.join(facts['instructions']) or 'no vector instructions known'}",
     )
     if crowded := processor.crowded():
         yield Finding(topic="cpu", state="note", text=crowded, remedy=processor.remedy())
@@ -201,9 +201,7 @@ def _memory() -> Iterator[Finding]:
 
     free = free_bytes(torch.device("cpu"))
     if free is None:
-        yield Finding(
-            topic="memory", state="note", text="the system does not tell how much is free"
-        )
+        yield Finding(topic="memory", state="note", text="the system does not say how much is free")
         return
     yield Finding(topic="memory", text=f"{readable_bytes(free)} free", facts={"free_bytes": free})
     if free < _TEXT_ENCODER_FP32_BYTES and not torch.cuda.is_available():
@@ -330,7 +328,7 @@ def _models() -> Iterator[Finding]:
             yield Finding(
                 topic="models", state="problem",
                 text=f"{model.name} is only partly downloaded ({readable_bytes(model.size_bytes)})",
-                remedy=f"`sana pull {model.name}` goes on, `sana remove {model.name}` gives up",
+                remedy=f"`sana pull {model.name}` resumes the download, `sana remove {model.name}` deletes it",
             )  # fmt: skip
         elif model.problem:
             yield Finding(

@@ -69,18 +69,15 @@ def _explain(
             hint = "check HF_ENDPOINT, and whether a proxy or login page stands in between"
         case HTTPError() if "Timeout" in type(error).__name__:
             message = f"{hub} did not answer in time"
-            hint = (
-                "try again: a broken download goes on where it stopped;"
-                " HF_HUB_DOWNLOAD_TIMEOUT=60 waits longer"
-            )
+            hint = "try again (downloads resume); HF_HUB_DOWNLOAD_TIMEOUT=60 waits longer"
         case HTTPError():
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             reason = re.sub(r"^\[Errno -?\d+\] ", "", reason)
             message = f"cannot reach {hub}: {reason}"
-            hint = "check the network, then try again: a broken download goes on where it stopped"
+            hint = "check the network and retry (downloads resume)"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             message = f"the disk of {cache} is full"
-            hint = "make room or set HF_HOME to a larger disk; the download then goes on"
+            hint = "make room or set HF_HOME to a larger disk, then retry (downloads resume)"
         case OSError() if error.errno is not None:
             message = f"cannot use {error.filename or cache}: {error.strerror}"
             hint = "set HF_HOME to a folder that you may write to"

@@ -109,7 +109,7 @@ def picture_of(path: Path) -> Path:
     name = re.sub(r"(-\d+)?$", "", path.name.removesuffix(SUFFIX))
     if name == path.name or not name.lower().endswith(".png"):
         raise SanaError(
-            f"the name {path.name} does not tell the picture's",
+            f"the picture's name does not follow from {path.name}",
             hint="give one: --output picture.png",
             code=ExitCode.USAGE,
         )

@@ -138,7 +138,7 @@ def _open(path: Path) -> LoraFile:
         str(path).encode()
     except UnicodeEncodeError as error:
         raise usage_error(
-            f"the name of the LoRA {path} is not UTF-8, so no picture can tell it",
+            f"the name of the LoRA {path} is not UTF-8, so it cannot be stored in pictures",
             "rename the file",
         ) from error
     state = path.stat()

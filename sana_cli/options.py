@@ -90,7 +90,7 @@ DecodeOption = Annotated[
     Decode | None,
     typer.Option(
         "--decode",
-        help="The picture whole, in exact tiles (less memory, no seams), or in blended tiles (upstream's way) "
+        help="How to decode: whole, in exact tiles (less memory, no seams), or in blended tiles (upstream's way) "
         "[default: auto, whole if it fits]",
         show_default=False,
     ),
@@ -110,7 +110,7 @@ MaxMemoryOption = Annotated[
     typer.Option(
         "--max-memory",
         metavar="SIZE",
-        help="The most memory to take: 4GiB, 800MiB [default: what is free, less a tenth]",
+        help="Limit memory: 4GiB, 800MiB [default: free memory minus 10 %]",
         show_default=False,
     ),
 ]
@@ -118,7 +118,7 @@ SafetyOption = Annotated[
     bool | None,
     typer.Option(
         "--safety/--no-safety",
-        help="Have ShieldGemma-2b check the prompt first; code 6 if it is refused [default: no-safety]",
+        help="Check the prompt with ShieldGemma-2b first; exit code 6 if refused [default: no-safety]",
         show_default=False,
     ),
 ]
@@ -127,7 +127,7 @@ LoraOption = Annotated[
     typer.Option(
         "--lora",
         metavar="FILE[:SCALE]",
-        help="A LoRA for this model, as .safetensors; may be given several times, they add up [default scale: 1]",
+        help="LoRA file for this model (.safetensors); repeat for several, they add up [default scale: 1]",
         show_default=False,
     ),
 ]
@@ -145,7 +145,7 @@ def refuse_empty(values: Mapping[str, str | None]) -> None:
     """SanaError for an option that was given nothing: mostly an unset variable of a script."""
     for option, value in values.items():
         if value == "":
-            raise SanaError(f"{option} is empty", hint=f"leave {option} away", code=ExitCode.USAGE)
+            raise SanaError(f"{option} is empty", hint=f"omit {option}", code=ExitCode.USAGE)
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -234,7 +234,7 @@ def decode_mode(decode: Decode | None, tile: int | None) -> DecodeMode:
     if decode in (Decode.AUTO, Decode.WHOLE):
         raise SanaError(
             f"--decode {decode} has no tiles",
-            hint="leave --tile away, or use --decode exact-tiles",
+            hint="omit --tile, or use --decode exact-tiles",
             code=ExitCode.USAGE,
         )
     return "exact-tiles" if decode is None else _MODES[decode]
@@ -242,6 +242,4 @@ def decode_mode(decode: Decode | None, tile: int | None) -> DecodeMode:
 
 def contradiction(one: str, other: str) -> SanaError:
     """Two options that cannot be given together, or an argument and an option."""
-    return SanaError(
-        f"give {one} or {other}, not both", hint=f"leave {one} away", code=ExitCode.USAGE
-    )
+    return SanaError(f"give {one} or {other}, not both", hint=f"omit {one}", code=ExitCode.USAGE)

@@ -40,6 +40,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def with_article(noun: str) -> str:
+    """ "a cat", "an owl"; plurals as they are."""
+    if noun.endswith("s") and not noun.endswith(("ss", "us")):
+        return noun
+    return f"an {noun}" if noun[:1] in tuple("aeio") or noun == "umbrella" else f"a {noun}"
+
+
 def readable_bytes(count: int) -> str:
     """A size for people, in powers of ten as disks and networks are sold."""
     return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.1f} MB"

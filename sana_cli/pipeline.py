@@ -39,7 +39,7 @@ class EncodedPair:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """A picture to begin with instead of noise."""
+    """Picture to start from instead of noise."""
 
     latents: Tensor  # of the original, (1, C, h, w) fp32, as the sampler would finish them
     first: int  # step

@@ -152,14 +152,14 @@ def _translate_errors(target: Path) -> Iterator[None]:
         if is_out_of_memory(error):
             raise SanaError(
                 f"not enough memory to make {target}",
-                hint="close other programs; a rerun goes on behind finished components",
+                hint="close other programs, then run it again: finished parts are reused",
                 code=ExitCode.ENVIRONMENT,
             ) from error
         if not isinstance(error, OSError):
             raise
         raise SanaError(
             f"cannot write {target}: {error.strerror or error}",
-            hint="make room or choose another folder; a rerun goes on behind finished components",
+            hint="make room or choose another folder, then run it again: finished parts are reused",
             code=ExitCode.ENVIRONMENT,
         ) from error
 

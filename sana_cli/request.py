@@ -245,7 +245,7 @@ def _drawn_size(width: int, height: int, native: int, *, bins: bool) -> tuple[in
     except ValueError as error:
         raise SanaError(
             str(error),
-            hint="leave --bins away, with sides that are multiples of 32",
+            hint="omit --bins, and use sides that are multiples of 32",
             code=ExitCode.USAGE,
         ) from error
     closest = min(table, key=lambda ratio: abs(ratio - height / width))

@@ -29,6 +29,7 @@ from sana_cli.memory.plans import Plan
 from sana_cli.memory.predict import peak, predict
 from sana_cli.model_digest import model_digest
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
+from sana_cli.output import with_article
 from sana_cli.passes import Passes, without_effect
 from sana_cli.pipeline import denoise, init_noise
 from sana_cli.precision import SAFEST, plan_dtypes
@@ -444,9 +445,9 @@ class Run:
                 f"{self.checkpoint.name} was trained at {native}x{native}; others draw worse"
             )
         if in_vain := self.checkpoint.own.colours_in_vain(settings.prompt):
+            better = ", ".join(f'"{with_article(thing)}"' for _, thing in in_vain)
             self._tell_once(
-                f"{self.checkpoint.name} knows things in their own colours only; "
-                f"these may come out wrong: {', '.join(in_vain)}"
+                f"{self.checkpoint.name} draws things without a colour word best: try {better}"
             )
         if settings.source is not None:
             for line in notices(settings.source, settings.width, settings.height):

@@ -172,7 +172,7 @@ def _refusal(prompt: str, risk: float) -> SanaError:
     shown = prompt if len(prompt) <= _SHOWN else f"{prompt[:_SHOWN]}..."
     return SanaError(
         f"refused: {shown!r} is unsafe with probability {risk:.2f}, above the threshold of {THRESHOLD:.2f}",
-        hint="say it in another way; docs/safety.md tells what is checked, and how well",
+        hint="word it differently; docs/safety.md says what is checked, and how well",
         code=ExitCode.REFUSED,
     )
 

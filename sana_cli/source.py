@@ -245,7 +245,7 @@ def read_mask(path: Path) -> Image.Image:
 def _upright_rgb(image: Image.Image, path: Path, *, background: str = "white") -> Image.Image:
     if image.mode == "F":
         raise usage_error(
-            f"{path} holds floating-point pixels, of which nobody says what is white",
+            f"{path} holds floating-point pixels, which have no defined white",
             "save it with 8 bits a channel",
         )
     turn = turn_of(image)

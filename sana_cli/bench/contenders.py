@@ -100,7 +100,7 @@ def _parts(text: str, option: str) -> list[str]:
     names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not names:
         raise SanaError(
-            f"{option} {text!r} names nothing", hint=f"leave {option} away", code=ExitCode.USAGE
+            f"{option} {text!r} names nothing", hint=f"omit {option}", code=ExitCode.USAGE
         )
     return names
 

@@ -31,7 +31,7 @@ class OpenVINOEngine(DiffusersEngine):
         if self.device.type != "cpu":
             raise SanaError(
                 f"{contender.kind} runs on a CPU, not on {self.device.type}",
-                hint="--device cpu, or leave it away",
+                hint="use --device cpu, or omit --device",
                 code=ExitCode.USAGE,
             )
         self._files = tempfile.TemporaryDirectory(prefix="openvino-")
@@ -123,7 +123,7 @@ def _convert(job: Conversion) -> dict[str, float]:
         words = [line for line in done.stderr.splitlines() if line.strip()]
         raise SanaError(
             f"converting the {job.component} failed: {words[-1] if words else done.returncode}",
-            hint="most often the machine ran out of memory; leave openvino away",
+            hint="most often the machine ran out of memory; omit openvino",
             code=ExitCode.ENVIRONMENT,
         )
     taken: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

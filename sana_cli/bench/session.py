@@ -75,7 +75,7 @@ class Worker:
             error = answer["error"]
             raise SanaError(
                 f"{self.name}: {error['message']}",
-                hint=error["hint"] or "leave this contender away",
+                hint=error["hint"] or "omit this contender",
                 code=ExitCode(error["code"]),
             )
         return answer["ok"]

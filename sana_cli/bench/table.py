@@ -66,7 +66,7 @@ def _contender(name: str, contender: dict[str, Any], document: dict[str, Any]) -
         found = document["pictures"][name]
         psnr = "equal" if found["psnr_db"] is None else f"{found['psnr_db']:.1f} dB"
         rows.append(
-            f"  its picture beside the first one's: {psnr}, largest difference {found['largest_difference']:.0f}/255"
+            f"  its picture compared with the first one's: {psnr}, largest difference {found['largest_difference']:.0f}/255"
         )
     return rows
 

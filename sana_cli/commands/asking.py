@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 
 def confirm(
-    question: str, *, yes: bool, otherwise: str = "run it in a terminal, or with --yes"
+    question: str, *, yes: bool, otherwise: str = "pass --yes, or run it in a terminal"
 ) -> None:
     """Return if the answer is yes; SanaError if it is no, or where nobody can answer: `otherwise` is its hint."""
     if yes:
         return
     if not sys.stdin.isatty():
         raise SanaError(
-            f"needs a yes, and nobody is here to give it: {question}",
+            f"not confirmed, since this is no terminal: {question}",
             hint=otherwise,
             code=ExitCode.USAGE,
         )
     if not typer.confirm(one_line(question), err=True):
-        raise SanaError("nothing was done", code=ExitCode.INTERRUPTED)
+        raise SanaError("cancelled", code=ExitCode.INTERRUPTED)
 
 
 def approval(reporter: "ConsoleReporter", *, yes: bool) -> "Approve":

@@ -44,7 +44,7 @@ def bench(
         str,
         typer.Option(
             metavar="LIST",
-            help="Our own contenders: auto, fp32, bf16, fp16, or recipes of `sana quantize` (w8a8, int4), made without data.",
+            help="Contenders of sana itself: auto, fp32, bf16, fp16, or recipes of `sana quantize` (w8a8, int4), made without data.",
         ),
     ] = "auto",
     compare: Annotated[
@@ -60,12 +60,12 @@ def bench(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Whose time ratios refer to [default: the first peer, else the first contender]",
+            help="Contender that time ratios refer to [default: the first peer, else the first contender]",
             show_default=False,
         ),
     ] = None,
     runs: Annotated[int, typer.Option(help="Rounds; each times every contender once.")] = 5,
-    warmup: Annotated[int, typer.Option(help="Rounds before them.")] = 1,
+    warmup: Annotated[int, typer.Option(help="Warm-up rounds, not timed.")] = 1,
     prompt: Annotated[
         str | None, typer.Option(metavar="TEXT", help="What is drawn.", show_default=False)
     ] = None,
@@ -74,7 +74,7 @@ def bench(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Also predict devices that are not here: rtx-4090, rtx-4090-laptop, rtx-4070-laptop, rtx-3060, a100, h100.",
+            help="Predict the time on other devices: rtx-4090, rtx-4090-laptop, rtx-4070-laptop, rtx-3060, a100, h100.",
             show_default=False,
         ),
     ] = None,
@@ -121,7 +121,7 @@ def bench(
     Schemes, model folders and other programs run in turns, and stages are compared with what the hardware can do.
     """
     if random is not None and model is not None:
-        raise usage_error("give --model or --random, not both", "leave one away")
+        raise usage_error("give --model or --random, not both", "omit one")
     ranges = (("--batch", batch, 1, 64), ("--runs", runs, 1, 1000), ("--warmup", warmup, 0, 100))
     for option, value, lowest, highest in ranges:
         if not lowest <= value <= highest:
@@ -195,7 +195,7 @@ def bench(
     if broken:
         raise SanaError(
             f"--fail-if {broken[0]!r}: {'; '.join(reasons)}",
-            hint="measured as shown; compare on a quiet machine before you believe it",
+            hint="the machine may be busy; confirm on an idle one",
             code=ExitCode.CONDITION,
         )
 

@@ -179,7 +179,7 @@ def set_(
     if not here:
         note_missing(str(parsed))
     if os.environ.get(variable(key)):
-        note(f"{variable(key)} is set, and wins over the file")
+        note(f"{variable(key)} is set, and overrides the file")
 
 
 def _safety_model(value: str) -> str:

@@ -44,7 +44,7 @@ def decode(
             "--model",
             "-m",
             metavar="NAME|DIR",
-            help="Where to find the model, if it has moved [default: as the file says]",
+            help="Where the model is, if it has moved [default: as the file says]",
             show_default=False,
         ),
     ] = None,

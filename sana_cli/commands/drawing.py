@@ -57,7 +57,7 @@ class Picture:
         if SHEET_KEY in settings:
             raise SanaError(
                 f"{name} is a sheet of several pictures",
-                hint="repeat one of them; `sana info` lists what is on it",
+                hint="repeat one of them; `sana info` lists what it shows",
                 code=ExitCode.USAGE,
             )
         return cls(name=name, settings=settings, wishes=Wishes.of_picture(settings, name))
@@ -181,9 +181,9 @@ def open_model(
             checkpoint = open_checkpoint(name, access)
     except SanaError as error:
         if repeated and error.code == ExitCode.USAGE:
-            error.hint = "pictures tell a model's name, not where it is: give --model FOLDER"
+            error.hint = "pictures store a model's name, not its place: give --model FOLDER"
         elif error.code == ExitCode.ENVIRONMENT and "model" in wishes.sources and name != BUILTIN:
-            error.hint += "; or draw with the demo model, which needs no download: --model builtin"
+            error.hint += "; or use the demo model: --model builtin"
         raise
     return checkpoint
 
@@ -415,7 +415,9 @@ class Order:
             watching=self.watching,
         )
         if self.wishes.model is None:
-            self.reporter.notice("drawn by the built-in model; a real one: --model sana-0.6b")
+            self.reporter.notice(
+                "this is the 19 MB demo model; for real pictures: --model sana-0.6b (7.7 GB download)"
+            )
         return run
 
     def _device(

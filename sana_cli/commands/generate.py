@@ -109,7 +109,7 @@ def generate(
         str | None,
         typer.Option(
             metavar="LOW-HIGH",
-            help="Guide only at noise levels in between, 0.2-0.9: other steps take half the work [default: 0-1]",
+            help="Guide only between these noise levels, 0.2-0.9: other steps take half the work [default: 0-1]",
             show_default=False,
         ),
     ] = None,
@@ -117,8 +117,8 @@ def generate(
         float | None,
         typer.Option(
             metavar="THRESHOLD",
-            help="Skip the other blocks where the first one changes by less than this since the last computed step, "
-            "0.1: faster, another picture [default: 0, off]",
+            help="Reuse earlier results while the first block changes by less than THRESHOLD (try 0.1): "
+            "faster, picture differs slightly [default: 0, off]",
             show_default=False,
         ),
     ] = None,
@@ -139,14 +139,14 @@ def generate(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="A picture to begin with instead of noise [default size: the picture's]",
+            help="Picture to start from instead of noise [default size: the picture's]",
             show_default=False,
         ),
     ] = None,
     strength: Annotated[
         float | None,
         typer.Option(
-            help="How much of it is drawn anew, from just above 0 to 1, all [default: 0.6; Sprint: 0.5; with --mask: 1]",
+            help="How much to redraw: near 0 keeps the picture, 1 ignores it [default: 0.6; Sprint: 0.5; with --mask: 1]",
             show_default=False,
         ),
     ] = None,
@@ -154,7 +154,7 @@ def generate(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Redraw only what is white in this picture; the rest stays to the bit.",
+            help="Redraw only the white parts of this picture; the rest stays identical.",
             show_default=False,
         ),
     ] = None,
@@ -224,9 +224,7 @@ def generate(
     safety: SafetyOption = None,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run", help="Draw nothing: only tell what it would take in memory and time."
-        ),
+        typer.Option("--dry-run", help="Draw nothing; show the memory and time it would take."),
     ] = False,
     grid: GridOption = False,
     show: ShowOption = None,

@@ -92,7 +92,7 @@ def default(
         ),
     ] = None,
 ) -> None:
-    """Show or choose the model of commands that name none."""
+    """Show or choose the default model."""
     import os
 
     from sana_cli.user_config import BUILTIN, preferences
@@ -108,7 +108,7 @@ def default(
     file = set_value("model", name)
     say(f"{name}  ({file})")
     if os.environ.get("SANA_MODEL"):
-        note("SANA_MODEL is set, and wins over the file")
+        note("SANA_MODEL is set, and overrides the file")
     if not here:
         note_missing(name)
 

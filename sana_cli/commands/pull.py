@@ -34,7 +34,7 @@ def pull(
         str | None,
         typer.Option(
             metavar="|".join(RECIPES),
-            help="Make it smaller afterwards; the result is known as MODEL-RECIPE.",
+            help="Quantize it afterwards; the result is called MODEL-RECIPE.",
             show_default=False,
             autocompletion=complete_recipe,
         ),
@@ -60,7 +60,7 @@ def pull(
 ) -> None:
     """Download MODEL, once its size and licence are confirmed.
 
-    Resumes a broken download. What is here already is read and compared with its digest, and fetched anew where it is damaged.
+    Resumes an interrupted download. Checks the digests of files that are here, and downloads damaged ones again.
     """
     from sana_cli.user_config import preferences
 
@@ -206,7 +206,7 @@ class _Quantizing:
 
         if recipe is None:
             if samples is not None:
-                raise usage_error("--samples has no effect without --quantize", "leave it away")
+                raise usage_error("--samples has no effect without --quantize", "omit --samples")
             return None
         target = kept_target(model, recipe, schemes_of(recipe))
         if target.is_symlink() and not target.exists():

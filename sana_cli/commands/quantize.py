@@ -72,30 +72,32 @@ def quantize(
     calibration_prompts: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="What to calibrate with, a prompt a line [default: our own]"
+            metavar="FILE", help="Calibration prompts, one per line [default: built-in list]"
         ),
     ] = None,
     samples: Annotated[
         int, typer.Option(help="Pictures to calibrate with; 0: quantize without data.")
     ] = DEFAULT_SAMPLES,
     steps: Annotated[
-        int | None, typer.Option(help="Denoising steps of each [default: the model's]")
+        int | None,
+        typer.Option(help="Denoising steps per calibration picture [default: the model's]"),
     ] = None,
     keep: Annotated[
         int | None,
         typer.Option(
-            metavar="K", help="Give the K most sensitive layers of the transformer more bits."
+            metavar="K",
+            help="Keep the K most sensitive layers of the transformer in higher precision.",
         ),
     ] = None,
     budget_db: Annotated[
         float | None,
         typer.Option(
             metavar="X",
-            help="Give so many of them more bits as a latent SQNR of X dB is predicted to take.",
+            help="Keep as many layers in higher precision as a predicted SQNR of X dB needs.",
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Of the calibration pictures [default: 0]")
+        int | None, typer.Option(help="Seed of the calibration pictures [default: 0]")
     ] = None,
     lora: LoraOption = None,
     device: DeviceOption = None,
@@ -107,8 +109,8 @@ def quantize(
 ) -> None:
     """Make MODEL smaller: a quantized folder.
 
-    Draws some pictures to learn what its layers are given; --samples 0 needs no data and holds one layer in memory.
-    A rerun after an interruption goes on behind the finished parts.
+    Calibrates on generated pictures; --samples 0 needs no data and holds one layer in memory.
+    If interrupted, run it again: finished parts are reused.
     """
     from sana_cli.checkpoint import local_path
     from sana_cli.user_config import preferences
@@ -125,7 +127,7 @@ def quantize(
     )  # fmt: skip
     wishes.check(recipe, schemes["transformer"])
     if lora and not out:
-        raise usage_error("a model with LoRAs has no name", "say where it goes: OUT")
+        raise usage_error("a model with LoRAs needs an output folder", f"sana quantize {model} OUT")
     target = local_path(str(out)) if out else kept_target(model, recipe, schemes)
     from sana_cli.console import ConsoleReporter
 
@@ -156,7 +158,7 @@ def kept_target(model: str, recipe: str, schemes: dict[str, str]) -> Path:
     from sana_cli.variants import find_variant
 
     if schemes != RECIPES[recipe]:
-        raise usage_error("schemes of your own have no name", "say where the model goes: OUT")
+        raise usage_error("custom schemes need an output folder", f"sana quantize {model} OUT")
     variant = find_variant(model)
     path = local_path(model)
     base = path.resolve().name if path.exists() else variant.alias if variant else model
@@ -166,7 +168,7 @@ def kept_target(model: str, recipe: str, schemes: dict[str, str]) -> Path:
     except OSError as error:
         raise SanaError(
             f"cannot make {folder}: {error.strerror}",
-            hint="say where the model goes: OUT, or SANA_MODELS=FOLDER",
+            hint="name an output folder: sana quantize MODEL OUT; or set SANA_MODELS=FOLDER",
             code=ExitCode.ENVIRONMENT,
         ) from error
     return folder / f"{base.replace('/', '--')}-{recipe}"
@@ -267,20 +269,20 @@ class CalibrationWishes:
         ):
             raise usage_error(f"--budget-db {self.budget_db:g} is out of range", "use 1 to 100")
         if self.keep is not None and self.budget_db is not None:
-            raise usage_error("give --keep or --budget-db, not both", "leave one away")
+            raise usage_error("give --keep or --budget-db, not both", "omit one")
         choosing = {"--keep": self.keep, "--budget-db": self.budget_db}
         for option, value in choosing.items():
             if value is not None and transformer == "none":
                 raise usage_error(
                     f"{option} has no effect: --transformer none keeps every layer",
-                    f"leave {option} away",
+                    f"omit {option}",
                 )
         if self.samples:
             return
         if recipe in KEPT_HALF:
             raise usage_error(
                 f"--recipe {recipe} ranks layers by calibration, which --samples 0 leaves out",
-                "leave --samples away, or use another recipe",
+                "omit --samples, or use another recipe",
             )
         needless: dict[str, object] = {
             "--calibration-prompts": self.prompts,
@@ -293,7 +295,7 @@ class CalibrationWishes:
             if given is not None:
                 raise usage_error(
                     f"{option} has no effect without calibration",
-                    f"leave {option} or --samples 0 away",
+                    f"omit {option} or --samples 0",
                 )
 
     def calibrator(

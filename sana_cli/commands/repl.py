@@ -96,10 +96,10 @@ def repl(
     yes: YesOption = False,
     quiet: QuietOption = None,
 ) -> int:
-    """Draw prompts as they are typed, with the model kept loaded.
+    """Draw prompts as you type them; the model stays loaded.
 
-    /help lists what can be set on the way: size, steps, seed and others. Ctrl-C stops a picture, Ctrl-D ends.
-    Lines may also come from a pipe; then the code is that of the first one that failed.
+    /help lists what can be set: size, steps, seed and more. Ctrl-C stops a picture, Ctrl-D leaves.
+    Input can be piped: every line runs, and the exit code is that of the first failure.
     """
     refuse_empty({
         "--model": model, "--output": output, "--max-memory": max_memory, "--size": size,

@@ -63,6 +63,6 @@ def help_lines() -> Iterator[str]:
     rows += [(f"  {name} {ON}|{OFF}", text) for name, text in SWITCHES.items()]
     rows += [(f"  {name} {argument}", text) for name, (argument, text) in OTHERS.items()]
     yield from columns(rows)
-    yield f"Without a value a command shows what is set; {DEFAULT} goes back to it as it was."
-    yield "Options behind a prompt hold for that line only: a cat --seed 4 --steps 10"
+    yield f"Without a value a command shows what is set; {DEFAULT} resets it."
+    yield "Options after a prompt hold for that line only: a cat --seed 4 --steps 10"
     yield "Ctrl-C stops the picture that is being drawn, Tab completes, Up recalls."

@@ -119,7 +119,7 @@ SETTERS = {
         parse=_scheduler, keys=("scheduler",), values=tuple(Scheduler),
     ),
     "/image": Setter(
-        argument="FILE [STRENGTH]|off", help="a picture to begin with, and how much to redraw",
+        argument="FILE [STRENGTH]|off", help="picture to start from, and how much to redraw",
         parse=_image, keys=("image", "strength", "mask"), values=(OFF,), files="pictures",
     ),
     "/mask": Setter(

@@ -185,7 +185,7 @@ def test_offline_as_a_setting(sana: Callable[..., Any], file: Path) -> None:
     assert "we are offline" in result.err
     assert "--model builtin" not in result.err  # the other model is what was asked for
     sana("config", "set", "model", "sana-0.6b")
-    assert "needs no download: --model builtin" in sana("generate", "x").err
+    assert "or use the demo model: --model builtin" in sana("generate", "x").err
 
 
 @pytest.mark.parametrize("name", ["{out}", "{out}/", "{out}/{{seed}}.png", "{out}/one.png"])

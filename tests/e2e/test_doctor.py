@@ -155,7 +155,7 @@ def test_problems_have_remedies(
     for told in (
         "SANA_STPES is not a setting, did you mean 'SANA_STEPS'",
         "unknown model 'sana-0.7b'",
-        "sana-0.6b is only partly downloaded", "`sana pull sana-0.6b` goes on",
+        "sana-0.6b is only partly downloaded", "`sana pull sana-0.6b` resumes the download",
         "broken is unreadable", "`sana remove broken`",
         "1.0 GB free for downloads", "HF_HOME on another disk",
     ):  # fmt: skip

@@ -139,8 +139,8 @@ def test_as_a_process(tiny_model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("prompt", "told"),
     [
-        ("a red apple left of two blue cats", "red apple, blue cats"),
-        ("a purple puppy", "purple puppy"),
+        ("a red apple left of two blue cats", '"an apple", "cats"'),
+        ("a purple puppy", '"a puppy"'),
         ("an apple and a red circle on a blue background", ""),
         ("a big taxi", ""),
     ],
@@ -153,7 +153,7 @@ def test_colours_that_the_built_in_model_does_not_know(
     result = sana("generate", prompt, *words)
     assert result.code == 0
     assert "does not know these words" not in result.err
-    notice = f"builtin knows things in their own colours only; these may come out wrong: {told}\n"
+    notice = f"builtin draws things without a colour word best: try {told}\n"
     assert (notice in result.err) == bool(told), result.err
 
 

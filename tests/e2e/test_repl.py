@@ -447,7 +447,7 @@ def test_pictures_in_a_terminal(
         opened.shows("sana>")
 
     told("/mask masks/top.png", "hint: name it: /image FILE")
-    told("/image panda.txt", "is it a whole PNG, JPEG or WebP file?")
+    told("/image panda.txt", "copy or download it again")
     told("/lora panda.txt", "can run code when they are read")
     told("/show me", "it should be on or off or default")
     told("/preview 2", "it should be on or off or default")
