@@ -108,6 +108,7 @@ class Outline:
             }
         except (
             ValueError,
+            OverflowError,
             KeyError,
             TypeError,
             AttributeError,

@@ -114,6 +114,14 @@ def _fastest_safe(trained: str, device: Device) -> str:
     return "fp32"
 
 
+def slowness(requested: Precision, device: Device) -> str:
+    """Why a precision that was asked for is slow on a device, in words; "" where it is not."""
+    slow = requested == "fp16" or (requested == "bf16" and not cpu_has_fast_bf16())
+    if device.type != "cpu" or not slow:
+        return ""
+    return f"{requested} is several times slower than fp32 on this CPU"
+
+
 def cpu_has_fast_bf16() -> bool:
     """Whether bf16 products have instructions here; without them fp32 is several times faster.
 

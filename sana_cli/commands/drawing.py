@@ -16,7 +16,7 @@ from sana_cli.lora_file import parse_lora
 from sana_cli.model_digest import model_digest
 from sana_cli.obtaining import Access
 from sana_cli.output import slug
-from sana_cli.precision import Device, foresee_device, pick_device, plan_dtypes
+from sana_cli.precision import Device, foresee_device, pick_device, plan_dtypes, slowness
 from sana_cli.request import Request, check, resolve
 from sana_cli.safety import SafetyCheck
 from sana_cli.user_config import BUILTIN, preferences
@@ -440,4 +440,6 @@ class Order:
                 device = pick("auto")
         with self.wishes.naming_source_of("precision"):
             plan_dtypes(request.precision, trained, device)
+        if self.run is None and (slow := slowness(request.precision, device)):
+            self.reporter.notice(slow)
         return device

@@ -187,6 +187,52 @@ def test_a_dry_run_reads_headers_and_no_weights(
     assert local.document["stages"] == planned.document["stages"]
 
 
+def header(content: object) -> bytes:
+    text = json.dumps(content).encode()
+    return len(text).to_bytes(8, "little") + text
+
+
+VAE = "vae/diffusion_pytorch_model.safetensors"
+LIES = {
+    "no header": (VAE, b"version https://git-lfs.github.com/spec/v1\n" * 9),
+    "a header without an end": (VAE, (2**40).to_bytes(8, "little") + b"{" * 99),
+    "no JSON": (VAE, (4).to_bytes(8, "little") + b"\xff\xfe{}"),
+    "a list": (VAE, header(["a"])),
+    "entries of another kind": (VAE, header({"a": 7})),
+    "shapes of another kind": (VAE, header({"a": {"dtype": "F32", "shape": "x", "data_offsets": [0, 4]}})),
+    "offsets behind the end": (VAE, header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 10**9]}})),
+    "infinite offsets": (VAE, header({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, float("inf")]}})),
+    "nothing": (VAE, header({})),
+    "empty": (VAE, b""),
+    "nested": (VAE, (40000).to_bytes(8, "little") + b"[" * 40000),
+    "index of other tensors": (
+        "transformer/diffusion_pytorch_model.safetensors.index.json", b'{"weight_map": {"a": "b"}}',
+    ),
+    "configuration": ("vae/config.json", b"[]"),
+    "pipeline": ("model_index.json", b"\xff"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("lie", LIES)
+@pytest.mark.parametrize(
+    "words", [("pull", "-y"), ("generate", "x", "--dry-run", "-m")], ids=" ".join
+)
+def test_headers_that_lie_are_refused_in_one_line(
+    sana: Callable[..., Any], repo: Any, words: tuple[str, ...], lie: str
+) -> None:
+    name, content = LIES[lie]
+    files = repo.repos[REPO]
+    if name.endswith(".index.json"):
+        weights = files.pop(name.removesuffix(".index.json"))
+        files[name.replace(".safetensors.index.json", "-00001-of-00001.safetensors")] = weights
+    files[name] = content
+    result = sana(*words, REPO)
+    assert result.code in (ExitCode.CHECKPOINT, ExitCode.ENVIRONMENT), result.err
+    assert result.err.count("error: ") == 1
+    assert "Traceback" not in result.err
+    assert not repo.gets("/cdn/")
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_published_model_is_planned_for_without_the_hub(
     sana: Callable[..., Any], repo: Any, name: str

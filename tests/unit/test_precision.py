@@ -75,3 +75,21 @@ def test_instructions_that_are_forbidden_do_not_count(
     usual = precision.cpu_has_fast_bf16()
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
     assert precision.cpu_has_fast_bf16() == (usual and may)
+
+
+@pytest.mark.parametrize(
+    ("requested", "device", "fast", "slow"),
+    [
+        ("fp16", CPU, True, True),
+        ("bf16", CPU, True, False),
+        ("bf16", CPU, False, True),
+        ("fp32", CPU, False, False),
+        ("auto", CPU, False, False),
+        ("fp16", CUDA, False, False),
+    ],
+)
+def test_a_slow_precision_is_named(
+    requested: str, device: torch.device, fast: bool, slow: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(precision, "cpu_has_fast_bf16", lambda: fast)
+    assert ("slower than fp32" in precision.slowness(requested, device)) == slow  # type: ignore[arg-type]
