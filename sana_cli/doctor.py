@@ -316,6 +316,8 @@ def _models() -> Iterator[Finding]:
         text=f"{', '.join(names) or 'none but the built-in'}; {readable_bytes(total)} on disk",
     )  # fmt: skip
     for model in here:
+        if model.note.startswith("unreadable"):  # told below
+            continue
         try:
             open_if_here(model.name)
         except SanaError as error:

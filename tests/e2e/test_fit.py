@@ -404,3 +404,19 @@ def test_a_quantized_name_that_is_not_made_yet_says_how(
     result = sana("default", "sana-0.6b-512-w8a8")
     assert result.code == ExitCode.USAGE
     assert "`sana pull sana-0.6b-512 --quantize w8a8` makes it" in result.err
+
+
+def test_doctor_names_kept_models_that_no_longer_fit(
+    sana: Callable[..., Any], repo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sana_cli.doctor import _CHECKS, examine
+
+    made = sana("quantize", BUILTIN_FOLDER, "--samples", 0, "-q")
+    assert made.code == 0, made.err
+    (folder,) = (tmp_path / "models").glob("[!.]*")
+    path = folder / "vae/config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"attention_head_dim": 16}))
+    monkeypatch.setattr("sana_cli.doctor._CHECKS", {"models": _CHECKS["models"]})
+    bad = [finding for finding in examine() if finding.state == "problem"]
+    assert [folder.name in finding.text for finding in bad] == [True]
+    assert bad[0].remedy
