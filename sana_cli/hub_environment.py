@@ -66,8 +66,8 @@ def _error(bad: BadVariable) -> SanaError:
 
 
 def _bad_when_imported(environment: Mapping[str, str]) -> Iterator[BadVariable]:
-    if value := environment.get("HF_ENDPOINT", ""):
-        yield from _bad_endpoint(value)
+    if endpoint := environment.get("HF_ENDPOINT"):
+        yield from _bad_endpoint(endpoint)
     for name in _FOLDERS:
         if (value := environment.get(name)) is not None:
             yield from _bad_folder(name, value)
