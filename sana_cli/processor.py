@@ -2,7 +2,7 @@
 
 Torch divides a product among all cores, and each of its threads waits for the last one. By default OpenMP's threads
 spin for milliseconds while they wait, which keeps a busy machine's cores from the threads that still have work to do:
-a picture then takes 10 to 40 times as long (`benchmarks/busy.py`).
+a picture then takes many times as long (`benchmarks/busy.py`).
 """
 
 import os
