@@ -24,9 +24,7 @@ class Forecast:
     facts: dict[str, Any]
     choice: "Choice"
     cached: bool  # the encoded prompt is on disk
-    seconds: (
-        dict[str, Any] | None
-    )  # of one picture by stage, loading apart; None: never measured here
+    seconds: dict[str, Any] | None  # of one picture by stage; None: never measured here
 
     @classmethod
     def of(
