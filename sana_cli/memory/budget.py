@@ -15,9 +15,7 @@ except ImportError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
 
 _CGROUP = Path("/proc/self")  # says which groups the process is in, and where they are mounted
-_NO_LIMIT = (
-    2**60
-)  # bytes from which a number stands for none, in the first version of control groups
+_NO_LIMIT = 2**60  # bytes; the first version of control groups writes a larger number for none
 
 
 def free_bytes(device: Device) -> int | None:
@@ -114,8 +112,9 @@ def _groups(own: Path) -> Iterator[tuple[Path, _Files]]:
         if version not in places or (version == "cgroup" and "memory" not in options.split(",")):
             continue
         root, folder = mount.split(" ")[3:5]
-        place, top = places[version], Path(folder)
-        inside = place.relative_to(root) if place.is_relative_to(root) else PurePosixPath()
+        group_path, top = places[version], Path(folder)
+        seen = group_path.is_relative_to(root)  # else the mount is of another namespace
+        inside = group_path.relative_to(root) if seen else PurePosixPath()
         for group in (top / inside, *(top / inside).parents):
             yield group, _VERSIONS[version]
             if group == top:
