@@ -224,10 +224,10 @@ def test_where_the_check_is_looked_for(
     assert missing.code == ExitCode.ENVIRONMENT
     assert f"--safety needs {MODEL}, which is not here" in missing.err
     assert f"hf download {MODEL}" in missing.err
-    snapshot = tmp_path / "hub/models--google--shieldgemma-2b/snapshots/abc"
+    snapshot = tmp_path / "hub/models--google--shieldgemma-2b/snapshots" / ("a" * 40)
     shutil.copytree(shield.folder, snapshot)
     (snapshot.parents[1] / "refs").mkdir()
-    (snapshot.parents[1] / "refs/main").write_text("abc")
+    (snapshot.parents[1] / "refs/main").write_text("a" * 40)
     assert SafetyCheck.find(None) == SafetyCheck(snapshot)
     words = ("generate", shield.bad, "-m", tiny_model, *SMALL, "--safety")
     assert sana(*words).code == ExitCode.REFUSED

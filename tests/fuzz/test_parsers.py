@@ -28,7 +28,7 @@ from sana_cli.latents_file import read as read_latents
 from sana_cli.loading import check_loras
 from sana_cli.lora_file import open_loras
 from sana_cli.models.tokenizer import load_tokenizer
-from sana_cli.prompt_file import read_lines
+from sana_cli.prompt_file import read_prompt_file
 from sana_cli.pth import read_pth
 from sana_cli.request import resolve
 from sana_cli.user_config import SETTINGS, preferences
@@ -303,7 +303,7 @@ TOML = b'model = "builtin"\nsteps = 4\nguidance = 2.5\noutput = "~/x"\nquiet = t
 
 def prompt_file(folder: Path, value: tuple[str, bytes]) -> None:
     suffix, content = value
-    for line in read_lines(str(write(folder, suffix, content))):
+    for line in read_prompt_file(str(write(folder, suffix, content))).lines:
         resolve(line.wishes.request(builtin()), builtin())
 
 
