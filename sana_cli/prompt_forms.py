@@ -184,6 +184,8 @@ def _is_prompt(cell: str) -> bool:
 
 def _of_table(text: str, delimiter: str) -> Iterator[Entry]:
     rows = _rows(text, delimiter)
+    if not rows:
+        return
     header = [cell.strip() for cell in rows[0][1]]
     column = next((n for n, cell in enumerate(header) if _is_prompt(cell)), None)
     if column is None:
@@ -205,8 +207,11 @@ def _rows(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
     try:
         return _parsed(text, delimiter, csv.QUOTE_MINIMAL)
     except csv.Error as error:
-        if delimiter == "\t":  # quotes are mostly plain characters there
-            return _parsed(text, delimiter, csv.QUOTE_NONE)
+        if delimiter != "\t":
+            raise UnreadableForm(f"is not a readable table: {error}") from error
+    try:
+        return _parsed(text, delimiter, csv.QUOTE_NONE)  # quotes are mostly plain characters there
+    except csv.Error as error:
         raise UnreadableForm(f"is not a readable table: {error}") from error
 
 

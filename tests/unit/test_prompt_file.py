@@ -250,3 +250,14 @@ def test_comments_are_told(tmp_path: Path) -> None:
     assert found.notices == (
         f"2 lines of {tmp_path / 'p.txt'} begin with # and are not drawn: #1 best cat, #selfie of an owl",
     )
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["prompt\n" + "x" * 140_000, "\t" * 140_000 + "y" * 140_000, 'prompt\ta\n"' + "z" * 140_000],
+)
+def test_a_cell_without_end(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "p.tsv"
+    path.write_text(content)
+    with pytest.raises(SanaError):
+        read_prompt_file(str(path))
