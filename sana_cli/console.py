@@ -4,6 +4,7 @@ Bars appear only in a terminal; scripts and logs get nothing but notices.
 """
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -77,8 +78,16 @@ class ConsoleReporter:
         started = time.perf_counter()
         yield advance
         _log.info("%s: %.2f s", title, time.perf_counter() - started)
-        # A stage without countable steps is complete when it ends.
-        self._progress.update(task, total=total or 1, completed=total or 1)
+        # What is finished needs no bar: the summary that follows gives its time.
+        self._progress.remove_task(task)
+        if self._tasks.get(title) == task:
+            del self._tasks[title]
+
+    def load_torch(self) -> None:
+        """Import torch, once, under a bar: it takes seconds in which nothing else would be seen."""
+        if "torch" not in sys.modules:
+            with self.stage("load torch"):
+                import torch  # noqa: F401
 
     def _rate(self, task: TaskID) -> str:
         state = next(t for t in self._progress.tasks if t.id == task)

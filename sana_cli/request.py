@@ -153,7 +153,7 @@ def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
 
 
 def _require_prompts(request: Request) -> None:
-    _require(bool(request.prompt.strip()), "the prompt is empty", 'say what to draw: "a red fox"')
+    _require(bool(request.prompt.strip()), "the prompt is empty", 'say what to draw: "a cat"')
     for text in (request.prompt, request.negative_prompt):
         _require(
             len(text) <= MAX_PROMPT,

@@ -444,6 +444,11 @@ class Run:
             self._tell_once(
                 f"{self.checkpoint.name} was trained at {native}x{native}; others draw worse"
             )
+        if not self.checkpoint.own.knows_any_thing(settings.prompt):
+            self._tell_once(
+                f'{self.checkpoint.name} knows none of the things in this prompt: try "a cat" (`sana info builtin` '
+                "lists what it knows), or a real model: --model sana-0.6b"
+            )
         if in_vain := self.checkpoint.own.colours_in_vain(settings.prompt):
             better = ", ".join(f'"{with_article(thing)}"' for _, thing in in_vain)
             self._tell_once(

@@ -427,6 +427,8 @@ class Order:
 
         SanaError where it is not here, or the model cannot be drawn there in the precision of the request.
         """
+        if pick is pick_device:
+            self.reporter.load_torch()
         wanted, trained = self.wishes.device or "auto", self.checkpoint.trained_precision
         with self.wishes.naming_source_of("device"):
             try:

@@ -32,10 +32,10 @@ _OTHERS = "Others"
 
 _EXAMPLES = (
     ('sana generate "a red fox" --model sana-0.6b --size 1024x768', ""),
-    ('sana generate "a red fox" --count 2 --seed 7 -o fox.png', "fox-7.png, fox-8.png"),
-    ("sana generate --from fox-7.png --steps 28", "the same, finer"),
-    ("sana generate --prompts prompts.txt -o pictures/", "a prompt a line"),
-    ('sana generate "a red fox" --dry-run', "what it takes in memory"),
+    ('sana generate "a cat" --count 2 --seed 7 -o cat.png', "cat-7.png, cat-8.png"),
+    ("sana generate --from cat-7.png --steps 28", "the same, finer"),
+    ("sana generate --prompts prompts.txt -o pictures/", "one prompt per line"),
+    ('sana generate "a cat" --dry-run', "how much memory it takes"),
 )
 
 

@@ -197,3 +197,18 @@ def test_processes_that_want_one_name(
         alone = tmp_path / "alone.png"
         assert sana("generate", prompt, *words[:-1], alone, "--force").code == 0
         assert alone.read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "known"),
+    [("a lighthouse in a storm, oil painting", False), ("red", False), ("two cats", True), ("a blue circle", True)],
+)  # fmt: skip
+def test_a_prompt_of_which_the_built_in_model_knows_nothing(
+    sana: Callable[..., Any], tmp_path: Path, prompt: str, known: bool
+) -> None:
+    words = ("--steps", 1, "--size", 64, "-m", "builtin", "-o", tmp_path / "a.png")
+    told = (
+        'builtin knows none of the things in this prompt: try "a cat"'
+        in sana("generate", prompt, *words).err
+    )
+    assert told is not known

@@ -2,6 +2,7 @@
 
 import ast
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,22 @@ def test_links(document: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" not in target and not target.startswith("#"):
             assert (document.parent / target.partition("#")[0]).exists(), target
+
+
+def test_examples_draw_well_with_the_default_model() -> None:
+    """The built-in one draws known things, without a colour word, best."""
+    from sana_cli.checkpoint import open_checkpoint
+    from sana_cli.commands.grouped import _EXAMPLES
+
+    own = open_checkpoint("builtin").own
+    prompts = [
+        shlex.split(command)[2] for command, _ in _EXAMPLES
+        if "--model" not in command and '"' in command
+    ]  # fmt: skip
+    assert prompts
+    for prompt in prompts:
+        assert own.knows_any_thing(prompt), prompt
+        assert not own.colours_in_vain(prompt), prompt
 
 
 def test_help_is_whole_and_its_examples_parse(
