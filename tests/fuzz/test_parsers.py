@@ -20,7 +20,7 @@ from safetensors.torch import save
 
 from quant.manifest import FormatError, read_manifest
 from sana_cli.checkpoint import BUILTIN_FOLDER, Checkpoint, open_checkpoint, weight_files
-from sana_cli.commands.info import _command
+from sana_cli.commands.picture_facts import facts_of
 from sana_cli.errors import SanaError
 from sana_cli.hub_answer import BadAnswer, parse_listing
 from sana_cli.image_io import load_picture, read_settings
@@ -308,8 +308,8 @@ def prompt_file(folder: Path, value: tuple[str, bytes]) -> None:
 
 
 def _settings_used(path: Path) -> None:
+    facts_of(path)
     settings = read_settings(path)
-    _command(settings)
     resolve(Wishes.of_picture(settings, path.name).request(builtin()), builtin())
 
 
@@ -352,7 +352,7 @@ def hub_answer(folder: Path, body: bytes) -> None:
 def _picture(settings: Any) -> bytes:
     info, out = PngInfo(), BytesIO()
     info.add_itxt("sana", json.dumps(settings), zip=True)
-    info.add_text("parameters", "a cat\nSteps: 1")
+    info.add_text("parameters", "a cat\nSteps: 1, Size: 64x64, Seed: 1")
     Image.new("RGB", (4, 4)).save(out, "PNG", pnginfo=info)
     return out.getvalue()
 
