@@ -320,6 +320,14 @@ def png_settings(folder: Path, settings: bytes) -> None:
     _settings_used(write(folder, ".png", out.getvalue()))
 
 
+def foreign_png(folder: Path, value: tuple[str, bytes]) -> None:
+    keyword, text = value
+    info, out = PngInfo(), BytesIO()
+    info.add_itxt(keyword, text.decode("utf-8", "replace"))
+    Image.new("RGB", (2, 2)).save(out, "PNG", pnginfo=info)
+    facts_of(write(folder, ".png", out.getvalue()))
+
+
 def png_bytes(folder: Path, content: bytes) -> None:
     path = write(folder, ".png", content)
     for use in (_settings_used, load_picture):
@@ -369,6 +377,12 @@ def _tabled() -> st.SearchStrategy[bytes]:
     )
 
 
+GRAPH = {  # ComfyUI's
+    "3": {"class_type": "KSampler", "inputs": {"seed": 1, "steps": 20, "cfg": 7.5, "positive": ["6", 0], "negative": ["7", 0]}},
+    "6": {"class_type": "CLIPTextEncode", "inputs": {"text": "a cat"}},
+    "7": {"class_type": "CLIPTextEncode", "inputs": {"text": ["6", 0]}},
+}  # fmt: skip
+PARAMETERS = b'a cat\nNegative prompt: a dog\nSteps: 20, Sampler: Euler, CFG scale: 7, Seed: 1, Size: 64x64, Model: "x, y"'
 PROMPTS = st.tuples(
     st.sampled_from([".txt", ".jsonl", ".json", ".ndjson", ".csv", ".tsv", ""]),
     st.one_of(
@@ -404,6 +418,10 @@ CASES: dict[Callable[[Path, Any], object], tuple[st.SearchStrategy[Any], tuple[t
     tokenizer: (json_files(TOKENIZER), ()),
     prompt_file: (PROMPTS, ()),
     png_settings: (json_files(SETTINGS_OF_PICTURE), ()),
+    foreign_png: (
+        st.tuples(st.just("prompt"), json_files(GRAPH)) | st.tuples(st.just("parameters"), damaged(PARAMETERS)),
+        (),
+    ),
     png_bytes: (damaged(_picture(SETTINGS_OF_PICTURE)), ()),
     config_toml: (
         damaged(TOML) | st.builds(
