@@ -7,10 +7,11 @@ from pathlib import Path
 
 def in_blocks(text: str) -> list[str]:
     """Lines for a shell: of blocks without a language, and behind the `$` of transcripts."""
-    blocks = re.findall(r"^```(|console)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return [
         line.removeprefix("$ ")
         for kind, block in blocks
+        if kind in ("", "console")
         for line in block.splitlines()
         if not kind or line.startswith("$ ")
     ]
