@@ -1,7 +1,6 @@
 """Options that commands share, and the parsing of their values. No torch."""
 
 import re
-import secrets
 from collections.abc import Mapping
 from enum import StrEnum
 from math import sqrt
@@ -163,6 +162,8 @@ def parse_size(text: str) -> tuple[int, int]:
 def parse_seed(text: str) -> int:
     """Read a seed; "random" and -1 roll one. typer.BadParameter for what is no whole number."""
     if text.strip().lower() in RANDOM_SEEDS:
+        import secrets
+
         return secrets.randbelow(2**32)
     try:
         return int(text)

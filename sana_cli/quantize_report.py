@@ -83,7 +83,7 @@ def lines(
 ) -> list[str]:
     """The table, what was left out and why, and what to do next."""
     heads = ("part", "scheme", "layers", "kept", "before", "after", "worst", "median SQNR", "of")
-    rows = [heads]
+    rows: list[tuple[str, ...]] = [heads]
     for report in reports:
         facts = _facts(report)
         decibels = [

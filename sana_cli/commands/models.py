@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quant.manifest import MANIFEST
 from sana_cli.commands.asking import confirm
 from sana_cli.commands.completion import complete_model, complete_removable
 from sana_cli.errors import usage_error
@@ -128,6 +127,7 @@ def note_missing(name: str) -> None:
 
 def remove(model: ModelArgument, yes: YesOption = False) -> None:
     """Delete a downloaded or quantized model from this machine."""
+    from quant.manifest import MANIFEST
     from sana_cli import hub_cache
     from sana_cli.checkpoint import kept_folder, local_path, looks_like_repo
     from sana_cli.user_config import BUILTIN
