@@ -24,7 +24,7 @@ from benchmarks.record import RESULTS, record
 from benchmarks.startup import process_ms
 from sana_cli.bench.machine import machine, state
 from sana_cli.bench.random_model import write_model
-from sana_cli.processor import WAITING_VARIABLES
+from sana_cli.system.cpu import WAITING_VARIABLES
 
 # `sana` leaves the threads alone where one of these is set. 300,000 rounds are libgomp's own default.
 VARIANTS = {

@@ -10,18 +10,12 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from sana_cli.checkpoint import open_checkpoint
-from sana_cli.contact_sheet import Layout
-from sana_cli.loading import load_prompt_encoder, load_transformer, load_vae
-from sana_cli.pipeline import (
-    decode,
-    denoise,
-    encode_prompt,
-    guided_velocity,
-    init_noise,
-)
-from sana_cli.pixels import to_image
-from sana_cli.request import Request, resolve
+from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.images.contact_sheet import Layout
+from sana_cli.images.tensors import to_image
+from sana_cli.loading.load import load_prompt_encoder, load_transformer, load_vae
+from sana_cli.pipeline.verbs import decode, denoise, encode_prompt, guided_velocity, init_noise
+from sana_cli.request.params import Request, resolve
 from sana_cli.schedulers import make_scheduler
 
 CELLS = (

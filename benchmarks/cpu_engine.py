@@ -21,14 +21,14 @@ from benchmarks.denoise_step import random_transformer, step_inputs
 from benchmarks.record import record
 from quant.backends.choose import accelerate_
 from quant.convert import quantize_
+from sana_cli.accelerate.cpu_fused_qkv import fuse_projections_
+from sana_cli.accelerate.cpu_packed_linear import pack_linears_
 from sana_cli.bench.machine import machine
-from sana_cli.config import TransformerConfig
-from sana_cli.fusing import fuse_projections_
-from sana_cli.loading import TOKEN_CONVS
-from sana_cli.models.packed import pack_linears_
+from sana_cli.config.networks import TransformerConfig
+from sana_cli.config.recipes import component_recipe
+from sana_cli.config.variants import VARIANTS
+from sana_cli.loading.load import TOKEN_CONVS
 from sana_cli.models.sana_transformer import SanaTransformer2D
-from sana_cli.recipes import component_recipe
-from sana_cli.variants import VARIANTS
 
 _BLOCKS, _SIZE = 4, 512
 

@@ -25,15 +25,15 @@ from torch.nn import functional as F
 
 from benchmarks.record import record
 from sana_cli.bench.machine import machine
-from sana_cli.checkpoint import open_checkpoint
-from sana_cli.config import DCAEConfig
-from sana_cli.latents_file import read
-from sana_cli.loading import load_vae
+from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.config.networks import DCAEConfig
+from sana_cli.loading.load import load_vae
+from sana_cli.memory.forecast import decode_activations
 from sana_cli.memory.plans import WHOLE, DecodePlan, exact_tiles
-from sana_cli.memory.predict import decode_activations
 from sana_cli.models.dc_ae import AutoencoderDC, upsampled_conv
-from sana_cli.pipeline import decode
-from sana_cli.resident import peak_resident_bytes, resident_bytes
+from sana_cli.pipeline.latents_file import read
+from sana_cli.pipeline.verbs import decode
+from sana_cli.system.resident import peak_resident_bytes, resident_bytes
 
 PROMPT = "a cat left of a pizza on a blue background"
 # (K, N, side) of every up-sampling of a 1024 x 1024 picture, and of a 512 x 512 one

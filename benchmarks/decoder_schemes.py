@@ -20,9 +20,9 @@ from benchmarks.record import record
 from quant.convert import quantize_
 from quant.layers import AcceleratedLayer
 from sana_cli.bench.machine import machine
-from sana_cli.loading import TOKEN_CONVS, accelerate
+from sana_cli.config.recipes import component_recipe
+from sana_cli.loading.load import TOKEN_CONVS, accelerate
 from sana_cli.models.dc_ae import AutoencoderDC
-from sana_cli.recipes import component_recipe
 
 SCHEMES = ("none", "w8a16", "w8a8")
 

@@ -25,11 +25,11 @@ from quant.convert import quantize_
 from quant.layers import AcceleratedLayer
 from quant.primitives import sqnr_db
 from sana_cli.bench.machine import machine
-from sana_cli.config import TransformerConfig
-from sana_cli.loading import TOKEN_CONVS
+from sana_cli.config.networks import TransformerConfig
+from sana_cli.config.recipes import component_recipe
+from sana_cli.config.variants import VARIANTS
+from sana_cli.loading.load import TOKEN_CONVS
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
-from sana_cli.recipes import component_recipe
-from sana_cli.variants import VARIANTS
 
 FLOATS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TEXT_TOKENS = 40

@@ -22,12 +22,12 @@ from benchmarks.denoise_step import random_transformer, step_inputs
 from benchmarks.kernels_gpu import machine
 from benchmarks.record import record
 from quant.convert import quantize_
-from sana_cli.config import TransformerConfig
-from sana_cli.engine.engine import Engine
-from sana_cli.loading import TOKEN_CONVS, accelerate
+from sana_cli.accelerate.cuda.engine import Engine
+from sana_cli.config.networks import TransformerConfig
+from sana_cli.config.recipes import component_recipe
+from sana_cli.config.variants import VARIANTS
+from sana_cli.loading.load import TOKEN_CONVS, accelerate
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
-from sana_cli.recipes import component_recipe
-from sana_cli.variants import VARIANTS
 
 DEVICE = torch.device("cuda")
 TIMESTEP = 700.0

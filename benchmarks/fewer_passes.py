@@ -25,13 +25,13 @@ from benchmarks.quality import Judge, held_out
 from benchmarks.record import RESULTS, record
 from sana_cli import __version__
 from sana_cli.bench.machine import machine
-from sana_cli.checkpoint import open_checkpoint
-from sana_cli.config import SchedulerName
-from sana_cli.loading import accelerate, load_prompt_encoder, load_transformer, load_vae
-from sana_cli.passes import PassCount, Passes
-from sana_cli.pipeline import decode, denoise, encode_prompt, init_noise
-from sana_cli.pixels import to_image
-from sana_cli.request import Request, Settings, resolve
+from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.config.networks import SchedulerName
+from sana_cli.images.tensors import to_image
+from sana_cli.loading.load import accelerate, load_prompt_encoder, load_transformer, load_vae
+from sana_cli.pipeline.guidance import PassCount, Passes
+from sana_cli.pipeline.verbs import decode, denoise, encode_prompt, init_noise
+from sana_cli.request.params import Request, Settings, resolve
 from sana_cli.schedulers import make_scheduler
 from training.checker import Checker
 from training.sprites import load_sprites

@@ -22,10 +22,10 @@ from sana_cli.bench.machine import machine
 
 _LOAD = """
 import gc, math, sys, torch
-from sana_cli.checkpoint import open_checkpoint
+from sana_cli.checkpoints.checkpoint import open_checkpoint
 from sana_cli import loading
-from sana_cli.resident import resident_bytes
-from sana_cli.component_weights import component_weights
+from sana_cli.system.resident import resident_bytes
+from sana_cli.checkpoints.component_weights import component_weights
 component, folder = sys.argv[1:]
 checkpoint, cpu = open_checkpoint(folder), torch.device("cpu")
 gc.collect()

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.launches` runs narrow models with real block structure under a dispatch mode that counts what
 computes: views and allocations launch nothing. On a GPU each of these is at least one kernel. The CUDA engine's kernels
-count as one each, which tests/unit/engine/test_launches.py checks. The count of a block is the difference between models
+count as one each, which tests/unit/accelerate/cuda/test_launches.py checks. The count of a block is the difference between models
 of three and two. The document goes to `benchmarks/results/launches.json`.
 """
 
@@ -22,15 +22,15 @@ from benchmarks.record import record
 from quant.backends.cpu import KERNELS
 from quant.convert import quantize_
 from quant.layers import QuantLinear
+from sana_cli.accelerate.cpu_fused_qkv import fuse_projections_
+from sana_cli.accelerate.cpu_packed_linear import pack_linears_
+from sana_cli.accelerate.cuda.kernels import NAMES, REFERENCE, Kernels
+from sana_cli.accelerate.cuda.transformer import EngineTransformer
 from sana_cli.bench.machine import machine
-from sana_cli.config import TransformerConfig
-from sana_cli.engine.kernels import NAMES, REFERENCE, Kernels
-from sana_cli.engine.transformer import EngineTransformer
-from sana_cli.fusing import fuse_projections_
-from sana_cli.loading import TOKEN_CONVS
-from sana_cli.models.packed import pack_linears_
+from sana_cli.config.networks import TransformerConfig
+from sana_cli.config.recipes import component_recipe
+from sana_cli.loading.load import TOKEN_CONVS
 from sana_cli.models.sana_transformer import SanaTransformer2D
-from sana_cli.recipes import component_recipe
 
 _NARROW = TransformerConfig(
     num_attention_heads=4, num_layers=2, num_cross_attention_heads=4, cross_attention_head_dim=32,

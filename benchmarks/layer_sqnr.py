@@ -20,9 +20,9 @@ from calibration.linears import Methods, calibrate_linears
 from calibration.observe import Call
 from quant.convert import resolve
 from sana_cli.bench.machine import machine
-from sana_cli.config import TransformerConfig
-from sana_cli.recipes import component_recipe
-from sana_cli.variants import VARIANTS
+from sana_cli.config.networks import TransformerConfig
+from sana_cli.config.recipes import component_recipe
+from sana_cli.config.variants import VARIANTS
 
 TIMESTEPS = (950.0, 700.0, 400.0, 100.0)
 

@@ -32,11 +32,11 @@ _SANA = """
 import json, sys
 from contextlib import contextmanager
 from pathlib import Path
-from sana_cli.allocator import set_up_allocator
+from sana_cli.system.allocator import set_up_allocator
 from sana_cli.cli import main
-from sana_cli.console import ConsoleReporter
-from sana_cli.processor import limit_spinning
-from sana_cli.resident import peak_resident_bytes
+from sana_cli.terminal.progress_bars import ConsoleReporter
+from sana_cli.system.cpu import limit_spinning
+from sana_cli.system.resident import peak_resident_bytes
 set_up_allocator()
 limit_spinning()
 stage_of, peaks, now = json.loads(sys.argv[1]), {}, ["start"]
@@ -63,7 +63,7 @@ folder, size = sys.argv[1], int(sys.argv[2])
 pipeline = SanaPipeline.from_pretrained(folder, torch_dtype=torch.float32)
 pipeline("a red fox", height=size, width=size, num_inference_steps=1, use_resolution_binning=False,
          generator=torch.Generator().manual_seed(1))
-from sana_cli.resident import peak_resident_bytes
+from sana_cli.system.resident import peak_resident_bytes
 print(peak_resident_bytes())
 """
 # model, side, then options. Sizes 256 to 4096; every plan; floats, w8a8 and int4; one picture and several.

@@ -33,12 +33,17 @@ from quant.layers import QuantLinear
 from quant.primitives import quantize_per_group, sqnr_db
 from sana_cli import __version__
 from sana_cli.bench.machine import machine
-from sana_cli.checkpoint import Checkpoint, open_checkpoint
-from sana_cli.console import ConsoleReporter
-from sana_cli.loading import load_transformer
+from sana_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from sana_cli.config.recipes import COMPONENTS, RECIPES, KeepRule, component_recipe, keep_rule
+from sana_cli.loading.load import load_transformer
 from sana_cli.models.sana_transformer import SanaTransformer2D
-from sana_cli.quantizing import Calibration, ComponentPlan, ComponentReport, quantize_folder
-from sana_cli.recipes import COMPONENTS, RECIPES, KeepRule, component_recipe, keep_rule
+from sana_cli.quantize_checkpoint import (
+    Calibration,
+    ComponentPlan,
+    ComponentReport,
+    quantize_folder,
+)
+from sana_cli.terminal.progress_bars import ConsoleReporter
 from training.checker import Checker, judge
 from training.evaluate import TESTS, Question, load_painter, paint_all, questions
 from training.sprites import load_sprites

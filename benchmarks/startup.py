@@ -21,7 +21,7 @@ from PIL import Image
 
 from benchmarks.record import record
 from sana_cli import __version__
-from sana_cli.image_io import save_png
+from sana_cli.images.png import save_png
 
 GOAL_MS = 150  # for help; 300 for commands that only look
 RUNS = 15

@@ -16,11 +16,11 @@ import typer
 
 from benchmarks.record import record
 from sana_cli.bench.machine import machine
-from sana_cli.checkpoint import open_checkpoint
-from sana_cli.loading import accelerate, load_prompt_encoder
+from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.config.published import complex_human_instruction
+from sana_cli.loading.load import accelerate, load_prompt_encoder
 from sana_cli.models.text_encoder import PromptEncoder
-from sana_cli.precision import plan_dtypes
-from sana_cli.published import complex_human_instruction
+from sana_cli.system.precision import plan_dtypes
 
 FIRST, NEXT = "a red fox under a tree", "a small blue house by the sea at night"
 

@@ -40,18 +40,19 @@ from calibration.sensitivity import (
 from quant.config import QuantConfig
 from quant.convert import LayerReport, resolve
 from quant.manifest import sha256_of
-from sana_cli.checkpoint import Checkpoint
-from sana_cli.component_weights import component_weights
+from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.component_weights import component_weights
+from sana_cli.config.recipes import COMPONENTS, KeepRule, component_recipe
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.finishing import translate_out_of_memory
-from sana_cli.loading import empty_module, load_prompt_encoder, load_transformer, load_vae
+from sana_cli.loading.load import empty_module, load_prompt_encoder, load_transformer, load_vae
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.models.text_encoder import PromptEncoder
-from sana_cli.pipeline import BrokenValues, EncodedPair, decode
-from sana_cli.precision import plan_dtypes
-from sana_cli.quantizing import ComponentPlan
-from sana_cli.recipes import COMPONENTS, KeepRule, component_recipe
-from sana_cli.stages import Reporter, release_memory
+from sana_cli.pipeline.finishing import translate_out_of_memory
+from sana_cli.pipeline.verbs import BrokenValues, EncodedPair, decode
+from sana_cli.progress import Reporter
+from sana_cli.quantize_checkpoint import ComponentPlan
+from sana_cli.system.precision import plan_dtypes
+from sana_cli.system.torch_memory import release_memory
 
 _FIRST_SEED = 1_000_000  # calibration pictures have seeds of their own, which nobody types
 _LATENT_CHECKS = 2  # pictures drawn in full with every layer quantized, to scale predictions by

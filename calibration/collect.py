@@ -16,17 +16,11 @@ import torch
 from torch import Tensor
 
 from calibration.observe import Call
-from sana_cli.checkpoint import Checkpoint
+from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.models.text_encoder import PromptEncoder
-from sana_cli.pipeline import (
-    EncodedPair,
-    denoise,
-    encode_prompt,
-    guided_velocity,
-    init_noise,
-)
-from sana_cli.request import Request, Settings, resolve
+from sana_cli.pipeline.verbs import EncodedPair, denoise, encode_prompt, guided_velocity, init_noise
+from sana_cli.request.params import Request, Settings, resolve
 from sana_cli.schedulers import make_scheduler
 
 BUCKETS = 4  # of timesteps; every picture gives one step to each

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from calibration.collect import draw_latents, encode_texts, plan_drawings
 from calibration.prompts import compared_prompts
-from sana_cli.checkpoint import Checkpoint, open_checkpoint
-from sana_cli.comparison_sheet import Closeness, Pixels, Row, caption, psnr_db, sheet
-from sana_cli.loading import load_prompt_encoder, load_transformer, load_vae
-from sana_cli.pipeline import decode
-from sana_cli.pixels import to_image
-from sana_cli.precision import plan_dtypes
-from sana_cli.stages import Reporter, release_memory
+from sana_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from sana_cli.images.comparison_sheet import Closeness, Pixels, Row, caption, psnr_db, sheet
+from sana_cli.images.tensors import to_image
+from sana_cli.loading.load import load_prompt_encoder, load_transformer, load_vae
+from sana_cli.pipeline.verbs import decode
+from sana_cli.progress import Reporter
+from sana_cli.system.precision import plan_dtypes
+from sana_cli.system.torch_memory import release_memory
 
 FILE = "comparison.png"
 _FIRST_SEED = 1

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.prompt_file import read_prompt_file
-from sana_cli.request import MAX_PROMPT
-from sana_cli.wishes import Wishes
+from sana_cli.request.options import Wishes
+from sana_cli.request.params import MAX_PROMPT
+from sana_cli.request.prompt_file import read_prompt_file
 
 OWN_PROMPTS = Path(__file__).with_name("prompts.txt")
 COMPARED = (  # drawn by the comparison picture, never calibrated with

@@ -13,26 +13,26 @@ from typing import Annotated
 import typer
 
 from sana_cli import __version__
-from sana_cli.allocator import set_up_allocator
 from sana_cli.commands import config
 from sana_cli.commands.bench import bench
 from sana_cli.commands.compare import compare
 from sana_cli.commands.decode import decode
 from sana_cli.commands.doctor import doctor
 from sana_cli.commands.generate import generate
-from sana_cli.commands.grouped import Command, Grouped, Verbs
 from sana_cli.commands.help import help_
 from sana_cli.commands.info import info
 from sana_cli.commands.models import default, models, remove
 from sana_cli.commands.pull import pull
 from sana_cli.commands.quantize import quantize
 from sana_cli.commands.repl import repl
-from sana_cli.commands.report import tell_error
-from sana_cli.commands.usage import UsageError, in_our_words
 from sana_cli.errors import ExitCode, SanaError, explained, usage_error
-from sana_cli.process import ending_by_signals, exit_code, flush_streams, set_up_streams
-from sana_cli.processor import limit_spinning
-from sana_cli.redact import without_secrets
+from sana_cli.system.allocator import set_up_allocator
+from sana_cli.system.cpu import limit_spinning
+from sana_cli.system.process import ending_by_signals, exit_code, flush_streams, set_up_streams
+from sana_cli.system.redact import without_secrets
+from sana_cli.terminal.help import Command, Grouped, Verbs
+from sana_cli.terminal.report import tell_error
+from sana_cli.terminal.usage import UsageError, in_our_words
 from sana_cli.text import print_json, say, show_traceback
 
 _GLOBAL_OPTIONS = ("--debug", "--verbose", "-v", "-vv")
@@ -91,7 +91,7 @@ def _root(
     ] = False,
 ) -> None:
     del debug  # `main` reads it, since errors are its business
-    from sana_cli.logs import set_up
+    from sana_cli.terminal.logs import set_up
 
     set_up(verbose)
 

@@ -18,17 +18,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from sana_cli import __version__, processor
+from sana_cli import __version__
+from sana_cli.checkpoints.hub_environment import bad_variables, proxies
+from sana_cli.config.choices import parse_bytes
 from sana_cli.errors import SanaError
-from sana_cli.hub_environment import bad_variables, proxies
-from sana_cli.options import parse_bytes
-from sana_cli.output import counted, readable_bytes, readable_memory
-from sana_cli.packages import INSTALL_AGAIN
-from sana_cli.redact import without_secrets
+from sana_cli.system import cpu
+from sana_cli.system.packages import INSTALL_AGAIN
+from sana_cli.system.redact import without_secrets
+from sana_cli.text import counted, readable_bytes, readable_memory
 
 if TYPE_CHECKING:
     from quant.backends.choose import Measurement
-    from sana_cli.user_config import Preferences
+    from sana_cli.config.user_settings import Preferences
 
 State = Literal["ok", "note", "problem"]
 _ROOM_BYTES = 10**10  # the smallest published model and some space to work
@@ -111,10 +112,10 @@ def _processor() -> Iterator[Finding]:
     import torch
 
     from sana_cli.bench.machine import machine
-    from sana_cli.precision import cpu_has_fast_bf16
+    from sana_cli.system.precision import cpu_has_fast_bf16
 
     facts = machine()
-    count, load = processor.cores(), processor.load()
+    count, load = cpu.cores(), cpu.load()
     busy = "" if load is None else f", load {load:.1f}"
     yield Finding(
         topic="cpu",
@@ -122,8 +123,8 @@ def _processor() -> Iterator[Finding]:
         text=f"{facts['cpu']}, {counted(count, 'core')}{busy}, "
         f"{', '.join(facts['instructions']) or 'no vector instructions known'}",
     )
-    if crowded := processor.crowded():
-        yield Finding(topic="cpu", state="note", text=crowded, remedy=processor.remedy())
+    if crowded := cpu.crowded():
+        yield Finding(topic="cpu", state="note", text=crowded, remedy=cpu.remedy())
     threads = torch.get_num_threads()
     if threads * 2 < count:
         yield Finding(
@@ -197,7 +198,7 @@ def _nvidia_smi() -> str:
 def _memory() -> Iterator[Finding]:
     import torch
 
-    from sana_cli.memory.budget import free_bytes
+    from sana_cli.system.memory import free_bytes
 
     free = free_bytes(torch.device("cpu"))
     if free is None:
@@ -217,7 +218,7 @@ def _kernels() -> Iterator[Finding]:
     import torch
 
     from quant.backends.choose import measure, probe_layers, usable_kernels
-    from sana_cli.precision import pick_device
+    from sana_cli.system.precision import pick_device
 
     device = pick_device("auto")
     for kind, layer in probe_layers(device):
@@ -251,11 +252,11 @@ def _name_of(measurement: "Measurement") -> str:
 
 def _drawing() -> Iterator[Finding]:
     """One step of the built-in model, from the prompt to a file."""
-    from sana_cli.checkpoint import open_checkpoint
-    from sana_cli.precision import pick_device
-    from sana_cli.request import Request
-    from sana_cli.run import Run
-    from sana_cli.user_config import BUILTIN
+    from sana_cli.checkpoints.checkpoint import open_checkpoint
+    from sana_cli.config.user_settings import BUILTIN
+    from sana_cli.pipeline.run import Run
+    from sana_cli.request.params import Request
+    from sana_cli.system.precision import pick_device
 
     checkpoint, device = open_checkpoint(BUILTIN), pick_device("auto")
     started = time.perf_counter()
@@ -274,8 +275,8 @@ def _drawing() -> Iterator[Finding]:
 
 
 def _disk() -> Iterator[Finding]:
-    from sana_cli import hub_cache
-    from sana_cli.user_config import cache_folder, models_folder
+    from sana_cli.checkpoints import hub_cache
+    from sana_cli.config.user_settings import cache_folder, models_folder
 
     for what, folder, option in (
         ("downloads", hub_cache.root(), "HF_HOME"), ("quantized models", models_folder(), "SANA_MODELS"),
@@ -305,8 +306,8 @@ def _disk() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
-    from sana_cli.checkpoint import open_if_here
-    from sana_cli.model_list import listed_models, total_bytes
+    from sana_cli.checkpoints.checkpoint import open_if_here
+    from sana_cli.checkpoints.installed import listed_models, total_bytes
 
     here = [model for model in listed_models() if model.state in ("downloaded", "quantized")]
     names = [model.name for model in here]
@@ -342,8 +343,8 @@ def _models() -> Iterator[Finding]:
 
 def _digests(names: list[str]) -> Iterator[Finding]:
     """Whether downloaded files are what the hub announced; those that changed last first, as far as time allows."""
-    from sana_cli import hub
-    from sana_cli.variants import find_variant
+    from sana_cli.checkpoints import hub
+    from sana_cli.config.variants import find_variant
 
     end = time.monotonic() + _DIGESTS_S
     for name in names:
@@ -372,8 +373,8 @@ def _digests(names: list[str]) -> Iterator[Finding]:
 
 
 def _settings() -> Iterator[Finding]:
-    from sana_cli.checkpoint import lasting_name, open_if_here
-    from sana_cli.user_config import config_path, preferences, unknown_variables
+    from sana_cli.checkpoints.checkpoint import lasting_name, open_if_here
+    from sana_cli.config.user_settings import config_path, preferences, unknown_variables
 
     for problem in unknown_variables():
         yield Finding(topic="settings", state="problem", text=problem, remedy="unset or rename it")
@@ -408,12 +409,12 @@ def _hub() -> Iterator[Finding]:
 
 def _cap(chosen: "Preferences", cap: int) -> Iterator[Finding]:
     """The setting max_memory, beside what this machine has and what the usual model takes."""
-    from sana_cli.checkpoint import open_checkpoint
-    from sana_cli.memory.budget import total_bytes
-    from sana_cli.memory.choose import choose_for
-    from sana_cli.precision import foresee_device, plan_dtypes
-    from sana_cli.request import resolve
-    from sana_cli.wishes import Wishes
+    from sana_cli.checkpoints.checkpoint import open_checkpoint
+    from sana_cli.memory.planner import choose_for
+    from sana_cli.request.options import Wishes
+    from sana_cli.request.params import resolve
+    from sana_cli.system.memory import total_bytes
+    from sana_cli.system.precision import foresee_device, plan_dtypes
 
     wishes = Wishes(prompt="a cat").over(Wishes.of_preferences(chosen))
     device = foresee_device(wishes.device or "auto")

@@ -204,7 +204,7 @@ def sana_draw(sana: Callable[..., Result], tmp_path: Path) -> Callable[..., list
 def _own_prompt_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any) -> None:
     """No test finds what another has encoded: it would not run the text encoder."""
     folder = tmp_path_factory.mktemp("prompts")
-    monkeypatch.setattr("sana_cli.prompt_cache._folder", lambda: folder)
+    monkeypatch.setattr("sana_cli.pipeline.prompt_cache._folder", lambda: folder)
 
 
 @pytest.fixture(autouse=True)

@@ -29,7 +29,7 @@ TOKEN = "hf_secret"
 RUNNER = """
 import json, sys
 from sana_cli.errors import SanaError
-from sana_cli.hub import fetch
+from sana_cli.checkpoints.hub import fetch
 for options in sys.argv[1:]:
     calls = []
     try:
@@ -106,7 +106,7 @@ class Hub:
     def start(
         self, *options: dict[str, object], env: dict[str, str] | None = None
     ) -> subprocess.Popen[str]:
-        """A process that calls `sana_cli.hub.fetch` once for each of `options`."""
+        """A process that calls `sana_cli.checkpoints.hub.fetch` once for each of `options`."""
         return subprocess.Popen(
             [sys.executable, "-c", RUNNER, *map(json.dumps, options)],
             env=self.environment(**(env or {})),

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import typer
 
 from sana_cli.errors import SanaError
-from sana_cli.logs import mute_libraries
+from sana_cli.terminal.logs import mute_libraries
 from training.presets import PRESETS, PresetName
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, rich_markup_mode=None, add_completion=False)

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from sana_cli.config import DCAEConfig
+from sana_cli.config.networks import DCAEConfig
 from sana_cli.models.dc_ae import AutoencoderDC
 from training.data import crops, whole_pictures
 from training.presets import AutoencoderSettings

@@ -1,6 +1,6 @@
 """Draw fresh prompts, half of the composed ones of held-out combinations, score them, and write counts, intervals and sheets.
 
-The model that is scored is a checkpoint folder, read by `sana_cli.loading` and drawn with its samplers, so what is
+The model that is scored is a checkpoint folder, read by `sana_cli.loading.load` and drawn with its samplers, so what is
 measured is what ships. The checker itself is first scored on fresh ground truth passed through the autoencoder.
 """
 
@@ -74,8 +74,8 @@ class Painter:
 
 def load_painter(model: str, *, steps: int = 0, guidance: float = 0.0) -> Painter:
     """A checkpoint folder or `builtin`, with its own defaults where none are given."""
-    from sana_cli.checkpoint import open_checkpoint
-    from sana_cli.loading import accelerate, load_prompt_encoder, load_transformer, load_vae
+    from sana_cli.checkpoints.checkpoint import open_checkpoint
+    from sana_cli.loading.load import accelerate, load_prompt_encoder, load_transformer, load_vae
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = open_checkpoint(model)

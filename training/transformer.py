@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedTokenizerFast
 
-from sana_cli.config import TransformerConfig
+from sana_cli.config.networks import TransformerConfig
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from training.captions import choose_caption

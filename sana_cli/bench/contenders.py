@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from quant.installed import is_installed
-from sana_cli.checkpoint import lasting_name
+from sana_cli.checkpoints.checkpoint import lasting_name
+from sana_cli.config.recipes import RECIPES
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.packages import pip_install
-from sana_cli.recipes import RECIPES
+from sana_cli.system.packages import pip_install
 
 FLOATS = ("auto", "fp32", "bf16", "fp16")
 Kind = Literal[

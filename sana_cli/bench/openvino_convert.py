@@ -14,9 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sana_cli.bench.peers import open_pipeline
-from sana_cli.checkpoint import open_checkpoint
-from sana_cli.stages import peak_memory_bytes
+from sana_cli.bench.peer_diffusers import open_pipeline
+from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.system.torch_memory import peak_memory_bytes
 
 _TEXT_LENGTH = 300  # of the embeddings, as diffusers pads them
 _CALIBRATION = 8  # inputs

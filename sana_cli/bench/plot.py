@@ -6,7 +6,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from sana_cli.bench.page import COLOURS, SHOWN, label
-from sana_cli.output import counted
+from sana_cli.text import counted
 
 _WIDTH, _ROW, _MARGIN, _BAR, _AXIS = 1200, 90, 40, 34, 30
 _TICKS = 8  # at most

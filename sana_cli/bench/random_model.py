@@ -17,15 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from quant.stream_writer import StreamWriter, TensorSpec
-from sana_cli.bench.work import GEMMA_2_2B
-from sana_cli.config import DCAEConfig, Gemma2Config, TransformerConfig
+from sana_cli.bench.flops import GEMMA_2_2B
+from sana_cli.checkpoints.file_selection import STEMS
+from sana_cli.checkpoints.published_outline import write_configuration
+from sana_cli.config.networks import DCAEConfig, Gemma2Config, TransformerConfig
+from sana_cli.config.published import complex_human_instruction
+from sana_cli.config.variants import VARIANTS, Variant
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.gemma2 import Gemma2
 from sana_cli.models.sana_transformer import SanaTransformer2D
-from sana_cli.published import complex_human_instruction
-from sana_cli.published_outline import write_configuration
-from sana_cli.variants import VARIANTS, Variant
-from sana_cli.weight_files import STEMS
 
 # Of prompts, beside those of the instruction.
 WORDS = (

@@ -7,21 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from sana_cli import processor
-from sana_cli.bench import predict
+from sana_cli.bench import extrapolate
 from sana_cli.bench.contenders import FLOATS, PEERS, Contender, Kind, Workload
-from sana_cli.bench.document import build_document
-from sana_cli.bench.recorded import record
+from sana_cli.bench.history import record
+from sana_cli.bench.results import build_document
 from sana_cli.bench.scratch import scratch_folder
 from sana_cli.bench.session import measure
-from sana_cli.checkpoint import Checkpoint, open_checkpoint
+from sana_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from sana_cli.checkpoints.model_files import read_json
+from sana_cli.checkpoints.obtaining import Access, Approve
+from sana_cli.config.recipes import RECIPES
+from sana_cli.config.user_settings import BUILTIN
+from sana_cli.config.variants import VARIANTS
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.model_files import read_json
-from sana_cli.obtaining import Access, Approve
-from sana_cli.recipes import RECIPES
-from sana_cli.request import Request, Settings, resolve
-from sana_cli.user_config import BUILTIN
-from sana_cli.variants import VARIANTS
+from sana_cli.request.params import Request, Settings, resolve
+from sana_cli.system import cpu
 
 _log = logging.getLogger("sana.bench")
 
@@ -57,9 +57,9 @@ class Plan:
 def run(
     plan: Plan, *, offline: bool, reporter: Reporter, approve: Approve | None = None
 ) -> dict[str, Any]:
-    """Measure, and predict if asked to. Temporary folders are gone afterwards."""
-    if crowded := processor.crowded():
-        _log.info("%s; %s", crowded, processor.remedy())
+    """Measure, and extrapolate if asked to. Temporary folders are gone afterwards."""
+    if crowded := cpu.crowded():
+        _log.info("%s; %s", crowded, cpu.remedy())
     with scratch_folder() as scratch:
         model = plan.model or _random_folder(plan.random or "", plan.schemes, scratch, reporter)
         access = Access(offline=offline, progress=reporter.download, approve=approve)
@@ -87,7 +87,7 @@ def run(
         )  # fmt: skip
         record(document, model)
         if plan.devices:
-            document["prediction"] = predict.predict(
+            document["prediction"] = extrapolate.predict(
                 document, plan.devices, checkpoint=checkpoint, subject=plan.subject,
                 gemma=read_json(checkpoint.folder / "text_encoder/config.json"),
             )  # fmt: skip
@@ -143,7 +143,7 @@ def _scheme(
         precision = cast(Literal["auto", "fp32", "bf16", "fp16"], scheme)
         name = "sana" if scheme == "auto" else f"sana-{scheme}"
         return Contender(name=name, kind="sana", model=model, precision=precision)
-    from sana_cli.quantizing import quantize_folder
+    from sana_cli.quantize_checkpoint import quantize_folder
 
     target = scratch / f"{checkpoint.name}-{scheme}"
     advance: Callable[[str, int, int], None] = lambda component, done, total: reporter.count(  # noqa: E731

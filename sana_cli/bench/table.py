@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from sana_cli.bench.document import STAGES
-from sana_cli.output import counted
+from sana_cli.bench.results import STAGES
+from sana_cli.text import counted
 
 
 def lines(document: dict[str, Any]) -> list[str]:

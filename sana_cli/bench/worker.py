@@ -11,9 +11,9 @@ import time
 import traceback
 from typing import Any, TextIO
 
-from sana_cli.allocator import set_up_allocator
 from sana_cli.errors import SanaError
-from sana_cli.processor import limit_spinning
+from sana_cli.system.allocator import set_up_allocator
+from sana_cli.system.cpu import limit_spinning
 
 
 def main() -> None:
@@ -45,8 +45,8 @@ class _Server:
     def start(self, contender: dict[str, Any], workload: dict[str, Any]) -> dict[str, Any]:
         if contender["kind"] == "sana":  # as `sana` itself does; peers run as they are
             set_up_allocator()
+        from sana_cli.bench.adapter import make_engine
         from sana_cli.bench.contenders import Contender, Workload
-        from sana_cli.bench.engine import make_engine
 
         self.engine = engine = make_engine(Contender(**contender), Workload(**workload))
         settings = engine.settings
@@ -66,7 +66,7 @@ class _Server:
         return self.engine.resident_bytes(part) + self.engine.activation_bytes(part)
 
     def free(self) -> int | None:
-        from sana_cli.memory.budget import free_bytes
+        from sana_cli.system.memory import free_bytes
 
         return free_bytes(self.engine.device)
 
@@ -90,7 +90,7 @@ class _Server:
         """What is known at the end: peak memory in bytes, kernels."""
         import torch
 
-        from sana_cli.stages import peak_memory_bytes
+        from sana_cli.system.torch_memory import peak_memory_bytes
 
         device = self.engine.device
         return {
@@ -111,7 +111,7 @@ class _Server:
     def machine(self, device: str) -> dict[str, Any]:
         from sana_cli.bench.machine import machine, state
         from sana_cli.bench.probes import ceilings
-        from sana_cli.precision import pick_device
+        from sana_cli.system.precision import pick_device
 
         return {**machine(), "state": state(), "ceilings": ceilings(pick_device(device))}
 

@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
-from sana_cli.commands.asking import approval
-from sana_cli.commands.completion import ModelOption
+from sana_cli.config.choices import parse_size
 from sana_cli.errors import ExitCode, SanaError, usage_error
-from sana_cli.options import DeviceOption, OfflineOption, QuietOption, YesOption, parse_size
+from sana_cli.terminal.completion import ModelOption
+from sana_cli.terminal.confirm import approval
+from sana_cli.terminal.options import DeviceOption, OfflineOption, QuietOption, YesOption
 from sana_cli.text import print_json, say
 
 
@@ -135,12 +136,12 @@ def bench(
 
     from sana_cli.bench.condition import parse_condition
     from sana_cli.bench.contenders import parse_peers, parse_schemes
-    from sana_cli.bench.predict import parse_devices, parse_subject
+    from sana_cli.bench.extrapolate import parse_devices, parse_subject
+    from sana_cli.config.user_settings import preferences
+    from sana_cli.config.variants import VARIANTS
     from sana_cli.files import check_writable
-    from sana_cli.request import require_png
-    from sana_cli.user_config import preferences
-    from sana_cli.variants import VARIANTS
-    from sana_cli.wishes import Wishes
+    from sana_cli.request.options import Wishes
+    from sana_cli.request.output_paths import require_png
 
     chosen = preferences()
     wishes = Wishes(model=model, device=device).over(Wishes.of_preferences(chosen))
@@ -183,7 +184,7 @@ def bench(
         devices=parse_devices(predict) if predict else [],
         subject=parse_subject(predict_for) if predict_for else None,
     )
-    from sana_cli.console import ConsoleReporter
+    from sana_cli.terminal.progress_bars import ConsoleReporter
 
     with ConsoleReporter(quiet=quiet) as reporter:
         document = runner.run(
@@ -203,7 +204,7 @@ def bench(
 def _tell(
     document: dict[str, object], *, json: str | None, plot: Path | None, html: Path | None
 ) -> None:
-    from sana_cli.bench.document import write_json
+    from sana_cli.bench.results import write_json
     from sana_cli.bench.table import lines
 
     if json == "-":

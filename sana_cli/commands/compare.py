@@ -6,25 +6,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sana_cli.commands.asking import approval
-from sana_cli.commands.completion import complete_model
+from sana_cli.config.choices import parse_size
 from sana_cli.errors import SanaError, usage_error
-from sana_cli.options import (
+from sana_cli.terminal.completion import complete_model
+from sana_cli.terminal.confirm import approval
+from sana_cli.terminal.options import (
     DeviceOption,
     JsonOption,
     OfflineOption,
     QuietOption,
     YesOption,
-    parse_size,
     refuse_empty,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sana_cli.checkpoint import Checkpoint
-    from sana_cli.compare import Comparison, Contender
-    from sana_cli.wishes import Wishes
+    from sana_cli.bench.compare import Comparison, Contender
+    from sana_cli.checkpoints.checkpoint import Checkpoint
+    from sana_cli.request.options import Wishes
 
 _FIRST_SEED = 1
 
@@ -104,14 +104,14 @@ def compare(
     """
     import os
 
-    from sana_cli.checkpoint import local_path, open_checkpoint
-    from sana_cli.console import ConsoleReporter
-    from sana_cli.obtaining import Access
-    from sana_cli.output import slug
-    from sana_cli.request import picture_path
-    from sana_cli.safety import SafetyCheck
-    from sana_cli.user_config import preferences
-    from sana_cli.wishes import Wishes
+    from sana_cli.checkpoints.checkpoint import local_path, open_checkpoint
+    from sana_cli.checkpoints.obtaining import Access
+    from sana_cli.config.user_settings import preferences
+    from sana_cli.pipeline.safety import SafetyCheck
+    from sana_cli.request.options import Wishes
+    from sana_cli.request.output_paths import picture_path
+    from sana_cli.terminal.progress_bars import ConsoleReporter
+    from sana_cli.text import slug
 
     refuse_empty({"--output": output, "--prompts": prompts})
     if prompt and prompts:
@@ -136,8 +136,8 @@ def compare(
         one, other = (open_checkpoint(name, access) for name in (first, second))
         asked = _asked(prompt, prompts, one, reporter.notice)
         contenders = _contenders((first, second), (one, other), asked, common, seed)
-        from sana_cli import compare as comparing
-        from sana_cli.precision import pick_device
+        from sana_cli.bench import compare as comparing
+        from sana_cli.system.precision import pick_device
 
         with common.naming_source_of("device"):
             on = pick_device(common.device or "auto")
@@ -166,10 +166,10 @@ def _asked(
     checkpoint: "Checkpoint",
     notice: "Callable[[str], None]",
 ) -> "list[Wishes]":
-    from sana_cli.wishes import Wishes
+    from sana_cli.request.options import Wishes
 
     if file:
-        from sana_cli.prompt_file import read_prompt_file
+        from sana_cli.request.prompt_file import read_prompt_file
 
         read = read_prompt_file(file)
         for message in read.notices:
@@ -190,8 +190,9 @@ def _contenders(
     seed: int | None,
 ) -> "tuple[Contender, Contender]":
     """Both models with the same prompts, seeds and sizes. SanaError for what one of them cannot draw."""
-    from sana_cli.compare import Contender
-    from sana_cli.request import Request, check, resolve
+    from sana_cli.bench.compare import Contender
+    from sana_cli.request.output_paths import check
+    from sana_cli.request.params import Request, resolve
 
     labels = tuple(checkpoint.name for checkpoint in checkpoints)
     if labels[0] == labels[1]:

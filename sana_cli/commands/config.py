@@ -4,11 +4,11 @@ from typing import Annotated, Any
 
 import typer
 
-from sana_cli.commands.completion import complete_key, complete_value
-from sana_cli.commands.grouped import Verbs
 from sana_cli.commands.models import note_missing, usable_name
 from sana_cli.errors import ExitCode, SanaError, usage_error
-from sana_cli.options import JsonOption
+from sana_cli.terminal.completion import complete_key, complete_value
+from sana_cli.terminal.help import Verbs
+from sana_cli.terminal.options import JsonOption
 from sana_cli.text import note, print_json, say
 
 app = typer.Typer(
@@ -31,12 +31,7 @@ KeyArgument = Annotated[
 @app.command()
 def show(json: JsonOption = False) -> None:
     """Show every setting, its value, and where that comes from."""
-    from sana_cli.user_config import (
-        SETTINGS,
-        config_path,
-        preferences,
-        unknown_variables,
-    )
+    from sana_cli.config.user_settings import SETTINGS, config_path, preferences, unknown_variables
 
     chosen = preferences()
     values = {key: getattr(chosen, key) for key in SETTINGS}
@@ -55,7 +50,7 @@ def show(json: JsonOption = False) -> None:
         document = {"file": str(config_path()), "settings": settings}
         print_json(document)
         return
-    from sana_cli.output import columns
+    from sana_cli.text import columns
 
     lines = [("setting", "value", "from", "")]
     for key, value in values.items():
@@ -76,7 +71,7 @@ app.command("list", hidden=True)(show)  # as other programs call it
 @app.command()
 def get(key: KeyArgument, json: JsonOption = False) -> None:
     """Print the value of KEY alone; nothing where the model decides."""
-    from sana_cli.user_config import find_setting, preferences
+    from sana_cli.config.user_settings import find_setting, preferences
 
     setting = find_setting(key)
     chosen = getattr(preferences(), key)
@@ -95,7 +90,7 @@ def edit() -> None:
     import subprocess
     import sys
 
-    from sana_cli.user_config import config_path, preferences
+    from sana_cli.config.user_settings import config_path, preferences
 
     file = config_path()
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or _usual_editor()
@@ -126,7 +121,7 @@ def _usual_editor() -> str:
 @app.command()
 def path() -> None:
     """Print where the file of settings is, or would be."""
-    from sana_cli.user_config import config_path
+    from sana_cli.config.user_settings import config_path
 
     say(str(config_path()))
 
@@ -142,7 +137,7 @@ def set_(
     import os
     from shlex import quote
 
-    from sana_cli.user_config import find_setting, variable
+    from sana_cli.config.user_settings import find_setting, variable
 
     setting = find_setting(key)
     try:
@@ -163,14 +158,14 @@ def set_(
     elif key == "safety_model":
         parsed = _safety_model(value)
     elif key == "safety" and parsed is True:
-        from sana_cli.safety import SafetyCheck
-        from sana_cli.user_config import preferences
+        from sana_cli.config.user_settings import preferences
+        from sana_cli.pipeline.safety import SafetyCheck
 
         SafetyCheck.find(preferences().safety_model)  # else every later command would end here
     elif key == "output":
         _check_output(value)
         parsed = _lasting_output(value)
-    from sana_cli.config_file import set_value
+    from sana_cli.config.settings_file import set_value
 
     file = set_value(key, parsed)
     say(f"{key} = {_as_typed(parsed)}  ({file})")
@@ -184,8 +179,8 @@ def set_(
 
 def _safety_model(value: str) -> str:
     """What finds it from any folder; SanaError where it is not here."""
-    from sana_cli.checkpoint import local_path
-    from sana_cli.safety import SafetyCheck
+    from sana_cli.checkpoints.checkpoint import local_path
+    from sana_cli.pipeline.safety import SafetyCheck
 
     folder = local_path(value)
     SafetyCheck.find(value)
@@ -194,9 +189,9 @@ def _safety_model(value: str) -> str:
 
 def _check_output(value: str) -> None:
     """SanaError for a pattern that no picture can be named by."""
-    from sana_cli.checkpoint import local_path
-    from sana_cli.naming import Named, expand, is_pattern
-    from sana_cli.request import require_png
+    from sana_cli.checkpoints.checkpoint import local_path
+    from sana_cli.images.file_names import Named, expand, is_pattern
+    from sana_cli.request.output_paths import require_png
 
     path = local_path(value)
     if is_pattern(path):
@@ -208,8 +203,8 @@ def _lasting_output(value: str) -> str:
     """The same folder wherever commands run; a bare pattern names files in each working folder."""
     import os
 
-    from sana_cli.checkpoint import local_path
-    from sana_cli.naming import is_pattern
+    from sana_cli.checkpoints.checkpoint import local_path
+    from sana_cli.images.file_names import is_pattern
 
     path = local_path(value)
     if value.startswith("~") or (is_pattern(path) and path.parent == type(path)(".")):
@@ -221,8 +216,8 @@ def _missing_folder(output: str) -> str | None:
     """The folder that pictures would go to, if it is not there."""
     import os
 
-    from sana_cli.checkpoint import local_path
-    from sana_cli.naming import is_pattern
+    from sana_cli.checkpoints.checkpoint import local_path
+    from sana_cli.images.file_names import is_pattern
 
     path = local_path(output)
     names_files = is_pattern(path) or path.suffix.lower() == ".png"
@@ -233,8 +228,8 @@ def _missing_folder(output: str) -> str | None:
 @app.command()
 def unset(key: KeyArgument) -> None:
     """Remove KEY from the file; the model's own default is used again."""
-    from sana_cli.config_file import unset_value
-    from sana_cli.user_config import find_setting
+    from sana_cli.config.settings_file import unset_value
+    from sana_cli.config.user_settings import find_setting
 
     if unset_value(key):  # before the key is checked: a wrong one must be removable
         say(f"{key} is no longer set")

@@ -5,10 +5,10 @@ from typing import Annotated
 
 import typer
 
-from sana_cli.commands.asking import approval
-from sana_cli.commands.report import print_document, summary
+from sana_cli.config.choices import decode_mode, parse_bytes
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.options import (
+from sana_cli.terminal.confirm import approval
+from sana_cli.terminal.options import (
     DecodeOption,
     DeviceOption,
     JsonOption,
@@ -17,10 +17,9 @@ from sana_cli.options import (
     QuietOption,
     TileOption,
     YesOption,
-    decode_mode,
-    parse_bytes,
     refuse_empty,
 )
+from sana_cli.terminal.report import print_document, summary
 from sana_cli.text import say
 
 
@@ -61,14 +60,14 @@ def decode(
     """Finish a picture whose decoding failed or was interrupted."""
     refuse_empty({"--output": output, "--model": model, "--max-memory": max_memory})
     mode = decode_mode(how, tile)
-    from sana_cli import latents_file
-    from sana_cli.checkpoint import local_path, open_checkpoint
-    from sana_cli.commands.drawing import tell_another_model
-    from sana_cli.console import ConsoleReporter
-    from sana_cli.obtaining import Access
-    from sana_cli.request import picture_path
-    from sana_cli.user_config import preferences
-    from sana_cli.wishes import Wishes
+    from sana_cli.checkpoints.checkpoint import local_path, open_checkpoint
+    from sana_cli.checkpoints.obtaining import Access
+    from sana_cli.commands.generate_session import tell_another_model
+    from sana_cli.config.user_settings import preferences
+    from sana_cli.pipeline import latents_file
+    from sana_cli.request.options import Wishes
+    from sana_cli.request.output_paths import picture_path
+    from sana_cli.terminal.progress_bars import ConsoleReporter
 
     chosen = preferences()
     wishes = Wishes(device=device, max_memory=max_memory).over(Wishes.of_preferences(chosen))
@@ -120,9 +119,9 @@ def decode(
             )
         else:
             tell_another_model(kept.settings, checkpoint, str(path), reporter)
-        from sana_cli.finishing import finish
-        from sana_cli.memory.choose import cap_of
-        from sana_cli.precision import pick_device
+        from sana_cli.memory.planner import cap_of
+        from sana_cli.pipeline.finishing import finish
+        from sana_cli.system.precision import pick_device
 
         with wishes.naming_source_of("device"):
             on = pick_device(wishes.device or "auto")

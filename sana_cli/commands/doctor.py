@@ -3,9 +3,8 @@
 from dataclasses import asdict
 
 from sana_cli.errors import ExitCode
-from sana_cli.options import JsonOption
-from sana_cli.output import counted
-from sana_cli.text import print_json, say
+from sana_cli.terminal.options import JsonOption
+from sana_cli.text import counted, print_json, say
 
 _SIGNS = {"ok": "ok  ", "note": "note", "problem": "FAIL"}
 

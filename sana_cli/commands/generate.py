@@ -4,10 +4,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sana_cli.commands.completion import ModelOption
-from sana_cli.commands.piped import piped_prompt
-from sana_cli.commands.report import print_document, summary
-from sana_cli.commands.seeing import (
+from sana_cli.config.choices import (
+    Backend,
+    PlanName,
+    Precision,
+    Scheduler,
+    decode_mode,
+    parse_bytes,
+    parse_seed,
+    parse_size,
+)
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.terminal.completion import ModelOption
+from sana_cli.terminal.display import (
     GridOption,
     LivePreview,
     PreviewEveryOption,
@@ -16,33 +25,26 @@ from sana_cli.commands.seeing import (
     Seeing,
     ShowOption,
 )
-from sana_cli.errors import ExitCode, SanaError
-from sana_cli.options import (
-    Backend,
+from sana_cli.terminal.options import (
     DecodeOption,
     DeviceOption,
     JsonOption,
     LoraOption,
     MaxMemoryOption,
     OfflineOption,
-    PlanName,
-    Precision,
     QuietOption,
     SafetyOption,
-    Scheduler,
     TileOption,
     YesOption,
     contradiction,
-    decode_mode,
-    parse_bytes,
-    parse_seed,
-    parse_size,
     refuse_empty,
 )
+from sana_cli.terminal.piped import piped_prompt
+from sana_cli.terminal.report import print_document, summary
 from sana_cli.text import say
 
 if TYPE_CHECKING:
-    from sana_cli.finishing import Picture as Finished
+    from sana_cli.pipeline.finishing import Picture as Finished
 
 
 def generate(
@@ -261,10 +263,10 @@ def generate(
             hint='say what to draw: sana generate "a cat"; or --prompts FILE, --from PICTURE.png',
             code=ExitCode.USAGE,
         )
-    from sana_cli.commands.batch_report import BatchReport
-    from sana_cli.commands.drawing import Order, Picture, open_model
-    from sana_cli.user_config import preferences, unknown_variables
-    from sana_cli.wishes import Wishes
+    from sana_cli.commands.generate_session import Order, Picture, open_model
+    from sana_cli.config.user_settings import preferences, unknown_variables
+    from sana_cli.request.options import Wishes
+    from sana_cli.terminal.batch_report import BatchReport
 
     typed = Wishes(
         prompt=prompt, model=model, output=output, width=width, height=height, aspect=aspect, bins=bins,
@@ -289,8 +291,8 @@ def generate(
     )  # fmt: skip
     quiet = chosen.is_quiet(quiet)
 
-    from sana_cli.console import ConsoleReporter
-    from sana_cli.safety import SafetyCheck
+    from sana_cli.pipeline.safety import SafetyCheck
+    from sana_cli.terminal.progress_bars import ConsoleReporter
 
     checks = SafetyCheck.find(chosen.safety_model) if chosen.is_checked(safety) else None
     with ConsoleReporter(quiet=quiet) as reporter:

@@ -4,9 +4,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sana_cli.commands.completion import complete_model
-from sana_cli.commands.seeing import show_picture
-from sana_cli.options import JsonOption, contradiction
+from sana_cli.terminal.completion import complete_model
+from sana_cli.terminal.display import show_picture
+from sana_cli.terminal.options import JsonOption, contradiction
 from sana_cli.text import print_json, say, say_command, shortened
 
 # By suffix, those that cannot be read too: their errors say what helps. Only PNGs of ours carry settings.
@@ -48,7 +48,7 @@ def info(
     """Show what a model is and can draw, or how a picture was made."""
     if show and json:
         raise contradiction("--show", "--json")
-    from sana_cli.checkpoint import local_path
+    from sana_cli.checkpoints.checkpoint import local_path
 
     path = local_path(subject)
     is_picture = path.suffix.lower() in _PICTURES and not path.is_dir()

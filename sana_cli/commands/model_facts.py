@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from quant.files import read_small_text
 from quant.manifest import REPORT
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.output import readable_bytes
+from sana_cli.text import readable_bytes
 
 if TYPE_CHECKING:
-    from sana_cli.checkpoint import Checkpoint
-    from sana_cli.variants import Variant
+    from sana_cli.checkpoints.checkpoint import Checkpoint
+    from sana_cli.config.variants import Variant
 
 _KEYS = (
     "model", "downloaded", "description", "folder", "repository", "revision", "on_disk_bytes", "download_bytes",
@@ -29,12 +29,17 @@ def model_document(model: str) -> dict[str, Any]:
 
 
 def _known(model: str) -> dict[str, Any]:
-    from sana_cli.checkpoint import local_path, looks_like_repo, open_checkpoint, open_snapshot
-    from sana_cli.variants import find_variant
+    from sana_cli.checkpoints.checkpoint import (
+        local_path,
+        looks_like_repo,
+        open_checkpoint,
+        open_snapshot,
+    )
+    from sana_cli.config.variants import find_variant
 
     variant = None if local_path(model).exists() else find_variant(model)
     if variant or (looks_like_repo(model) and not local_path(model).exists()):
-        from sana_cli import hub_cache
+        from sana_cli.checkpoints import hub_cache
 
         repo_id, weight_variant = (
             (variant.repo, variant.weight_variant) if variant else (model, None)
@@ -51,9 +56,9 @@ def _known(model: str) -> dict[str, Any]:
 
 def _absent(model: str, variant: "Variant | None") -> dict[str, Any]:
     """Of a model that is not here: a published one needs no network, another one the headers of its files."""
-    from sana_cli.checkpoint import open_checkpoint, open_published
-    from sana_cli.obtaining import Access
-    from sana_cli.user_config import preferences
+    from sana_cli.checkpoints.checkpoint import open_checkpoint, open_published
+    from sana_cli.checkpoints.obtaining import Access
+    from sana_cli.config.user_settings import preferences
 
     if variant:
         return {**_configuration(open_published(variant)), **_published(variant)}
@@ -100,7 +105,7 @@ def _local(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 def _configuration(checkpoint: "Checkpoint") -> dict[str, Any]:
     """What is known of a model whose weights may not be here."""
-    from sana_cli.commands.memory_needs import memory_needs
+    from sana_cli.terminal.memory_needs import memory_needs
 
     defaults, config = checkpoint.defaults, checkpoint.transformer
     return {
@@ -120,8 +125,8 @@ def _configuration(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 
 def _components(checkpoint: "Checkpoint") -> dict[str, dict[str, Any]]:
-    from sana_cli.checkpoint import weight_files
-    from sana_cli.weight_files import STEMS
+    from sana_cli.checkpoints.checkpoint import weight_files
+    from sana_cli.checkpoints.file_selection import STEMS
 
     report = _report(checkpoint).get("components", {})
     parts: dict[str, dict[str, Any]] = {}
@@ -178,7 +183,7 @@ def _report(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 def for_people(document: dict[str, Any]) -> dict[str, Any]:
     """The same in words, without what is not known."""
-    from sana_cli.commands.memory_needs import memory_in_words
+    from sana_cli.terminal.memory_needs import memory_in_words
 
     size = document["native_size"]
     shown = {

@@ -4,15 +4,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sana_cli.commands.asking import confirm
-from sana_cli.commands.completion import complete_model, complete_removable
 from sana_cli.errors import usage_error
-from sana_cli.options import JsonOption, YesOption
-from sana_cli.output import columns, readable_bytes
-from sana_cli.text import note, print_json, say
+from sana_cli.terminal.completion import complete_model, complete_removable
+from sana_cli.terminal.confirm import confirm
+from sana_cli.terminal.options import JsonOption, YesOption
+from sana_cli.text import columns, note, print_json, readable_bytes, say
 
 if TYPE_CHECKING:
-    from sana_cli.model_list import ListedModel
+    from sana_cli.checkpoints.installed import ListedModel
 
 ModelArgument = Annotated[
     str,
@@ -27,9 +26,9 @@ ModelArgument = Annotated[
 
 def models(json: JsonOption = False) -> None:
     """List models: what can be named, what is here, and its size."""
-    from sana_cli import hub_cache
-    from sana_cli.model_list import listed_models, total_bytes
-    from sana_cli.user_config import models_folder
+    from sana_cli.checkpoints import hub_cache
+    from sana_cli.checkpoints.installed import listed_models, total_bytes
+    from sana_cli.config.user_settings import models_folder
 
     listed, default = listed_models(), _default_name()
     total = total_bytes()
@@ -73,8 +72,8 @@ def _facts(model: "ListedModel", default: str) -> dict[str, Any]:
 
 def _default_name() -> str:
     """The default model, under the name that the list has for it."""
-    from sana_cli.user_config import BUILTIN, preferences
-    from sana_cli.variants import VARIANTS, find_variant
+    from sana_cli.config.user_settings import BUILTIN, preferences
+    from sana_cli.config.variants import VARIANTS, find_variant
 
     name = preferences().model or BUILTIN
     variant = find_variant(name)
@@ -94,14 +93,14 @@ def default(
     """Show or choose the default model."""
     import os
 
-    from sana_cli.user_config import BUILTIN, preferences
+    from sana_cli.config.user_settings import BUILTIN, preferences
 
     if model is None:
         chosen = preferences()
         source = chosen.sources.get("model", "nothing is set")
         say(f"{chosen.model or BUILTIN}  ({source})")
         return
-    from sana_cli.config_file import set_value
+    from sana_cli.config.settings_file import set_value
 
     name, here = usable_name(model)
     file = set_value("model", name)
@@ -114,7 +113,7 @@ def default(
 
 def usable_name(model: str) -> tuple[str, bool]:
     """What opens a model on any later day, and whether it is here; SanaError for one that a run would refuse."""
-    from sana_cli.checkpoint import lasting_name, open_if_here
+    from sana_cli.checkpoints.checkpoint import lasting_name, open_if_here
 
     name = lasting_name(model)
     return name, open_if_here(name) is not None
@@ -128,10 +127,10 @@ def note_missing(name: str) -> None:
 def remove(model: ModelArgument, yes: YesOption = False) -> None:
     """Delete a downloaded or quantized model from this machine."""
     from quant.manifest import MANIFEST
-    from sana_cli import hub_cache
-    from sana_cli.checkpoint import kept_folder, local_path, looks_like_repo
-    from sana_cli.user_config import BUILTIN
-    from sana_cli.variants import find_variant, suggest
+    from sana_cli.checkpoints import hub_cache
+    from sana_cli.checkpoints.checkpoint import kept_folder, local_path, looks_like_repo
+    from sana_cli.config.user_settings import BUILTIN
+    from sana_cli.config.variants import find_variant, suggest
 
     if not model.strip():
         raise usage_error("the model's name is empty", "`sana models` lists them")

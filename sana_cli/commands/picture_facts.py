@@ -17,7 +17,7 @@ class PictureFacts:
 
 def facts_of(path: Path) -> PictureFacts:
     """What a file says. SanaError where it is no picture, or says nothing."""
-    from sana_cli.image_io import SHEET_KEY, preview_state, read_foreign_settings, read_settings
+    from sana_cli.images.png import SHEET_KEY, preview_state, read_foreign_settings, read_settings
 
     document: dict[str, Any] = {"picture": str(path), "settings": {}}
     state = preview_state(path)

@@ -5,19 +5,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sana_cli.commands.asking import ask_to_download, licence
-from sana_cli.commands.completion import complete_missing, complete_recipe
 from sana_cli.commands.quantize import DEFAULT_SAMPLES
+from sana_cli.config.recipes import RECIPES
 from sana_cli.errors import SanaError, checkpoint_error, usage_error
-from sana_cli.options import JsonOption, QuietOption, YesOption
-from sana_cli.output import counted, readable_bytes
-from sana_cli.recipes import RECIPES
-from sana_cli.text import print_json, say
+from sana_cli.terminal.completion import complete_missing, complete_recipe
+from sana_cli.terminal.confirm import ask_to_download, licence
+from sana_cli.terminal.options import JsonOption, QuietOption, YesOption
+from sana_cli.text import counted, print_json, readable_bytes, say
 
 if TYPE_CHECKING:
-    from sana_cli.console import ConsoleReporter
-    from sana_cli.hub import Verdict
-    from sana_cli.variants import Variant
+    from sana_cli.checkpoints.hub import Verdict
+    from sana_cli.config.variants import Variant
+    from sana_cli.terminal.progress_bars import ConsoleReporter
 
 
 def pull(
@@ -62,16 +61,16 @@ def pull(
 
     Resumes an interrupted download. Checks the digests of files that are here, and downloads damaged ones again.
     """
-    from sana_cli.user_config import preferences
+    from sana_cli.config.user_settings import preferences
 
     chosen = preferences()
     quiet = chosen.is_quiet(quiet)
     variant = _published(model)
     steps_after = _Quantizing.of(model, quantize, samples)
-    from sana_cli import hub
-    from sana_cli.checkpoint import judge_offer, open_snapshot
-    from sana_cli.console import ConsoleReporter
-    from sana_cli.obtaining import ask
+    from sana_cli.checkpoints import hub
+    from sana_cli.checkpoints.checkpoint import judge_offer, open_snapshot
+    from sana_cli.checkpoints.obtaining import ask
+    from sana_cli.terminal.progress_bars import ConsoleReporter
 
     repo_id = variant.repo if variant else model
     weight_variant = variant.weight_variant if variant else None
@@ -124,7 +123,7 @@ def _verified(
     repo_id: str, weight_variant: str | None, reporter: "ConsoleReporter"
 ) -> "Verdict | None":
     """What reading the cached files found; None where there is no whole model to read."""
-    from sana_cli import hub
+    from sana_cli.checkpoints import hub
 
     with reporter.stage("check files"):
         return hub.verify(repo_id, weight_variant=weight_variant)
@@ -133,7 +132,7 @@ def _verified(
 def _tell_sound(
     model: str, repo_id: str, kept: "Verdict", made: str | None, variant: "Variant | None", *, json: bool
 ) -> None:  # fmt: skip
-    from sana_cli.hub_cache import repo_folder
+    from sana_cli.checkpoints.hub_cache import repo_folder
 
     folder, total = repo_folder(repo_id).snapshot(kept.revision), sum(f.size for f in kept.sound)
     if json:
@@ -169,9 +168,9 @@ def _offline(source: str, kept: "Verdict | None") -> SanaError:
 
 def _published(model: str) -> "Variant | None":
     """The published model of this name, None for another repo; SanaError for what is no repo."""
-    from sana_cli.checkpoint import kept_folder, lasting_name, local_path
-    from sana_cli.user_config import BUILTIN
-    from sana_cli.variants import find_variant
+    from sana_cli.checkpoints.checkpoint import kept_folder, lasting_name, local_path
+    from sana_cli.config.user_settings import BUILTIN
+    from sana_cli.config.variants import find_variant
 
     if model == BUILTIN or kept_folder(model) is not None:
         raise usage_error(f"{model} is here already", f"sana generate PROMPT --model {model}")
@@ -189,8 +188,8 @@ class _Quantizing:
 
     def __init__(self, recipe: str, samples: int, target: Path) -> None:
         from sana_cli.commands.quantize import CalibrationWishes, schemes_of
-        from sana_cli.user_config import preferences
-        from sana_cli.wishes import Wishes
+        from sana_cli.config.user_settings import preferences
+        from sana_cli.request.options import Wishes
 
         self.recipe, self.target = recipe, target
         self.schemes = schemes_of(recipe)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sana_cli.commands.asking import approval
-from sana_cli.commands.completion import complete_model, complete_recipe
+from sana_cli.config.recipes import KEPT_HALF, RECIPES, component_recipe
 from sana_cli.errors import ExitCode, SanaError, usage_error
-from sana_cli.options import (
+from sana_cli.terminal.completion import complete_model, complete_recipe
+from sana_cli.terminal.confirm import approval
+from sana_cli.terminal.options import (
     DeviceOption,
     JsonOption,
     LoraOption,
@@ -18,18 +19,17 @@ from sana_cli.options import (
     QuietOption,
     YesOption,
 )
-from sana_cli.recipes import KEPT_HALF, RECIPES, component_recipe
 from sana_cli.text import print_json, say
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from calibration.calibrator import Calibrator
-    from sana_cli.checkpoint import Checkpoint
-    from sana_cli.console import ConsoleReporter
-    from sana_cli.quantizing import ComponentReport
-    from sana_cli.stages import Reporter
-    from sana_cli.wishes import Wishes
+    from sana_cli.checkpoints.checkpoint import Checkpoint
+    from sana_cli.progress import Reporter
+    from sana_cli.quantize_checkpoint import ComponentReport
+    from sana_cli.request.options import Wishes
+    from sana_cli.terminal.progress_bars import ConsoleReporter
 
 DEFAULT_SAMPLES = 32  # 8 overfit GPTQ, 64 gain little: docs/quantization.md
 MAX_SAMPLES = 10_000
@@ -112,9 +112,9 @@ def quantize(
     Calibrates on generated pictures; --samples 0 needs no data and holds one layer in memory.
     If interrupted, run it again: finished parts are reused.
     """
-    from sana_cli.checkpoint import local_path
-    from sana_cli.user_config import preferences
-    from sana_cli.wishes import Wishes
+    from sana_cli.checkpoints.checkpoint import local_path
+    from sana_cli.config.user_settings import preferences
+    from sana_cli.request.options import Wishes
 
     chosen = preferences()
     offline = chosen.is_offline(offline)
@@ -129,7 +129,7 @@ def quantize(
     if lora and not out:
         raise usage_error("a model with LoRAs needs an output folder", f"sana quantize {model} OUT")
     target = local_path(str(out)) if out else kept_target(model, recipe, schemes)
-    from sana_cli.console import ConsoleReporter
+    from sana_cli.terminal.progress_bars import ConsoleReporter
 
     with ConsoleReporter(quiet=quiet) as reporter:
         if set(schemes.values()) == {"none"}:
@@ -143,7 +143,7 @@ def quantize(
             model, target, recipe, schemes, wishes,
             offline=offline, yes=yes, overwrite=force, reporter=reporter, loras=lora or (),
         )  # fmt: skip
-    from sana_cli.quantize_report import json_document, lines
+    from sana_cli.terminal.quantize_report import json_document, lines
 
     if json:
         print_json(json_document(target, recipe, reports, facts))
@@ -153,9 +153,9 @@ def quantize(
 
 def kept_target(model: str, recipe: str, schemes: dict[str, str]) -> Path:
     """Where a quantized model goes that is known by its name; SanaError where the name would mislead."""
-    from sana_cli.checkpoint import local_path
-    from sana_cli.user_config import models_folder
-    from sana_cli.variants import find_variant
+    from sana_cli.checkpoints.checkpoint import local_path
+    from sana_cli.config.user_settings import models_folder
+    from sana_cli.config.variants import find_variant
 
     if schemes != RECIPES[recipe]:
         raise usage_error("custom schemes need an output folder", f"sana quantize {model} OUT")
@@ -188,10 +188,10 @@ def quantize_model(
     loras: "Sequence[str]" = (),
 ) -> "tuple[list[ComponentReport], dict[str, Any] | None]":
     """Make the folder `target`, with LoRAs merged before; returns what became of each part, and what calibration found."""
-    from sana_cli.checkpoint import open_checkpoint
-    from sana_cli.lora_file import open_loras
-    from sana_cli.obtaining import Access
-    from sana_cli.wishes import lora_paths
+    from sana_cli.checkpoints.checkpoint import open_checkpoint
+    from sana_cli.checkpoints.lora_file import open_loras
+    from sana_cli.checkpoints.obtaining import Access
+    from sana_cli.request.options import lora_paths
 
     opened = open_loras(lora_paths(loras))
     access = Access(
@@ -205,15 +205,15 @@ def quantize_model(
             code=ExitCode.USAGE,
         )
     if opened:
-        from sana_cli.loading import check_loras
+        from sana_cli.loading.load import check_loras
 
         check_loras(checkpoint, opened)
         checkpoint = replace(checkpoint, loras=opened)
     calibrator = (
         wishes.calibrator(checkpoint, recipe, schemes, reporter) if wishes.samples else None
     )
-    from sana_cli.quantize_report import kept_report
-    from sana_cli.quantizing import quantize_folder
+    from sana_cli.quantize_checkpoint import quantize_folder
+    from sana_cli.terminal.quantize_report import kept_report
 
     reports = quantize_folder(
         checkpoint,
@@ -235,9 +235,9 @@ def _found(calibrator: "Calibrator | None") -> "dict[str, Any] | None":
 
 def _choose_kernels(folder: Path, device: str | None, reporter: "Reporter") -> None:
     """Measure now which kernels run the folder here, so that its first picture does not have to."""
-    from sana_cli.checkpoint import open_checkpoint
-    from sana_cli.loading import choose_kernels
-    from sana_cli.precision import pick_device
+    from sana_cli.checkpoints.checkpoint import open_checkpoint
+    from sana_cli.loading.load import choose_kernels
+    from sana_cli.system.precision import pick_device
 
     with reporter.stage("measure kernels"):
         choose_kernels(
@@ -306,7 +306,7 @@ class CalibrationWishes:
         reporter: "Reporter",
     ) -> "Calibrator":
         from calibration.prompts import prompts_for, read_prompts
-        from sana_cli.checkpoint import local_path
+        from sana_cli.checkpoints.checkpoint import local_path
 
         if self.prompts:
             prompts = read_prompts(local_path(str(self.prompts)), notice=reporter.notice)
@@ -318,8 +318,8 @@ class CalibrationWishes:
         else:
             prompts = prompts_for(checkpoint.own.vocabulary)
         from calibration.calibrator import Calibrator, Options
-        from sana_cli.precision import pick_device
-        from sana_cli.recipes import keep_rule
+        from sana_cli.config.recipes import keep_rule
+        from sana_cli.system.precision import pick_device
 
         with self.common.naming_source_of("device"):
             device = pick_device(self.common.device or "auto")

@@ -9,29 +9,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sana_cli.commands.completion import ModelOption, complete_model
-from sana_cli.commands.report import tell_error
-from sana_cli.commands.seeing import ShowOption
+from sana_cli.config.choices import RANDOM_SEEDS, Precision, parse_seed, parse_size
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.options import (
-    RANDOM_SEEDS,
+from sana_cli.system.process import was_asked_to_end
+from sana_cli.terminal.completion import ModelOption, complete_model
+from sana_cli.terminal.display import ShowOption
+from sana_cli.terminal.options import (
     DeviceOption,
     LoraOption,
     MaxMemoryOption,
     OfflineOption,
-    Precision,
     QuietOption,
     SafetyOption,
     YesOption,
-    parse_seed,
-    parse_size,
     refuse_empty,
 )
-from sana_cli.process import was_asked_to_end
+from sana_cli.terminal.report import tell_error
 from sana_cli.text import say
 
 if TYPE_CHECKING:
-    from sana_cli.commands.session import Session
+    from sana_cli.commands.repl_session import Session
 
 
 def _seed(text: str) -> int | None:
@@ -104,13 +101,13 @@ def repl(
     refuse_empty({
         "--model": model, "--output": output, "--max-memory": max_memory, "--size": size,
     })  # fmt: skip
-    from sana_cli.commands.seeing import Seeing
-    from sana_cli.commands.session import Session
-    from sana_cli.console import ConsoleReporter
-    from sana_cli.safety import SafetyCheck
-    from sana_cli.show import find_screen
-    from sana_cli.user_config import preferences
-    from sana_cli.wishes import Wishes
+    from sana_cli.commands.repl_session import Session
+    from sana_cli.config.user_settings import preferences
+    from sana_cli.pipeline.safety import SafetyCheck
+    from sana_cli.request.options import Wishes
+    from sana_cli.terminal.display import Seeing
+    from sana_cli.terminal.image import find_screen
+    from sana_cli.terminal.progress_bars import ConsoleReporter
 
     chosen = preferences()
     # The terminal is asked once, before the first line: later its answer would mix with what is typed ahead.
@@ -142,7 +139,7 @@ def repl(
 
 def _from_pipe(session: "Session") -> int:
     """All lines are tried; the code is that of the first failure."""
-    from sana_cli.commands.line_reader import piped_lines
+    from sana_cli.terminal.line_reader import piped_lines
 
     code: int = ExitCode.OK
     for line in piped_lines():
@@ -159,7 +156,7 @@ def _from_pipe(session: "Session") -> int:
 
 def _from_terminal(session: "Session", *, keep_history: bool) -> None:
     from sana_cli import __version__
-    from sana_cli.commands.line_reader import Terminal
+    from sana_cli.terminal.line_reader import Terminal
 
     terminal = Terminal(partial(_candidates, session), keep_history=keep_history)
     say(
@@ -194,14 +191,14 @@ def _import_ahead() -> None:
     """While the first prompt is typed. An interrupted import of torch could not be repeated, and only the
     main thread is interrupted."""
     with suppress(ImportError):  # told when a picture needs it
-        import sana_cli.run  # noqa: F401
+        import sana_cli.pipeline.run  # noqa: F401
 
 
 def _candidates(session: "Session", line: str) -> Iterator[str]:
-    from sana_cli.commands.completion import complete_file
-    from sana_cli.commands.session import SWITCH_VALUES
-    from sana_cli.commands.session_words import COMMANDS, SWITCHES
-    from sana_cli.commands.setters import DEFAULT, SETTERS
+    from sana_cli.commands.repl_session import SWITCH_VALUES
+    from sana_cli.commands.repl_setters import DEFAULT, SETTERS
+    from sana_cli.commands.repl_words import COMMANDS, SWITCHES
+    from sana_cli.terminal.completion import complete_file
 
     name, space, value = line.partition(" ")
     value = value.lstrip()
@@ -222,8 +219,8 @@ def _candidates(session: "Session", line: str) -> Iterator[str]:
 
 
 def _tell(error: SanaError) -> None:
-    from sana_cli.commands.prompt_line import OptionError
-    from sana_cli.commands.session_words import in_commands
+    from sana_cli.commands.repl_prompt_line import OptionError
+    from sana_cli.commands.repl_words import in_commands
 
     same = isinstance(error, OptionError)
     tell_error(*(text if same else in_commands(text) for text in (error.message, error.hint)))

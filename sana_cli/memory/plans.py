@@ -5,7 +5,7 @@
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sana_cli.options import BLENDED_TILE, EXACT_TILE, SMALLEST_RETRY, DecodeMode
+from sana_cli.config.choices import BLENDED_TILE, EXACT_TILE, SMALLEST_RETRY, DecodeMode
 
 _TILES_PER_STRIP = 4  # a strip may hold as many pixels as so many tiles, at about the same cost
 

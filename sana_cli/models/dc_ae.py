@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quant.layers import QuantConv2d
-from sana_cli.config import DCAEConfig
+from sana_cli.config.networks import DCAEConfig
 from sana_cli.models.layers import DepthwiseGLU, RMSNorm, relu_linear_attention
-from sana_cli.resident import give_back
+from sana_cli.system.resident import give_back
 
 # Positions of a map from which on adding up the weights of an up-sampling takes less time than it saves.
 _WORTH_FOLDING = 512

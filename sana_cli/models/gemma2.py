@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sana_cli.config import Gemma2Config
+from sana_cli.config.networks import Gemma2Config
 
 KeyValues = tuple[Tensor, Tensor]  # of one layer, rotated: (B, K, S, E) each
 

@@ -34,7 +34,7 @@ class SeldomLinear(nn.Linear):
     Half of a quantized transformer's floats are such; converted when they are loaded, they would double.
     """
 
-    stays_as_stored = True  # what `sana_cli.weights` looks for
+    stays_as_stored = True  # what `sana_cli.loading.assign` looks for
 
     def forward(self, x: Tensor) -> Tensor:
         bias: Tensor | None = self._parameters["bias"]  # torch's types forget that it may be None

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sana_cli.config import TransformerConfig
+from sana_cli.config.networks import TransformerConfig
 from sana_cli.models.block_cache import FirstBlockCache
 from sana_cli.models.layers import (
     DepthwiseGLU,

@@ -15,9 +15,9 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from sana_cli.config.published import complex_human_instruction
 from sana_cli.models.gemma2 import Gemma2, KeyValues
 from sana_cli.models.tokenizer import Tokenizer, foreign_tokenizer
-from sana_cli.published import complex_human_instruction
 
 MAX_PROMPT_TOKENS = 300  # BOS and 299 of the prompt
 

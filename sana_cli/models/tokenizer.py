@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from quant.files import read_small
+from sana_cli.checkpoints.model_files import is_panic, one_line, read_json, reading
 from sana_cli.errors import SanaError, checkpoint_error
-from sana_cli.model_files import is_panic, one_line, read_json, reading
 
 _STDERR = 2
 

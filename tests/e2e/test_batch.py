@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from sana_cli.batch import _claim, _lock_of
-from sana_cli.commands.batch_report import BatchReport
 from sana_cli.errors import ExitCode
-from sana_cli.image_io import read_settings
+from sana_cli.images.png import read_settings
+from sana_cli.pipeline.batch import _claim, _lock_of
+from sana_cli.terminal.batch_report import BatchReport
 
 SMALL = ("--size", "32x32", "--steps", "1", "--device", "cpu", "--precision", "fp32")
 

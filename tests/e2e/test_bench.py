@@ -161,7 +161,7 @@ def test_random_weights_of_a_known_shape(
     sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from sana_cli.bench import random_model
-    from sana_cli.variants import VARIANTS
+    from sana_cli.config.variants import VARIANTS
 
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)

@@ -16,14 +16,14 @@ from calibration.collect import draw_latents, encode_texts, plan_drawings
 from quant.convert import quantized_layer
 from quant.layers import QuantEmbedding
 from quant.manifest import read_manifest
-from sana_cli import quantizing
-from sana_cli.checkpoint import open_checkpoint
-from sana_cli.console import ConsoleReporter
+from sana_cli import quantize_checkpoint
+from sana_cli.checkpoints.checkpoint import open_checkpoint
 from sana_cli.errors import ExitCode
-from sana_cli.loading import TOKEN_CONVS, load_prompt_encoder, load_transformer, load_vae
+from sana_cli.loading.load import TOKEN_CONVS, load_prompt_encoder, load_transformer, load_vae
 from sana_cli.models.text_encoder import FileEmbedding
-from sana_cli.pipeline import decode
-from sana_cli.quantizing import ComponentPlan, quantize_folder
+from sana_cli.pipeline.verbs import decode
+from sana_cli.quantize_checkpoint import ComponentPlan, quantize_folder
+from sana_cli.terminal.progress_bars import ConsoleReporter
 
 FAST = ("--samples", "2", "--steps", "2", "--device", "cpu", "--quiet")
 CPU = torch.device("cpu")
@@ -233,19 +233,19 @@ def test_keep_more_than_there_are(
 def test_rerun_goes_on_behind_finished_parts(
     sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original, target = quantizing._write_tensor, tmp_path / "out"
+    original, target = quantize_checkpoint._write_tensor, tmp_path / "out"
 
     def fail_in_vae(*arguments: Any) -> Any:
         if arguments[4] == "vae":
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(quantizing, "_write_tensor", fail_in_vae)
+    monkeypatch.setattr(quantize_checkpoint, "_write_tensor", fail_in_vae)
     assert sana("quantize", tiny_model, target, *FAST).code == ExitCode.INTERRUPTED
     assert not target.exists()
     written: list[str] = []
     monkeypatch.setattr(
-        quantizing, "_write_tensor", lambda *a: written.append(a[4]) or original(*a)
+        quantize_checkpoint, "_write_tensor", lambda *a: written.append(a[4]) or original(*a)
     )
     # Would fail if it were called.
     monkeypatch.setattr(calibrator_module, "calibrate_linears", None)
@@ -283,7 +283,7 @@ def test_a_rerun_with_other_options_begins_again(
         if merged["--samples"] == "0":
             merged = {"--samples": "0"}
         monkeypatch.setattr(
-            quantizing, "_quantize_component",
+            quantize_checkpoint, "_quantize_component",
             lambda checkpoint, component, scheme, working, calibration, advance: (
                 asked.append(calibration.key(component) if calibration else []) or note()
             ),
@@ -350,7 +350,7 @@ def test_prompts_beyond_the_samples(
     def interrupt(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(quantizing, "_quantize_component", interrupt)
+    monkeypatch.setattr(quantize_checkpoint, "_quantize_component", interrupt)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a fox\na cat\na hen\n")
     options = ("--samples", "2", "--device", "cpu", "--calibration-prompts", prompts)

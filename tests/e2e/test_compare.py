@@ -77,7 +77,7 @@ def test_the_same_model_draws_the_same(
 def test_rows_that_have_no_room(
     sana: Callable[..., Any], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sana_cli.compare.most_rows", lambda: 1)
+    monkeypatch.setattr("sana_cli.bench.compare.most_rows", lambda: 1)
     result = sana(
         "compare", tiny_model, tiny_model, *SMALL, "-p", "a fox", "-p", "an owl", "-o", "s.png"
     )

@@ -22,11 +22,11 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sana_cli import finishing, latents_file
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.image_io import read_settings
-from sana_cli.memory import choose
-from sana_cli.memory.choose import Cap
+from sana_cli.images.png import read_settings
+from sana_cli.memory import planner
+from sana_cli.memory.planner import Cap
+from sana_cli.pipeline import finishing, latents_file
 
 FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
 KEPT = "a.png.latents.safetensors"
@@ -143,8 +143,8 @@ def test_auto_takes_tiles_under_pressure(
 ) -> None:
     words = ("generate", "A Fox", "-m", tiny_model, *FAST, "--size", "1024x64", "-o")
     assert sana(*words, tmp_path / "whole.png").code == 0
-    monkeypatch.setattr(choose, "free_bytes", lambda device: 1000)
-    monkeypatch.setattr(choose, "held_bytes", lambda device: 1000)
+    monkeypatch.setattr(planner, "free_bytes", lambda device: 1000)
+    monkeypatch.setattr(planner, "held_bytes", lambda device: 1000)
     result = sana(*words, tmp_path / "a.png")
     assert result.code == 0
     assert "decode exact-tiles 128" in result.err
@@ -229,7 +229,7 @@ def test_interrupted_anywhere(
 ) -> None:
     """Also an interrupted `sana decode` loses nothing, and drawing again takes the same file."""
     with monkeypatch.context() as patch:
-        patch.setattr(f"sana_cli.finishing.{stage}", raising(KeyboardInterrupt()))
+        patch.setattr(f"sana_cli.pipeline.finishing.{stage}", raising(KeyboardInterrupt()))
         if command == "decode":
             result = sana("decode", kept, "--device", "cpu")
         else:

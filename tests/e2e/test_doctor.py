@@ -195,7 +195,7 @@ def test_no_chatter_of_libraries() -> None:
     pytest.importorskip("diffusers")
     pytest.importorskip("torchao")
     program = (
-        "from sana_cli.logs import set_up\nset_up(0)\n"
+        "from sana_cli.terminal.logs import set_up\nset_up(0)\n"
         "import diffusers.quantizers.torchao.torchao_quantizer as module\n"
         "assert module.logger.name in __import__('logging').root.manager.loggerDict\n"
         "module.logger.warning('told')\nmodule.logger.error('an error')"

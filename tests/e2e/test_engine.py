@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sana_cli.engine.kernels import NAMES
+from sana_cli.accelerate.cuda.kernels import NAMES
 
 FAST = ("--size", "64x96", "--steps", "2", "--seed", "3")
 
@@ -17,7 +17,7 @@ FAST = ("--size", "64x96", "--steps", "2", "--seed", "3")
 @pytest.fixture
 def on_the_engine(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """From the call on, transformers and decoders are given theirs on the CPU too."""
-    return lambda: monkeypatch.setattr("sana_cli.loading.has_engine", lambda device: True)
+    return lambda: monkeypatch.setattr("sana_cli.loading.load.has_engine", lambda device: True)
 
 
 @pytest.mark.parametrize("name", ["plain", "qk_norm", "sprint"])
@@ -46,7 +46,7 @@ def test_the_same_quantized_picture(
         backends.append(backend)
         return {}
 
-    monkeypatch.setattr("sana_cli.loading.accelerate_", leave)
+    monkeypatch.setattr("sana_cli.loading.load.accelerate_", leave)
     folder = tmp_path / "w8a8"
     result = sana("quantize", tiny_model, folder, "--recipe", "w8a8", "--samples", "0")
     assert result.code == 0, result.err

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sana_cli.checkpoint import BUILTIN_FOLDER
+from sana_cli.checkpoints.checkpoint import BUILTIN_FOLDER
+from sana_cli.config.variants import VARIANTS
 from sana_cli.errors import ExitCode
-from sana_cli.variants import VARIANTS
 
 REPO = "some-one/tiny"
 PUBLISHED = VARIANTS["sana-0.6b"].repo
@@ -42,7 +42,7 @@ def repo(hub: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: 
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every download counts as a large one."""
-    monkeypatch.setattr("sana_cli.obtaining.LARGE", 1)
+    monkeypatch.setattr("sana_cli.checkpoints.obtaining.LARGE", 1)
 
 
 def edit(name: str, **changes: Any) -> Callable[[dict[str, bytes]], None]:
@@ -319,7 +319,7 @@ def test_yes_answers(sana: Callable[..., Any], repo: Any, large: None) -> None:
 
 
 def test_what_nobody_can_be_asked_about_is_not_fetched(repo: Any, large: None) -> None:
-    from sana_cli.checkpoint import open_checkpoint
+    from sana_cli.checkpoints.checkpoint import open_checkpoint
     from sana_cli.errors import SanaError
 
     with pytest.raises(SanaError, match="to download") as caught:
@@ -359,7 +359,7 @@ def test_latents_do_not_choose_what_is_downloaded(
 ) -> None:
     import torch
 
-    from sana_cli.latents_file import HowToFinish, KeptLatents, write_beside
+    from sana_cli.pipeline.latents_file import HowToFinish, KeptLatents, write_beside
 
     settings = {
         "prompt": "a cat", "seed": 1, "steps": 1, "guidance": 4.5, "scheduler": "flow-dpm", "size": "64x64",

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sana_cli.contact_sheet import LARGEST, Cell, ContactSheet, Layout
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.image_io import DIGITAL_SOURCE_TYPE, XMP_KEY, read_settings, save_png
+from sana_cli.images.contact_sheet import LARGEST, Cell, ContactSheet, Layout
+from sana_cli.images.png import DIGITAL_SOURCE_TYPE, XMP_KEY, read_settings, save_png
 
 SMALL = ("--size", "64x96", "--steps", "1", "--seed", "5", "--device", "cpu")
 

@@ -9,10 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sana_cli import finishing, source_stage, text_stage
-from sana_cli import run as run_module
 from sana_cli.errors import ExitCode
-from sana_cli.pipeline import BrokenValues, check_values
+from sana_cli.pipeline import finishing, init_images, text
+from sana_cli.pipeline import run as run_module
+from sana_cli.pipeline.verbs import BrokenValues, check_values
 
 OPTIONS = ("--size", "64x64", "--steps", "2", "--device", "cpu", "--seed", "1")
 
@@ -26,7 +26,7 @@ def spoil(
     half: str = "decoder.",
 ) -> None:
     """Put a NaN into a part's weights, of an autoencoder into one `half`: only when it runs below fp32, or always."""
-    user = user or {"vae": finishing, "prompt_encoder": text_stage}.get(part, run_module)
+    user = user or {"vae": finishing, "prompt_encoder": text}.get(part, run_module)
     other = {"decoder.": "encoder.", "encoder.": "decoder."}[half]
     original = getattr(user, f"load_{part}")
 
@@ -57,7 +57,7 @@ def test_second_try_in_fp32(
     monkeypatch: pytest.MonkeyPatch,
     part: str,
 ) -> None:
-    monkeypatch.setattr("sana_cli.precision.cpu_has_fast_bf16", lambda: True)
+    monkeypatch.setattr("sana_cli.system.precision.cpu_has_fast_bf16", lambda: True)
     model = pipelines.folder("plain", "bf16")
     path = tmp_path / "a.png"
     good = sana(
@@ -83,10 +83,10 @@ def test_second_try_for_a_file_of_prompts(
     stage: str,
 ) -> None:
     """Texts and originals of all pictures are encoded at once, before the first is drawn."""
-    monkeypatch.setattr("sana_cli.precision.cpu_has_fast_bf16", lambda: True)
+    monkeypatch.setattr("sana_cli.system.precision.cpu_has_fast_bf16", lambda: True)
     Image.linear_gradient("L").convert("RGB").save(tmp_path / "original.png")
     (tmp_path / "p.txt").write_text("x\ny\n")
-    user = {"vae": source_stage, "prompt_encoder": text_stage}[part]
+    user = {"vae": init_images, "prompt_encoder": text}[part]
     spoil(monkeypatch, part, always=False, user=user, half="encoder.")
     result = sana(
         "generate", "--prompts", tmp_path / "p.txt", "--image", tmp_path / "original.png", "-m",
@@ -108,7 +108,7 @@ def test_no_memory_for_the_originals_of_a_file_of_prompts(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(source_stage, "encode_image", fail)
+    monkeypatch.setattr(init_images, "encode_image", fail)
     Image.linear_gradient("L").convert("RGB").save(tmp_path / "original.png")
     (tmp_path / "p.txt").write_text("x\ny\n")
     words = ("--prompts", tmp_path / "p.txt", "--image", tmp_path / "original.png")
@@ -127,7 +127,7 @@ def test_clear_failure_when_fp32_does_not_help(
     part: str,
     precision: str,
 ) -> None:
-    monkeypatch.setattr("sana_cli.precision.cpu_has_fast_bf16", lambda: True)
+    monkeypatch.setattr("sana_cli.system.precision.cpu_has_fast_bf16", lambda: True)
     spoil(monkeypatch, part, always=True)
     model = pipelines.folder("plain", "bf16")
     options = ("-o", tmp_path / "a.png", *OPTIONS, "--precision", precision)

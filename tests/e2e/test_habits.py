@@ -73,12 +73,12 @@ def test_names_that_are_read_but_not_listed(
 def test_a_sentence_that_begins_with_a_dash_is_a_prompt(
     forecast: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, prompt: str
 ) -> None:
-    from sana_cli.commands import drawing
+    from sana_cli.commands import generate_session
 
     seen = []
-    check = drawing.Order.print_forecast
+    check = generate_session.Order.print_forecast
     monkeypatch.setattr(
-        drawing.Order, "print_forecast",
+        generate_session.Order, "print_forecast",
         lambda order, *rest, **more: (seen.append(order.wishes.prompt), check(order, *rest, **more)),
     )  # fmt: skip
     forecast(prompt, "--size", "64x64")

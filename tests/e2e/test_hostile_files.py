@@ -249,7 +249,7 @@ def test_dangling_link_as_output_is_found_before_any_work(
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "link").rename(tmp_path / "link.PNG")
-    monkeypatch.setattr("sana_cli.text_stage.load_prompt_encoder", None)
+    monkeypatch.setattr("sana_cli.pipeline.text.load_prompt_encoder", None)
     fails(ExitCode.USAGE, "generate", "x", "-m", tiny_model, "-o", tmp_path / "link.PNG", *FAST)
 
 
@@ -278,7 +278,7 @@ def test_a_pipe_is_not_replaced(
 def test_finished_pictures_are_told_when_a_later_one_fails(
     sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sana_cli import run
+    from sana_cli.pipeline import run
 
     original, calls = run.denoise, []
 
@@ -347,8 +347,8 @@ def test_damaged_pickle(fails: Callable[..., str], tmp_path: Path, content: byte
 )
 def test_resizing_never_cuts_to_a_sliver(size: str, native: int) -> None:
     """int(480 * (640 / 672)) style products fall a hair short."""
-    from sana_cli.pixels import resize_and_crop
-    from sana_cli.published import aspect_ratio_bins
+    from sana_cli.config.published import aspect_ratio_bins
+    from sana_cli.images.tensors import resize_and_crop
 
     width, height = map(int, size.split("x"))
     for drawn in aspect_ratio_bins(native).values():

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sana_cli.checkpoint import open_checkpoint, weight_headers
+from sana_cli.checkpoints.checkpoint import open_checkpoint, weight_headers
 from sana_cli.errors import ExitCode
-from sana_cli.image_io import read_settings
+from sana_cli.images.png import read_settings
 
 FAST = ("--size", "64x64", "--steps", 2, "--seed", 3, "--device", "cpu", "--precision", "fp32")
 

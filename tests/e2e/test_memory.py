@@ -17,12 +17,14 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from quant.backends import choose
-from sana_cli import finishing, loading, passes, prompt_cache, text_stage
-from sana_cli import run as run_module
-from sana_cli.console import ConsoleReporter
 from sana_cli.errors import ExitCode
+from sana_cli.loading import load as loading
 from sana_cli.models.gemma2 import Gemma2
 from sana_cli.models.text_encoder import PromptEncoder
+from sana_cli.pipeline import finishing, guidance, prompt_cache
+from sana_cli.pipeline import run as run_module
+from sana_cli.pipeline import text as text_stage
+from sana_cli.terminal.progress_bars import ConsoleReporter
 
 FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
 PROMPT = ("generate", "A Fox", "--negative", "snow")
@@ -295,9 +297,9 @@ STEPS = {
     "load text": (text_stage, "load_prompt_encoder", 1, "out of memory: text; trying"),
     "text": (text_stage, "encode_prompt", 1, "text encoder streamed"),
     "load transformer": (run_module, "load_transformer", 1, "loading the transformer; trying"),
-    "denoise": (passes, "guided_velocity", 1, "trying branches, decode"),
-    "denoise, apart": (passes, "guided_velocity", 2, "transformer streamed"),
-    "denoise, streamed": (passes, "guided_velocity", 3, "transformer streamed"),
+    "denoise": (guidance, "guided_velocity", 1, "trying branches, decode"),
+    "denoise, apart": (guidance, "guided_velocity", 2, "transformer streamed"),
+    "denoise, streamed": (guidance, "guided_velocity", 3, "transformer streamed"),
     "load decoder": (finishing, "load_vae", 1, "decode whole; trying exact-tiles"),
     "decode": (finishing, "decode", 1, "decode whole; trying exact-tiles"),
 }
@@ -507,8 +509,8 @@ def test_the_next_part_is_read_while_one_computes(
     draw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    monkeypatch.setattr("sana_cli.text_stage.prefetch", lambda c, part: order.append(part))
-    monkeypatch.setattr("sana_cli.run.prefetch", lambda c, part: order.append(part))
+    monkeypatch.setattr("sana_cli.pipeline.text.prefetch", lambda c, part: order.append(part))
+    monkeypatch.setattr("sana_cli.pipeline.run.prefetch", lambda c, part: order.append(part))
     inner = ConsoleReporter.stage
 
     def stage(self: ConsoleReporter, title: str, total: int | None = None) -> Any:
@@ -524,8 +526,8 @@ def test_the_next_part_is_read_while_one_computes(
 
 
 def test_prefetching_asks_the_system(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sana_cli.checkpoint import open_checkpoint
-    from sana_cli.component_weights import prefetch
+    from sana_cli.checkpoints.checkpoint import open_checkpoint
+    from sana_cli.checkpoints.component_weights import prefetch
 
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(

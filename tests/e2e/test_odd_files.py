@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sana_cli.checkpoint import BUILTIN_FOLDER
+from sana_cli.checkpoints.checkpoint import BUILTIN_FOLDER
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here"),
@@ -171,7 +171,7 @@ def test_what_lies_around(
 def test_a_history_that_cannot_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
 ) -> None:
-    from sana_cli.commands.line_reader import _history
+    from sana_cli.terminal.line_reader import _history
 
     monkeypatch.setenv("SANA_HISTORY", str(tmp_path / "history"))
     make(tmp_path / "history")

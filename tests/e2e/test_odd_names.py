@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sana_cli.errors import ExitCode
-from sana_cli.image_io import SHEET_KEY, read_settings
+from sana_cli.images.png import SHEET_KEY, read_settings
 
 ODD = os.fsdecode(b"b\xff")
 FAST = ("--size", "64x64", "--steps", "1", "--device", "cpu", "--seed", "1")
@@ -76,7 +76,7 @@ def test_a_picture_that_was_interrupted(
 
     out = tmp_path / f"{ODD}.png"
     with monkeypatch.context() as patch:
-        patch.setattr("sana_cli.finishing.image_io.save_png", interrupt)
+        patch.setattr("sana_cli.pipeline.finishing.image_io.save_png", interrupt)
         drawn = sana("generate", "a cat", "-m", tiny_model, *FAST, "-o", out)
     assert drawn.code == ExitCode.INTERRUPTED
     (latents,) = tmp_path.glob("*.latents.safetensors")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from sana_cli import finishing, passes
 from sana_cli.errors import ExitCode
-from sana_cli.image_io import XMP_KEY, read_settings
+from sana_cli.images.png import XMP_KEY, read_settings
+from sana_cli.pipeline import finishing, guidance
 
 CPU = ("--device", "cpu", "--precision", "fp32")
 CAT = "a cat left of a pizza on a blue background"
@@ -97,13 +97,13 @@ def test_the_share_of_steps(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     ran = []
-    inner = passes.guided_velocity
+    inner = guidance.guided_velocity
 
     def counted(*arguments: Any, **options: Any) -> Any:
         ran.append(1)
         return inner(*arguments, **options)
 
-    monkeypatch.setattr(passes, "guided_velocity", counted)
+    monkeypatch.setattr(guidance, "guided_velocity", counted)
     words = ("--image", original, "--strength", 0.29, "--steps", 10, "--scheduler", scheduler, *CPU)
     assert sana("generate", PROMPT, *words, "-o", tmp_path / "a.png").code == 0
     assert len(ran) == 2

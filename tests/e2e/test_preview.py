@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sana_cli.errors import ExitCode
-from sana_cli.image_io import DIGITAL_SOURCE_TYPE, XMP_KEY, is_preview, save_preview
+from sana_cli.images.png import DIGITAL_SOURCE_TYPE, XMP_KEY, is_preview, save_preview
 
 DRAW = ("generate", "a cat", "--steps", "4", "--seed", "1", "--device", "cpu")
 
@@ -23,7 +23,7 @@ def saved(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, Image.Image]]
         seen.append((step, steps, image))
         save_preview(image, path, step=step, steps=steps)
 
-    monkeypatch.setattr("sana_cli.image_io.save_preview", save)
+    monkeypatch.setattr("sana_cli.images.png.save_preview", save)
     return seen
 
 
@@ -103,7 +103,7 @@ def test_a_full_disk_costs_no_picture(
     def fail(*_: object, **__: object) -> None:
         raise SanaError("the disk is full")
 
-    monkeypatch.setattr("sana_cli.image_io.save_preview", fail)
+    monkeypatch.setattr("sana_cli.images.png.save_preview", fail)
     result = sana(*DRAW, "--preview-file", tmp_path / "b.png", "-o", tmp_path / "a.png")
     assert (result.code, result.err.count("the disk is full")) == (0, 1)
 

@@ -15,10 +15,10 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from quant.convert import quantize_
-from sana_cli.checkpoint import open_checkpoint
+from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.config.recipes import component_recipe
 from sana_cli.errors import ExitCode
-from sana_cli.loading import TOKEN_CONVS, load_transformer
-from sana_cli.recipes import component_recipe
+from sana_cli.loading.load import TOKEN_CONVS, load_transformer
 
 FAST = ("--size", "64x64", "--steps", "2", "--device", "cpu", "--precision", "fp32", "--seed", "3")
 CPU = torch.device("cpu")
@@ -138,9 +138,9 @@ def test_info_of_a_folder_without_a_report(
 def test_rerun_goes_on_behind_finished_parts(
     sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sana_cli import quantizing
+    from sana_cli import quantize_checkpoint
 
-    original, seen = quantizing._write_tensor, []
+    original, seen = quantize_checkpoint._write_tensor, []
 
     def fail_in_vae(*arguments: Any) -> Any:
         seen.append(arguments[4])
@@ -148,13 +148,13 @@ def test_rerun_goes_on_behind_finished_parts(
             raise KeyboardInterrupt
         return original(*arguments)
 
-    monkeypatch.setattr(quantizing, "_write_tensor", fail_in_vae)
+    monkeypatch.setattr(quantize_checkpoint, "_write_tensor", fail_in_vae)
     target = tmp_path / "out"
     assert sana("quantize", tiny_model, target, *NO_DATA).code == ExitCode.INTERRUPTED
     assert not target.exists()
-    monkeypatch.setattr(quantizing, "_write_tensor", original)
+    monkeypatch.setattr(quantize_checkpoint, "_write_tensor", original)
     monkeypatch.setattr(
-        quantizing,
+        quantize_checkpoint,
         "_write_tensor",
         lambda *a: seen.append(f"again {a[4]}") or original(*a),
     )
@@ -311,12 +311,12 @@ def test_out_of_memory(
     monkeypatch: pytest.MonkeyPatch,
     error: Exception,
 ) -> None:
-    from sana_cli import quantizing
+    from sana_cli import quantize_checkpoint
 
     def fail(*arguments: Any) -> Any:
         raise error
 
-    monkeypatch.setattr(quantizing, "quantized_layer", fail)
+    monkeypatch.setattr(quantize_checkpoint, "quantized_layer", fail)
     result = sana("quantize", tiny_model, tmp_path / "out", *NO_DATA)
     assert result.code == ExitCode.ENVIRONMENT, result.err
     assert "not enough memory" in result.err

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sana_cli.checkpoint import open_checkpoint, weight_headers
-from sana_cli.commands.session_words import COMMANDS
+from sana_cli.checkpoints.checkpoint import open_checkpoint, weight_headers
+from sana_cli.commands.repl_words import COMMANDS
 from sana_cli.errors import ExitCode
-from sana_cli.image_io import read_settings
+from sana_cli.images.png import read_settings
 
 
 class Slow(io.BytesIO):

@@ -13,11 +13,11 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from sana_cli import loading
-from sana_cli.console import ConsoleReporter
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.image_io import SHEET_KEY, read_settings
-from sana_cli.safety import _POLICY, _QUESTION, MODEL, THRESHOLD, SafetyCheck, _Judge
+from sana_cli.images.png import SHEET_KEY, read_settings
+from sana_cli.loading import load as loading
+from sana_cli.pipeline.safety import _POLICY, _QUESTION, MODEL, THRESHOLD, SafetyCheck, _Judge
+from sana_cli.terminal.progress_bars import ConsoleReporter
 
 CPU = torch.device("cpu")
 SMALL = ("--size", "32x32", "--steps", "1", "--device", "cpu", "--seed", "1")
@@ -92,7 +92,7 @@ def shield(tmp_path_factory: pytest.TempPathFactory) -> Shield:
 @pytest.fixture(autouse=True)
 def _in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on processors with bf16 instructions, whose answers differ in the second digit."""
-    monkeypatch.setattr("sana_cli.precision.cpu_has_fast_bf16", lambda: False)
+    monkeypatch.setattr("sana_cli.system.precision.cpu_has_fast_bf16", lambda: False)
 
 
 @pytest.mark.parametrize("max_memory", [None, 2**20], ids=["resident", "streamed"])
@@ -219,7 +219,7 @@ def test_where_the_check_is_looked_for(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     """In the hub's cache; nothing is downloaded, and its lack is told before the model is opened."""
-    monkeypatch.setattr("sana_cli.hub_cache.root", lambda: tmp_path / "hub")
+    monkeypatch.setattr("sana_cli.checkpoints.hub_cache.root", lambda: tmp_path / "hub")
     missing = sana("generate", "a cat", "-m", "sana-0.6b", "--safety")
     assert missing.code == ExitCode.ENVIRONMENT
     assert f"--safety needs {MODEL}, which is not here" in missing.err

@@ -16,11 +16,11 @@ import pytest
 from PIL import Image
 
 from sana_cli.cli import main
-from sana_cli.commands.seeing import Seeing
+from sana_cli.config.user_settings import Preferences
 from sana_cli.errors import ExitCode
-from sana_cli.image_io import save_png
-from sana_cli.show import Screen
-from sana_cli.user_config import Preferences
+from sana_cli.images.png import save_png
+from sana_cli.terminal.display import Seeing
+from sana_cli.terminal.image import Screen
 
 SETTINGS = {
     "prompt": "a cat", "negative_prompt": "", "seed": 7, "steps": 2, "guidance": 4.5, "size": "64x96",
@@ -257,7 +257,7 @@ def test_off_where_it_would_be_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path:
 def test_what_wins(
     monkeypatch: pytest.MonkeyPatch, graphics: Any, flags: dict[str, bool], settings: dict[str, bool], shown: bool
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("sana_cli.show.find_screen", lambda: Screen(graphics=graphics))
+    monkeypatch.setattr("sana_cli.terminal.image.find_screen", lambda: Screen(graphics=graphics))
     # They follow the same rules, but that previews are asked for.
     for option in ("show", "preview"):
         given: dict[str, Any] = {"show": False, "preview": False, "json": False, "quiet": None}

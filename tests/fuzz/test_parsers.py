@@ -19,22 +19,27 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save
 
 from quant.manifest import FormatError, read_manifest
-from sana_cli.checkpoint import BUILTIN_FOLDER, Checkpoint, open_checkpoint, weight_files
+from sana_cli.checkpoints.checkpoint import (
+    BUILTIN_FOLDER,
+    Checkpoint,
+    open_checkpoint,
+    weight_files,
+)
+from sana_cli.checkpoints.file_selection import select_files
+from sana_cli.checkpoints.hub_answer import BadAnswer, parse_listing
+from sana_cli.checkpoints.lora_file import open_loras
+from sana_cli.checkpoints.pth import read_pth
+from sana_cli.checkpoints.safetensors_headers import WeightFiles
 from sana_cli.commands.picture_facts import facts_of
+from sana_cli.config.user_settings import SETTINGS, preferences
 from sana_cli.errors import SanaError
-from sana_cli.hub_answer import BadAnswer, parse_listing
-from sana_cli.image_io import load_picture, read_settings
-from sana_cli.latents_file import read as read_latents
-from sana_cli.loading import check_loras
-from sana_cli.lora_file import open_loras
+from sana_cli.images.png import load_picture, read_settings
+from sana_cli.loading.load import check_loras
 from sana_cli.models.tokenizer import load_tokenizer
-from sana_cli.prompt_file import read_prompt_file
-from sana_cli.pth import read_pth
-from sana_cli.request import resolve
-from sana_cli.user_config import SETTINGS, preferences
-from sana_cli.weight_files import select_files
-from sana_cli.weight_headers import WeightFiles
-from sana_cli.wishes import Wishes
+from sana_cli.pipeline.latents_file import read as read_latents
+from sana_cli.request.options import Wishes
+from sana_cli.request.params import resolve
+from sana_cli.request.prompt_file import read_prompt_file
 
 # -- values and bytes ------------------------------------------------------------------------------
 

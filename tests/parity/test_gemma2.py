@@ -7,7 +7,7 @@ import torch
 from transformers import Gemma2Config as TheirConfig
 from transformers import Gemma2Model
 
-from sana_cli.config import Gemma2Config
+from sana_cli.config.networks import Gemma2Config
 from sana_cli.models.gemma2 import Gemma2
 
 SMALL: dict[str, Any] = {
@@ -54,7 +54,7 @@ def test_states(values: dict[str, Any], dtype: torch.dtype) -> None:
 
 
 def test_published_configuration() -> None:
-    from sana_cli.bench.work import GEMMA_2_2B
+    from sana_cli.bench.flops import GEMMA_2_2B
 
     with torch.device("meta"):
         ours = Gemma2(Gemma2Config.from_dict(GEMMA_2_2B)).state_dict()

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from sana_cli.checkpoint import open_checkpoint, weight_headers
-from sana_cli.loading import load_transformer
-from sana_cli.lora_file import open_loras
+from sana_cli.checkpoints.checkpoint import open_checkpoint, weight_headers
+from sana_cli.checkpoints.lora_file import open_loras
+from sana_cli.loading.load import load_transformer
 
 SCALES = (0.7, -0.4)
 OPTIONS = ("--size", "128x96", "--steps", 4, "--guidance", 4.5, "--seed", 7)

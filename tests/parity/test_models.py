@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from sana_cli.config import DCAEConfig, TransformerConfig
+from sana_cli.config.networks import DCAEConfig, TransformerConfig
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.sana_transformer import SanaTransformer2D
 

@@ -12,9 +12,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from sana_cli.config import TransformerConfig
+from sana_cli.checkpoints.pth import read_pth
+from sana_cli.config.networks import TransformerConfig
 from sana_cli.models.sana_transformer import SanaTransformer2D
-from sana_cli.pth import read_pth
 
 # D width of the transformer
 

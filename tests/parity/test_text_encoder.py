@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sana_cli.checkpoint import open_checkpoint
-from sana_cli.loading import load_prompt_encoder
+from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.loading.load import load_prompt_encoder
 from sana_cli.models.text_encoder import PromptEncoder
 
 # L text tokens, C channels
@@ -157,6 +157,6 @@ def test_fallback_when_the_prefix_does_not_fit(
 
 
 def test_instruction_is_diffusers_own(reference: ModuleType) -> None:
-    from sana_cli.published import complex_human_instruction
+    from sana_cli.config.published import complex_human_instruction
 
     assert complex_human_instruction() == "\n".join(reference.INSTRUCTION)

@@ -8,8 +8,7 @@ import unicodedata
 
 import pytest
 
-from sana_cli.output import columns, slug
-from sana_cli.text import json_text, message_line, one_line, shell_command, shortened
+from sana_cli.text import columns, json_text, message_line, one_line, shell_command, shortened, slug
 
 STEERING = {
     "line feed": "\n",
@@ -85,7 +84,7 @@ def test_long_values_are_cut() -> None:
 
 
 def test_logs_and_warnings_keep_to_their_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    from sana_cli.logs import set_up
+    from sana_cli.terminal.logs import set_up
 
     set_up(1)
     logging.getLogger("sana.test").info("%s", "a\nerror: forged\x1b[0m")
@@ -94,7 +93,7 @@ def test_logs_and_warnings_keep_to_their_lines(capsys: pytest.CaptureFixture[str
 
 def test_warnings_of_libraries_do_not_reach_stderr() -> None:
     program = (
-        "import logging, warnings; from sana_cli.logs import set_up; set_up(0);"
+        "import logging, warnings; from sana_cli.terminal.logs import set_up; set_up(0);"
         "warnings.warn('from a library'); logging.getLogger('PIL.X').error('raised, too')"
     )
     run = subprocess.run(
@@ -104,7 +103,7 @@ def test_warnings_of_libraries_do_not_reach_stderr() -> None:
 
 
 def test_a_notice_has_the_words_of_the_user(capsys: pytest.CaptureFixture[str]) -> None:
-    from sana_cli.console import ConsoleReporter
+    from sana_cli.terminal.progress_bars import ConsoleReporter
 
     ConsoleReporter().notice("a [cat:dog:0.5] :cat: [bold]x[/bold]\nerror: forged")
     expected = "note: a [cat:dog:0.5] :cat: [bold]x[/bold]\\nerror: forged\n"

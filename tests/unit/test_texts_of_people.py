@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from calibration.prompts import read_prompts
-from sana_cli.commands.line_reader import piped_lines
-from sana_cli.commands.piped import piped_prompt
-from sana_cli.config_file import set_value
+from sana_cli.checkpoints.model_files import read_json
+from sana_cli.config.settings_file import set_value
+from sana_cli.config.user_settings import read_config_file
 from sana_cli.errors import SanaError
-from sana_cli.model_files import read_json
-from sana_cli.prompt_file import read_prompt_file
-from sana_cli.user_config import read_config_file
+from sana_cli.request.prompt_file import read_prompt_file
+from sana_cli.terminal.line_reader import piped_lines
+from sana_cli.terminal.piped import piped_prompt
 
 Read = Callable[[Path, pytest.MonkeyPatch], list[str]]
 

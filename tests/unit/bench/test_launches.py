@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks import launches
-from sana_cli.bench.work import ENGINE_BLOCK
+from sana_cli.bench.flops import ENGINE_BLOCK
 
 pytestmark = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="torch without oneDNN"

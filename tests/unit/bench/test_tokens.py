@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from sana_cli.bench.engine import count_tokens
-from sana_cli.checkpoint import open_checkpoint
-from sana_cli.loading import load_prompt_encoder
+from sana_cli.bench.adapter import count_tokens
+from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.loading.load import load_prompt_encoder
 from sana_cli.models.text_encoder import MAX_PROMPT_TOKENS
-from sana_cli.request import Request, resolve
+from sana_cli.request.params import Request, resolve
 
 
 @pytest.mark.parametrize("enhance", [True, False])

@@ -11,7 +11,7 @@ from calibration.smoothing import search_smoothing, smoothing_factors
 from quant.config import QuantConfig
 from quant.layers import QuantLinear
 from quant.primitives import sqnr_db
-from sana_cli.config import TransformerConfig
+from sana_cli.config.networks import TransformerConfig
 from sana_cli.models.sana_transformer import SanaTransformer2D
 
 W8A8 = QuantConfig(weight_bits=8, act_bits=8)

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from sana_cli.config.choices import Decode, DecodeMode, PlanName
 from sana_cli.memory.plans import NAMED, WHOLE, Plan, decode_plans, exact_tiles
-from sana_cli.options import Decode, DecodeMode, PlanName
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""The CUDA engine: a transformer step as fused kernels and one graph, and the decoder's kernels."""

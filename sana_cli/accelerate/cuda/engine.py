@@ -1,0 +1,187 @@
+"""What stands in a loaded model's place when it draws on a CUDA device: fused kernels, and a graph for each shape.
+
+Nothing is trusted unseen: kernels are compared with their definitions, the first velocity with the model's own, and
+a replayed graph with what it recorded. What differs is not used, and a notice says so.
+"""
+
+# B batch, C latent channels, h w latent grid
+
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import is_
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from quant.backends.verdicts import remembered
+from sana_cli.accelerate.cuda.graph import CapturedForward
+from sana_cli.accelerate.cuda.kernels import TRITON, Kernels
+from sana_cli.accelerate.cuda.transformer import Condition, EngineTransformer, Text
+from sana_cli.accelerate.cuda.trial import (
+    Notice,
+    Widths,
+    exact_convolutions,
+    relative_error,
+    triton_version,
+    trusted_kernels,
+)
+from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
+
+# Of the velocity's norm. Roundings add up over the blocks, and move some of the values that are quantized to the
+# next integer: 28 blocks of random weights differ by 0.002 in fp32 with w8a8, 0.004 in fp16, 0.015 in bf16.
+_TOLERANCE = {torch.float32: 0.02, torch.float16: 0.05, torch.bfloat16: 0.1}
+# A graph keeps the memory of a forward until it is dropped, which the decoder of a large picture needs; and with
+# so many tokens kernels take longer than their launches.
+_MOST_CAPTURED = 16384
+
+
+@dataclass(slots=True)
+class _Prepared:
+    """What calls of one shape share: the texts of the last one, positions, and the graph once there is one."""
+
+    shape: tuple[torch.Size, tuple[tuple[int, ...], ...]]  # of latents and text
+    contexts: Sequence[TextContext]
+    text: Text
+    positions: Tensor | None
+    captured: CapturedForward | None = None
+
+    def is_for(self, latents: Tensor, contexts: Sequence[TextContext]) -> bool:
+        """Whether nothing has changed, without comparing values."""
+        same = len(contexts) == len(self.contexts) and all(map(is_, contexts, self.contexts))
+        return same and self.shape == (latents.shape, self.text.shape())
+
+
+class Engine:
+    """The velocity of one model. Keeps embedded timesteps, and for both branches and for one of them a graph of the
+    last shape: guidance may be limited to some of the steps.
+    """
+
+    def __init__(
+        self,
+        model: SanaTransformer2D,
+        *,
+        notice: Notice,
+        verdicts: Path | None = None,
+        candidates: Kernels = TRITON,
+        graphs: bool = True,
+    ) -> None:
+        self._model = weakref.ref(model)
+        self.notice, self.verdicts = notice, verdicts
+        self.dtype = model.proj_out.weight.dtype
+        self.device = model.proj_out.weight.device
+        config = model.config
+        widths = Widths(
+            config.inner_dim,
+            config.ff_dim,
+            config.attention_head_dim,
+            config.cross_attention_head_dim,
+        )
+        kernels = trusted_kernels(
+            widths, self.dtype, self.device, verdicts=verdicts, notice=notice,
+            candidates=candidates,
+        )  # fmt: skip
+        self.transformer = EngineTransformer(model, kernels)
+        self.graphs = graphs
+        self.summary = "native engine"
+        self._conditions: dict[tuple[float, float | None], Condition] = {}
+        self._prepared: dict[tuple[bool, ...], _Prepared] = {}
+        self._is_right: bool | None = None
+
+    def velocity(
+        self,
+        latents: Tensor,
+        timestep: float,
+        contexts: Sequence[TextContext],
+        guidance: float | None,
+    ) -> Tensor:
+        """As `SanaTransformer2D.velocity`."""
+        if self._is_right is False:
+            return self.model.plain_velocity(latents, timestep, contexts, guidance)
+        condition = self._condition(timestep, guidance)
+        ready = self._prepare(latents, contexts)
+        if self._is_right is None:
+            self._is_right = self._agrees(latents, timestep, guidance, condition, ready)
+            return self.velocity(latents, timestep, contexts, guidance)
+        tokens = latents[:, 0].numel()
+        if self.graphs and ready.captured is None and tokens <= _MOST_CAPTURED:
+            self._capture(latents, condition, ready)
+        if ready.captured is not None:
+            return ready.captured(latents, condition)
+        return self.transformer.forward(latents, condition, ready.text, ready.positions)
+
+    def _condition(self, timestep: float, guidance: float | None) -> Condition:
+        """Embedded once: every picture of a run has the same timesteps."""
+        key = (timestep, guidance)
+        if key not in self._conditions:
+            self._conditions[key] = self.transformer.condition(timestep, guidance)
+        return self._conditions[key]
+
+    def _prepare(self, latents: Tensor, contexts: Sequence[TextContext]) -> _Prepared:
+        """The texts as the engine reads them; drops a graph of another shape."""
+        kind = tuple(bool(context.constants) for context in contexts)  # which branches
+        known = self._prepared.get(kind)
+        if known is not None and known.is_for(latents, contexts):
+            return known
+        text = self.transformer.text(contexts)
+        shape = (latents.shape, text.shape())
+        if known is not None and known.shape == shape:
+            known.contexts, known.text = tuple(contexts), text
+            if known.captured is not None:
+                known.captured.use_text(text)
+            return known
+        size = latents.shape[-2:]
+        others = {k: v for k, v in self._prepared.items() if k != kind and v.shape[0][-2:] == size}
+        ready = _Prepared(shape, tuple(contexts), text, self.transformer.positions(*size))
+        self._prepared = {**others, kind: ready}
+        return ready
+
+    def _capture(self, latents: Tensor, condition: Condition, ready: _Prepared) -> None:
+        def forward(latents: Tensor, condition: Condition, text: Text) -> Tensor:
+            return self.transformer.forward(latents, condition, text, ready.positions)
+
+        try:
+            ready.captured = CapturedForward(forward, latents, condition, ready.text)
+            seconds = ready.captured.seconds
+            self.summary = f"native engine, CUDA graph captured in {seconds:.2f} s"
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            self.graphs = False
+            reason = (str(error).splitlines() or ["unknown"])[0]
+            self.notice(f"no CUDA graph ({reason}); every kernel is launched by itself")
+
+    def _agrees(
+        self,
+        latents: Tensor,
+        timestep: float,
+        guidance: float | None,
+        condition: Condition,
+        ready: _Prepared,
+    ) -> bool:
+        """Whether the whole forward is the model's, tried once for each device and structure."""
+        config = self.transformer.config
+        kind = (
+            f"engine forward {self.transformer.projections} {self.dtype} {config.inner_dim} "
+            f"{config.qk_norm} {triton_version()}"
+        )
+
+        def decide() -> str:
+            with exact_convolutions():
+                expected = self.model.plain_velocity(latents, timestep, ready.contexts, guidance)
+            out = self.transformer.forward(latents, condition, ready.text, ready.positions)
+            error = relative_error(out, expected)
+            return "right" if error <= _TOLERANCE[self.dtype] else f"is wrong by {error:.2g}"
+
+        verdict = remembered(kind, self.device, decide, verdicts=self.verdicts)
+        if verdict != "right":
+            self.notice(f"the engine {verdict} on this device; plain PyTorch runs instead")
+        return verdict == "right"
+
+    @property
+    def model(self) -> SanaTransformer2D:
+        """Whose velocity this is; it holds the engine, not the other way round."""
+        model = self._model()
+        assert model is not None
+        return model

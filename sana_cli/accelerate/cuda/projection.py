@@ -1,0 +1,165 @@
+"""Linear layers of any scheme as the engine multiplies with them: with what follows in the same launch.
+
+Floating-point weights are torch's to multiply, w8a8 ours; any other layer runs itself.
+"""
+
+# M rows (tokens), K input channels, N output channels
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from quant.layers import QuantLinear
+from sana_cli.accelerate.cuda.kernels import Kernels
+from sana_cli.models.layers import PointwiseConv2d
+
+# int8 (M, K) and fp32 scales (M,); or floats and the largest magnitudes of their rows, to be quantized by
+Int8 = tuple[Tensor, Tensor]
+
+
+class Projection:
+    """x (M, K) -> (M, N) of one layer, or of several as one product.
+
+    `late_bias` is what `add_to` leaves to the caller.
+    """
+
+    late_bias: Tensor | None = None
+    takes_int8 = False
+    smooth: Tensor | None = None
+    applies_silu = False  # of `activation="silu"`
+
+    def __call__(self, x: Tensor | Int8, *, activation: Literal["silu"] | None = None) -> Tensor:
+        raise NotImplementedError
+
+    def add_to(self, stream: Tensor, x: Tensor | Int8) -> None:
+        """stream (M, N) += x W^T in place."""
+        raise NotImplementedError
+
+    def add_gated(self, stream: Tensor, x: Tensor, gate: Tensor) -> Tensor | None:
+        """stream += gate * (x W^T + bias) in place; or return the term in brackets, for the caller to add."""
+        return self(x)
+
+
+class FloatProjection(Projection):
+    """torch's product."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        self.weight, self.bias, self.late_bias = weight, bias, bias
+
+    def __call__(self, x: Tensor | Int8, *, activation: Literal["silu"] | None = None) -> Tensor:
+        assert isinstance(x, Tensor)
+        return nn.functional.linear(x, self.weight, self.bias)
+
+    def add_to(self, stream: Tensor, x: Tensor | Int8) -> None:
+        assert isinstance(x, Tensor)
+        stream.addmm_(x, self.weight.T)
+
+
+class Int8Projection(Projection):
+    """The fused w8a8 product, and the quantizer before it where the producer of x has none."""
+
+    takes_int8 = True
+    applies_silu = True
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        *,
+        smooth: Tensor | None,
+        dtype: torch.dtype,
+    ) -> None:
+        self.kernels, self.weight, self.scale, self.bias = kernels, weight, scale, bias
+        self.smooth, self.dtype, self.late_bias = smooth, dtype, bias
+
+    def _multiply(self, x: Tensor | Int8, **rest: Any) -> Tensor:
+        if isinstance(x, Tensor):
+            x = self.kernels.quantize_per_token(x, smooth=self.smooth)
+        is_int8 = x[0].dtype == torch.int8
+        kernel = self.kernels.linear_w8a8 if is_int8 else self.kernels.linear_w8a8_on_load
+        return kernel(*x, self.weight, self.scale, **rest)
+
+    def __call__(self, x: Tensor | Int8, *, activation: Literal["silu"] | None = None) -> Tensor:
+        return self._multiply(x, bias=self.bias, activation=activation, out_dtype=self.dtype)
+
+    def add_to(self, stream: Tensor, x: Tensor | Int8) -> None:
+        self._multiply(x, residual=stream, out=stream)
+
+    def add_gated(
+        self,
+        stream: Tensor,
+        x: Tensor,
+        gate: Tensor,
+        *,
+        largest: Tensor | None = None,
+        smooth: Tensor | None = None,
+    ) -> None:
+        """Also raises `largest` (M,) to the largest magnitudes of the stream's rows (times `smooth`)."""
+        self._multiply(
+            x, bias=self.bias, gate=gate, residual=stream, out=stream, out_largest=largest,
+            out_smooth=smooth,
+        )  # fmt: skip
+
+
+class LayerProjection(Projection):
+    """Any other layer: with 4-bit weights, or weight-only."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+
+    def __call__(self, x: Tensor | Int8, *, activation: Literal["silu"] | None = None) -> Tensor:
+        return self.layer(x)
+
+    def add_to(self, stream: Tensor, x: Tensor | Int8) -> None:
+        stream.add_(self.layer(x))
+
+
+def project(layers: Sequence[nn.Module], kernels: Kernels, dtype: torch.dtype) -> list[Projection]:
+    """Layers with the same input, as one projection where that is one product, else one each.
+
+    Joined weights are copied together and the layers keep views of them, so that nothing is held twice.
+    """
+    if all(isinstance(layer, nn.Linear | PointwiseConv2d) for layer in layers):
+        weight = _joined(layers, "weight")
+        return [FloatProjection(weight.flatten(1), _joined_bias(layers))]
+    quantized = [layer for layer in layers if isinstance(layer, QuantLinear) and _is_w8a8(layer)]
+    if len(quantized) == len(layers) and _same_smooth(quantized):
+        weight, scale = _joined(layers, "qweight"), _joined(layers, "scale")
+        smooth, bias = quantized[0].smooth, _joined_bias(layers)
+        return [Int8Projection(kernels, weight, scale, bias, smooth=smooth, dtype=dtype)]
+    if len(layers) == 1:
+        return [LayerProjection(layers[0])]
+    return [part for layer in layers for part in project([layer], kernels, dtype)]
+
+
+def _is_w8a8(layer: QuantLinear) -> bool:
+    """With its integers as stored: a kernel of another library may have taken them."""
+    bits = layer.config.weight_bits, layer.config.act_bits
+    return bits == (8, 8) and not layer.qweight.is_meta
+
+
+def _same_smooth(layers: Sequence[QuantLinear]) -> bool:
+    first, *rest = (layer.smooth for layer in layers)
+    if first is None:
+        return all(other is None for other in rest)
+    return all(other is not None and torch.equal(first, other) for other in rest)
+
+
+def _joined(layers: Sequence[nn.Module], name: str) -> Tensor:
+    """Tensors of all layers in one; they become views of it."""
+    tensors = [getattr(layer, name).detach() for layer in layers]
+    if len(tensors) == 1:
+        return tensors[0]
+    whole = torch.cat(tensors)
+    for layer, view in zip(layers, whole.split([len(t) for t in tensors]), strict=True):
+        is_buffer = name in layer._buffers
+        setattr(layer, name, view if is_buffer else nn.Parameter(view, requires_grad=False))
+    return whole
+
+
+def _joined_bias(layers: Sequence[nn.Module]) -> Tensor | None:
+    return None if getattr(layers[0], "bias", None) is None else _joined(layers, "bias")

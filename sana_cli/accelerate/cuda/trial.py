@@ -1,0 +1,164 @@
+"""Compare each fused kernel with its definition, on the device at hand, before it draws anything."""
+
+# M rows (tokens), D width, E head width
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from subprocess import SubprocessError
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from quant.backends.verdicts import remembered
+from quant.kernels.depthwise3x3_glu import repack
+from quant.primitives import quantize_per_channel, quantize_per_token
+from sana_cli.accelerate.cuda.kernels import NAMES, REFERENCE, TRITON, Kernels
+
+_VERSION = 2  # of the trials; counts up when kernels change
+_SIDE = 12  # pixels of the map that they run on
+# Of the reference's norm: rounding to the type, and sums in another order. A wrong row would be above 0.05.
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}
+_QUANTIZING = (
+    "layer_norm_modulate_quantize", "quantize_per_token", "linear_w8a8_on_load", "cross_attention_w8a8",
+)  # fmt: skip
+# Where a kernel quantizes, an fp32 rounding moves a few of 100,000 values to the next integer, 4e-5 of the norm each.
+_QUANTIZED = 2e-3
+
+Notice = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Widths:
+    """Channels of a model that a kernel's program holds or walks over."""
+
+    inner: int
+    hidden: int  # of the feed-forward, after its gate
+    head: int
+    text_head: int  # of cross-attention
+
+
+def trusted_kernels(
+    widths: Widths,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    verdicts: Path | None,
+    notice: Notice,
+    candidates: Kernels = TRITON,
+) -> Kernels:
+    """The candidates that agree with their definitions on this device, and the definitions of the others."""
+    trusted = REFERENCE
+    for name in NAMES:
+        kind = f"engine {_VERSION} {name} {dtype} {widths} {triton_version()}"
+
+        def decide(name: str = name) -> str:
+            return trial(name, candidates, widths, dtype, device)
+
+        verdict = remembered(kind, device, decide, verdicts=verdicts)
+        if verdict == "right":
+            trusted = replace(trusted, **{name: getattr(candidates, name)})
+        else:
+            notice(f"the kernel {name} {verdict} on this device; plain PyTorch runs instead")
+    return trusted
+
+
+def trial(
+    name: str,
+    candidates: Kernels,
+    widths: Widths,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> str:
+    """What is wrong with a kernel; or the word right."""
+    with exact_convolutions():
+        expected = _results(getattr(REFERENCE, name), _arguments(name, widths, dtype, device))
+    try:
+        results = _results(getattr(candidates, name), _arguments(name, widths, dtype, device))
+        error = max(map(relative_error, results, expected))
+    except _failures() as failure:
+        return f"fails ({(str(failure).splitlines() or [type(failure).__name__])[0]})"
+    tolerance = max(TOLERANCE[dtype], _QUANTIZED) if name in _QUANTIZING else TOLERANCE[dtype]
+    return "right" if error <= tolerance else f"is wrong by {error:.2g}"
+
+
+def exact_convolutions() -> AbstractContextManager[None]:
+    """fp32 convolutions of fp32 numbers: torch lets cuDNN round them to tf32, 11 bits, which kernels here do not."""
+    return torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+
+
+def relative_error(out: Tensor, expected: Tensor) -> float:
+    """Of the norm; infinite for what is not a number."""
+    error = float((out.float() - expected.float()).norm() / expected.float().norm())
+    return error if error == error else float("inf")
+
+
+def triton_version() -> str:
+    try:
+        from triton import __version__
+    except ImportError:
+        return ""
+    return str(__version__)
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    """What a kernel may raise on a device or with a compiler that it was not made for."""
+    from triton.errors import TritonError
+
+    return (
+        RuntimeError, ValueError, TypeError, AttributeError, OSError, ImportError, SubprocessError,
+        TritonError,
+    )  # fmt: skip
+
+
+def _results(kernel: Callable[..., Any], arguments: dict[str, Any]) -> list[Tensor]:
+    """All that a kernel makes; int8 rows and their scales as what they stand for."""
+    out = kernel(**arguments)
+    results = [out if isinstance(out, Tensor) else out[0].float() * out[1][:, None]]
+    return results + [arguments[name] for name in arguments if name == "out_largest"]
+
+
+def _arguments(
+    name: str, widths: Widths, dtype: torch.dtype, device: torch.device
+) -> dict[str, Any]:
+    """What a kernel is tried on: a small picture in the model's widths, the same for every call."""
+    generator = torch.Generator().manual_seed(0)
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator).to(device)
+
+    M, D, hidden = _SIDE * _SIDE, widths.inner, widths.hidden
+    x = random(M, D).to(dtype)
+    q, scale = quantize_per_token(x)
+    weight, weight_scale = quantize_per_channel(random(D, D))
+    heads = random(1, M, 3 * D).to(dtype).unflatten(-1, (-1, widths.head))
+    rows = {"shift": random(1, D), "scale": random(1, D), "eps": 1e-6}
+    gate, bias, addend = random(1, D), random(D), random(1, D)
+    largest, zeros = x.float().abs().amax(dim=1), torch.zeros(M, device=device)
+    text = (1, D // widths.text_head, 40, widths.text_head)  # keys and values (B, H, L, E)
+    attention = {
+        "keys": random(*text).to(dtype), "values": random(*text).to(dtype), "out_largest": zeros,
+    }  # fmt: skip
+    int8_weight = {"weight": weight, "weight_scale": weight_scale, "bias": bias}
+    arguments: dict[str, dict[str, Any]] = {
+        "layer_norm_modulate": {"x": x, "branch": x.clone(), "gate": gate} | rows,
+        "layer_norm_modulate_quantize": {"x": x, "addend": addend} | rows,
+        "relu_linear_attention": dict(zip("qkv", heads.chunk(3, dim=2), strict=True)),
+        "depthwise3x3_glu": {
+            "x": random(1, _SIDE, _SIDE, 2 * hidden).to(dtype),
+            "weight": repack(random(2 * hidden, 1, 3, 3)),
+            "bias": random(2 * hidden),
+            "activation": "silu",
+        },
+        "rms_norm": {"x": x[:, None], "weight": random(1, D), "eps": 1e-5},
+        "quantize_per_token": {"x": x},
+        "linear_w8a8": {
+            "q": q, "scale": scale, "gate": gate, "residual": x, "out": x, "out_largest": zeros,
+        } | int8_weight,
+        "linear_w8a8_on_load": {"x": x, "largest": largest, "out_dtype": dtype} | int8_weight,
+        "cross_attention": {"q": x} | attention,
+        "cross_attention_w8a8": {"x": x, "largest": largest} | int8_weight | attention,
+    }  # fmt: skip
+    return arguments[name]

@@ -1,0 +1,162 @@
+"""Draw the same prompts and seeds with two models, and say how close their pictures are."""
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from sana_cli import __version__
+from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.images.comparison_sheet import Closeness, Pixels, Row, caption, most_rows, sheet
+from sana_cli.images.png import SHEET_KEY, load_picture, save_png
+from sana_cli.pipeline.run import Run
+from sana_cli.progress import Reporter
+from sana_cli.request.params import Request
+from sana_cli.system.torch_memory import release_memory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """One of the two models, and its requests: one a prompt, with a seed and a size."""
+
+    name: str  # on the sheet
+    checkpoint: Checkpoint
+    requests: Sequence[Request]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """What one prompt and seed gave."""
+
+    prompt: str
+    seed: int
+    closeness: Closeness
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drawn:
+    """How a model drew."""
+
+    precision: str
+    kernels: dict[str, str]  # of quantized layers, by kind
+    seconds: float  # a picture, median
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """Everything that was found; the sheet is saved."""
+
+    contenders: tuple[Contender, Contender]
+    drawn: tuple[Drawn, Drawn]
+    pictures: Sequence[Compared]
+    device: str
+    sheet: Path
+
+    @property
+    def worst_db(self) -> float:
+        return min(found.closeness.psnr_db for found in self.pictures)
+
+    @property
+    def median_db(self) -> float:
+        return round(median(found.closeness.psnr_db for found in self.pictures), 2)
+
+
+def compare(
+    first: Contender,
+    second: Contender,
+    *,
+    device: torch.device,
+    target: Path,
+    overwrite: bool,
+    reporter: Reporter,
+) -> Comparison:
+    """Draw with one model after the other, and save the labelled sheet to `target`.
+
+    SanaError where a model cannot draw, or the sheet cannot be saved.
+    """
+    with tempfile.TemporaryDirectory(prefix="sana-compare-") as scratch:
+        files, drawn = [], []
+        for number, contender in enumerate((first, second)):
+            folder = Path(scratch) / str(number)
+            folder.mkdir()
+            paths = [folder / f"{i}.png" for i in range(len(contender.requests))]
+            drawn.append(_draw(contender, paths, device, reporter))
+            files.append(paths)
+        pairs = list(zip(*files, strict=True))
+        found = [
+            Compared(prompt=r.prompt, seed=r.seed or 0, closeness=Closeness.of(*map(_pixels, pair)))
+            for r, pair in zip(first.requests, pairs, strict=True)
+        ]
+        _save(target, (first.name, second.name), found, pairs, overwrite, reporter)
+    return Comparison(
+        contenders=(first, second), drawn=(drawn[0], drawn[1]), pictures=found,
+        device=device.type, sheet=target,
+    )  # fmt: skip
+
+
+def _draw(
+    contender: Contender, paths: Sequence[Path], device: torch.device, reporter: Reporter
+) -> Drawn:
+    requests = [
+        replace(request, output=path)
+        for request, path in zip(contender.requests, paths, strict=True)
+    ]
+    run = Run(contender.checkpoint, requests[0], device=device, reporter=reporter)
+    run.encode(requests)
+    seconds = []
+    for request in requests:
+        run.turn_to(request)
+        seconds += [picture.seconds["total"] for picture in run.pictures()]
+    drawn = Drawn(precision=str(run.dtypes), kernels=run.kernels, seconds=round(median(seconds), 3))
+    del run
+    release_memory(device)
+    return drawn
+
+
+def _save(
+    target: Path,
+    names: tuple[str, str],
+    found: Sequence[Compared],
+    pairs: Sequence[tuple[Path, Path]],
+    overwrite: bool,
+    reporter: Reporter,
+) -> None:
+    """Save the sheet with all rows, or with those that differ most where there is no room."""
+    by_closeness = sorted(range(len(found)), key=lambda i: found[i].closeness.psnr_db)
+    shown = sorted(by_closeness[: most_rows()])
+    if len(shown) < len(found):
+        reporter.notice(
+            f"{target.name} shows the {len(shown)} of {len(found)} prompts that differ most"
+        )
+    side = max(max(_pixels(pairs[i][0]).shape) for i in shown)
+    image = sheet(_rows(found, pairs, shown), names, count=len(shown), side=side)
+    settings: dict[str, Any] = {
+        "compared": list(names),
+        "version": __version__,
+        SHEET_KEY: {
+            f"row {row + 1}": f"{found[i].prompt} --seed {found[i].seed}, {found[i].closeness}"
+            for row, i in enumerate(shown)
+        },
+    }
+    save_png(image, target, settings=settings, overwrite=overwrite)
+
+
+def _rows(
+    found: Sequence[Compared], pairs: Sequence[tuple[Path, Path]], shown: Sequence[int]
+) -> Iterator[Row]:
+    for i in shown:
+        one = found[i]
+        yield Row(
+            before=_pixels(pairs[i][0]),
+            after=_pixels(pairs[i][1]),
+            caption=caption(one.prompt, one.seed, one.closeness),
+        )
+
+
+def _pixels(path: Path) -> Pixels:
+    return np.asarray(load_picture(path).convert("RGB"))

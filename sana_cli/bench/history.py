@@ -1,0 +1,107 @@
+"""What `sana bench` found on this machine, kept so that `sana generate --dry-run` can tell the time. No torch.
+
+A rate a stage (operations a second) by model, precision and device; the newest replaces the one before. Rates of one size
+of picture serve for others, though small pictures reach less: what is told is marked as being about right.
+"""
+
+import json
+from contextlib import suppress
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from quant.files import changing, new_file, read_small_text
+from sana_cli.bench.flops import FP32, Work
+from sana_cli.bench.results import stage_work
+from sana_cli.bench.session import PARTS
+from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.config.user_settings import cache_folder
+from sana_cli.errors import SanaError
+from sana_cli.memory.forecast import text_tokens
+from sana_cli.request.params import Settings
+
+# Sana-0.6B in fp32 on two cores of an AMD EPYC held to AVX2 (benchmarks/results/cpu-512-avx2.json): what to expect of a
+# model that was never measured here.
+ELSEWHERE = "two CPU cores with AVX2 in fp32"
+_ELSEWHERE_FLOP_PER_S = {"text": 221e9, "denoise": 199e9, "decode": 183e9}
+
+
+def record(document: dict[str, Any], model: str) -> None:
+    """Keep the rates of our own engine on `model` itself, as contenders call it. Nothing is kept without a place to."""
+    with suppress(OSError, SanaError), changing(_path()):
+        found = _read() | _rates(document, model)
+        with new_file(_path(), overwrite=True) as file:
+            file.write((json.dumps(found, indent=1) + "\n").encode())
+
+
+def _rates(document: dict[str, Any], model: str) -> dict[str, Any]:
+    found = {}
+    for contender in document["contenders"].values():
+        if contender["kind"] != "sana" or contender["model"] != model:
+            continue  # a peer, or a quantized copy that goes with the measurement
+        key = _key(document["model"], contender["computes_in"], document["device"])
+        stages = contender["stages"]
+        found[key] = {
+            "date": document["date"],
+            "flop_per_s": {part: stages[part]["flop_per_s"] for part in PARTS},
+            "load_s": contender["load_by_part"],
+        }
+    return found
+
+
+def foretell(
+    checkpoint: Checkpoint, settings: Settings, precision: str, device: str, *, text_is_cached: bool
+) -> dict[str, Any] | None:
+    """Seconds of every stage of one picture, loading apart, and the date of the measurement; None without one."""
+    found = _read()
+    entry = found.get(_key(checkpoint.name, precision, device))
+    # `sana bench --random NAME` measures a model of the same shapes.
+    entry = entry or found.get(_key(f"{checkpoint.name}, random weights", precision, device))
+    if entry is None:
+        return None
+    amounts = _work(checkpoint, settings, device)
+    parts = PARTS[1:] if text_is_cached else PARTS
+    try:
+        seconds = {part: amounts[part].flops / entry["flop_per_s"][part] for part in parts}
+        seconds = {"load": float(sum(entry["load_s"][part] for part in parts)), **seconds}
+        if not all(isfinite(value) and value >= 0 for value in seconds.values()):
+            return None
+        return {**seconds, "measured": str(entry["date"])}
+    except (KeyError, TypeError, ArithmeticError):  # of another version, or edited
+        return None
+
+
+def seconds_elsewhere(checkpoint: Checkpoint, settings: Settings) -> dict[str, float]:
+    """Seconds of every stage of one picture on the machine that `ELSEWHERE` names, without loading."""
+    amounts = _work(checkpoint, settings, "cpu")
+    return {part: amounts[part].flops / rate for part, rate in _ELSEWHERE_FLOP_PER_S.items()}
+
+
+def _work(checkpoint: Checkpoint, settings: Settings, device: str) -> dict[str, Work]:
+    prefix, length = text_tokens(checkpoint, settings)
+    other = [1] if settings.uses_two_branches else []  # mostly "", which is BOS alone
+    tokens = {"read": [*other, prefix + length], "seen": [*other, length]}
+    sizes = {
+        "height": settings.drawn_height, "width": settings.drawn_width,
+        "steps": settings.steps_to_run,
+    }  # fmt: skip
+    return stage_work(
+        checkpoint, sizes, tokens, dict.fromkeys(PARTS, FP32),
+        batch=1, device=device,
+    )  # fmt: skip
+
+
+def _key(model: str, precision: str, device: str) -> str:
+    return f"{model} | {precision} | {device}"
+
+
+def _path() -> Path:
+    return cache_folder() / "speeds.json"
+
+
+def _read() -> dict[str, Any]:
+    try:
+        found = json.loads(read_small_text(_path()))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -1,0 +1,1 @@
+"""Model files: found, downloaded, verified and described; nothing here computes."""

@@ -1,0 +1,98 @@
+"""The stored tensors of a checkpoint's component: found, named as its module names them, and known to be whole."""
+
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+
+from torch import Tensor
+
+from quant.files import open_regular
+from quant.manifest import sha256_of
+from sana_cli.checkpoints.checkpoint import Checkpoint, module_names, weight_files
+from sana_cli.checkpoints.model_files import CORRUPT, unreadable
+from sana_cli.checkpoints.pth import read_pth
+from sana_cli.checkpoints.safetensors_data import read_tensor, stored_shape
+from sana_cli.checkpoints.safetensors_headers import WeightFiles
+from sana_cli.errors import checkpoint_error
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentWeights:
+    """The stored tensors of a component, under the names of its module."""
+
+    names: dict[str, str]  # module's name -> name that `read` takes
+    read: Callable[[str], Tensor]
+    total_bytes: int
+    fingerprint: str  # of the files, without reading them: changes when they do
+    files: WeightFiles | None = None  # None for a .pth file
+
+    def shape_of(self, name: str) -> Tensor:
+        """A tensor of the stored type and shape, by a name that `read` takes; its values are not read."""
+        return stored_shape(self.files, name) if self.files is not None else self.read(name)
+
+
+def component_weights(checkpoint: Checkpoint, component: str) -> ComponentWeights:
+    """Find a component's tensors; of a quantized folder, only after comparing its digest."""
+    if component == "transformer" and checkpoint.pth is not None:
+        _, tensors = read_pth(checkpoint.pth)
+        names = {name: name for name in tensors}
+        size = checkpoint.pth.stat().st_size
+        return ComponentWeights(names, tensors.__getitem__, size, _fingerprint({checkpoint.pth}))
+    if checkpoint.manifest is not None:
+        part = checkpoint.manifest.components[component]
+        _require_digest(checkpoint.folder / part.file, part.sha256)
+    files = weight_files(checkpoint, component)
+    if checkpoint.manifest is not None and files.paths != {checkpoint.folder / part.file}:
+        raise checkpoint_error(
+            f"{files.folder} holds weights that the manifest does not know",
+            hint=f"a quantized part is one file: delete the other files next to {part.file}",
+        )
+    return stored_weights(files, component)
+
+
+def stored_weights(files: WeightFiles, component: str) -> ComponentWeights:
+    """The tensors of safetensors files, under the names of a component's module."""
+    names = module_names(component, files)
+    return ComponentWeights(
+        names, partial(read_tensor, files), files.total_bytes, _fingerprint(files.paths), files
+    )
+
+
+def prefetch(checkpoint: Checkpoint, component: str) -> None:
+    """Have the system read a component's files while something else computes; it drops them when memory is short."""
+    if not hasattr(os, "posix_fadvise"):  # not on Windows and macOS
+        return
+    if component == "transformer" and checkpoint.pth is not None:
+        paths = {checkpoint.pth}
+    else:
+        paths = weight_files(checkpoint, component).paths
+    for path in paths:
+        with suppress(OSError), open_regular(path) as file:  # who needs them will say what is wrong
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_WILLNEED)
+
+
+def _fingerprint(paths: Iterable[Path]) -> str:
+    states = [(path.resolve(), path.stat()) for path in sorted(paths)]
+    return ";".join(f"{path}:{stat.st_size}:{stat.st_mtime_ns}" for path, stat in states)
+
+
+def _require_digest(path: Path, sha256: str) -> None:
+    try:
+        state = path.stat()
+        found = _digest_of(path, state.st_size, state.st_mtime_ns)
+    except OSError as error:
+        raise unreadable(path, CORRUPT, error) from error
+    if found != sha256:
+        raise checkpoint_error(
+            f"{path} is damaged: its SHA-256 is not the manifest's",
+            hint="copy the folder again, or quantize the model again",
+        )
+
+
+@cache
+def _digest_of(path: Path, size: int, changed_ns: int) -> str:
+    """Once for each state of a file: a part may be loaded for every picture again."""
+    return sha256_of(path)

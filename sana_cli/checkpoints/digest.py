@@ -1,0 +1,58 @@
+"""Which model this is, whatever it is called: a short digest, found without reading its gigabytes. No torch.
+
+A quantized folder's manifest holds digests of everything in it. Of other files their lengths and some pieces of each
+are read: training changes every part of a file, so that two models agree in all of them only if they are the same.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from quant.files import open_regular
+from quant.manifest import MANIFEST
+from sana_cli.checkpoints.checkpoint import Checkpoint, weight_files
+from sana_cli.checkpoints.file_selection import STEMS
+from sana_cli.checkpoints.model_files import CORRUPT, unreadable
+
+_PIECES, _PIECE = 16, 4096  # of each file; bytes
+_DIGITS = 16
+
+
+def model_digest(checkpoint: Checkpoint) -> str:
+    """The same for the same files wherever they are, in milliseconds; "" for a model that is not here."""
+    if checkpoint.absent is not None:
+        return ""
+    digest = hashlib.sha256()
+    try:
+        for path in _files(checkpoint):
+            digest.update(path.stat().st_size.to_bytes(8, "little"))
+            for piece in _pieces(path):
+                digest.update(piece)
+    except OSError as error:
+        raise unreadable(Path(error.filename or checkpoint.folder), CORRUPT, error) from error
+    return digest.hexdigest()[:_DIGITS]
+
+
+def _files(checkpoint: Checkpoint) -> Iterator[Path]:
+    """Those that decide a picture, in an order of their own."""
+    if checkpoint.manifest is not None:
+        yield checkpoint.folder / MANIFEST
+        return
+    for component in STEMS:
+        if component == "transformer" and checkpoint.pth is not None:
+            yield checkpoint.pth
+            continue
+        yield checkpoint.folder / component / "config.json"
+        yield from sorted(weight_files(checkpoint, component).paths)
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """The whole of a small file, some places of a large one, from its first to its last byte."""
+    size = path.stat().st_size
+    with open_regular(path) as file:
+        if size <= _PIECES * _PIECE:
+            yield file.read()
+            return
+        for i in range(_PIECES):
+            file.seek((size - _PIECE) * i // (_PIECES - 1))
+            yield file.read(_PIECE)

@@ -1,0 +1,73 @@
+"""Whether a model's parts are those that Sana draws with: their classes, and the shapes of their tensors. No torch.
+
+Judged whenever a model is opened, so that no stage runs, and nothing is downloaded, for a model that a later stage
+would refuse.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from quant.manifest import Manifest
+from sana_cli.checkpoints.shapes import (
+    Headers,
+    autoencoder_shapes,
+    quantized_shapes,
+    require_shapes,
+    text_encoder_shapes,
+    transformer_shapes,
+)
+from sana_cli.config.networks import DCAEConfig, Gemma2Config, TransformerConfig
+from sana_cli.errors import SanaError, checkpoint_error
+
+PartConfig = TransformerConfig | DCAEConfig | Gemma2Config
+
+REMEDY = "sana draws with Sana models: `sana models` lists the published ones"
+_PIPELINES = ("SanaPipeline", "SanaSprintPipeline", "SanaPAGPipeline")
+_CLASSES = {"transformer": "SanaTransformer2DModel", "vae": "AutoencoderDC"}  # by component
+
+
+@contextmanager
+def naming_pipeline(model: str, index: Mapping[str, Any]) -> Iterator[None]:
+    """Errors in the block also name the kind of pipeline that `index`, a model_index.json, describes."""
+    try:
+        yield
+    except SanaError as error:
+        kind = index.get("_class_name")
+        if isinstance(kind, str) and kind and kind not in _PIPELINES:
+            error.message = f"{model} is a {_shown(kind)}, no Sana pipeline: {error.message}"
+            error.hint = REMEDY
+        raise
+
+
+def require_class(component: str, config: Mapping[str, Any]) -> None:
+    """SanaError for a part whose config.json names another class. Its text encoder's kind is read by `Gemma2Config`."""
+    kind = config.get("_class_name")
+    if component in _CLASSES and kind not in (None, _CLASSES[component]):
+        raise checkpoint_error(
+            f"its {component} is a {_shown(str(kind))}, not the {_CLASSES[component]} of Sana",
+            hint=REMEDY,
+        )
+
+
+def require_fitting_tensors(
+    configs: Mapping[str, PartConfig],
+    headers: Mapping[str, Headers],
+    manifest: Manifest | None,
+) -> None:
+    """SanaError naming the first tensor that does not fit its part's configuration. Keys are components."""
+    for component, config in configs.items():
+        match config:
+            case TransformerConfig():
+                expected = transformer_shapes(config)
+            case DCAEConfig():
+                expected = autoencoder_shapes(config)
+            case Gemma2Config():
+                expected = text_encoder_shapes(config)
+        if manifest is not None:
+            expected = quantized_shapes(expected, manifest.components[component].layers)
+        require_shapes(expected, headers[component], component)
+
+
+def _shown(kind: str) -> str:
+    return "".join(c for c in kind[:60] if c.isprintable())

@@ -1,0 +1,103 @@
+"""Every model that can be named here: the built-in, the published ones, the cache's, and quantized ones. No torch."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from quant.manifest import MANIFEST, FormatError, read_manifest
+from sana_cli.checkpoints import hub_cache
+from sana_cli.checkpoints.checkpoint import BUILTIN_FOLDER
+from sana_cli.config.user_settings import BUILTIN, models_folder
+from sana_cli.config.variants import VARIANTS, find_variant
+
+State = Literal["built in", "downloaded", "partly downloaded", "not downloaded", "quantized"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ListedModel:
+    """One model. `size_bytes` is on disk; `download_bytes` is what a download would still bring, roughly."""
+
+    name: str
+    state: State
+    size_bytes: int = 0
+    download_bytes: int = 0
+    folder: Path | None = None
+    native_size: int | None = None  # pixels a side
+    steps: int | None = None
+    made_of: str = ""  # recipe and base model, of one that was quantized here
+    problem: str = ""  # why it cannot be used, in words
+
+    @property
+    def note(self) -> str:
+        """The same for people, in a few words."""
+        size = f"{self.native_size} px, {self.steps} steps" if self.native_size else ""
+        return self.problem or self.made_of or size
+
+
+def listed_models() -> list[ListedModel]:
+    """All of them, in the order of a list for people."""
+    return [_builtin(), *_published(), *_others_in_the_cache(), *quantized_models()]
+
+
+def _builtin() -> ListedModel:
+    size = hub_cache.disk_bytes([BUILTIN_FOLDER])
+    return ListedModel(name=BUILTIN, state="built in", size_bytes=size, folder=BUILTIN_FOLDER)
+
+
+def _published() -> list[ListedModel]:
+    models = []
+    for variant in VARIANTS.values():
+        total = sum(variant.download_bytes.values())
+        cached = hub_cache.find(variant.repo, weight_variant=variant.weight_variant)
+        model = _of_repo(variant.alias, cached, total=total)
+        models.append(replace(model, native_size=variant.native_size, steps=variant.steps))
+    return models
+
+
+def _of_repo(name: str, cached: hub_cache.CachedRepo | None, *, total: int) -> ListedModel:
+    if cached is None:
+        return ListedModel(name=name, state="not downloaded", download_bytes=total)
+    size = cached.size_bytes
+    return ListedModel(
+        name=name,
+        state="downloaded" if cached.complete else "partly downloaded",
+        size_bytes=size,
+        download_bytes=0 if cached.complete else max(0, total - size),
+        folder=cached.snapshot or cached.folder,
+    )
+
+
+def _others_in_the_cache() -> list[ListedModel]:
+    listed = {variant.repo for variant in VARIANTS.values()}
+    models = []
+    for repo_id in hub_cache.sana_repos():
+        if repo_id not in listed:
+            variant = find_variant(repo_id)
+            weight_variant = variant.weight_variant if variant else None
+            cached = hub_cache.find(repo_id, weight_variant=weight_variant)
+            models.append(_of_repo(repo_id, cached, total=0))
+    return models
+
+
+def quantized_models() -> list[ListedModel]:
+    """Folders that `sana quantize` and `sana pull --quantize` put where they are known by name."""
+    models = []
+    for folder in sorted(models_folder().glob("[!.]*")):
+        if not (folder / MANIFEST).is_file():
+            continue
+        size = hub_cache.disk_bytes([folder])
+        model = ListedModel(name=folder.name, state="quantized", size_bytes=size, folder=folder)
+        try:
+            manifest = read_manifest(folder)
+            made_of = f"{manifest.recipe} of {manifest.base_model}"
+            models.append(replace(model, made_of=made_of))
+        except (FormatError, OSError) as error:
+            models.append(replace(model, problem=f"unreadable: {error}"))
+    return models
+
+
+def total_bytes() -> int:
+    """What all models but the built-in take on disk; files that they share count once."""
+    repos = {model.repo for model in VARIANTS.values()} | set(hub_cache.sana_repos())
+    cached = [found.folder for repo in repos if (found := hub_cache.find(repo))]
+    return hub_cache.disk_bytes([*cached, models_folder()])

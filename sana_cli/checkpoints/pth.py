@@ -1,0 +1,231 @@
+"""Read NVIDIA's original `.pth` transformer files: names, fused projections, and configuration.
+
+Only tensors are unpickled (`weights_only=True`); a file that wants to run code is refused. What else a trainer saves
+next to them, such as the state of NumPy's random numbers, is replaced by a stand-in that does nothing. The key
+table is that of the published converter (NVlabs/Sana, scripts/convert_sana_to_diffusers.py).
+"""
+
+import os
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.serialization import safe_globals
+
+from quant.files import open_regular
+from sana_cli.checkpoints.model_files import NO_PTH, reading
+from sana_cli.config.networks import TransformerConfig
+from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+
+# Buffers of training and of a stored position table; every loader recomputes or ignores them.
+_DROPPED = ("y_embedder.y_embedding", "pos_embed", "logvar_linear.weight", "logvar_linear.bias")
+
+_RENAMED = (
+    (r"^x_embedder\.proj\.", "patch_embed.proj."),
+    (r"^y_embedder\.y_proj\.fc([12])\.", r"caption_projection.linear_\1."),
+    (r"^t_embedder\.mlp\.0\.", "time_embed.emb.timestep_embedder.linear_1."),
+    (r"^t_embedder\.mlp\.2\.", "time_embed.emb.timestep_embedder.linear_2."),
+    (r"^cfg_embedder\.mlp\.0\.", "time_embed.guidance_embedder.linear_1."),
+    (r"^cfg_embedder\.mlp\.2\.", "time_embed.guidance_embedder.linear_2."),
+    (r"^t_block\.1\.", "time_embed.linear."),
+    (r"^attention_y_norm\.", "caption_norm."),
+    (r"^blocks\.(\d+)\.attn\.proj\.", r"transformer_blocks.\1.attn1.to_out.0."),
+    (r"^blocks\.(\d+)\.attn\.([qk])_norm\.", r"transformer_blocks.\1.attn1.norm_\2."),
+    (r"^blocks\.(\d+)\.attn\.qkv\.", r"transformer_blocks.\1.attn1.qkv."),
+    (r"^blocks\.(\d+)\.cross_attn\.proj\.", r"transformer_blocks.\1.attn2.to_out.0."),
+    (r"^blocks\.(\d+)\.cross_attn\.([qk])_norm\.", r"transformer_blocks.\1.attn2.norm_\2."),
+    (r"^blocks\.(\d+)\.cross_attn\.q_linear\.", r"transformer_blocks.\1.attn2.to_q."),
+    (r"^blocks\.(\d+)\.cross_attn\.kv_linear\.", r"transformer_blocks.\1.attn2.kv."),
+    (r"^blocks\.(\d+)\.mlp\.inverted_conv\.conv\.", r"transformer_blocks.\1.ff.conv_inverted."),
+    (r"^blocks\.(\d+)\.mlp\.depth_conv\.conv\.", r"transformer_blocks.\1.ff.conv_depth."),
+    (r"^blocks\.(\d+)\.mlp\.point_conv\.conv\.", r"transformer_blocks.\1.ff.conv_point."),
+    (r"^blocks\.(\d+)\.scale_shift_table$", r"transformer_blocks.\1.scale_shift_table"),
+    (r"^final_layer\.linear\.", "proj_out."),
+    (r"^final_layer\.scale_shift_table$", "scale_shift_table"),
+)
+
+_FUSED = {".qkv.": (".to_q.", ".to_k.", ".to_v."), ".kv.": (".to_k.", ".to_v.")}
+
+# Width -> cross-attention heads, the one thing that shapes do not tell.
+_CROSS_HEADS = {1152: 16, 2240: 20}
+
+
+class _Ignored:
+    """Stands for an object that is no tensor, whatever it is made of."""
+
+    def __new__(cls, *args: object) -> "_Ignored":
+        return super().__new__(cls)
+
+    def __init__(self, *args: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _ignored_dict(*args: object) -> dict[object, object]:
+    return {}
+
+
+_IGNORED = (
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("_reconstruct", "scalar")),
+    "numpy.ndarray", "numpy.dtype", "numpy.random.bit_generator.SeedSequence", "numpy.random.mtrand.RandomState",
+    *(f"numpy.random._pickle.{name}" for name in ("__bit_generator_ctor", "__generator_ctor", "__randomstate_ctor")),
+    *(f"numpy.random._{name.lower()}.{name}" for name in ("MT19937", "PCG64", "Philox", "SFC64")),
+    "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
+    "argparse.Namespace", "types.SimpleNamespace", "pathlib.PosixPath", "pathlib.WindowsPath", "pathlib.Path",
+    *(f"builtins.{name}" for name in ("int", "float", "str", "bool", "list", "dict", "tuple")),
+)  # fmt: skip
+# Calling these by their own name would run NumPy's code on a stranger's bytes.
+_STAND_INS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
+    *((_Ignored, name) for name in _IGNORED),
+    (_ignored_dict, "collections.defaultdict"),
+]
+_LONGEST_PICKLE = 64 * 2**20  # bytes; those of models have less than one million
+_NO_SANA = "is this the transformer of a Sana model?"
+
+
+def read_pth(path: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
+    """The transformer of a `.pth` file: its configuration and tensors under published names.
+
+    Tensors are mapped from the file. Raises SanaError for anything but a Sana transformer.
+    """
+    native = _unpickle(path)
+    tensors: dict[str, Tensor] = {}
+    try:
+        for name, tensor in native.items():
+            if name not in _DROPPED:
+                tensors.update(_convert(name, tensor, path))
+        if "time_embed.guidance_embedder.linear_1.weight" in tensors:  # Sprint has no `.emb` level
+            tensors = {k.replace("time_embed.emb.", "time_embed."): v for k, v in tensors.items()}
+        return _infer_config(tensors, native, path), tensors
+    except (ValueError, TypeError, IndexError, RuntimeError, ArithmeticError) as error:
+        raise checkpoint_error(
+            f"{path} holds tensors of shapes that no Sana transformer has",
+            hint=_NO_SANA,
+        ) from error
+
+
+def stored_precision(tensors: dict[str, Tensor]) -> str:
+    """Tell "fp16" or "bf16" when the weights are stored so. Else "fp32": the file does not say what it
+    was trained in, and the wrong half precision draws garbage."""
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    if dtypes == {torch.float16}:
+        return "fp16"
+    return "bf16" if dtypes == {torch.bfloat16} else "fp32"
+
+
+def _unpickle(path: Path) -> dict[str, Tensor]:
+    with reading(path, NO_PTH):
+        zipped = _is_sane_zip(path)
+        try:
+            with warnings.catch_warnings(), safe_globals(_STAND_INS):
+                warnings.simplefilter(
+                    "ignore"
+                )  # about the pickle protocol of files that fail anyway
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        except pickle.UnpicklingError as error:
+            if "global" not in str(error).lower():
+                raise
+            raise checkpoint_error(
+                f"{path} would run code when loaded; refused",
+                hint="use a file of plain tensors, best the safetensors release of the model",
+            ) from error
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(_is_plain(*item) for item in state.items()):
+        raise checkpoint_error(f"{path} holds no state_dict of tensors", hint=_NO_SANA)
+    return state
+
+
+def _is_sane_zip(path: Path) -> bool:
+    """Whether a file is a zip archive, as torch writes them since 1.6; others cannot be mapped.
+
+    SanaError for one that grows when it is unpacked: torch stores without compression, and would hold it all.
+    """
+    with open_regular(path) as file:
+        if not zipfile.is_zipfile(file):
+            return False
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+        size = os.fstat(file.fileno()).st_size
+    grows = any(member.compress_type != zipfile.ZIP_STORED for member in members)
+    if grows or sum(member.file_size for member in members) > size:
+        raise checkpoint_error(
+            f"{path} is a compressed archive, which torch.save does not write",
+            hint="unpack it, and pack it again without compression (zip -0)",
+        )
+    pickles = (member.file_size for member in members if member.filename.endswith("data.pkl"))
+    if max(pickles, default=0) > _LONGEST_PICKLE:
+        raise checkpoint_error(
+            f"{path} describes its tensors in more bytes than any model", hint=_NO_SANA
+        )
+    return True
+
+
+def _is_plain(name: object, value: object) -> bool:
+    """A named tensor whose values lie in the file, as the published ones do."""
+    return (
+        isinstance(name, str)
+        and isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and value.is_floating_point()
+        # Not an expanded view: a file of a few bytes must not stand for gigabytes.
+        and value.untyped_storage().nbytes() >= value.numel() * value.itemsize
+    )
+
+
+def _convert(name: str, tensor: Tensor, path: Path) -> dict[str, Tensor]:
+    for pattern, replacement in _RENAMED:
+        renamed, count = re.subn(pattern, replacement, name)
+        if count:
+            for fused, parts in _FUSED.items():
+                if fused in renamed:
+                    chunks = tensor.chunk(len(parts))
+                    return {
+                        renamed.replace(fused, part): chunk
+                        for part, chunk in zip(parts, chunks, strict=True)
+                    }
+            return {renamed: tensor}
+    raise checkpoint_error(f"{path}: unexpected tensor {name}", hint=_NO_SANA)
+
+
+def _infer_config(
+    tensors: dict[str, Tensor], native: dict[str, Tensor], path: Path
+) -> TransformerConfig:
+    try:
+        D, in_channels = tensors["patch_embed.proj.weight"].shape[:2]
+        caption_channels = tensors["caption_projection.linear_1.weight"].shape[1]
+        point = tensors["transformer_blocks.0.ff.conv_point.weight"]
+    except KeyError as error:
+        raise checkpoint_error(f"{path}: missing tensor {error.args[0]}", hint=_NO_SANA) from error
+    if D not in _CROSS_HEADS:
+        raise SanaError(
+            f"{path}: no published Sana model is {D} wide",
+            hint=f"known widths: {', '.join(map(str, _CROSS_HEADS))}",
+            code=ExitCode.CHECKPOINT,
+        )
+    layers = len({n.split(".")[1] for n in tensors if n.startswith("transformer_blocks.")})
+    positions = native.get("pos_embed")
+    sample_size = 32 if positions is None else round(positions.shape[1] ** 0.5)
+    return TransformerConfig(
+        in_channels=in_channels,
+        out_channels=tensors["proj_out.weight"].shape[0] if "proj_out.weight" in tensors else 32,
+        num_attention_heads=D // 32,
+        num_layers=layers,
+        num_cross_attention_heads=_CROSS_HEADS[D],
+        cross_attention_head_dim=D // _CROSS_HEADS[D],
+        cross_attention_dim=D,
+        caption_channels=caption_channels,
+        mlp_ratio=point.shape[1] / D,
+        sample_size=sample_size,
+        # Only the 2K and 4K models read positions; their published scales are 1 and 2.
+        interpolation_scale={64: 1.0, 128: 2.0}.get(sample_size),
+        guidance_embeds="time_embed.guidance_embedder.linear_1.weight" in tensors,
+        qk_norm="rms_norm_across_heads"
+        if "transformer_blocks.0.attn1.norm_q.weight" in tensors
+        else None,
+    )

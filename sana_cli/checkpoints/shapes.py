@@ -1,0 +1,232 @@
+"""The tensors that a model's parts have by their configuration: names and shapes. No torch.
+
+The modules in `models/` define them; a test compares every name and shape. Two things need them before torch is
+imported or a byte of weights is here: judging whether files fit, and planning memory for a model that is not here.
+"""
+
+# D width, F half of the Mix-FFN's hidden width, C channels, N outputs and K inputs of a layer
+
+import re
+from collections.abc import Iterator, Mapping
+
+from quant.config import QuantConfig
+from sana_cli.config.networks import DCAEConfig, Gemma2Config, TransformerConfig
+from sana_cli.errors import SanaError, checkpoint_error
+
+Shape = tuple[int, ...]
+Headers = Mapping[str, tuple[str, Shape]]  # tensor -> type in safetensors' words, and shape
+
+_FLOATS = ("F64", "F32", "F16", "BF16")
+_SINUSOID_WIDTH = 256  # of a timestep
+# 1x1 convolutions on tokens: quantized, they are stored as matrices.
+_POINTWISE = ("patch_embed.proj", ".conv_inverted", ".conv_point")
+_GROUPED = re.compile(r"\.conv_depth$|\.to_qkv_multiscale\.")  # convolutions that stay in floats
+
+
+def transformer_shapes(config: TransformerConfig) -> dict[str, Shape]:
+    """Of the Linear-DiT, as published."""
+    D, F = config.inner_dim, config.ff_dim
+    shapes: dict[str, Shape] = {"scale_shift_table": (2, D), "caption_norm.weight": (D,)}
+    shapes |= _layer("patch_embed.proj", (D, config.in_channels, 1, 1))
+    shapes |= _layer("proj_out", (config.out_channels, D))
+    shapes |= _layer("caption_projection.linear_1", (D, config.caption_channels))
+    shapes |= _layer("caption_projection.linear_2", (D, D))
+    shapes |= _layer("time_embed.linear", (6 * D, D))
+    embedders = ["time_embed.emb.timestep_embedder"]
+    if config.guidance_embeds:
+        embedders = ["time_embed.timestep_embedder", "time_embed.guidance_embedder"]
+    for path in embedders:
+        shapes |= _layer(f"{path}.linear_1", (D, _SINUSOID_WIDTH))
+        shapes |= _layer(f"{path}.linear_2", (D, D))
+    for i in range(config.num_layers):
+        block = f"transformer_blocks.{i}"
+        shapes[f"{block}.scale_shift_table"] = (6, D)
+        for attention, bias in (("attn1", config.attention_bias), ("attn2", True)):
+            for part in ("to_q", "to_k", "to_v"):
+                shapes |= _layer(f"{block}.{attention}.{part}", (D, D), bias=bias)
+            shapes |= _layer(f"{block}.{attention}.to_out.0", (D, D))
+            if config.qk_norm:
+                shapes |= {f"{block}.{attention}.norm_{x}.weight": (D,) for x in "qk"}
+        shapes |= _mix_ffn(f"{block}.ff", D, F)
+    return shapes
+
+
+def autoencoder_shapes(config: DCAEConfig) -> dict[str, Shape]:
+    """Of both halves of DC-AE, as published."""
+    return {**dict(_encoder(config)), **dict(_decoder(config))}
+
+
+def text_encoder_shapes(config: Gemma2Config) -> dict[str, Shape]:
+    """Of Gemma-2's trunk, without the prefix that files with a language-model head have."""
+    C, M, E = config.hidden_size, config.intermediate_size, config.head_dim
+    queries, keys = config.num_attention_heads * E, config.num_key_value_heads * E
+    shapes: dict[str, Shape] = {"embed_tokens.weight": (config.vocab_size, C), "norm.weight": (C,)}
+    for i in range(config.num_hidden_layers):
+        layer, bias = f"layers.{i}", config.attention_bias
+        for norm in ("input", "post_attention", "pre_feedforward", "post_feedforward"):
+            shapes[f"{layer}.{norm}_layernorm.weight"] = (C,)
+        shapes |= _layer(f"{layer}.self_attn.q_proj", (queries, C), bias=bias)
+        shapes |= _layer(f"{layer}.self_attn.k_proj", (keys, C), bias=bias)
+        shapes |= _layer(f"{layer}.self_attn.v_proj", (keys, C), bias=bias)
+        shapes |= _layer(f"{layer}.self_attn.o_proj", (C, queries), bias=bias)
+        shapes |= _layer(f"{layer}.mlp.gate_proj", (M, C), bias=False)
+        shapes |= _layer(f"{layer}.mlp.up_proj", (M, C), bias=False)
+        shapes |= _layer(f"{layer}.mlp.down_proj", (C, M), bias=False)
+    return shapes
+
+
+def quantized_shapes(
+    shapes: Mapping[str, Shape], layers: Mapping[str, QuantConfig | None]
+) -> dict[str, Shape]:
+    """What a quantized folder stores for such a part. SanaError for a layer that it lacks or cannot store so."""
+    stored = dict(shapes)
+    for path, config in layers.items():
+        weight = shapes.get(f"{path}.weight", ())
+        if len(weight) < 2:
+            raise _unfit_manifest(repr(path))
+        if config is not None:
+            _require_suitable(path, weight, config)
+            del stored[f"{path}.weight"]
+            stored |= _quantized(path, weight, config)
+    return stored
+
+
+def require_shapes(expected: Mapping[str, Shape], found: Headers, component: str) -> None:
+    """SanaError naming a tensor of a file that is missing, unexpected, misshapen or of no usable type."""
+    for problem, names in (
+        ("missing", expected.keys() - found.keys()),
+        ("unexpected", found.keys() - expected.keys()),
+    ):
+        if names:
+            listed = ", ".join(sorted(names)[:3])
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise checkpoint_error(
+                f"{component}: {problem} tensor {listed}{more}",
+                hint="config.json and the weights do not belong together, or a file is incomplete",
+            )
+    for name, shape in expected.items():
+        stored, actual = found[name]
+        if tuple(actual) != shape:
+            raise checkpoint_error(
+                f"{component}: {name} has shape {list(actual)}, expected {list(shape)}",
+                hint="config.json and the weights do not belong together",
+            )
+        if stored not in _FLOATS and not name.endswith(".qweight"):
+            raise checkpoint_error(
+                f"{component}: {name} is stored as {stored.lower()}",
+                hint="use a release in fp32, bf16 or fp16, or a folder made by `sana quantize`",
+            )
+
+
+def _layer(path: str, weight: Shape, *, bias: bool = True) -> dict[str, Shape]:
+    shapes = {f"{path}.weight": weight}
+    return {**shapes, f"{path}.bias": weight[:1]} if bias else shapes
+
+
+def _mix_ffn(path: str, channels: int, hidden: int) -> dict[str, Shape]:
+    return {
+        **_layer(f"{path}.conv_inverted", (2 * hidden, channels, 1, 1)),
+        **_layer(f"{path}.conv_depth", (2 * hidden, 1, 3, 3)),
+        **_layer(f"{path}.conv_point", (channels, hidden, 1, 1), bias=False),
+    }
+
+
+def _encoder(config: DCAEConfig) -> Iterator[tuple[str, Shape]]:
+    channels, layers = config.encoder_block_out_channels, config.encoder_layers_per_block
+    shuffled = config.downsample_block_type == "pixel_unshuffle"
+    last = len(channels) - 1
+
+    def down(path: str, inputs: int, outputs: int) -> dict[str, Shape]:
+        return _layer(f"{path}.conv", (outputs // 4 if shuffled else outputs, inputs, 3, 3))
+
+    if layers[0] > 0:
+        first = _layer("encoder.conv_in", (channels[0], config.in_channels, 3, 3))
+    else:
+        first = down("encoder.conv_in", config.in_channels, channels[1])
+    yield from first.items()
+    for i, width in enumerate(channels):
+        kind, scales = config.encoder_stage_types[i], config.encoder_qkv_multiscales[i]
+        for j in range(layers[i]):
+            yield from _block(f"encoder.down_blocks.{i}.{j}", kind, width, config, scales)
+        if i < last and layers[i] > 0:
+            path = f"encoder.down_blocks.{i}.{layers[i]}"
+            yield from down(path, width, channels[i + 1]).items()
+    yield from _layer("encoder.conv_out", (config.latent_channels, channels[-1], 3, 3)).items()
+
+
+def _decoder(config: DCAEConfig) -> Iterator[tuple[str, Shape]]:
+    channels, layers = config.decoder_block_out_channels, config.decoder_layers_per_block
+    shuffled = config.upsample_block_type != "interpolate"
+    last = len(channels) - 1
+
+    def up(path: str, inputs: int, outputs: int) -> dict[str, Shape]:
+        return _layer(f"{path}.conv", (4 * outputs if shuffled else outputs, inputs, 3, 3))
+
+    yield from _layer("decoder.conv_in", (channels[-1], config.latent_channels, 3, 3)).items()
+    for i, width in enumerate(channels):
+        kind, scales = config.decoder_stage_types[i], config.decoder_qkv_multiscales[i]
+        enlarges = int(i < last and layers[i] > 0)
+        if enlarges:
+            yield from up(f"decoder.up_blocks.{i}.0", channels[i + 1], width).items()
+        for j in range(layers[i]):
+            yield from _block(f"decoder.up_blocks.{i}.{j + enlarges}", kind, width, config, scales)
+    width = channels[0] if layers[0] > 0 else channels[1]
+    yield from {"decoder.norm_out.weight": (width,), "decoder.norm_out.bias": (width,)}.items()
+    if layers[0] > 0:
+        yield from _layer("decoder.conv_out", (config.in_channels, width, 3, 3)).items()
+    else:
+        yield from up("decoder.conv_out", width, config.in_channels).items()
+
+
+def _block(
+    path: str, kind: str, C: int, config: DCAEConfig, scales: tuple[int, ...]
+) -> Iterator[tuple[str, Shape]]:
+    """One block of DC-AE; `scales` are the kernels of its attention's further scales."""
+    if kind == "ResBlock":
+        yield from _layer(f"{path}.conv1", (C, C, 3, 3)).items()
+        yield from _layer(f"{path}.conv2", (C, C, 3, 3), bias=False).items()
+        yield from _layer(f"{path}.norm", (C,)).items()
+        return
+    E = config.attention_head_dim
+    groups = 3 * (C // E)
+    for part in ("to_q", "to_k", "to_v"):
+        yield f"{path}.attn.{part}.weight", (C, C)
+    for s, kernel in enumerate(scales):
+        scale = f"{path}.attn.to_qkv_multiscale.{s}"
+        yield f"{scale}.proj_in.weight", (3 * C, 1, kernel, kernel)
+        yield f"{scale}.proj_out.weight", (3 * C, 3 * C // max(groups, 1), 1, 1)
+    yield f"{path}.attn.to_out.weight", (C, C * (1 + len(scales)))
+    yield from _layer(f"{path}.attn.norm_out", (C,)).items()
+    yield from _mix_ffn(f"{path}.conv_out", C, 4 * C).items()
+    yield from _layer(f"{path}.conv_out.norm", (C,)).items()
+
+
+def _require_suitable(path: str, weight: Shape, config: QuantConfig) -> None:
+    """SanaError for a scheme that `quant.layers` has no such layer for."""
+    kernel = len(weight) > 2 and not path.endswith(_POINTWISE)
+    table = path == "embed_tokens"
+    unfit = kernel and (config.weight_bits != 8 or config.smooth or _GROUPED.search(path))
+    unfit = unfit or (not kernel and config.static_act) or (table and str(config) != "w8a16")
+    if unfit:
+        raise _unfit_manifest(f"{path} as {config}")
+
+
+def _unfit_manifest(what: str) -> SanaError:
+    return checkpoint_error(
+        f"the manifest names {what}, which does not fit this model",
+        hint="copy the folder again, or quantize the model again",
+    )
+
+
+def _quantized(path: str, weight: Shape, config: QuantConfig) -> dict[str, Shape]:
+    """One layer's tensors in a quantized folder, `quant.layers` in shapes."""
+    N, K, *kernel = weight
+    if kernel and not path.endswith(_POINTWISE):
+        stored = {f"{path}.qweight": weight, f"{path}.scale": (N,)}
+        return {**stored, f"{path}.act_scale": ()} if config.static_act else stored
+    if config.weight_bits == 8:
+        stored = {f"{path}.qweight": (N, K), f"{path}.scale": (N,)}
+    else:
+        groups = -(-K // config.group_size)
+        stored = {f"{path}.qweight": (N, -(-K // 2)), f"{path}.scale": (N, groups)}
+    return {**stored, f"{path}.smooth": (K,)} if config.smooth else stored

@@ -1,0 +1,215 @@
+"""`sana generate --dry-run`: what a request would take in memory, stage by stage. No torch without a GPU."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sana_cli.text import counted, print_json, readable_bytes, readable_memory, say
+
+if TYPE_CHECKING:
+    from sana_cli.checkpoints.checkpoint import Checkpoint
+    from sana_cli.memory.forecast import StagePeak
+    from sana_cli.memory.planner import Choice
+    from sana_cli.pipeline.batch import Batch, Job
+    from sana_cli.request.params import Request
+    from sana_cli.system.precision import Device
+
+_COLUMNS = ("weights", "activations", "workspace", "host", "total")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Forecast:
+    """What one picture takes, or several alike."""
+
+    facts: dict[str, Any]
+    choice: "Choice"
+    cached: bool  # the encoded prompt is on disk
+    seconds: dict[str, Any] | None  # of one picture by stage; None: never measured here
+
+    @classmethod
+    def of(
+        cls, checkpoint: "Checkpoint", request: "Request", where: "Device", *, count: int
+    ) -> "Forecast":
+        """Errors as the run itself would raise them. `count`: pictures in all, which decides what stays loaded."""
+        from sana_cli.bench.history import foretell
+        from sana_cli.memory.planner import choose_for
+        from sana_cli.pipeline.prompt_cache import PromptCache
+        from sana_cli.request.params import resolve
+        from sana_cli.system.precision import plan_dtypes
+
+        settings = resolve(request, checkpoint)
+        dtypes = plan_dtypes(request.precision, checkpoint.trained_precision, where)
+        if settings.loras:
+            from sana_cli.loading.load import check_loras
+
+            check_loras(checkpoint, settings.loras)
+        cached = False
+        if request.prompt_cache and checkpoint.absent is None:
+            cache = PromptCache.of(
+                checkpoint,
+                precision=dtypes.text_encoder,
+                device=where.type,
+                backend=request.backend,
+            )
+            cached = cache.holds(settings)
+        choice = choose_for(
+            checkpoint, request, settings, dtypes, where,
+            several=count > 1, text_is_cached=cached,
+        )  # fmt: skip
+        seconds = foretell(
+            checkpoint, settings, str(dtypes), where.type, text_is_cached=cached
+        )  # fmt: skip
+        facts = {
+            "model": checkpoint.name,
+            "size": f"{settings.drawn_width}x{settings.drawn_height}",
+            "count": count,
+            "steps": settings.steps,
+            "precision": str(dtypes),
+            "device": where.type,
+            "prompt_cached": cached,
+            "plan": str(choice.plan),
+            "reason": choice.reason,
+            "peak_bytes": choice.peak.total,
+            "cap_bytes": choice.cap.bytes,
+            "seconds": seconds,
+            "download_bytes": checkpoint.absent.download_bytes if checkpoint.absent else 0,
+        }
+        return cls(facts=facts, choice=choice, cached=cached, seconds=seconds)
+
+    @property
+    def document(self) -> dict[str, Any]:
+        stages = [{"stage": stage.stage, **_bytes(stage)} for stage in self.choice.stages]
+        return {**self.facts, "stages": stages}
+
+    @property
+    def streams(self) -> bool:
+        plan = self.choice.plan
+        return plan.streams_blocks or (plan.streams_text and not self.cached)
+
+    def print(self) -> None:
+        """A table for people."""
+        facts, choice = self.facts, self.choice
+        count, steps = counted(facts["count"], "picture"), counted(facts["steps"], "step")
+        say(
+            f"{facts['model']}  {facts['size']}  {count}  {steps}  {facts['precision']}  {facts['device']}"
+        )
+        say(f"plan: {choice.plan}; {choice.reason}")
+        if self.cached:
+            say("the prompt is in the cache: no text encoder")
+        say(f"{'MiB':<10}" + "".join(f"{name:>13}" for name in _COLUMNS))
+        for stage in choice.stages:
+            cells = "".join(f"{value / 2**20:>13.0f}" for value in _bytes(stage).values())
+            say(f"{stage.stage:<10}{cells}")
+        say(f"peak {readable_memory(choice.peak.total)} ({choice.peak.stage}); {choice.cap}")
+
+
+def print_forecast(
+    checkpoint: "Checkpoint", request: "Request", where: "Device", *, json: bool
+) -> None:
+    """A table for people, or one JSON document; errors as the run itself would raise them."""
+    from sana_cli.config.variants import VARIANTS
+
+    forecast = Forecast.of(checkpoint, request, where, count=request.count)
+    if json:
+        print_json({"dry_run": True, **forecast.document})
+        return
+    _tell_download(checkpoint)
+    forecast.print()
+    if checkpoint.absent is not None:
+        from sana_cli.bench.history import ELSEWHERE, seconds_elsewhere
+        from sana_cli.request.params import resolve
+
+        parts = seconds_elsewhere(checkpoint, resolve(request, checkpoint))
+        each = ", ".join(f"{part} {value:.1f}" for part, value in parts.items())
+        say(f"about {duration(sum(parts.values()))} a picture ({each} s) on {ELSEWHERE}")
+        if forecast.seconds is None:
+            name = checkpoint.name if checkpoint.name in VARIANTS else "sana-0.6b"
+            say(f"time unknown here: `sana bench --random {name}` measures it without a download")
+            return
+    say(_time(forecast.seconds, checkpoint.name, request.count, streams=forecast.streams))
+
+
+def print_batch_forecast(
+    checkpoint: "Checkpoint", batch: "Batch", where: "Device", *, json: bool
+) -> None:
+    """How many pictures there are to draw, what the largest takes in memory, and all of them in time.
+
+    SanaError at the end for lines that cannot be drawn.
+    """
+    from sana_cli.request.prompt_file import summed_up
+    from sana_cli.terminal.batch_report import error_facts, place_facts
+
+    pending = batch.pending
+    alike: dict[tuple[object, ...], list[Job]] = {}
+    for job in pending:
+        alike.setdefault(job.cost, []).append(job)
+    forecasts = [
+        (len(jobs), Forecast.of(checkpoint, jobs[0].request, where, count=len(pending)))
+        for jobs in alike.values()
+    ]
+    largest = max((f for _, f in forecasts), key=lambda f: f.choice.peak.total, default=None)
+    seconds = _batch_seconds(forecasts)
+    if json:
+        print_json({
+            "dry_run": True, "model": checkpoint.name,
+            "pictures": len(batch.jobs), "done": len(batch.done), "to_draw": len(pending),
+            "errors": [
+                {**place_facts(p.place), "id": p.id, "error": error_facts(p.error)} for p in batch.problems
+            ],
+            "seconds": seconds, "largest": largest.document if largest else None,
+        })  # fmt: skip
+    else:
+        _tell_download(checkpoint)
+        count = counted(len(batch.jobs), "picture")
+        say(f"{count}, {len(batch.done)} done, {len(pending)} to draw")
+        for problem in batch.problems:
+            say(f"not drawn: {problem.error.message}")
+        if largest:
+            say("the largest:" if len(forecasts) > 1 else "each:")
+            largest.print()
+            total = f"about {duration(seconds)} for all" if seconds is not None else ""
+            say(total or _time(None, checkpoint.name, 1, streams=False))
+    if batch.problems:
+        raise summed_up(batch.problems)
+
+
+def _tell_download(checkpoint: "Checkpoint") -> None:
+    """Where a model is not here, what a run would fetch first, and what the plan knows of it."""
+    if checkpoint.absent is not None:
+        size = readable_bytes(checkpoint.absent.download_bytes)
+        say(f"not here: {size} to download; planned from {checkpoint.absent.source}")
+
+
+def _batch_seconds(forecasts: "list[tuple[int, Forecast]]") -> float | None:
+    """Loading once, and every picture's own stages; None where a part was never measured."""
+    total = 0.0
+    for count, forecast in forecasts:
+        if forecast.seconds is None:
+            return None
+        stages = {k: v for k, v in forecast.seconds.items() if k not in ("measured", "load")}
+        total += count * sum(stages.values())
+    loads = [f.seconds["load"] for _, f in forecasts if f.seconds is not None]
+    return total + max(loads, default=0.0)
+
+
+def _bytes(stage: "StagePeak") -> dict[str, Any]:
+    return {name: getattr(stage, name) for name in _COLUMNS}
+
+
+def duration(seconds: float) -> str:
+    """So that a person can picture it: 12.3 s, 39 min, 2 h 5 min."""
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+
+
+def _time(seconds: "dict[str, Any] | None", model: str, count: int, *, streams: bool) -> str:
+    """What a measurement of this model on this machine lets expect."""
+    if seconds is None:
+        return f"time unknown: `sana bench --model {model}` measures it once"
+    measured = seconds["measured"]
+    stages = {part: value for part, value in seconds.items() if part != "measured"}
+    total = sum(stages.values()) + (count - 1) * (seconds["denoise"] + seconds["decode"])
+    parts = ", ".join(f"{part} {value:.1f}" for part, value in stages.items())
+    longer = "; streaming takes longer" if streams else ""
+    return f"about {duration(total)} ({parts} s), by `sana bench` of {measured}{longer}"

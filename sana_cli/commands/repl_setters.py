@@ -1,0 +1,137 @@
+"""Commands of `sana repl` that change what is drawn: how a value is read, by the parsers of `sana generate`'s options."""
+
+import re
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sana_cli.checkpoints.checkpoint import local_path
+from sana_cli.checkpoints.lora_file import parse_lora
+from sana_cli.config.choices import RANDOM_SEEDS, Scheduler, parse_size
+from sana_cli.config.user_settings import SETTINGS
+from sana_cli.request.options import Wishes
+
+DEFAULT = "default"  # the value that takes a setting back
+ON, OFF = "on", "off"
+_MOST_DIGITS = 100  # more are no seed, and Python reads no more than some thousands
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setter:
+    """A command that changes one setting.
+
+    `parse` gives the wishes that a value means, beside those there are; ValueError says what a value should be.
+    """
+
+    argument: str
+    help: str
+    parse: Callable[[str, Wishes], dict[str, Any]]
+    keys: tuple[str, ...]  # of `Wishes`, which `default` takes back; its own first
+    values: tuple[str, ...] = ()  # offered when Tab is pressed
+    files: Literal["", "pictures", "loras"] = ""  # offered beside them
+
+
+def _number(key: str) -> Callable[[str, Wishes], dict[str, Any]]:
+    return lambda text, now: {key: SETTINGS[key].parse(text)}
+
+
+def _seed(text: str, now: Wishes) -> dict[str, Any]:
+    if text.lower() in RANDOM_SEEDS:
+        return {"seed": None}
+    if not text.isdecimal() or len(text) > _MOST_DIGITS:
+        raise ValueError(
+            "should be a whole number, last for that of the last picture, or random for a new one each time"
+        )
+    return {"seed": int(text)}
+
+
+def _size(text: str, now: Wishes) -> dict[str, Any]:
+    if ":" in text:
+        return {"width": None, "height": None, "aspect": text}
+    width, height = parse_size(text)
+    return {"width": width, "height": height, "aspect": None}
+
+
+def _scheduler(text: str, now: Wishes) -> dict[str, Any]:
+    if text not in list(Scheduler):
+        raise ValueError(f"should be one of {', '.join(Scheduler)}")
+    return {"scheduler": text}
+
+
+def _negative(text: str, now: Wishes) -> dict[str, Any]:
+    return {"negative": None if text == OFF else text}
+
+
+def _image(text: str, now: Wishes) -> dict[str, Any]:
+    """A file, and behind it a strength; names may hold blanks."""
+    if text == OFF:
+        return {"image": None, "strength": None, "mask": None}  # a mask is of a picture
+    text = _unquoted(text)
+    file, _, number = text.rpartition(" ")
+    if file and not local_path(text).is_file():
+        with suppress(ValueError):
+            return {"image": file.rstrip(), "strength": float(number)}
+    return {"image": text, "strength": None}
+
+
+def _mask(text: str, now: Wishes) -> dict[str, Any]:
+    return {"mask": None if text == OFF else _unquoted(text)}
+
+
+def _lora(text: str, now: Wishes) -> dict[str, Any]:
+    """One more, or another scale for one that is there."""
+    if text == OFF:
+        return {"loras": None}
+    text = _unquoted(text)
+    others = [lora for lora in now.loras or () if _lora_path(lora) != _lora_path(text)]
+    return {"loras": (*others, text)}
+
+
+def _lora_path(text: str) -> object:
+    path, _ = parse_lora(text)
+    return local_path(path)
+
+
+def _unquoted(text: str) -> str:
+    """Terminals put quotes around the name of a file that is dragged into them."""
+    match = re.fullmatch(r"(['\"])(.+)\1(.*)", text)
+    return match[2] + match[3] if match else text
+
+
+SETTERS = {
+    "/seed": Setter(argument="N|last|random", help="same seed, same picture", parse=_seed, keys=("seed",), values=("last", "random")),
+    "/size": Setter(
+        argument="WxH|W:H", help="in pixels, or only the shape",
+        parse=_size, keys=("width", "height", "aspect"),
+    ),
+    "/steps": Setter(argument="N", help="denoising steps", parse=_number("steps"), keys=("steps",)),
+    "/guidance": Setter(
+        argument="X", help="how strictly to follow the prompt; 1: off",
+        parse=_number("guidance"), keys=("guidance",),
+    ),
+    "/negative": Setter(
+        argument="TEXT|off", help="what to keep out of the picture",
+        parse=_negative, keys=("negative",), values=(OFF,),
+    ),
+    "/scheduler": Setter(
+        argument="|".join(Scheduler), help="sampler",
+        parse=_scheduler, keys=("scheduler",), values=tuple(Scheduler),
+    ),
+    "/image": Setter(
+        argument="FILE [STRENGTH]|off", help="picture to start from, and how much to redraw",
+        parse=_image, keys=("image", "strength", "mask"), values=(OFF,), files="pictures",
+    ),
+    "/mask": Setter(
+        argument="FILE|off", help="redraw only what is white in this picture",
+        parse=_mask, keys=("mask",), values=(OFF,), files="pictures",
+    ),
+    "/lora": Setter(
+        argument="FILE[:SCALE]|off", help="one more LoRA, or another scale for it; off: none at all",
+        parse=_lora, keys=("loras",), values=(OFF,), files="loras",
+    ),
+    "/output": Setter(
+        argument="FOLDER|PATTERN", help="where pictures go",
+        parse=lambda text, now: {"output": text}, keys=("output",),
+    ),
+}  # fmt: skip

@@ -1,0 +1,68 @@
+"""What a session of `sana repl` says: its list of commands, the value of each setting, messages in its own words."""
+
+import re
+from collections.abc import Iterator
+
+from sana_cli.commands.repl_setters import DEFAULT, OFF, ON, SETTERS
+from sana_cli.request.options import Wishes
+from sana_cli.request.params import Settings
+from sana_cli.text import columns
+
+SWITCHES = {
+    "/show": "show pictures in the terminal",
+    "/preview": "also show them while they are drawn",
+}
+OTHERS = {
+    "/count": ("N", "pictures for each prompt"),
+    "/again": ("", "draw the last prompt again, with what is set now"),
+    "/info": ("", "settings of the last picture"),
+    "/open": ("", "open the last picture in your viewer"),
+    "/model": ("NAME", "draw with another model; without NAME: show which one"),
+    "/settings": ("", "show everything that is set"),
+    "/help": ("", "show this list"),
+    "/quit": ("", "leave, as Ctrl-D does"),
+}
+COMMANDS = (*SETTERS, *SWITCHES, *OTHERS)
+
+
+def in_commands(text: str) -> str:
+    """A message in the words of a session: options that are commands here are called so."""
+    known = re.sub(
+        r"--([a-z]+)\b(?!-)", lambda m: f"/{m[1]}" if f"/{m[1]}" in COMMANDS else m[0], text
+    )
+    return known.replace("--strength", "strength")
+
+
+def in_words(name: str, wishes: Wishes, settings: Settings) -> str:
+    source = settings.source
+    match name:
+        case "/seed":
+            return "a new one each time" if wishes.seed is None else str(wishes.seed)
+        case "/size":
+            return f"{settings.width}x{settings.height}"
+        case "/guidance":
+            return f"{settings.guidance_scale:g}"
+        case "/negative":
+            return settings.negative_prompt or OFF
+        case "/image":
+            told = f"{source.image.name} at strength {source.strength:g}" if source else None
+            return told or wishes.image or OFF
+        case "/mask":
+            return wishes.mask or OFF
+        case "/lora":
+            return ", ".join(map(str, settings.loras or wishes.loras or ())) or OFF
+        case "/output":
+            return wishes.output or "the working folder"
+        case _:
+            return str(getattr(settings, name[1:]))
+
+
+def help_lines() -> Iterator[str]:
+    yield "Type what to draw. A value that is set holds until it is changed:"
+    rows = [(f"  {name} {s.argument}", s.help) for name, s in SETTERS.items()]
+    rows += [(f"  {name} {ON}|{OFF}", text) for name, text in SWITCHES.items()]
+    rows += [(f"  {name} {argument}", text) for name, (argument, text) in OTHERS.items()]
+    yield from columns(rows)
+    yield f"Without a value a command shows what is set; {DEFAULT} resets it."
+    yield "Options after a prompt hold for that line only: a cat --seed 4 --steps 10"
+    yield "Ctrl-C stops the picture that is being drawn, Tab completes, Up recalls."

@@ -1,0 +1,1 @@
+"""Everything that is known in advance: choices, networks, published models, recipes, user settings."""

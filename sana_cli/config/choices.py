@@ -1,0 +1,168 @@
+"""Every choice by name, and how its text is read. No torch."""
+
+import re
+from enum import StrEnum
+from math import sqrt
+from typing import Literal, get_args
+
+import typer
+
+from sana_cli.errors import ExitCode, SanaError
+
+
+class Scheduler(StrEnum):
+    """Samplers, by the name that users type."""
+
+    FLOW_DPM = "flow-dpm"
+    FLOW_EULER = "flow-euler"
+    SCM = "scm"
+
+
+class Precision(StrEnum):
+    """Compute precision of the transformer."""
+
+    AUTO = "auto"
+    FP32 = "fp32"
+    BF16 = "bf16"
+    FP16 = "fp16"
+
+
+class Backend(StrEnum):
+    """Whose kernels run quantized layers."""
+
+    AUTO = "auto"
+    NATIVE = "native"
+    TORCHAO = "torchao"
+    QUANTO = "quanto"
+    REFERENCE = "reference"
+
+
+class Device(StrEnum):
+    """Where a model runs."""
+
+    AUTO = "auto"
+    CPU = "cpu"
+    CUDA = "cuda"
+    MPS = "mps"
+
+
+class Decode(StrEnum):
+    """How latents become pixels."""
+
+    AUTO = "auto"
+    WHOLE = "whole"
+    EXACT_TILES = "exact-tiles"
+    BLENDED_TILES = "blended-tiles"
+
+
+class PlanName(StrEnum):
+    """What stays in memory, the fastest first; `memory.plans` says what they mean."""
+
+    AUTO = "auto"
+    RESIDENT = "resident"
+    STAGES = "stages"
+    BRANCHES = "branches"
+    STREAMED = "streamed"
+
+
+RANDOM_SEEDS = ("random", "-1")  # what users type for a seed that nobody chose
+DecodeMode = Literal["auto", "whole", "exact-tiles", "blended-tiles"]  # the same, as plain data
+_MODES: dict[str, DecodeMode] = {mode: mode for mode in get_args(DecodeMode)}
+EXACT_TILE = 512  # pixels, unless --tile says otherwise
+BLENDED_TILE = 1024  # as published
+# Pixels; smaller tiles save little and compute their surroundings many times over.
+SMALLEST_RETRY = 128
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Read "1024x768" as (1024, 768), width first, and "512" as a square; SanaError otherwise."""
+    match = re.fullmatch(r"\s*(\d{1,6})\s*(?:[xX*\u00d7]\s*(\d{1,6})\s*)?", text, re.ASCII)
+    if not match:
+        raise SanaError(
+            f"cannot read size {text!r}",
+            hint="write WIDTHxHEIGHT: 1024x768, or one number for a square: 512",
+            code=ExitCode.USAGE,
+        )
+    return int(match[1]), int(match[2] or match[1])
+
+
+def parse_seed(text: str) -> int:
+    """Read a seed; "random" and -1 roll one. typer.BadParameter for what is no whole number."""
+    if text.strip().lower() in RANDOM_SEEDS:
+        import secrets
+
+        return secrets.randbelow(2**32)
+    try:
+        return int(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a whole number or 'random'") from error
+
+
+def size_of_aspect(text: str, native_size: int) -> tuple[int, int]:
+    """Read "16:9" as (width, height): multiples of 32 with about native_size^2 pixels."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*[:/]\s*(\d+(?:\.\d+)?)\s*", text)
+    ratio = float(match[1]) / float(match[2]) if match and float(match[2]) else 0.0
+    if not 1 / 8 <= ratio <= 8:
+        raise SanaError(
+            f"cannot use aspect ratio {text!r}",
+            hint="write W:H between 1:8 and 8:1, such as 16:9",
+            code=ExitCode.USAGE,
+        )
+    sides = native_size * sqrt(ratio), native_size / sqrt(ratio)
+    width, height = (max(32, round(side / 32) * 32) for side in sides)
+    return width, height
+
+
+_UNITS = {
+    "": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
+    "ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40,
+}  # fmt: skip
+
+
+def parse_bytes(text: str) -> int:
+    """Read "4GiB", "4 GB", "3.5g" or "800MiB" as bytes; SanaError otherwise."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(|[kmgt]i?)b?\s*", text, re.IGNORECASE)
+    number, unit = (float(match[1]), match[2].lower()) if match else (0.0, "")
+    amount = number * _UNITS[unit]
+    if not 2**20 <= amount < 2**50:
+        bare = number and not unit
+        raise SanaError(
+            f"cannot use {text!r} as an amount of memory",
+            hint=f"give it a unit: {number:g}GiB, or {number:g}MiB"
+            if bare
+            else "write a number and GiB, GB, MiB or MB, at least 1MiB: 4GiB",
+            code=ExitCode.USAGE,
+        )
+    return int(amount)
+
+
+def parse_interval(text: str) -> tuple[float, float]:
+    """Read "0.2-0.8" as the noise levels (0.2, 0.8), the lower one first; SanaError otherwise."""
+    match = re.fullmatch(r"\s*(\d*\.?\d+)\s*-\s*(\d*\.?\d+)\s*", text)
+    low, high = (float(match[1]), float(match[2])) if match else (1.0, 0.0)
+    if not 0 <= low < high <= 1:
+        raise SanaError(
+            f"cannot use the interval {text!r}",
+            hint="write LOW-HIGH, noise levels between 0 and 1: --guidance-interval 0.2-0.9",
+            code=ExitCode.USAGE,
+        )
+    return low, high
+
+
+def decode_mode(decode: Decode | None, tile: int | None) -> DecodeMode:
+    """What --decode and --tile ask for together; SanaError for a tile that cannot be."""
+    if tile is None:
+        return "auto" if decode is None else _MODES[decode]
+    if tile % 32 or not 32 <= tile <= 16384:
+        raise SanaError(
+            f"cannot decode in tiles of {tile} pixels",
+            hint="use a multiple of 32 from 32 to 16384, such as --tile 512",
+            code=ExitCode.USAGE,
+        )
+    if decode in (Decode.AUTO, Decode.WHOLE):
+        raise SanaError(
+            f"--decode {decode} has no tiles",
+            hint="omit --tile, or use --decode exact-tiles",
+            code=ExitCode.USAGE,
+        )
+    return "exact-tiles" if decode is None else _MODES[decode]

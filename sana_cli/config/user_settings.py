@@ -1,0 +1,370 @@
+"""What a user sets once instead of with every command: environment variables and one TOML file. No torch.
+
+A flag wins over its variable, the variable over the file, the file over what the model was made for.
+"""
+
+import difflib
+import logging
+import os
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Literal
+
+from quant.files import read_small_text
+from sana_cli.config.choices import (
+    Backend,
+    Decode,
+    Device,
+    PlanName,
+    Precision,
+    Scheduler,
+    parse_bytes,
+    parse_size,
+    size_of_aspect,
+)
+from sana_cli.errors import ExitCode, SanaError
+
+_log = logging.getLogger("sana.settings")
+
+BUILTIN = "builtin"
+AUTO = "auto"
+LARGEST_CONFIG = 2**20  # bytes of the settings file
+Value = str | int | float | bool
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
+# Where files are; they cannot be in the file.
+_NOT_SETTINGS = ("SANA_CONFIG", "SANA_CACHE", "SANA_MODELS", "SANA_HISTORY")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Setting:
+    """One thing that can be set, and which values make sense."""
+
+    kind: Literal["text", "whole number", "number", "true or false", "size", "shape"]
+    help: str
+    unset: str  # what is used without it, in words
+    choices: tuple[str, ...] = ()
+    limits: tuple[int, int] | None = None  # inclusive
+    default: Value | None = None  # what is used without it, where that is one value for every model
+    reads: Callable[[str], object] | None = None  # of a text: SanaError for what makes no sense
+
+    def check(self, value: Any) -> Value:
+        """The value as it is used; ValueError says what it should be."""
+        if value == AUTO and self.takes_auto:
+            return AUTO
+        if self.kind == "number" and type(value) is int:
+            try:
+                value = float(value)
+            except OverflowError as error:
+                raise ValueError(f"should be {self.expected}") from error
+        kinds: dict[str, type[Value]] = {
+            "text": str, "whole number": int, "number": float, "true or false": bool, "size": str, "shape": str,
+        }  # fmt: skip
+        if type(value) is not kinds[self.kind] or value == "":
+            raise ValueError(f"should be {self.expected}")
+        checked: Value = value
+        if self.choices and checked not in self.choices:
+            close = difflib.get_close_matches(str(checked), self.choices, n=1)
+            meant = f", did you mean {close[0]!r}?" if close else ""
+            raise ValueError(f"should be {self.expected}{meant}")
+        if self.reads is not None:
+            try:
+                self.reads(str(checked))
+            except SanaError as error:
+                raise ValueError(f"should be {self.expected}") from error
+        low, high = self.limits or (0, 0)
+        if self.limits and isinstance(checked, int | float) and not low <= checked <= high:
+            raise ValueError(f"should be {self.expected}")
+        return checked
+
+    def parse(self, text: str) -> Value:
+        """The value that was typed, or ValueError."""
+        text = text.strip()
+        if text.lower() == AUTO and self.takes_auto:
+            return AUTO
+        if self.kind == "true or false" and text.lower() in _TRUE + _FALSE:
+            return text.lower() in _TRUE
+        if self.kind in ("whole number", "number"):
+            try:
+                return self.check(int(text) if self.kind == "whole number" else float(text))
+            except ValueError as error:
+                raise ValueError(f"should be {self.expected}") from error
+        return self.check(text)
+
+    @property
+    def expected(self) -> str:
+        """What values make sense, in words."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.limits:
+            return f"a {self.kind} from {self.limits[0]} to {self.limits[1]}"
+        words = {
+            "text": "some text", "size": "a size with a unit, such as 4GiB",
+            "shape": "a size such as 1024x768 or 512, or a shape such as 16:9",
+        }  # fmt: skip
+        return words.get(self.kind, self.kind) + (" or auto" if self.takes_auto else "")
+
+    @property
+    def takes_auto(self) -> bool:
+        """Whether `auto` sets it back to what is used without it, against a setting elsewhere."""
+        return self.default is None and self.kind == "true or false"
+
+
+def _names(choices: type[StrEnum]) -> tuple[str, ...]:
+    return tuple(choice.value for choice in choices)
+
+
+def _read_shape(text: str) -> object:
+    return size_of_aspect(text, 1024) if ":" in text else parse_size(text)
+
+
+SETTINGS: dict[str, Setting] = {
+    "model": Setting(
+        kind="text", help="model used when --model is not given", unset=BUILTIN, default=BUILTIN
+    ),
+    "output": Setting(
+        kind="text", help="folder for pictures, or a pattern", unset="the working folder"
+    ),
+    "size": Setting(
+        kind="shape", reads=_read_shape, help="size in pixels, or a shape", unset="the model's"
+    ),
+    "count": Setting(
+        kind="whole number", limits=(1, 1000), help="pictures for each prompt", unset="1", default=1
+    ),
+    "seed": Setting(
+        kind="whole number", limits=(0, 2**64 - 1), help="same seed, same picture", unset="random"
+    ),
+    "negative": Setting(kind="text", help="what to keep out of pictures", unset="nothing"),
+    "steps": Setting(
+        kind="whole number", limits=(1, 1000), help="denoising steps", unset="the model's"
+    ),
+    "guidance": Setting(
+        kind="number", limits=(0, 100), help="how strictly to follow the prompt", unset="the model's"
+    ),
+    "scheduler": Setting(
+        kind="text", choices=_names(Scheduler), help="sampler", unset="the model's"
+    ),
+    "enhance": Setting(
+        kind="true or false", help="put the published instruction before prompts",
+        unset="as published",
+    ),
+    "cache": Setting(
+        kind="number", limits=(0, 1), help="threshold for reusing earlier results; 0: off",
+        unset="0", default=0.0,
+    ),
+    "precision": Setting(
+        kind="text", choices=_names(Precision), help="compute precision of the transformer",
+        unset=AUTO, default=AUTO,
+    ),
+    "device": Setting(
+        kind="text", choices=_names(Device), help="where to run", unset=AUTO, default=AUTO
+    ),
+    "backend": Setting(
+        kind="text", choices=_names(Backend), help="kernels of quantized models",
+        unset=AUTO, default=AUTO,
+    ),
+    "decode": Setting(
+        kind="text", choices=_names(Decode), help="how latents become pixels", unset=AUTO, default=AUTO
+    ),
+    "plan": Setting(
+        kind="text", choices=_names(PlanName), help="what stays in memory", unset=AUTO, default=AUTO
+    ),
+    "max_memory": Setting(
+        kind="size", reads=parse_bytes, help="most memory that a picture may take: 4GiB",
+        unset="what is free",
+    ),
+    "safety": Setting(
+        kind="true or false", help="check prompts before they are drawn", unset="false", default=False
+    ),
+    "safety_model": Setting(
+        kind="text", help="model that checks prompts: a folder or hub id",
+        unset="google/shieldgemma-2b", default="google/shieldgemma-2b",
+    ),
+    "show": Setting(
+        kind="true or false", help="show pictures in the terminal", unset="where it can"
+    ),
+    "preview": Setting(
+        kind="true or false", help="also show pictures while they are drawn", unset="false", default=False
+    ),
+    "quiet": Setting(
+        kind="true or false", help="no progress and no notices", unset="false", default=False
+    ),
+    "offline": Setting(
+        kind="true or false", help="never touch the network", unset="false", default=False
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preferences:
+    """Every setting; None where the user set nothing. `sources` tells where, in words."""
+
+    model: str | None = None
+    output: str | None = None
+    size: str | None = None
+    count: int | None = None
+    seed: int | None = None
+    negative: str | None = None
+    steps: int | None = None
+    guidance: float | None = None
+    scheduler: str | None = None
+    enhance: bool | None = None
+    cache: float | None = None
+    precision: str | None = None
+    device: str | None = None
+    backend: str | None = None
+    decode: str | None = None
+    plan: str | None = None
+    max_memory: str | None = None
+    safety: bool | None = None
+    safety_model: str | None = None
+    show: bool | None = None
+    preview: bool | None = None
+    quiet: bool | None = None
+    offline: bool | None = None
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    def is_quiet(self, typed: bool | None) -> bool:
+        """What --quiet said, else what is set."""
+        return bool(self.quiet if typed is None else typed)
+
+    def is_checked(self, typed: bool | None) -> bool:
+        """What --safety said, else what is set."""
+        return bool(self.safety if typed is None else typed)
+
+    def is_offline(self, typed: bool | None) -> bool:
+        """What --offline said, else what is set."""
+        return bool(self.offline if typed is None else typed)
+
+
+def preferences() -> Preferences:
+    """What the user set, from the environment and the file. SanaError for what makes no sense."""
+    path = config_path()
+    values: dict[str, Any] = dict(read_config_file())
+    sources = dict.fromkeys(values, str(path))
+    for key, setting in SETTINGS.items():
+        name = variable(key)
+        text = os.environ.get(name)
+        if not text:
+            continue
+        try:
+            values[key] = setting.parse(text)
+        except ValueError as error:
+            raise SanaError(
+                f"{name} is {text!r}, and {error}",
+                hint=f"unset {name}, or give it such a value",
+                code=ExitCode.USAGE,
+            ) from error
+        sources[key] = name
+    for key, value in values.items():
+        _log.info("%s = %r from %s", key, value, sources[key])
+    values = {
+        key: None if value == AUTO and SETTINGS[key].takes_auto else value
+        for key, value in values.items()
+    }
+    return Preferences(**values, sources=sources)
+
+
+def variable(key: str) -> str:
+    """The environment variable of a setting."""
+    return (
+        "SANA_CACHE_THRESHOLD" if key == "cache" else f"SANA_{key.upper()}"
+    )  # SANA_CACHE is a folder
+
+
+def unknown_variables() -> list[str]:
+    """Variables that look like settings and are none, each in words."""
+    known = [*map(variable, SETTINGS), *_NOT_SETTINGS]
+    names = sorted(n for n in os.environ if n.startswith("SANA_") and n not in known)
+    return [f"{name} is not a setting{_did_you_mean(name, known)}" for name in names]
+
+
+def config_path() -> Path:
+    """Where the file is looked for, whether it exists or not; SANA_CONFIG names another one."""
+    return _place("SANA_CONFIG", lambda: _platformdirs().user_config_path("sana") / "config.toml")
+
+
+def cache_folder() -> Path:
+    """Where what can be found out again is kept; SANA_CACHE names another one."""
+    return _place("SANA_CACHE", lambda: _platformdirs().user_cache_path("sana"))
+
+
+def models_folder() -> Path:
+    """Where models that were made here are kept by name; SANA_MODELS names another one."""
+    return _place("SANA_MODELS", lambda: _platformdirs().user_data_path("sana") / "models")
+
+
+def history_file() -> Path:
+    """Where `sana repl` keeps what was typed; SANA_HISTORY names another file."""
+    return _place("SANA_HISTORY", lambda: _platformdirs().user_state_path("sana") / "history")
+
+
+def _platformdirs() -> Any:
+    """Imported when it is needed: a third of the time that settings take."""
+    import platformdirs
+
+    return platformdirs
+
+
+def _place(variable: str, usual: Callable[[], Path]) -> Path:
+    """What a variable names, else the platform's folder; SanaError where there is no home to find it in."""
+    named = os.environ.get(variable)
+    try:
+        return Path(named).expanduser() if named else usual()
+    except RuntimeError as error:
+        raise SanaError(
+            f"{variable} is {named!r}, and there is no such home folder"
+            if named
+            else "there is no home folder to keep settings and caches in",
+            hint=f"set HOME, or {variable} to a path",
+            code=ExitCode.ENVIRONMENT,
+        ) from error
+
+
+def read_config_file() -> dict[str, Value]:
+    """The settings in the file; {} without one. SanaError for what we do not know."""
+    path = config_path()
+    try:
+        values = tomllib.loads(read_small_text(path, LARGEST_CONFIG))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unusable(path, f"is not readable TOML: {error}") from error
+    checked = {}
+    for key, value in values.items():
+        if key not in SETTINGS:
+            raise _unusable(path, f"has an unknown key {key!r}{_did_you_mean(key, SETTINGS)}")
+        try:
+            checked[key] = SETTINGS[key].check(value)
+        except ValueError as error:
+            raise _unusable(
+                path, f"has an unusable value for {key!r}: {value!r} {error}"
+            ) from error
+    return checked
+
+
+def find_setting(key: str) -> Setting:
+    """By its key; SanaError for an unknown one, with the one that was probably meant."""
+    if key not in SETTINGS:
+        raise SanaError(
+            f"there is no setting {key!r}{_did_you_mean(key, SETTINGS)}",
+            hint=f"settings: {', '.join(SETTINGS)}",
+            code=ExitCode.USAGE,
+        )
+    return SETTINGS[key]
+
+
+def _did_you_mean(name: str, known: "list[str] | dict[str, Setting]") -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def _unusable(path: Path, problem: str) -> SanaError:
+    known = ", ".join(SETTINGS)
+    return SanaError(
+        f"{path} {problem}",
+        hint=f"edit it, or `sana config unset KEY`; known keys: {known}",
+        code=ExitCode.USAGE,
+    )

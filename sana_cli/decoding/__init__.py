@@ -1,0 +1,1 @@
+"""Decoding in pieces: exact tiles, blended tiles, scales shared by all tiles."""

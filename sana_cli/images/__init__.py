@@ -1,0 +1,1 @@
+"""Picture files: reading, writing, names, sheets."""

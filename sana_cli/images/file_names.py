@@ -1,0 +1,152 @@
+"""File names of several pictures: patterns such as `{index}-{slug}-{seed}.png`. No torch."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from string import Formatter
+from typing import NamedTuple
+
+from sana_cli import text as output
+from sana_cli.errors import ExitCode, SanaError
+
+FIELDS = ("index", "seed", "slug", "id")
+ANY_INDEX = "\0"  # no name has this character
+_HINT = "fields: {index}, {seed}, {slug} and, of a file of prompts, {id}; digits: {index:04}; write {{ for a brace"
+# Python's own, but for what fills memory (widths of nine digits, fields in formats) or makes no names (signs, slashes).
+_FORMAT = re.compile(r"([\w.-]?[<>^=])?#?0?\d{0,2}_?(\.\d{1,3})?[sdxXob]?")
+_UNFIT = re.compile(r'[/\\:*?"<>|\s\x00-\x1f\x7f]+')  # for names of files on some system
+_NUMBER = re.compile(r"\d+")
+_ADDED = re.compile(r"-\d+(?=\.[^.]*$)")
+
+
+def is_pattern(path: Path) -> bool:
+    """Whether a path has fields to fill in; a folder that is there has not."""
+    return ("{" in str(path) or "}" in str(path)) and not path.is_dir()
+
+
+class Named(NamedTuple):
+    """What the name of a picture may tell of it."""
+
+    prompt: str
+    seed: int
+    number: int = 0  # `{index}`, from 1; 0: its place in the list
+    id: str | None = None  # its own, in a file of prompts
+
+
+def expand(pattern: Path, pictures: Sequence[tuple[str, int] | Named]) -> list[Path]:
+    """The name of each picture, given by prompt and seed; SanaError where two would be the same.
+
+    `{index}` is as wide as the last one, so that names sort as the pictures were asked for.
+    """
+    _check_fields(str(pattern))
+    named = [Named(*each) for each in pictures]
+    numbers = [each.number or place for place, each in enumerate(named, start=1)]
+    usual = f"0{len(str(max(numbers)))}d"
+    names = [
+        _filled(pattern, each, _Index(number, usual))
+        for each, number in zip(named, numbers, strict=True)
+    ]
+    if len(set(names)) < len(names):
+        raise SanaError(
+            f"--output {pattern} gives {len(names)} pictures {len(set(names))} different names",
+            hint="add {index} or {seed} to it",
+            code=ExitCode.USAGE,
+        )
+    return names
+
+
+def _filled(pattern: Path, picture: Named, index: "_Index | _AnyIndex") -> Path:
+    if picture.id is None and any(name == "id" for name, _ in _fields(str(pattern))):
+        which = f"picture {picture.number}" if picture.number else "the picture"
+        raise _unusable(pattern, f"{which} has no id, which only lines of --prompts have")
+    values = {
+        "index": index,
+        "seed": picture.seed,
+        "slug": output.slug(picture.prompt),
+        "id": _UNFIT.sub("-", picture.id or "").strip("-. ") or "picture",
+    }
+    try:
+        return Path(str(pattern).format(**values))
+    except (ValueError, LookupError, OverflowError) as error:
+        raise _unusable(pattern, str(error)) from error
+
+
+def without_index(pattern: Path, picture: Named) -> str:
+    """A picture's name with ANY_INDEX for its number."""
+    return str(_filled(pattern, picture, _AnyIndex()))
+
+
+def readings(name: str) -> set[str]:
+    """What `without_index` may have said of a file's name: any of its numbers may be the index, and a number at its end
+    may have been added because the name was taken."""
+    found = set()
+    for text in (name, _ADDED.sub("", name)):
+        found.add(text)
+        found |= {text[: m.start()] + ANY_INDEX + text[m.end() :] for m in _NUMBER.finditer(text)}
+    return found
+
+
+def has_folder_fields(pattern: Path) -> bool:
+    """Whether the folder differs between the names of a pattern."""
+    return any(_fields(str(pattern.parent)))
+
+
+def without_fields(pattern: Path) -> tuple[Path, str]:
+    """The folder that all names of a pattern share, and what its fields leave of the stem: `a/{slug}/x-{seed}.png`
+    gives `a` and `x`."""
+    folder = pattern.parent
+    while any(_fields(str(folder))):
+        folder = folder.parent
+    stem = re.sub(r"([-_. ])[-_. ]+", r"\1", _literal(pattern.stem)).strip("-_. ")
+    return Path(_literal(str(folder))), stem
+
+
+def _literal(pattern: str) -> str:
+    return "".join(text for text, *_ in Formatter().parse(pattern))
+
+
+class _Index(int):
+    """A number that is written with leading zeros unless a format says otherwise."""
+
+    usual: str
+
+    def __new__(cls, value: int, usual: str) -> "_Index":
+        made = super().__new__(cls, value)
+        made.usual = usual
+        return made
+
+    def __format__(self, spec: str) -> str:
+        return format(int(self), spec or self.usual)
+
+
+class _AnyIndex:
+    """In place of a number, however it is to be written."""
+
+    def __format__(self, spec: str) -> str:
+        return ANY_INDEX
+
+
+def _check_fields(pattern: str) -> None:
+    try:
+        fields = list(_fields(pattern))
+    except ValueError as error:
+        raise _unusable(pattern, str(error)) from error
+    for name, how in fields:
+        if name not in FIELDS:
+            close = difflib.get_close_matches(name, FIELDS, n=1)
+            meant = f", did you mean {{{close[0]}}}?" if close else ""
+            raise _unusable(pattern, f"there is no field {{{name}}}{meant}")
+        if not _FORMAT.fullmatch(how):
+            raise _unusable(pattern, f"{{{name}:{how}}} makes no sense")
+
+
+def _fields(pattern: str) -> Iterator[tuple[str, str]]:
+    """Name and format of each field."""
+    for _, name, how, _ in Formatter().parse(pattern):
+        if name is not None:
+            yield name, how or ""
+
+
+def _unusable(pattern: object, problem: str) -> SanaError:
+    return SanaError(f"--output {pattern}: {problem}", hint=_HINT, code=ExitCode.USAGE)

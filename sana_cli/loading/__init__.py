@@ -1,0 +1,1 @@
+"""A checkpoint becomes modules with weights, resident or streamed, with LoRAs."""

@@ -1,0 +1,243 @@
+"""Choose the fastest plan whose prediction fits. No torch."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.config.choices import DecodeMode
+from sana_cli.errors import SanaError, usage_error
+from sana_cli.memory.forecast import Job, StagePeak, describe, peak, predict, predict_decode
+from sana_cli.memory.plans import NAMED, DecodePlan, Plan, decode_plans
+from sana_cli.request.params import Request, Settings
+from sana_cli.system.memory import free_bytes, held_bytes
+from sana_cli.system.precision import Device, DtypePlan
+from sana_cli.text import readable_memory
+
+_MARGIN = 0.9  # of the free memory: others allocate too
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cap:
+    """The most that a run may take. `asked` is what a person set, not what happens to be free."""
+
+    bytes: int | None  # None: the system does not tell what is free
+    asked: bool = False
+    source: str = ""  # where it is set, if nobody typed it
+
+    def holds(self, stage: StagePeak) -> bool:
+        return self.bytes is None or stage.total <= self.bytes
+
+    @property
+    def amount(self) -> str:
+        where = f", set by {self.source}" if self.source else ""
+        return f"{readable_memory(self.bytes or 0)}{where}"
+
+    def __str__(self) -> str:
+        if self.bytes is None:
+            return "no cap is known"
+        whose = "the cap" if self.asked else "the free memory less a margin"
+        return f"{whose} is {self.amount}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """A plan, what it will take, and why it was chosen."""
+
+    job: Job
+    plan: Plan
+    stages: list[StagePeak]
+    cap: Cap
+    reason: str
+    is_usual: bool  # nobody asked for a cap, and without one the plan is always this
+
+    @property
+    def peak(self) -> StagePeak:
+        return peak(self.stages)
+
+    @property
+    def spare(self) -> int | None:
+        """Bytes under the cap that it leaves at every time; None where no cap is known."""
+        return None if self.cap.bytes is None else max(0, self.cap.bytes - self.peak.total)
+
+    def __str__(self) -> str:
+        worst = f"{readable_memory(self.peak.total)} ({self.peak.stage})"
+        return f"plan: {self.plan}; {self.reason}; predicted peak {worst}, {self.cap}"
+
+
+def cap_of(device: Device, asked: int | None, source: str = "") -> Cap:
+    """The cap that was asked for, else what is free. `source` is where it is set, if nobody typed it."""
+    if asked is not None:
+        return Cap(bytes=asked, asked=True, source=source)
+    free = free_bytes(device)
+    if free is None:
+        return Cap(bytes=None)
+    return Cap(bytes=int(_MARGIN * (free + held_bytes(device))))
+
+
+def choose_for(
+    checkpoint: Checkpoint,
+    request: Request,
+    settings: Settings,
+    dtypes: DtypePlan,
+    device: Device,
+    *,
+    several: bool,
+    text_is_cached: bool,
+    warm: bool = False,
+) -> Choice:
+    """The plan of a request, one of `several` pictures or the only one; errors as for `choose`.
+
+    `warm` is for requests that come one after the other, each with a text that nobody knows before.
+    """
+    job = describe(
+        checkpoint, settings, dtypes, device,
+        several=several, text_is_cached=text_is_cached and not warm, warm=warm,
+    )  # fmt: skip
+    return choose(
+        job,
+        cap_of(device, request.max_memory, request.max_memory_source),
+        name=request.plan,
+        mode=request.decode,
+        tile=request.tile,
+        apart=request.branches_apart,
+    )
+
+
+def smallest_peak(job: Job) -> StagePeak:
+    """The peak of the plan that takes least, whatever time it takes."""
+    plans = _candidates(job, decode_plans("auto", None, job.height, job.width), None, apart=False)
+    return min((peak(predict(job, plan)) for plan in plans), key=lambda stage: stage.total)
+
+
+def choose_decode(
+    checkpoint: Checkpoint,
+    precision: str,
+    device: Device,
+    cap: Cap,
+    *,
+    height: int,
+    width: int,
+    mode: DecodeMode,
+    tile: int | None,
+    size: tuple[int, int] | None = None,
+) -> tuple[DecodePlan, StagePeak, str]:
+    """For latents that are there: the fastest way to decode that fits, what it takes, and a notice or "".
+
+    `size` is the finished picture's width and height, where it is not `width` and `height`, which are decoded.
+    """
+
+    def ways(mode: DecodeMode, tile: int | None) -> list[tuple[DecodePlan, StagePeak]]:
+        return [
+            (plan, predict_decode(checkpoint, plan, height, width, precision, device, size=size))
+            for plan in decode_plans(mode, tile, height, width)
+        ]
+
+    left = ways(mode, tile)
+    found = next((way for way in left if cap.holds(way[1])), None)
+    if found is None:
+        if cap.asked:
+            limit = f"decode {left[0][0]}" if len(left) == 1 else ""
+            stages, others = ([s for _, s in some] for some in (left, ways("auto", None)))
+            raise _nothing_fits(cap, limit, stages, others, "--decode auto")
+        found = left[-1]
+    plan, stage = found
+    usual = plan == left[0][0] and not cap.asked
+    told = f"plan: decode {plan}; predicted peak {readable_memory(stage.total)}, {cap}"
+    return plan, stage, "" if usual else told
+
+
+def choose(
+    job: Job,
+    cap: Cap,
+    *,
+    name: str | None,
+    mode: DecodeMode,
+    tile: int | None,
+    apart: bool = False,
+) -> Choice:
+    """The fastest plan that fits under the cap, among those that the options leave.
+
+    `apart` leaves those with guidance in two passes. SanaError when none fits a cap that was asked for. Without one
+    the smallest is tried: a prediction is no reason not to.
+    """
+    decodes = decode_plans(mode, tile, job.height, job.width)
+    vain = name == "branches" and job.branches == 1
+    plans = _candidates(job, decodes, "stages" if vain else name, apart=apart and job.branches == 2)
+    reason = "as --plan says" if name else "the fastest that fits"
+    if vain:
+        reason = "--plan branches is --plan stages here: there is one branch"
+    for plan in plans:
+        stages = predict(job, plan)
+        if cap.holds(peak(stages)):
+            usual = plan == replace(plans[0], together=plan.together, keeps_text=plan.keeps_text)
+            return Choice(
+                job=job, plan=plan, stages=stages, cap=cap, reason=reason,
+                is_usual=usual and not cap.asked and not vain,
+            )  # fmt: skip
+    if cap.asked:
+        named = [f"plan {name}"] if name else []
+        tiled = [f"decode {decodes[0]}"] if len(decodes) == 1 else []
+        everything = _candidates(
+            job, decode_plans("auto", None, job.height, job.width), None, apart=False
+        )
+        raise _nothing_fits(
+            cap,
+            ", ".join(named + tiled),
+            [peak(predict(job, plan)) for plan in plans],
+            [peak(predict(job, plan)) for plan in everything],
+            " and ".join(["--plan auto"] * len(named) + ["--decode auto"] * len(tiled)),
+            ", a smaller --size or a quantized model",
+        )
+    smallest, stages = min(
+        ((plan, predict(job, plan)) for plan in reversed(plans)),
+        key=lambda pair: (peak(pair[1]).total, sum(stage.total for stage in pair[1])),
+    )
+    reason = f"{reason if name else 'the smallest'}, and it may not be enough"
+    return Choice(job=job, plan=smallest, stages=stages, cap=cap, reason=reason, is_usual=False)
+
+
+def _candidates(
+    job: Job, decodes: list[DecodePlan], name: str | None, *, apart: bool
+) -> list[Plan]:
+    """Plans, the fastest first. Stages are never in memory together, so each takes the first that may fit."""
+    if name is not None:
+        return [replace(NAMED[name], decode=decode) for decode in decodes]
+    resident = Plan(branches_apart=apart, decode=decodes[0])
+    plans = [replace(resident, keeps_text=True)] if job.warm else []
+    plans += [resident] if job.several else []
+    branches = (True,) if apart else (False, True) if job.branches == 2 else (False,)
+    plans += [
+        Plan(
+            together=False,
+            streams_text=streams_text,
+            streams_blocks=streams_blocks,
+            branches_apart=branches_apart,
+            decode=decode,
+        )
+        for streams_blocks in (False, True)
+        for branches_apart in branches
+        for decode in decodes
+        for streams_text in (False, True)
+    ]
+    return plans
+
+
+def _nothing_fits(
+    cap: Cap,
+    limit: str,
+    left: Iterable[StagePeak],
+    others: Iterable[StagePeak],
+    without: str,
+    beside: str = "",
+) -> SanaError:
+    """`left` are the peaks of the plans that options leave, which are `limit` in words; `others` those `without` such
+    options. `beside` are more remedies."""
+    needed, least = (min(peaks, key=lambda stage: stage.total) for peaks in (left, others))
+    enough = readable_memory(needed.total, at_least=True)
+    takes, hint = f"{enough} ({needed.stage})", f"use --max-memory {enough.replace(' ', '')}"
+    if limit:
+        smallest = readable_memory(least.total, at_least=True)
+        if least.total < needed.total:
+            hint += f", or {without}: the smallest plan needs {smallest}"
+        return usage_error(f"{limit} needs {takes}, {cap}", hint)
+    return usage_error(f"no plan fits into {cap.amount}: the smallest needs {takes}", hint + beside)

@@ -1,0 +1,332 @@
+"""Many pictures from one loaded model; what is there already is not drawn again. No torch of its own.
+
+A picture counts as done when its file carries the settings that it would be drawn with, whatever its number is: a rerun
+after a kill draws the others, and a line that is inserted or edited draws that line only. Lines without a seed get one
+that follows from their text, so that a rerun asks for the same pictures. Nothing of others is ever replaced.
+"""
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Callable, Container, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from sana_cli import files
+from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.digest import model_digest
+from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.images import file_names
+from sana_cli.images.png import read_settings
+from sana_cli.pipeline.finished_pictures import FinishedPictures, fits
+from sana_cli.request.options import Wishes
+from sana_cli.request.output_paths import require_png
+from sana_cli.request.params import MAX_SEED, Request, resolve, seeds_of
+from sana_cli.request.picture_settings import picture_settings
+from sana_cli.request.prompt_file import Line, Problem, PromptFile, summed_up
+
+if TYPE_CHECKING:
+    from sana_cli.pipeline.finishing import Picture
+    from sana_cli.pipeline.run import Run
+
+TEXTS_AT_ONCE = 500  # encoded prompts that are held, at most 2.8 MB each
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One picture of a batch, and the line that asks for it."""
+
+    index: int  # from 1
+    line: Line
+    request: Request
+    wanted: Mapping[str, Any]  # the settings that its file will carry, as far as they decide it
+
+    @property
+    def path(self) -> Path:
+        assert self.request.output is not None
+        return self.request.output
+
+    @property
+    def named(self) -> file_names.Named:
+        assert self.request.seed is not None
+        return file_names.Named(self.request.prompt, self.request.seed, self.index, self.line.id)
+
+    @property
+    def cost(self) -> tuple[object, ...]:
+        """Jobs of one cost take the same memory and time."""
+        keys = (
+            "drawn_size",
+            "steps",
+            "guidance",
+            "guidance_interval",
+            "cache",
+            "strength",
+            "loras",
+        )
+        return tuple(str(self.wanted.get(key)) for key in keys)
+
+    def at(self, path: Path) -> "Job":
+        return replace(self, request=replace(self.request, output=path, output_is_pattern=False))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """The pictures of a file of prompts, which of them are done, and lines that cannot be drawn."""
+
+    jobs: tuple[Job, ...]
+    done: Mapping[Path, Mapping[str, Any]]  # what is in their files
+    problems: tuple[Problem, ...]
+    model_digest: str
+    renamed: tuple[Path, ...]  # new names, of pictures whose usual ones are taken
+    new_folder: Path | None  # to be made before the first picture
+
+    @property
+    def pending(self) -> list[Job]:
+        return [job for job in self.jobs if job.path not in self.done]
+
+    def without(self, prompts: Container[str]) -> "Batch":
+        """The same, but for pictures of some prompts that are still to be drawn."""
+        left = (j for j in self.jobs if j.request.prompt not in prompts or j.path in self.done)
+        return replace(self, jobs=tuple(left))
+
+
+def plan_batch(
+    found: PromptFile,
+    common: Wishes,
+    checkpoint: Checkpoint,
+    *,
+    count: int,
+    overwrite: bool,
+) -> Batch:
+    """Every picture with its seed and name; `common` is what a line does not say itself, with where pictures go.
+
+    SanaError where no line can be drawn, and for names that are taken by other pictures.
+    """
+    target = common.request(checkpoint, count=count)
+    jobs, problems = _jobs(found, replace(common, output=None), checkpoint, count, overwrite)
+    if not jobs:
+        raise summed_up(problems)
+    pattern = _pattern(target, jobs, several=count > 1)
+    digest = model_digest(checkpoint)
+    names = file_names.expand(pattern, [job.named for job in jobs])
+    jobs = [job.at(name) for job, name in zip(jobs, names, strict=True)]
+    for job in jobs:
+        require_png(job.path, False)
+    there = FinishedPictures(pattern, digest)
+    done: dict[Path, Mapping[str, Any]] = {}
+    renamed: list[Path] = []
+    if not overwrite:
+        jobs = _found(jobs, there, done, is_pattern=file_names.is_pattern(pattern))
+        usual = jobs
+        jobs = _under_free_names(usual, there, done)
+        renamed = [job.path for job, before in zip(jobs, usual, strict=True) if job is not before]
+    new_folder = _folder_to_make(target)
+    for job in jobs:
+        if job.path in done:
+            _forget_claim(job.path)
+        else:
+            files.check_writable(job.path, folder_is_new=job.path.parent == new_folder)
+    return Batch(
+        jobs=tuple(jobs),
+        done=done,
+        problems=tuple(problems),
+        model_digest=digest,
+        renamed=tuple(renamed),
+        new_folder=new_folder,
+    )
+
+
+def _jobs(
+    found: PromptFile, common: Wishes, checkpoint: Checkpoint, count: int, overwrite: bool
+) -> tuple[list[Job], list[Problem]]:
+    """The pictures of all lines that can be drawn, and the lines that cannot. Both count in `index`."""
+    jobs: list[Job] = []
+    problems = {problem.place: problem for problem in found.problems}
+    seen: Counter[str] = Counter()
+    for line in found.lines:
+        wishes = line.wishes.over(common)
+        if wishes.seed is None:
+            said = repr(line.wishes)  # the same prompt with other settings is no repetition
+            wishes = replace(wishes, seed=_seed_of(f"{wishes.prompt}\n{seen[said]}"))
+            seen[said] += 1
+        try:
+            request = wishes.request(checkpoint, count=count, overwrite=overwrite)
+            settings = resolve(request, checkpoint)
+        except SanaError as error:
+            told = SanaError(f"{line.place}: {error.message}", hint=error.hint, code=error.code)
+            problems[line.place] = Problem(
+                order=line.order, place=line.place, error=told, id=line.id
+            )
+            continue
+        for number, seed in enumerate(seeds_of(request), start=1):
+            jobs.append(
+                Job(
+                    index=(line.order - 1) * count + number,
+                    line=line,
+                    request=replace(request, seed=seed, count=1),
+                    wanted=picture_settings(settings, checkpoint, seed),
+                )
+            )
+    return jobs, sorted(problems.values(), key=lambda problem: problem.order)
+
+
+def _pattern(target: Request, jobs: list[Job], *, several: bool) -> Path:
+    """What pictures are called: the name that was asked for, or usual ones in a folder."""
+    path = target.output
+    if path is None or path.is_dir() or target.output_is_folder:
+        if path is not None and os.path.lexists(path) and not path.is_dir():
+            raise files.no_folder(path)
+        name = "{index}-{slug}-{seed}.png" if several else "{index}-{slug}.png"
+        return Path(_literal(path or Path())) / name
+    if file_names.is_pattern(path):
+        return path
+    if len(jobs) > 1:
+        raise SanaError(
+            f"{len(jobs)} pictures cannot all be called {path}",
+            hint=f"--output {path}/ for a folder, or a pattern such as {path.stem}-{{index}}.png",
+            code=ExitCode.USAGE,
+        )
+    return Path(_literal(path))
+
+
+def _literal(path: Path) -> str:
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
+def _folder_to_make(target: Request) -> Path | None:
+    path = target.output
+    return path if path and files.is_new_folder(path, target.output_is_folder) else None
+
+
+def _found(
+    jobs: list[Job],
+    there: FinishedPictures,
+    done: dict[Path, Mapping[str, Any]],
+    *,
+    is_pattern: bool,
+) -> list[Job]:
+    """The jobs at the places where their pictures are; those go to `done`. Each picture answers for one job."""
+    at_home = {
+        job.index for job in jobs if os.path.lexists(job.path) and there.is_at(job.path, job.wanted)
+    }
+    done |= {job.path: there.settings_of(job.path) or {} for job in jobs if job.index in at_home}
+    placed = []
+    for job in jobs:
+        if is_pattern and job.index not in at_home:
+            others = (p for p in there.elsewhere(job.named, job.wanted) if p not in done)
+            if (path := next(others, None)) is not None:
+                done[path] = there.settings_of(path) or {}
+                job = job.at(path)
+        placed.append(job)
+    return placed
+
+
+def _under_free_names(
+    jobs: list[Job], there: FinishedPictures, done: Mapping[Path, Mapping[str, Any]]
+) -> list[Job]:
+    """The jobs, those under new names whose own is taken by a picture of this batch, or of a line that was edited.
+
+    SanaError where it is not: where nothing of the batch is done, the folder belongs to another one.
+    """
+    taken = {job.path for job in jobs} | set(done)
+    mine = Counter(job.path for job in jobs)
+    placed = []
+    for job in jobs:
+        occupied = mine[job.path] > 1 or os.path.lexists(job.path)
+        finished = job.path in done and fits(done[job.path], job.wanted, there.model_digest)
+        if occupied and not finished:
+            if not done or there.settings_of(job.path) is None:
+                raise _in_the_way(job.path)
+            path = _free_name(job.path, taken)
+            taken.add(path)
+            job = job.at(path)
+        placed.append(job)
+    return placed
+
+
+def _free_name(path: Path, taken: Container[Path]) -> Path:
+    candidate, number = path, 2
+    while candidate in taken or os.path.lexists(candidate):
+        candidate, number = path.with_stem(f"{path.stem}-{number}"), number + 1
+    return candidate
+
+
+def draw_batch(
+    run: "Run", batch: Batch, checkpoint: Checkpoint, *, advance: Callable[[int, int], None]
+) -> Iterator["Picture"]:
+    """Draw what is pending. `advance` is told how many pictures there are, and how many in all.
+
+    Processes that work on the same pictures share them: each is drawn by the one that claims it first.
+    """
+    pending, total = batch.pending, len(batch.jobs)
+    finished = len(batch.done)
+    for start in range(0, len(pending), TEXTS_AT_ONCE):
+        jobs = pending[start : start + TEXTS_AT_ONCE]
+        run.encode([job.request for job in jobs])
+        claimed_by_others: list[Job] = []
+        for wait, some in ((0, jobs), (-1, claimed_by_others)):
+            for job in some:
+                advance(finished, total)
+                try:
+                    with _claim(job.path, wait):
+                        if not _another_did_it(job, batch.model_digest):
+                            run.turn_to(job.request)
+                            yield from run.pictures()
+                        finished += 1
+                except Timeout:
+                    claimed_by_others.append(job)
+    advance(total, total)
+
+
+@contextmanager
+def _claim(path: Path, wait: int) -> Iterator[None]:
+    """Nobody else draws this picture within the block; Timeout if somebody does. A kill ends a claim."""
+    lock = _lock_of(path)
+    while True:
+        with FileLock(lock, timeout=wait):
+            if not os.path.lexists(lock):  # its owner removed it when we had opened it
+                continue
+            try:
+                yield
+            finally:
+                with suppress(OSError):  # Windows removes no open file
+                    lock.unlink()
+            return
+
+
+def _forget_claim(path: Path) -> None:
+    """Remove what a process left that was killed when its picture was there, but not told."""
+    if os.path.lexists(_lock_of(path)):
+        with suppress(Timeout, OSError), _claim(path, 0):
+            pass
+
+
+def _lock_of(path: Path) -> Path:
+    digest = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:16]
+    return path.with_name(f".sana-{digest}.lock")
+
+
+def _another_did_it(job: Job, digest: str) -> bool:
+    """A second process may work on the same file of prompts."""
+    if job.request.overwrite or not os.path.lexists(job.path):
+        return False
+    try:
+        return fits(read_settings(job.path), job.wanted, digest)
+    except SanaError:
+        return False
+
+
+def _seed_of(text: str) -> int:
+    digest = hashlib.sha256(text.encode(errors="surrogateescape")).digest()
+    return int.from_bytes(digest[:4], "big") % MAX_SEED
+
+
+def _in_the_way(path: Path) -> SanaError:
+    return usage_error(
+        f"{path} is another picture than the one that would be drawn",
+        "choose another --output, or --force to replace it",
+    )

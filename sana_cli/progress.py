@@ -1,0 +1,58 @@
+"""Who sees progress and notices, and the seconds of each stage."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import torch
+
+
+STAGES = ("load", "text", "denoise", "decode", "save")  # of every picture
+
+
+class Reporter(Protocol):
+    """Where progress and notices go; `console.py` draws them, tests collect them."""
+
+    def stage(
+        self, title: str, total: int | None = None
+    ) -> AbstractContextManager[Callable[[], None]]:
+        """Open a stage of `total` steps (None: unknown); the yielded function advances it."""
+
+    def notice(self, message: str) -> None:
+        """Something that the user should know, in one line."""
+
+
+class Stopwatch:
+    """Seconds by stage, of one picture."""
+
+    def __init__(self, device: "torch.device") -> None:
+        self._device = device
+        self.start()
+
+    def start(self) -> None:
+        """Forget what was measured: the next picture begins."""
+        self._started = time.perf_counter()
+        self._seconds = dict.fromkeys(STAGES, 0.0)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Count what runs within as `stage`, whether it succeeds or not; but for stages within, which count their own."""
+        started, before = time.perf_counter(), sum(self._seconds.values())
+        try:
+            yield
+            if self._device.type == "cuda":
+                import torch
+
+                torch.cuda.synchronize(self._device)
+        finally:
+            spent = time.perf_counter() - started - (sum(self._seconds.values()) - before)
+            self._seconds[stage] = self._seconds.get(stage, 0.0) + spent
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """They add up to the total; `other` is what lies between stages, mostly memory that is given back."""
+        total = time.perf_counter() - self._started
+        other = max(0.0, total - sum(self._seconds.values()))
+        return {**self._seconds, "other": other, "total": total}

@@ -1,0 +1,1 @@
+"""What to draw: options from every place, resolved once into parameters."""

@@ -1,0 +1,321 @@
+"""The picture that another one begins with, and the mask of what is redrawn: found, checked, read and fitted. No torch."""
+
+from dataclasses import dataclass
+from functools import cache
+from math import isfinite, sqrt
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter, ImageOps
+
+from quant.manifest import sha256_of
+from sana_cli.config.networks import SchedulerName
+from sana_cli.errors import usage_error
+from sana_cli.images.oddities import NONE, Oddities, oddities_of, turn_of, white_of, whole_numbers
+from sana_cli.images.reading import BYTES_PER_PIXEL, opened, require_room
+from sana_cli.system.home import without_home
+
+STRENGTH = 0.6  # unless --strength says otherwise; diffusers' for Sprint
+SCM_STRENGTH = 0.5  # two steps at 0.6 would begin with noise
+_WHITE = 128  # of 255; brighter positions of a mask are redrawn
+_FEATHER = 8  # pixels within a mask over which the original fades into what was drawn
+_SAME_SHAPE = 0.01  # of the ratio of its sides, by which a mask may differ from its picture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureFile:
+    """A file that holds a picture: it was read once, whole."""
+
+    path: Path
+    digest: str  # SHA-256 of the file
+    width: int  # of the picture as it is looked at, pixels
+    height: int
+    oddities: Oddities = NONE
+
+    @property
+    def name(self) -> str:
+        """The path as pictures tell it: without the user's home."""
+        return without_home(self.path)
+
+    @property
+    def reading_bytes(self) -> int:
+        """The memory that it takes while it is read, at most."""
+        return BYTES_PER_PIXEL * self.width * self.height
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What a picture begins with, other than noise."""
+
+    image: PictureFile
+    strength: float
+    first: int  # the step to begin with; 0: noise
+    mask: PictureFile | None = None  # white is redrawn
+
+    @property
+    def is_encoded(self) -> bool:
+        """Whether the latents of the original are needed."""
+        return self.first > 0 or self.mask is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paste:
+    """What stays of an original, both of the finished picture's size: RGB, and a mask of 0 (stays) and 255."""
+
+    original: Image.Image
+    mask: Image.Image
+
+    def over(self, drawn: Image.Image) -> Image.Image:
+        """The drawn picture within the mask, fading at its border; outside of it the original's own pixels."""
+        return Image.composite(drawn, self.original, feathered(self.mask))
+
+
+# -- requests --------------------------------------------------------------------------------------
+
+
+def source_of(
+    image: Path | None,
+    *,
+    strength: float | None,
+    mask: Path | None,
+    steps: int,
+    scheduler: SchedulerName,
+    room: int | None = None,
+) -> Source | None:
+    """What a request begins with; SanaError (usage) for files and numbers that cannot work, or for pictures that
+    take more than `room` bytes to read.
+    """
+    if image is None:
+        for option, value in (("--strength", strength), ("--mask", mask)):
+            if value is not None:
+                raise usage_error(f"{option} needs a picture", "name it: --image FILE")
+        return None
+    original = examine(image, room)
+    redrawn = examine(mask, room) if mask is not None else None
+    if redrawn is not None:
+        _require_mask(redrawn, original)
+    usual = SCM_STRENGTH if scheduler == "scm" else STRENGTH
+    strength = strength if strength is not None else 1.0 if mask is not None else usual
+    if not (isfinite(strength) and 0 < strength <= 1):
+        raise usage_error(
+            f"--strength {strength:g} is out of range",
+            "use more than 0 (nothing changes) to 1 (drawn from noise)",
+        )
+    first = first_step(strength, steps, scheduler)
+    if first == steps:
+        raise usage_error(
+            f"--strength {strength:g} of {steps} steps leaves none to run",
+            f"use --strength {1 / steps:.2g} or more, or more --steps",
+        )
+    return Source(image=original, strength=float(strength), first=first, mask=redrawn)
+
+
+def first_step(strength: float, steps: int, scheduler: SchedulerName) -> int:
+    """The step to begin with, so that a share of `strength` of all steps runs.
+
+    Rounded as in diffusers: down in flow models (`StableDiffusionImg2ImgPipeline`, whose convention the others took
+    over), up in Sprint (`SanaSprintImg2ImgPipeline`).
+    """
+    tiny = 1e-9  # 100 * 0.29 is 28.999...
+    if scheduler == "scm":
+        return int(max(steps - steps * strength, 0) + tiny)
+    return steps - min(int(steps * strength + tiny), steps)
+
+
+def default_size(image: PictureFile, native: int, *, exact: bool) -> tuple[int, int]:
+    """The picture's own size; if `exact`, in multiples of 32, and with no more pixels than the model's native size."""
+    width, height = image.width, image.height
+    if not exact:
+        return width, height
+    shrink = min(1.0, native / sqrt(width * height))
+    return nearest_multiple(width * shrink), nearest_multiple(height * shrink)
+
+
+def other_side(side: int, this: int, other: int, *, exact: bool) -> int:
+    """The side that goes with a given one in a picture of `this` x `other`."""
+    wanted = side * other / this
+    return nearest_multiple(wanted) if exact else max(1, round(wanted))
+
+
+def nearest_multiple(side: float) -> int:
+    """The nearest size that the model can draw."""
+    return max(32, round(side / 32) * 32)
+
+
+def notices(source: Source, width: int, height: int) -> list[str]:
+    """What a person should know about how the files are used for a picture of this size."""
+    image, mask, lines = source.image, source.mask, []
+    if (image.width, image.height) != (width, height):
+        scale = max(width / image.width, height / image.height)
+        lost = 1 - width * height / (scale * scale * image.width * image.height)
+        cropped = f" and cropped by {max(lost, 0.001):.1%}" if lost > 1e-6 else ""
+        lines.append(
+            f"{image.path.name} ({image.width}x{image.height}) is resized{cropped} to {width}x{height}"
+        )
+    lines += [
+        f"{file.path.name}: {'; '.join(told)}"
+        for file, told in (
+            (image, image.oddities.of_picture()),
+            (mask, mask.oddities.of_mask() if mask else []),
+        )
+        if file and told
+    ]
+    if mask is not None and (mask.width, mask.height) != (image.width, image.height):
+        lines.append(
+            f"{mask.path.name} ({mask.width}x{mask.height}) is resized to fit "
+            f"{image.path.name} ({image.width}x{image.height})"
+        )
+    if not source.is_encoded:
+        why = (
+            "--strength 1"
+            if source.strength == 1
+            else f"--strength {source.strength:g} of so few steps"
+        )
+        more = "" if source.strength == 1 else "; use more --steps or less --strength"
+        lines.append(f"{why} draws from noise: only the size is the picture's{more}")
+    return lines
+
+
+def _require_mask(mask: PictureFile, image: PictureFile) -> None:
+    if abs(mask.width / mask.height / (image.width / image.height) - 1) > _SAME_SHAPE:
+        raise usage_error(
+            f"{mask.path.name} is {mask.width}x{mask.height}, "
+            f"{image.path.name} is {image.width}x{image.height}: the mask does not fit",
+            "make a mask of the picture's size",
+        )
+    if not _has_white(mask.path, mask.digest):
+        raise usage_error(
+            f"{mask.path.name} has nothing white: nothing would be redrawn",
+            "white is redrawn, black stays",
+        )
+
+
+@cache
+def _has_white(path: Path, digest: str) -> bool:
+    return read_mask(path).getextrema()[1] == 255
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+# Once for each state of a file: a batch asks for it again and again.
+_examined: dict[tuple[Path, int, int], PictureFile] = {}
+
+
+def examine(path: Path, room: int | None = None) -> PictureFile:
+    """A picture's size, digest and oddities; SanaError (usage) for a file that cannot be read to its end, or that
+    takes more than `room` bytes to read.
+    """
+    try:
+        state = path.stat()
+    except OSError:
+        state = None  # reading it tells what is wrong
+    key = path, *((state.st_size, state.st_mtime_ns) if state else (0, 0))
+    if key in _examined:
+        require_room(path, _examined[key].width, _examined[key].height, room)
+        return _examined[key]
+    with opened(path, room=room) as image:
+        upright = _upright_rgb(image, path)
+        oddities = oddities_of(image, path)
+    _examined[key] = PictureFile(
+        path=path,
+        digest=sha256_of(path),
+        width=upright.width,
+        height=upright.height,
+        oddities=oddities,
+    )
+    return _examined[key]
+
+
+def read_image(path: Path) -> Image.Image:
+    """RGB in 8 bits, upright, what is transparent on white; of an animation the first picture."""
+    with opened(path) as image:
+        return _upright_rgb(image, path)
+
+
+def read_mask(path: Path) -> Image.Image:
+    """255 where a mask is white and opaque, 0 elsewhere; upright."""
+    with opened(path) as image:
+        grey = _upright_rgb(image, path, background="black").convert("L")
+    return grey.point([0] * _WHITE + [255] * (256 - _WHITE))
+
+
+def _upright_rgb(image: Image.Image, path: Path, *, background: str = "white") -> Image.Image:
+    if image.mode == "F":
+        raise usage_error(
+            f"{path} holds floating-point pixels, which have no defined white",
+            "save it with 8 bits a channel",
+        )
+    turn = turn_of(image)
+    try:
+        rgb = _rgb(image, background)
+    except ValueError as error:
+        raise usage_error(
+            f"{path} holds {image.mode} pixels, which cannot be made RGB", "save it as RGB"
+        ) from error
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _rgb(image: Image.Image, background: str) -> Image.Image:
+    if image.mode.startswith("I"):  # more than 8 bits, which `convert` would cut off at 255
+        image = Image.fromarray(_eight_bits(whole_numbers(image)))
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", layer.size, background), layer)
+    return image.convert("RGB")
+
+
+def _eight_bits(values: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+    """Of 255, what numbers of `white_of` are."""
+    if white_of(values) == 0xFFFF:
+        return ((values.clip(0, None).astype(np.uint32) + 128) // 257).astype(np.uint8)
+    shift = 24 if values.dtype == np.uint32 else 23
+    return (values.clip(0, None) >> shift).astype(np.uint8)
+
+
+# -- fitting ---------------------------------------------------------------------------------------
+
+
+def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Fill width x height keeping the shape, cut the rest evenly; untouched if that is its size. Masks stay hard."""
+    if image.size == (width, height):
+        return image
+    method = Image.Resampling.NEAREST if image.mode == "L" else Image.Resampling.LANCZOS
+    return ImageOps.fit(image, (width, height), method)
+
+
+def as_drawn(image: Image.Image, width: int, height: int) -> Image.Image:
+    """What the model must draw, width x height, for `pixels.resize_and_crop` to make this picture of it."""
+    if image.size == (width, height):
+        return image
+    ratio = max(image.width / width, image.height / height)
+    inner = (min(width, round(image.width / ratio)), min(height, round(image.height / ratio)))
+    # Bilinear also for masks: a position that is touched at all must not be lost.
+    method = Image.Resampling.BILINEAR if image.mode == "L" else Image.Resampling.LANCZOS
+    pixels = np.asarray(image.resize(inner, method))
+    left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
+    around = [(top, height - inner[1] - top), (left, width - inner[0] - left)]
+    around += [(0, 0)] * (pixels.ndim - 2)
+    return Image.fromarray(np.pad(pixels, around, mode="edge"))
+
+
+def touched_positions(mask: Image.Image, downscale: int) -> NDArray[np.bool_]:
+    """Latent positions of which a mask redraws any pixel: bool (h, w)."""
+    pixels = np.asarray(mask) > 0
+    height, width = pixels.shape
+    blocks = pixels.reshape(height // downscale, downscale, width // downscale, downscale)
+    return np.any(blocks, axis=(1, 3))
+
+
+def feathered(mask: Image.Image) -> Image.Image:
+    """Weights of what was drawn: 0 outside of the mask, rising to 255 within, over fewer pixels in a thin one."""
+    layer, layers = mask, list[NDArray[np.uint16]]()
+    while len(layers) < _FEATHER and layer.getextrema()[1]:
+        layers.append(np.asarray(layer, dtype=np.uint16))
+        layer = layer.filter(ImageFilter.MinFilter(3))
+    weights = sum(layers[1:], start=layers[0]) // len(layers)
+    return Image.fromarray(weights.astype(np.uint8))

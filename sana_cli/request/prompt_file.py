@@ -1,0 +1,244 @@
+"""Files of prompts, in any form that `prompt_forms` reads: each place becomes wishes for a picture. No torch."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from quant.plain_text import decode_text
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.request.options import Wishes
+from sana_cli.request.prompt_forms import (
+    Content,
+    Entry,
+    Place,
+    UnreadableForm,
+    read_entries,
+    within,
+)
+from sana_cli.request.prompt_values import KEYS, BadValue, values_of, wishes_of
+from sana_cli.text import counted
+
+_SUFFIXES = ("", ".txt", ".prompt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab")
+_LARGEST, _PIECE = 256 * 2**20, 2**20  # bytes
+_SHOWN = 3  # unknown keys, left out files
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Line:
+    """One place that asks for a picture."""
+
+    order: int  # among all places of the file, from 1
+    place: Place
+    wishes: Wishes
+    id: str | None = None  # as the file names it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Problem:
+    """One place that asks for a picture which cannot be drawn."""
+
+    order: int
+    place: Place
+    error: SanaError
+    id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptFile:
+    """All that a file, or a folder of files, asks for. `notices`: what of it has no effect."""
+
+    lines: tuple[Line, ...]
+    problems: tuple[Problem, ...] = ()
+    notices: tuple[str, ...] = ()
+
+    @property
+    def only_lines(self) -> tuple[Line, ...]:
+        """The lines where all of them are needed: the first problem is raised."""
+        for problem in self.problems:
+            raise problem.error
+        return self.lines
+
+
+def read_prompt_file(name: str) -> PromptFile:
+    """What a file asks for, a folder of files, or standard input if the name is `-`.
+
+    SanaError (usage) where nothing can be read at all, or no line of it.
+    """
+    return _Reader(name).read()
+
+
+class _Reader:
+    """Reads one file or folder; collects what is to be told of all its lines together."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.called = "standard input" if name == "-" else name
+        self._ignored: dict[str, None] = {}  # unknown keys, in order
+        self._comments: list[str] = []
+        self._left_out: list[str] = []  # files
+        self._ids: dict[str, Place] = {}
+
+    def read(self) -> PromptFile:
+        lines, problems = [], []
+        for order, entry in enumerate(self._entries(), start=1):
+            try:
+                lines.append(self._line(entry, order))
+            except SanaError as error:
+                problems.append(
+                    Problem(order=order, place=entry.place, error=error, id=_id_of(entry))
+                )
+        if not lines and not problems:
+            raise _usage(
+                f"{self.called} holds no prompts", "write one a line, or one JSON object a line"
+            )
+        if not lines:
+            raise summed_up(problems)
+        return PromptFile(
+            lines=tuple(lines), problems=tuple(problems), notices=tuple(self._notices())
+        )
+
+    # -- files ------------------------------------------------------------------------------------
+
+    def _entries(self) -> Iterator[Entry]:
+        folder = None if self.name == "-" else self._folder()
+        if folder is None:
+            yield from self._content(self._bytes(), self.name).entries
+            return
+        for path in sorted(folder.iterdir()):
+            if path.name.startswith(".") or path.is_dir():
+                continue
+            if path.suffix.lower() not in _SUFFIXES or not path.is_file():
+                self._left_out.append(path.name)
+                continue
+            entries = self._content(_read(path, str(path)), str(path)).entries
+            alone = len(entries) == 1
+            yield from (within(each, path.name, path.stem if alone else None) for each in entries)
+
+    def _folder(self) -> Path | None:
+        try:
+            path = Path(self.name).expanduser()
+            return path if path.is_dir() else None
+        except (OSError, ValueError, RuntimeError) as error:
+            raise _unreadable(self.called, error) from error
+
+    def _bytes(self) -> bytes:
+        if self.name != "-":
+            return _read(Path(self.name).expanduser(), self.called)
+        if sys.stdin is None:
+            raise _unreadable(self.called, ValueError("it is closed"))
+        return _limited(sys.stdin.buffer, self.called)
+
+    def _content(self, data: bytes, name: str) -> Content:
+        called = self.called if name == self.name else name
+        try:
+            text = decode_text(data)
+        except ValueError as error:
+            raise _unreadable(called, error) from error
+        try:
+            content = read_entries(text, name)
+        except UnreadableForm as error:
+            raise _usage(f"{called} {error}", _FORMS) from error
+        self._comments += [line.strip() for _, line in content.comments]
+        return content
+
+    # -- one entry --------------------------------------------------------------------------------
+
+    def _line(self, entry: Entry, order: int) -> Line:
+        try:
+            if entry.problem:
+                raise BadValue(entry.problem)
+            values, unknown = values_of(entry)
+            name = self._known_id(values.pop("id", None), entry.place)
+            wishes = wishes_of(values)
+        except BadValue as error:
+            raise _wrong(f"{self.called}, {entry.place}", str(error)) from error
+        self._ignored |= dict.fromkeys(unknown)
+        return Line(order=order, place=entry.place, wishes=wishes, id=name)
+
+    def _known_id(self, value: object, place: Place) -> str | None:
+        if value is None:
+            return None
+        name = str(value)
+        if name in self._ids:
+            raise BadValue(f"has the id of {self._ids[name]}: {name!r}")
+        self._ids[name] = place
+        return name
+
+    def _notices(self) -> Iterator[str]:
+        if self._comments:
+            what = counted(len(self._comments), "line")
+            begin = "begins" if len(self._comments) == 1 else "begin"
+            yield (
+                f"{what} of {self.called} {begin} with # and {'is' if begin == 'begins' else 'are'} "
+                f"not drawn: {_listed(self._comments)}"
+            )
+        if self._ignored:
+            yield f"{self.called} has keys that change nothing here: {_listed(list(self._ignored))}"
+        if self._left_out:
+            what = counted(len(self._left_out), "file")
+            yield f"{what} in {self.called} hold no prompts by their names: {_listed(self._left_out)}"
+
+
+def summed_up(problems: Sequence[Problem]) -> SanaError:
+    """One error for all lines that cannot be drawn: the first, and how many more there are."""
+    first = problems[0].error
+    more = f" (and {len(problems) - 1} more such lines)" if len(problems) > 1 else ""
+    return SanaError(first.message + more, hint=first.hint, code=first.code)
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+_FORMS = (
+    "one prompt a line; JSON, whole or an object a line; a table with a column `prompt`; "
+    'or lines such as --prompt "a red fox" --seed 3'
+)
+
+
+def _id_of(entry: Entry) -> str | None:
+    value = entry.said.get("id")
+    return str(value) if isinstance(value, str | int) else None
+
+
+def _listed(texts: list[str]) -> str:
+    shown = ", ".join(text if len(text) <= 40 else f"{text[:40]}..." for text in texts[:_SHOWN])
+    return shown + (f", and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else "")
+
+
+def _read(path: Path, called: str) -> bytes:
+    try:
+        with path.open("rb") as file:  # may be a pipe, as shells make of <(...)
+            return _limited(file, called)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise _unreadable(called, error) from error
+
+
+def _limited(file: BinaryIO, called: str) -> bytes:
+    """All of it; in pieces, since one large read takes its memory beforehand."""
+    data = bytearray()
+    while piece := file.read(_PIECE):
+        data += piece
+        if len(data) > _LARGEST:
+            raise _unreadable(called, ValueError(f"it is larger than {_LARGEST // 2**20} MiB"))
+    return bytes(data)
+
+
+def _unreadable(called: str, error: Exception) -> SanaError:
+    reason = (error.strerror if isinstance(error, OSError) else None) or error
+    return _usage(
+        f"cannot read {called}: {reason}",
+        f"--prompts takes a file, a folder of them, or -: {_FORMS}",
+    )
+
+
+def _wrong(where: str, problem: str) -> SanaError:
+    example = json.dumps({"prompt": "a red fox"})
+    return _usage(
+        f"{where} {problem}", f"a line is {example}; further keys: {', '.join(list(KEYS)[1:])}"
+    )
+
+
+def _usage(message: str, hint: str) -> SanaError:
+    return SanaError(message, hint=hint, code=ExitCode.USAGE)

@@ -1,0 +1,157 @@
+"""What a place in a file of prompts says, key by key: known, of its kind, and as wishes for a picture. No torch."""
+
+import difflib
+from typing import Any
+
+from sana_cli.config.choices import Scheduler, parse_size
+from sana_cli.errors import SanaError
+from sana_cli.request.options import Wishes
+from sana_cli.request.prompt_forms import Entry
+
+# keys of a line, and what their values are in JSON
+KEYS: dict[str, tuple[type, ...]] = {
+    "prompt": (str,), "id": (str, int), "negative": (str,), "seed": (int,), "steps": (int,),
+    "guidance": (int, float), "size": (str, int), "width": (int,), "height": (int,), "aspect": (str,),
+    "bins": (bool,), "guidance_interval": (str,), "cache": (int, float), "scheduler": (str,),
+    "enhance": (bool,), "image": (str,), "strength": (int, float), "mask": (str,),
+    "lora": (str, list),
+}  # fmt: skip
+_ALIASES = {  # what other programs call them
+    "negative_prompt": "negative", "guidance_scale": "guidance", "cfg_scale": "guidance", "cfg": "guidance",
+    "num_inference_steps": "steps", "aspect_ratio": "aspect",
+}  # fmt: skip
+# Our options that hold for all pictures of a batch.
+_OF_THE_BATCH = (
+    "model", "output", "count", "precision", "device", "backend", "decode", "tile", "max_memory", "plan",
+)  # fmt: skip
+_RESEMBLES = 0.72  # of difflib: "seeds" and "stesp" do, "style" and "scene" do not
+_TRUE, _FALSE = ("true", "1", "yes", "on", ""), ("false", "0", "no", "off")
+_LONGEST_ID = 200  # characters
+
+
+class BadValue(Exception):
+    """A place that cannot be read; its text says why, after the name of the place."""
+
+
+def values_of(entry: Entry) -> tuple[dict[str, Any], list[str]]:
+    """What is said, by our keys and each of its kind, and the keys that mean nothing here. null is "not said".
+
+    BadValue for what cannot be used, and for a key that is one of ours, misspelled or in the wrong place.
+    """
+    values: dict[str, Any] = {}
+    unknown: list[str] = []
+    for key, value in entry.said.items():
+        known, meant = (_known_typed if entry.is_typed else _known)(key, value)
+        if known is None:
+            unknown.append(key)
+        elif meant is not None:
+            if known in values:
+                raise BadValue(f"says {known!r} twice, once as {key!r}")
+            values[known] = _checked(known, meant, is_typed=entry.is_typed)
+    if not isinstance(values.get("prompt"), str):
+        raise _no_prompt(entry, unknown)
+    for key in unknown:
+        _judge_unknown(key)
+    return values, unknown
+
+
+def _no_prompt(entry: Entry, unknown: list[str]) -> BadValue:
+    meant = next((key for key in unknown if _resembling(_plain(key)) == "prompt"), None)
+    what = "has no prompt" if entry.is_typed else 'is no object with a "prompt"'
+    return BadValue(what + (f", did you mean that by {meant!r}?" if meant else ""))
+
+
+def _judge_unknown(key: str) -> None:
+    plain = _plain(key)
+    if plain in _OF_THE_BATCH:
+        option = f"--{plain.replace('_', '-')}"
+        raise BadValue(f"has a key {key!r}, which holds for all pictures: give {option}")
+    if close := _resembling(plain):
+        raise BadValue(f"has an unknown key {key!r}, did you mean {close!r}?")
+
+
+def _plain(key: str) -> str:
+    """A key as ours are written: "Negative Prompt" is negative_prompt."""
+    return key.strip().casefold().replace("-", "_").replace(" ", "_")
+
+
+def _known(key: str, value: object) -> tuple[str | None, Any]:
+    known = _ALIASES.get(_plain(key), _plain(key))
+    return (known if known in KEYS else None), value
+
+
+def _known_typed(key: str, value: str) -> tuple[str | None, Any]:
+    """The same for text, where switches are written --enhance, --no-enhance and --exact."""
+    plain = _plain(key)
+    if plain in ("no_enhance", "exact"):
+        return {"no_enhance": "enhance", "exact": "bins"}[plain], "false"
+    return _known(key, value)
+
+
+def _resembling(key: str) -> str | None:
+    close = difflib.get_close_matches(key, KEYS, n=1, cutoff=_RESEMBLES)
+    # "image_id" is no misspelled image, it is something of its own
+    return close[0] if close and close[0] not in key.split("_")[:-1] else None
+
+
+def _checked(key: str, value: Any, *, is_typed: bool) -> Any:
+    try:
+        value = _converted(key, value) if is_typed else value
+    except ValueError as error:
+        raise BadValue(f"has an unusable {key!r}: {value!r}") from error
+    kinds = KEYS[key]
+    if type(value) is float and int in kinds and value.is_integer():
+        value = value if float in kinds else int(value)
+    if type(value) not in kinds:
+        raise BadValue(f"has an unusable {key!r}: {value!r}")
+    if key == "scheduler" and value not in list(Scheduler):
+        raise BadValue(f"has an unknown scheduler {value!r}")
+    if key == "seed" and value == -1:
+        return None  # other programs' word for "any"
+    texts = value if isinstance(value, list) else [value]
+    if not all(_is_text(text) for text in texts):
+        raise BadValue(f"has a {key!r} that is not valid text")
+    if key == "id" and not 0 < len(str(value)) <= _LONGEST_ID:
+        raise BadValue(f"has an id of {len(str(value))} characters, {_LONGEST_ID} are the most")
+    return value
+
+
+def _is_text(value: object) -> bool:
+    """Escapes of JSON can say what no text holds: half a character, or NUL."""
+    if not isinstance(value, str):
+        return True
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in value
+
+
+def _converted(key: str, text: str) -> Any:
+    """Text as the kind of value that a key has. ValueError for what is none."""
+    kinds = KEYS[key]
+    if bool in kinds:
+        if text.lower() not in _TRUE + _FALSE:
+            raise ValueError(text)
+        return text.lower() in _TRUE
+    if str in kinds:
+        return text
+    return int(text) if text.strip().lstrip("+-").isdecimal() else float(text)
+
+
+def wishes_of(values: dict[str, Any]) -> Wishes:
+    """As wishes; BadValue where they contradict each other."""
+    if (size := values.pop("size", None)) is not None:
+        if "width" in values or "height" in values:
+            raise BadValue("has a size twice: size, and width or height")
+        try:
+            values["width"], values["height"] = parse_size(str(size))
+        except SanaError as error:
+            raise BadValue(f"has an unreadable size {size!r}") from error
+    if "aspect" in values and ("width" in values or "height" in values):
+        raise BadValue("has a size and an aspect")
+    if (lora := values.pop("lora", None)) is not None:
+        values["loras"] = (lora,) if isinstance(lora, str) else tuple(lora)
+        if not all(isinstance(text, str) for text in values["loras"]):
+            raise BadValue(f"has an unusable 'lora': {lora!r}")
+    return Wishes(**values)

@@ -1,0 +1,1 @@
+"""The machine: memory, processor, devices and their number formats."""

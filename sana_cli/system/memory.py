@@ -1,0 +1,166 @@
+"""How much memory there is. No torch unless a GPU is asked."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path, PurePosixPath
+
+from sana_cli.system.precision import Device
+from sana_cli.system.resident import resident_bytes
+
+try:
+    import resource
+except ImportError:  # Windows has no such limits
+    resource = None  # type: ignore[assignment]
+
+_CGROUP = Path("/proc/self")  # says which groups the process is in, and where they are mounted
+_NO_LIMIT = 2**60  # bytes; the first version of control groups writes a larger number for none
+
+
+def free_bytes(device: Device) -> int | None:
+    """Memory that is free for allocation now; None where the system does not tell."""
+    if device.type == "cuda":
+        import torch
+
+        cached = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+        return torch.cuda.mem_get_info()[0] + cached
+    if device.type != "cpu":
+        return None
+    known = [_system_free(), _container_free(), _process_free()]
+    return min((value for value in known if value is not None), default=None)
+
+
+def total_bytes(device: Device) -> int | None:
+    """All memory there is, in use or not; None where the system does not tell."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info()[1]
+    if device.type != "cpu":
+        return None
+    known = [_system("SC_PHYS_PAGES"), _container_limit(), _process_limit()]
+    return min((value for value in known if value is not None), default=None)
+
+
+def held_bytes(device: Device) -> int:
+    """What this process has there now, and could use again."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.memory_allocated()
+    return resident_bytes() if device.type == "cpu" else 0
+
+
+def _system_free() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return _system("SC_AVPHYS_PAGES")
+
+
+def _system(pages: str) -> int | None:
+    try:
+        return prod(os.sysconf(name) for name in (pages, "SC_PAGE_SIZE"))
+    except (AttributeError, OSError, ValueError):  # no such call, or no such name
+        return None
+
+
+# -- control groups: containers, systemd, SLURM ------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Files:
+    """Names that a version of control groups gives to its files."""
+
+    limits: tuple[str, ...]
+    used: str
+    cache: str  # in memory.stat: what the kernel gives back, of the group and those below it
+
+
+_VERSIONS = {
+    "cgroup2": _Files(("memory.max", "memory.high"), "memory.current", "inactive_file"),
+    "cgroup": _Files(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
+}
+
+
+def _container_limit(own: Path = _CGROUP) -> int | None:
+    """The lowest limit of this process's groups; None without one."""
+    found = (_limit(group, files) for group, files in _groups(own))
+    return min((limit for limit in found if limit is not None), default=None)
+
+
+def _container_free(own: Path = _CGROUP) -> int | None:
+    """What the limits of its groups leave, without the cache that the kernel would give back."""
+    found = (_left(group, files) for group, files in _groups(own))
+    return min((left for left in found if left is not None), default=None)
+
+
+def _groups(own: Path) -> Iterator[tuple[Path, _Files]]:
+    """The groups that this process is in and all above them, as far as they are mounted here: each may have a limit."""
+    places = {}
+    for line in _lines(own / "cgroup"):
+        _, controllers, place = line.split(":", 2)
+        if not controllers or "memory" in controllers.split(","):
+            places["cgroup" if controllers else "cgroup2"] = PurePosixPath(place)
+    for line in _lines(own / "mountinfo"):
+        mount, _, kind = line.partition(" - ")
+        version, _, options = kind.split(" ", 2)
+        if version not in places or (version == "cgroup" and "memory" not in options.split(",")):
+            continue
+        root, folder = mount.split(" ")[3:5]
+        group_path, top = places[version], Path(folder)
+        seen = group_path.is_relative_to(root)  # else the mount is of another namespace
+        inside = group_path.relative_to(root) if seen else PurePosixPath()
+        for group in (top / inside, *(top / inside).parents):
+            yield group, _VERSIONS[version]
+            if group == top:
+                break
+
+
+def _limit(group: Path, files: _Files) -> int | None:
+    limits = [int(text) for name in files.limits for text in _lines(group / name) if text.isdigit()]
+    return min((limit for limit in limits if limit < _NO_LIMIT), default=None)
+
+
+def _left(group: Path, files: _Files) -> int | None:
+    limit = _limit(group, files)
+    used = next(iter(_lines(group / files.used)), "")
+    if limit is None or not used.isdigit():
+        return None
+    stat = dict(line.split(" ", 1) for line in _lines(group / "memory.stat"))
+    return max(0, limit - int(used) + int(stat.get(files.cache, 0)))
+
+
+def _lines(path: Path) -> list[str]:
+    """A file of the kernel's; none where it does not have it."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+
+
+# -- limits of the process: ulimit -v and -d ---------------------------------------------------------
+
+
+def _process_limits(own: Path = _CGROUP) -> Iterator[tuple[int, int]]:
+    """Limit and what is used of it, of addresses and of data."""
+    if resource is None:
+        return
+    pages = next(iter(_lines(own / "statm")), "").split(" ")
+    for kind, field in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
+        limit = resource.getrlimit(kind)[0]
+        if limit != resource.RLIM_INFINITY:
+            used = int(pages[field]) * resource.getpagesize() if len(pages) > field else 0
+            yield limit, used
+
+
+def _process_limit() -> int | None:
+    return min((limit for limit, _ in _process_limits()), default=None)
+
+
+def _process_free() -> int | None:
+    return min((max(0, limit - used) for limit, used in _process_limits()), default=None)

@@ -1,0 +1,135 @@
+"""What a batch says while it is drawn: a line a picture, for people or as JSON, as soon as it is there."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.request.prompt_file import Problem, summed_up
+from sana_cli.terminal.report import picture_facts
+from sana_cli.text import counted, print_json, say
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sana_cli.pipeline.batch import Batch, Job
+    from sana_cli.pipeline.finishing import Picture
+    from sana_cli.pipeline.run import Run
+    from sana_cli.request.prompt_forms import Place
+    from sana_cli.terminal.progress_bars import ConsoleReporter
+
+_SHOWN = 10  # lines that cannot be drawn
+
+
+class BatchReport:
+    """Counts, so that whatever ends a batch can tell how far it came."""
+
+    def __init__(self, reporter: "ConsoleReporter", *, model: str, json: bool, quiet: bool) -> None:
+        self.reporter, self.model, self.json, self.quiet = reporter, model, json, quiet
+        self.failure: SanaError | None = None  # of lines that cannot be drawn, while the others are
+        self._jobs: dict[Path, Job] = {}
+        self._total = self._done = 0
+
+    def planned(self, batch: "Batch") -> None:
+        """Tell what cannot be drawn, and what is there already."""
+        self._jobs = {job.path: job for job in batch.jobs}
+        self._total, self._done = len(batch.jobs), len(batch.done)
+        self._tell_problems(batch.problems)
+        if batch.done:
+            left = len(batch.pending)
+            self.reporter.notice(
+                f"{self._done} of {self._total} pictures are done: "
+                + (f"{left} to draw" if left else "nothing to draw")
+            )
+        if batch.renamed:
+            names = counted(len(batch.renamed), "name")
+            verb = "belongs" if len(batch.renamed) == 1 else "belong"
+            self.reporter.notice(
+                f"{names} {verb} to other pictures, which stay: drawn as {batch.renamed[0]}"
+                + (" and so on" if len(batch.renamed) > 1 else "")
+            )
+        if self.json:
+            for job in batch.jobs:
+                if (settings := batch.done.get(job.path)) is not None:
+                    width, height = map(int, str(job.wanted["size"]).split("x"))
+                    self._print(
+                        job, status="done", seed=job.named.seed, width=width, height=height,
+                        settings=dict(settings),
+                    )  # fmt: skip
+
+    def _tell_problems(self, problems: "tuple[Problem, ...]") -> None:
+        for number, problem in enumerate(problems):
+            if self.json:
+                print_json({
+                    "status": "error", **place_facts(problem.place), "id": problem.id,
+                    "error": error_facts(problem.error),
+                })  # fmt: skip
+            if number < _SHOWN:
+                self.reporter.notice(f"not drawn: {problem.error.message}")
+        if len(problems) > _SHOWN:
+            self.reporter.notice(f"not drawn: {len(problems) - _SHOWN} more lines")
+        if problems:
+            self.failure = summed_up(problems)
+
+    def refused(self, job: "Job", error: SanaError) -> None:
+        """Tell of a picture whose prompt may not be drawn."""
+        self._total -= 1
+        self.reporter.notice(f"{job.line.place}: {error.message}")
+        if self.json:
+            self._print(job, status="error", error=error_facts(error))
+
+    def drawn(self, picture: "Picture", run: "Run | None") -> None:
+        """Tell of a new picture, at once even through a pipe."""
+        self._done += 1
+        if self.json:
+            assert run is not None
+            self._print(
+                self._jobs[picture.path], status="drawn", device=str(run.device),
+                precision=str(run.dtypes), kernels=run.kernels, **picture_facts(picture),
+            )  # fmt: skip
+            return
+        seconds = f"{picture.seconds['total']:.1f} s"
+        about = f"  seed {picture.seed}  {picture.width}x{picture.height}  {seconds}"
+        say(str(picture.path) + ("" if self.quiet else about))
+        sys.stdout.flush()
+
+    def sheet(self, path: "Path") -> None:
+        """Tell of the contact sheet."""
+        if self.json:
+            print_json({"status": "grid", "path": str(path)})
+        else:
+            say(str(path))
+        sys.stdout.flush()
+
+    def _print(self, job: "Job", *, status: str, **facts: Any) -> None:
+        print_json({
+            "status": status, "index": job.index, **place_facts(job.line.place),
+            "id": job.line.id, "path": str(job.path), "model": self.model, **facts,
+        })  # fmt: skip
+        sys.stdout.flush()
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """An interruption in the block tells how many pictures are done."""
+        try:
+            yield
+        except (KeyboardInterrupt, SanaError) as error:
+            if isinstance(error, SanaError) and error.code != ExitCode.INTERRUPTED:
+                raise
+            if not self._total:  # nothing is planned yet
+                raise
+            raise SanaError(
+                f"interrupted: {self._done} of {counted(self._total, 'picture')} are done",
+                hint="the same command draws the others",
+                code=ExitCode.INTERRUPTED,
+            ) from error
+
+
+def place_facts(place: "Place") -> dict[str, Any]:
+    """Where a line is, for programs: {"line": 3}, {"item": 3} of an array; with "file" in a folder."""
+    return {place.kind: place.number, **({"file": place.file} if place.file else {})}
+
+
+def error_facts(error: SanaError) -> dict[str, Any]:
+    return {"code": int(error.code), "message": error.message, "hint": error.hint}

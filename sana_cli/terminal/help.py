@@ -1,0 +1,206 @@
+"""What commands look like: the many options of `sana generate` in groups, and help for words that are near what is meant.
+
+Typer's own panels of help need Rich, 100 ms of it.
+"""
+
+import difflib
+from copy import copy
+from itertools import islice
+from shlex import quote
+from typing import Any
+
+from typer.core import TyperCommand, TyperGroup
+
+from sana_cli.errors import usage_error
+from sana_cli.terminal.usage import UsageError
+
+_GROUPS = {
+    "What to draw": (
+        "prompt", "from_", "prompts", "negative", "seed", "count", "image", "strength", "mask", "lora",
+    ),
+    "Size": ("size", "aspect", "width", "height", "bins"),
+    "How": (
+        "model", "steps", "guidance", "guidance_interval", "scheduler", "enhance", "safety", "cache",
+    ),
+    "Where it goes": ("output", "force", "grid", "show", "preview", "preview_file", "preview_every", "json", "quiet"),
+    "Speed and memory": (
+        "device", "precision", "backend", "decode", "tile", "max_memory", "plan", "prompt_cache", "dry_run",
+        "offline",
+    ),
+}  # fmt: skip
+_OTHERS = "Others"
+
+_EXAMPLES = (
+    ('sana generate "a red fox" --model sana-0.6b --size 1024x768', ""),
+    ('sana generate "a cat" --count 2 --seed 7 -o cat.png', "cat-7.png, cat-8.png"),
+    ("sana generate --from cat-7.png --steps 28", "the same, finer"),
+    ("sana generate --prompts prompts.txt -o pictures/", "one prompt per line"),
+    ('sana generate "a cat" --dry-run', "how much memory it takes"),
+)
+
+
+_GENERATE, _MODELS, _REMOVE, _PULL = "sana generate", "sana models", "sana remove", "sana pull"
+_CONFIG = "sana config"
+# What other programs call it: within each group, their word and our command.
+_MEANT: dict[str, dict[str, str]] = {
+    "sana": {
+        **dict.fromkeys(
+            ("run", "draw", "txt2img", "text2img", "t2i", "image", "imagine", "create", "make", "paint"), _GENERATE,
+        ),
+        **dict.fromkeys(("img2img", "i2i", "inpaint", "edit"), "sana generate PROMPT --image PICTURE"),
+        **dict.fromkeys(("list", "ls", "ps", "search"), _MODELS),
+        **dict.fromkeys(("rm", "delete", "del", "uninstall"), _REMOVE),
+        **dict.fromkeys(("download", "fetch", "get", "install", "add"), _PULL),
+        **dict.fromkeys(("chat", "interactive", "shell", "console"), "sana repl"),
+        **dict.fromkeys(("show", "inspect", "describe", "metadata"), "sana info"),
+        **dict.fromkeys(("settings", "set", "configure", "preferences"), _CONFIG),
+        **dict.fromkeys(("use", "switch"), "sana default"),
+        **dict.fromkeys(("convert", "compress", "quantise"), "sana quantize"),
+        **dict.fromkeys(("benchmark", "speed", "perf"), "sana bench"),
+        **dict.fromkeys(("check", "diagnose", "status", "env"), "sana doctor"),
+        "version": "sana --version",
+    },
+    _CONFIG: {
+        **dict.fromkeys(("ls", "view", "print", "dump"), f"{_CONFIG} show"),
+        **dict.fromkeys(("rm", "remove", "delete", "del", "reset"), f"{_CONFIG} unset"),
+        **dict.fromkeys(("add", "change"), f"{_CONFIG} set"),
+        **dict.fromkeys(("where", "file", "location"), f"{_CONFIG} path"),
+    },
+}  # fmt: skip
+
+# What other programs call it: the option by its name in Python, and names that are read but not listed.
+ALIASES = {
+    "negative": ("--negative-prompt", "--neg"),
+    "guidance": ("--cfg", "--cfg-scale", "--guidance-scale"),
+    "steps": ("--num-inference-steps", "--num-steps", "--sampling-steps"),
+    "count": ("--num-images", "--num-images-per-prompt", "--batch-count", "--number"),
+    "scheduler": ("--sampler", "--sampling-method"),
+    "image": ("--init-image", "--init-img"),
+    "output": ("--out", "--outfile"),
+    "force": ("--overwrite",),
+}
+_PROMPT = ("-p", "--prompt")
+
+
+class Verbs(TyperGroup):
+    """Commands of a group; knows the names that others give them, and a prompt that lacks its command."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        word = args[0]
+        if not ctx.resilient_parsing and self.get_command(ctx, word) is None:
+            path = str(ctx.command_path)
+            if word.startswith("-"):
+                raise usage_error(f"there is no option {word}", f"see `{path} --help`")
+            raise usage_error(f"there is no command {word!r}", self._hint(ctx, path, word))
+        return super().resolve_command(ctx, args)
+
+    def _hint(self, ctx: Any, path: str, word: str) -> str:
+        names = self.list_commands(ctx)
+        meant = _MEANT.get(path, {}).get(word.lower())
+        begun = [f"{path} {name}" for name in names if len(word) > 1 and name.startswith(word)]
+        close = [f"{path} {name}" for name in difflib.get_close_matches(word.lower(), names, n=1)]
+        for likely in ([meant] if meant else [], begun, close):
+            if likely:
+                return f"did you mean `{likely[0]}`?"
+        if path != "sana":
+            return f"commands: {', '.join(names)}"
+        listed = "" if " " in word else "`sana --help` lists the commands; "
+        return f"{listed}to draw it: sana generate {quote(word)}"
+
+
+class Command(TyperCommand):
+    """A command that also reads the option names of other programs, and whose mistakes name it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            rest: list[str] = super().parse_args(ctx, args)
+        except UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+        return rest
+
+    def make_parser(self, ctx: Any) -> Any:
+        parser = super().make_parser(ctx)
+        for param in self.get_params(ctx):
+            if names := _aliases(param):
+                unlisted = copy(param)
+                unlisted.opts, unlisted.secondary_opts = list(names), []
+                unlisted.add_to_parser(parser, ctx)
+        return parser
+
+
+def _aliases(param: Any) -> tuple[str, ...]:
+    is_option = param.opts[0].startswith("-")
+    return ALIASES.get(str(param.name), ()) if is_option else ()
+
+
+class Grouped(Command):
+    """`sana generate`: its help lists options by what they are about, in the order of the table above."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.allow_extra_args = True
+        rest: list[str] = super().parse_args(ctx, self._prompt_last(ctx, args))
+        if rest and not ctx.resilient_parsing:
+            prompt = " ".join([*filter(None, [ctx.params.get("prompt")]), *rest])
+            raise usage_error(
+                f"unexpected argument {rest[0]!r}",
+                f"put the whole prompt in quotes: sana generate {quote(prompt)}",
+            )
+        return rest
+
+    def _prompt_last(self, ctx: Any, args: list[str]) -> list[str]:
+        """Move a prompt that was given by `-p`, or is a sentence that begins with a dash, after `--`."""
+        texts, numbers = _value_options(self.get_params(ctx))
+        moved: list[str] = []
+        others: list[str] = []
+        words = iter(args)
+        for word in words:
+            name, equals, value = word.partition("=")
+            if word == "--":
+                break
+            if word in _PROMPT:
+                following = next(words, None)
+                if following is None:
+                    raise usage_error(f"{word} needs a value", f'for example: {word} "a cat"')
+                moved.append(following)
+            elif name in _PROMPT and equals:
+                moved.append(value)
+            elif word in texts or word in numbers:
+                others += [word, *islice(words, 1)]
+            elif _is_sentence(word) and not {name, word[:2]} & texts:
+                moved.append(word)
+            else:
+                others.append(word)
+        behind = list(words)
+        return [*others, "--", *moved, *behind] if moved or "--" in args else others
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        by_name = {str(param.name): param for param in self.get_params(ctx)}
+        grouped = {name for names in _GROUPS.values() for name in names}
+        others = tuple(name for name in by_name if name not in grouped)
+        for title, names in (*_GROUPS.items(), (_OTHERS, others)):
+            found = [by_name[name].get_help_record(ctx) for name in names if name in by_name]
+            if records := [record for record in found if record is not None]:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        width = max(len(command) for command, meaning in _EXAMPLES if meaning)
+        with formatter.section("Examples"):
+            for command, meaning in _EXAMPLES:
+                formatter.write(f"  {command.ljust(width)}  {meaning}".rstrip() + "\n")
+
+
+def _value_options(params: Any) -> tuple[set[str], set[str]]:
+    """Names of options that take a text, and of those that take a number."""
+    texts: set[str] = set()
+    numbers: set[str] = set()
+    for param in params:
+        if param.opts[0].startswith("-") and not (param.is_flag or param.count):
+            is_number = "int" in param.type.name or "float" in param.type.name
+            (numbers if is_number else texts).update((*param.opts, *_aliases(param)))
+    return texts, numbers
+
+
+def _is_sentence(word: str) -> bool:
+    return word.startswith("-") and any(c.isspace() for c in word)

@@ -1,0 +1,79 @@
+"""What commands that make pictures say about them: lines for people, one document for scripts."""
+
+from typing import TYPE_CHECKING, Any
+
+from sana_cli.text import message_line, print_json, readable_memory, say
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from sana_cli.checkpoints.checkpoint import Checkpoint
+    from sana_cli.pipeline.finishing import Picture
+
+
+def tell_error(message: str, hint: str) -> None:
+    """An error and what to do next, one line each, on stderr."""
+    for kind, text in (("error", message), ("hint", hint)):
+        if text:
+            say(f"{kind}: {message_line(text)}", err=True)
+
+
+def summary(picture: "Picture", *, quiet: bool) -> list[str]:
+    """A few lines about one picture; only its path when `quiet`."""
+    if quiet:
+        return [str(picture.path)]
+    stages = ", ".join(f"{name} {value:.2f}" for name, value in picture.seconds.items())
+    peak = readable_memory(picture.peak_memory_bytes)
+    predicted = readable_memory(picture.predicted_peak_bytes)
+    saved = picture.passes is not None and picture.passes.saved
+    return [
+        f"{picture.path}  seed {picture.seed}  {picture.width}x{picture.height}",
+        f"  seconds: {stages}",
+        f"  peak memory: {peak}, {predicted} predicted",
+        *([f"  transformer: {picture.passes}"] if saved else []),
+        *([f"  decoded in {picture.decode}"] if picture.decode != "whole" else []),
+    ]
+
+
+def picture_facts(picture: "Picture") -> dict[str, Any]:
+    """One new picture for programs: sizes in pixels and bytes, times in seconds."""
+    from dataclasses import asdict
+
+    return {
+        "path": str(picture.path),
+        "seed": picture.seed,
+        "width": picture.width,
+        "height": picture.height,
+        "seconds": {name: round(value, 4) for name, value in picture.seconds.items()},
+        "peak_memory_bytes": picture.peak_memory_bytes,
+        "predicted_peak_bytes": picture.predicted_peak_bytes,
+        "plan": picture.plan,
+        "decode": picture.decode,
+        **({"passes": asdict(picture.passes)} if picture.passes else {}),
+        "settings": picture.settings,
+    }
+
+
+def print_document(
+    checkpoint: "Checkpoint",
+    pictures: "list[Picture]",
+    *,
+    device: "torch.device | None",
+    precision: str | None,
+    kernels: dict[str, str],
+    sheet: "Path | None" = None,
+) -> None:
+    """Print the JSON document of a command. `sheet` is a contact sheet of all pictures."""
+    document: dict[str, object] = {
+        "model": checkpoint.name,
+        "revision": checkpoint.revision,
+        "device": str(device) if device else None,
+        "precision": precision,
+        "kernels": kernels,
+        "images": [picture_facts(picture) for picture in pictures],
+    }
+    if sheet is not None:
+        document["grid"] = str(sheet)
+    print_json(document)

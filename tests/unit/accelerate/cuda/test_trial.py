@@ -1,0 +1,74 @@
+"""Kernels that disagree with their definitions, or fail, are not used; the verdict is remembered."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sana_cli.accelerate.cuda.kernels import NAMES, REFERENCE, Kernels
+from sana_cli.accelerate.cuda.trial import Widths, trusted_kernels
+
+CPU = torch.device("cpu")
+
+
+def tried(candidates: Kernels, verdicts: Path | None = None) -> tuple[Kernels, list[str]]:
+    notices: list[str] = []
+    kernels = trusted_kernels(
+        Widths(64, 32, 32, 16), torch.float32, CPU, verdicts=verdicts, notice=notices.append,
+        candidates=candidates,
+    )  # fmt: skip
+    return kernels, notices
+
+
+def fails(**arguments: Any) -> None:
+    raise RuntimeError("no such instruction\nand more")
+
+
+def is_off(**arguments: Any) -> Any:
+    return REFERENCE.rms_norm(**arguments) * 1.01
+
+
+def is_broken(**arguments: Any) -> Any:
+    return REFERENCE.rms_norm(**arguments) * float("nan")
+
+
+@pytest.mark.parametrize(
+    ("kernel", "said"),
+    [(fails, "fails (no such instruction)"), (is_off, "is wrong by 0.01"), (is_broken, "by inf")],
+    ids=["fails", "off", "broken"],
+)
+def test_what_is_wrong_is_replaced(kernel: Any, said: str, tmp_path: Path) -> None:
+    def right(**arguments: Any) -> Any:
+        return REFERENCE.quantize_per_token(**arguments)
+
+    candidates = replace(REFERENCE, rms_norm=kernel, quantize_per_token=right)
+    for _ in range(2):  # the second time from the file
+        kernels, notices = tried(candidates, tmp_path / "verdicts.json")
+        assert kernels.rms_norm is REFERENCE.rms_norm
+        assert kernels.quantize_per_token is right
+        assert len(notices) == 1
+        assert said in notices[0]
+        candidates = replace(candidates, rms_norm=REFERENCE.rms_norm)
+
+
+def test_every_kernel_is_tried() -> None:
+    kernels, notices = tried(Kernels(**dict.fromkeys(NAMES, fails)))
+    assert kernels == REFERENCE
+    assert [notice.split()[2] for notice in notices] == list(NAMES)
+
+
+def test_convolutions_are_compared_without_tf32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """cuDNN's tf32 is off by more than the tolerance of fp32: a right kernel would be refused for it."""
+    allowed = []
+
+    def watched(**arguments: Any) -> Any:
+        allowed.append(torch.backends.cudnn.allow_tf32)
+        return REFERENCE.depthwise3x3_glu(**arguments)
+
+    definitions = replace(REFERENCE, depthwise3x3_glu=watched)
+    monkeypatch.setattr("sana_cli.accelerate.cuda.trial.REFERENCE", definitions)
+    tried(REFERENCE)
+    tried(definitions)
+    assert allowed == [False, False, True]  # definitions twice; a kernel as it will run

@@ -1,0 +1,133 @@
+"""Variables of the hub's libraries that cannot work: one line with the variable's name, exit 3, shown by doctor."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sana_cli import doctor
+from sana_cli.checkpoints import hub as client
+from sana_cli.checkpoints import hub_cache
+from sana_cli.checkpoints.hub_environment import bad_variables, blame
+from sana_cli.errors import ExitCode, SanaError
+
+NO_ADDRESS = (
+    "127.0.0.1:9", "host", "ftp://h", "http://", "http://[::1", "http://h:port", "http://h:99999", "http://h:0",
+    "http://a b", "http://h\n", "http://" + "a" * 70, "http://me:pa/ss@h", "http://me:p?ss@h", "http://xn--\u00fc.\u2026", "file:///etc",
+)  # fmt: skip
+BAD = {
+    "HF_ENDPOINT": (*NO_ADDRESS, "http://h/?token=x", "http://h#x"),
+    "HF_HUB_ETAG_TIMEOUT": ("abc", "-1", "1.5", "", "inf", "9" * 5_000, "9" * 30),
+    "HF_HUB_DOWNLOAD_TIMEOUT": ("abc", "-1", "1e3", ""),
+    "HF_HOME": ("", "~nobody-of-this-name/x"),
+    "HF_HUB_CACHE": ("", "~nobody-of-this-name"),
+    "HTTP_PROXY": ("foo://bar", "http://[::1", "h:port"),
+    "https_proxy": ("socks4://h:1", "http://h:99999", "http://a b"),
+    "ALL_PROXY": ("socks5://h:1",),  # without the package that it needs
+    "SSL_CERT_FILE": ("/nowhere/x.pem", "/", __file__),
+    "SSL_CERT_DIR": ("/nowhere", __file__),
+    "SSLKEYLOGFILE": ("/nowhere/x", "/"),
+    "HF_TOKEN": ("two words", "\u00fcber", "hf_x\x07"),
+    "HUGGING_FACE_HUB_TOKEN": ("\u00fc",),
+}
+CASES = [(name, value) for name, values in BAD.items() for value in values]
+GOOD = {
+    "HF_ENDPOINT": ("", "https://huggingface.co/", "http://[::1]:80", "http://me:pw@h/hub", "HTTP://H"),
+    "HF_HUB_ETAG_TIMEOUT": ("0", "60", " 7 "),
+    "HTTP_PROXY": ("", "127.0.0.1:9", "http://me:pw@h:8080", "https://h"),
+    "NO_PROXY": ("*", "[::1", "a,b"),
+    "HF_HOME": ("~/x", "relative"),
+    "HF_TOKEN": ("", "hf_abc\n", " hf_abc "),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _without(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*BAD, "HTTPS_PROXY", "http_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("sana_cli.checkpoints.hub_environment.find_spec", lambda name: None)
+
+
+@pytest.mark.parametrize(("name", "value"), CASES, ids=lambda text: ascii(text)[:40])
+def test_each_is_one_line_with_its_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SanaError) as caught:
+        client.ask("own/tiny")
+    error = caught.value
+    assert (error.code, error.message.startswith(f"{name} ")) == (ExitCode.ENVIRONMENT, True)
+    assert error.hint.endswith(", or unset it")
+    assert len(error.message) < 200
+    assert "pa/ss" not in error.message
+    (finding,) = (f for f in doctor._hub() if f.state == "problem")
+    assert finding.text == error.message
+    assert finding.remedy == error.hint
+
+
+def test_what_works_is_left_alone() -> None:
+    for name, values in GOOD.items():
+        for value in values:
+            assert bad_variables({name: value}) == [], (name, value)
+
+
+def test_certificates_that_can_be_read(tmp_path: Path) -> None:
+    import ssl
+
+    there = ssl.get_default_verify_paths().cafile
+    for name, value in (
+        ("SSL_CERT_FILE", there),
+        ("SSL_CERT_DIR", tmp_path),
+        ("SSLKEYLOGFILE", tmp_path / "log"),
+    ):
+        assert value is None or bad_variables({name: str(value)}) == []
+
+
+def test_a_cache_needs_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What keeps from connecting does not keep from using what is here; what breaks the import does."""
+    monkeypatch.setenv("HTTPS_PROXY", "foo://bar")
+    assert hub_cache.find("own/tiny") is None
+    with pytest.raises(SanaError, match="not in the local cache"):
+        client.fetch("own/tiny", offline=True)
+    monkeypatch.setenv("HF_HUB_ETAG_TIMEOUT", "abc")
+    with pytest.raises(SanaError, match="HF_HUB_ETAG_TIMEOUT"):
+        hub_cache.find("own/tiny")
+
+
+def test_the_exit_code(sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://[::1")
+    for words in (
+        ("pull", "own/tiny"),
+        ("generate", "x", "-m", "own/tiny"),
+        ("models",),
+        ("remove", "own/tiny"),
+    ):
+        result = sana(*words)
+        assert result.code == 3, words
+        assert result.err.startswith("error: HF_ENDPOINT is no address of a hub"), words
+    assert sana("generate", "a cat", "--dry-run").code == 0  # no hub is needed
+
+
+def test_another_variable_is_blamed_by_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TQDM_MININTERVAL", "soon")
+    error = blame(ValueError("could not convert string to float: 'soon'"))
+    assert error.message.startswith("TQDM_MININTERVAL has a value that cannot work")
+    assert error.code == ExitCode.ENVIRONMENT
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"\xff\xfe", b"two words", "\u00fc".encode(), None],
+    ids=["bytes", "words", "umlaut", "folder"],
+)
+def test_a_token_file_that_cannot_be_used(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "token"
+    path.mkdir() if content is None else path.write_bytes(content)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(path))
+    with pytest.raises(SanaError, match="the access token in") as caught:
+        client.ask("own/tiny")
+    assert caught.value.code == ExitCode.ENVIRONMENT
+    assert "HF_TOKEN" in caught.value.hint

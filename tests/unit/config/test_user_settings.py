@@ -1,0 +1,137 @@
+"""What a user set: the environment before the file, and nothing that makes no sense."""
+
+import tomllib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from sana_cli.config import settings_file
+from sana_cli.config.user_settings import (
+    _NOT_SETTINGS,
+    SETTINGS,
+    Preferences,
+    cache_folder,
+    config_path,
+    history_file,
+    models_folder,
+    preferences,
+    variable,
+)
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.request.options import Wishes
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SANA_CONFIG", str(tmp_path / "config.toml"))
+    return tmp_path / "config.toml"
+
+
+def test_precedence(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert preferences() == Preferences()
+    file.write_text('model = "sana-1.6b"\nsteps = 8\n')
+    assert preferences().model == "sana-1.6b"
+    assert preferences().sources == {"model": str(file), "steps": str(file)}
+    monkeypatch.setenv("SANA_MODEL", "sprint-0.6b")
+    assert preferences().model == "sprint-0.6b"
+    assert preferences().sources == {"model": "SANA_MODEL", "steps": str(file)}
+    monkeypatch.setenv("SANA_MODEL", "")
+    assert preferences().model == "sana-1.6b", "an empty variable says nothing"
+
+
+def test_every_setting_from_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {
+        "model": "m", "output": "out/", "steps": 3, "guidance": 2.5, "precision": "fp32", "device": "cpu",
+        "backend": "native", "decode": "whole", "max_memory": "4GiB", "safety": True, "safety_model": "shield",
+        "show": True, "preview": True, "quiet": True, "offline": False, "size": "512x640", "count": 2, "seed": 7,
+        "negative": "dogs", "scheduler": "flow-euler", "enhance": False, "cache": 0.1, "plan": "stages",
+    }  # fmt: skip
+    assert set(values) == set(SETTINGS)
+    assert len({variable(key) for key in values} - set(_NOT_SETTINGS)) == len(values)
+    for key, value in values.items():
+        monkeypatch.setenv(variable(key), str(value))
+    chosen = preferences()
+    assert {key: getattr(chosen, key) for key in SETTINGS} == values
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("model = ", "not readable TOML"),
+        ('modle = "x"', "unknown key 'modle', did you mean 'model'"),
+        ("model = 3", "unusable value for 'model': 3"),
+        ("max_memory = 4", "'max_memory': 4 should be a size with a unit, such as 4GiB"),
+        ('max_memory = "4"', "'max_memory': '4' should be a size with a unit, such as 4GiB"),
+        ('model = ""', "unusable value"),
+        ("colour = 1", "unknown key 'colour'"),
+        ("steps = 0", "should be a whole number from 1 to 1000"),
+        ("steps = true", "should be a whole number"),
+        ("steps = 2.5", "should be a whole number"),
+        ("guidance = nan", "should be a number from 0 to 100"),
+        ('device = "cdua"', "one of auto, cpu, cuda, mps, did you mean 'cuda'"),
+        ("quiet = 1", "should be true or false"),
+        ("[generate]\nsteps = 3", "unknown key 'generate'"),
+    ],
+)
+def test_unusable_file(file: Path, text: str, message: str) -> None:
+    file.write_text(text)
+    with pytest.raises(SanaError, match=message) as caught:
+        preferences()
+    assert caught.value.code == ExitCode.USAGE
+    assert str(file) in caught.value.message
+
+
+def test_deep_file(file: Path) -> None:
+    file.write_text("model = " + "[" * 100_000)
+    with pytest.raises(SanaError, match="is not readable TOML"):
+        preferences()
+
+
+@pytest.mark.parametrize("variable", ["SANA_CONFIG", "SANA_CACHE", "SANA_MODELS", "SANA_HISTORY"])
+def test_home_of_nobody(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "~nobody-of-this-name/x")
+    place = {
+        "SANA_CONFIG": config_path, "SANA_CACHE": cache_folder, "SANA_MODELS": models_folder,
+        "SANA_HISTORY": history_file,
+    }  # fmt: skip
+    with pytest.raises(SanaError, match="no such home folder") as caught:
+        place[variable]()
+    assert caught.value.code == ExitCode.ENVIRONMENT
+
+
+def test_platform_folder() -> None:
+    assert config_path().parts[-2:] == ("sana", "config.toml")
+
+
+def test_what_is_said_together_is_overridden_together() -> None:
+    """A typed shape replaces a whole size, a typed tile the way to decode."""
+    below = Wishes(width=64, height=96, bins=True, decode="whole", steps=3)
+    above = Wishes(aspect="16:9", tile=256, seed=0).over(below)
+    assert (above.width, above.height, above.aspect, above.bins) == (None, None, "16:9", None)
+    assert (above.decode, above.tile) == (None, 256)
+    assert (above.steps, above.seed) == (3, 0)
+
+
+def test_the_source_of_a_value_follows_it() -> None:
+    set_before = Wishes.of_preferences(
+        Preferences(steps=3, device="cpu", sources={"steps": "SANA_STEPS", "device": "a file"})
+    )
+    both = Wishes(steps=5).over(set_before)
+    with pytest.raises(SanaError) as caught, both.naming_source_of("steps", "device"):
+        raise SanaError("no")
+    assert caught.value.message == "no (device is set by a file)"
+
+
+def test_settings_of_several_processes_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each reads the file, changes it and writes it: none may lose what another has set."""
+    monkeypatch.setenv("SANA_CONFIG", str(tmp_path / "config.toml"))
+    keys = [f"k{i}" for i in range(12)]
+    with ThreadPoolExecutor(len(keys)) as pool:
+        list(pool.map(lambda key: settings_file.set_value(key, 1), keys))
+    assert sorted(tomllib.loads((tmp_path / "config.toml").read_text())) == sorted(keys)
+    with ThreadPoolExecutor(len(keys)) as pool:
+        assert all(pool.map(settings_file.unset_value, keys))
+    assert (tmp_path / "config.toml").read_text().strip() == ""

@@ -1,0 +1,299 @@
+"""What is predicted from headers is what loading makes of them, and plans take less and less."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from sana_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from sana_cli.config.networks import DCAEConfig
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.loading.load import load_prompt_encoder, load_transformer, load_vae
+from sana_cli.memory.forecast import (
+    Job,
+    _weights,
+    count_tokens,
+    decode_activations,
+    describe,
+    encode_activations,
+    peak,
+    predict,
+    predict_decode,
+)
+from sana_cli.memory.planner import Cap, cap_of, choose, choose_decode
+from sana_cli.memory.plans import NAMED, WHOLE, Plan, decode_plans, exact_tiles
+from sana_cli.request.params import Request, resolve
+from sana_cli.system.precision import NamedDevice, plan_dtypes
+from sana_cli.text import readable_memory
+
+CPU, GIB, MIB = NamedDevice("cpu"), 2**30, 2**20
+LOADERS = {
+    "transformer": load_transformer,
+    "vae": lambda *a, **o: load_vae(*a, **o).decoder,
+    "text_encoder": lambda *a, **o: load_prompt_encoder(*a, **o).model,
+}
+
+
+def held(module: nn.Module) -> int:
+    """Bytes of a module's parameters and buffers that came from a file."""
+    return sum(tensor.nbytes for tensor in module.state_dict().values())
+
+
+@pytest.fixture(scope="module")
+def quantized(sana: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("small") / "int4"
+    words = ("quantize", "builtin", folder, "--recipe", "int4", "--samples", 0, "--quiet")
+    assert sana(*words).code == 0
+    return folder
+
+
+@pytest.mark.parametrize("component", LOADERS)
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("kind", ["builtin", "int4"])
+def test_weights_take_what_headers_tell(
+    quantized: Path, kind: str, dtype: str, component: str
+) -> None:
+    model = open_checkpoint("builtin" if kind == "builtin" else str(quantized))
+    loaded = LOADERS[component](model, dtype=dtype, device=torch.device("cpu"))
+    foretold = _weights(model, component, dtype)
+    assert foretold.total == held(loaded)
+    assert foretold.largest > 0
+    assert (foretold.unpacked > 0) == (kind == "int4")
+    blocks = {"transformer": "transformer_blocks", "text_encoder": "layers"}.get(component)
+    if blocks:
+        sizes = [held(block) for block in loaded.get_submodule(blocks)]
+        assert foretold.block == max(sizes)
+        assert foretold.rest == held(loaded) - sum(sizes)
+
+
+def job(
+    checkpoint: Checkpoint,
+    *,
+    several: bool = False,
+    cached: bool = False,
+    warm: bool = False,
+    **options: Any,
+) -> Job:
+    settings = resolve(Request(prompt="a fox", **options), checkpoint)
+    dtypes = plan_dtypes("fp32", checkpoint.trained_precision, CPU)
+    return describe(
+        checkpoint, settings, dtypes, CPU, several=several, text_is_cached=cached, warm=warm
+    )
+
+
+@pytest.fixture(scope="module")
+def builtin() -> Checkpoint:
+    return open_checkpoint("builtin")
+
+
+def test_stages(builtin: Checkpoint) -> None:
+    stages = predict(job(builtin), Plan(together=False))
+    assert [stage.stage for stage in stages] == ["text", "denoise", "decode"]
+    for stage in stages:
+        assert stage.total == stage.weights + stage.activations + stage.workspace + stage.host
+    cached = predict(job(builtin, cached=True), Plan(together=False))
+    assert [stage.stage for stage in cached] == ["denoise", "decode"]
+    assert cached[0].host == stages[1].host < stages[0].host, "no tokenizer"
+    assert cached == stages[1:], "nothing else is different"
+
+
+def test_plans_take_less_and_less(builtin: Checkpoint) -> None:
+    large = job(builtin, width=1024, height=1024, several=True)
+    by_stage = [
+        {stage.stage: stage.total for stage in predict(large, plan)} for plan in NAMED.values()
+    ]
+    resident, stages, branches, streamed = by_stage
+    assert resident["denoise"] > stages["denoise"] > branches["denoise"] > streamed["denoise"]
+    assert resident["decode"] > stages["decode"] == branches["decode"]
+    assert stages["text"] == branches["text"] >= streamed["text"]
+    assert predict(replace(large, several=False), NAMED["resident"]) == predict(
+        replace(large, several=False), NAMED["stages"]
+    ), "one picture has nothing to stay for"
+
+
+def test_the_text_encoder_stays_where_it_fits(builtin: Checkpoint) -> None:
+    """For prompts that come one by one; otherwise the largest parts never meet."""
+    warm = job(builtin, several=True, warm=True)
+    assert warm.text is not None
+    together = predict(warm, Plan(keeps_text=True))
+    apart = predict(warm, Plan())
+    for stage, smaller in zip(together, apart, strict=True):
+        assert stage.weights == warm.text.total + warm.transformer.total + warm.vae.total
+        assert stage.weights > smaller.weights
+
+    def chosen(cap: int) -> Plan:
+        return choose(warm, Cap(bytes=cap), name=None, mode="auto", tile=None).plan
+
+    assert chosen(peak(together).total) == Plan(keeps_text=True)
+    assert not chosen(peak(together).total - 1).keeps_text
+
+
+def test_decoding_is_measured() -> None:
+    """On a CPU in fp32, with the published decoder: `benchmarks/results/memory.json`."""
+    whole = decode_activations(DCAEConfig(), WHOLE, 1024, 1024, 4)
+    assert whole == pytest.approx(1.9 * GIB, rel=0.1)
+    sizes = [
+        decode_activations(DCAEConfig(), plan, 1024, 1024, 4)
+        for plan in (WHOLE, *(exact_tiles(tile, 1024, 1024) for tile in (512, 256, 128)))
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    assert decode_activations(DCAEConfig(), WHOLE, 1024, 1024, 2) == whole // 2
+
+
+def test_encoding_is_measured() -> None:
+    """As for decoding: 2.0 GiB were measured at 1024 pixels, 0.51 at 512."""
+    for side, measured in ((1024, 2.01 * GIB), (512, 0.51 * GIB)):
+        assert encode_activations(DCAEConfig(), side, side, 4) == pytest.approx(measured, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", ["builtin", "int4"])
+def test_the_encoder_takes_what_headers_tell(quantized: Path, kind: str) -> None:
+    model = open_checkpoint("builtin" if kind == "builtin" else str(quantized))
+    loaded = load_vae(model, dtype="fp32", device=torch.device("cpu"), halves=("encoder",))
+    assert _weights(model, "vae", "fp32", without="decoder.").total == held(loaded.encoder)
+
+
+def test_the_fastest_plan_that_fits(builtin: Checkpoint) -> None:
+    large = job(builtin, width=2048, height=2048)
+    before = None
+    for cap in (4 * GIB, 1000 * MIB, 600 * MIB):
+        choice = choose(large, Cap(bytes=cap, asked=True), name=None, mode="auto", tile=None)
+        assert choice.peak.total <= cap
+        assert f"plan: {choice.plan}; the fastest that fits; predicted peak" in str(choice)
+        assert choice.plan != before, "less memory, another plan"
+        before = choice.plan
+    with pytest.raises(
+        SanaError, match=r"no plan fits into 200 MiB: the smallest needs \d+ MiB"
+    ) as caught:
+        choose(large, Cap(bytes=200 * MIB, asked=True), name=None, mode="auto", tile=None)
+    assert caught.value.code == ExitCode.USAGE
+    needed = int(caught.value.message.split("needs ")[1].split(" MiB")[0])
+    told = Cap(bytes=needed * MIB, asked=True)
+    assert choose(large, told, name=None, mode="auto", tile=None).peak.total <= told.bytes
+    assert f"--max-memory {needed}MiB" in caught.value.hint
+
+
+def test_without_a_cap_the_smallest_plan_is_tried(builtin: Checkpoint) -> None:
+    choice = choose(job(builtin), Cap(bytes=MIB), name=None, mode="auto", tile=None)
+    assert "the smallest, and it may not be enough" in str(choice)
+    assert choice.plan.streams_blocks
+    assert not choice.is_usual
+    assert choose(job(builtin), Cap(bytes=None), name=None, mode="auto", tile=None).is_usual
+
+
+def test_options_limit_the_plan(builtin: Checkpoint) -> None:
+    cap = Cap(bytes=8 * GIB, asked=True)
+    for name, plan in NAMED.items():
+        choice = choose(job(builtin), cap, name=name, mode="exact-tiles", tile=64)
+        assert choice.plan == replace(plan, decode=exact_tiles(64, 256, 256))
+
+
+@pytest.mark.parametrize(
+    ("options", "limit", "remedy"),
+    [
+        ({"name": "resident"}, "plan resident needs", "or --plan auto: the smallest"),
+        ({"mode": "whole"}, "decode whole needs", "or --decode auto: the smallest"),
+        (
+            {"name": "stages", "mode": "whole"},
+            "plan stages, decode whole needs",
+            "or --plan auto and --decode auto: the smallest",
+        ),
+        # No other plan takes less, so none is offered.
+        ({"name": "streamed"}, "plan streamed needs", ""),
+    ],
+)
+def test_a_limit_that_does_not_fit(
+    builtin: Checkpoint, options: dict[str, Any], limit: str, remedy: str
+) -> None:
+    """Only what was said is named, and the smallest plan is that of all."""
+    large = job(builtin, width=1024, height=1024, several=True)
+    least = min(
+        peak(predict(large, replace(plan, decode=decode))).total
+        for plan in NAMED.values()
+        for decode in decode_plans("auto", None, 1024, 1024)
+    )
+    asked: dict[str, Any] = {"name": None, "mode": "auto", "tile": None}
+    cap = Cap(bytes=MIB, asked=True, source="SANA_MAX_MEMORY")
+    with pytest.raises(SanaError) as caught:
+        choose(large, cap, **asked | options)
+    assert caught.value.message.startswith(limit)
+    assert caught.value.message.endswith("the cap is 1 MiB, set by SANA_MAX_MEMORY")
+    if remedy:
+        smallest = readable_memory(least, at_least=True)
+        assert caught.value.hint.endswith(f"{remedy} plan needs {smallest}")
+    else:
+        assert caught.value.hint.startswith("use --max-memory ")
+        assert "auto" not in caught.value.hint
+
+
+def test_the_smallest_way_to_decode_is_told(builtin: Checkpoint) -> None:
+    """Small pictures take more memory in tiles than whole."""
+    with pytest.raises(SanaError) as caught:
+        choose_decode(
+            builtin, "fp32", CPU, Cap(bytes=MIB, asked=True), height=96, width=96, mode="auto", tile=None
+        )  # fmt: skip
+    whole = predict_decode(builtin, WHOLE, 96, 96, "fp32", CPU)
+    assert f"the smallest needs {readable_memory(whole.total, at_least=True)} " in (
+        caught.value.message
+    )
+
+
+def test_decoding_alone(builtin: Checkpoint) -> None:
+    def chosen(cap: Cap) -> tuple[str, str]:
+        plan, stage, notice = choose_decode(
+            builtin, "fp32", CPU, cap, height=2048, width=2048, mode="auto", tile=None
+        )
+        assert stage.stage == "decode"
+        return str(plan), notice
+
+    assert chosen(Cap(bytes=8 * GIB)) == ("whole", "")
+    plan, notice = chosen(Cap(bytes=720 * MIB, asked=True))
+    assert plan.startswith("exact-tiles")
+    assert "the cap is 720 MiB" in notice
+    with pytest.raises(SanaError, match="no plan fits"):
+        chosen(Cap(bytes=MIB, asked=True))
+
+
+def test_resizing_is_predicted(builtin: Checkpoint) -> None:
+    """It fills the size, and is cut only then: a thin picture of a square one takes a square."""
+    drawn, thin, large = (
+        predict_decode(builtin, WHOLE, 96, 96, "fp32", CPU, size=size).total
+        for size in ((96, 96), (8192, 96), (8192, 8192))
+    )
+    assert drawn == predict_decode(builtin, WHOLE, 96, 96, "fp32", CPU).total
+    assert thin == large > 3 * 8192**2 * 4 * 3
+
+
+def test_caps() -> None:
+    assert cap_of(CPU, 5) == Cap(bytes=5, asked=True)
+    assert cap_of(NamedDevice("mps"), None) == Cap(bytes=None)
+    free = cap_of(CPU, None)
+    assert not free.asked
+    assert free.bytes is None or free.bytes > 100 * MIB
+
+
+def test_tokens(tmp_path: Path, builtin: Checkpoint) -> None:
+    assert count_tokens(builtin.folder, "a cat left of a pizza") > 3
+    assert count_tokens(tmp_path, "x" * 400) == 101, "without a tokenizer: four letters each"
+    assert peak(predict(job(builtin), Plan())).total > 200 * MIB
+
+
+def test_pictures_to_begin_with_are_counted(builtin: Checkpoint, tmp_path: Path) -> None:
+    """The larger of the picture and its mask is read again while the transformer is there."""
+    from PIL import Image
+
+    Image.new("RGB", (256, 256)).save(tmp_path / "a.png")
+    Image.new("L", (2048, 2048), 255).save(tmp_path / "mask.png")
+
+    def peaks(**wishes: Any) -> dict[str, int]:
+        made = job(builtin, cached=True, image=tmp_path / "a.png", strength=0.5, **wishes)
+        return {stage.stage: stage.activations for stage in predict(made, Plan())}
+
+    without, masked = peaks(), peaks(mask=tmp_path / "mask.png")
+    large = 16 * 2048 * 2048
+    assert masked["encode"] - without["encode"] == large - 16 * 256 * 256
+    assert masked["denoise"] == large > without["denoise"]
+    assert masked["decode"] == max(large, without["decode"] + 8 * 256 * 256)

@@ -1,0 +1,85 @@
+"""How our threads wait for each other: a short spin, unless the user decides."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sana_cli.system import cpu
+
+PRINTS = "import os; print([os.environ.get(n) for n in ('GOMP_SPINCOUNT', 'KMP_BLOCKTIME')])"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in cpu.WAITING_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+
+
+def spins(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """What `limit_spinning` leaves in the environment, which is put back afterwards."""
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    cpu.limit_spinning()
+    return {name: os.environ[name] for name in cpu.WAITING_VARIABLES if name in os.environ}
+
+
+def test_threads_spin_briefly(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = spins(monkeypatch)
+    assert int(found["GOMP_SPINCOUNT"]) <= 10_000
+    assert int(found["KMP_BLOCKTIME"]) <= 5
+    assert not cpu.spinning()
+
+
+@pytest.mark.parametrize("name", cpu.WAITING_VARIABLES)
+def test_the_user_decides(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "12")
+    assert spins(monkeypatch) == {name: "12"}
+
+
+def test_a_number_of_threads_does_not_say_how_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert "GOMP_SPINCOUNT" in spins(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("OMP_WAIT_POLICY", "ACTIVE", "OMP_WAIT_POLICY=active"),
+        ("OMP_WAIT_POLICY", "passive", ""),
+        ("GOMP_SPINCOUNT", "300000", "GOMP_SPINCOUNT=300000"),
+        ("GOMP_SPINCOUNT", "infinity", "GOMP_SPINCOUNT=infinity"),
+        ("GOMP_SPINCOUNT", "0", ""),
+        ("KMP_BLOCKTIME", "200", "KMP_BLOCKTIME=200"),
+        ("KMP_BLOCKTIME", "0", ""),
+        ("KMP_LIBRARY", "turnaround", "KMP_LIBRARY=turnaround"),
+    ],
+)
+def test_who_made_threads_spin(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, found: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert cpu.spinning() == found
+
+
+EDGES = {
+    "command": "from sana_cli import cli; cli.main = lambda: 0\ntry: cli.run()\nexcept SystemExit: pass\n",
+    "bench": "from sana_cli.bench import worker; worker.main()\n",
+}
+
+
+@pytest.mark.parametrize("edge", EDGES)
+def test_every_process_of_ours_sets_it_before_torch(edge: str, tmp_path: Path) -> None:
+    program = f"import sys\n{EDGES[edge]}assert 'torch' not in sys.modules\n{PRINTS}"
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, stdin=subprocess.DEVNULL
+    )
+    told = done.stdout + done.stderr  # a worker's stdout is for its answers
+    assert "['1000', '1']" in told, told
+
+
+def test_the_library_changes_nothing() -> None:
+    program = f"import sana_cli.cli, sana_cli.system.cpu\n{PRINTS}"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "[None, None]", done.stderr

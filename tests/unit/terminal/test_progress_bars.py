@@ -1,0 +1,42 @@
+"""Bars: what is finished vanishes, and what takes seconds in silence has one."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
+
+import pytest
+
+from sana_cli.terminal.progress_bars import ConsoleReporter
+
+
+def titles(reporter: ConsoleReporter) -> list[str]:
+    return [task.description for task in reporter._progress.tasks]
+
+
+def test_finished_bars_vanish() -> None:
+    with ConsoleReporter() as reporter:
+        reporter.count("pictures", 1, 5)
+        for _ in range(2):
+            with reporter.stage("denoise", 3) as advance:
+                advance()
+                assert titles(reporter) == ["pictures", "denoise"]
+        assert titles(reporter) == ["pictures"]
+    assert titles(reporter) == []
+
+
+def test_torch_is_loaded_under_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    reporter, shown = ConsoleReporter(), []
+
+    @contextmanager
+    def stage(title: str) -> Iterator[None]:
+        shown.append(title)
+        sys.modules["torch"] = ModuleType("torch")  # importing the real one twice would fail
+        yield
+
+    monkeypatch.setattr(reporter, "stage", stage)
+    monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))  # so that it is undone
+    del sys.modules["torch"]
+    reporter.load_torch()
+    reporter.load_torch()
+    assert shown == ["load torch"], "once"
