@@ -15,11 +15,11 @@ def require_tensor(
     shape: Sequence[int | None],
     dtypes: Sequence[torch.dtype] = FLOATS,
     *,
-    beside: Tensor | None = None,
+    like: Tensor | None = None,
 ) -> None:
     """ValueError unless the tensor fits; None in a shape is any length. The last dimension is dense.
 
-    `beside` is a tensor whose device it must share.
+    `like` is a tensor whose device it must share.
     """
     fits = tensor.ndim == len(shape) and all(
         want is None or have == want for have, want in zip(tensor.shape, shape, strict=True)
@@ -31,13 +31,13 @@ def require_tensor(
         raise ValueError(f"{name} is {tensor.dtype}, not {' or '.join(map(str, dtypes))}")
     if tensor.ndim and tensor.shape[-1] > 1 and tensor.stride(-1) != 1:
         raise ValueError(f"{name} has stride {tensor.stride(-1)} in its last dimension, not 1")
-    if beside is not None and tensor.device != beside.device:
-        raise ValueError(f"{name} is on {tensor.device}, not on {beside.device}")
+    if like is not None and tensor.device != like.device:
+        raise ValueError(f"{name} is on {tensor.device}, not on {like.device}")
 
 
-def require_groups(name: str, rows: Tensor, M: int, D: int, *, beside: Tensor) -> None:
+def require_groups(name: str, rows: Tensor, M: int, D: int, *, like: Tensor) -> None:
     """ValueError unless the tensor is (B, D), each row for M / B consecutive rows of another."""
-    require_tensor(name, rows, (None, D), beside=beside)
+    require_tensor(name, rows, (None, D), like=like)
     if not len(rows) or M % len(rows):
         raise ValueError(f"{name} has {len(rows)} rows, which do not divide {M}")
 

@@ -1,7 +1,8 @@
-"""A model's name or path -> a checked `Checkpoint`: its files are there, its configuration fits.
+"""Open a model's name or path as a checked `Checkpoint`: its files exist and its configuration
+fits.
 
 Accepted: a folder in the diffusers layout, an original `.pth` transformer, an alias or hub id, and
-`builtin`. Nothing heavy is imported for a folder, so mistakes are told at once.
+`builtin`. Nothing heavy is imported for a folder, so mistakes are reported at once.
 """
 
 import difflib
@@ -152,7 +153,7 @@ def weight_headers(
 
 
 def local_path(text: str) -> Path:
-    """What a person typed as a path, `~` resolved; SanaError when no file can have that name."""
+    """Return a typed path with `~` resolved; raise SanaError when no file can have that name."""
     try:
         if "\0" in text:  # `is_file` says no
             raise ValueError(text)
@@ -167,7 +168,9 @@ def local_path(text: str) -> Path:
 
 
 def judge_offer(offer: "Offer", *, name: str, variant: Variant | None) -> Checkpoint:
-    """A model that the hub offers, by its small files and headers; SanaError for one that cannot be drawn with."""
+    """Open a model that the hub offers from its small files and headers; raise SanaError if it is
+    unusable.
+    """
     return outlined(
         offer,
         lambda found: _open_folder(
@@ -196,9 +199,10 @@ def kept_folder(model: str) -> Path | None:
 
 
 def lasting_name(model: str) -> str:
-    """What opens this model from any folder and on any later day; SanaError if nothing here does.
+    """Return a name that opens this model from any folder and on any later day; else raise
+    SanaError.
 
-    Names of the hub are not looked up; that they exist is found out when they are used.
+    Hub names are not looked up; a missing repository shows when it is used.
     """
     path = local_path(model)
     if model == BUILTIN:
@@ -224,9 +228,10 @@ def lasting_name(model: str) -> str:
 
 
 def open_if_here(name: str) -> Checkpoint | None:
-    """A model whose files are on this machine, None for another; SanaError for one that a run would refuse.
+    """Open a model whose files are on this machine, None for another; raise SanaError if a run
+    would refuse it.
 
-    No hub is asked. `name` is one that `lasting_name` takes.
+    No hub is asked. `name` is one that `lasting_name` accepts.
     """
     path = local_path(name)
     if name == BUILTIN or path.exists() or kept_folder(name) is not None:
@@ -264,7 +269,7 @@ def _refuse_part(path: Path) -> None:
 
 
 def looks_like_repo(model: str) -> bool:
-    """Whether this is `owner/name`, and not a path that someone mistyped."""
+    """Return whether `model` has the form `owner/name` and is not a mistyped path."""
     parts = model.split("/")
     return len(parts) == 2 and all(parts) and not model.startswith((".", "~"))
 
@@ -481,7 +486,9 @@ def _published_variant(config: TransformerConfig) -> Variant:
 def _run_defaults(
     folder: Path, config: TransformerConfig, variant: Variant | None, own: OwnSettings
 ) -> RunDefaults:
-    """What a run uses when the user says nothing: `sana.json`, else as published."""
+    """Return the settings used when the user gives none: those of `sana.json`, else the published
+    ones.
+    """
     sprint = config.guidance_embeds
 
     def parse(found: dict[str, Any]) -> RunDefaults:

@@ -1,7 +1,8 @@
-"""Which model this is, whatever it is called: a short digest, found without reading its gigabytes. No torch.
+"""Identify a model, whatever it is called, by a short digest, without reading gigabytes. No torch.
 
-A quantized folder's manifest holds digests of everything in it. Of other files their lengths and some pieces of each
-are read: training changes every part of a file, so that two models agree in all of them only if they are the same.
+A quantized folder's manifest holds digests of everything in it. For other files, lengths and some
+pieces of each are read: training changes every part of a file, so two models agree in all of them
+only if they are the same.
 """
 
 import hashlib
@@ -34,7 +35,7 @@ def model_digest(checkpoint: Checkpoint) -> str:
 
 
 def _files(checkpoint: Checkpoint) -> Iterator[Path]:
-    """Those that decide a picture, in an order of their own."""
+    """Yield the files that decide a picture, in a fixed order."""
     if checkpoint.manifest is not None:
         yield checkpoint.folder / MANIFEST
         return
@@ -47,7 +48,7 @@ def _files(checkpoint: Checkpoint) -> Iterator[Path]:
 
 
 def _pieces(path: Path) -> Iterator[bytes]:
-    """The whole of a small file, some places of a large one, from its first to its last byte."""
+    """Yield a small file whole, a large one in pieces from its first to its last byte."""
     size = path.stat().st_size
     with open_regular(path) as file:
         if size <= _PIECES * _PIECE:

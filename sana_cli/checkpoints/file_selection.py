@@ -1,7 +1,8 @@
-"""Which files of a diffusers checkpoint are read: a rule over names, the same on the hub and on disk.
+"""Select the files of a diffusers checkpoint to read, by name, in the same way on the hub and on
+disk.
 
 Nothing is opened here, and a name says nothing about the dtype inside: published `.fp16` VAE files
-hold fp32. The one trap: an index beside a single file means that the single file is stale (seen in
+hold fp32. The one trap: an index next to a single file means that the single file is stale (seen in
 `Sana_1600M_1024px_diffusers`), so an index that has shards always wins.
 """
 
@@ -82,7 +83,7 @@ def select_files(
 
 
 def missing_files(selected: Sequence[str], *, components: Sequence[str] = COMPONENTS) -> list[str]:
-    """What a selection lacks before it can be loaded, as far as names tell; for error messages."""
+    """List what a selection lacks before it can be loaded, judged by names; for error messages."""
     missing = [] if "model_index.json" in selected else ["model_index.json"]
     for component in components:
         names = _names_in(selected, component)

@@ -1,7 +1,8 @@
-"""Whether a model's parts are those that Sana draws with: their classes, and the shapes of their tensors. No torch.
+"""Check that a model's parts are those that Sana draws with: their classes and tensor shapes. No
+torch.
 
-Judged whenever a model is opened, so that no stage runs, and nothing is downloaded, for a model that a later stage
-would refuse.
+The check runs whenever a model is opened, so that no stage runs, and nothing is downloaded, for a
+model that a later stage would refuse.
 """
 
 from collections.abc import Iterator, Mapping
@@ -41,7 +42,9 @@ def naming_pipeline(model: str, index: Mapping[str, Any]) -> Iterator[None]:
 
 
 def require_class(component: str, config: Mapping[str, Any]) -> None:
-    """SanaError for a part whose config.json names another class. Its text encoder's kind is read by `Gemma2Config`."""
+    """Raise SanaError for a part whose config.json names another class; `Gemma2Config` checks the
+    text encoder.
+    """
     kind = config.get("_class_name")
     if component in _CLASSES and kind not in (None, _CLASSES[component]):
         raise checkpoint_error(

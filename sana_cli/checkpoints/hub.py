@@ -63,14 +63,14 @@ class OfferedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What a download would bring. `licence` is what the repo declares, or empty."""
+    """The files that a download would bring. `licence` is what the repo declares, or empty."""
 
     repo_id: str
     revision: str
     licence: str
     files: tuple[OfferedFile, ...]
     cache: Path
-    damaged: tuple[str, ...] = ()  # here, but not with their digest: they would be fetched anew
+    damaged: tuple[str, ...] = ()  # here, but with a wrong digest: they would be fetched again
 
     @property
     def total_bytes(self) -> int:
@@ -83,7 +83,7 @@ class Offer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """Whether the files of a cached model are those that the hub announced."""
+    """The result of comparing the files of a cached model with those that the hub announced."""
 
     revision: str
     sound: list[RemoteFile] = field(default_factory=list)
@@ -127,7 +127,7 @@ def fetch(
 def cached(
     repo_id: str, *, weight_variant: str | None = None, components: Sequence[str] = COMPONENTS
 ) -> HubSnapshot | None:
-    """What `fetch` would return without asking the hub; None where it would have to ask."""
+    """Return the result of `fetch` without asking the hub; None if `fetch` would have to ask."""
     _require_repo(repo_id)
     request = _Request(repo_id=repo_id, weight_variant=weight_variant, components=components)
     return _from_cache(request, offline=False)
@@ -144,7 +144,9 @@ def pieces(repo_id: str, revision: str | None, wanted: Sequence[Piece]) -> list[
 
 
 def is_refusal(error: SanaError) -> bool:
-    """Whether this is a hub that is out of reach, or that refuses to answer, and not what it offers."""
+    """Return whether the error means that the hub is unreachable or refuses; not that its files are
+    unfit.
+    """
     from huggingface_hub.errors import HTTPError
 
     cause: BaseException | None = error.__cause__
@@ -161,9 +163,10 @@ def ask(
     revision: str | None = None,
     verify: bool = False,
 ) -> Offer:
-    """What `fetch` would download now. SanaError, too, when the disk has no room for it.
+    """List what `fetch` would download now; raise SanaError also when the disk has no room for it.
 
-    With `verify`, what is here is read and compared with its digest. Nothing is changed in any case.
+    With `verify`, existing files are read and compared with their digests. Nothing is changed in
+    any case.
     """
     request = _Request(
         repo_id=repo_id, revision=revision, weight_variant=weight_variant, components=components
@@ -204,9 +207,11 @@ def verify(
     weight_variant: str | None = None,
     keep_on: Callable[[int], bool] = lambda size: True,
 ) -> Verdict | None:
-    """Read a cached model and compare it with its digests, without the hub; None if it is not complete here.
+    """Read a cached model and compare it with its digests, without the hub; None if it is not
+    complete.
 
-    Files that changed last come first, and one is read only if `keep_on` agrees, which is told its bytes.
+    Files that changed last come first. Each is read only if `keep_on`, called with its size in
+    bytes, returns true.
     """
     request = _Request(repo_id=repo_id, weight_variant=weight_variant)
     folder = request.folder
@@ -239,7 +244,7 @@ def _require_repo(repo_id: str) -> None:
 
 
 def is_offline() -> bool:
-    """Whether HF_HUB_OFFLINE forbids the network."""
+    """Return whether HF_HUB_OFFLINE forbids the network."""
     require_environment()
     from huggingface_hub import constants
 
@@ -289,7 +294,7 @@ def _from_cache(request: _Request, *, offline: bool) -> HubSnapshot | None:
     for name in selected:
         if known is not None and not folder.is_here(commit, known[name]):
             if not offline:
-                return None  # it is fetched anew
+                return None  # it is fetched again
             raise SanaError(
                 f"{name} of {request.repo_id} is damaged in the local cache",
                 hint=_again(offline),
@@ -381,7 +386,7 @@ def _download(request: _Request, renew: Collection[str], progress: Progress) -> 
 
 
 def _bytes_here(request: _Request, commit: str, file: RemoteFile) -> int:
-    """How much of a file does not have to be downloaded."""
+    """Count the bytes of a file that need no download."""
     from sana_cli.checkpoints.hub_download import bytes_in, find_twin
 
     folder = request.folder

@@ -1,6 +1,7 @@
-"""What a hub says about a repo, checked before anything is made of it. Standard library only.
+"""Check a hub's answer about a repo before using any of it. Standard library only.
 
-The address may be a mirror's, a login page may stand in between, and a line without TLS is anybody's.
+The address may be a mirror's, a login page may answer instead, and a line without TLS can be
+tampered with.
 """
 
 import json
@@ -14,7 +15,7 @@ LARGEST_ANSWER = 64 * 2**20  # bytes; a listing takes about 250 a file
 
 
 class BadAnswer(ValueError):
-    """What came is not what a hub says about a repo."""
+    """The answer is not a hub's description of a repo."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

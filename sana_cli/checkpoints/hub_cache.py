@@ -1,7 +1,8 @@
-"""What the hub's cache holds, looked at without huggingface_hub's 0.2 s of imports, and how to remove a model from it.
+"""List and remove models in the hub's cache without huggingface_hub, whose import takes 0.2 s.
 
-The cache is shared with other programs: `models--OWNER--NAME/{blobs,refs,snapshots}`. Models share files by hard links,
-so sizes count a file once, and removing a model frees only what no other one holds.
+The cache is shared with other programs: `models--OWNER--NAME/{blobs,refs,snapshots}`. Models share
+files by hard links, so sizes count a file once, and removing a model frees only files that no other
+model holds.
 """
 
 import contextlib
@@ -40,7 +41,7 @@ class CachedRepo:
 
 
 def root() -> Path:
-    """Where the hub's cache is, whether it exists or not."""
+    """Return the folder of the hub's cache, which may not exist."""
     require_environment()
     from huggingface_hub import constants  # 6 ms; anything more of the package costs 0.2 s
 
@@ -53,7 +54,7 @@ def repo_folder(repo_id: str) -> RepoFolder:
 
 
 def find(repo_id: str, *, weight_variant: str | None = None) -> CachedRepo | None:
-    """What the cache has of a repo; None if nothing."""
+    """Describe a repo's folder in the cache; None if there is none."""
     if not is_repo_id(repo_id):
         return None
     folder = repo_folder(repo_id).path
@@ -153,9 +154,9 @@ def _locks(folder: Path) -> list[Path]:
 
 
 def remove_folder(folder: Path) -> int:
-    """Remove a folder so that nobody meets half of it; returns the bytes freed.
+    """Remove a folder so that nobody meets half of it; return the bytes freed.
 
-    Where a link stands in its place, the link is removed, and what it leads to stays.
+    If the path is a link, only the link is removed, and its target stays.
     """
     try:
         if folder.is_symlink():

@@ -48,7 +48,9 @@ _RANGE_NOT_SATISFIABLE = 416
 
 
 def list_repo(repo_id: str, revision: str | None) -> Listing:
-    """What a repo holds now. BadAnswer, or what huggingface_hub raises (`hub_errors` explains both)."""
+    """List a repo's files at one commit. Raises BadAnswer, or huggingface_hub's errors (see
+    `hub_errors`).
+    """
     validate_repo_id(repo_id)
     url = f"{constants.ENDPOINT}/api/models/{repo_id}"
     if revision is not None:
@@ -180,15 +182,17 @@ def _stream(url: str, *, timeout: float, headers: dict[str, str] | None = None) 
 
 
 def _raise_for_status(response: Any) -> None:
-    """As huggingface_hub does, by status and headers alone: it would read a body of any size and shape."""
+    """Raise huggingface_hub's error for a status, from status and headers alone: it would read a
+    body of any size and shape.
+    """
     if response.status_code < 400:
         return
-    told = {
+    kept = {
         name: response.headers.get(name.decode(), "").encode("ascii", "replace")
         for name in (b"X-Error-Code", b"X-Error-Message")
     }
     hf_raise_for_status(
-        type(response)(response.status_code, headers=told, content=b"", request=response.request)
+        type(response)(response.status_code, headers=kept, content=b"", request=response.request)
     )
 
 
@@ -209,9 +213,7 @@ def _headers() -> dict[str, str]:
             hint="unset HF_OIDC_RESOURCE, or set HF_TOKEN",
             code=ExitCode.ENVIRONMENT,
         ) from error
-    except (
-        NotADirectoryError
-    ):  # HF_HOME is a file, which will be told when something is written there
+    except NotADirectoryError:  # HF_HOME is a file, an error when something is written there
         return sent
     except (OSError, ValueError) as error:
         raise _bad_token(f"cannot be read: {getattr(error, 'strerror', '') or error}") from error
@@ -229,7 +231,7 @@ def _bad_token(reason: str) -> SanaError:
 
 
 def _is_refused(error: Exception) -> bool:
-    """Whether another try cannot help: an address or a redirect that nobody can follow."""
+    """Return whether another try cannot help: an address or a redirect that nobody can follow."""
     return type(error).__name__ in ("UnsupportedProtocol", "LocalProtocolError", "TooManyRedirects")
 
 

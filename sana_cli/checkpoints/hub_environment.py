@@ -46,12 +46,12 @@ def bad_variables(environment: Mapping[str, str] = os.environ) -> list[BadVariab
 
 def blame(error: ValueError) -> SanaError:
     """An error about the variable whose value a library of the hub could not read."""
-    told = [
+    named = [
         name
         for name, value in os.environ.items()
         if name.startswith(_PREFIXES) and value and repr(value) in str(error)
     ]
-    name = told[0] if told else "a variable that begins with HF_ or TQDM_"
+    name = named[0] if named else "a variable that begins with HF_ or TQDM_"
     return SanaError(
         f"{name} has a value that cannot work: {without_secrets(str(error))}",
         hint="unset it",
@@ -155,12 +155,14 @@ def _bad_proxy(name: str, value: str) -> Iterator[BadVariable]:
 
 
 def is_token(text: str) -> bool:
-    """Whether an access token can be sent: no header holds anything else. The empty one is none."""
+    """Return whether a header can carry this access token. An empty one is no token."""
     return text.isascii() and text.isprintable() and " " not in text
 
 
 def _why_no_address(value: str, schemes: tuple[str, ...]) -> str:
-    """Why a client cannot use an address, or empty. No part of it is told: it may hold a password."""
+    """Say why a client cannot use an address, or return "". Shows no part of it: it may hold a
+    password.
+    """
     if not value.isprintable() or " " in value:
         return "it has spaces or control characters in it"
     try:

@@ -1,4 +1,4 @@
-"""What can go wrong between us and a hub, in one line each with the remedy."""
+"""Explain errors between us and a hub, each in one line with its remedy."""
 
 import contextlib
 import errno

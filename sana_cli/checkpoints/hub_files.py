@@ -1,8 +1,9 @@
-"""One repo's folder in the hub's cache: its paths, its links, and whether its files are what a hub announced.
+"""Handle a repo's folder in the hub's cache: its paths, its links, and whether its files match the
+hub.
 
-Commits, digests and names come from a hub, from files that other programs wrote, and from links that anybody may have
-planted. So a path is made of them only if they look as they should, and nothing is removed but entries of this
-folder's own `snapshots/` and `blobs/`. Standard library only.
+Commits, digests and names come from a hub, from files that other programs wrote, and from links
+that anybody may have planted. So they become paths only if they are well formed, and only entries
+of this folder's own `snapshots/` and `blobs/` are removed. Standard library only.
 """
 
 import contextlib
@@ -42,7 +43,7 @@ class RemoteFile:
 
     @property
     def is_large(self) -> bool:
-        """Whether it is kept in LFS."""
+        """Return whether the hub keeps the file in LFS."""
         return len(self.digest) == 64
 
 
@@ -56,7 +57,7 @@ def remote_file(name: object, size: object, digest: object) -> RemoteFile | None
 
 
 def is_repo_id(text: str) -> bool:
-    """Whether this is OWNER/NAME as hubs take it, fit to name a folder."""
+    """Return whether the text has a hub's form OWNER/NAME and can name a folder."""
     return len(text) <= _LONGEST_REPO and _REPO.fullmatch(text) is not None
 
 
@@ -91,7 +92,7 @@ def _is_plain(part: str) -> bool:
 
 
 def has_digest(path: Path, file: RemoteFile) -> bool:
-    """Whether the content is what was announced; OSError where it cannot be read."""
+    """Return whether the content has the announced digest; raise OSError if it cannot be read."""
     with open_regular(path) as content:
         size = os.fstat(content.fileno()).st_size
         if size != file.size:
@@ -118,13 +119,15 @@ class RepoFolder:
     path: Path
 
     def blob(self, digest: str) -> Path:
-        """Where content of this digest is kept; ValueError for what is no digest."""
+        """Return the path of content with this digest; raise ValueError if it is not a digest."""
         if not is_digest(digest):
             raise ValueError(f"{digest!r} is no digest")
         return self.path / "blobs" / digest
 
     def incomplete(self, digest: str) -> Path:
-        """Where content arrives. It outlives the process, so a broken download is resumed."""
+        """Return the path of a file being received. It outlives the process, so a broken download
+        resumes.
+        """
         blob = self.blob(digest)
         return blob.with_name(f"{blob.name}.sana.incomplete")
 
@@ -164,7 +167,7 @@ class RepoFolder:
     # -- what a commit holds --
 
     def listing(self, commit: str) -> dict[str, RemoteFile] | None:
-        """All files of a commit, if somebody noted them; files that are told in no proper way are not in it."""
+        """Return all files of a commit if they were recorded; malformed entries are omitted."""
         try:
             content = json.loads(read_small(self._listing(commit)))
             if content["format_version"] != _LISTING_VERSION:
@@ -203,7 +206,7 @@ class RepoFolder:
     # -- files --
 
     def is_here(self, commit: str, file: RemoteFile) -> bool:
-        """Whether the commit's file is here, judged by its length."""
+        """Return whether the commit's file exists here with its announced length."""
         path = self.snapshot(commit) / file.name
         with contextlib.suppress(OSError):
             return path.is_file() and path.stat().st_size == file.size

@@ -80,7 +80,7 @@ class Outline:
         return headers
 
     def _read_headers(self, names: Sequence[str]) -> list[Headers]:
-        """Of safetensors files; mostly their first bytes hold them whole."""
+        """Read the headers of safetensors files; usually the first bytes of a file hold all of it."""
         starts = self._read([(name, 0, min(self._sizes[name], _FIRST)) for name in names])
         lengths = [int.from_bytes(start[:8], "little") for start in starts]
         for name, length in zip(names, lengths, strict=True):
@@ -97,7 +97,7 @@ class Outline:
         ]
 
     def _parsed(self, name: str, header: bytes) -> Headers:
-        """As `weight_headers.read_header` reads it of a file that is here."""
+        """Parse a header as `safetensors_headers.read_header` does for a local file."""
         try:
             entries: dict[str, Any] = json.loads(header)
             entries.pop("__metadata__", None)

@@ -15,7 +15,9 @@ State = Literal["built in", "downloaded", "partly downloaded", "not downloaded",
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListedModel:
-    """One model. `size_bytes` is on disk; `download_bytes` is what a download would still bring, roughly."""
+    """A model of `sana models`. `size_bytes` is on disk; `download_bytes` is about what is still to
+    download.
+    """
 
     name: str
     state: State
@@ -97,7 +99,7 @@ def quantized_models() -> list[ListedModel]:
 
 
 def total_bytes() -> int:
-    """What all models but the built-in take on disk; files that they share count once."""
+    """Add up the bytes on disk of all models but the built-in one; shared files count once."""
     repos = {model.repo for model in VARIANTS.values()} | set(hub_cache.sana_repos())
     cached = [found.folder for repo in repos if (found := hub_cache.find(repo))]
     return hub_cache.disk_bytes([*cached, models_folder()])

@@ -22,7 +22,7 @@ from sana_cli.errors import SanaError, checkpoint_error, usage_error
 from sana_cli.system.home import without_home
 
 # What PEFT, diffusers, sd-scripts, OneTrainer, LyCORIS and others put before a layer's path, alone or several, with a
-# dot or underscore behind. A block's own name begins like one of them.
+# dot or underscore after it. A block's own name begins like one of them.
 _PREFIX = re.compile(
     r"(?:base_model[._]model|model|module|diffusion_model|unet|lora_unet|lora_transformer|lycoris"
     r"|transformer(?!_blocks[._]))[._]"
@@ -42,14 +42,16 @@ _MOST_CHOICES = 3  # repeats and groups in a pattern of layers; time grows with 
 _LONGEST = 128  # characters of a layer's path or a pattern; the bases of that power
 _LARGEST_ALPHA = 1e9
 _MOST = 100.0  # of a scale; larger ones are typing mistakes
-_TOLD = "it is in what the file, or adapter_config.json next to it, says about the training"
+_TRAINING_HINT = (
+    "it is in what the file, or adapter_config.json next to it, says about the training"
+)
 _TRAINER = "the program that trained it has saved it so: save it again with another"
-_ADAPTER_CONFIG = "adapter_config.json"  # beside a file that PEFT has saved
+_ADAPTER_CONFIG = "adapter_config.json"  # next to a file that PEFT saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoraLayer:
-    """What is added to a weight (N, K, ...): up (N, R) @ down (R, K, ...), times alpha / R."""
+    """The change to a weight (N, K, ...): up (N, R) @ down (R, K, ...), times alpha / R."""
 
     down: str  # names of tensors
     up: str
@@ -79,7 +81,7 @@ class Lora:
     scale: float
 
     def __str__(self) -> str:
-        """As `parse_lora` reads it, and as pictures tell it."""
+        """Return the form that `parse_lora` reads and pictures store."""
         return f"{without_home(self.file.path)}:{self.scale!r}"
 
 
@@ -251,20 +253,20 @@ def _twice(path: Path, place: str) -> SanaError:
 
 
 def _settings(path: Path) -> dict[str, Any]:
-    """What was said about the training: by diffusers in the file's metadata, by PEFT in a file beside it."""
+    """Read the training settings: from the file's metadata (diffusers) or a file next to it (PEFT)."""
     text = read_metadata(path).get("lora_adapter_metadata")
-    beside = path.with_name(_ADAPTER_CONFIG)
+    config = path.with_name(_ADAPTER_CONFIG)
     try:
-        if text is None and path.stem == "adapter_model" and beside.is_file():
-            text = read_small_text(beside)
+        if text is None and path.stem == "adapter_model" and config.is_file():
+            text = read_small_text(config)
         found = json.loads(text) if text is not None else {}
     except (OSError, ValueError, RecursionError) as error:
         raise checkpoint_error(
-            f"{path}: what it says about its training cannot be read", hint=_TOLD
+            f"{path}: what it says about its training cannot be read", hint=_TRAINING_HINT
         ) from error
     if not isinstance(found, dict):
         raise checkpoint_error(
-            f"{path}: what it says about its training cannot be read", hint=_TOLD
+            f"{path}: what it says about its training cannot be read", hint=_TRAINING_HINT
         )
     return {str(key).removeprefix("transformer."): value for key, value in found.items()}
 
@@ -276,7 +278,7 @@ def _alpha(settings: Mapping[str, Any], place: str, path: Path) -> float | None:
     if not isinstance(patterns, dict):
         raise checkpoint_error(
             f"{path}: its alpha_pattern is {str(patterns)[:60]}, which names no layers",
-            hint=_TOLD,
+            hint=_TRAINING_HINT,
         )
     for key, special in patterns.items():
         if _is_meant(place, str(key), path):
@@ -287,7 +289,7 @@ def _alpha(settings: Mapping[str, Any], place: str, path: Path) -> float | None:
     if type(value) not in (int, float) or not abs(value) <= _LARGEST_ALPHA:
         raise checkpoint_error(
             f"{path}: the alpha of {place} is {str(value)[:60]}, which is no number to use",
-            hint=_TOLD,
+            hint=_TRAINING_HINT,
         )
     return float(value)
 

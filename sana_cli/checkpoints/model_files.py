@@ -102,12 +102,14 @@ def reading(path: Path, problem: str = CORRUPT) -> Iterator[None]:
 
 
 def is_panic(error: BaseException) -> bool:
-    """Whether a library in Rust gave up: PyO3's exception for that is no `Exception`, and cannot be imported."""
+    """Return whether a library in Rust panicked: PyO3's exception is no `Exception` and cannot be
+    imported.
+    """
     return type(error).__name__ == "PanicException"
 
 
 def unreadable(path: Path, problem: str, error: BaseException) -> SanaError:
-    """What is wrong with a file that cannot be read, by the error and its first bytes; else it has the `problem`."""
+    """Explain an unreadable file by the error and its first bytes, else by `problem`."""
     if isinstance(error, OSError) and error.errno is not None:
         return _refused(path, error)
     try:
@@ -128,9 +130,10 @@ def unreadable(path: Path, problem: str, error: BaseException) -> SanaError:
 
 
 def kind_of(head: bytes, *, pytorch: bool = False) -> tuple[str, str] | None:
-    """What a file that begins so is, as "a GGUF file", and the remedy; None for formats that no one mistakes.
+    """Name the kind of file by its first bytes ("a GGUF file") and give a remedy; None if it is
+    unknown.
 
-    With `pytorch` its own formats are what is expected.
+    With `pytorch`, PyTorch's own formats are expected and not named.
     """
     if head[4:8] == b"ftyp" and head[8:12] in (b"heic", b"heix", b"mif1", b"avif"):
         return "a picture", _PICTURE

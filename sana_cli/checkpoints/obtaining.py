@@ -1,7 +1,8 @@
-"""Where the files of a model come from: the cache, or the hub once the model is judged and the download is agreed to.
+"""Obtain a model's files: from the cache, or from the hub after the model is judged and the
+download approved.
 
-Nothing large is fetched before its small files and headers have been judged, nor without leave: a download of 100 MB
-and more needs an `approve` that returns.
+Nothing large is fetched before its small files and headers have been judged, and a download of 100
+MB or more needs an `approve` that returns.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +30,7 @@ LARGE = 100_000_000  # bytes: downloads from there on are asked about
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Absent:
-    """What is known of weights that are not here."""
+    """The known facts of weights that are not on this machine."""
 
     headers: Callable[[str], Headers]  # of a component, under the names of the files
     download_bytes: int
@@ -38,7 +39,7 @@ class Absent:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Access:
-    """How far a command may go to open a model."""
+    """Limits of what a command may do to open a model."""
 
     offline: bool = False
     progress: "Progress | None" = None
@@ -110,7 +111,7 @@ def refuse_large(offer: "Offer", model: object) -> None:
 
 
 def pull_name(repo_id: str) -> str:
-    """What `sana pull` calls this repository: its short name where it has one."""
+    """Return the name that `sana pull` uses for a repository: its short name if it has one."""
     variant = find_variant(repo_id)
     return variant.alias if variant and variant.repo == repo_id else repo_id
 
@@ -123,7 +124,9 @@ def ask(
     revision: str | None = None,
     verify: bool = False,
 ) -> "Offer":
-    """What a download would bring. A repository without our files is told by the kind of its pipeline."""
+    """List what a download would bring. A repository without our files is described by its
+    pipeline's kind.
+    """
     from sana_cli.checkpoints import hub, hub_outline
 
     try:

@@ -1,6 +1,8 @@
-"""Models that another program has quantized: named before anything is read, since a new copy would be the same.
+"""Name models that another program quantized, before anything is read: a new copy would be the
+same.
 
-Each program leaves tensors of its own beside or in place of the weights, and some a word in `config.json`.
+Each program leaves its own tensors next to the weights or instead of them, and some leave a key in
+`config.json`.
 """
 
 from collections.abc import Iterable, Mapping

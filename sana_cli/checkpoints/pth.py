@@ -51,7 +51,7 @@ _RENAMED = (
 
 _FUSED = {".qkv.": (".to_q.", ".to_k.", ".to_v."), ".kv.": (".to_k.", ".to_v.")}
 
-# Width -> cross-attention heads, the one thing that shapes do not tell.
+# Width -> cross-attention heads, the one thing that shapes do not show.
 _CROSS_HEADS = {1152: 16, 2240: 20}
 
 
@@ -110,8 +110,10 @@ def read_pth(path: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
 
 
 def stored_precision(tensors: dict[str, Tensor]) -> str:
-    """Tell "fp16" or "bf16" when the weights are stored so. Else "fp32": the file does not say what it
-    was trained in, and the wrong half precision draws garbage."""
+    """Return "fp16" or "bf16" when the weights are stored so, else "fp32".
+
+    A file in fp32 does not say what it was trained in, and the wrong half precision draws garbage.
+    """
     dtypes = {tensor.dtype for tensor in tensors.values()}
     if dtypes == {torch.float16}:
         return "fp16"
@@ -141,9 +143,10 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
 
 
 def _is_sane_zip(path: Path) -> bool:
-    """Whether a file is a zip archive, as torch writes them since 1.6; others cannot be mapped.
+    """Return whether a file is a zip archive, as torch writes since 1.6; others cannot be mapped.
 
-    SanaError for one that grows when it is unpacked: torch stores without compression, and would hold it all.
+    Raises SanaError for one that grows when unpacked: torch stores without compression, so
+    unpacking would hold it all in memory.
     """
     with open_regular(path) as file:
         if not zipfile.is_zipfile(file):
@@ -173,7 +176,7 @@ def _is_plain(name: object, value: object) -> bool:
         and value.layout == torch.strided
         and value.device.type == "cpu"
         and value.is_floating_point()
-        # Not an expanded view: a file of a few bytes must not stand for gigabytes.
+        # Not an expanded view: a file of a few bytes must not expand to gigabytes.
         and value.untyped_storage().nbytes() >= value.numel() * value.itemsize
     )
 

@@ -22,7 +22,7 @@ _HALF = {"fp16": "F16", "bf16": "BF16"}
 
 
 class PublishedOutline:
-    """As `hub_outline.Outline`, from the table of published models."""
+    """A counterpart of `hub_outline.Outline`, filled from the table of published models."""
 
     def __init__(self, variant: Variant) -> None:
         self.variant = variant

@@ -19,7 +19,7 @@ _STORED_TYPES = {  # by the words of safetensors' headers
 
 
 def read_tensor(files: WeightFiles, name: str) -> Tensor:
-    """One tensor, as stored."""
+    """Read one tensor with its stored dtype and shape."""
     dtype, shape = _stored_type(files, name), files.headers[name][1]
     size = math.prod(shape) * dtype.itemsize
     return _read(files, name, [(0, size)], size).view(dtype).view(shape)

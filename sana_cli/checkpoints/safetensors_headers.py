@@ -91,7 +91,7 @@ def main_dtype(headers: Headers) -> str:
 
 
 def _read_weight_map(index: Path) -> dict[str, Path]:
-    """Tensor -> shard, all of them beside the index."""
+    """Map each tensor to its shard, which lies next to the index."""
     problem = "is not a readable weight index"
     weight_map = read_json(index, problem).get("weight_map")
     if not isinstance(weight_map, dict):
@@ -121,7 +121,7 @@ def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """The texts that a safetensors file carries beside its tensors, checked as in `read_header`."""
+    """Return the metadata strings of a safetensors file, checked as in `read_header`."""
     from safetensors import safe_open
 
     with reading(path):

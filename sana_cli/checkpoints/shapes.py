@@ -24,7 +24,7 @@ _GROUPED = re.compile(r"\.conv_depth$|\.to_qkv_multiscale\.")  # convolutions th
 
 
 def transformer_shapes(config: TransformerConfig) -> dict[str, Shape]:
-    """Of the Linear-DiT, as published."""
+    """Return the published tensor names and shapes of the Linear-DiT."""
     D, F = config.inner_dim, config.ff_dim
     shapes: dict[str, Shape] = {"scale_shift_table": (2, D), "caption_norm.weight": (D,)}
     shapes |= _layer("patch_embed.proj", (D, config.in_channels, 1, 1))
@@ -52,12 +52,14 @@ def transformer_shapes(config: TransformerConfig) -> dict[str, Shape]:
 
 
 def autoencoder_shapes(config: DCAEConfig) -> dict[str, Shape]:
-    """Of both halves of DC-AE, as published."""
+    """Return the published tensor names and shapes of both halves of DC-AE."""
     return {**dict(_encoder(config)), **dict(_decoder(config))}
 
 
 def text_encoder_shapes(config: Gemma2Config) -> dict[str, Shape]:
-    """Of Gemma-2's trunk, without the prefix that files with a language-model head have."""
+    """Return the tensor names and shapes of Gemma-2's trunk, without a language-model head's
+    prefix.
+    """
     C, M, E = config.hidden_size, config.intermediate_size, config.head_dim
     queries, keys = config.num_attention_heads * E, config.num_key_value_heads * E
     shapes: dict[str, Shape] = {"embed_tokens.weight": (config.vocab_size, C), "norm.weight": (C,)}
@@ -78,7 +80,9 @@ def text_encoder_shapes(config: Gemma2Config) -> dict[str, Shape]:
 def quantized_shapes(
     shapes: Mapping[str, Shape], layers: Mapping[str, QuantConfig | None]
 ) -> dict[str, Shape]:
-    """What a quantized folder stores for such a part. SanaError for a layer that it lacks or cannot store so."""
+    """Return what a quantized folder stores for a part; raise SanaError for a missing or unsuitable
+    layer.
+    """
     stored = dict(shapes)
     for path, config in layers.items():
         weight = shapes.get(f"{path}.weight", ())
@@ -181,7 +185,9 @@ def _decoder(config: DCAEConfig) -> Iterator[tuple[str, Shape]]:
 def _block(
     path: str, kind: str, C: int, config: DCAEConfig, scales: tuple[int, ...]
 ) -> Iterator[tuple[str, Shape]]:
-    """One block of DC-AE; `scales` are the kernels of its attention's further scales."""
+    """Yield the tensors of a DC-AE block; `scales` are the kernels of its attention's further
+    scales.
+    """
     if kind == "ResBlock":
         yield from _layer(f"{path}.conv1", (C, C, 3, 3)).items()
         yield from _layer(f"{path}.conv2", (C, C, 3, 3), bias=False).items()
@@ -219,7 +225,7 @@ def _unfit_manifest(what: str) -> SanaError:
 
 
 def _quantized(path: str, weight: Shape, config: QuantConfig) -> dict[str, Shape]:
-    """One layer's tensors in a quantized folder, `quant.layers` in shapes."""
+    """Return the stored tensors of a layer in a quantized folder: the shapes of `quant.layers`."""
     N, K, *kernel = weight
     if kernel and not path.endswith(_POINTWISE):
         stored = {f"{path}.qweight": weight, f"{path}.scale": (N,)}

@@ -22,7 +22,7 @@ Pixels = np.ndarray[Any, np.dtype[np.uint8]]  # (H, W, 3)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Closeness:
-    """How close two pictures are, by their 8-bit values."""
+    """The distance between two pictures, by their 8-bit values."""
 
     psnr_db: float  # 99 for equal ones
     largest_difference: int  # of 255

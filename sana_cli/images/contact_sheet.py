@@ -27,7 +27,7 @@ _NARROWEST = 64  # pixels, of a cell that has room for a caption
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """One saved picture of a sheet."""
+    """A saved picture of a sheet."""
 
     path: Path
     prompt: str
@@ -65,8 +65,8 @@ class Layout:
         for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
             left, top = i % self.columns * width, i // self.columns * step
             picture.thumbnail((width, height), Image.Resampling.LANCZOS)
-            beside, above = (width - picture.width) // 2, (height - picture.height) // 2
-            sheet.paste(picture, (left + beside, top + above))
+            left_margin, above = (width - picture.width) // 2, (height - picture.height) // 2
+            sheet.paste(picture, (left + left_margin, top + above))
             if line:
                 text = caption_lines(caption, width, line)
                 pen.multiline_text((left + 6, top + height + 4), text, "black", font)
@@ -87,15 +87,15 @@ def caption_height(lines: int) -> int:
 
 
 class ContactSheet:
-    """The one more file of `--grid`."""
+    """The additional file that `--grid` writes."""
 
     def __init__(
         self, target: Path | None, *, name: str, overwrite: bool, is_folder: bool = False
     ) -> None:
-        """Beside the pictures that `target` names: a file, a folder or None, or a pattern. `is_folder`: it may still
-        have to be made.
+        """Place the sheet next to the pictures of `target`: a file, a folder or None, or a pattern.
 
-        SanaError (usage) where that cannot be written, or `target` is a file whose sheet is there already.
+        `is_folder`: the folder may not exist yet. Raises SanaError (usage) where it cannot be
+        written, or if `target` is a file that already has a sheet.
         """
         self.overwrite = overwrite
         if target is None or target.is_dir() or files.is_new_folder(target, is_folder):
@@ -156,7 +156,7 @@ class ContactSheet:
 
 
 def _is_current(path: Path, carried: Mapping[str, Any], cells: Sequence[Cell]) -> bool:
-    """Whether a file is the sheet of these pictures, and none has changed since."""
+    """Return whether a file is the sheet of these pictures, and none has changed since."""
     try:
         drawn = path.stat().st_mtime
         return read_settings(path) == carried and all(

@@ -21,12 +21,12 @@ _ADDED = re.compile(r"-\d+(?=\.[^.]*$)")
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether a path has fields to fill in; a folder that is there has not."""
+    """Return whether a path has fields to fill in; an existing folder never has."""
     return ("{" in str(path) or "}" in str(path)) and not path.is_dir()
 
 
 class Named(NamedTuple):
-    """What the name of a picture may tell of it."""
+    """The facts of a picture that its file name may contain."""
 
     prompt: str
     seed: int
@@ -78,8 +78,11 @@ def without_index(pattern: Path, picture: Named) -> str:
 
 
 def readings(name: str) -> set[str]:
-    """What `without_index` may have said of a file's name: any of its numbers may be the index, and a number at its end
-    may have been added because the name was taken."""
+    """List what `without_index` may return for a file's name.
+
+    Any of its numbers may be the index, and a number at its end may have been added because the
+    name was taken.
+    """
     found = set()
     for text in (name, _ADDED.sub("", name)):
         found.add(text)
@@ -88,7 +91,7 @@ def readings(name: str) -> set[str]:
 
 
 def has_folder_fields(pattern: Path) -> bool:
-    """Whether the folder differs between the names of a pattern."""
+    """Return whether the folder differs between the names of a pattern."""
     return any(_fields(str(pattern.parent)))
 
 

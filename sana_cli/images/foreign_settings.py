@@ -1,6 +1,8 @@
-"""What pictures of other programs say about themselves: AUTOMATIC1111's `parameters` and ComfyUI's `prompt`. No torch.
+"""Read settings that other programs store in pictures: AUTOMATIC1111's `parameters`, ComfyUI's
+`prompt`. No torch.
 
-They cannot be repeated here: models, samplers and noise are others. Their prompts can be used.
+Such pictures cannot be repeated here, since models, samplers and noise differ. Their prompts can be
+used.
 """
 
 import json
@@ -25,7 +27,7 @@ _SIZE = re.compile(r"\d{1,5}x\d{1,5}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignSettings:
-    """How another program drew a picture, as far as it says."""
+    """Settings of a picture that another program drew, as far as it stored them."""
 
     program: str
     prompt: str
@@ -43,7 +45,9 @@ class ForeignSettings:
 
 
 def foreign_settings_of(path: Path, image: Image.Image) -> ForeignSettings | None:
-    """What an open picture carries of another program; None where it carries nothing that is known. OSError."""
+    """Read another program's settings from an open picture; None if it has no known ones. Raises
+    OSError.
+    """
     texts = read_texts(path, _PARAMETERS, _GRAPH) if image.format == "PNG" else {}
     size = f"{image.width}x{image.height}"
     graph = texts.get(_GRAPH)
@@ -74,12 +78,12 @@ def _of_parameters(text: str, size: str) -> ForeignSettings | None:
             place, line = 1, line.strip().removeprefix("Negative prompt:")
         prompts[place].append(line.strip())
     prompt, negative = ("\n".join(part) for part in prompts)
-    told = pairs.pop("Size", "")
+    stored_size = pairs.pop("Size", "")
     return ForeignSettings(
         program="another program (parameters)",
         prompt=prompt,
         negative_prompt=negative,
-        size=told if _SIZE.fullmatch(told) else size,
+        size=stored_size if _SIZE.fullmatch(stored_size) else size,
         others=pairs,
     )
 

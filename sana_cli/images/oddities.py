@@ -1,4 +1,6 @@
-"""What of a picture file is not used: told once, so that nobody wonders about colours, or pictures that are missing. No torch."""
+"""List what is not used of a picture file; shown once, to explain colours or missing frames. No
+torch.
+"""
 
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,19 +31,19 @@ _SRGB_CICP = b"\x01\x0d\x00\x01"
 
 @dataclass(frozen=True, slots=True)
 class Oddities:
-    """What a file has and a drawn picture cannot have."""
+    """Features of a file that a drawn picture cannot have."""
 
     frames: int = 1
     transparent: bool = False  # in any of its pixels
     colours: tuple[str, ...] = ()  # what becomes of them, in words
 
     def of_picture(self) -> list[str]:
-        """In words, for a picture to begin with."""
+        """List the oddities of an initial picture, in words."""
         transparent = ["what is transparent lies on white"] if self.transparent else []
         return [*self._frames(), *transparent, *self.colours]
 
     def of_mask(self) -> list[str]:
-        """In words, for a mask."""
+        """List the oddities of a mask, in words."""
         return [*self._frames(), *(["what is transparent stays"] if self.transparent else [])]
 
     def _frames(self) -> list[str]:
@@ -52,14 +54,14 @@ NONE = Oddities()
 
 
 def oddities_of(image: Image.Image, path: Path) -> Oddities:
-    """Of an open picture, whose pixels are loaded, and not needed any more."""
+    """Find the oddities of an open picture whose pixels are loaded; its pixels are not read again."""
     colours = [*_depth(image, path), *_profile(image, path)]
     transparent = _is_transparent(image)
     return Oddities(_frames(image), transparent, tuple(colours))
 
 
 def turn_of(image: Image.Image) -> Image.Transpose | None:
-    """How it is turned to stand upright; None where it does, or its EXIF cannot be read."""
+    """Return the turn that puts a picture upright; None if it is upright or its EXIF is unreadable."""
     with suppress(Exception):  # Pillow raises what it likes for broken EXIF
         return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     return None
@@ -74,7 +76,7 @@ def whole_numbers(image: Image.Image) -> NDArray[np.integer[Any]]:
 
 
 def white_of(values: NDArray[np.integer[Any]]) -> int:
-    """What is white: 16 bits in any container, unless a value is larger."""
+    """Return the value of white: that of 16 bits in any container, unless a value is larger."""
     return 0xFFFF if values.max(initial=0) <= 0xFFFF else int(np.iinfo(values.dtype).max)
 
 
@@ -127,7 +129,7 @@ def _profile(image: Image.Image, path: Path) -> list[str]:
 
 
 def _has_wide_colours(path: Path) -> bool:
-    """Whether a PNG says that its numbers are of another space than sRGB."""
+    """Return whether a PNG declares another colour space than sRGB."""
     with suppress(OSError), open_regular(path) as file:
         for chunk in png_chunks.chunks(file):
             if chunk.kind == b"cICP":

@@ -1,4 +1,4 @@
-"""PNG files that tell how they were made. No torch."""
+"""Write and read PNG files that carry their settings. No torch."""
 
 import json
 import re
@@ -45,9 +45,10 @@ def save_png(
     first: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> None:
-    """Write a PNG that tells how it was made: a `sana` JSON chunk, one chunk a setting, and the `parameters` chunk that
-    other tools read, of a sheet for the `first` picture on it. XMP says that a model made it. Errors as in
-    `files.new_file`.
+    """Write a PNG with its settings: a `sana` JSON chunk, one chunk a setting, and `parameters`.
+
+    `parameters` is the text that other tools read; on a sheet it is that of the `first` picture.
+    XMP says that a model made the picture. Raises the errors of `files.new_file`.
     """
     info = PngInfo()
     info.add_itxt("parameters", _parameters_chunk(first or settings))
@@ -82,12 +83,12 @@ def save_preview(image: Image.Image, path: Path, *, step: int, steps: int) -> No
 
 
 def is_preview(path: Path) -> bool:
-    """Whether `save_preview` wrote a file."""
+    """Return whether `save_preview` wrote a file."""
     return preview_state(path) is not None
 
 
 def preview_state(path: Path) -> str | None:
-    """How far a picture was when `save_preview` wrote a file ("step 3 of 20"); None for any other file."""
+    """Return the progress stored by `save_preview` ("step 3 of 20"); None for any other file."""
     try:
         return read_texts(path, PREVIEW_KEY).get(PREVIEW_KEY)
     except OSError:
@@ -124,7 +125,9 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def read_foreign_settings(path: Path) -> ForeignSettings | None:
-    """What a picture says that another program drew; None for one of ours, and where nothing is said. SanaError."""
+    """Read another program's settings from a picture; None if it has none or is ours. Raises
+    SanaError.
+    """
     with opened(path) as image:
         ours = read_texts(path, SETTINGS_KEY, PREVIEW_KEY)
         return None if ours else foreign_settings_of(path, image)
@@ -157,7 +160,9 @@ def _parameters_chunk(settings: Mapping[str, Any]) -> str:
 
 
 def _value(value: object) -> str:
-    """As AUTOMATIC1111's web UI writes it, so that what reads its texts reads ours."""
+    """Format a value as AUTOMATIC1111's web UI does, so that programs that read its texts read
+    ours.
+    """
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if re.search(r'[,:\n\r"]', text) else text
 

@@ -24,7 +24,7 @@ _LARGEST_FILE = 2**28  # bytes, of which a copy without texts is made
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One part of a PNG file, by its four letters."""
+    """A part of a PNG file, named by four letters."""
 
     kind: bytes
     start: int  # of its data in the file
@@ -78,7 +78,7 @@ def pixels_only(path: Path) -> io.BytesIO | None:
 
 
 def _data(file: BinaryIO, chunk: Chunk) -> bytes | None:
-    """Its content; None where that is not what its checksum says, or too large."""
+    """Return a chunk's content; None if its checksum is wrong or it is too large."""
     if chunk.length > _LONGEST_TEXT:
         return None
     file.seek(chunk.start)

@@ -1,7 +1,7 @@
-"""Opening picture files: which formats, how large, and in words what a file is that cannot be read. No torch.
+"""Open picture files: accepted formats and sizes, and what an unreadable file is. No torch.
 
-Pillow tries all its decoders on every file, whatever its name, and one of them starts Ghostscript. So formats are named
-wherever a picture is opened, and sizes are looked at before pixels are decoded.
+Pillow tries all its decoders on every file, whatever its name, and one of them starts Ghostscript.
+So formats are named wherever a picture is opened, and sizes are checked before pixels are decoded.
 """
 
 import os
@@ -61,10 +61,10 @@ _AGAIN = "it is damaged or not whole: copy or download it again"
 def opened(
     path: Path, formats: Sequence[str] = PHOTOS, *, room: int | None = None
 ) -> Iterator[Image.Image]:
-    """A picture of one of these formats, with its pixels in memory.
+    """Open a picture of one of these formats, with its pixels in memory.
 
-    SanaError (usage) for a file that is none, or that would take more than `room` bytes to read. What else a file
-    carries (texts, profiles, checksums of those) does not matter.
+    Raises SanaError (usage) for any other file, or one that would take more than `room` bytes to
+    read. Other content (texts, profiles, their checksums) is ignored.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of large or odd files that can be read all the same
@@ -113,7 +113,7 @@ def _loaded(path: Path, file: BinaryIO, formats: Sequence[str], room: int | None
 
 @contextmanager
 def _without_words_of_libtiff() -> Iterator[None]:
-    """It writes what it meets to the stderr of the process; Pillow's error tells what matters."""
+    """Silence libtiff, which writes to the process's stderr; Pillow's error says what matters."""
     try:
         before = os.dup(2)
     except OSError:  # closed
@@ -152,7 +152,7 @@ def _unopened(path: Path, error: OSError) -> SanaError:
 
 
 def _unreadable(path: Path, error: Exception) -> SanaError:
-    """What is wrong with a file, as far as its beginning says."""
+    """Explain why a file cannot be read, judged by its first bytes."""
     with suppress(OSError), open_regular(path) as file:
         head = file.read(1024)
         for pattern, what, remedy in _OTHERS:

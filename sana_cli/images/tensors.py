@@ -1,4 +1,4 @@
-"""From a decoder's values to a picture, and from a picture to an encoder's."""
+"""Convert a decoder's values to a picture, and a picture to an encoder's input."""
 
 import numpy as np
 import torch

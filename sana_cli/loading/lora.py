@@ -70,8 +70,8 @@ class Adapters:
                 merged = merged + factor * (up @ down).view(merged.shape)
             return merged.to(stored.dtype) if path in self._as_stored else merged
 
-        told = [weights.fingerprint, *(f"{x.file.digest}:{x.scale}" for x in self.loras)]
-        return replace(weights, read=read, fingerprint=";".join(told))
+        fingerprints = [weights.fingerprint, *(f"{x.file.digest}:{x.scale}" for x in self.loras)]
+        return replace(weights, read=read, fingerprint=";".join(fingerprints))
 
     def attach_(
         self, module: nn.Module, prefix: str, *, dtype: torch.dtype, device: torch.device

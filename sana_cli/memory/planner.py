@@ -142,8 +142,8 @@ def choose_decode(
         found = left[-1]
     plan, stage = found
     usual = plan == left[0][0] and not cap.asked
-    told = f"plan: decode {plan}; predicted peak {readable_memory(stage.total)}, {cap}"
-    return plan, stage, "" if usual else told
+    notice = f"plan: decode {plan}; predicted peak {readable_memory(stage.total)}, {cap}"
+    return plan, stage, "" if usual else notice
 
 
 def choose(
@@ -228,10 +228,10 @@ def _nothing_fits(
     left: Iterable[StagePeak],
     others: Iterable[StagePeak],
     without: str,
-    beside: str = "",
+    more: str = "",
 ) -> SanaError:
     """`left` are the peaks of the plans that options leave, which are `limit` in words; `others` those `without` such
-    options. `beside` are more remedies."""
+    options. `more` are more remedies."""
     needed, least = (min(peaks, key=lambda stage: stage.total) for peaks in (left, others))
     enough = readable_memory(needed.total, at_least=True)
     takes, hint = f"{enough} ({needed.stage})", f"use --max-memory {enough.replace(' ', '')}"
@@ -240,4 +240,4 @@ def _nothing_fits(
         if least.total < needed.total:
             hint += f", or {without}: the smallest plan needs {smallest}"
         return usage_error(f"{limit} needs {takes}, {cap}", hint)
-    return usage_error(f"no plan fits into {cap.amount}: the smallest needs {takes}", hint + beside)
+    return usage_error(f"no plan fits into {cap.amount}: the smallest needs {takes}", hint + more)

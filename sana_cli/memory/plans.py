@@ -80,11 +80,11 @@ class Plan:
             for name, plan in reversed(NAMED.items())
             if plan.together == self.together and plan._measures() <= measures
         )
-        beyond = [told for told in _MEASURES.values() if told in measures - nearest._measures()]
+        beyond = [words for words in _MEASURES.values() if words in measures - nearest._measures()]
         return ", ".join([name, *beyond, f"decode {self.decode}"])
 
     def _measures(self) -> set[str]:
-        return {told for field, told in _MEASURES.items() if getattr(self, field)}
+        return {words for field, words in _MEASURES.items() if getattr(self, field)}
 
     def smaller_text(self) -> "Plan | None":
         """What to try when encoding the text ran out of memory."""

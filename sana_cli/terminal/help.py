@@ -171,8 +171,8 @@ class Grouped(Command):
                 moved.append(word)
             else:
                 others.append(word)
-        behind = list(words)
-        return [*others, "--", *moved, *behind] if moved or "--" in args else others
+        rest = list(words)
+        return [*others, "--", *moved, *rest] if moved or "--" in args else others
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
         by_name = {str(param.name): param for param in self.get_params(ctx)}

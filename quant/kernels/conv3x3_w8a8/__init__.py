@@ -39,17 +39,17 @@ def conv3x3_w8a8(
     """
     require_tensor("q", q, (None, None, None, None), [torch.int8])
     B, H, W, K = q.shape
-    require_tensor("weight", weight, (None, 3, 3, K), [torch.int8], beside=q)
+    require_tensor("weight", weight, (None, 3, 3, K), [torch.int8], like=q)
     N = weight.shape[0]
     if not 0 < K <= MAX_K:
         raise ValueError(f"q has {K} channels, not 1 to {MAX_K}")
     per_picture = () if act_scale.ndim == 0 else (B,)
-    require_tensor("act_scale", act_scale, per_picture, [torch.float32], beside=q)
-    require_tensor("weight_scale", weight_scale, (N,), [torch.float32], beside=q)
+    require_tensor("act_scale", act_scale, per_picture, [torch.float32], like=q)
+    require_tensor("weight_scale", weight_scale, (N,), [torch.float32], like=q)
     if bias is not None:
-        require_tensor("bias", bias, (N,), beside=q)
+        require_tensor("bias", bias, (N,), like=q)
     if residual is not None:
-        require_tensor("residual", residual, (B, H, W, N), beside=q)
+        require_tensor("residual", residual, (B, H, W, N), like=q)
         require_contiguous("residual", residual)
     require_contiguous("q", q)
     require_contiguous("weight", weight)

@@ -55,25 +55,25 @@ def cross_attention_w8a8(
     _, H, _, E = keys.shape
     if not K:
         raise ValueError("x has no channels")
-    require_tensor("largest", largest, (M,), [torch.float32], beside=x)
-    require_tensor("weight", weight, (H * E, K), [torch.int8], beside=x)
-    require_tensor("weight_scale", weight_scale, (H * E,), [torch.float32], beside=x)
+    require_tensor("largest", largest, (M,), [torch.float32], like=x)
+    require_tensor("weight", weight, (H * E, K), [torch.int8], like=x)
+    require_tensor("weight_scale", weight_scale, (H * E,), [torch.float32], like=x)
     for name, row, width in (("bias", bias, H * E), ("smooth", smooth, K)):
         if row is not None:
-            require_tensor(name, row, (width,), beside=x)
+            require_tensor(name, row, (width,), like=x)
     return _run(x, largest, weight, weight_scale, bias, smooth, keys, values, mask, out_largest)
 
 
 def _require_text(x: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> None:
-    require_tensor("keys", keys, (None, None, None, None), [x.dtype], beside=x)
+    require_tensor("keys", keys, (None, None, None, None), [x.dtype], like=x)
     B, _, L, E = keys.shape
     if not 0 < E <= MAX_E:
         raise ValueError(f"keys have heads of {E} channels, not 1 to {MAX_E}")
     if not B or len(x) % B or not L:
         raise ValueError(f"keys are {L} tokens of {B} pictures, for {len(x)} rows")
-    require_tensor("values", values, keys.shape, [x.dtype], beside=x)
+    require_tensor("values", values, keys.shape, [x.dtype], like=x)
     if mask is not None:
-        require_tensor("mask", mask, (B, L), [torch.bool], beside=x)
+        require_tensor("mask", mask, (B, L), [torch.bool], like=x)
 
 
 def _run(
@@ -90,7 +90,7 @@ def _run(
 ) -> Tensor:
     M = len(x)
     if out_largest is not None:
-        require_tensor("out_largest", out_largest, (M,), [torch.float32], beside=x)
+        require_tensor("out_largest", out_largest, (M,), [torch.float32], like=x)
     require_device(x)
     out = torch.empty(M, keys.shape[1] * keys.shape[3], dtype=x.dtype, device=x.device)
     if out.numel():

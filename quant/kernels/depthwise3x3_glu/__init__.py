@@ -33,8 +33,8 @@ def depthwise3x3_glu(
     B, H, W, channels = x.shape
     if not channels or channels % 2:
         raise ValueError(f"x has {channels} channels, which are not values and gates")
-    require_tensor("weight", weight, (9, channels), beside=x)
-    require_tensor("bias", bias, (channels,), beside=x)
+    require_tensor("weight", weight, (9, channels), like=x)
+    require_tensor("bias", bias, (channels,), like=x)
     require_contiguous("x", x)
     require_contiguous("weight", weight)
     if activation not in (None, "silu"):

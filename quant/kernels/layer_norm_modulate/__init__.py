@@ -68,12 +68,12 @@ def _run(
     if (branch is None) != (gate is None):
         raise ValueError("branch and gate come together")
     if branch is not None:
-        require_tensor("branch", branch, (M, D), beside=x)
+        require_tensor("branch", branch, (M, D), like=x)
     for name, rows in (("shift", shift), ("scale", scale), ("gate", gate), ("addend", addend)):
         if rows is not None:
-            require_groups(name, rows, M, D, beside=x)
+            require_groups(name, rows, M, D, like=x)
     if smooth is not None:
-        require_tensor("smooth", smooth, (D,), beside=x)
+        require_tensor("smooth", smooth, (D,), like=x)
     require_device(x)
     if M:
         from quant.kernels.layer_norm_modulate.kernel import launch

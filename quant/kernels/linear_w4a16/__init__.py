@@ -32,7 +32,7 @@ def repack(qweight: Tensor, scale: Tensor, *, in_features: int, group_size: int)
         raise ValueError(f"group size is {group_size}; the kernel takes 32, 64 or 128")
     require_tensor("qweight", qweight, (None, -(-in_features // 2)), [torch.uint8])
     N, G = len(qweight), -(-in_features // group_size)
-    require_tensor("scale", scale, (N, G), [torch.bfloat16], beside=qweight)
+    require_tensor("scale", scale, (N, G), [torch.bfloat16], like=qweight)
     q_NK = unpack_int4(qweight, in_features)
     padded = torch.nn.functional.pad(q_NK, (0, G * group_size - in_features))
     halves = padded.view(N, G, 2, group_size // 2).permute(1, 0, 3, 2)  # (G, N, group / 2, 2)
@@ -63,12 +63,12 @@ def linear_w4a16(
     G, N, half = weight.packed.shape
     if (G, half) != (-(-K // weight.group_size), weight.group_size // 2):
         raise ValueError(f"weight has {G} groups of {half} bytes, which do not hold {K} channels")
-    require_tensor("packed weight", weight.packed, (G, N, half), [torch.uint8], beside=x)
-    require_tensor("weight scale", weight.scale, (G, N), [torch.bfloat16], beside=x)
+    require_tensor("packed weight", weight.packed, (G, N, half), [torch.uint8], like=x)
+    require_tensor("weight scale", weight.scale, (G, N), [torch.bfloat16], like=x)
     require_contiguous("packed weight", weight.packed)
     require_contiguous("weight scale", weight.scale)
     if bias is not None:
-        require_tensor("bias", bias, (N,), beside=x)
+        require_tensor("bias", bias, (N,), like=x)
     out_dtype = x.dtype if out_dtype is None else out_dtype
     require_float("out_dtype", out_dtype)
     require_device(x)

@@ -83,27 +83,27 @@ def _run(
     tile: Tile | None,
 ) -> Tensor:
     M, K = q.shape
-    require_tensor("weight", weight, (None, K), [torch.int8], beside=q)
+    require_tensor("weight", weight, (None, K), [torch.int8], like=q)
     N = weight.shape[0]
     if not 0 < K <= MAX_K:
         raise ValueError(f"q has {K} channels, not 1 to {MAX_K}")
-    require_tensor(name, scale, (M,), [torch.float32], beside=q)
-    require_tensor("weight_scale", weight_scale, (N,), [torch.float32], beside=q)
+    require_tensor(name, scale, (M,), [torch.float32], like=q)
+    require_tensor("weight_scale", weight_scale, (N,), [torch.float32], like=q)
     if bias is not None:
-        require_tensor("bias", bias, (N,), beside=q)
+        require_tensor("bias", bias, (N,), like=q)
     if gate is not None:
-        require_groups("gate", gate, M, N, beside=q)
+        require_groups("gate", gate, M, N, like=q)
     if residual is not None:
-        require_tensor("residual", residual, (M, N), beside=q)
+        require_tensor("residual", residual, (M, N), like=q)
     if activation not in (None, "silu"):
         raise ValueError(f"activation is {activation!r}, not 'silu' or None")
     require_float("out_dtype", out_dtype)
     if out is not None:
-        require_tensor("out", out, (M, N), beside=q)
+        require_tensor("out", out, (M, N), like=q)
     if out_largest is not None:
-        require_tensor("out_largest", out_largest, (M,), [torch.float32], beside=q)
+        require_tensor("out_largest", out_largest, (M,), [torch.float32], like=q)
     if out_smooth is not None:
-        require_tensor("out_smooth", out_smooth, (N,), beside=q)
+        require_tensor("out_smooth", out_smooth, (N,), like=q)
     require_device(q)
     if out is None:
         out = torch.empty(M, N, dtype=out_dtype, device=q.device)

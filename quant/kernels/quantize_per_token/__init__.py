@@ -20,7 +20,7 @@ def quantize_per_token(x: Tensor, *, smooth: Tensor | None = None) -> tuple[Tens
     if not 0 < K <= MAX_K:
         raise ValueError(f"x has {K} channels, not 1 to {MAX_K}")
     if smooth is not None:
-        require_tensor("smooth", smooth, (K,), beside=x)
+        require_tensor("smooth", smooth, (K,), like=x)
     require_device(x)
     q = torch.empty(M, K, dtype=torch.int8, device=x.device)
     scale = torch.empty(M, dtype=torch.float32, device=x.device)

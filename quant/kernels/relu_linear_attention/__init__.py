@@ -20,8 +20,8 @@ def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, *, eps: float = 1e-15
     E = q.shape[-1]
     if not 0 < E <= MAX_E:
         raise ValueError(f"q has heads of {E} channels, not 1 to {MAX_E}")
-    require_tensor("k", k, q.shape, [q.dtype], beside=q)
-    require_tensor("v", v, q.shape, [q.dtype], beside=q)
+    require_tensor("k", k, q.shape, [q.dtype], like=q)
+    require_tensor("v", v, q.shape, [q.dtype], like=q)
     require_device(q)
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if out.numel():

@@ -32,10 +32,10 @@ def rms_norm(
         raise ValueError(f"x has {D} channels, not 1 to {MAX_K}")
     for name, row in (("weight", weight), ("bias", bias)):
         if row is not None:
-            require_tensor(name, row, x.shape[1:], beside=x)
+            require_tensor(name, row, x.shape[1:], like=x)
     for name, rows in (("residual", residual), ("out", out)):
         if rows is not None:
-            require_tensor(name, rows, x.shape, beside=x)
+            require_tensor(name, rows, x.shape, like=x)
     if activation not in (None, "relu"):
         raise ValueError(f"activation is {activation!r}, not 'relu' or None")
     require_device(x)
