@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.images.contact_sheet import Layout
 from sana_cli.images.tensors import to_image
 from sana_cli.loading.load import load_prompt_encoder, load_transformer, load_vae

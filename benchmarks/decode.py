@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from benchmarks.record import record
 from sana_cli.bench.machine import machine
-from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.networks import DCAEConfig
 from sana_cli.loading.load import load_vae
 from sana_cli.memory.forecast import decode_activations

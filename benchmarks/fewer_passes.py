@@ -25,7 +25,7 @@ from benchmarks.quality import Judge, held_out
 from benchmarks.record import RESULTS, record
 from sana_cli import __version__
 from sana_cli.bench.machine import machine
-from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.networks import SchedulerName
 from sana_cli.images.tensors import to_image
 from sana_cli.loading.load import accelerate, load_prompt_encoder, load_transformer, load_vae

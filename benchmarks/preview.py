@@ -24,7 +24,7 @@ from benchmarks.record import record
 from calibration.collect import encode_texts, make_contexts, plan_drawings
 from calibration.prompts import vocabulary_prompts
 from sana_cli.bench.machine import machine
-from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.loading.load import accelerate, load_prompt_encoder, load_transformer, load_vae
 from sana_cli.pipeline.latent_preview import ENOUGH, OWN_FILE, PLENTY, PreviewMap, Sums
 from sana_cli.pipeline.verbs import decode, denoise, guided_velocity, init_noise

@@ -33,7 +33,8 @@ from quant.layers import QuantLinear
 from quant.primitives import quantize_per_group, sqnr_db
 from sana_cli import __version__
 from sana_cli.bench.machine import machine
-from sana_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.recipes import COMPONENTS, RECIPES, KeepRule, component_recipe, keep_rule
 from sana_cli.loading.load import load_transformer
 from sana_cli.models.sana_transformer import SanaTransformer2D

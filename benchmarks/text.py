@@ -16,7 +16,7 @@ import typer
 
 from benchmarks.record import record
 from sana_cli.bench.machine import machine
-from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.published import complex_human_instruction
 from sana_cli.loading.load import accelerate, load_prompt_encoder
 from sana_cli.models.text_encoder import PromptEncoder

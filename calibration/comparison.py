@@ -12,7 +12,8 @@ from torch import Tensor
 
 from calibration.collect import draw_latents, encode_texts, plan_drawings
 from calibration.prompts import compared_prompts
-from sana_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.images.comparison_sheet import Closeness, Pixels, Row, caption, psnr_db, sheet
 from sana_cli.images.tensors import to_image
 from sana_cli.loading.load import load_prompt_encoder, load_transformer, load_vae

@@ -252,7 +252,7 @@ def _name_of(measurement: "Measurement") -> str:
 
 def _drawing() -> Iterator[Finding]:
     """One step of the built-in model, from the prompt to a file."""
-    from sana_cli.checkpoints.checkpoint import open_checkpoint
+    from sana_cli.checkpoints.opening import open_checkpoint
     from sana_cli.config.user_settings import BUILTIN
     from sana_cli.pipeline.run import Run
     from sana_cli.request.params import Request
@@ -306,8 +306,8 @@ def _disk() -> Iterator[Finding]:
 
 
 def _models() -> Iterator[Finding]:
-    from sana_cli.checkpoints.checkpoint import open_if_here
     from sana_cli.checkpoints.installed import listed_models, total_bytes
+    from sana_cli.checkpoints.opening import open_if_here
 
     here = [model for model in listed_models() if model.state in ("downloaded", "quantized")]
     names = [model.name for model in here]
@@ -373,7 +373,8 @@ def _digests(names: list[str]) -> Iterator[Finding]:
 
 
 def _settings() -> Iterator[Finding]:
-    from sana_cli.checkpoints.checkpoint import lasting_name, open_if_here
+    from sana_cli.checkpoints.model_names import lasting_name
+    from sana_cli.checkpoints.opening import open_if_here
     from sana_cli.config.user_settings import config_path, preferences, unknown_variables
 
     for problem in unknown_variables():
@@ -409,7 +410,7 @@ def _hub() -> Iterator[Finding]:
 
 def _cap(chosen: "Preferences", cap: int) -> Iterator[Finding]:
     """The setting max_memory, beside what this machine has and what the usual model takes."""
-    from sana_cli.checkpoints.checkpoint import open_checkpoint
+    from sana_cli.checkpoints.opening import open_checkpoint
     from sana_cli.memory.planner import choose_for
     from sana_cli.request.options import Wishes
     from sana_cli.request.params import resolve

@@ -17,6 +17,21 @@ from quant import files
 from sana_cli.errors import ExitCode, SanaError, usage_error
 
 
+def local_path(text: str) -> Path:
+    """Return a typed path with `~` resolved; raise SanaError when no file can have that name."""
+    try:
+        if "\0" in text:  # `is_file` says no
+            raise ValueError(text)
+        path = Path(text).expanduser()
+        path.is_file()
+    except (OSError, ValueError, RuntimeError) as error:
+        shown = text if len(text) < 80 else f"{text[:80]}..."
+        raise SanaError(
+            f"{shown!r} cannot be a path", hint="check the spelling", code=ExitCode.USAGE
+        ) from error
+    return path
+
+
 @contextmanager
 def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     """A binary file that gets its name when the block ends, and is gone if the block fails.

@@ -74,7 +74,7 @@ class Painter:
 
 def load_painter(model: str, *, steps: int = 0, guidance: float = 0.0) -> Painter:
     """A checkpoint folder or `builtin`, with its own defaults where none are given."""
-    from sana_cli.checkpoints.checkpoint import open_checkpoint
+    from sana_cli.checkpoints.opening import open_checkpoint
     from sana_cli.loading.load import accelerate, load_prompt_encoder, load_transformer, load_vae
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

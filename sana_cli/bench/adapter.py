@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from sana_cli.bench.contenders import Contender, Workload
-from sana_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint, weight_files
+from sana_cli.checkpoints.checkpoint import Checkpoint, weight_files
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.published import complex_human_instruction
 from sana_cli.images import png
 from sana_cli.images.tensors import to_image

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from quant.installed import is_installed
-from sana_cli.checkpoints.checkpoint import lasting_name
+from sana_cli.checkpoints.model_names import lasting_name
 from sana_cli.config.recipes import RECIPES
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.system.packages import pip_install

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sana_cli.bench.peer_diffusers import open_pipeline
-from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.system.torch_memory import peak_memory_bytes
 
 _TEXT_LENGTH = 300  # of the embeddings, as diffusers pads them

@@ -11,8 +11,9 @@ from sana_cli.bench.contenders import Contender, Workload
 from sana_cli.bench.flops import Precisions, Work
 from sana_cli.bench.session import PARTS, Results, Timings
 from sana_cli.bench.statistics import paired_ratios, rounded, spread
-from sana_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.model_files import read_json
+from sana_cli.checkpoints.opening import open_checkpoint
 
 STAGES = (  # in the order of a table
     "load", "text", "prepare", "step", "denoise", "decode", "encode", "picture", "total", "cpu",

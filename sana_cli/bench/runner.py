@@ -13,9 +13,10 @@ from sana_cli.bench.history import record
 from sana_cli.bench.results import build_document
 from sana_cli.bench.scratch import scratch_folder
 from sana_cli.bench.session import measure
-from sana_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.model_files import read_json
 from sana_cli.checkpoints.obtaining import Access, Approve
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.recipes import RECIPES
 from sana_cli.config.user_settings import BUILTIN
 from sana_cli.config.variants import VARIANTS

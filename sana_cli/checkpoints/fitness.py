@@ -53,6 +53,28 @@ def require_class(component: str, config: Mapping[str, Any]) -> None:
         )
 
 
+def require_fitting_parts(
+    transformer: TransformerConfig, vae: DCAEConfig, text: Gemma2Config
+) -> None:
+    if transformer.out_channels != transformer.in_channels or vae.in_channels != 3:
+        raise checkpoint_error(
+            f"a transformer from {transformer.in_channels} to {transformer.out_channels} channels, or an "
+            f"autoencoder of {vae.in_channels}-channel pictures, draws nothing",
+            hint="use the folder of a published Sana model",
+        )
+    if text.hidden_size != transformer.caption_channels:
+        raise checkpoint_error(
+            f"the text encoder is {text.hidden_size} wide, the transformer reads {transformer.caption_channels}",
+            hint="use the text_encoder/ folder that belongs to this transformer",
+        )
+    if vae.downscale != 32 or vae.latent_channels != transformer.in_channels:
+        raise checkpoint_error(
+            f"the autoencoder (f{vae.downscale}c{vae.latent_channels}) does not fit the transformer "
+            f"(f32c{transformer.in_channels})",
+            hint="use the vae/ folder of a published Sana model",
+        )
+
+
 def require_fitting_tensors(
     configs: Mapping[str, PartConfig],
     headers: Mapping[str, Headers],

@@ -6,7 +6,7 @@ from typing import Literal
 
 from quant.manifest import MANIFEST, FormatError, read_manifest
 from sana_cli.checkpoints import hub_cache
-from sana_cli.checkpoints.checkpoint import BUILTIN_FOLDER
+from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
 from sana_cli.config.user_settings import BUILTIN, models_folder
 from sana_cli.config.variants import VARIANTS, find_variant
 

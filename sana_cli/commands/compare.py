@@ -104,9 +104,10 @@ def compare(
     """
     import os
 
-    from sana_cli.checkpoints.checkpoint import local_path, open_checkpoint
     from sana_cli.checkpoints.obtaining import Access
+    from sana_cli.checkpoints.opening import open_checkpoint
     from sana_cli.config.user_settings import preferences
+    from sana_cli.files import local_path
     from sana_cli.pipeline.safety import SafetyCheck
     from sana_cli.request.options import Wishes
     from sana_cli.request.output_paths import picture_path

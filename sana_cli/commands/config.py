@@ -179,7 +179,7 @@ def set_(
 
 def _safety_model(value: str) -> str:
     """What finds it from any folder; SanaError where it is not here."""
-    from sana_cli.checkpoints.checkpoint import local_path
+    from sana_cli.files import local_path
     from sana_cli.pipeline.safety import SafetyCheck
 
     folder = local_path(value)
@@ -189,7 +189,7 @@ def _safety_model(value: str) -> str:
 
 def _check_output(value: str) -> None:
     """SanaError for a pattern that no picture can be named by."""
-    from sana_cli.checkpoints.checkpoint import local_path
+    from sana_cli.files import local_path
     from sana_cli.images.file_names import Named, expand, is_pattern
     from sana_cli.request.output_paths import require_png
 
@@ -203,7 +203,7 @@ def _lasting_output(value: str) -> str:
     """The same folder wherever commands run; a bare pattern names files in each working folder."""
     import os
 
-    from sana_cli.checkpoints.checkpoint import local_path
+    from sana_cli.files import local_path
     from sana_cli.images.file_names import is_pattern
 
     path = local_path(value)
@@ -216,7 +216,7 @@ def _missing_folder(output: str) -> str | None:
     """The folder that pictures would go to, if it is not there."""
     import os
 
-    from sana_cli.checkpoints.checkpoint import local_path
+    from sana_cli.files import local_path
     from sana_cli.images.file_names import is_pattern
 
     path = local_path(output)

@@ -60,10 +60,11 @@ def decode(
     """Finish a picture whose decoding failed or was interrupted."""
     refuse_empty({"--output": output, "--model": model, "--max-memory": max_memory})
     mode = decode_mode(how, tile)
-    from sana_cli.checkpoints.checkpoint import local_path, open_checkpoint
     from sana_cli.checkpoints.obtaining import Access
+    from sana_cli.checkpoints.opening import open_checkpoint
     from sana_cli.commands.generate_session import tell_another_model
     from sana_cli.config.user_settings import preferences
+    from sana_cli.files import local_path
     from sana_cli.pipeline import latents_file
     from sana_cli.request.options import Wishes
     from sana_cli.request.output_paths import picture_path

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sana_cli import __version__
-from sana_cli.checkpoints.checkpoint import Checkpoint, kept_folder, local_path, open_checkpoint
+from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.digest import model_digest
 from sana_cli.checkpoints.lora_file import parse_lora
+from sana_cli.checkpoints.model_names import kept_folder
 from sana_cli.checkpoints.obtaining import Access
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.user_settings import BUILTIN, preferences
 from sana_cli.errors import ExitCode, SanaError, usage_error
-from sana_cli.files import make_folder
+from sana_cli.files import local_path, make_folder
 from sana_cli.pipeline.safety import SafetyCheck
 from sana_cli.request.foreign_syntax import tell_foreign_syntax
 from sana_cli.request.options import FILES, Wishes

@@ -48,7 +48,7 @@ def info(
     """Show what a model is and can draw, or how a picture was made."""
     if show and json:
         raise contradiction("--show", "--json")
-    from sana_cli.checkpoints.checkpoint import local_path
+    from sana_cli.files import local_path
 
     path = local_path(subject)
     is_picture = path.suffix.lower() in _PICTURES and not path.is_dir()

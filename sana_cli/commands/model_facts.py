@@ -29,13 +29,10 @@ def model_document(model: str) -> dict[str, Any]:
 
 
 def _known(model: str) -> dict[str, Any]:
-    from sana_cli.checkpoints.checkpoint import (
-        local_path,
-        looks_like_repo,
-        open_checkpoint,
-        open_snapshot,
-    )
+    from sana_cli.checkpoints.model_names import looks_like_repo
+    from sana_cli.checkpoints.opening import open_checkpoint, open_snapshot
     from sana_cli.config.variants import find_variant
+    from sana_cli.files import local_path
 
     variant = None if local_path(model).exists() else find_variant(model)
     if variant or (looks_like_repo(model) and not local_path(model).exists()):
@@ -56,8 +53,8 @@ def _known(model: str) -> dict[str, Any]:
 
 def _absent(model: str, variant: "Variant | None") -> dict[str, Any]:
     """Of a model that is not here: a published one needs no network, another one the headers of its files."""
-    from sana_cli.checkpoints.checkpoint import open_checkpoint, open_published
     from sana_cli.checkpoints.obtaining import Access
+    from sana_cli.checkpoints.opening import open_checkpoint, open_published
     from sana_cli.config.user_settings import preferences
 
     if variant:

@@ -113,7 +113,8 @@ def default(
 
 def usable_name(model: str) -> tuple[str, bool]:
     """What opens a model on any later day, and whether it is here; SanaError for one that a run would refuse."""
-    from sana_cli.checkpoints.checkpoint import lasting_name, open_if_here
+    from sana_cli.checkpoints.model_names import lasting_name
+    from sana_cli.checkpoints.opening import open_if_here
 
     name = lasting_name(model)
     return name, open_if_here(name) is not None
@@ -128,9 +129,10 @@ def remove(model: ModelArgument, yes: YesOption = False) -> None:
     """Delete a downloaded or quantized model from this machine."""
     from quant.manifest import MANIFEST
     from sana_cli.checkpoints import hub_cache
-    from sana_cli.checkpoints.checkpoint import kept_folder, local_path, looks_like_repo
+    from sana_cli.checkpoints.model_names import kept_folder, looks_like_repo
     from sana_cli.config.user_settings import BUILTIN
     from sana_cli.config.variants import find_variant, suggest
+    from sana_cli.files import local_path
 
     if not model.strip():
         raise usage_error("the model's name is empty", "`sana models` lists them")

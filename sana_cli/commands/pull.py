@@ -68,8 +68,8 @@ def pull(
     variant = _published(model)
     steps_after = _Quantizing.of(model, quantize, samples)
     from sana_cli.checkpoints import hub
-    from sana_cli.checkpoints.checkpoint import judge_offer, open_snapshot
     from sana_cli.checkpoints.obtaining import ask
+    from sana_cli.checkpoints.opening import judge_offer, open_snapshot
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
     repo_id = variant.repo if variant else model
@@ -168,9 +168,10 @@ def _offline(source: str, kept: "Verdict | None") -> SanaError:
 
 def _published(model: str) -> "Variant | None":
     """The published model of this name, None for another repo; SanaError for what is no repo."""
-    from sana_cli.checkpoints.checkpoint import kept_folder, lasting_name, local_path
+    from sana_cli.checkpoints.model_names import kept_folder, lasting_name
     from sana_cli.config.user_settings import BUILTIN
     from sana_cli.config.variants import find_variant
+    from sana_cli.files import local_path
 
     if model == BUILTIN or kept_folder(model) is not None:
         raise usage_error(f"{model} is here already", f"sana generate PROMPT --model {model}")

@@ -112,8 +112,8 @@ def quantize(
     Calibrates on generated pictures; --samples 0 needs no data and holds one layer in memory.
     If interrupted, run it again: finished parts are reused.
     """
-    from sana_cli.checkpoints.checkpoint import local_path
     from sana_cli.config.user_settings import preferences
+    from sana_cli.files import local_path
     from sana_cli.request.options import Wishes
 
     chosen = preferences()
@@ -153,9 +153,9 @@ def quantize(
 
 def kept_target(model: str, recipe: str, schemes: dict[str, str]) -> Path:
     """Where a quantized model goes that is known by its name; SanaError where the name would mislead."""
-    from sana_cli.checkpoints.checkpoint import local_path
     from sana_cli.config.user_settings import models_folder
     from sana_cli.config.variants import find_variant
+    from sana_cli.files import local_path
 
     if schemes != RECIPES[recipe]:
         raise usage_error("custom schemes need an output folder", f"sana quantize {model} OUT")
@@ -188,9 +188,9 @@ def quantize_model(
     loras: "Sequence[str]" = (),
 ) -> "tuple[list[ComponentReport], dict[str, Any] | None]":
     """Make the folder `target`, with LoRAs merged before; returns what became of each part, and what calibration found."""
-    from sana_cli.checkpoints.checkpoint import open_checkpoint
     from sana_cli.checkpoints.lora_file import open_loras
     from sana_cli.checkpoints.obtaining import Access
+    from sana_cli.checkpoints.opening import open_checkpoint
     from sana_cli.request.options import lora_paths
 
     opened = open_loras(lora_paths(loras))
@@ -235,7 +235,7 @@ def _found(calibrator: "Calibrator | None") -> "dict[str, Any] | None":
 
 def _choose_kernels(folder: Path, device: str | None, reporter: "Reporter") -> None:
     """Measure now which kernels run the folder here, so that its first picture does not have to."""
-    from sana_cli.checkpoints.checkpoint import open_checkpoint
+    from sana_cli.checkpoints.opening import open_checkpoint
     from sana_cli.loading.load import choose_kernels
     from sana_cli.system.precision import pick_device
 
@@ -306,7 +306,7 @@ class CalibrationWishes:
         reporter: "Reporter",
     ) -> "Calibrator":
         from calibration.prompts import prompts_for, read_prompts
-        from sana_cli.checkpoints.checkpoint import local_path
+        from sana_cli.files import local_path
 
         if self.prompts:
             prompts = read_prompts(local_path(str(self.prompts)), notice=reporter.notice)

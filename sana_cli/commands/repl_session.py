@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sana_cli.checkpoints.checkpoint import Checkpoint, local_path
+from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.commands.generate_session import Order, open_model
 from sana_cli.commands.repl_prompt_line import OptionError, split_options
 from sana_cli.commands.repl_setters import DEFAULT, OFF, ON, SETTERS
@@ -24,7 +24,7 @@ from sana_cli.commands.repl_words import (
 from sana_cli.config.choices import Scheduler
 from sana_cli.config.user_settings import SETTINGS
 from sana_cli.errors import SanaError, usage_error
-from sana_cli.files import no_folder
+from sana_cli.files import local_path, no_folder
 from sana_cli.images.file_names import is_pattern
 from sana_cli.pipeline.safety import SafetyCheck
 from sana_cli.request.options import Wishes

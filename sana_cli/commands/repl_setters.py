@@ -6,10 +6,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sana_cli.checkpoints.checkpoint import local_path
 from sana_cli.checkpoints.lora_file import parse_lora
 from sana_cli.config.choices import RANDOM_SEEDS, Scheduler, parse_size
 from sana_cli.config.user_settings import SETTINGS
+from sana_cli.files import local_path
 from sana_cli.request.options import Wishes
 
 DEFAULT = "default"  # the value that takes a setting back

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sana_cli.checkpoints import hub_cache
-from sana_cli.checkpoints.checkpoint import local_path, looks_like_repo, module_names
+from sana_cli.checkpoints.checkpoint import module_names
 from sana_cli.checkpoints.model_files import read_json
+from sana_cli.checkpoints.model_names import looks_like_repo
 from sana_cli.checkpoints.safetensors_headers import WeightFiles
 from sana_cli.config.user_settings import SETTINGS
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+from sana_cli.files import local_path
 from sana_cli.memory.planner import cap_of
 from sana_cli.system.memory import held_bytes
 from sana_cli.system.precision import ITEMSIZE, plan_dtypes

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from quant.installed import LIBRARIES, LIBRARY_PACKAGES, is_installed
-from sana_cli.checkpoints.checkpoint import Checkpoint, local_path
+from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.lora_file import parse_lora
 from sana_cli.config.choices import (
     Backend,
@@ -26,6 +26,7 @@ from sana_cli.config.choices import (
 )
 from sana_cli.config.user_settings import BUILTIN, Preferences
 from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.files import local_path
 from sana_cli.images.file_names import is_pattern
 from sana_cli.request.params import Request
 from sana_cli.system.memory import free_bytes

@@ -169,8 +169,7 @@ def _preview_path(file: str, output: str | None, *, overwrite: bool) -> "Path":
     """Where previews go: a free name, or that of an earlier preview."""
     import os
 
-    from sana_cli.checkpoints.checkpoint import local_path
-    from sana_cli.files import already_exists, check_writable, require_another
+    from sana_cli.files import already_exists, check_writable, local_path, require_another
     from sana_cli.images.png import is_preview
     from sana_cli.request.output_paths import require_png
 

@@ -17,7 +17,7 @@ from quant.convert import quantized_layer
 from quant.layers import QuantEmbedding
 from quant.manifest import read_manifest
 from sana_cli import quantize_checkpoint
-from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.errors import ExitCode
 from sana_cli.loading.load import TOKEN_CONVS, load_prompt_encoder, load_transformer, load_vae
 from sana_cli.models.text_encoder import FileEmbedding

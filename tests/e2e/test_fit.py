@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sana_cli.checkpoints.checkpoint import BUILTIN_FOLDER
+from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
 from sana_cli.config.variants import VARIANTS
 from sana_cli.errors import ExitCode
 
@@ -319,7 +319,7 @@ def test_yes_answers(sana: Callable[..., Any], repo: Any, large: None) -> None:
 
 
 def test_what_nobody_can_be_asked_about_is_not_fetched(repo: Any, large: None) -> None:
-    from sana_cli.checkpoints.checkpoint import open_checkpoint
+    from sana_cli.checkpoints.opening import open_checkpoint
     from sana_cli.errors import SanaError
 
     with pytest.raises(SanaError, match="to download") as caught:

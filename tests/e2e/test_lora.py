@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sana_cli.checkpoints.checkpoint import open_checkpoint, weight_headers
+from sana_cli.checkpoints.checkpoint import weight_headers
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.errors import ExitCode
 from sana_cli.images.png import read_settings
 

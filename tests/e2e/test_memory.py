@@ -526,8 +526,8 @@ def test_the_next_part_is_read_while_one_computes(
 
 
 def test_prefetching_asks_the_system(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sana_cli.checkpoints.checkpoint import open_checkpoint
     from sana_cli.checkpoints.component_weights import prefetch
+    from sana_cli.checkpoints.opening import open_checkpoint
 
     asked: list[tuple[int, int]] = []
     monkeypatch.setattr(

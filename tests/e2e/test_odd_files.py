@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sana_cli.checkpoints.checkpoint import BUILTIN_FOLDER
+from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
 
 pytestmark = [
     pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here"),

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from quant.convert import quantize_
-from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.recipes import component_recipe
 from sana_cli.errors import ExitCode
 from sana_cli.loading.load import TOKEN_CONVS, load_transformer

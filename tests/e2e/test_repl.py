@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sana_cli.checkpoints.checkpoint import open_checkpoint, weight_headers
+from sana_cli.checkpoints.checkpoint import weight_headers
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.commands.repl_words import COMMANDS
 from sana_cli.errors import ExitCode
 from sana_cli.images.png import read_settings

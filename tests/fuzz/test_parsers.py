@@ -19,15 +19,12 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save
 
 from quant.manifest import FormatError, read_manifest
-from sana_cli.checkpoints.checkpoint import (
-    BUILTIN_FOLDER,
-    Checkpoint,
-    open_checkpoint,
-    weight_files,
-)
+from sana_cli.checkpoints.checkpoint import Checkpoint, weight_files
 from sana_cli.checkpoints.file_selection import select_files
 from sana_cli.checkpoints.hub_answer import BadAnswer, parse_listing
 from sana_cli.checkpoints.lora_file import open_loras
+from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.checkpoints.pth import read_pth
 from sana_cli.checkpoints.safetensors_headers import WeightFiles
 from sana_cli.commands.picture_facts import facts_of

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from sana_cli.checkpoints.checkpoint import open_checkpoint, weight_headers
+from sana_cli.checkpoints.checkpoint import weight_headers
 from sana_cli.checkpoints.lora_file import open_loras
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.loading.load import load_transformer
 
 SCALES = (0.7, -0.4)

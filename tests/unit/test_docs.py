@@ -69,7 +69,7 @@ def test_links(document: Path) -> None:
 
 def test_examples_draw_well_with_the_default_model() -> None:
     """The built-in one draws known things, without a colour word, best."""
-    from sana_cli.checkpoints.checkpoint import open_checkpoint
+    from sana_cli.checkpoints.opening import open_checkpoint
     from sana_cli.terminal.help import _EXAMPLES
 
     own = open_checkpoint("builtin").own

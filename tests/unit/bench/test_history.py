@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sana_cli.bench import history
-from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.user_settings import BUILTIN, cache_folder
 from sana_cli.request.params import Request, Settings, resolve
 
@@ -115,7 +115,7 @@ def test_random_weights_of_the_same_shapes_tell_the_time() -> None:
 
 def test_what_another_machine_takes() -> None:
     """The published 0.6B at 512 pixels, as measured there: 4.6, 48.2 and 10.1 s."""
-    from sana_cli.checkpoints.checkpoint import open_published
+    from sana_cli.checkpoints.opening import open_published
     from sana_cli.config.variants import VARIANTS
 
     checkpoint = open_published(VARIANTS["sana-0.6b-512"])

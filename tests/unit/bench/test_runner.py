@@ -7,7 +7,8 @@ import pytest
 
 from sana_cli.bench import runner
 from sana_cli.bench.contenders import Contender, parse_peers
-from sana_cli.checkpoints.checkpoint import BUILTIN_FOLDER, open_checkpoint
+from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.errors import SanaError
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sana_cli.bench.adapter import count_tokens
-from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.loading.load import load_prompt_encoder
 from sana_cli.models.text_encoder import MAX_PROMPT_TOKENS
 from sana_cli.request.params import Request, resolve

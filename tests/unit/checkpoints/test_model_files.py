@@ -122,9 +122,8 @@ def test_what_the_system_says(tmp_path: Path, number: int, hint: str, code: Exit
 
 def test_the_system_refuses_a_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while weights, digests and names of models are read."""
-    from sana_cli.checkpoints import component_weights, digest
-    from sana_cli.checkpoints.checkpoint import open_checkpoint
-    from sana_cli.loading import assign
+    from sana_cli.checkpoints import component_weights, digest, safetensors_data
+    from sana_cli.checkpoints.opening import open_checkpoint
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "x")
@@ -137,7 +136,7 @@ def test_the_system_refuses_a_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyP
     files.start_of("a")
     monkeypatch.setattr(Path, "open", refuse)
     for read in (
-        lambda _: assign.read_tensor(files, "a"),
+        lambda _: safetensors_data.read_tensor(files, "a"),
         lambda _: component_weights._require_digest(tmp_path / "m.safetensors", "0"),
         lambda _: digest.model_digest(builtin),
     ):

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from quant.config import QuantConfig
 from quant.convert import quantized_layer
-from sana_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint, weight_headers
+from sana_cli.checkpoints.checkpoint import Checkpoint, weight_headers
 from sana_cli.checkpoints.lora_file import open_loras, parse_lora
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.loading.load import check_loras, empty_module, load_transformer
 from sana_cli.loading.lora import Adapters, LoraLinear

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from sana_cli.checkpoints.checkpoint import Checkpoint, open_checkpoint
+from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.networks import DCAEConfig
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.loading.load import load_prompt_encoder, load_transformer, load_vae

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.errors import SanaError
 from sana_cli.images.png import save_png
 from sana_cli.pipeline.batch import Batch, plan_batch

@@ -11,7 +11,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save
 
-from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.models.text_encoder import EncodedPrompt, Instruction
 from sana_cli.pipeline import prompt_cache, text
 from sana_cli.pipeline.prompt_cache import PromptCache

@@ -1,0 +1,94 @@
+"""Tell what a model's name means: built in, kept here by name, a folder or file, a known name, OWNER/NAME. No torch."""
+
+import difflib
+from pathlib import Path
+
+from sana_cli.config.recipes import RECIPES
+from sana_cli.config.user_settings import BUILTIN, models_folder
+from sana_cli.config.variants import VARIANTS, find_variant, suggest
+from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
+from sana_cli.files import local_path
+
+BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin"
+
+
+def kept_folder(model: str) -> Path | None:
+    """Find the model that `sana quantize` or `sana pull` keeps under this name; None for any other name."""
+    if model != Path(model).name or model in ("", ".", ".."):
+        return None
+    folder = models_folder() / model
+    return folder if folder.is_dir() else None
+
+
+def looks_like_repo(model: str) -> bool:
+    """Return whether `model` has the form `owner/name` and is not a mistyped path."""
+    parts = model.split("/")
+    return len(parts) == 2 and all(parts) and not model.startswith((".", "~"))
+
+
+def lasting_name(model: str) -> str:
+    """Return a name that opens this model from any folder and on any later day; else raise
+    SanaError.
+
+    Hub names are not looked up; a missing repository shows when it is used.
+    """
+    path = local_path(model)
+    if model == BUILTIN:
+        return model
+    if not model.strip():
+        raise SanaError(
+            "the model's name is empty", hint="`sana models` lists them", code=ExitCode.USAGE
+        )
+    if path.is_dir() and not (path / "model_index.json").is_file():
+        raise SanaError(
+            f"{path} is not a model folder: it has no model_index.json",
+            hint="give a known name, or the folder that holds transformer/, vae/ and the others",
+            code=ExitCode.USAGE,
+        )
+    if path.exists():
+        refuse_part(path)
+        return str(path.resolve())
+    if kept_folder(model) is not None:
+        return model
+    if find_variant(model) is None and not looks_like_repo(model):
+        raise unknown_model(model)
+    return model.strip()
+
+
+def refuse_part(path: Path) -> None:
+    """Raise SanaError for a file that is one part of a model folder; a .pth file is a whole transformer."""
+    around = [
+        folder for folder in list(path.parents)[:2] if (folder / "model_index.json").is_file()
+    ]
+    if path.suffix == ".safetensors" and not path.exists():
+        raise usage_error(f"no such file: {path}", "check the path; `sana models` lists models")
+    if path.suffix != ".safetensors" and not (
+        around and path.is_file() and path.suffix not in (".pth", ".pt")
+    ):
+        return
+    raise checkpoint_error(
+        f"{path} is one part of a model",
+        hint=f"name the folder: {around[0]}"
+        if around
+        else "give the folder that holds transformer/, vae/, text_encoder/ and tokenizer/",
+    )
+
+
+def unknown_model(model: str) -> SanaError:
+    """Make the error for a name that means nothing here; its hint suggests the closest name, or how to make the model."""
+    close = suggest(model)
+    folder = models_folder()
+    kept = sorted(path.name for path in folder.glob("[!.]*")) if folder.is_dir() else []
+    if own := difflib.get_close_matches(model, [BUILTIN, *kept], n=1):
+        close = own[0]
+    names = ", ".join([BUILTIN, *VARIANTS, *kept])
+    hint = f"did you mean {close}? " if close else ""
+    for recipe in RECIPES:
+        base = model.removesuffix(f"-{recipe}")
+        if base != model and find_variant(base) is not None:
+            hint = f"`sana pull {base} --quantize {recipe}` makes it; "
+    return SanaError(
+        f"unknown model {model!r}: neither a folder, a .pth file, a known name nor OWNER/NAME",
+        hint=f"{hint}known names: {names}",
+        code=ExitCode.USAGE,
+    )
