@@ -34,7 +34,7 @@ def fuse_projections_(model: nn.Module, after_joining: Callable[[], None] = lamb
 
 
 def join(layers: Sequence[nn.Module]) -> nn.Module | None:
-    """One layer whose outputs are those of all, one behind the other; None where they are of different kinds."""
+    """Join layers into one with all their outputs in order; None if they are of different kinds."""
     first = layers[0]
     if any(type(layer) is not type(first) for layer in layers):
         return None
@@ -70,7 +70,7 @@ def _shapes(state: dict[str, torch.Tensor]) -> dict[str, torch.Size]:
 
 
 def _are_alike(layers: Sequence[nn.Module]) -> bool:
-    """Whether they quantize what they are given in the same way: bits, groups and factors."""
+    """Return whether the layers quantize their input in the same way: bits, groups and factors."""
     first = layers[0]
     assert isinstance(first, QuantLinear)
     for layer in layers[1:]:

@@ -71,7 +71,7 @@ def pack_linears_(model: nn.Module, after_packing: Callable[[], None] = lambda: 
 
 
 def is_worth_packing() -> bool:
-    """Whether packed products are right and faster here, by a short measurement."""
+    """Return whether packed products are right and faster here, by a short measurement."""
     if not torch.backends.mkldnn.is_available() or not hasattr(
         torch.ops.mkldnn, "_linear_pointwise"
     ):

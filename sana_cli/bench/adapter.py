@@ -1,7 +1,8 @@
-"""What a contender's process does: open a part of the model, run its stages, close it again.
+"""Run a contender in its process: open a part of the model, run its stages, close it again.
 
-A part is resident only while its stages are timed, for everybody: whole pipelines of two contenders would not fit into
-most machines. Results go on from part to part as on the way to a picture.
+Every contender's part is resident only while its stages are timed: whole pipelines of two
+contenders would not fit into most machines. Results pass from part to part as on the way to a
+picture.
 """
 
 # B pictures of a batch, C latent channels, h w latent grid, H W pixels
@@ -118,7 +119,7 @@ class Engine:
         return {"decode": [done - started], "encode": [saved - done]}
 
     def _save(self, decoded: Tensor) -> None:
-        """As `sana generate` does: a PNG with its settings, for every contender."""
+        """Save a PNG with its settings as `sana generate` does, for every contender."""
         settings = {
             "prompt": self.workload.prompt, "steps": 1, "scheduler": "", "guidance": 1.0, "seed": 0,
             "size": "", "model": "", "version": "",
@@ -156,7 +157,9 @@ class Engine:
         return kind
 
     def activation_bytes(self, part: str) -> int:
-        """Room beside the weights: a decoder's maps at full resolution, small elsewhere."""
+        """Return the bytes needed on top of the weights: a decoder's maps at full resolution, small
+        elsewhere.
+        """
         pixels = self.workload.batch * self.settings.drawn_width * self.settings.drawn_height
         widest = self.checkpoint.vae.decoder_block_out_channels[0]
         return pixels * widest * 4 * 8 if part == "decode" else 2**28

@@ -22,7 +22,7 @@ from sana_cli.system.torch_memory import release_memory
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """One of the two models, and its requests: one a prompt, with a seed and a size."""
+    """A model to compare and its requests: one per prompt, with seed and size."""
 
     name: str  # on the sheet
     checkpoint: Checkpoint
@@ -31,7 +31,7 @@ class Contender:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """What one prompt and seed gave."""
+    """The closeness of the two pictures of one prompt and seed."""
 
     prompt: str
     seed: int
@@ -40,7 +40,7 @@ class Compared:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """How a model drew."""
+    """Facts of a model's run."""
 
     precision: str
     kernels: dict[str, str]  # of quantized layers, by kind

@@ -1,6 +1,7 @@
-"""What is timed: our own engine in several schemes, other model folders, and peers. No torch.
+"""List what to time: our own engine in several schemes, other model folders, and peers. No torch.
 
-Every contender runs in a process of its own, so that no one's settings, caches or memory reach another.
+Every contender runs in a process of its own, so that no one's settings, caches or memory reach
+another.
 """
 
 import shutil
@@ -34,7 +35,7 @@ _MODULES = {"optimum-quanto": "optimum.quanto"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """One column of the table; `model` is what `open_checkpoint` takes."""
+    """A column of the table; `open_checkpoint` takes its `model`."""
 
     name: str
     kind: Kind

@@ -1,4 +1,4 @@
-"""What devices can do at most, from their makers' data sheets: the table behind `sana bench --predict`. No torch.
+"""Data-sheet peaks of devices: the table used by `sana bench --predict`. No torch.
 
 Dense rates (no sparsity) with fp32 accumulation. They are promises: real kernels stay below them.
 """

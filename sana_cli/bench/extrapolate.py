@@ -1,4 +1,5 @@
-"""What another device might do: the work of a picture at its data-sheet peaks, slowed by what was measured here. No torch.
+"""Predict another device: a picture's work at its data-sheet peaks, slowed by what was measured
+here. No torch.
 
 A prediction, never a measurement; everything that prints one says so, with the assumptions below.
 """
@@ -23,7 +24,7 @@ ASSUMPTIONS = (
     "machine's measured ceiling; at this machine's size of picture.",
     "Products fused as in the CUDA engine, one CUDA graph a step; with eager launches add 5 us each.",
     "bf16: all parts in bf16. int8: transformer and decoder products in int8, the text encoder in bf16.",
-    "PNG encoding takes as long as here; loading is not counted; one prompt of 40 tokens behind the instruction.",
+    "PNG encoding takes as long as here; loading is not counted; one prompt of 40 tokens after the instruction.",
 )
 _OTHER_SUBJECT = (
     "The shares are those of {}, a different picture: products of small models and pictures reach less "

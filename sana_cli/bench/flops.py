@@ -30,7 +30,7 @@ ENGINE_BLOCK = (
 # Around the blocks, each step: patch embedding, two timestep layers, its modulation, the last norm and projection,
 # guidance and the sampler's two updates.
 _PLANNED_AROUND = 9
-_PLANNED_A_CONV = 2  # with its bias and activation, and the norm and residual behind it
+_PLANNED_A_CONV = 2  # with its bias and activation, and the norm and residual after it
 _PLANNED_A_GEMMA_LAYER = 8
 
 # Gemma-2-2b's shape (its published config.json).
@@ -61,7 +61,7 @@ INT8 = Precisions(weight_bytes=1, act_bytes=2, arithmetic="int8")
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a stage takes. Adds up; `launches` is that of the CUDA engine."""
+    """Operations, bytes and launches of a stage; adds up. `launches` counts those of the CUDA engine."""
 
     flops: float = 0
     bytes: float = 0
@@ -96,7 +96,8 @@ def denoise_step(
     batch: int = 1,
     kind: Precisions = FP32,
 ) -> Work:
-    """One pass of the Linear-DiT; one entry of `text_tokens` a guidance branch, of pixels the size.
+    """Count one pass of the Linear-DiT. Sizes in pixels; `text_tokens` has an entry per guidance
+    branch.
 
     A branch of one text token (an empty negative prompt) has a constant instead of cross-attention.
     """
@@ -133,7 +134,9 @@ def text_keys(
     batch: int = 1,
     kind: Precisions = FP32,
 ) -> Work:
-    """What `encode_text` does once a prompt: projection, and every block's keys and values (a constant for one token)."""
+    """Count `encode_text`, once a prompt: projection, and every block's keys and values (a constant
+    for one token).
+    """
     D, total = config.inner_dim, Work()
     for L in text_tokens:
         rows = batch * L
@@ -151,7 +154,7 @@ def decode(
     kind: Precisions = FP32,
     folded: bool = False,
 ) -> Work:
-    """DC-AE's decoder. `folded`: convolutions behind up-sampling as four 2x2 ones, 16 products for 36."""
+    """Count DC-AE's decoder. `folded`: convolutions after up-sampling as four 2x2 ones, 16 products for 36."""
     channels, layers = config.decoder_block_out_channels, config.decoder_layers_per_block
     last = len(channels) - 1
 

@@ -1,7 +1,9 @@
-"""What `sana bench` found on this machine, kept so that `sana generate --dry-run` can tell the time. No torch.
+"""Keep results of `sana bench` on this machine, so that `sana generate --dry-run` can predict the
+time. No torch.
 
-A rate a stage (operations a second) by model, precision and device; the newest replaces the one before. Rates of one size
-of picture serve for others, though small pictures reach less: what is told is marked as being about right.
+Keeps a rate a stage (operations a second) by model, precision and device; the newest replaces the
+one before. Rates of one size of picture serve for others, though small pictures reach less: a
+prediction is therefore marked as approximate.
 """
 
 import json

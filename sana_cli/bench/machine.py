@@ -1,4 +1,4 @@
-"""What a measurement was made on: device, clocks, power state, versions, commit."""
+"""Describe the machine of a measurement: device, clocks, power state, versions, commit."""
 
 import importlib.metadata
 import os
@@ -12,7 +12,7 @@ import torch
 from sana_cli import __version__
 
 _FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
-# By which libraries are told to do without instructions that are there.
+# Variables that forbid libraries to use instructions that the processor has.
 _LIMITS = (
     "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "OV_CPU_MAX_ISA",
 )  # fmt: skip
@@ -39,7 +39,7 @@ def machine() -> dict[str, Any]:
 
 
 def state() -> dict[str, Any]:
-    """What changes from run to run: clocks, load, power, versions of what is compared, commit."""
+    """Describe what changes from run to run: clocks, load, power, versions of what is compared, commit."""
     return {
         "cpu_mhz": _cpu_mhz(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -52,7 +52,8 @@ def state() -> dict[str, Any]:
 
 
 def energy_joules() -> float | None:
-    """Energy that the GPU has used since its driver started; None where no driver tells.
+    """Return the joules that the GPU has used since its driver started; None if no driver reports
+    them.
 
     Differences of it are the energy of a stage. Needs nvidia-ml-py.
     """
@@ -122,7 +123,7 @@ def _versions() -> dict[str, str]:
 
 
 def _commit() -> str | None:
-    """Of the checkout that runs; None for an installed package."""
+    """Return the commit of the checkout that runs; None for an installed package."""
     root = Path(__file__).parents[2]
     if not (root / ".git").exists():
         return None

@@ -1,6 +1,8 @@
-"""One component of a diffusers folder becomes an OpenVINO model file. Runs in a process of its own.
+"""Convert one component of a diffusers folder into an OpenVINO model file. Runs in a process of its
+own.
 
-Who uses OpenVINO does this once. In the process that is timed it would add torch's copy of the weights to the peak.
+Users of OpenVINO convert once. In the process that is timed it would add torch's copy of the
+weights to the peak.
 """
 
 # B pictures of a batch and their branches, L text tokens, C latent channels, h w latent grid
@@ -24,7 +26,9 @@ _CALIBRATION = 8  # inputs
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
-    """What is to be converted, as plain values. The file's name ends in .xml, with the weights in .bin beside it."""
+    """A conversion to do, as plain values. The file's name ends in .xml, with the weights in .bin
+    next to it.
+    """
 
     model: str  # what `open_checkpoint` takes
     component: Literal["text_encoder", "transformer", "vae"]
@@ -135,7 +139,7 @@ def _inputs(job: Conversion, module: Any, *, seed: int) -> dict[str, Tensor]:
 
 
 def main() -> None:
-    """Convert what the first argument describes, and tell on the last line of stdout what it took."""
+    """Convert what the first argument describes; print what it took on the last line of stdout."""
     started = time.perf_counter()
     convert(Conversion(**json.loads(sys.argv[1])))
     taken = {

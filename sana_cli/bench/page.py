@@ -44,7 +44,7 @@ def _bar(name: str, contender: dict[str, Any], longest: float) -> str:
 
 
 def label(name: str, contender: dict[str, Any]) -> str:
-    """What stands above a bar."""
+    """Return the text above a bar."""
     peak = contender["peak_device_bytes"] or contender["peak_host_bytes"]
     total = contender["stages"]["total"]["median"]
     return f"{name}: {total:.4g} s, peak memory {peak / 2**30:.2f} GiB"

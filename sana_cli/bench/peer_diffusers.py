@@ -64,7 +64,7 @@ class DiffusersEngine(Engine):
             self._decoder = self.prepare_decoder(self._pipe.vae)
 
     def prepare_transformer(self, transformer: Any) -> Any:
-        """What is put on top of diffusers; nothing here."""
+        """Change the transformer as a subclass wants; nothing here."""
         return transformer
 
     def prepare_decoder(self, vae: Any) -> Any:

@@ -27,7 +27,7 @@ from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.gemma2 import Gemma2
 from sana_cli.models.sana_transformer import SanaTransformer2D
 
-# Of prompts, beside those of the instruction.
+# Words of prompts, in addition to those of the instruction.
 WORDS = (
     "a", "an", "the", "red", "green", "blue", "small", "large", "fox", "cat", "dog", "tree", "house", "on", "in",
     "under", "sky", "sea", "night", "day",
@@ -134,7 +134,7 @@ def _tokenizer() -> Any:
 
 
 def _merges(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Merges that build each word letter by letter behind its space."""
+    """Yield merges that build each word letter by letter after its space."""
     seen = set()
     for word in words:
         left = "▁"

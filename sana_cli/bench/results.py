@@ -134,7 +134,7 @@ def stage_work(
     batch: int,
     device: str,
 ) -> dict[str, Work]:
-    """What each stage has to do at least: nobody's padding or repetitions count."""
+    """Count the least work of each stage: without anybody's padding or repetitions."""
     height, width = settings["height"], settings["width"]
     gemma = read_json(checkpoint.folder / "text_encoder/config.json")
     step = flops.denoise_step(
@@ -175,7 +175,9 @@ def _rates(
 
 
 def _compare_pictures(pictures: dict[str, Path]) -> dict[str, dict[str, float | None]]:
-    """Each contender's picture beside the first one's, in levels of 0 to 255: speed that changes it shows."""
+    """Compare each contender's picture with the first one's, in levels of 0 to 255: a changed
+    picture shows here.
+    """
     import numpy as np
 
     arrays = {name: np.load(path).astype(np.float64) for name, path in pictures.items()}

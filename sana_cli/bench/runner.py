@@ -1,4 +1,4 @@
-"""One call of `sana bench`: contenders are made ready, timed, and told as one document."""
+"""Run one call of `sana bench`: contenders are made ready, timed, and written into one document."""
 
 import logging
 import shutil
@@ -41,7 +41,7 @@ class Reporter(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What to time, as asked for."""
+    """The measurements to make, as asked for."""
 
     model: str | None  # None: `random`
     random: str | None  # a variant's name
@@ -168,7 +168,7 @@ def _peer(peer: str, model: str, workload: Workload, access: Access) -> Contende
 
 
 def _with_names_of_their_own(contenders: list[Contender]) -> list[Contender]:
-    """Folders may be called alike, or as our own contenders are: those get a number behind their name."""
+    """Add a number to the names of folders that are named alike, or like our own contenders."""
     found: dict[str, Contender] = {}
     for contender in contenders:
         name, number = contender.name, 2

@@ -101,7 +101,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Results:
-    """What a session measured."""
+    """The measurements of a session."""
 
     timings: dict[str, Timings]  # by contender
     started: dict[str, dict[str, Any]]  # what each said about its settings

@@ -25,7 +25,7 @@ def spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def paired_ratios(slow: Sequence[float], fast: Sequence[float]) -> dict[str, Any]:
-    """How many times as fast the second is, round by round: what a noisy machine changes hits both."""
+    """Return how many times as fast the second is, round by round: noise of the machine hits both alike."""
     return spread([a / b for a, b in zip(slow, fast, strict=True)])
 
 

@@ -31,7 +31,7 @@ def _answer(server: "_Server", command: dict[str, Any], answers: TextIO) -> None
         result = {"ok": getattr(server, command.pop("do"))(**command)}
     except SanaError as error:
         result = {"error": {"message": error.message, "hint": error.hint, "code": error.code}}
-    except Exception as error:  # noqa: BLE001 peers raise anything, and the parent has to be told
+    except Exception as error:  # noqa: BLE001 peers raise anything, and the parent needs the reason
         traceback.print_exc()
         reason = (str(error).strip().splitlines() or [""])[0]
         result = {"error": {"message": f"{type(error).__name__}: {reason}", "hint": "", "code": 1}}
@@ -87,7 +87,7 @@ class _Server:
         self.engine.close(part)
 
     def facts(self) -> dict[str, Any]:
-        """What is known at the end: peak memory in bytes, kernels."""
+        """Return what is known at the end: peak memory in bytes, kernels."""
         import torch
 
         from sana_cli.system.torch_memory import peak_memory_bytes

@@ -144,9 +144,7 @@ def pieces(repo_id: str, revision: str | None, wanted: Sequence[Piece]) -> list[
 
 
 def is_refusal(error: SanaError) -> bool:
-    """Return whether the error means that the hub is unreachable or refuses; not that its files are
-    unfit.
-    """
+    """Return whether the error means that the hub is unreachable or refuses; not that its files are unfit."""
     from huggingface_hub.errors import HTTPError
 
     cause: BaseException | None = error.__cause__

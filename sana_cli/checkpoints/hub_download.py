@@ -48,9 +48,7 @@ _RANGE_NOT_SATISFIABLE = 416
 
 
 def list_repo(repo_id: str, revision: str | None) -> Listing:
-    """List a repo's files at one commit. Raises BadAnswer, or huggingface_hub's errors (see
-    `hub_errors`).
-    """
+    """List a repo's files at one commit. Raises BadAnswer, or huggingface_hub's errors (see `hub_errors`)."""
     validate_repo_id(repo_id)
     url = f"{constants.ENDPOINT}/api/models/{repo_id}"
     if revision is not None:

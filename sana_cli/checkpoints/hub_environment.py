@@ -160,9 +160,7 @@ def is_token(text: str) -> bool:
 
 
 def _why_no_address(value: str, schemes: tuple[str, ...]) -> str:
-    """Say why a client cannot use an address, or return "". Shows no part of it: it may hold a
-    password.
-    """
+    """Say why a client cannot use an address, or return "". Shows no part of it: it may hold a password."""
     if not value.isprintable() or " " in value:
         return "it has spaces or control characters in it"
     try:

@@ -125,9 +125,7 @@ class RepoFolder:
         return self.path / "blobs" / digest
 
     def incomplete(self, digest: str) -> Path:
-        """Return the path of a file being received. It outlives the process, so a broken download
-        resumes.
-        """
+        """Return the path of a file being received. It outlives the process, so a broken download resumes."""
         blob = self.blob(digest)
         return blob.with_name(f"{blob.name}.sana.incomplete")
 

@@ -102,9 +102,7 @@ def reading(path: Path, problem: str = CORRUPT) -> Iterator[None]:
 
 
 def is_panic(error: BaseException) -> bool:
-    """Return whether a library in Rust panicked: PyO3's exception is no `Exception` and cannot be
-    imported.
-    """
+    """Return whether a library in Rust panicked: PyO3's exception is no `Exception` and cannot be imported."""
     return type(error).__name__ == "PanicException"
 
 

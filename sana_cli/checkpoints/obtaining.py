@@ -124,9 +124,7 @@ def ask(
     revision: str | None = None,
     verify: bool = False,
 ) -> "Offer":
-    """List what a download would bring. A repository without our files is described by its
-    pipeline's kind.
-    """
+    """List what a download would bring. A repository without our files is described by its pipeline's kind."""
     from sana_cli.checkpoints import hub, hub_outline
 
     try:

@@ -57,9 +57,7 @@ def autoencoder_shapes(config: DCAEConfig) -> dict[str, Shape]:
 
 
 def text_encoder_shapes(config: Gemma2Config) -> dict[str, Shape]:
-    """Return the tensor names and shapes of Gemma-2's trunk, without a language-model head's
-    prefix.
-    """
+    """Return the tensor names and shapes of Gemma-2's trunk, without a language-model head's prefix."""
     C, M, E = config.hidden_size, config.intermediate_size, config.head_dim
     queries, keys = config.num_attention_heads * E, config.num_key_value_heads * E
     shapes: dict[str, Shape] = {"embed_tokens.weight": (config.vocab_size, C), "norm.weight": (C,)}
@@ -80,9 +78,7 @@ def text_encoder_shapes(config: Gemma2Config) -> dict[str, Shape]:
 def quantized_shapes(
     shapes: Mapping[str, Shape], layers: Mapping[str, QuantConfig | None]
 ) -> dict[str, Shape]:
-    """Return what a quantized folder stores for a part; raise SanaError for a missing or unsuitable
-    layer.
-    """
+    """Return what a quantized folder stores for a part; raise SanaError for a missing or unsuitable layer."""
     stored = dict(shapes)
     for path, config in layers.items():
         weight = shapes.get(f"{path}.weight", ())
@@ -185,9 +181,7 @@ def _decoder(config: DCAEConfig) -> Iterator[tuple[str, Shape]]:
 def _block(
     path: str, kind: str, C: int, config: DCAEConfig, scales: tuple[int, ...]
 ) -> Iterator[tuple[str, Shape]]:
-    """Yield the tensors of a DC-AE block; `scales` are the kernels of its attention's further
-    scales.
-    """
+    """Yield the tensors of a DC-AE block; `scales` are the kernels of its attention's further scales."""
     if kind == "ResBlock":
         yield from _layer(f"{path}.conv1", (C, C, 3, 3)).items()
         yield from _layer(f"{path}.conv2", (C, C, 3, 3), bias=False).items()

@@ -21,7 +21,7 @@ def stride_of(tile: int, downscale: int = 32) -> int:
 
 
 def starts(size: int, stride: int) -> range:
-    """Where tiles begin along an axis."""
+    """Return the first positions of tiles along an axis."""
     return range(0, size, stride)
 
 
@@ -67,7 +67,7 @@ def decode_blended(
 
 
 def count_tiles(height: int, width: int, tile: int) -> int:
-    """How many tiles of `tile` pixels `decode_blended` decodes."""
+    """Count the tiles of `tile` pixels that `decode_blended` decodes."""
     stride = stride_of(tile)
     return len(starts(height, stride)) * len(starts(width, stride))
 

@@ -52,7 +52,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Stages:
-    """A decoder cut behind its last attention."""
+    """A decoder cut after its last attention."""
 
     whole: list[Step | MultiscaleLinearAttention]
     tiled: list[Step]
@@ -99,7 +99,7 @@ def _step(layer: nn.Module) -> Step:
 
 
 def _reach(conv: nn.Module) -> int:
-    """Of a convolution that keeps the size of its map, quantized or not."""
+    """Return the reach of a convolution that keeps the size of its map, quantized or not."""
     padding = conv.padding
     assert isinstance(padding, tuple)
     return int(padding[0])
@@ -173,7 +173,7 @@ def _cuts(size: int, length: int) -> Iterator[Span]:
 
 
 def _run(steps: Sequence[Step], x: Tensor, rows: Span, columns: Span) -> Tensor:
-    """One window of the last step's output, from as much of each step's input as that takes."""
+    """Compute a window of the last step's output from just the input that each step needs for it."""
     H, W = x.shape[-2:]
     vertical, horizontal = _inputs(steps, rows, H), _inputs(steps, columns, W)
     top, left = 0, 0  # where x begins in its whole map
@@ -189,7 +189,8 @@ def _run(steps: Sequence[Step], x: Tensor, rows: Span, columns: Span) -> Tensor:
 
 
 def _inputs(steps: Sequence[Step], span: Span, size: int) -> list[Span]:
-    """What each step reads for an output span, along an axis with `size` positions at the first step.
+    """Return the span each step reads for an output span, along an axis with `size` positions at
+    the first step.
 
     Only the map's own edges may be padded with zeros, so a span ends there and nowhere else.
     """

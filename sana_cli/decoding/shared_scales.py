@@ -1,10 +1,11 @@
-"""One activation scale for all pieces of a picture.
+"""Share one activation scale among all pieces of a picture.
 
-A convolution with 8-bit inputs and no stored scale finds one for each picture that it is given. Given pieces, it
-would find one for each piece, and their borders would show. So the pieces run once more before: the largest value
-that a layer meets in any of them decides its scale in all. Where layers follow each other, that first run rounds by
-scales of pieces, so the result is not the undivided one to the bit. A picture of the built-in model in tiles of 64
-pixels is 0.01/255 from it on average and 1.7/255 at most; 8 bits themselves cost 0.4 and 8, scales per tile 0.3 and 6.
+A convolution with 8-bit inputs and no stored scale finds one for each picture that it is given.
+Given pieces, it would find one for each piece, and their borders would show. So the pieces run once
+before: the largest value that a layer meets in any of them decides its scale in all. If layers
+follow each other, that first run rounds by scales of pieces, so the result is not the undivided one
+to the bit. A picture of the built-in model in tiles of 64 pixels is 0.01/255 from it on average and
+1.7/255 at most; 8 bits themselves cost 0.4 and 8, scales per tile 0.3 and 6.
 """
 
 from collections.abc import Callable, Iterator, Sequence

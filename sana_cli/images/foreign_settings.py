@@ -45,9 +45,7 @@ class ForeignSettings:
 
 
 def foreign_settings_of(path: Path, image: Image.Image) -> ForeignSettings | None:
-    """Read another program's settings from an open picture; None if it has no known ones. Raises
-    OSError.
-    """
+    """Read another program's settings from an open picture; None if it has no known ones. Raises OSError."""
     texts = read_texts(path, _PARAMETERS, _GRAPH) if image.format == "PNG" else {}
     size = f"{image.width}x{image.height}"
     graph = texts.get(_GRAPH)

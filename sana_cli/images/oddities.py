@@ -1,6 +1,4 @@
-"""List what is not used of a picture file; shown once, to explain colours or missing frames. No
-torch.
-"""
+"""List what is not used of a picture file; shown once, to explain colours or missing frames. No torch."""
 
 from contextlib import suppress
 from dataclasses import dataclass

@@ -125,9 +125,7 @@ def read_settings(path: Path) -> dict[str, Any]:
 
 
 def read_foreign_settings(path: Path) -> ForeignSettings | None:
-    """Read another program's settings from a picture; None if it has none or is ours. Raises
-    SanaError.
-    """
+    """Read another program's settings from a picture; None if it has none or is ours. Raises SanaError."""
     with opened(path) as image:
         ours = read_texts(path, SETTINGS_KEY, PREVIEW_KEY)
         return None if ours else foreign_settings_of(path, image)
@@ -160,9 +158,7 @@ def _parameters_chunk(settings: Mapping[str, Any]) -> str:
 
 
 def _value(value: object) -> str:
-    """Format a value as AUTOMATIC1111's web UI does, so that programs that read its texts read
-    ours.
-    """
+    """Format a value as AUTOMATIC1111's web UI does, so that programs that read its texts read ours."""
     text = str(value)
     return json.dumps(text, ensure_ascii=False) if re.search(r'[,:\n\r"]', text) else text
 

@@ -196,9 +196,10 @@ def _stream(
     prepare: Prepare,
     attach: Callable[[torch.nn.Module, str], None] = lambda block, prefix: None,
 ) -> ComponentWeights:
-    """Replace a list of blocks by one that reads them when they run; returns the weights of the rest.
+    """Replace a list of blocks by one that reads them when they run; return the weights of the
+    rest.
 
-    `attach` may change a filled block, which is also told by its prefix, before it is given to `prepare`.
+    `attach` may change a filled block, given with its prefix, before `prepare` gets it.
     """
     require_same_names(set(model.state_dict()), set(weights.names), component)
     empty = model.get_submodule(path)
@@ -249,7 +250,7 @@ def choose_kernels(
 
 @lru_cache(maxsize=1)
 def _say_measuring(notice: Callable[[str], None]) -> None:
-    """Announce it once to whoever is told; parts and kinds of layers come one by one."""
+    """Send the notice once, though parts and kinds of layers come one by one."""
     notice("measuring which kernels are the fastest here, once: a few seconds")
 
 
@@ -264,10 +265,12 @@ def accelerate(
     *,
     notice: Callable[[str], None] = note,
 ) -> dict[str, str]:
-    """Give quantized layers their kernels, and on a CUDA device transformer and decoder their fused ones.
+    """Give quantized layers their kernels, and on a CUDA device transformer and decoder their fused
+    ones.
 
-    Returns the kernels by kind of layer. The model can only run from here on: packed layers drop the stored
-    form of their weights. `notice` is told in one line what cannot be used on this device, and what takes seconds.
+    Returns the kernels by kind of layer. Afterwards the model can only run: packed layers drop the
+    stored form of their weights. `notice` receives one line on what cannot be used on this device,
+    and what takes seconds.
     """
     fused = backend in ("auto", "native") and has_engine(device)
     # The engine has its own way of joining products, and reads the weights as they were stored.
@@ -298,12 +301,12 @@ def accelerate(
 
 
 def has_engine(device: torch.device) -> bool:
-    """Whether the engine is for this device, and Triton there to compile its kernels."""
+    """Return whether the engine supports this device, and Triton is there to compile its kernels."""
     return device.type == "cuda" and is_installed("triton")
 
 
 def _stays(model: SanaTransformer2D) -> bool:
-    """Whether all blocks are in memory for good."""
+    """Return whether all blocks stay in memory."""
     blocks: object = model.transformer_blocks
     return isinstance(blocks, torch.nn.ModuleList)
 

@@ -1,4 +1,4 @@
-"""LoRAs in a model: merged into its float weights as they are read, and beside its quantized layers."""
+"""Apply LoRAs to a model: merged into float weights as they are read, in parallel to quantized layers."""
 
 # N output channels, K input channels, R rank
 
@@ -76,7 +76,7 @@ class Adapters:
     def attach_(
         self, module: nn.Module, prefix: str, *, dtype: torch.dtype, device: torch.device
     ) -> None:
-        """Put the quantized layers of a filled module, which stands at `prefix` of the model, beside their LoRAs."""
+        """Add LoRAs in parallel to the quantized layers of a filled module, found at `prefix` of the model."""
         for path, layer in list(module.named_modules()):
             parts = self._parts(prefix + path) if isinstance(layer, QuantLinear) else []
             if parts:
@@ -86,7 +86,7 @@ class Adapters:
                 module.set_submodule(path, beside.eval())
 
     def _parts(self, path: str) -> list[tuple[Tensor, Tensor, float]]:
-        """Of every LoRA that changes a layer: down (R, K), up (N, R), fp32, and their factor."""
+        """List each LoRA's change to a layer: down (R, K), up (N, R), fp32, and their factor."""
         return [
             (*_halves(lora, path), factors[path])
             for lora, factors in zip(self.loras, self._factors, strict=True)
@@ -95,7 +95,7 @@ class Adapters:
 
 
 def _factors(lora: Lora) -> dict[str, float]:
-    """What the product of a layer's halves counts, by path; SanaError for an alpha that is no number."""
+    """Return the factor of each layer's product, by path; raise SanaError for an alpha that is no number."""
     from safetensors import safe_open
 
     factors = {}
@@ -112,7 +112,7 @@ def _factors(lora: Lora) -> dict[str, float]:
 
 
 def _halves(lora: Lora, path: str) -> tuple[Tensor, Tensor]:
-    """Of a layer, as matrices in fp32: down (R, K), up (N, R)."""
+    """Return a layer's halves as fp32 matrices: down (R, K), up (N, R)."""
     from safetensors import safe_open
 
     layer = lora.file.layers[path]
@@ -124,7 +124,7 @@ def _halves(lora: Lora, path: str) -> tuple[Tensor, Tensor]:
 
 
 def _misfit(model: nn.Module, path: str, layer: LoraLayer) -> str:
-    """What keeps a layer of a LoRA from being added to a model's, or "" where it can be."""
+    """Say why a LoRA's layer cannot be added to a model's, or return "" if it can."""
     try:
         module = model.get_submodule(path)
     except AttributeError:

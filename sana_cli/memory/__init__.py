@@ -1,1 +1,1 @@
-"""What a picture takes in memory, and ways to draw it in less."""
+"""Predict the memory of a picture, and plan how to draw it in less."""

@@ -1,8 +1,9 @@
-"""What a run takes in memory, stage by stage, from shapes alone: headers of files, no weights, no torch.
+"""Predict the memory of a run, stage by stage, from shapes alone: headers of files, no weights, no
+torch.
 
-Per stage: weights that stay, activations at the widest point, workspace (a weight that is being read or unpacked), and
-the host (interpreter, libraries). Factors that are no plain counts were fitted to `benchmarks/memory.py`, which
-compares every prediction with a measured peak.
+Per stage: weights that stay, activations at the widest point, workspace (a weight that is being
+read or unpacked), and the host (interpreter, libraries). Factors that are no plain counts were
+fitted to `benchmarks/memory.py`, which compares every prediction with a measured peak.
 """
 
 # B batch, N image tokens, L text tokens, D width, F width of the feed-forward, H W pixels
@@ -42,7 +43,7 @@ _AS_STORED = re.compile(r"\.attn2\.to_[kv]\.|^caption_projection\.linear|^time_e
 # Where two numbers of maps are given, the second is for maps so small that the C library keeps what was freed, and the
 # next one does not fit into it.
 _RETURNED = 32 * MIB  # glibc gives larger blocks back at once
-# Maps of D channels that live at once in a Linear-DiT block, beside those of its feed-forward.
+# Maps of D channels that live at once in a Linear-DiT block, on top of those of its feed-forward.
 _BLOCK_MAPS = 3
 _FEED_FORWARD_MAPS = 8.5  # of F channels
 _INT8_FEED_FORWARD_MAPS = (5.3, 9)  # inputs become integers and sums floats
@@ -82,7 +83,7 @@ class StagePeak:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """What a component's weights take, in bytes, once loaded."""
+    """The size of a component's loaded weights, in bytes."""
 
     total: int
     block: int  # the largest repeated block
@@ -93,7 +94,7 @@ class Weights:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """What is to be predicted: a model's sizes, a request's, and where it runs."""
+    """A run to predict: the model's sizes, the request's, and the device."""
 
     text: Weights | None  # None: the embeddings are there already
     transformer: Weights
@@ -236,7 +237,7 @@ def describe(
     """The sizes of one request on one model, read from headers and configuration."""
     config = checkpoint.transformer
     transformer = _weights(checkpoint, "transformer", dtypes.transformer)
-    # Held beside quantized layers, and while float weights are read, of which they become a part.
+    # Held together with quantized layers, and while float weights are read, of which they become a part.
     loras = sum(lora.file.bytes for lora in settings.loras)
     transformer = replace(
         transformer, total=transformer.total + loras, rest=transformer.rest + loras
@@ -404,7 +405,7 @@ def count_tokens(folder: Path, text: str) -> int:
 
 
 def encode_activations(config: DCAEConfig, height: int, width: int, itemsize: int) -> int:
-    """What encoding a picture takes beside the weights, in bytes: the widest point of its stages."""
+    """Return the bytes that encoding a picture takes on top of the weights: the widest point of its stages."""
     picture = height * width
     stages = zip(
         config.encoder_block_out_channels, config.encoder_layers_per_block,
@@ -426,9 +427,10 @@ def encode_activations(config: DCAEConfig, height: int, width: int, itemsize: in
 def decode_activations(
     config: DCAEConfig, plan: DecodePlan, height: int, width: int, itemsize: int
 ) -> int:
-    """What decoding takes beside the weights and one unpacked layer, in bytes.
+    """Return the bytes that decoding takes on top of the weights and one unpacked layer.
 
-    Its phases follow each other: the first stages (whole or in strips), the tiles, the finished picture.
+    Its phases follow each other: the first stages (whole or in strips), the tiles, the finished
+    picture.
     """
     channels, layers = config.decoder_block_out_channels, config.decoder_layers_per_block
     stages = [i for i, count in enumerate(layers) if count]
@@ -450,7 +452,7 @@ def decode_activations(
         ),
         default=0.0,
     )
-    up = max(  # enlarged before the convolution where there is no layer behind it
+    up = max(  # enlarged before the convolution where no layer follows
         (channels[i + 1] * tiled / 4**i for i in range(len(channels) - 1) if not layers[i]),
         default=0.0,
     )
@@ -472,9 +474,10 @@ def decode_activations(
 
 
 def resize_activations(config: DCAEConfig, height: int, width: int, size: tuple[int, int]) -> int:
-    """What resizing a drawn picture to `size` (width, height) and saving it takes, in bytes; 0 where it has that size.
+    """Return the bytes for resizing a picture to `size` (width, height) and saving it; 0 if it has
+    that size.
 
-    It fills the size first and is cut afterwards (`pixels.resize_and_crop`).
+    The picture fills the size first and is cut afterwards (`images.tensors.resize_and_crop`).
     """
     if size == (width, height):
         return 0
@@ -484,17 +487,19 @@ def resize_activations(config: DCAEConfig, height: int, width: int, size: tuple[
 
 
 def _strip(channels: int, stage: int, rows: int, width: int, itemsize: int) -> float:
-    """What attention takes for a strip of so many rows of pixels."""
+    """Return the bytes that attention takes for a strip of `rows` rows of pixels."""
     own = max(1, rows // 2**stage)
     size = channels * (own + _STRIP_REACH) * width / 2**stage * itemsize
     return _attention(size, _STRIP_MAPS)
 
 
 def _attention(size: float, maps: tuple[float, float]) -> float:
-    """So many maps of a size in bytes; queries, keys and values are one map of three."""
+    """Return the bytes of `maps[0]` maps, or `maps[1]` small ones; queries, keys and values are one
+    map of three.
+    """
     return size * (maps[0] if 3 * size >= _RETURNED else maps[1])
 
 
 def _with_leftovers(size: float, maps: tuple[float, float]) -> float:
-    """So many maps of a size in bytes, or the other number if they are small."""
+    """Return the bytes of `maps[0]` maps of `size` bytes, or of `maps[1]` small ones."""
     return size * (maps[0] if size > _RETURNED else maps[1])

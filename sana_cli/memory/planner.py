@@ -20,7 +20,7 @@ _MARGIN = 0.9  # of the free memory: others allocate too
 class Cap:
     """The most that a run may take. `asked` is what a person set, not what happens to be free."""
 
-    bytes: int | None  # None: the system does not tell what is free
+    bytes: int | None  # None: the system does not report what is free
     asked: bool = False
     source: str = ""  # where it is set, if nobody typed it
 
@@ -230,8 +230,11 @@ def _nothing_fits(
     without: str,
     more: str = "",
 ) -> SanaError:
-    """`left` are the peaks of the plans that options leave, which are `limit` in words; `others` those `without` such
-    options. `more` are more remedies."""
+    """Explain that no plan fits.
+
+    `left` are the peaks of the plans that the options allow, which `limit` names; `others` are the
+    peaks of the plans `without` these options. `more` adds remedies.
+    """
     needed, least = (min(peaks, key=lambda stage: stage.total) for peaks in (left, others))
     enough = readable_memory(needed.total, at_least=True)
     takes, hint = f"{enough} ({needed.stage})", f"use --max-memory {enough.replace(' ', '')}"

@@ -12,7 +12,7 @@ _TILES_PER_STRIP = 4  # a strip may hold as many pixels as so many tiles, at abo
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DecodePlan:
-    """One way to decode; `tile` and `strip` in pixels."""
+    """A way to decode; `tile` and `strip` in pixels."""
 
     mode: Literal["whole", "exact-tiles", "blended-tiles"] = "whole"
     tile: int = 0
@@ -22,7 +22,7 @@ class DecodePlan:
         return self.mode if self.mode == "whole" else f"{self.mode} {self.tile}"
 
     def smaller(self, height: int, width: int) -> "DecodePlan | None":
-        """What to try when this one ran out of memory; None when nothing is left to try."""
+        """Return the next smaller plan to try when memory ran out; None if none is left."""
         if self.mode == "exact-tiles":
             tile = self.tile // 2 // 32 * 32
         else:
@@ -63,7 +63,7 @@ _MEASURES = {  # fields of `Plan`, in words
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What stays in memory. The text encoder goes before the transformer comes, unless all stays."""
+    """The parts that stay in memory. The text encoder goes before the transformer comes, unless all stay."""
 
     together: bool = True  # transformer and decoder stay from picture to picture
     keeps_text: bool = False  # the text encoder, too: other texts follow
@@ -87,13 +87,13 @@ class Plan:
         return {words for field, words in _MEASURES.items() if getattr(self, field)}
 
     def smaller_text(self) -> "Plan | None":
-        """What to try when encoding the text ran out of memory."""
+        """Return the next plan to try when encoding the text ran out of memory; None if none is left."""
         if self.keeps_text:
             return replace(self, keeps_text=False)
         return None if self.streams_text else replace(self, streams_text=True)
 
     def smaller_denoise(self, *, two_branches: bool) -> "Plan | None":
-        """What to try when denoising ran out of memory."""
+        """Return the next plan to try when denoising ran out of memory; None if none is left."""
         if self.keeps_text:
             return replace(self, keeps_text=False)
         if self.together:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 
 class FirstBlockCache:
-    """What one guidance branch of one picture keeps from its last computed step."""
+    """The state that one guidance branch of a picture keeps from its last computed step."""
 
     def __init__(self, threshold: float) -> None:
         """`threshold` is a relative L1 change that is small enough; at 0 every step is computed."""
@@ -20,7 +20,9 @@ class FirstBlockCache:
         self._kept: tuple[Tensor, Tensor] | None = None
 
     def rest_for(self, first: Tensor) -> Tensor | None:
-        """What the other blocks added last time, (B, N, D), if the first one adds what it did then; else None."""
+        """Return what the other blocks added last time, (B, N, D), if the first block adds about
+        the same again; else None.
+        """
         if self._kept is None:
             return None
         before, rest = self._kept

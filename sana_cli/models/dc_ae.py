@@ -106,7 +106,11 @@ class MultiscaleLinearAttention(nn.Module):
         return self.finish(x, attend(q, k, v).unflatten(1, (H, W)))
 
     def is_linear(self, positions: int) -> bool:
-        """Both forms differ by rounding alone; the reference picks by the number of positions."""
+        """Return whether attention runs in its linear form for so many positions, as the reference
+        picks.
+
+        Both forms differ by rounding alone.
+        """
         return positions > self.head_dim
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
@@ -365,7 +369,7 @@ class Decoder(nn.Module):
             yield from stage
 
     def normalize(self, x: Tensor) -> Tensor:
-        """What stands between the last block and `conv_out`."""
+        """Apply the norm and activation between the last block and `conv_out`."""
         return activate(self.act, self.norm_out(x))
 
 

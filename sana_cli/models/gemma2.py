@@ -30,9 +30,10 @@ class Gemma2(nn.Module):
     def forward(
         self, ids: Tensor, past: list[KeyValues] | None = None, *, keep: bool = False
     ) -> tuple[Tensor, list[KeyValues]]:
-        """Ids (B, L) behind the tokens of `past` -> states (B, L, C) after the final norm.
+        """Map ids (B, L) that follow the tokens of `past` to states (B, L, C) after the final norm.
 
-        And, with `keep`, keys and values of all tokens so far, to be the `past` of those that follow.
+        With `keep`, also return keys and values of all tokens so far, to be the `past` of the next
+        ones.
         """
         x = self.embed_tokens(ids)
         start = past[0][0].shape[2] if past else 0
@@ -76,7 +77,7 @@ class Gemma2RMSNorm(nn.Module):
 
 
 class Gemma2Layer(nn.Module):
-    """Attention and a gated MLP, each with a norm before it and one behind it."""
+    """Attention and a gated MLP, each between two norms."""
 
     def __init__(self, config: Gemma2Config, *, sliding: bool) -> None:
         super().__init__()
@@ -170,6 +171,6 @@ def rotate(x: Tensor, turns: KeyValues) -> Tensor:
 
 
 def _distances(start: int, count: int, device: torch.device) -> Tensor:
-    """How far back each key is from each query, (L, S); negative ones lie ahead."""
+    """Return how many positions each key precedes each query, (L, S); negative for keys that come later."""
     keys = torch.arange(start + count, device=device)
     return keys[start:, None] - keys[None, :]

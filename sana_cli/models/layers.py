@@ -130,9 +130,10 @@ def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, *, eps: float = 1e-15
 
 
 def key_value_sums(k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """What all positions add up to: (B, H, E, E) and (B, H, E, 1), fp32.
+    """Sum keys and values over all positions: (B, H, E, E) and (B, H, E, 1), fp32.
 
-    Sums over parts of the positions may be added: that is how a map too large for memory is attended to.
+    Sums over parts of the positions may be added: that is how a map too large for memory is
+    attended to.
     """
     k, v = F.relu(k).float(), v.float()
     # Picture by picture, (H, E, N) @ (H, N, E): strides that a product takes as they are, without copies.

@@ -32,7 +32,7 @@ _SINUSOID_WIDTH = 256
 
 @dataclass(frozen=True, slots=True)
 class TextContext:
-    """What cross-attention needs of one or more prompts, per block.
+    """Text keys and values of one or more prompts, per block, as cross-attention reads them.
 
     `keys` and `values` hold (B, H, L, E) tensors, one a block. With a single text token the softmax
     is 1 and the attention's output a constant: then `constants` holds (B, 1, D) tensors instead.
@@ -325,7 +325,7 @@ class SanaTransformer2D(nn.Module):
         caches: Sequence[FirstBlockCache],
         grid: tuple[int, int],
     ) -> Tensor:
-        """The blocks; behind the first one, only for contexts whose caches hold nothing that fits."""
+        """Run the blocks; after the first one, only for contexts whose caches hold no usable result."""
         batches = [context.batch for context in contexts]
         blocks = iter(self.transformer_blocks)  # one at a time: those that are not run are not read
         after = next(blocks)(x, t6, contexts, 0, grid)

@@ -33,7 +33,7 @@ class EncodedPrompt:
 
 @dataclass(frozen=True, slots=True)
 class Instruction:
-    """What the encoder makes of the instruction, without its last token, which merges with the prompt's first word."""
+    """Encoded instruction, without its last token, which merges with the prompt's first word."""
 
     token_ids: list[int]
     past: list[KeyValues]
@@ -41,7 +41,7 @@ class Instruction:
 
 
 class Instructions(Protocol):
-    """Where an instruction is kept from run to run."""
+    """A store that keeps the encoded instruction from run to run."""
 
     def read_instruction(self, token_ids: list[int]) -> Instruction | None: ...
 
@@ -101,7 +101,7 @@ class PromptEncoder:
 
     @torch.inference_mode()
     def last_state(self, text: str) -> Tensor:
-        """The state (C,) behind a whole text, as it stands; the next word follows from it."""
+        """Return the state (C,) after a whole text, used as it is; the next word follows from it."""
         return self._states(self._tokenize(text))[0, -1]
 
     def _tokenize(self, text: str) -> list[int]:
@@ -127,7 +127,7 @@ class PromptEncoder:
         )
 
     def _after_prefix(self, prefix_ids: list[int], ids: list[int]) -> Tensor:
-        """States of BOS and of everything behind the prefix: (1, L, C)."""
+        """Return the states of BOS and of everything after the prefix: (1, L, C)."""
         n = len(prefix_ids)
         if ids[:n] != prefix_ids or len(ids) == n:
             # A token merged across the boundary: no shared prefix, so the whole text runs.

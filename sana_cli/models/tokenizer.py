@@ -1,7 +1,8 @@
-"""Text -> token ids, by the `tokenizers` library, which is given files of strangers. No torch.
+"""Turn text into token ids with the `tokenizers` library, whose input files may be anybody's. No
+torch.
 
-Its errors are bare exceptions, and where its Rust code gives up, `PanicException`: no `Exception` at all, and told on
-stderr before Python knows. Here both become one SanaError.
+Its errors are bare exceptions, and a panic of its Rust code is a `PanicException`: not an
+`Exception` at all, and printed on stderr before Python sees it. Here both become one SanaError.
 """
 
 import os
@@ -49,7 +50,7 @@ class Tokenizer:
         return ids
 
     def id_of(self, token: object) -> int | None:
-        """Of one token, None if there is none; files write special ones as a text or as an object around it."""
+        """Return the id of a token, None if there is none; files store special ones as a text or an object."""
         text = token.get("content") if isinstance(token, dict) else token
         try:
             return self._fast.token_to_id(text) if isinstance(text, str) else None

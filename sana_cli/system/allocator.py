@@ -1,4 +1,6 @@
-"""How a process of ours gets its memory on a CPU. No torch: it reads the variable when it allocates for the first time."""
+"""Set up how this process gets its memory on a CPU. No torch: it reads the variable when it
+allocates for the first time.
+"""
 
 import ctypes
 import os

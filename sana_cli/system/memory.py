@@ -1,4 +1,4 @@
-"""How much memory there is. No torch unless a GPU is asked."""
+"""Read how much memory there is. No torch unless a GPU is asked."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _NO_LIMIT = 2**60  # bytes; the first version of control groups writes a larger 
 
 
 def free_bytes(device: Device) -> int | None:
-    """Memory that is free for allocation now; None where the system does not tell."""
+    """Return the bytes free for allocation now; None if the system does not report them."""
     if device.type == "cuda":
         import torch
 
@@ -32,7 +32,7 @@ def free_bytes(device: Device) -> int | None:
 
 
 def total_bytes(device: Device) -> int | None:
-    """All memory there is, in use or not; None where the system does not tell."""
+    """Return the bytes of all memory, in use or not; None if the system does not report them."""
     if device.type == "cuda":
         import torch
 
@@ -44,7 +44,7 @@ def total_bytes(device: Device) -> int | None:
 
 
 def held_bytes(device: Device) -> int:
-    """What this process has there now, and could use again."""
+    """Return the bytes that this process holds on the device and could use again."""
     if device.type == "cuda":
         import torch
 
@@ -94,7 +94,7 @@ def _container_limit(own: Path = _CGROUP) -> int | None:
 
 
 def _container_free(own: Path = _CGROUP) -> int | None:
-    """What the limits of its groups leave, without the cache that the kernel would give back."""
+    """Return the bytes left under its groups' limits, not counting cache that the kernel would give back."""
     found = (_left(group, files) for group, files in _groups(own))
     return min((left for left in found if left is not None), default=None)
 

@@ -1,4 +1,4 @@
-"""Which device runs a model, and in which floating-point type each of its parts computes.
+"""Pick the device that runs a model, and the floating-point type of each of its parts.
 
 The published rule: a transformer runs in the type it was trained in or in fp32 (an fp16 one in bf16
 draws garbage, a bf16 one overflows in fp16); DC-AE and Gemma never run in fp16.
@@ -53,7 +53,7 @@ SAFEST = DtypePlan(transformer="fp32", vae="fp32", text_encoder="fp32")
 
 
 def foresee_device(requested: str) -> Device:
-    """What `pick_device` will say; without torch on a machine that shows no sign of a GPU."""
+    """Predict the result of `pick_device`; without torch on a machine that shows no sign of a GPU."""
     gpu = (
         sys.platform == "darwin" or Path("/proc/driver/nvidia").exists() or sys.platform == "win32"
     )
@@ -123,9 +123,9 @@ def slowness(requested: Precision, device: Device) -> str:
 
 
 def cpu_has_fast_bf16() -> bool:
-    """Whether bf16 products have instructions here; without them fp32 is several times faster.
+    """Return whether the CPU has instructions for bf16 products and oneDNN may use them.
 
-    And whether oneDNN, which has those products, may use them.
+    Without them fp32 is several times faster.
     """
     allowed = os.environ.get("ONEDNN_MAX_CPU_ISA", "ALL").upper()
     if not any(name in allowed for name in ("ALL", "DEFAULT", "BF16", "FP16", "AMX", "AVX10")):

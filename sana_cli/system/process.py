@@ -1,4 +1,6 @@
-"""What belongs to the whole process and only its edge may touch: standard streams, and signals that ask it to end."""
+"""Handle what belongs to the whole process, at its edge only: standard streams and signals that ask
+it to end.
+"""
 
 import io
 import os
@@ -109,10 +111,10 @@ def ending_by_signals() -> Iterator[None]:
 
 
 def was_asked_to_end() -> bool:
-    """Whether a signal asked this process to end: then nothing more is begun."""
+    """Return whether a signal asked this process to end: then nothing more is begun."""
     return _received is not None
 
 
 def exit_code(code: int) -> int:
-    """What to return: 143 for SIGTERM and 129 for SIGHUP, as shells expect, instead of Ctrl-C's 130."""
+    """Return the exit code: 143 for SIGTERM and 129 for SIGHUP, as shells expect, instead of Ctrl-C's 130."""
     return 128 + _received if code == ExitCode.INTERRUPTED and _received is not None else code

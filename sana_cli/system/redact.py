@@ -44,7 +44,7 @@ def without_known_secrets(text: str) -> str:
 
 
 def _secrets(environment: Mapping[str, str]) -> list[str]:
-    """What the environment keeps secret, in each spelling that a library may show, longest first."""
+    """List the secrets in the environment, in each spelling that a library may show, longest first."""
     found: set[str] = set()
     for name, value in environment.items():
         if name.upper() in _TOKENS:

@@ -1,4 +1,4 @@
-"""What this process holds in memory, as the kernel counts it, and how it gives back what it no longer needs. No torch."""
+"""Count the memory of this process as the kernel does, and give back what it no longer needs. No torch."""
 
 import ctypes
 from collections.abc import Callable
@@ -7,12 +7,14 @@ from pathlib import Path
 
 
 def resident_bytes() -> int:
-    """What this process holds now; 0 where the system does not tell."""
+    """Return the resident bytes of this process; 0 if the system does not report them."""
     return _own_memory("VmRSS") or 0
 
 
 def peak_resident_bytes() -> int | None:
-    """The most that this process has held. What getrusage tells begins with the parent's memory."""
+    """Return the highest resident bytes of this process so far; getrusage would start with the
+    parent's memory.
+    """
     return _own_memory("VmHWM")
 
 

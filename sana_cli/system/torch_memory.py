@@ -16,7 +16,7 @@ _ALLOCATION_FAILED = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error is any form of "no memory left"."""
+    """Return whether an error is any form of "no memory left"."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     # On a CPU, torch reports a failed allocation or mapping as a plain RuntimeError.

@@ -1,1 +1,1 @@
-"""What people type and see: options, help, progress, pictures in a terminal."""
+"""Handle what people type and see: options, help, progress, pictures in a terminal."""

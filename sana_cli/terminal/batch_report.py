@@ -1,4 +1,4 @@
-"""What a batch says while it is drawn: a line a picture, for people or as JSON, as soon as it is there."""
+"""Report a batch while it is drawn: one line per picture, for people or as JSON, as soon as it is saved."""
 
 import sys
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _SHOWN = 10  # lines that cannot be drawn
 
 
 class BatchReport:
-    """Counts, so that whatever ends a batch can tell how far it came."""
+    """Reports a batch and counts its pictures, so that an early end can say how many are done."""
 
     def __init__(self, reporter: "ConsoleReporter", *, model: str, json: bool, quiet: bool) -> None:
         self.reporter, self.model, self.json, self.quiet = reporter, model, json, quiet
@@ -32,7 +32,7 @@ class BatchReport:
         self._total = self._done = 0
 
     def planned(self, batch: "Batch") -> None:
-        """Tell what cannot be drawn, and what is there already."""
+        """Report what cannot be drawn, and what exists already."""
         self._jobs = {job.path: job for job in batch.jobs}
         self._total, self._done = len(batch.jobs), len(batch.done)
         self._tell_problems(batch.problems)
@@ -73,14 +73,14 @@ class BatchReport:
             self.failure = summed_up(problems)
 
     def refused(self, job: "Job", error: SanaError) -> None:
-        """Tell of a picture whose prompt may not be drawn."""
+        """Report a picture whose prompt was refused."""
         self._total -= 1
         self.reporter.notice(f"{job.line.place}: {error.message}")
         if self.json:
             self._print(job, status="error", error=error_facts(error))
 
     def drawn(self, picture: "Picture", run: "Run | None") -> None:
-        """Tell of a new picture, at once even through a pipe."""
+        """Report a new picture, at once even through a pipe."""
         self._done += 1
         if self.json:
             assert run is not None
@@ -95,7 +95,7 @@ class BatchReport:
         sys.stdout.flush()
 
     def sheet(self, path: "Path") -> None:
-        """Tell of the contact sheet."""
+        """Report the contact sheet."""
         if self.json:
             print_json({"status": "grid", "path": str(path)})
         else:
@@ -111,7 +111,7 @@ class BatchReport:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """An interruption in the block tells how many pictures are done."""
+        """Make an interruption in the block say how many pictures are done."""
         try:
             yield
         except (KeyboardInterrupt, SanaError) as error:
@@ -127,7 +127,9 @@ class BatchReport:
 
 
 def place_facts(place: "Place") -> dict[str, Any]:
-    """Where a line is, for programs: {"line": 3}, {"item": 3} of an array; with "file" in a folder."""
+    """Return the place of a line, for programs: {"line": 3}, {"item": 3} of an array; with "file"
+    in a folder.
+    """
     return {place.kind: place.number, **({"file": place.file} if place.file else {})}
 
 

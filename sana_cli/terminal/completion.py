@@ -1,7 +1,7 @@
-"""What the shell offers when Tab is pressed. Where nothing fits, it offers files by itself.
+"""Complete words when Tab is pressed. If nothing fits, the shell offers files by itself.
 
-A shell waits for the answer, so nothing heavy is imported; and an error would only garble the line that is typed, so
-there are none.
+A shell waits for the answer, so nothing heavy is imported; and an error would only garble the line
+that is typed, so there are none.
 """
 
 import os

@@ -32,7 +32,9 @@ def confirm(
 
 
 def approval(reporter: "ConsoleReporter", *, yes: bool) -> "Approve":
-    """What `open_checkpoint` calls before a download: it asks about large ones, while no bars are in the way."""
+    """Return what `open_checkpoint` calls before a download: a question about large ones, with no
+    bars in the way.
+    """
 
     def approve(offer: "Offer", model: object) -> None:
         from sana_cli.checkpoints.obtaining import LARGE
@@ -45,7 +47,7 @@ def approval(reporter: "ConsoleReporter", *, yes: bool) -> "Approve":
 
 
 def ask_to_download(offer: "Offer", model: object, *, yes: bool, quiet: bool) -> None:
-    """Tell files, size, memory and licence of a download, and ask. `model` is an absent `Checkpoint`."""
+    """Show files, size, memory and licence of a download, and ask. `model` is an absent `Checkpoint`."""
     from sana_cli.checkpoints.obtaining import pull_name
     from sana_cli.config.variants import find_variant
     from sana_cli.text import readable_bytes
@@ -61,7 +63,7 @@ def ask_to_download(offer: "Offer", model: object, *, yes: bool, quiet: bool) ->
 
 
 def licence(offer: "Offer", variant: "Variant | None") -> tuple[str, str]:
-    """Its name, and where its text is."""
+    """Return the licence's name and the place of its text."""
     from sana_cli.checkpoints.hub_errors import endpoint
 
     if variant:

@@ -63,7 +63,7 @@ _PREVIEW_SHARE = 0.5  # of the terminal's rows; bars are below it
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seeing:
-    """What a call of `sana generate` lets people see, and where."""
+    """The places where a call of `sana generate` shows pictures and previews."""
 
     screen: "Screen | None"  # the terminal, if anything is drawn in it
     shows: bool  # finished pictures, there
@@ -135,7 +135,7 @@ class LivePreview:
 
     @property
     def watching(self) -> "Watching | None":
-        """What a run needs to know; None where nobody watches."""
+        """Return what a run needs to know about previews; None if nobody watches."""
         if self._screen is None and self._file is None:
             return None
         from sana_cli.pipeline.latent_preview import Watching
@@ -166,7 +166,7 @@ class LivePreview:
 
 
 def _preview_path(file: str, output: str | None, *, overwrite: bool) -> "Path":
-    """Where previews go: a free name, or that of an earlier preview."""
+    """Return the path of previews: a free name, or that of an earlier preview."""
     import os
 
     from sana_cli.files import already_exists, check_writable, local_path, require_another
@@ -191,7 +191,7 @@ def _preview_path(file: str, output: str | None, *, overwrite: bool) -> "Path":
 
 
 def show_picture(path: "Path | None") -> None:
-    """What `--show` asks for of a command that makes no pictures; None where there is none to show."""
+    """Show a picture for `--show` of a command that makes none, or note why `--show` has no effect."""
     from sana_cli.terminal.image import find_screen
 
     screen = find_screen() if path is not None else None

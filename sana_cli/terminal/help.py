@@ -1,4 +1,5 @@
-"""What commands look like: the many options of `sana generate` in groups, and help for words that are near what is meant.
+"""Shape the commands' help: the many options of `sana generate` in groups, and suggestions for near
+misses.
 
 Typer's own panels of help need Rich, 100 ms of it.
 """

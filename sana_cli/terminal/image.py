@@ -97,7 +97,7 @@ def find_screen() -> Screen | None:
 
 
 def _ask() -> bytes:
-    """What the terminal says to our questions; OSError if it cannot be asked now."""
+    """Return the terminal's answers to our questions; raise OSError if it cannot be asked now."""
     import termios
     import tty
 
@@ -130,7 +130,7 @@ def _read_until_answered(terminal: int) -> bytes:
 
 
 def _renderable(graphics: Graphics, cell: tuple[int, int]) -> Any:
-    """The library's class for one way of drawing, told what it would otherwise ask the terminal."""
+    """Return the library's class for one way of drawing, given what it would otherwise ask the terminal."""
     with _library_asks_nothing():
         from textual_image import _terminal
         from textual_image.renderable import HalfcellImage, SixelImage, TGPImage

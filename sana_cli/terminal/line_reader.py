@@ -18,7 +18,7 @@ _PROMPT = "sana> "
 
 
 class Candidates(Protocol):
-    """What may stand in place of a command, or of its value, beginning with what is there already."""
+    """Completions of a command, or of its value, from what is typed already."""
 
     def __call__(self, line: str) -> Iterable[str]: ...
 
@@ -82,7 +82,7 @@ def _completer(candidates: Candidates) -> Any:
 
 
 def _history() -> "History | None":
-    """What was typed in earlier sittings, readable by its owner only; None where it cannot be kept."""
+    """Open the history of typed lines, readable by its owner only; None if it cannot be kept."""
     from prompt_toolkit.history import FileHistory
 
     from quant.files import open_regular

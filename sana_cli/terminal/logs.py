@@ -20,7 +20,7 @@ _FORMAT = "%(asctime)s.%(msecs)03d %(name)s: %(message)s"
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]
-    """Ours, to be told from those of whoever calls us."""
+    """A handler of our own type, so that ours can be found among the caller's."""
 
 
 def set_up(verbosity: int) -> None:

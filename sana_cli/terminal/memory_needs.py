@@ -1,4 +1,6 @@
-"""What one picture of a model takes in memory on this machine, whether the model is here or not. No torch without a GPU."""
+"""Predict the memory of one picture on this machine, whether the model is here or not. No torch
+without a GPU.
+"""
 
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +13,7 @@ _PICTURE = "a red fox"  # any prompt: a few words change nothing that counts
 
 
 def memory_needs(checkpoint: "Checkpoint") -> dict[str, Any]:
-    """What one picture of the model's own size takes on this machine: a document of numbers and names."""
+    """Predict the memory of a picture of the model's own size here: a document of numbers and names."""
     from sana_cli.memory.planner import choose_for, smallest_peak
     from sana_cli.request.params import Request, resolve
     from sana_cli.system.precision import foresee_device, plan_dtypes

@@ -38,7 +38,7 @@ def piped_prompt(*, asked: bool) -> str | None:
 
 
 def _is_piped() -> bool:
-    """Whether standard input is a pipe or a file: anything else may never end."""
+    """Return whether standard input is a pipe or a file: anything else may never end."""
     try:
         mode = os.fstat(sys.stdin.fileno()).st_mode
     except (AttributeError, OSError, ValueError):  # closed, or not a file of the system

@@ -1,4 +1,4 @@
-"""What people see while a command runs: progress bars and notices on stderr, results on stdout.
+"""Show progress bars and notices on stderr, results on stdout.
 
 Bars appear only in a terminal; scripts and logs get nothing but notices.
 """
@@ -40,7 +40,7 @@ class ConsoleReporter:
             TextColumn("{task.fields[state]}", markup=False),
             TimeElapsedColumn(),
             console=self.console,
-            transient=True,  # the summary that follows tells the same
+            transient=True,  # the summary that follows says the same
             disable=quiet or not self.console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
@@ -133,7 +133,7 @@ class ConsoleReporter:
 
 
 def _left(seconds: float | None) -> str:
-    """How long a stage will still take, where that is worth saying."""
+    """Say how long a stage will still take, if that is worth saying."""
     if seconds is None or seconds < 2:
         return ""
     minutes, rest = divmod(round(seconds), 60)
@@ -141,7 +141,7 @@ def _left(seconds: float | None) -> str:
 
 
 class _Downloads:
-    """One bar a file, in bytes; started when the first file arrives."""
+    """Bars of downloads, one per file, in bytes; started when the first file arrives."""
 
     def __init__(self, reporter: ConsoleReporter) -> None:
         self._progress = Progress(

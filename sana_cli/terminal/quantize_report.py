@@ -1,4 +1,4 @@
-"""What `sana quantize` tells at its end: a table for people, one document for scripts. No torch."""
+"""Report the result of `sana quantize`: a table for people, one document for scripts. No torch."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -27,7 +27,7 @@ def _facts(report: "ComponentReport") -> dict[str, Any]:
 
 
 def _measured_on(facts: dict[str, Any]) -> str:
-    """Which errors the SQNR is about: without data only that of weights is known."""
+    """Name the errors that the SQNR measures: without data only that of weights is known."""
     outputs = facts["layers_calibrated"]
     weights = facts["layers_quantized"] - outputs
     if outputs and weights:

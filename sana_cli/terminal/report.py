@@ -1,4 +1,4 @@
-"""What commands that make pictures say about them: lines for people, one document for scripts."""
+"""Report new pictures: lines for people, one document for scripts."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ def summary(picture: "Picture", *, quiet: bool) -> list[str]:
 
 
 def picture_facts(picture: "Picture") -> dict[str, Any]:
-    """One new picture for programs: sizes in pixels and bytes, times in seconds."""
+    """Describe a new picture for programs: sizes in pixels and bytes, times in seconds."""
     from dataclasses import asdict
 
     return {

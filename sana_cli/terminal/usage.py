@@ -1,7 +1,7 @@
-"""Mistakes on the command line that Typer finds, in the words of all our other errors.
+"""Turn Typer's command line errors into the words of all our other errors.
 
-Typer carries its own copy of Click in newer versions, and only the base class of its errors is public in all: the kinds
-are told apart by what they carry.
+Typer carries its own copy of Click in newer versions, and only the base class of its errors is
+public in all of them: so the kinds are distinguished by their attributes.
 """
 
 import difflib
@@ -40,7 +40,7 @@ def in_our_words(error: Any) -> tuple[str, str]:
 
 
 def _instead(error: Any, command: str) -> str:
-    """What was probably meant by an option that is none."""
+    """Suggest what an unknown option was probably meant to be."""
     if close := difflib.get_close_matches(
         error.option_name, error.possibilities or [], n=1, cutoff=0.0
     ):
@@ -51,7 +51,7 @@ def _instead(error: Any, command: str) -> str:
 
 
 def _name(error: Any) -> str:
-    """How users write the option or argument."""
+    """Return the option or argument as users write it."""
     if error.param is None:
         return str(error.param_hint)
     options = [name for name in error.param.opts if name.startswith("--")]

@@ -9,7 +9,7 @@ from sana_cli.errors import ExitCode, SanaError
 
 
 def open_in_viewer(path: Path) -> None:
-    """Start the viewer and go on. SanaError where there is none."""
+    """Start the viewer without waiting for it. Raises SanaError if there is none."""
     command = "open" if sys.platform == "darwin" else "xdg-open"
     try:
         if sys.platform == "win32":

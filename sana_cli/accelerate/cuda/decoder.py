@@ -1,8 +1,8 @@
-"""DC-AE's decoder on a CUDA device: norms with the residual or activation beside them, linear attention and the
-gated feed-forward in fused kernels. Convolutions stay torch's, or their layers' own.
+"""Run DC-AE's decoder on a CUDA device in fused kernels: norms with residual or activation, linear
+attention and the gated feed-forward. Convolutions stay torch's, or those of their quantized layers.
 
-Blocks get other methods, not other weights; whoever runs them, in tiles or whole, runs these. A method holds what it
-runs and not the block that holds it: without cycles, a decoder is freed at once.
+Blocks get other methods, not other weights; decoding in tiles or whole runs the same ones. A method
+holds what it runs and not its block: without cycles, a decoder is freed at once.
 """
 
 # B batch, C channels, H x W positions, E head width

@@ -1,7 +1,8 @@
-"""What stands in a loaded model's place when it draws on a CUDA device: fused kernels, and a graph for each shape.
+"""Replace a loaded transformer on a CUDA device: fused kernels, and a CUDA graph for each shape.
 
-Nothing is trusted unseen: kernels are compared with their definitions, the first velocity with the model's own, and
-a replayed graph with what it recorded. What differs is not used, and a notice says so.
+Everything is verified before use: kernels are compared with their definitions, the first velocity
+with the model's own, and a replayed graph with what it recorded. What differs is not used, and a
+notice says so.
 """
 
 # B batch, C latent channels, h w latent grid
@@ -39,7 +40,7 @@ _MOST_CAPTURED = 16384
 
 @dataclass(slots=True)
 class _Prepared:
-    """What calls of one shape share: the texts of the last one, positions, and the graph once there is one."""
+    """State shared by calls of one shape: the last texts, positions, and the graph if there is one."""
 
     shape: tuple[torch.Size, tuple[tuple[int, ...], ...]]  # of latents and text
     contexts: Sequence[TextContext]
@@ -48,7 +49,7 @@ class _Prepared:
     captured: CapturedForward | None = None
 
     def is_for(self, latents: Tensor, contexts: Sequence[TextContext]) -> bool:
-        """Whether nothing has changed, without comparing values."""
+        """Return whether shapes and texts are unchanged, without comparing values."""
         same = len(contexts) == len(self.contexts) and all(map(is_, contexts, self.contexts))
         return same and self.shape == (latents.shape, self.text.shape())
 
@@ -96,7 +97,7 @@ class Engine:
         contexts: Sequence[TextContext],
         guidance: float | None,
     ) -> Tensor:
-        """As `SanaTransformer2D.velocity`."""
+        """Compute the velocity (B, C, H, W), as `SanaTransformer2D.velocity` does."""
         if self._is_right is False:
             return self.model.plain_velocity(latents, timestep, contexts, guidance)
         condition = self._condition(timestep, guidance)
@@ -160,7 +161,7 @@ class Engine:
         condition: Condition,
         ready: _Prepared,
     ) -> bool:
-        """Whether the whole forward is the model's, tried once for each device and structure."""
+        """Return whether the whole forward matches the model's, tried once for each device and structure."""
         config = self.transformer.config
         kind = (
             f"engine forward {self.transformer.projections} {self.dtype} {config.inner_dim} "
@@ -181,7 +182,7 @@ class Engine:
 
     @property
     def model(self) -> SanaTransformer2D:
-        """Whose velocity this is; it holds the engine, not the other way round."""
+        """The model that this engine runs. The model holds the engine; the engine holds the model weakly."""
         model = self._model()
         assert model is not None
         return model

@@ -1,7 +1,8 @@
-"""One forward as a CUDA graph: recorded once for a shape, then replayed with other numbers in the same memory.
+"""Record a forward as a CUDA graph, once for a shape, and replay it on other numbers in the same
+memory.
 
-A replay costs one launch on the host. A step of the Linear-DiT takes a few milliseconds on a device, in which a host
-can issue a fraction of its 300 to 500 kernels.
+A replay costs one launch on the host. A step of the Linear-DiT takes a few milliseconds on a
+device, in which a host can issue a fraction of its 300 to 500 kernels.
 """
 
 # B batch, C latent channels, h w latent grid
@@ -23,7 +24,7 @@ class CapturedForward:
     def __init__(self, forward: Forward, latents: Tensor, condition: Condition, text: Text) -> None:
         self._latents, self._condition, self._text = latents.clone(), condition.copy(), text.copy()
         started = time.perf_counter()
-        # Kernels are compiled and libraries start up before anything is recorded, beside the default stream.
+        # Kernels are compiled and libraries start up before anything is recorded, on another stream than the default.
         beside = torch.cuda.Stream(latents.device)
         beside.wait_stream(torch.cuda.current_stream(latents.device))
         with torch.cuda.stream(beside):

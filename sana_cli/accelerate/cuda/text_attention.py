@@ -1,7 +1,8 @@
-"""Cross-attention of a block as the engine runs it; in w8a8 without a launch that only quantizes.
+"""Run a block's cross-attention in the engine; in w8a8 without a launch that only quantizes.
 
-A token's scale needs all of its channels, which no program of a product or of attention holds. What those make
-therefore stays in floats, beside the largest magnitude of each token, and who reads it quantizes it.
+A token's scale needs all of its channels, which no program of a product or of attention holds.
+Their outputs therefore stay in floats, with the largest magnitude of each token, and the kernel
+that reads them quantizes.
 """
 
 # B batch, N tokens of a picture, M = B * N, D width, H heads, E head width, L text tokens
@@ -19,7 +20,7 @@ from sana_cli.models.sana_transformer import CrossAttention, TextContext
 
 
 class TextAttention:
-    """What tokens get from the texts of a batch, without what `Text.addends` hold."""
+    """Adds a batch's text attention to tokens, except for what `Text.addends` hold."""
 
     def __init__(self, cross: CrossAttention, kernels: Kernels, dtype: torch.dtype) -> None:
         self.kernels, self.heads, self.norm = kernels, cross.heads, cross.norm_q
@@ -28,7 +29,7 @@ class TextAttention:
 
     @property
     def takes_largest(self) -> bool:
-        """Whether it is all w8a8. What it attends to is then wanted without factors for its output's inputs."""
+        """Return whether all of it is w8a8: then attention outputs must carry no factors for the next input."""
         int8 = isinstance(self.query, Int8Projection) and isinstance(self.out, Int8Projection)
         return int8 and self.out.smooth is None and self.heads[1] <= MAX_E
 

@@ -29,10 +29,10 @@ Pending = tuple[Tensor, Tensor]  # a branch (M, D) and its gate (1, D), not yet 
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """What cross-attention needs of the contexts of a batch.
+    """The text of a batch of contexts, as cross-attention reads it.
 
-    `addends` (layers, B, D) fp32 is added to every token of a picture: the whole attention of a text of one
-    token, the output's bias of a longer one.
+    `addends` (layers, B, D) fp32 is added to every token of a picture: the whole attention of a
+    text of one token, the output's bias of a longer one.
     """
 
     contexts: Sequence[TextContext]
@@ -86,7 +86,7 @@ class Condition:
 
 
 class EngineBlock:
-    """One block of the transformer over tokens (M, D)."""
+    """A block of the transformer over tokens (M, D)."""
 
     def __init__(self, block: SanaBlock, kernels: Kernels, dtype: torch.dtype) -> None:
         self.kernels, self.norm_eps = kernels, block.norm_eps
@@ -106,7 +106,7 @@ class EngineBlock:
 
     @property
     def needs_largest(self) -> bool:
-        """Whether the text's attention takes the stream with its rows' largest magnitudes."""
+        """Return whether the text's attention takes the stream with its rows' largest magnitudes."""
         return isinstance(self.out, Int8Projection) and self.text.takes_largest
 
     def __call__(
@@ -223,7 +223,7 @@ class EngineTransformer:
         return Condition(e.float(), t6[0].float())
 
     def text(self, contexts: Sequence[TextContext]) -> Text:
-        """What every step reads of the prompts."""
+        """Compute what every step reads of the prompts."""
         addends = []
         for layer, block in enumerate(self.blocks):
             for context in contexts:

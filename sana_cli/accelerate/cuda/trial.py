@@ -72,7 +72,7 @@ def trial(
     dtype: torch.dtype,
     device: torch.device,
 ) -> str:
-    """What is wrong with a kernel; or the word right."""
+    """Try a kernel; return what is wrong with it, or "right"."""
     with exact_convolutions():
         expected = _results(getattr(REFERENCE, name), _arguments(name, widths, dtype, device))
     try:
@@ -90,7 +90,7 @@ def exact_convolutions() -> AbstractContextManager[None]:
 
 
 def relative_error(out: Tensor, expected: Tensor) -> float:
-    """Of the norm; infinite for what is not a number."""
+    """Return the error relative to the norm of `expected`; infinite if it is not a number."""
     error = float((out.float() - expected.float()).norm() / expected.float().norm())
     return error if error == error else float("inf")
 
@@ -104,7 +104,7 @@ def triton_version() -> str:
 
 
 def _failures() -> tuple[type[BaseException], ...]:
-    """What a kernel may raise on a device or with a compiler that it was not made for."""
+    """Return the exceptions a kernel may raise on a device or compiler that it was not made for."""
     from triton.errors import TritonError
 
     return (
@@ -123,7 +123,7 @@ def _results(kernel: Callable[..., Any], arguments: dict[str, Any]) -> list[Tens
 def _arguments(
     name: str, widths: Widths, dtype: torch.dtype, device: torch.device
 ) -> dict[str, Any]:
-    """What a kernel is tried on: a small picture in the model's widths, the same for every call."""
+    """Return inputs to try a kernel on: a small picture in the model's widths, the same for every call."""
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
