@@ -1,8 +1,10 @@
-"""Every kernel of every scheme over the shapes of Sana: speed, and what it loses against the exact arithmetic.
+"""Time every kernel of every scheme over the shapes of Sana, and compare it with the exact
+arithmetic.
 
-`python -m benchmarks.backends` prints a table and writes `benchmarks/results/backends-cpu*.json`. Plain matrix products in
-fp32 and bf16 stand beside them. oneDNN, MKL and ATen can be held to fewer instructions, as on an older machine:
-`ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2`, with `--label avx2-without-vnni`.
+`python -m benchmarks.backends` prints a table and writes `benchmarks/results/backends-cpu*.json`.
+It includes plain matrix products in fp32 and bf16. oneDNN, MKL and ATen can be limited to fewer
+instructions, as on an older machine: `ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+ATEN_CPU_CAPABILITY=avx2`, with `--label avx2-without-vnni`.
 """
 
 from datetime import date

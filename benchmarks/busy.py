@@ -1,10 +1,12 @@
-"""Measure a picture beside other programs, by how long OpenMP's waiting threads spin: whole processes.
+"""Time a picture while other programs run, by how long OpenMP's waiting threads spin: whole
+processes.
 
-`python -m benchmarks.busy --work FOLDER` draws with the built-in model and with a random one of Sana-0.6B's shapes (7 GB,
-kept in FOLDER; `--medium` makes a narrower one), on the machine as it is and beside four busy loops, which it starts and
-stops. Every round runs each variant once in both states, forwards and then backwards, so that a change of the machine
-hits all alike. The document goes to `benchmarks/results/busy.json`: medians, and every value. Linux, where torch comes
-with libgomp.
+`python -m benchmarks.busy --work FOLDER` draws with the built-in model and with a random one of
+Sana-0.6B's shapes (7 GB, kept in FOLDER; `--medium` makes a narrower one), on the machine as it is
+and next to four busy loops, which it starts and stops. Every round runs each variant once in both
+states, forwards and then backwards, so that a change of the machine hits all alike. The document
+goes to `benchmarks/results/busy.json`: medians, and every value. Linux, where torch comes with
+libgomp.
 """
 
 import os

@@ -1,7 +1,8 @@
-"""What `torch.compile` would make of a guided step on a CPU, beside what runs now, interleaved.
+"""Compare `torch.compile` on a guided CPU step with the present code, interleaved.
 
-`python -m benchmarks.compiled [--size 512]`. Products in the libraries' own weight order are opaque to the compiler, so its
-contenders multiply by `F.linear` and `torch._int_mm`, and everything around them is fused. Blocks are compiled one by one.
+`python -m benchmarks.compiled [--size 512]`. Products in the libraries' own weight order are opaque
+to the compiler, so its contenders multiply by `F.linear` and `torch._int_mm`, and everything around
+them is fused. Blocks are compiled one by one.
 """
 
 import json
@@ -61,7 +62,7 @@ def main(
     rounds: int = 7,
 ) -> None:
     """Time one guided step, compiled and as it is, interleaved."""
-    torch._dynamo.config.recompile_limit = 64  # a block is told its number, and made for it
+    torch._dynamo.config.recompile_limit = 64  # a block gets its number, and is compiled for it
     config = TransformerConfig(**asdict(VARIANTS[variant].structure))
     rows: dict[str, dict[str, Any]] = {}
     for scheme in ("fp32", "w8a8"):

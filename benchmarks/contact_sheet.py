@@ -37,7 +37,7 @@ TARGET = Path(__file__).parents[1] / "docs/images/contact-sheet.png"
 
 
 def draw_cells() -> list[Image.Image]:
-    """One picture a cell, through the same functions as `sana generate`."""
+    """Draw a picture per cell, through the same functions as `sana generate`."""
     checkpoint = open_checkpoint("builtin")
     device = torch.device("cpu")
     encoder = load_prompt_encoder(checkpoint, dtype="fp32", device=device)

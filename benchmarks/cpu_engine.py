@@ -1,8 +1,10 @@
-"""What the CPU engine saves: the plain path beside it, in CPU seconds of one thread, in turns.
+"""Measure what the CPU engine saves compared with the plain path, in CPU seconds of one thread, in
+turns.
 
-`python -m benchmarks.cpu_engine [--rounds 5]` times a guided pass of a few full-width blocks at 512 pixels, in fp32 and w8a8:
-as the modules are written, and with projections joined and products packed. CPU seconds of one thread are almost the
-same on a busy machine. The document goes to `benchmarks/results/cpu-engine.json`.
+`python -m benchmarks.cpu_engine [--rounds 5]` times a guided pass of a few full-width blocks at 512
+pixels, in fp32 and w8a8: as the modules are written, and with projections joined and products
+packed. CPU seconds of one thread are almost the same on a busy machine. The document goes to
+`benchmarks/results/cpu-engine.json`.
 """
 
 import json

@@ -45,7 +45,9 @@ UPSAMPLINGS = [
 
 
 def plans(size: int) -> list[DecodePlan]:
-    """What is compared at one size, whole first. Upstream's tiles, and ones that divide this picture."""
+    """List the plans to compare at one size, whole first: upstream's tiles, and ones that divide
+    this picture.
+    """
     sides = [side for side in (1024, 512, 256, 128) if side < size][:2]
     exact = [exact_tiles(side, size, size) for side in sides]
     unstripped = [DecodePlan(mode="exact-tiles", tile=sides[0])] if exact[0].strip else []
@@ -72,7 +74,7 @@ def decoder(name: str) -> AutoencoderDC:
 
 
 def decode_once(job: dict[str, Any]) -> dict[str, Any]:
-    """One row, measured in this process."""
+    """Measure a row in this process."""
     vae, latents = decoder(job["decoder"]), torch.load(job["latents"])
     plan = DecodePlan(**job["plan"])
     before = resident_bytes()
@@ -92,7 +94,7 @@ def decode_once(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def compare(picture: Tensor, whole: Tensor) -> dict[str, Any]:
-    """How far a decoded picture is from the undivided one, as values and as grey levels."""
+    """Compare a decoded picture with the undivided one, as values and as grey levels."""
     error = (picture - whole).abs()
     levels = [(t / 2 + 0.5).clamp(0, 1).mul(255).round() for t in (picture, whole)]
     squared = float(((picture - whole) / 2).square().mean())
@@ -123,7 +125,7 @@ def rows(name: str, latents: Path, size: int, folder: Path) -> list[dict[str, An
 
 
 def builtin_latents(folder: Path) -> Path:
-    """What the built-in model draws, taken from a run whose decoder fails."""
+    """Draw latents with the built-in model, kept by a run whose decoder fails."""
     program = (
         "import sys\nfrom sana_cli import finishing\nfrom sana_cli.cli import main\n"
         "def stop(*_, **__): raise KeyboardInterrupt\nfinishing.decode = stop\nmain(sys.argv[1:])"

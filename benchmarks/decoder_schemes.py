@@ -41,7 +41,9 @@ def contender(scheme: str, dtype: torch.dtype) -> tuple[AutoencoderDC, dict[str,
 
 def main(
     size: Annotated[int, typer.Option(help="Pixels, square.")] = 512,
-    dtypes: Annotated[str, typer.Option(help="Types beside the integers.")] = "float32,bfloat16",
+    dtypes: Annotated[
+        str, typer.Option(help="Types to compare with the integers.")
+    ] = "float32,bfloat16",
     rounds: int = 5,
     label: Annotated[str, typer.Option(help="Ends the name of the result's file.")] = "",
 ) -> None:

@@ -1,8 +1,9 @@
-"""One guided denoising step of a full-size Linear-DiT with random weights, in several schemes, interleaved.
+"""Time a guided denoising step of a full-size Linear-DiT with random weights, in several schemes,
+interleaved.
 
-`python -m benchmarks.denoise_step [--variant sana-0.6b] [--size 512] [--schemes fp32,w8a8,w4a16-g64]`. Every round times
-each scheme once, and ratios are taken within a round, since machines are noisy. The document goes to
-`benchmarks/results/`.
+`python -m benchmarks.denoise_step [--variant sana-0.6b] [--size 512] [--schemes
+fp32,w8a8,w4a16-g64]`. Every round times each scheme once, and ratios are taken within a round,
+since machines are noisy. The document goes to `benchmarks/results/`.
 """
 
 import json
@@ -71,7 +72,7 @@ def in_scheme(
 
 
 def step_inputs(model: SanaTransformer2D, size: int) -> tuple[Any, ...]:
-    """What a guided step receives: the same latents twice, an empty and a real text."""
+    """Make the inputs of a guided step: the same latents twice, an empty and a real text."""
     generator = torch.Generator().manual_seed(1)
     config, dtype = model.config, model.proj_out.weight.dtype
     latents = torch.randn(1, config.in_channels, size // 32, size // 32, generator=generator)

@@ -1,7 +1,9 @@
-"""One guided denoising step on the CUDA device at hand: the plain model, the engine, and the engine as a CUDA graph.
+"""Time a guided denoising step on this CUDA device: the plain model, the engine, and the engine as
+a CUDA graph.
 
-`python -m benchmarks.engine_gpu [--variant sana-0.6b] [--sizes 512,1024] [--schemes bf16,w8a8]`, on random weights. Every
-round times each way once, and ratios are taken within a round. The document goes to `benchmarks/results/`.
+`python -m benchmarks.engine_gpu [--variant sana-0.6b] [--sizes 512,1024] [--schemes bf16,w8a8]`, on
+random weights. Every round times each way once, and ratios are taken within a round. The document
+goes to `benchmarks/results/`.
 """
 
 import json

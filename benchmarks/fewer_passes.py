@@ -1,9 +1,11 @@
-"""What `--guidance-interval`, `--cache` and fewer steps save, and what they cost in quality, on the built-in model.
+"""Measure what `--guidance-interval`, `--cache` and fewer steps save, and their cost in quality, on
+the built-in model.
 
-`python -m benchmarks.fewer_passes` draws the same held-out prompts and seeds in each way, one picture at a time as
-`sana generate` does, and compares with the pictures of the full run (PSNR) and with the prompts (the checker of
-`training/`). Ctrl-C ends it with what has been drawn. Passes, blocks and CPU seconds (of denoising, one thread) are
-shares of the full run's. Writes `benchmarks/results/fewer-passes.json`.
+`python -m benchmarks.fewer_passes` draws the same held-out prompts and seeds in each way, one
+picture at a time as `sana generate` does, and compares with the pictures of the full run (PSNR) and
+with the prompts (the checker of `training/`). Ctrl-C ends it with what has been drawn. Passes,
+blocks and CPU seconds (of denoising, one thread) are shares of the full run's. Writes
+`benchmarks/results/fewer-passes.json`.
 """
 
 import json
@@ -46,7 +48,7 @@ STEPS: tuple[tuple[SchedulerName, int], ...] = (
 
 
 def ways(full: Settings) -> Iterator[tuple[str, Settings]]:
-    """What is typed, and the settings that it means; the full run is the first."""
+    """Yield the options to type and the settings they mean; the full run comes first."""
     yield "", full
     for low, high in INTERVALS:
         settings = replace(full, guidance_interval=(low, high))
@@ -63,7 +65,7 @@ def ways(full: Settings) -> Iterator[tuple[str, Settings]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """One picture, and what it took."""
+    """A picture and its cost."""
 
     pixels: np.ndarray[Any, Any]  # uint8 (H, W, 3)
     passes: PassCount

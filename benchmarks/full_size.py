@@ -1,8 +1,9 @@
-"""What quantizing and loading a full-size pipeline takes: seconds, peak memory, bytes on disk.
+"""Measure quantizing and loading a full-size pipeline: seconds, peak memory, bytes on disk.
 
-`python -m benchmarks.full_size --work FOLDER` writes a pipeline of real shapes with random weights into FOLDER (7 GB, kept
-for the next time), quantizes it without data as a user would, each in a process of its own, and loads the parts of the
-result one by one. The document goes to `benchmarks/results/full-size.json`.
+`python -m benchmarks.full_size --work FOLDER` writes a pipeline of real shapes with random weights
+into FOLDER (7 GB, kept for the next time), quantizes it without data as a user would, each in a
+process of its own, and loads the parts of the result one by one. The document goes to
+`benchmarks/results/full-size.json`.
 """
 
 import json
@@ -102,7 +103,7 @@ def main(
 
 
 def _load(folder: Path, component: str) -> dict[str, Any]:
-    """Resident bytes that loading a component adds, beside those of its file (without a word table)."""
+    """Return the resident bytes that loading a component adds, and those of its file (without a word table)."""
     before, after, table = map(int, run(["-c", _LOAD, component, str(folder)])["output"].split())
     weights = (folder / component / "model.safetensors").stat().st_size - table
     return {

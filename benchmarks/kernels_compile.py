@@ -1,10 +1,10 @@
-"""What the compiler makes of every kernel and tile, for devices that need not be at hand.
+"""Compile every kernel and tile, for devices that need not be at hand, and read the machine code.
 
-`python -m benchmarks.kernels_compile` compiles each for compute capability 8.6, 8.9, 9.0 and 12.0, reads
-registers, stack and shared memory from the machine code, and looks for tensor-core instructions in it.
-It prints a table and, as its last line, one JSON document, which it also writes to
-`benchmarks/results/kernels-compile.json`. Exit code 1 where something spills, does not fit, or lacks
-tensor cores.
+`python -m benchmarks.kernels_compile` compiles each for compute capability 8.6, 8.9, 9.0 and 12.0,
+reads registers, stack and shared memory from the machine code, and looks for tensor-core
+instructions in it. It prints a table and, as its last line, one JSON document, which it also writes
+to `benchmarks/results/kernels-compile.json`. Exit code 1 if something spills, does not fit, or
+lacks tensor cores.
 """
 
 import json
@@ -32,7 +32,7 @@ _LOCAL_MEMORY = re.compile(r"\b(?:STL|LDL)\b")  # where spilled registers go
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """One kernel as it would be launched: types of its pointers, constants, warps and stages."""
+    """A kernel as it would be launched: types of its pointers, constants, warps and stages."""
 
     kernel: str
     variant: str

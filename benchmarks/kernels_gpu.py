@@ -1,8 +1,10 @@
-"""Every kernel on the CUDA device at hand, over the shapes of Sana, beside what torch has for the same.
+"""Time every kernel on this CUDA device over the shapes of Sana, compared with torch's for the
+same.
 
-`python -m benchmarks.kernels_gpu` prints a table and, as its last line, one JSON document, which it also
-writes to `benchmarks/results/`. With `--tune` it also times every tile and says where the table is wrong.
-A share is of what a large product or copy reached in the same run: for a datasheet's peak no clock is known.
+`python -m benchmarks.kernels_gpu` prints a table and, as its last line, one JSON document, which it
+also writes to `benchmarks/results/`. With `--tune` it also times every tile and says where the
+table is wrong. A share is of what a large product or copy reached in the same run: for a
+datasheet's peak no clock is known.
 """
 
 import argparse
@@ -60,7 +62,7 @@ def time_ms(run: Callable[[], object]) -> float:
 
 
 def ceilings() -> dict[str, float]:
-    """What the device reaches at best: operations and bytes a second."""
+    """Measure the device's best rates: operations and bytes a second."""
     size = 8192
     a, b = (torch.randn(size, size, device="cuda").bfloat16() for _ in range(2))
     qa, qb = integers(size, size), integers(size, size)
@@ -105,7 +107,7 @@ def _quantize(M: int, K: int, ceiling: dict[str, float]) -> Row:
 
 
 def _block(M: int, D: int, hidden: int, ceiling: dict[str, float]) -> Iterator[Row]:
-    """What stands between the products of a block, on two square pictures of M tokens together."""
+    """Yield the kernels between the products of a block, on two square pictures of M tokens together."""
     side = round((M // 2) ** 0.5)
     x, branch = (torch.randn(M, D, device="cuda").bfloat16() for _ in range(2))
     gate, shift, scale = torch.randn(3, 1, D, device="cuda")
@@ -117,7 +119,7 @@ def _block(M: int, D: int, hidden: int, ceiling: dict[str, float]) -> Iterator[R
     bias, norm = torch.randn(2 * hidden, device="cuda"), torch.ones(2, D, device="cuda")
     parts = qkv[:, :2]
     # Bytes as each must read and write them, 2 a value and 1 of int8; the second reading of q, k, v's
-    # sums and of rows beside a strip stays in caches.
+    # sums and of rows next to a strip stays in caches.
     for kernel, bytes_a_token, run in (
         ("layer_norm_modulate", 4 * D, lambda: layer_norm_modulate(x, **rest)),
         (
@@ -192,7 +194,7 @@ def _linear_w8a8(M: int, K: int, N: int, ceiling: dict[str, float], *, tune: boo
 
 
 def _linear_on_load(M: int, K: int, N: int, ceiling: dict[str, float], *, tune: bool) -> Row:
-    """Beside the two launches that it stands for."""
+    """Time the product that quantizes on load, compared with the two launches that it replaces."""
     x, weight = torch.randn(M, K, device="cuda").bfloat16(), integers(N, K)
     largest, scale = x.float().abs().amax(dim=1), torch.rand(N, device="cuda")
     residual = torch.randn(M, N, device="cuda").bfloat16()
@@ -216,7 +218,7 @@ def _linear_on_load(M: int, K: int, N: int, ceiling: dict[str, float], *, tune: 
 
 
 def _cross_attention(M: int, D: int, heads: int, L: int, ceiling: dict[str, float]) -> Row:
-    """One picture's queries and their attention, beside the three launches that it stands for."""
+    """Time one picture's queries and attention, compared with the three launches that they replace."""
     x, weight = torch.randn(M, D, device="cuda").bfloat16(), integers(D, D)
     largest, scale = x.float().abs().amax(dim=1), torch.rand(D, device="cuda") / 1e4
     keys, values = (

@@ -1,9 +1,11 @@
-"""How many operations a denoising step issues, a block and a pass: ours on a CPU and on a GPU, and diffusers'.
+"""Count the operations that a denoising step issues, per block and pass: ours on a CPU and a GPU,
+and diffusers'.
 
-`python -m benchmarks.launches` runs narrow models with real block structure under a dispatch mode that counts what
-computes: views and allocations launch nothing. On a GPU each of these is at least one kernel. The CUDA engine's kernels
-count as one each, which tests/unit/accelerate/cuda/test_launches.py checks. The count of a block is the difference between models
-of three and two. The document goes to `benchmarks/results/launches.json`.
+`python -m benchmarks.launches` runs narrow models with real block structure under a dispatch mode
+that counts what computes: views and allocations launch nothing. On a GPU each of these is at least
+one kernel. The CUDA engine's kernels count as one each, which
+tests/unit/accelerate/cuda/test_launches.py checks. The count of a block is the difference between
+models of three and two. The document goes to `benchmarks/results/launches.json`.
 """
 
 import json
@@ -141,7 +143,7 @@ def _in_w8a8(model: SanaTransformer2D, *, kernels: bool) -> None:
 
 
 def counts_a_block(count: Callable[[int], Counter[str]]) -> Counter[str]:
-    """What one more block adds."""
+    """Count what one more block adds."""
     return count(3) - count(2)
 
 

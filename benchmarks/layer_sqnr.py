@@ -1,8 +1,9 @@
-"""How well each layer of a full-size transformer with random weights survives w8a8, on the inputs that it meets.
+"""Measure each layer's w8a8 SQNR in a full-size transformer with random weights, on its real
+inputs.
 
-`python -m benchmarks.layer_sqnr [--variant sana-0.6b]` replays four timesteps of a guided picture, smooths and quantizes
-every layer as `sana quantize` does, and writes the SQNR on rows that did not choose the factors to
-`benchmarks/results/layer-sqnr.json`.
+`python -m benchmarks.layer_sqnr [--variant sana-0.6b]` replays four timesteps of a guided picture,
+smooths and quantizes every layer as `sana quantize` does, and writes the SQNR on rows that did not
+choose the factors to `benchmarks/results/layer-sqnr.json`.
 """
 
 import json

@@ -27,7 +27,7 @@ _STAGE_OF = {
     "load encoder": "encode", "encode": "encode", "load text encoder": "text", "text": "text", "load transformer": "denoise", "denoise": "denoise",
     "load decoder": "decode", "decode": "decode", "save": "decode",
 }  # fmt: skip
-# Runs `sana` and tells the high-water mark of every stage in a last line on stderr.
+# Runs `sana` and prints the high-water mark of every stage in a last line on stderr.
 _SANA = """
 import json, sys
 from contextlib import contextmanager
@@ -128,7 +128,7 @@ def words_of(folder: str, side: int, options: str, work: Path) -> list[str]:
 
 
 def measure(folder: str, name: str, side: int, options: str, work: Path) -> dict[str, Any]:
-    """One row: what it took, and what was predicted."""
+    """Measure a row: what it took, and what was predicted."""
     words = words_of(folder, side, options, work)
     started = time.perf_counter()
     out, err = process(["-c", _SANA, json.dumps(_STAGE_OF), *words])
@@ -150,7 +150,7 @@ def measure(folder: str, name: str, side: int, options: str, work: Path) -> dict
 
 
 def prediction(words: list[str], row: dict[str, Any]) -> dict[str, Any]:
-    """What `--dry-run` says beside a measured row."""
+    """Return the prediction of `--dry-run` for a measured row."""
     foretold = json.loads(process(["-m", "sana_cli", *words, "--dry-run"])[0])
     predicted = foretold["peak_bytes"] / 2**20
     return {

@@ -1,9 +1,10 @@
-"""How much a preview shows of the picture to come, and the built-in model's own map.
+"""Measure how close previews come to the finished picture, and fit the built-in model's own map.
 
-`python -m benchmarks.preview` draws pictures with the built-in model, learns the map from some of them and compares its
-previews of the others with the pictures: of finished latents, and of the estimates after each tenth of the steps. Beside it
-stands the usual map, from one position's channels to one colour. The document goes to `benchmarks/results/preview.json`;
-`--ship` also writes the map into the model's folder.
+`python -m benchmarks.preview` draws pictures with the built-in model, learns the map from some of
+them and compares its previews of the others with the pictures: of finished latents, and of the
+estimates after each tenth of the steps. For comparison it fits the usual map, from one position's
+channels to one colour. The document goes to `benchmarks/results/preview.json`; `--ship` also writes
+the map into the model's folder.
 """
 
 # C latent channels, h w latent grid, S side of the compared pictures
@@ -79,7 +80,7 @@ def learn(latents: list[Tensor], pictures: list[Tensor]) -> PreviewMap:
 
 
 def usual_map(latents: list[Tensor], pictures: list[Tensor]) -> Any:
-    """One position's channels to one colour, by least squares."""
+    """Fit one position's channels to one colour, by least squares."""
     flat = torch.cat(latents).permute(0, 2, 3, 1).flatten(0, 2)
     ones = torch.ones(len(flat), 1)
     colours = F.avg_pool2d(torch.cat(pictures).clamp(-1, 1), 32).permute(0, 2, 3, 1).flatten(0, 2)

@@ -1,9 +1,9 @@
-"""What each way of quantizing costs in quality, on the built-in model.
+"""Measure the cost in quality of each way of quantizing, on the built-in model.
 
-`python -m benchmarks.quality` quantizes it by every method, draws the same held-out prompts and seeds with each,
-and compares pictures with those of the unquantized model (PSNR) and with their prompts (the checker of
-`training/`). It prints a table and writes it to `benchmarks/results/` as JSON and Markdown. Layers run on the
-kernels that `sana generate` would choose on the machine.
+`python -m benchmarks.quality` quantizes it by every method, draws the same held-out prompts and
+seeds with each, and compares pictures with those of the unquantized model (PSNR) and with their
+prompts (the checker of `training/`). It prints a table and writes it to `benchmarks/results/` as
+JSON and Markdown. Layers run on the kernels that `sana generate` would choose on the machine.
 """
 
 import argparse
@@ -56,7 +56,7 @@ NONE = dict.fromkeys(COMPONENTS, "none")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """One row: what is quantized, and how."""
+    """A row of the table: the parts to quantize, and the method."""
 
     name: str
     schemes: dict[str, str]
@@ -151,7 +151,7 @@ class Judge:
         return self.score_pictures(paint_all(load_painter(model), self.asked))
 
     def score_pictures(self, pictures: np.ndarray[Any, Any]) -> dict[str, Any]:
-        """Of uint8 (P, H, W, 3), one a question; the first ones become the reference."""
+        """Score pictures, uint8 (P, H, W, 3), one a question; the first call's become the reference."""
         if not hasattr(self, "reference"):
             self.reference = pictures
         error = (pictures.astype(np.float32) - self.reference.astype(np.float32)) ** 2
@@ -213,7 +213,7 @@ def _sizes(reports: list[ComponentReport]) -> dict[str, Any]:
 
 
 def verdict(row: dict[str, Any], accuracy: float, bar: str) -> str:
-    """Whether a row meets its bar, if it has one."""
+    """Say whether a row meets its bar, if it has one."""
     if bar not in BARS:
         return ""
     psnr, points = BARS[bar]

@@ -1,4 +1,4 @@
-"""Where documents of measurements are kept."""
+"""Keep documents of measurements."""
 
 import json
 from pathlib import Path

@@ -1,8 +1,8 @@
-"""How long `sana` takes before it does anything: wall and processor time of whole processes.
+"""Time how long `sana` takes before it does anything: wall and processor time of whole processes.
 
-`python -m benchmarks.startup [LABEL]` prints a table and, as its last line, one JSON document, which it also
-writes to `benchmarks/results/`. Commands are interleaved, so that a busy moment touches all of them; processor time
-is what a busy machine leaves comparable.
+`python -m benchmarks.startup [LABEL]` prints a table and, as its last line, one JSON document,
+which it also writes to `benchmarks/results/`. Commands are interleaved, so that a busy moment
+touches all of them; processor time is comparable even on a busy machine.
 """
 
 import json

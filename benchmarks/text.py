@@ -1,7 +1,7 @@
-"""Seconds of a text: the first one of a model, and one behind the instruction that is kept.
+"""Time the encoding of a text: the first one of a model, and one after the kept instruction.
 
-`python -m benchmarks.text FOLDER [--rounds 5]`, with a full-size model folder as `benchmarks/full_size.py` writes them.
-The document goes to `benchmarks/results/text.json`.
+`python -m benchmarks.text FOLDER [--rounds 5]`, with a full-size model folder as
+`benchmarks/full_size.py` writes them. The document goes to `benchmarks/results/text.json`.
 """
 
 import json

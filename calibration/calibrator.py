@@ -60,7 +60,7 @@ _LATENT_CHECKS = 2  # pictures drawn in full with every layer quantized, to scal
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What to calibrate with, and how far to go."""
+    """The inputs and limits of a calibration."""
 
     prompts: tuple[str, ...]
     samples: int  # pictures
@@ -147,7 +147,7 @@ class Calibrator:
         )  # fmt: skip
 
     def facts(self) -> dict[str, Any]:
-        """What was done and how it came out, as JSON. After `finish`."""
+        """Return what was done and its results, as JSON. Call it after `finish`."""
         assert self.comparison is not None
         options, predicted = self.options, self.predicted_db
         effects = {path: round(value, 2) for path, value in self.effects_db.items()}
@@ -328,7 +328,7 @@ class Calibrator:
     def _latent_offset_db(
         self, transformer: SanaTransformer2D, found: Found, predicted: float
     ) -> float:
-        """How SQNR of finished latents compares with the sum of single effects, all layers quantized."""
+        """Compare the SQNR of finished latents, all layers quantized, with the sum of single effects; in dB."""
         some = list(zip(self._texts, self.drawings, strict=True))[:_LATENT_CHECKS]
         with swapped(transformer, found.layers):
             drawn = [draw_latents(transformer, text, drawing) for text, drawing in some]

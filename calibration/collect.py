@@ -28,7 +28,7 @@ BUCKETS = 4  # of timesteps; every picture gives one step to each
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawing:
-    """One picture to draw: resolved settings and a seed."""
+    """A picture to draw: resolved settings and a seed."""
 
     settings: Settings
     seed: int
@@ -36,7 +36,7 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepInput:
-    """What the transformer was given at one step of one picture."""
+    """The transformer's inputs at one step of one picture."""
 
     drawing: int
     bucket: int
@@ -145,9 +145,9 @@ def stratified_steps(steps: int, rng: random.Random) -> dict[int, int]:
 def step_calls(
     transformer: SanaTransformer2D, texts: Sequence[EncodedPair], inputs: Sequence[StepInput]
 ) -> list[Call]:
-    """The recorded steps as calls that return velocities (B, C, h, w).
+    """Return the recorded steps as calls that return velocities (B, C, h, w).
 
-    Texts are projected anew each time: cross-attention's output layer takes part in that.
+    Texts are projected again in each call: cross-attention's output layer takes part in that.
     """
 
     def run(step: StepInput) -> Tensor:

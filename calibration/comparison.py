@@ -28,7 +28,7 @@ _FIRST_SEED = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What was drawn, and how close: PSNR in dB of each prompt's 8-bit pictures."""
+    """The drawn pictures, and the PSNR in dB of each prompt's 8-bit pictures."""
 
     prompts: list[str]
     seeds: list[int]
@@ -76,7 +76,7 @@ def draw(
     device: torch.device,
     reporter: Reporter,
 ) -> list[Pixels]:
-    """One picture a prompt, uint8 (H, W, 3), with one part of the model loaded at a time."""
+    """Draw a picture per prompt, uint8 (H, W, 3), with one part of the model loaded at a time."""
     dtypes = plan_dtypes("auto", checkpoint.trained_precision, device)
     drawings = plan_drawings(checkpoint, prompts, first_seed=_FIRST_SEED, steps=steps)
     total = sum(drawing.settings.steps for drawing in drawings)

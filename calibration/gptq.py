@@ -1,8 +1,9 @@
-"""GPTQ (arXiv 2210.17323): round one input channel at a time and let those still to come make up for it.
+"""GPTQ (arXiv 2210.17323): round one input channel at a time and let later ones compensate.
 
-What counts is the error of the layer's output on real inputs, ||X (W - Q)^T||^2, whose curvature is the Hessian
-X^T X. After a channel is rounded, the optimal correction of all later channels follows from the Cholesky factor
-of the Hessian's inverse; it is applied at once inside a block of channels and in one product behind it.
+It minimizes the error of the layer's output on real inputs, ||X (W - Q)^T||^2, whose curvature is
+the Hessian X^T X. After a channel is rounded, the optimal correction of all later channels follows
+from the Cholesky factor of the Hessian's inverse; it is applied at once inside a block of channels
+and in one product after it.
 """
 
 # N output channels, K input channels, U upper Cholesky factor of the inverse Hessian

@@ -1,7 +1,8 @@
-"""Quantize a network's matrix products with what their real inputs tell: smoothing, then rounding.
+"""Quantize a network's matrix products by their real inputs: smoothing, then rounding.
 
-The float network is at hand all the time. Folded factors change it in place and change nothing it computes;
-stored ones and integers go into layers of their own, so that any choice of layers can be swapped in afterwards.
+The float network is at hand all the time. Folded factors change it in place and change nothing it
+computes; stored ones and integers go into layers of their own, so that any choice of layers can be
+swapped in afterwards.
 """
 
 # M rows (tokens), K input channels, N output channels
@@ -25,7 +26,7 @@ MEMORY_LIMIT = 2**30
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Methods:
-    """What to use beyond rounding to nearest."""
+    """The methods to use beyond rounding to nearest."""
 
     smooth: bool = True
     gptq_bits: tuple[int, ...] = (4, 8)  # weights of these widths are rounded by GPTQ
@@ -85,7 +86,7 @@ def groups(
     methods: Methods,
     memory_limit: int = MEMORY_LIMIT,
 ) -> list[list[Site]]:
-    """Which sites are observed in one run of all calls."""
+    """Group the sites that are observed in one run of all calls."""
     blocks = by_block(find_sites(configs))
     buckets = 1 + max(call.bucket for call in calls)
 

@@ -20,7 +20,7 @@ FLOAT_BYTES = 4
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One run of a model on recorded inputs, and the timestep bucket that it belongs to."""
+    """A run of a model on recorded inputs, and the timestep bucket that it belongs to."""
 
     run: Callable[[], object]
     bucket: int = 0
@@ -28,7 +28,7 @@ class Call:
 
 @dataclass(slots=True)
 class InputStats:
-    """What is known of the inputs of one layer."""
+    """Statistics of the inputs of one layer."""
 
     absmax_TK: Tensor
     hessian_KK: Tensor | None  # the sum of X^T X

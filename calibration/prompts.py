@@ -1,7 +1,8 @@
-"""What calibration draws: our own prompts, a file of yours, or sentences from a model's closed vocabulary.
+"""Choose the prompts of a calibration: our own, a file of yours, or sentences from a model's closed
+vocabulary.
 
-A prompt of words that a model does not know shows it nothing but its unknown token, so a model folder whose
-`sana.json` lists a vocabulary gets sentences of those words.
+A prompt of words that a model does not know shows it nothing but its unknown token, so a model
+folder whose `sana.json` lists a vocabulary gets sentences of those words.
 """
 
 import random
@@ -41,7 +42,7 @@ _GROUP = re.compile(r"\{([^}]+)\}")
 
 
 def prompts_for(vocabulary: Mapping[str, Sequence[str]] | None) -> list[str]:
-    """What a model is calibrated with unless a file says otherwise."""
+    """Return the prompts that a model is calibrated with unless a file gives others."""
     if vocabulary:
         return vocabulary_prompts(vocabulary, _FOR_VOCABULARY, seed=0)
     return read_prompts(OWN_PROMPTS)

@@ -1,8 +1,10 @@
-"""Which layers suffer most from quantization: the effect of each one alone on what the whole network computes.
+"""Measure which layers suffer most from quantization: the effect of each one alone on the network's
+output.
 
-A layer's own SQNR does not tell it: the same error drowns in one place and decides the picture in another. So each
-layer is swapped in alone, recorded steps run again, and the change of the velocity counts. Errors of different
-layers are nearly independent, so their powers add up, which predicts any choice of layers without running it.
+A layer's own SQNR does not show it: the same error drowns in one place and decides the picture in
+another. So each layer is swapped in alone, recorded steps run again, and the change of the velocity
+counts. Errors of different layers are nearly independent, so their powers add up, which predicts
+any choice of layers without running it.
 """
 
 import math

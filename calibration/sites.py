@@ -1,7 +1,8 @@
-"""Where quantized layers get their inputs: which share one, which producer can take a factor, what is one block.
+"""List where quantized layers get their inputs: which share one, which producer can take a factor,
+what is one block.
 
-Names of three networks in one place: Sana's Linear-DiT, Gemma-2 and DC-AE. Everything else in this package is
-told a model and paths.
+Names of three networks in one place: Sana's Linear-DiT, Gemma-2 and DC-AE. Everything else in this
+package is given a model and paths.
 """
 
 # K input channels of a layer, the first K output channels of its producer
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-# Layers that read the same tensor; the first stands for all.
+# Layers that read the same tensor; the first represents all.
 _SHARED = (
     ("attn1.to_q", "attn1.to_k", "attn1.to_v"),
     ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),

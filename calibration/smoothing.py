@@ -27,7 +27,8 @@ _LARGEST = 2.0**10  # of a factor or its inverse; beyond it, 16-bit weights woul
 def smoothing_factors(
     absmax_K: Tensor, weights_NK: Sequence[Tensor], alpha: float, *, powers_of_two: bool = False
 ) -> Tensor:
-    """What inputs are multiplied by, fp32 (K,), its geometric mean about 1. Weights share the input.
+    """Return the factors that multiply the inputs, fp32 (K,), geometric mean about 1. Weights share
+    the input.
 
     With `powers_of_two` a factor moves between 16-bit tensors without rounding.
     """

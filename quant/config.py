@@ -18,11 +18,12 @@ MAX_GROUP_SIZE = 2**14
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantConfig:
-    """How one layer is stored and multiplied.
+    """A scheme: the storage of one layer's weights and the arithmetic of its product.
 
     8-bit weights have one scale per output channel. 4-bit weights have one per `group_size` input
     channels of each output channel; the last group may be shorter. 8-bit activations have one scale
-    per token, found while running, or one per layer, stored. Everything is symmetric: zero stays zero.
+    per token, found while running, or one per layer, stored. Everything is symmetric: zero stays
+    zero.
     """
 
     weight_bits: int = 8
@@ -70,7 +71,7 @@ class QuantConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """What happens to the layers whose path matches a pattern such as `*.attn2.to_k`."""
+    """A scheme for the layers whose path matches a pattern such as `*.attn2.to_k`."""
 
     pattern: str  # as in fnmatch; `*` crosses dots
     config: QuantConfig | None  # None: keep in floating point
@@ -101,7 +102,7 @@ class Recipe:
 
 
 def config_to_json(config: QuantConfig | None) -> dict[str, Any] | None:
-    """A resolved scheme as it stands in a manifest."""
+    """Return a resolved scheme in the form of a manifest."""
     if config is None:
         return None
     found = {name: value for name in ("smooth", "static_act") if (value := getattr(config, name))}

@@ -18,7 +18,7 @@ Quantized = QuantLinear | QuantConv2d | QuantEmbedding
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerReport:
-    """What happened to one layer that could have been quantized."""
+    """The decision about one layer that could have been quantized."""
 
     path: str
     kind: str  # "linear", "conv 1x1", "conv 3x3", ...
@@ -38,7 +38,9 @@ def candidates(model: nn.Module) -> Iterator[tuple[str, Candidate]]:
 
 
 def resolve(model: nn.Module, recipe: Recipe) -> list[LayerReport]:
-    """What the recipe does to each layer, changing nothing. RecipeError for a rule without effect."""
+    """List what the recipe does to each layer, changing nothing. Raises RecipeError for a rule
+    without effect.
+    """
     layers = dict(candidates(model))
     unused = recipe.unused(layers)
     if unused:
@@ -99,7 +101,7 @@ def prepare_(
 def quantized_layer(
     module: Candidate, config: QuantConfig, token_convs: tuple[type[nn.Conv2d], ...] = ()
 ) -> Quantized:
-    """One layer, quantized. RecipeError when the scheme is not for such a layer."""
+    """Quantize one layer. Raises RecipeError when the scheme is not for such a layer."""
     _require_suitable(module, config, token_convs)
     if isinstance(module, nn.Embedding):
         return QuantEmbedding.from_weight(module.weight, multiplier=_multiplier(module))

@@ -147,7 +147,7 @@ def lock(file: BinaryIO) -> None:
 
 
 def is_abandoned(path: Path) -> bool:
-    """Whether a file that was `lock`ed has been left by a process that was killed."""
+    """Return whether the process that `lock`ed a file was killed."""
     if fcntl is None:
         return False
     try:

@@ -1,4 +1,4 @@
-"""Whether libraries that are no must are installed. No torch."""
+"""Check whether optional libraries are installed. No torch."""
 
 from importlib.util import find_spec
 
@@ -7,7 +7,7 @@ LIBRARY_PACKAGES = {"torchao": "torchao", "quanto": "optimum-quanto"}  # the sam
 
 
 def is_installed(module: str) -> bool:
-    """Whether a module can be imported, without importing it."""
+    """Return whether a module can be imported, without importing it."""
     try:
         return find_spec(module) is not None
     except ModuleNotFoundError:  # the package around it is missing

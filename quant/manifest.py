@@ -1,7 +1,8 @@
-"""What a quantized folder says of itself: format, version, digests, the scheme of every layer. No torch.
+"""Read and write a quantized folder's manifest: format, version, digests, every layer's scheme. No
+torch.
 
-`docs/checkpoint-format.md` is the specification. Readers are strict: they refuse an unknown version,
-and compare each file with its SHA-256.
+`docs/checkpoint-format.md` is the specification. Readers are strict: they refuse an unknown
+version, and compare each file with its SHA-256.
 """
 
 import errno
@@ -31,7 +32,7 @@ class FormatError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
-    """One part of a pipeline: its file, the file's digest, and every layer's resolved scheme."""
+    """A part of a pipeline: its file, the file's digest, and every layer's resolved scheme."""
 
     file: str  # relative to the folder
     sha256: str
@@ -40,7 +41,7 @@ class Component:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a quantized folder says of itself."""
+    """The contents of a quantized folder's manifest."""
 
     base_model: str
     base_revision: str
@@ -138,10 +139,10 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def new_folder(target: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A hidden folder beside `target` that takes its name when the block ends well.
+    """Make a hidden folder next to `target` that takes its name when the block ends well.
 
-    FileExistsError if `target` is there by then and `overwrite` is not. The hidden folder stays when
-    the block fails, so that a second run can go on from its finished files.
+    Raises FileExistsError if `target` exists by then and `overwrite` is not set. The hidden folder
+    stays when the block fails, so that a second run can reuse its finished files.
     """
     working = target.with_name(f".{target.name}.partial")
     if working.is_symlink():  # whoever made it would have us write elsewhere
@@ -171,5 +172,5 @@ def restore_folder(target: Path) -> None:
 
 
 def _replaced(target: Path) -> Path:
-    """Where the folder that is replaced stays until its successor has its name."""
+    """Return where the replaced folder stays until its successor has its name."""
     return target.with_name(f".{target.name}.old")

@@ -1,4 +1,4 @@
-"""How 4-bit values lie in bytes on disk and in memory: two to a byte, the even channel low.
+"""Pack 4-bit values into bytes, on disk and in memory: two to a byte, the even channel low.
 
 Plain and the same on every machine; kernels that want another order make it when they load.
 """

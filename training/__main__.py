@@ -1,6 +1,7 @@
-"""The recipe of the built-in model, one step a sub-command; `all` runs them in order.
+"""Make the built-in model, one step a sub-command; `all` runs them in order.
 
-A run folder holds everything that a run makes; a step that was interrupted goes on from its last checkpoint.
+A run folder holds everything that a run makes; an interrupted step resumes from its last
+checkpoint.
 """
 
 import json

@@ -27,7 +27,7 @@ def facts_of(scene: Scene) -> tuple[str, ...]:
 
 
 def choose_caption(scene: Scene, rng: random.Random, *, temperature: float = TEMPERATURE) -> str:
-    """One caption, drawn by completeness."""
+    """Choose a caption at random, weighted by completeness."""
     facts = facts_of(scene)
     subsets = [s for n in range(len(facts) + 1) for s in itertools.combinations(facts, n)]
     weights = [math.exp(len(subset) / len(facts) / temperature) for subset in subsets]

@@ -1,9 +1,10 @@
-"""What a picture shows, found without any learned judge: explain it by drawing.
+"""Read what a picture shows, without any learned judge: explain it by drawing.
 
-The background is the colour of the border. Then every layout that scenes use (one thing in three sizes, a row, a column,
-three things) is tried: in each of its squares every shape in every colour and every emoji in both styles is drawn on
-that background, shifted a little, and compared in colour and in edges. The layout and things that leave the least of the picture
-unexplained are what it shows. A thing also has to resemble its drawing absolutely, and a shape's mask has to match the
+The background is the colour of the border. Then every layout that scenes use (one thing in three
+sizes, a row, a column, three things) is tried: in each of its squares every shape in every colour
+and every emoji in both styles is drawn on that background, shifted a little, and compared in colour
+and in edges. The layout and things that leave the least of the picture unexplained are what it
+shows. A thing also has to resemble its drawing absolutely, and a shape's mask has to match the
 exact one in overlap, area and second moments; otherwise it counts as nothing ("?").
 """
 
@@ -42,7 +43,7 @@ MAX_MOMENT_ERROR = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """One thing in a picture; `name` is "?" when nothing resembles it. Centre in pixels."""
+    """A thing in a picture; `name` is "?" when nothing resembles it. Centre in pixels."""
 
     name: str
     colour: str | None
@@ -129,7 +130,7 @@ class Checker:
         return self._drawings[key]
 
     def read(self, image: np.ndarray) -> Reading:
-        """What a uint8 (256, 256, 3) picture shows."""
+        """Find what a picture, uint8 (256, 256, 3), shows."""
         background = read_background(image)
         coarse = shrink(image)
         best: tuple[float, str, str, list[Found]] | None = None
@@ -212,7 +213,9 @@ def read_background(image: np.ndarray) -> str:
 def mask_agrees(
     image: np.ndarray, thing: Thing, colour: np.ndarray, square: Placement, dx: int, dy: int
 ) -> bool:
-    """Whether the pixels nearer to the shape's colour than to the background have its overlap, area and moments."""
+    """Compare the mask of pixels nearer to the shape's colour than to the background with the exact
+    one: true if overlap, area and moments agree.
+    """
     top, left, side = max(0, square.top + dy), max(0, square.left + dx), square.side
     window = image[top : top + side, left : left + side].astype(np.float32)
     ink = np.array(SHAPE_COLOURS[thing.colour or "black"], np.float32)
@@ -259,7 +262,7 @@ def layouts() -> list[tuple[str, str, list[Placement]]]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """How a picture compares with the scene that it should show."""
+    """The comparison of a picture with the scene that it should show."""
 
     background: bool
     count: bool  # as many things as asked for

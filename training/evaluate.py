@@ -34,7 +34,7 @@ STEP_COUNTS = (2, 4, 6, 8, 10, 14, 20, 28, 50)
 
 @dataclass(frozen=True, kw_only=True)
 class Question:
-    """One prompt: which group it counts for, what it should show, and whether its combination was held out."""
+    """A prompt: which group it counts for, what it should show, and whether its combination was held out."""
 
     group: str
     scene: Scene

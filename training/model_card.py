@@ -1,4 +1,4 @@
-"""The model card that ships beside the weights: what it is, from what, how well it draws, and how to make it again."""
+"""Write the model card that ships with the weights: data, training, evaluation, and how to make it again."""
 
 import json
 import os

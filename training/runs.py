@@ -1,7 +1,9 @@
-"""What every training stage shares: budgets, learning rate, weight averages, checkpoints and progress lines.
+"""Share what every training stage needs: budgets, learning rate, weight averages, checkpoints and
+progress lines.
 
-A stage is finished when its time *or* its step budget is spent, whichever comes first; the elapsed time is part of the
-checkpoint, so a resumed stage goes on where it stopped and the learning rate with it.
+A stage is finished when its time *or* its step budget is spent, whichever comes first; the elapsed
+time is part of the checkpoint, so a resumed stage and its learning rate continue where they
+stopped.
 """
 
 import math

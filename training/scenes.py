@@ -42,9 +42,11 @@ class Thing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """One thing `count` times, or two things with a relation ("the first is <relation> the second").
+    """A scene: `count` times the same thing, or two things with a relation ("the first is
+    <relation> the second").
 
-    `style` matters to objects only and `size` is "small" unless there is a single thing; both are always set.
+    `style` matters to objects only and `size` is "small" unless there is a single thing; both are
+    always set.
     """
 
     things: tuple[Thing, ...]
@@ -93,7 +95,7 @@ def is_held_out(scene: Scene) -> bool:
 
 
 def place(scene: Scene) -> list[Placement]:
-    """Where everything is drawn: 128 px tiles for two or three things, the centre for one."""
+    """Place everything: 128 px tiles for two or three things, the centre for one."""
     side = SIZES[scene.size]
     if scene.is_single:
         offset = (IMAGE_PX - side) // 2

@@ -41,7 +41,7 @@ class Sprites:
 
 
 def default_cache_folder() -> Path:
-    """Where packages and rendered sprites stay between runs."""
+    """Return the folder of packages and rendered sprites, kept between runs."""
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sana-training"
 
 
@@ -95,7 +95,7 @@ def _render_all(folder: Path) -> dict[str, np.ndarray]:
 
 
 def _render_icon(icons: dict[str, dict[str, object]], name: str) -> Image.Image:
-    """One icon as premultiplied RGBA, cropped to its ink."""
+    """Render an icon as premultiplied RGBA, cropped to its ink."""
     import resvg_py
 
     entry = icons["icons"][name]

@@ -48,7 +48,7 @@ GRID_EVERY_S = 240.0
 ENCODE_BATCH = 16
 SCENES_PER_MINUTE = 250  # of training, in the first pool
 FLOW_SHIFT = 3.0
-# What stands where is settled in a sampler's first steps, so relations are learned there alone.
+# The layout is settled in a sampler's first steps, so relations are learned there alone.
 NOISIEST_FROM = 0.85
 NOISIEST_SHARE = 0.3
 
@@ -78,7 +78,7 @@ def transformer_config(caption_channels: int) -> TransformerConfig:
 
 
 class TextToVelocity(nn.Module):
-    """Both networks that are trained together, as one module."""
+    """Both networks in one module, so that they are trained together."""
 
     def __init__(self, vocabulary_size: int) -> None:
         super().__init__()
@@ -281,7 +281,7 @@ def train_transformer(
 def averaged_networks(
     ema_average: dict[str, Tensor], vocabulary_size: int, device: torch.device
 ) -> TextToVelocity:
-    """Both networks with averaged weights, for inference."""
+    """Return both networks with averaged weights, for inference."""
     model = TextToVelocity(vocabulary_size).to(device)
     model.load_state_dict(ema_average, strict=False)
     return model.eval().requires_grad_(False)

@@ -1,7 +1,8 @@
-"""What the built-in model can draw: names, colours, sizes and words, as plain data.
+"""List what the built-in model can draw: names, colours, sizes and words, as plain data.
 
-The icon names on the right of `OBJECTS` must exist in both icon packages (training/sprites.py checks it).
-The first name of an object is the one used everywhere; the others are synonyms that captions use now and then.
+The icon names on the right of `OBJECTS` must exist in both icon packages (training/sprites.py
+checks it). The first name of an object is the one used everywhere; the others are synonyms that
+captions use now and then.
 """
 
 # object -> (group, icon name in both packages, synonyms)

@@ -1,8 +1,10 @@
-"""Data-parallel training on one machine: a few processes that average their gradients after every step.
+"""Train data-parallel on one machine: a few processes that average their gradients after every
+step.
 
-On a CPU, one process a core with one thread each beats one process with many threads: about 170 against 135 crops a
-second on 2 idle cores, and far more beside other work, where every thread barrier inside an operator waits for the
-core that is busy elsewhere. On a GPU there is a single worker and nothing here does anything.
+On a CPU, one process a core with one thread each beats one process with many threads: about 170
+against 135 crops a second on 2 idle cores, and far more on a busy machine, where every thread
+barrier inside an operator waits for the core that is busy elsewhere. On a GPU there is a single
+worker and nothing here does anything.
 """
 
 import os
@@ -18,7 +20,7 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True, kw_only=True)
 class Worker:
-    """Which of how many processes this is; number 0 logs and saves."""
+    """Number and count of worker processes; number 0 logs and saves."""
 
     rank: int = 0
     count: int = 1
@@ -91,5 +93,5 @@ def _run_one(
 
 
 def default_worker_count() -> int:
-    """One a core without a GPU, at most 8; one with a GPU."""
+    """Return the default number of workers: one a core without a GPU, at most 8; one with a GPU."""
     return 1 if torch.cuda.is_available() else min(8, len(os.sched_getaffinity(0)))

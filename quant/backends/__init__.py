@@ -1,1 +1,1 @@
-"""How quantized layers are multiplied on a device: kernels, their verification, and the choice among them."""
+"""Multiply quantized layers on a device: kernels, their verification, and the choice among them."""

@@ -37,7 +37,7 @@ _LOOSE = 0.02  # five times less than the error of 4-bit weights themselves
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """How one kernel did on the probe."""
+    """The result of a kernel on the probe."""
 
     kernel: str
     backend: str
@@ -108,13 +108,13 @@ def choose_ahead(
 
 
 def _layers(model: nn.Module) -> Iterator[AcceleratedLayer]:
-    """Those that have weights: an autoencoder may be loaded by halves."""
+    """Yield the layers that have weights: an autoencoder may be loaded by halves."""
     layers = (m for m in model.modules() if isinstance(m, AcceleratedLayer))
     return (layer for layer in layers if not layer.scale.is_meta)
 
 
 def _kind(layer: AcceleratedLayer) -> str:
-    """What decides about the kernel: the type of layer, its geometry and its bits."""
+    """Return what the choice of a kernel depends on: the type of layer, its geometry and its bits."""
     config = layer.config
     name = "linear"
     if isinstance(layer, QuantConv2d):
@@ -222,7 +222,7 @@ class _Trial:
         return self.layer.reference(self.x)
 
     def of(self, kernel: Kernel) -> tuple[Measurement, Callable[[], object] | None]:
-        """What became of a kernel's first runs; and what is to be timed, if anything."""
+        """Run a kernel for the first times; return the result, and the function to time, if any."""
         layer, x = self.layer, self.x
         facts: dict[str, Any] = {"kernel": kernel.name, "backend": kernel.backend, "seconds": None}
         try:

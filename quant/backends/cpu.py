@@ -35,7 +35,7 @@ def _blocks(rows: int, width: int, size: int = _BLOCK) -> Iterator[slice]:
 
 
 def _quantize_tokens(x_MK: Tensor) -> tuple[Tensor, Tensor]:
-    """As `quantize_per_token`, to the bit, without a tensor of magnitudes and with every step in place."""
+    """Quantize as `quantize_per_token` does, to the bit, in place and without a tensor of magnitudes."""
     M, K = x_MK.shape
     q_MK, scale_M = torch.empty_like(x_MK, dtype=torch.int8), x_MK.new_empty(M)
     for rows in _blocks(M, K):
@@ -100,7 +100,7 @@ def _fbgemm_pack(q_NK: Tensor, scale_N: Tensor) -> Any:
 
 
 def _fbgemm_product(q_MK: Tensor, packed: Any) -> Tensor:
-    """As `_onednn_product`; FBGEMM wants floats and quantizes them, here by the scale 1."""
+    """Multiply as `_onednn_product` does; FBGEMM wants floats and quantizes them, here by the scale 1."""
     return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
         q_MK.float(), 1.0, _OFFSET, packed
     )
@@ -117,7 +117,7 @@ def _fbgemm_run(x: Tensor, packed: Any, layer: QuantLinear) -> Tensor:
 
 def _fbgemm_available() -> bool:
     if "ONEDNN_MAX_CPU_ISA" in os.environ:
-        return False  # a trial of fewer instructions, which FBGEMM cannot be told
+        return False  # a trial of fewer instructions, which FBGEMM ignores
     return torch.backends.quantized.engine in ("fbgemm", "x86")
 
 
@@ -188,7 +188,7 @@ def _int_mm_weight_max() -> int:
 
 
 def int_mm_is_exact() -> bool:
-    """Whether `torch._int_mm` adds up any int8 values here without saturating on the way."""
+    """Return whether `torch._int_mm` adds up any int8 values here without saturating on the way."""
     return _int_mm_weight_max() == INT8_MAX
 
 
@@ -230,7 +230,7 @@ def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Ten
 
 @cache
 def _onednn_multiplies(dtype: torch.dtype) -> bool:
-    """Whether this CPU has the instructions: bf16 wants AVX-512 or AMX, fp16 newer ones still."""
+    """Return whether this CPU has the instructions: bf16 needs AVX-512 or AMX, fp16 newer ones still."""
     trial = torch.ones(8, 8, dtype=dtype)
     try:
         torch.ops.mkldnn._linear_pointwise(trial, trial, None, "none", [], "")
@@ -245,7 +245,7 @@ def _onednn_multiplies(dtype: torch.dtype) -> bool:
 def _unpack(packed: Tensor, dtype: torch.dtype) -> Tensor:
     """The integers -8..7 of packed rows (N, bytes) in another type: (N, 2 * bytes)."""
     pairs = packed.to(torch.int16)
-    # A byte beside itself, four bits higher: its lower nibble is in the lower byte and its upper one in the upper.
+    # A byte next to itself, four bits higher: its lower nibble is in the lower byte and its upper one in the upper.
     pairs.bitwise_or_(pairs << 4).bitwise_and_(0x0F0F)
     return pairs.view(torch.int8).sub_(8).to(dtype)
 

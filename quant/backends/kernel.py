@@ -1,7 +1,8 @@
-"""What a kernel is: a way to multiply one kind of quantized layer on one kind of device.
+"""Define a kernel: a way to multiply one kind of quantized layer on one kind of device.
 
-A kernel packs a layer's integers once, in the order that its product wants, and then maps inputs to outputs. The
-layer's own forward is the reference; `choose.py` compares every kernel with it before use.
+A kernel packs a layer's integers once, in the order that its product wants, and then maps inputs to
+outputs. The layer's own forward is the reference; `choose.py` compares every kernel with it before
+use.
 """
 
 from collections.abc import Callable
@@ -18,7 +19,7 @@ Packed = Any  # what `pack` returns: tensors or a library's own object
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kernel:
-    """One way to run layers of a scheme. `run` maps (x, packed, layer) to what the layer's forward returns."""
+    """A way to run layers of a scheme. `run` maps (x, packed, layer) to what the layer's forward returns."""
 
     name: str  # "onednn", "fbgemm", ...
     backend: str  # native | torchao | quanto
@@ -33,7 +34,7 @@ class Kernel:
     note: str = ""  # what its arithmetic changes, for the table
 
     def supports(self, layer: AcceleratedLayer, device: torch.device) -> bool:
-        """Whether this kernel is for such a layer on such a device."""
+        """Return whether this kernel can run such a layer on such a device."""
         if type(layer) is not self.layer or device.type not in self.devices:
             return False
         config = layer.config

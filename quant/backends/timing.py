@@ -1,7 +1,8 @@
-"""Which of several computations is the fastest on this machine, whatever else it is doing.
+"""Find the fastest of several computations on this machine, whatever else runs on it.
 
-The time on the wall is also that of other programs, which come and go. So they take turns, and on a CPU its own
-seconds count: those of all our threads, since libraries divide the same work differently among them.
+Wall time includes that of other programs, which come and go. So the computations take turns, and on
+a CPU the seconds of the processor count: those of all our threads, since libraries divide the same
+work differently among them.
 """
 
 import math
@@ -20,7 +21,7 @@ _BY_CHANCE_S = 0.02  # that one short run may seem to take more than another
 
 
 def clock_of(device: torch.device) -> Callable[[], float]:
-    """A clock for work on a device, in seconds; of a CPU those of all threads, where they are told finely."""
+    """Return a clock for work on a device, in seconds; on a CPU that of all threads, if it is fine enough."""
     if device.type == "cpu" and time.get_clock_info("process_time").resolution < 1e-4:
         return time.process_time
     if device.type == "cuda":

@@ -1,4 +1,4 @@
-"""What every kernel requires of its tensors: a kernel that reads past them would not tell."""
+"""Check the tensors of every kernel: one that reads past their ends would raise no error."""
 
 import os
 from collections.abc import Sequence
@@ -17,7 +17,8 @@ def require_tensor(
     *,
     like: Tensor | None = None,
 ) -> None:
-    """ValueError unless the tensor fits; None in a shape is any length. The last dimension is dense.
+    """Raise ValueError unless the tensor fits; None in a shape is any length. The last dimension is
+    dense.
 
     `like` is a tensor whose device it must share.
     """
@@ -53,11 +54,11 @@ def require_float(name: str, dtype: torch.dtype) -> None:
 
 
 def interpreted() -> bool:
-    """Whether Triton interprets kernels, which also runs them on CPU tensors."""
+    """Return whether Triton interprets kernels, which also runs them on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def require_device(tensor: Tensor) -> None:
-    """A CUDA device, or any under Triton's interpreter. Last of the checks: it tells no mistake of shape."""
+    """Require a CUDA device, or any under Triton's interpreter. Call it last: it finds no mistake of shape."""
     if tensor.device.type != "cuda" and not interpreted():
         raise ValueError(f"these kernels run on a CUDA device, not on {tensor.device}")

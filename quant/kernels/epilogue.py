@@ -1,4 +1,4 @@
-"""What follows an int8 product inside its kernel: one pass over the sums while they are in registers.
+"""Finish an int8 product inside its kernel: one pass over the sums while they are in registers.
 
 Rows are counted from the tile's first, which is 64 bits wide: no offset inside a tile overflows 32.
 """

@@ -1,4 +1,6 @@
-"""What the fused kernels compute beyond `primitives.py`, in plain PyTorch: slow, obvious, on any device."""
+"""Define what the fused kernels compute beyond `primitives.py`, in plain PyTorch: slow, obvious, on
+any device.
+"""
 
 # M rows (tokens), D channels, K input channels, N output channels, B batch, H x W pixels
 

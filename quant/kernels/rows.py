@@ -1,4 +1,5 @@
-"""How rows become int8: whole ones inside of one program, or tiles of rows whose largest magnitudes are known.
+"""Quantize rows to int8: whole rows inside one program, or tiles of rows whose largest magnitudes
+are known.
 
 Imports Triton, like `epilogue.py`.
 """
@@ -35,7 +36,7 @@ def raise_largest(x, inside, largest_ptrs, in_rows):
 
 @triton.jit
 def divisors(largest):
-    """What `quantize_tile` wants of rows with these largest magnitudes."""
+    """Return the divisors that `quantize_tile` needs for rows with these largest magnitudes."""
     scale = tl.div_rn(largest, 127.0)
     # Powers of two change no quotient; without them an inverse may be infinite and a remainder too small.
     lift = tl.where(largest < 1e-20, 1.2676506002282294e30, 1.0)  # 2^100
@@ -60,7 +61,7 @@ def quantize_tile(x, lift, divisor, inverse, REMAINDERS: tl.constexpr):
     # The integer's two's complement is in the sum's lowest bits; nothing is beyond 127 times its scale.
     q = (q + 12582912.0).to(tl.int32, bitcast=True).to(tl.int8)
     if REMAINDERS != 0:
-        # Nothing, but what the compiler cannot see through: else it moves the quotients behind the exchange
+        # Nothing, but what the compiler cannot see through: else it moves the quotients after the exchange
         # between threads, where two or four warps would compute each of them.
         q = tl.inline_asm_elementwise(
             "mov.b32 $0, $1;", "=r,r", [q], dtype=tl.int8, is_pure=False, pack=4
@@ -69,9 +70,10 @@ def quantize_tile(x, lift, divisor, inverse, REMAINDERS: tl.constexpr):
 
 
 def remainders(x: torch.Tensor, smooth: torch.Tensor | None = None) -> int:
-    """How many `quantize_tile` needs for x, or x * smooth; none under the interpreter.
+    """Return how many remainders `quantize_tile` needs for x, or x * smooth; none under the
+    interpreter.
 
-    That one rounds between a product and a sum, and knows no machine code.
+    The interpreter rounds between a product and a sum, and produces no machine code.
     """
     if interpreted():
         return 0

@@ -1,9 +1,9 @@
-"""How much of a product one program computes: tables by size, first match wins. Data only.
+"""Choose the tile that one program computes: tables by size, first match wins. Data only.
 
-The tables are reasoned, for 99 KB of shared memory and about 128 multiprocessors, and not yet measured
-on a device. Tiles of at most 48 KB let two programs share a multiprocessor, so that one computes while the
-other stores; only the registers of LARGE leave no room for a second. Narrow tiles stand where wide ones
-would leave multiprocessors idle. `autotune.py` measures.
+The tables are reasoned, for 99 KB of shared memory and about 128 multiprocessors, and not yet
+measured on a device. Tiles of at most 48 KB let two programs share a multiprocessor, so that one
+computes while the other stores; only the registers of LARGE leave no room for a second. Narrow
+tiles are used where wide ones would leave multiprocessors idle. `autotune.py` measures.
 """
 
 # M rows (tokens or pixels), N output channels, K input channels

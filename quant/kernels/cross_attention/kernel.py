@@ -1,6 +1,8 @@
-"""One program a head and block of tokens: it makes their queries, then attends to the text, a block at a time.
+"""Run a program per head and block of tokens: it makes their queries, then attends to the text in
+blocks.
 
-A head's width is rarely a power of two: 72 channels are tiles of 64 and 16, where one of 128 would multiply zeros.
+A head's width is rarely a power of two: 72 channels are tiles of 64 and 16, where one of 128 would
+multiply zeros.
 """
 
 # M rows (tokens) of B pictures, N of one picture, K input channels, H heads, E head width, L text tokens

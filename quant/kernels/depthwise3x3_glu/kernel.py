@@ -1,5 +1,5 @@
-"""One program walks down a strip of rows, some columns and channels wide: each row is read once for the three
-rows that it is a part of, whose sums stay in registers.
+"""Run a program per strip of rows, some columns and channels wide, from top to bottom: each row is
+read once for the three rows that it is a part of, whose sums stay in registers.
 """
 
 # B batch, H x W positions, C channels of the result
@@ -15,7 +15,7 @@ _PROGRAMS = 512  # a few for each multiprocessor
 
 @triton.jit
 def _row(x_row, columns, cs, W, C, stride, in_row, SILU: tl.constexpr):
-    """One row's values at columns, fp32, zeros outside of the map. (BLOCK_W, BLOCK_C)"""
+    """Load a row's values at columns, fp32, zeros outside of the map. (BLOCK_W, BLOCK_C)"""
     inside = ((columns >= 0) & (columns < W) & in_row)[:, None] & (cs < C)[None, :]
     x = tl.load(x_row + columns[:, None] * stride + cs[None, :], mask=inside, other=0.0)
     x = x.to(tl.float32)
@@ -84,7 +84,7 @@ def depthwise3x3_glu_kernel(
 
 
 def strip_rows(B: int, H: int, W: int, C: int) -> int:
-    """Rows of a strip: 8, since two more are read beside them, unless too few programs would run."""
+    """Return the rows of a strip: 8, since each strip reads two more, unless too few programs would run."""
     for rows in (8, 4):
         if B * -(-H // rows) * -(-W // BLOCK_W) * -(-C // BLOCK_C) >= _PROGRAMS:
             return rows

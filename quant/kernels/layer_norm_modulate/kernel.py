@@ -1,4 +1,4 @@
-"""One program a row, which stays in registers from the residual sum to the int8 values."""
+"""Run a program per row, which stays in registers from the residual sum to the int8 values."""
 
 # M rows (tokens), D channels
 

@@ -82,7 +82,7 @@ def linear_w4a16_kernel(
 
 
 def _dot_type(dtype: torch.dtype) -> tl.dtype:
-    """That of the inputs; fp32 under the interpreter, which multiplies the bits of bf16 as integers."""
+    """Return the inputs' type; fp32 under the interpreter, which multiplies the bits of bf16 as integers."""
     if interpreted():
         return tl.float32
     return tl.bfloat16 if dtype == torch.bfloat16 else tl.float16

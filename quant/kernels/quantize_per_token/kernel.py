@@ -1,4 +1,4 @@
-"""One program a row: the row is read once and stays in registers for both passes."""
+"""Run a program per row: the row is read once and stays in registers for both passes."""
 
 # M rows (tokens), K input channels
 

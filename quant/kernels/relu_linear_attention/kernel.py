@@ -1,7 +1,8 @@
-"""One program a head: it adds up keys and values of all positions, then attends to the sums, which stay in registers.
+"""Run a program per head: it sums keys and values of all positions, then attends to the sums in
+registers.
 
-Sana has 36 or 70 heads a picture and two pictures a step. Splitting the positions over more programs would
-need a second launch and a sum over the parts.
+Sana has 36 or 70 heads a picture and two pictures a step. Splitting the positions over more
+programs would need a second launch and a sum over the parts.
 """
 
 # B batch, N positions, H heads, E head width
