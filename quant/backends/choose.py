@@ -5,7 +5,7 @@ A kind of layer takes about half a second, once a machine (`verdicts.py`): a ker
 
 # M rows (tokens), K input channels, N output channels
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -13,9 +13,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from quant.backends.attempt import Failure, attempt
 from quant.backends.kernel import Kernel
 from quant.backends.timing import best_seconds, clock_of
-from quant.backends.verdicts import remembered
+from quant.backends.verdicts import Passing, remembered
 from quant.config import QuantConfig
 from quant.layers import AcceleratedLayer, QuantConv2d, QuantLinear
 
@@ -23,9 +24,10 @@ Backend = Literal["auto", "native", "torchao", "quanto", "reference"]
 BACKENDS: tuple[Backend, ...] = ("auto", "native", "torchao", "quanto", "reference")
 
 _ROWS = 512  # a guided picture of 512 pixels
+_CUDA_ROWS = 2048  # of 1024 pixels: products of fewer end before the next launch is made, which would then be timed
 _WIDTH = 1152
 _WIDE = 4 * _WIDTH  # output channels: kernels that want another order each time lose most there
-_PROBE_SIDE = 32  # pixels of the picture that convolutions are tried on
+_PROBE_SIDE, _CUDA_PROBE_SIDE = 32, 256  # pixels of the picture that convolutions are tried on
 _HANDICAP = 1.2  # of the reference: it expands whole weights, and those of real layers are new memory every time
 _TOO_SLOW_S = 0.5  # a run on a few rows; some kernels have a path that takes minutes
 _HOPELESS = 20  # times as slow as the best so far: not called again
@@ -45,6 +47,7 @@ class Measurement:
     seconds: float | None
     error: float | None  # relative to the reference's norm
     note: str = ""
+    may_run_later: bool = False  # its compiler or its device failed, not the kernel
 
 
 def all_kernels() -> tuple[Kernel, ...]:
@@ -146,7 +149,7 @@ def choose(
 
     def decide() -> str:
         before_measuring()
-        return _fastest(
+        return _verdict(
             measure(
                 _probe_like(layer, device),
                 device,
@@ -187,6 +190,12 @@ def _fastest(measured: Iterable[Measurement]) -> str:
     ).kernel
 
 
+def _verdict(measured: Sequence[Measurement]) -> str:
+    """The fastest; for this process alone where a kernel could not be tried."""
+    name = _fastest(measured)
+    return Passing(name) if any(m.may_run_later for m in measured) else name
+
+
 def measure(
     layer: AcceleratedLayer,
     device: torch.device,
@@ -194,11 +203,11 @@ def measure(
     *,
     with_reference: bool = True,
     loose: bool = False,
-    rows: int = _ROWS,
+    rows: int | None = None,
 ) -> list[Measurement]:
     """Time kernels on one layer that holds its integers, and compare them with its reference."""
     with torch.inference_mode():
-        trial = _Trial(layer, _probe_input(layer, rows).to(device), loose=loose)
+        trial = _Trial(layer, _probe_input(layer, device, rows), loose=loose)
         tried = [trial.of(kernel) for kernel in kernels]
         if with_reference:
             itself = Measurement(kernel="reference", backend="reference", seconds=None, error=0.0)
@@ -218,38 +227,52 @@ class _Trial:
         self._now = clock_of(x.device)
         self._least: dict[bool, float] = {}  # seconds; by whether the input was whole
 
+    @property
+    def is_on_cuda(self) -> bool:
+        """Where a kernel's first run compiles it."""
+        return self.x.device.type == "cuda"
+
     def reference(self) -> Tensor:
         return self.layer.reference(self.x)
 
     def of(self, kernel: Kernel) -> tuple[Measurement, Callable[[], object] | None]:
         """Run a kernel for the first times; return the result, and the function to time, if any."""
-        layer, x = self.layer, self.x
         facts: dict[str, Any] = {"kernel": kernel.name, "backend": kernel.backend, "seconds": None}
-        try:
-            packed = kernel.pack(layer)
-            started = self._now()
-            kernel.run(self.few, packed, layer)
-            if self._now() - started > _TOO_SLOW_S:
-                return Measurement(**facts, error=None, note="too slow"), None
-            started = self._now()
-            kernel.run(self.few, packed, layer)
-            if self._is_hopeless(self._now() - started, whole=False):
-                return Measurement(**facts, error=None, note="too slow"), None
-            started = self._now()
-            out = kernel.run(x, packed, layer)
-            seconds = self._now() - started
-            error = float(
-                (out.float() - self.expected.float()).norm() / self.expected.float().norm()
-            )
-        except (RuntimeError, ValueError, NotImplementedError, ImportError) as error_:
-            reason = (str(error_).splitlines() or [type(error_).__name__])[0]
-            return Measurement(**facts, error=None, note=reason), None
-        if not error <= self.tolerance:
+        found = attempt(lambda: self._first_runs(kernel))
+        if isinstance(found, Failure):
+            later = self.is_on_cuda and not found.is_refusal
+            return Measurement(**facts, error=None, note=found.reason, may_run_later=later), None
+        error, run = found
+        if error is not None and not error <= self.tolerance:
             return Measurement(**facts, error=error, note="too far from the reference"), None
-        if self._is_hopeless(seconds, whole=True):
+        if run is None:
             return Measurement(**facts, error=error, note="too slow"), None
-        found = Measurement(**facts, error=error, note=kernel.note)
-        return found, lambda: kernel.run(x, packed, layer)
+        return Measurement(**facts, error=error, note=kernel.note), run
+
+    def _first_runs(self, kernel: Kernel) -> tuple[float | None, Callable[[], object] | None]:
+        """Return its error, None where it was too slow to be compared; its run, None where it is too slow to be timed."""
+        packed = kernel.pack(self.layer)
+
+        def run(x: Tensor) -> Tensor:
+            return kernel.run(x, packed, self.layer)
+
+        if self.is_on_cuda:  # a compiler runs first, for each kind of shape: a second or two, once a machine
+            run(self.few)
+            run(self.x)
+        started = self._now()
+        run(self.few)
+        if self._now() - started > _TOO_SLOW_S:
+            return None, None
+        started = self._now()
+        run(self.few)
+        if self._is_hopeless(self._now() - started, whole=False):
+            return None, None
+        started = self._now()
+        out = run(self.x)
+        seconds = self._now() - started
+        error = float((out.float() - self.expected.float()).norm() / self.expected.float().norm())
+        is_hopeless = self._is_hopeless(seconds, whole=True)
+        return error, None if is_hopeless else lambda: run(self.x)
 
     def _is_hopeless(self, seconds: float, *, whole: bool) -> bool:
         least = self._least[whole] = min(self._least.get(whole, seconds), seconds)
@@ -288,10 +311,12 @@ def _probe_like(layer: AcceleratedLayer, device: torch.device) -> AcceleratedLay
     return QuantConv2d.from_conv(conv, plain).to(device)
 
 
-def _probe_input(layer: AcceleratedLayer, rows: int) -> Tensor:
+def _probe_input(layer: AcceleratedLayer, device: torch.device, rows: int | None) -> Tensor:
     generator = torch.Generator().manual_seed(1)
+    on_cuda = device.type == "cuda"
     if isinstance(layer, QuantLinear):
-        return torch.randn(rows, layer.in_features, generator=generator)
+        rows = rows or (_CUDA_ROWS if on_cuda else _ROWS)
+        return torch.randn(rows, layer.in_features, generator=generator).to(device)
     channels = layer.qweight.shape[1]
-    x = torch.randn(1, channels, _PROBE_SIDE, _PROBE_SIDE, generator=generator)
-    return x.contiguous(memory_format=torch.channels_last)
+    side = _CUDA_PROBE_SIDE if on_cuda else _PROBE_SIDE
+    return torch.randn(1, channels, side, side, generator=generator).to(device)

@@ -1,6 +1,8 @@
 """Remember what was measured on this machine, so that it decides once and a seed stays one picture.
 
-Verdicts lie in one JSON file. A key names what was asked, device, instruction sets, threads and the version of torch.
+Verdicts lie in one JSON file. A key names what was asked, device, instruction sets, threads and the version of torch; of a
+CUDA device also its capability, the driver and the version of Triton. What a missing compiler or a full device decided is not
+kept: the next process asks again.
 """
 
 import hashlib
@@ -9,13 +11,22 @@ import os
 import platform
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
+from quant.backends.attempt import Failure, attempt
 from quant.files import changing, new_file, read_small_text
 
-_VERSION = 7  # counts up when kernels or the way to time them change
+_VERSION = 8  # counts up when kernels or the way to time them change
+
+
+_of_this_process: dict[tuple[Path, str], "Passing"] = {}
+
+
+class Passing(str):
+    """A verdict about the state of the machine (no compiler, no memory) and not about the kernel: never written."""
 
 
 def remembered(
@@ -28,15 +39,21 @@ def remembered(
 ) -> str:
     """Return what was decided about `kind` on this machine before, or what `decide` says now.
 
-    A verdict that is not known any more is decided again. Of two processes that decide at the same time, the first
+    A verdict that is not known any more is decided again, and a `Passing` one by the next process. Of two processes that decide at the same time, the first
     is right. Without a file that can be written, nothing is remembered.
     """
     key = _key(kind, device)
     verdict = _read(verdicts).get(key)
     if verdict is not None and is_known(verdict):
         return verdict
-    verdict = decide()
     if verdicts is None:
+        return decide()
+    passing = _of_this_process.get((verdicts, key))
+    if passing is not None and is_known(passing):
+        return passing
+    verdict = decide()
+    if isinstance(verdict, Passing):
+        _of_this_process[verdicts, key] = verdict
         return verdict
     with suppress(OSError), changing(verdicts):
         found = _read(verdicts)
@@ -50,12 +67,28 @@ def remembered(
 
 def _key(kind: str, device: torch.device) -> str:
     if device.type == "cuda":
-        machine = torch.cuda.get_device_name(device)
+        major, minor = torch.cuda.get_device_capability(device)
+        name = torch.cuda.get_device_name(device)
+        machine = f"{name} {major}.{minor}, driver {_driver()}, triton {triton_version()}"
     else:
         limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
         capability = f"{torch.backends.cpu.get_cpu_capability()} {limit}".strip()
         machine = f"{_cpu_name()} {capability} x{torch.get_num_threads()}"
     return f"{_VERSION}; {kind}; {machine}; torch {torch.__version__}"
+
+
+def triton_version() -> str:
+    """Version of Triton; "" where there is none, or one that cannot be imported."""
+    version = attempt(lambda: str(import_module("triton").__version__))
+    return "" if isinstance(version, Failure) else version
+
+
+def _driver() -> str:
+    """Version of NVIDIA's kernel module; "" where the system does not tell (Windows, WSL)."""
+    try:
+        return Path("/sys/module/nvidia/version").read_text(encoding="utf-8").strip()
+    except OSError:
+        return ""
 
 
 def _cpu_name() -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from quant.backends import verdicts
 from quant.backends.verdicts import remembered
 
 CPU = torch.device("cpu")
@@ -48,3 +49,41 @@ def test_without_a_place_to_write_it_is_decided_again(tmp_path: Path, place: str
         where = None if place == "nowhere" else path
         assert remembered("kind", CPU, lambda v=verdict: v, verdicts=where) == verdict
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_passing_verdict_holds_for_this_process_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A compiler may be there tomorrow, and memory."""
+    path, asked = tmp_path / "kernels.json", []
+
+    def decide() -> str:
+        asked.append(1)
+        return verdicts.Passing("fails (no gcc)")
+
+    for _ in range(2):
+        assert remembered("kind", CPU, decide, verdicts=path) == "fails (no gcc)"
+    assert (len(asked), path.exists()) == (1, False)
+    monkeypatch.setattr(verdicts, "_of_this_process", {})  # the next process
+    assert remembered("kind", CPU, lambda: "right", verdicts=path) == "right"
+    assert list(json.loads(path.read_text()).values()) == ["right"]
+
+
+@pytest.mark.parametrize("changes", ["capability", "triton", "driver"])
+def test_another_device_driver_or_compiler_is_asked_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: str
+) -> None:
+    path, cuda = tmp_path / "kernels.json", torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
+    monkeypatch.setattr(verdicts, "_driver", lambda: "550")
+    monkeypatch.setattr(verdicts, "triton_version", lambda: "3.7")
+    assert remembered("kind", cuda, lambda: "before", verdicts=path) == "before"
+    assert remembered("kind", cuda, lambda: "after", verdicts=path) == "before"
+    place, name = {
+        "capability": (torch.cuda, "get_device_capability"),
+        "triton": (verdicts, "triton_version"),
+        "driver": (verdicts, "_driver"),
+    }[changes]
+    monkeypatch.setattr(place, name, lambda *device: (9, 0))
+    assert remembered("kind", cuda, lambda: "after", verdicts=path) == "after"
