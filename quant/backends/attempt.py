@@ -25,9 +25,7 @@ class Failure:
     is_refusal: bool = False  # of the code itself, which will refuse tomorrow too
 
 
-def attempt(
-    run: Callable[[], T], *, fatal: tuple[type[BaseException], ...] = FATAL
-) -> T | Failure:
+def attempt(run: Callable[[], T], *, fatal: tuple[type[BaseException], ...] = FATAL) -> T | Failure:
     """Return what `run` returns, or why it failed. Errors of `fatal` are raised."""
     try:
         return run()

@@ -256,7 +256,9 @@ class _Trial:
         def run(x: Tensor) -> Tensor:
             return kernel.run(x, packed, self.layer)
 
-        if self.is_on_cuda:  # a compiler runs first, for each kind of shape: a second or two, once a machine
+        if (
+            self.is_on_cuda
+        ):  # a compiler runs first, for each kind of shape: a second or two, once a machine
             run(self.few)
             run(self.x)
         started = self._now()

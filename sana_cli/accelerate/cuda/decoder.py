@@ -15,6 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from quant.backends.attempt import attempt
 from quant.backends.verdicts import remembered
 from quant.kernels.depthwise3x3_glu import repack
 from sana_cli.accelerate.cuda.kernels import TRITON, Kernels
@@ -24,8 +25,8 @@ from sana_cli.accelerate.cuda.trial import (
     Widths,
     exact_convolutions,
     relative_error,
-    triton_version,
     trusted_kernels,
+    verdict,
 )
 from sana_cli.models.dc_ae import (
     AutoencoderDC,
@@ -64,17 +65,20 @@ def fuse_decoder(
         latents = torch.randn(shape, generator=generator).to(weight)
         with torch.inference_mode(), exact_convolutions():
             expected = vae.decode(latents)
-            _replace_methods(vae, kernels, weight.dtype)
-            error = relative_error(vae.decode(latents), expected)
-        return "right" if error <= _TOLERANCE[weight.dtype] else f"is wrong by {error:.2g}"
 
-    kind = f"engine decoder {weight.dtype} {config.decoder_block_out_channels} {triton_version()}"
-    verdict = remembered(kind, weight.device, decide, verdicts=verdicts)
-    if verdict == "right":
+            def error() -> float:
+                _replace_methods(vae, kernels, weight.dtype)
+                return relative_error(vae.decode(latents), expected)
+
+            return verdict(attempt(error), _TOLERANCE[weight.dtype])
+
+    kind = f"engine decoder {weight.dtype} {config.decoder_block_out_channels}"
+    found = remembered(kind, weight.device, decide, verdicts=verdicts)
+    if found == "right":
         _replace_methods(vae, kernels, weight.dtype)
         return True
     _restore_methods(vae)
-    notice(f"the fused decoder {verdict} on this device; plain PyTorch runs instead")
+    notice(f"the fused decoder {found} on this device; plain PyTorch runs instead")
     return False
 
 

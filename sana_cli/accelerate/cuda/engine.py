@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from quant.backends.attempt import Failure, attempt
 from quant.backends.verdicts import remembered
 from sana_cli.accelerate.cuda.graph import CapturedForward
 from sana_cli.accelerate.cuda.kernels import TRITON, Kernels
@@ -25,8 +26,8 @@ from sana_cli.accelerate.cuda.trial import (
     Widths,
     exact_convolutions,
     relative_error,
-    triton_version,
     trusted_kernels,
+    verdict,
 )
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 
@@ -36,6 +37,8 @@ _TOLERANCE = {torch.float32: 0.02, torch.float16: 0.05, torch.bfloat16: 0.1}
 # A graph keeps the memory of a forward until it is dropped, which the decoder of a large picture needs; and with
 # so many tokens kernels take longer than their launches.
 _MOST_CAPTURED = 16384
+# Of a capture. The device is well after one that failed; without memory for a graph's own, a forward may still fit.
+_NO_EXCUSE = (MemoryError,)
 
 
 @dataclass(slots=True)
@@ -88,7 +91,7 @@ class Engine:
         self.summary = "native engine"
         self._conditions: dict[tuple[float, float | None], Condition] = {}
         self._prepared: dict[tuple[bool, ...], _Prepared] = {}
-        self._is_right: bool | None = None
+        self._is_right: dict[int, bool] = {}  # by the order of magnitude of tokens
 
     def velocity(
         self,
@@ -98,14 +101,16 @@ class Engine:
         guidance: float | None,
     ) -> Tensor:
         """Compute the velocity (B, C, H, W), as `SanaTransformer2D.velocity` does."""
-        if self._is_right is False:
+        tokens = latents[:, 0].numel()
+        is_right = self._is_right.get(tokens.bit_length())
+        if is_right is False:
             return self.model.plain_velocity(latents, timestep, contexts, guidance)
         condition = self._condition(timestep, guidance)
         ready = self._prepare(latents, contexts)
-        if self._is_right is None:
-            self._is_right = self._agrees(latents, timestep, guidance, condition, ready)
+        if is_right is None:
+            found = self._agrees(latents, timestep, guidance, condition, ready)
+            self._is_right[tokens.bit_length()] = found
             return self.velocity(latents, timestep, contexts, guidance)
-        tokens = latents[:, 0].numel()
         if self.graphs and ready.captured is None and tokens <= _MOST_CAPTURED:
             self._capture(latents, condition, ready)
         if ready.captured is not None:
@@ -142,16 +147,15 @@ class Engine:
         def forward(latents: Tensor, condition: Condition, text: Text) -> Tensor:
             return self.transformer.forward(latents, condition, text, ready.positions)
 
-        try:
-            ready.captured = CapturedForward(forward, latents, condition, ready.text)
-            seconds = ready.captured.seconds
-            self.summary = f"native engine, CUDA graph captured in {seconds:.2f} s"
-        except torch.OutOfMemoryError:
-            raise
-        except RuntimeError as error:
+        captured = attempt(
+            lambda: CapturedForward(forward, latents, condition, ready.text), fatal=_NO_EXCUSE
+        )
+        if isinstance(captured, Failure):
             self.graphs = False
-            reason = (str(error).splitlines() or ["unknown"])[0]
-            self.notice(f"no CUDA graph ({reason}); every kernel is launched by itself")
+            self.notice(f"no CUDA graph ({captured.reason}); every kernel is launched by itself")
+            return
+        ready.captured = captured
+        self.summary = f"native engine, CUDA graph captured in {captured.seconds:.2f} s"
 
     def _agrees(
         self,
@@ -161,24 +165,26 @@ class Engine:
         condition: Condition,
         ready: _Prepared,
     ) -> bool:
-        """Return whether the whole forward matches the model's, tried once for each device and structure."""
-        config = self.transformer.config
+        """Return whether the forward matches the model's; tried once for each device, structure and order of tokens."""
         kind = (
-            f"engine forward {self.transformer.projections} {self.dtype} {config.inner_dim} "
-            f"{config.qk_norm} {triton_version()}"
+            f"engine forward {self.transformer.projections} {self.dtype} {self.transformer.config} "
+            f"below {2 ** latents[:, 0].numel().bit_length()} tokens"
         )
 
         def decide() -> str:
             with exact_convolutions():
                 expected = self.model.plain_velocity(latents, timestep, ready.contexts, guidance)
-            out = self.transformer.forward(latents, condition, ready.text, ready.positions)
-            error = relative_error(out, expected)
-            return "right" if error <= _TOLERANCE[self.dtype] else f"is wrong by {error:.2g}"
 
-        verdict = remembered(kind, self.device, decide, verdicts=self.verdicts)
-        if verdict != "right":
-            self.notice(f"the engine {verdict} on this device; plain PyTorch runs instead")
-        return verdict == "right"
+            def error() -> float:
+                out = self.transformer.forward(latents, condition, ready.text, ready.positions)
+                return relative_error(out, expected)
+
+            return verdict(attempt(error), _TOLERANCE[self.dtype])
+
+        found = remembered(kind, self.device, decide, verdicts=self.verdicts)
+        if found != "right":
+            self.notice(f"the engine {found} on this device; plain PyTorch runs instead")
+        return found == "right"
 
     @property
     def model(self) -> SanaTransformer2D:

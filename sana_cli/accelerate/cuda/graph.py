@@ -19,19 +19,25 @@ Forward = Callable[[Tensor, Condition, Text], Tensor]
 
 
 class CapturedForward:
-    """A forward with its own copies of what it reads; RuntimeError where it cannot be captured."""
+    """A forward with its own copies of what it reads; any error where it cannot be captured, with the stream as it was."""
 
     def __init__(self, forward: Forward, latents: Tensor, condition: Condition, text: Text) -> None:
         self._latents, self._condition, self._text = latents.clone(), condition.copy(), text.copy()
         started = time.perf_counter()
         # Kernels are compiled and libraries start up before anything is recorded, on another stream than the default.
+        current = torch.cuda.current_stream(latents.device)
         beside = torch.cuda.Stream(latents.device)
-        beside.wait_stream(torch.cuda.current_stream(latents.device))
+        beside.wait_stream(current)
         with torch.cuda.stream(beside):
             expected = forward(self._latents, self._condition, self._text)
-        torch.cuda.current_stream(latents.device).wait_stream(beside)
+        current.wait_stream(beside)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
+        # A capture that fails leaves its stream the current one, in torch 2.13 too, hence the outer context. Other threads
+        # may allocate meanwhile: a reader of blocks or pictures.
+        with (
+            torch.cuda.stream(current),
+            torch.cuda.graph(self._graph, stream=beside, capture_error_mode="thread_local"),
+        ):
             self._velocity = forward(self._latents, self._condition, self._text)
         self._graph.replay()
         error = (self._velocity.float() - expected.float()).norm() / expected.float().norm()

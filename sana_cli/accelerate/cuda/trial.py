@@ -6,13 +6,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from subprocess import SubprocessError
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from quant.backends.verdicts import remembered
+from quant.backends.attempt import Failure, attempt
+from quant.backends.verdicts import Passing, remembered
 from quant.kernels.depthwise3x3_glu import repack
 from quant.primitives import quantize_per_channel, quantize_per_token
 from sana_cli.accelerate.cuda.kernels import NAMES, REFERENCE, TRITON, Kernels
@@ -52,16 +52,16 @@ def trusted_kernels(
     """The candidates that agree with their definitions on this device, and the definitions of the others."""
     trusted = REFERENCE
     for name in NAMES:
-        kind = f"engine {_VERSION} {name} {dtype} {widths} {triton_version()}"
+        kind = f"engine {_VERSION} {name} {dtype} {widths}"
 
         def decide(name: str = name) -> str:
             return trial(name, candidates, widths, dtype, device)
 
-        verdict = remembered(kind, device, decide, verdicts=verdicts)
-        if verdict == "right":
+        found = remembered(kind, device, decide, verdicts=verdicts)
+        if found == "right":
             trusted = replace(trusted, **{name: getattr(candidates, name)})
         else:
-            notice(f"the kernel {name} {verdict} on this device; plain PyTorch runs instead")
+            notice(f"the kernel {name} {found} on this device; plain PyTorch runs instead")
     return trusted
 
 
@@ -75,12 +75,19 @@ def trial(
     """Try a kernel; return what is wrong with it, or "right"."""
     with exact_convolutions():
         expected = _results(getattr(REFERENCE, name), _arguments(name, widths, dtype, device))
-    try:
+
+    def error() -> float:
         results = _results(getattr(candidates, name), _arguments(name, widths, dtype, device))
-        error = max(map(relative_error, results, expected))
-    except _failures() as failure:
-        return f"fails ({(str(failure).splitlines() or [type(failure).__name__])[0]})"
+        return max(map(relative_error, results, expected))
+
     tolerance = max(TOLERANCE[dtype], _QUANTIZED) if name in _QUANTIZING else TOLERANCE[dtype]
+    return verdict(attempt(error), tolerance)
+
+
+def verdict(error: float | Failure, tolerance: float) -> str:
+    """Return "right", or what is wrong. A failure is not kept: a compiler may be there tomorrow."""
+    if isinstance(error, Failure):
+        return Passing(f"fails ({error.reason})")
     return "right" if error <= tolerance else f"is wrong by {error:.2g}"
 
 
@@ -93,24 +100,6 @@ def relative_error(out: Tensor, expected: Tensor) -> float:
     """Return the error relative to the norm of `expected`; infinite if it is not a number."""
     error = float((out.float() - expected.float()).norm() / expected.float().norm())
     return error if error == error else float("inf")
-
-
-def triton_version() -> str:
-    try:
-        from triton import __version__
-    except ImportError:
-        return ""
-    return str(__version__)
-
-
-def _failures() -> tuple[type[BaseException], ...]:
-    """Return the exceptions a kernel may raise on a device or compiler that it was not made for."""
-    from triton.errors import TritonError
-
-    return (
-        RuntimeError, ValueError, TypeError, AttributeError, OSError, ImportError, SubprocessError,
-        TritonError,
-    )  # fmt: skip
 
 
 def _results(kernel: Callable[..., Any], arguments: dict[str, Any]) -> list[Tensor]:

@@ -4,6 +4,7 @@ import gc
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -233,6 +234,66 @@ def test_a_wrong_forward_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     model.engine, notices = engine(model, verdicts=tmp_path / "verdicts.json")
     model.velocity(latents, 700.0, contexts)
     assert notices == ["the engine is wrong by 0.5 on this device; plain PyTorch runs instead"]
+
+
+def test_a_forward_that_fails_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*arguments: Any) -> None:
+        raise AssertionError("libcuda.so cannot found!")
+
+    monkeypatch.setattr(EngineTransformer, "forward", fails)
+    model, untouched = transformer(), transformer()
+    model.engine, notices = engine(model)
+    latents, contexts = inputs(model)
+    out = model.velocity(latents, 700.0, contexts)
+    assert torch.equal(out, untouched.velocity(latents, 700.0, contexts))
+    assert notices == [
+        "the engine fails (libcuda.so cannot found!) on this device; plain PyTorch runs instead"
+    ]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"layers": 3}, {"guidance_embeds": True}, {"interpolation_scale": 2.0}, {"h": 6}],
+    ids=str,
+)
+def test_another_structure_or_size_is_compared_anew(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, other: dict[str, Any]
+) -> None:
+    compared: list[int] = []
+    plain = SanaTransformer2D.plain_velocity
+
+    def watched(model: SanaTransformer2D, latents: Tensor, *rest: Any) -> Tensor:
+        compared.append(1)
+        return plain(model, latents, *rest)
+
+    monkeypatch.setattr(SanaTransformer2D, "plain_velocity", watched)
+    for config, expected in (({}, 1), ({}, 1), (other, 2)):
+        h = config.get("h", 3)
+        model = transformer(**{k: v for k, v in config.items() if k != "h"})
+        model.engine, _ = engine(model, verdicts=tmp_path / "verdicts.json")
+        latents, contexts = inputs(model, h=h)
+        guidance = 0.45 if "guidance_embeds" in config else None
+        for _ in range(2):
+            model.velocity(latents, 700.0, contexts, guidance)
+        assert len(compared) == expected
+
+
+def test_a_graph_without_memory_costs_the_graph_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A smaller plan, of streamed blocks, would cost far more than launches do."""
+
+    def fails(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 MiB.")
+
+    monkeypatch.setattr("sana_cli.accelerate.cuda.engine.CapturedForward", fails)
+    model, untouched = transformer(), transformer()
+    model.engine, notices = engine(model, graphs=True)
+    latents, contexts = inputs(model)
+    out = model.velocity(latents, 700.0, contexts)
+    assert relative_error(out, untouched.velocity(latents, 700.0, contexts)) < FP32
+    assert notices == [
+        "no CUDA graph (CUDA out of memory. Tried to allocate 2 MiB.); "
+        "every kernel is launched by itself"
+    ]
 
 
 def test_without_a_graph_kernels_are_launched_one_by_one() -> None:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import pytest
@@ -51,6 +52,50 @@ def test_what_is_wrong_is_replaced(kernel: Any, said: str, tmp_path: Path) -> No
         assert len(notices) == 1
         assert said in notices[0]
         candidates = replace(candidates, rms_norm=REFERENCE.rms_norm)
+
+
+class PTXASError(Exception):
+    """As Triton's: of no built-in kind."""
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        AssertionError("libcuda.so cannot found!"),
+        CalledProcessError(1, ["gcc", "main.c"]),
+        PTXASError("internal error"),
+        RuntimeError("Failed to find C compiler."),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_a_compiler_that_fails_is_asked_again_by_the_next_process(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaks(**arguments: Any) -> None:
+        raise error
+
+    path = tmp_path / "verdicts.json"
+    kernels, notices = tried(replace(REFERENCE, rms_norm=breaks), path)
+    assert kernels.rms_norm is REFERENCE.rms_norm
+    assert notices == [
+        f"the kernel rms_norm fails ({error}) on this device; plain PyTorch runs instead"
+    ]
+    monkeypatch.setattr("quant.backends.verdicts._of_this_process", {})
+
+    def works(**arguments: Any) -> Any:
+        return REFERENCE.rms_norm(**arguments)
+
+    kernels, notices = tried(replace(REFERENCE, rms_norm=works), path)
+    assert kernels.rms_norm is works
+    assert notices == []
+
+
+def test_out_of_memory_is_the_planners_business() -> None:
+    def breaks(**arguments: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        tried(replace(REFERENCE, rms_norm=breaks))
 
 
 def test_every_kernel_is_tried() -> None:
