@@ -160,7 +160,9 @@ def _gpu() -> Iterator[Finding]:
             )
             if facts.major < 8:
                 yield Finding(
-                    topic="gpu", state="note", text="no bf16 in hardware before compute capability 8.0",
+                    topic="gpu", state="note",
+                    text="no bf16 in hardware before compute capability 8.0: bf16 models, text encoders and decoders "
+                    "run in fp32, without our own kernels",
                     remedy="use a model for fp16: sana-0.6b or sana-1.6b-fp16",
                 )  # fmt: skip
         return
@@ -236,10 +238,11 @@ def _kernels() -> Iterator[Finding]:
                 topic="kernels", state="note",
                 text=f"{kind}: {_name_of(failed)} is not used: {failed.note}",
             )  # fmt: skip
-        if device.type == "cuda" and not any(m.backend == "native" for m in good):
+        ours = [m for m in results if m.backend == "native"]  # none for weights of 8 bits alone
+        if device.type == "cuda" and ours and not any(m in good for m in ours):
             yield Finding(
                 topic="kernels", state="problem", text=f"{kind}: our own kernel does not run here",
-                remedy="pip install triton; compilers that it needs: gcc, and Python's headers",
+                remedy="pip install triton (Windows: triton-windows); it needs gcc and Python's headers",
             )  # fmt: skip
     if device.type == "cuda":
         torch.cuda.empty_cache()

@@ -1,17 +1,24 @@
-"""The Triton kernels of `quant.kernels` as kernels of layers. Triton is imported when one runs."""
+"""Kernels of layers on a CUDA device: the Triton ones of `quant.kernels`, and torch's int8 product where Triton is missing.
+
+Triton is imported when one runs.
+"""
 
 # M rows (tokens), K input channels, N output channels
 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from quant.backends.cpu import quantized_tokens
 from quant.backends.kernel import Kernel
 from quant.installed import is_installed
 from quant.kernels import conv3x3_w8a8, linear_w4a16, linear_w8a8, quantize_per_token
 from quant.layers import QuantConv2d, QuantLinear
 from quant.primitives import INT8_MAX, quantize_per_channel
+
+
+_INT_MM_ROWS = 17  # at least: with fewer, cuBLAS refuses
 
 
 def _linear_w8a8_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
@@ -63,14 +70,37 @@ def _conv_run(x: Tensor, packed: Tensor, layer: QuantConv2d) -> Tensor:
     return out.permute(0, 3, 1, 2)
 
 
-def _has_triton() -> bool:
-    return is_installed("triton")
+def _int_mm_pack(layer: QuantLinear) -> None:
+    if layer.qweight.shape[0] % 8 or layer.qweight.shape[1] % 8:
+        raise NotImplementedError("cuBLAS multiplies int8 matrices of multiples of 8")
+
+
+def _int_mm_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
+    q_MK, scale_M = quantized_tokens(x, layer)
+    M = len(q_MK)
+    if M < _INT_MM_ROWS:
+        q_MK = nn.functional.pad(q_MK, (0, 0, 0, _INT_MM_ROWS - M))
+    sums_MN = torch._int_mm(q_MK, layer.qweight.T)[:M]
+    out_MN = sums_MN * scale_M[:, None] * layer.scale  # fp32
+    if layer.bias is not None:
+        out_MN += layer.bias.float()
+    return out_MN.to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+def triton_runs() -> bool:
+    """Whether Triton is there, and the device one that it makes good kernels for.
+
+    Below capability 8.0 it fails to compile int8 products, and compiles attention without tensor cores.
+    """
+    if not is_installed("triton"):
+        return False
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (8, 0)
 
 
 def _kernel(scheme: str, layer: type, run: Any, **rest: Any) -> Kernel:
     return Kernel(
         name="triton", backend="native", schemes=(scheme,), layer=layer, devices=("cuda",), run=run,
-        is_available=_has_triton, **rest,
+        is_available=triton_runs, **rest,
     )  # fmt: skip
 
 
@@ -81,4 +111,8 @@ KERNELS = (
         note="products of 16-bit inputs",
     ),
     _kernel("w8a8", QuantConv2d, _conv_run, pack=_conv_pack, frees_weight=True),
+    Kernel(
+        name="int_mm", backend="native", schemes=("w8a8",), layer=QuantLinear, devices=("cuda",),
+        pack=_int_mm_pack, run=_int_mm_run, is_available=lambda: not triton_runs(),
+    ),
 )  # fmt: skip

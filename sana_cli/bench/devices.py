@@ -21,6 +21,10 @@ class Device:
 _ADA = "NVIDIA Ada GPU architecture whitepaper v2.1, appendix A"
 _T, _G = 1e12, 1e9
 DEVICES: dict[str, Device] = {
+    "rtx-5090": Device(
+        name="GeForce RTX 5090", fp32=104.8 * _T, bf16=209.5 * _T, int8=838.0 * _T,
+        bandwidth=1792 * _G, source="NVIDIA RTX Blackwell GPU architecture whitepaper, appendix A",
+    ),
     "rtx-4090": Device(
         name="GeForce RTX 4090", fp32=82.6 * _T, bf16=165.2 * _T, int8=660.6 * _T,
         bandwidth=1008 * _G, source=_ADA,
@@ -47,5 +51,9 @@ DEVICES: dict[str, Device] = {
     "h100": Device(
         name="H100 SXM 80 GB", fp32=66.9 * _T, bf16=989.4 * _T, int8=1978.9 * _T,
         bandwidth=3350 * _G, source="NVIDIA H100 architecture whitepaper, table 2",
+    ),
+    "h200": Device(
+        name="H200 SXM 141 GB", fp32=66.9 * _T, bf16=989.4 * _T, int8=1978.9 * _T,
+        bandwidth=4800 * _G, source="NVIDIA H200 data sheet; an H100's multiprocessors and clocks",
     ),
 }  # fmt: skip

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +86,25 @@ def _nvml_handle() -> Any:
 
 
 def _gpu_state() -> dict[str, Any] | None:
+    """What the driver tells; None for each value that it refuses, as it does on laptops, in WSL and for parts of a GPU."""
     handle = _nvml_handle()
     if handle is None:
         return None
     import pynvml
 
+    def told(read: Callable[[], Any]) -> Any:
+        try:
+            return read()
+        except pynvml.NVMLError:
+            return None
+
+    watts = told(lambda: pynvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000)
     return {
-        "sm_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM),
-        "memory_mhz": pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM),
-        "power_state": pynvml.nvmlDeviceGetPerformanceState(handle),
-        "power_limit_w": pynvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000,
-        "driver": pynvml.nvmlSystemGetDriverVersion(),
+        "sm_mhz": told(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)),
+        "memory_mhz": told(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM)),
+        "power_state": told(lambda: pynvml.nvmlDeviceGetPerformanceState(handle)),
+        "power_limit_w": watts,
+        "driver": told(pynvml.nvmlSystemGetDriverVersion),
     }
 
 

@@ -75,7 +75,7 @@ def bench(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Predict the time on other devices: rtx-4090, rtx-4090-laptop, rtx-4070-laptop, rtx-3060, a100, h100.",
+            help="Predict the time on other devices: rtx-5090, rtx-4090, rtx-4090-laptop, rtx-4070-laptop, rtx-3060, a100, h100, h200.",
             show_default=False,
         ),
     ] = None,

@@ -14,10 +14,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from quant.backends.attempt import first_line
 from quant.backends.choose import Backend, accelerate_, choose_ahead
+from quant.backends.cuda import triton_runs
 from quant.backends.verdicts import remembered
 from quant.convert import RecipeError, prepare_
-from quant.installed import is_installed
 from quant.layers import QuantEmbedding
 from quant.primitives import dequantize_per_channel
 from sana_cli.accelerate.cpu_fused_qkv import fuse_projections_
@@ -37,7 +38,7 @@ from sana_cli.checkpoints.safetensors_data import read_rows
 from sana_cli.checkpoints.safetensors_headers import WeightFiles
 from sana_cli.config.networks import Gemma2Config
 from sana_cli.config.user_settings import cache_folder
-from sana_cli.errors import SanaError, checkpoint_error
+from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 from sana_cli.loading.assign import (
     DTYPES,
     assign_weights,
@@ -272,6 +273,19 @@ def accelerate(
     stored form of their weights. `notice` receives one line on what cannot be used on this device,
     and what takes seconds.
     """
+    try:
+        return _accelerate(model, device, backend, notice)
+    except torch.AcceleratorError as error:  # every later call of this process would fail, too
+        raise SanaError(
+            f"the device stopped while kernels were tried ({first_line(error)})",
+            hint="draw with --backend reference; if that fails too, the driver or the device is at fault",
+            code=ExitCode.ENVIRONMENT,
+        ) from error
+
+
+def _accelerate(
+    model: torch.nn.Module, device: torch.device, backend: Backend, notice: Callable[[str], None]
+) -> dict[str, str]:
     fused = backend in ("auto", "native") and has_engine(device)
     # The engine has its own way of joining products, and reads the weights as they were stored.
     for_cpu = device.type == "cpu" and backend != "reference" and not fused
@@ -302,7 +316,7 @@ def accelerate(
 
 def has_engine(device: torch.device) -> bool:
     """Return whether the engine supports this device, and Triton is there to compile its kernels."""
-    return device.type == "cuda" and is_installed("triton")
+    return device.type == "cuda" and triton_runs()
 
 
 def _stays(model: SanaTransformer2D) -> bool:

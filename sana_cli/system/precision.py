@@ -1,7 +1,8 @@
 """Pick the device that runs a model, and the floating-point type of each of its parts.
 
 The published rule: a transformer runs in the type it was trained in or in fp32 (an fp16 one in bf16
-draws garbage, a bf16 one overflows in fp16); DC-AE and Gemma never run in fp16.
+draws garbage, a bf16 one overflows in fp16); DC-AE and Gemma never run in fp16. Nothing runs in bf16 on a GPU that has
+no instructions for it.
 """
 
 import os
@@ -89,7 +90,7 @@ def pick_device(requested: str) -> "torch.device":
 def plan_dtypes(requested: Precision, trained: str, device: Device) -> DtypePlan:
     """The dtype of each part for a transformer trained in `trained` ("fp32", "bf16", "fp16").
 
-    Raises SanaError when `requested` is known to give a broken picture with these weights.
+    Raises SanaError when `requested` is known to give a broken picture with these weights, or none on this device.
     """
     if {requested, trained} == {"fp16", "bf16"}:
         raise SanaError(
@@ -97,20 +98,25 @@ def plan_dtypes(requested: Precision, trained: str, device: Device) -> DtypePlan
             hint=f"use --precision {trained}, fp32 or auto",
             code=ExitCode.USAGE,
         )
+    if requested == "bf16" and device.type == "cuda" and not cuda_has_bf16():
+        raise SanaError(
+            "this GPU has no bf16 instructions (they came with compute capability 8.0)",
+            hint="use --precision auto or fp32; sana-0.6b and sana-1.6b-fp16 were trained in fp16",
+            code=ExitCode.ENVIRONMENT,
+        )
     transformer = _fastest_safe(trained, device) if requested == "auto" else requested
     # Where an fp16 model's transformer must run in fp32, its other parts still may run in bf16.
     halves = transformer != "fp32" or (requested == "auto" and trained != "fp32")
-    fast = device.type == "cuda" or (device.type == "cpu" and cpu_has_fast_bf16())
-    others = "bf16" if halves and fast else "fp32"
+    others = "bf16" if halves and _has_fast_bf16(device) else "fp32"
     return DtypePlan(transformer=transformer, vae=others, text_encoder=others)
 
 
 def _fastest_safe(trained: str, device: Device) -> str:
-    if device.type == "cuda":
-        return trained
-    if device.type == "cpu" and trained == "bf16" and cpu_has_fast_bf16():
+    if trained == "bf16" and _has_fast_bf16(device):
         return "bf16"
-    # An fp16 model on a CPU, and everything on Apple's GPU: users met grey pictures below fp32.
+    if trained == "fp16" and device.type == "cuda":
+        return "fp16"
+    # A bf16 model on a GPU without it, an fp16 one on a CPU, and everything on Apple's GPU: users met grey pictures below fp32.
     return "fp32"
 
 
@@ -120,6 +126,22 @@ def slowness(requested: Precision, device: Device) -> str:
     if device.type != "cpu" or not slow:
         return ""
     return f"{requested} is several times slower than fp32 on this CPU"
+
+
+def _has_fast_bf16(device: Device) -> bool:
+    if device.type == "cuda":
+        return cuda_has_bf16()
+    return device.type == "cpu" and cpu_has_fast_bf16()
+
+
+def cuda_has_bf16() -> bool:
+    """Whether the CUDA device has bf16 instructions: torch emulates products without them, cuDNN no convolutions.
+
+    True where no device is at hand, and one is only planned for.
+    """
+    import torch
+
+    return not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (8, 0)
 
 
 def cpu_has_fast_bf16() -> bool:

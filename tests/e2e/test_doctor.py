@@ -75,6 +75,32 @@ def test_kernels_are_named_once_and_libraries_are_left_alone(
         assert not any("torchao" in text or "quanto" in text for text in texts)
 
 
+def test_a_scheme_without_a_kernel_of_ours_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On CUDA nothing of ours multiplies weights of 8 bits alone, by design; only a kernel that fails is told."""
+    import torch
+
+    from quant.backends import choose
+    from quant.backends.choose import Measurement
+
+    def layers(device: torch.device) -> Any:
+        return [("linear w8a8", None), ("linear w8a16", None)]
+
+    def measured(layer: object, device: torch.device, kernels: list[str]) -> list[Measurement]:
+        reference = Measurement(kernel="reference", backend="reference", seconds=1.0, error=0.0)
+        facts: Any = {"backend": "native", "error": None, "note": "no gcc"}
+        return [reference, *(Measurement(kernel=k, seconds=None, **facts) for k in kernels)]
+
+    kernels = iter((["triton"], []))
+    monkeypatch.setattr("sana_cli.system.precision.pick_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr(choose, "probe_layers", layers)
+    monkeypatch.setattr(choose, "usable_kernels", lambda layer, device: next(kernels))
+    monkeypatch.setattr(choose, "measure", measured)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    found = list(doctor._kernels())
+    problems = [finding.text for finding in found if finding.state == "problem"]
+    assert problems == ["linear w8a8: our own kernel does not run here"]
+
+
 @pytest.mark.parametrize(
     ("variable", "told", "remedy"),
     [

@@ -79,3 +79,25 @@ def test_what_cannot_run_is_told(
     assert result.code == 0, result.err
     assert "kernel" not in result.err
     assert result.document["kernels"] == {}
+
+
+def test_a_device_that_stops_is_told(
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    on_the_engine: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After an illegal access every later call of the process fails: no verdict, no traceback, and a way on."""
+    import torch
+
+    def stops(*arguments: object, **options: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore")
+
+    on_the_engine()
+    monkeypatch.setattr("sana_cli.loading.load.Engine", stops)
+    result = sana("generate", "a cat", "-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
+    assert result.code == 3
+    assert "an illegal memory access" in result.err
+    assert "--backend reference" in result.err
+    assert "more" not in result.err

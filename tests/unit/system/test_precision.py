@@ -32,6 +32,24 @@ def test_auto_on_cuda_follows_the_training(fast_bf16: bool) -> None:
     assert plan("auto", "fp32", CUDA) == "fp32"
 
 
+@pytest.fixture(params=[(7, 5), (6, 1)], ids=["Turing", "Pascal"])
+def old_gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: request.param)
+
+
+@pytest.mark.usefixtures("old_gpu")
+def test_nothing_runs_in_bf16_before_ampere() -> None:
+    """cuDNN finds no engine for a convolution there, and torch says that bf16 is supported."""
+    assert plan("auto", "fp16", CUDA) == "fp16+fp32"
+    assert plan("fp16", "fp16", CUDA) == "fp16+fp32"
+    assert plan("auto", "bf16", CUDA) == plan("auto", "fp32", CUDA) == "fp32"
+    with pytest.raises(SanaError, match="no bf16 instructions") as caught:
+        plan("bf16", "bf16", CUDA)
+    assert caught.value.code == ExitCode.ENVIRONMENT
+    assert "--precision auto" in caught.value.hint
+
+
 def test_auto_on_apple_is_fp32() -> None:
     assert plan("auto", "fp16", MPS) == plan("auto", "bf16", MPS) == "fp32"
 
