@@ -17,7 +17,6 @@ from quant.kernels import conv3x3_w8a8, linear_w4a16, linear_w8a8, quantize_per_
 from quant.layers import QuantConv2d, QuantLinear
 from quant.primitives import INT8_MAX, quantize_per_channel
 
-
 _INT_MM_ROWS = 17  # at least: with fewer, cuBLAS refuses
 
 

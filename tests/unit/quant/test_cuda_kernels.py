@@ -1,7 +1,5 @@
 """Which kernels a CUDA device is given; their products, as far as a CPU has the same."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 
@@ -21,9 +19,9 @@ def layer(K: int = 64, N: int = 32, *, bias: bool = True) -> QuantLinear:
 
 
 @pytest.fixture
-def int_mm() -> Iterator[Kernel]:
+def int_mm() -> Kernel:
     [kernel] = [kernel for kernel in cuda.KERNELS if kernel.name == "int_mm"]
-    yield kernel
+    return kernel
 
 
 @pytest.mark.parametrize("rows", [1, 17, 300])
