@@ -119,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _in_words(error: BaseException) -> SanaError | None:
-    """What a person is told about an error; None for a bug, which keeps its traceback."""
+    """Return an error in the user's words; None for a bug, which keeps its traceback."""
     if isinstance(error, SanaError):
         return error
     if isinstance(error, UsageError):
@@ -128,13 +128,15 @@ def _in_words(error: BaseException) -> SanaError | None:
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:
-    """Whether stdout is read by a program. `sana bench --json FILE` writes a file, and its stdout is for people."""
+    """Return whether a program reads stdout. `sana bench --json FILE` writes a file, and its stdout
+    is for people.
+    """
     words = list(itertools.takewhile(lambda word: word != "--", arguments))
     return "--json" in words and "bench" not in words[: words.index("--json")]
 
 
 def _global_options_first(argv: Sequence[str]) -> list[str]:
-    """Options that every command has may stand behind it, too, where people add them to what just failed."""
+    """Move global options to the front: people add them at the end of a command that just failed."""
     end = argv.index("--") if "--" in argv else len(argv)
     anywhere = [word for word in argv[:end] if word in _GLOBAL_OPTIONS]
     return [*anywhere, *(word for word in argv[:end] if word not in _GLOBAL_OPTIONS), *argv[end:]]

@@ -1,7 +1,7 @@
-"""What works on this machine, found out by doing it, and what to do about the rest.
+"""Check by doing whether this machine works, and say what to do about each problem.
 
-Every check is a function that yields findings. One that breaks is a finding itself: this is what people run when
-something is broken.
+Every check is a function that yields findings. One that breaks is a finding itself: this is what
+people run when something is broken.
 """
 
 import os
@@ -41,7 +41,7 @@ _DISK_BYTES_PER_S = 5e8  # of a usual disk
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """One thing that was looked at. A problem always has a remedy."""
+    """The result of a check. A problem always has a remedy."""
 
     topic: str
     state: State = "ok"
@@ -254,7 +254,7 @@ def _name_of(measurement: "Measurement") -> str:
 
 
 def _drawing() -> Iterator[Finding]:
-    """One step of the built-in model, from the prompt to a file."""
+    """Draw with one step of the built-in model, from the prompt to a file."""
     from sana_cli.checkpoints.opening import open_checkpoint
     from sana_cli.config.user_settings import BUILTIN
     from sana_cli.pipeline.run import Run
@@ -320,7 +320,7 @@ def _models() -> Iterator[Finding]:
         text=f"{', '.join(names) or 'none but the built-in'}; {readable_bytes(total)} on disk",
     )  # fmt: skip
     for model in here:
-        if model.note.startswith("unreadable"):  # told below
+        if model.note.startswith("unreadable"):  # reported below
             continue
         try:
             open_if_here(model.name)
@@ -345,7 +345,7 @@ def _models() -> Iterator[Finding]:
 
 
 def _digests(names: list[str]) -> Iterator[Finding]:
-    """Whether downloaded files are what the hub announced; those that changed last first, as far as time allows."""
+    """Compare downloaded files with the hub's digests; those that changed last first, as far as time allows."""
     from sana_cli.checkpoints import hub
     from sana_cli.config.variants import find_variant
 
@@ -362,7 +362,7 @@ def _digests(names: list[str]) -> Iterator[Finding]:
         for file in verdict.damaged:
             yield Finding(
                 topic="models", state="problem", text=f"{name}: {file} is damaged",
-                remedy=f"`sana pull {name}` fetches it anew",
+                remedy=f"`sana pull {name}` fetches it again",
             )  # fmt: skip
         sound = counted(len(verdict.sound), "file")
         if verdict.unchecked:
@@ -392,7 +392,9 @@ def _settings() -> Iterator[Finding]:
 
 
 def _hub() -> Iterator[Finding]:
-    """What the hub's libraries take from the environment. Nothing is asked: doctor works without a network."""
+    """Check what the hub's libraries take from the environment. Nothing is asked: doctor works
+    without a network.
+    """
     bad = bad_variables()
     for variable in bad:
         yield Finding(
@@ -412,7 +414,7 @@ def _hub() -> Iterator[Finding]:
 
 
 def _cap(chosen: "Preferences", cap: int) -> Iterator[Finding]:
-    """The setting max_memory, beside what this machine has and what the usual model takes."""
+    """Compare the setting max_memory with this machine's memory and what the usual model takes."""
     from sana_cli.checkpoints.opening import open_checkpoint
     from sana_cli.memory.planner import choose_for
     from sana_cli.request.options import Wishes

@@ -5,7 +5,7 @@ from enum import IntEnum
 
 
 class ExitCode(IntEnum):
-    """What the process returns; scripts may rely on these."""
+    """Exit codes of the process; scripts may rely on these."""
 
     OK = 0
     FAILURE = 1

@@ -72,7 +72,7 @@ def require_another(preview: Path, picture: Path) -> None:
 
 
 def is_new_folder(path: Path, written_as_folder: bool) -> bool:
-    """Whether a path names a folder that is still to be made: only a slash at its end says so."""
+    """Return whether a path names a folder that is still to be made: only a slash at its end says so."""
     return written_as_folder and not os.path.lexists(path)
 
 

@@ -1,4 +1,4 @@
-"""Who sees progress and notices, and the seconds of each stage."""
+"""Pass progress and notices to a reporter, and time each stage."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +13,7 @@ STAGES = ("load", "text", "denoise", "decode", "save")  # of every picture
 
 
 class Reporter(Protocol):
-    """Where progress and notices go; `console.py` draws them, tests collect them."""
+    """The receiver of progress and notices; `terminal/progress_bars.py` draws them, tests collect them."""
 
     def stage(
         self, title: str, total: int | None = None

@@ -1,8 +1,8 @@
-"""A model folder becomes a quantized one: tensors are read and written one by one.
+"""Turn a model folder into a quantized one: tensors are read and written one by one.
 
-Without data, each is rounded to nearest, with searched 4-bit scales, so memory holds one layer at a time. With
-data, `calibration/` says what to write instead. Finished components survive an interruption; a rerun goes on
-behind them.
+Without data, each is rounded to nearest, with searched 4-bit scales, so memory holds one layer at a
+time. With data, `calibration/` says what to write instead. Finished components survive an
+interruption; a rerun reuses them.
 """
 
 import json
@@ -53,12 +53,12 @@ from sana_cli.loading.lora import Adapters
 from sana_cli.system.torch_memory import is_out_of_memory
 
 RUN_ORDER = ("text_encoder", "transformer", "vae")  # each makes the next one's inputs
-_DONE = "done.json"  # beside a finished component: what it was made with, and its digest
+_DONE = "done.json"  # next to a finished component: its inputs, and its digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentReport:
-    """What quantization did to one component."""
+    """The result of quantizing one component."""
 
     component: str
     scheme: str
@@ -71,7 +71,7 @@ class ComponentReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentPlan:
-    """What calibration decided for one component. Layers without a finished one are made without data."""
+    """The calibration's decisions for one component. Layers without a finished one are made without data."""
 
     layers: list[LayerReport]
     finished: Mapping[str, Quantized] = field(default_factory=dict)  # by path
@@ -80,7 +80,7 @@ class ComponentPlan:
 
 
 class Calibration(Protocol):
-    """What `calibration/` does for the writer."""
+    """The interface of `calibration/` that the writer uses."""
 
     def key(self, component: str) -> list[Any]:
         """Everything that decides the component's result, as JSON; for resuming."""
@@ -244,7 +244,7 @@ def _clear(working: Path) -> None:
 
 
 def _copy_small_files(checkpoint: Checkpoint, working: Path) -> None:
-    """What a model folder holds besides weights. A card is left behind: it describes other files."""
+    """Copy everything but weights. A model card is omitted: it describes other files."""
     names = [
         path.relative_to(checkpoint.folder).as_posix()
         for path in checkpoint.folder.rglob("*")
@@ -332,7 +332,9 @@ def _require_fitting(weights: ComponentWeights, model: nn.Module, component: str
 def _finished(
     path: Path, done: Path, key: list[Any], layers: list[LayerReport]
 ) -> tuple[list[LayerReport], dict[str, float], frozenset[str], str] | None:
-    """What an earlier run made of the same things: layers, SQNR, which are calibrated, digest; None if it did not."""
+    """Return what an earlier run made of the same inputs: layers, SQNR, which are calibrated,
+    digest; None if it did not.
+    """
     try:
         state = json.loads(read_small_text(done))
         if state["key"] != key or sha256_of(path) != state["sha256"]:
@@ -415,7 +417,7 @@ def _add_layer(writer: StreamWriter, path: str, layer: Quantized) -> None:
 
 
 def _sqnr(weight: Tensor, layer: Quantized) -> float:
-    if weight.shape[0] > 65536:  # a table of words: a sample of rows tells as much
+    if weight.shape[0] > 65536:  # a table of words: a sample of rows says as much
         rows = slice(0, None, 64)
         sample = layer.qweight[rows].float() * layer.scale[rows, None]
         return sqnr_db(weight[rows], sample)

@@ -23,7 +23,7 @@ _SCM_MIDDLE = 1.3  # radians; published middle angle of the two-step schedule
 
 
 class Sampler(Protocol):
-    """What the denoising loop needs of a scheduler."""
+    """The interface of a scheduler that the denoising loop uses."""
 
     steps: int
 
@@ -40,7 +40,7 @@ class Sampler(Protocol):
         """Latents after step i; after the last step, the finished ones."""
 
     def estimate(self, i: int, latents: Tensor, velocity: Tensor) -> Tensor:
-        """What the finished latents would be if step i went all the way: their expected value."""
+        """Estimate the finished latents at step i: their expected value."""
 
 
 def make_scheduler(

@@ -1,8 +1,10 @@
-"""What is printed: every value keeps to its line, whoever wrote it, and every JSON document is one. No torch.
+"""Make printed text safe: a value keeps to its line, whoever wrote it, and a JSON document is one
+line. No torch.
 
-Names, prompts and settings come from people, files and hubs. A line break in one of them would forge a line of ours, an
-escape sequence would steer the terminal, and a bidirectional control would show a text in another order than it has.
-All printing therefore passes through here; a test looks for other ways.
+Names, prompts and settings come from people, files and hubs. A line break in one of them would
+forge a line of ours, an escape sequence would steer the terminal, and a bidirectional control would
+show a text in another order than it has. All printing therefore passes through here; a test looks
+for other ways.
 """
 
 import json
@@ -38,7 +40,7 @@ def one_line(text: str) -> str:
 
 
 def shortened(text: str, longest: int = _LONGEST) -> str:
-    """Its beginning and its end, where it is longer than that."""
+    """Return a text's beginning and end if it is longer than `longest`, else all of it."""
     if len(text) <= longest:
         return text
     tail = longest // 4
@@ -76,7 +78,7 @@ def note(message: str) -> None:
 def show_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    """What Python shows, but for secrets: errors of libraries quote addresses with their passwords."""
+    """Print a traceback without secrets: errors of libraries quote addresses with their passwords."""
     import traceback
 
     sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, trace))))
@@ -167,7 +169,9 @@ def slug(prompt: str, *, limit: int = 48) -> str:
 
 
 def _is_mark(character: str) -> bool:
-    """Whether it belongs to the letter before: accents typed apart, vowels of Hindi and Thai."""
+    """Return whether a character belongs to the letter before it: accents typed apart, vowels of
+    Hindi and Thai.
+    """
     return category(character or " ") in ("Mn", "Mc") and not _SELECTOR.match(character)
 
 

@@ -78,7 +78,7 @@ def transformer_config(caption_channels: int) -> TransformerConfig:
 
 
 class TextToVelocity(nn.Module):
-    """Both networks in one module, so that they are trained together."""
+    """A module of both networks, so that they are trained together."""
 
     def __init__(self, vocabulary_size: int) -> None:
         super().__init__()

@@ -1,1 +1,1 @@
-"""One verb a file: the options of a command and the call that does the work."""
+"""Commands, a verb a file: its options and the call that does the work."""

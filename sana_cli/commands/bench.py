@@ -1,4 +1,6 @@
-"""`sana bench`: how long each stage of a picture takes, beside other schemes, other programs and the hardware's limits."""
+"""`sana bench`: time each stage of a picture, compared with other schemes, other programs and
+hardware limits.
+"""
 
 from pathlib import Path
 from typing import Annotated
@@ -117,9 +119,10 @@ def bench(
     yes: YesOption = False,
     quiet: QuietOption = None,
 ) -> None:
-    """Time each stage of a picture, beside other ways to draw it.
+    """Time each stage of a picture, compared with other ways to draw it.
 
-    Schemes, model folders and other programs run in turns, and stages are compared with what the hardware can do.
+    Schemes, model folders and other programs run in turns, and stages are compared with what the
+    hardware can do.
     """
     if random is not None and model is not None:
         raise usage_error("give --model or --random, not both", "omit one")

@@ -190,7 +190,9 @@ def _contenders(
     common: "Wishes",
     seed: int | None,
 ) -> "tuple[Contender, Contender]":
-    """Both models with the same prompts, seeds and sizes. SanaError for what one of them cannot draw."""
+    """Pair both models with the same prompts, seeds and sizes. Raises SanaError if one of them
+    cannot draw these.
+    """
     from sana_cli.bench.compare import Contender
     from sana_cli.request.output_paths import check
     from sana_cli.request.params import Request, resolve

@@ -109,7 +109,7 @@ def edit() -> None:
         ) from error
     if code:
         raise SanaError(f"the editor ended with code {code}", hint=f"look at {file}")
-    preferences()  # a mistake is told now, not with the next picture
+    preferences()  # a mistake is shown now, not with the next picture
 
 
 def _usual_editor() -> str:
@@ -178,7 +178,7 @@ def set_(
 
 
 def _safety_model(value: str) -> str:
-    """What finds it from any folder; SanaError where it is not here."""
+    """Return a name that opens the checker from any folder; raise SanaError if it is not here."""
     from sana_cli.files import local_path
     from sana_cli.pipeline.safety import SafetyCheck
 

@@ -1,4 +1,4 @@
-"""What `sana info` says about a model: one document of numbers and stable keys, and the lines that people read of it.
+"""Describe a model for `sana info`: one document of numbers and stable keys, and lines for people.
 
 docs/json.md describes the document. Every key is always there; null where nothing is known.
 """
@@ -52,7 +52,7 @@ def _known(model: str) -> dict[str, Any]:
 
 
 def _absent(model: str, variant: "Variant | None") -> dict[str, Any]:
-    """Of a model that is not here: a published one needs no network, another one the headers of its files."""
+    """Describe a model that is not here: a published one without the network, another by its files' headers."""
     from sana_cli.checkpoints.obtaining import Access
     from sana_cli.checkpoints.opening import open_checkpoint, open_published
     from sana_cli.config.user_settings import preferences
@@ -101,7 +101,7 @@ def _local(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 
 def _configuration(checkpoint: "Checkpoint") -> dict[str, Any]:
-    """What is known of a model whose weights may not be here."""
+    """Describe a model whose weights may not be here."""
     from sana_cli.terminal.memory_needs import memory_needs
 
     defaults, config = checkpoint.defaults, checkpoint.transformer
@@ -148,7 +148,7 @@ def _components(checkpoint: "Checkpoint") -> dict[str, dict[str, Any]]:
 
 
 def _quantized(checkpoint: "Checkpoint") -> dict[str, Any] | None:
-    """Where a quantized folder comes from; what older versions did not write is null."""
+    """Return the origin of a quantized folder; facts that older versions did not write are null."""
     manifest = checkpoint.manifest
     if manifest is None:
         return None
@@ -167,7 +167,9 @@ def _quantized(checkpoint: "Checkpoint") -> dict[str, Any] | None:
 
 
 def _report(checkpoint: "Checkpoint") -> dict[str, Any]:
-    """What `sana quantize` wrote beside the weights; {} where it is missing or not readable: nothing depends on it."""
+    """Read the report that `sana quantize` wrote next to the weights; {} if it is missing or
+    unreadable: nothing depends on it.
+    """
     try:
         report = json.loads(read_small_text(checkpoint.folder / REPORT))
     except (OSError, ValueError, RecursionError):

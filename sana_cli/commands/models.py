@@ -112,7 +112,9 @@ def default(
 
 
 def usable_name(model: str) -> tuple[str, bool]:
-    """What opens a model on any later day, and whether it is here; SanaError for one that a run would refuse."""
+    """Return a name that opens the model on any later day, and whether it is here; raise SanaError
+    if a run would refuse it.
+    """
     from sana_cli.checkpoints.model_names import lasting_name
     from sana_cli.checkpoints.opening import open_if_here
 

@@ -1,4 +1,6 @@
-"""How a picture was made, for people and as a document: one of ours, a preview, or another program's."""
+"""Describe how a picture was made, for people and as a document: one of ours, a preview, or another
+program's.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,7 +9,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureFacts:
-    """What `sana info` tells of a picture."""
+    """The facts of a picture that `sana info` shows."""
 
     document: dict[str, Any]
     facts: dict[str, Any]  # for people
@@ -16,7 +18,7 @@ class PictureFacts:
 
 
 def facts_of(path: Path) -> PictureFacts:
-    """What a file says. SanaError where it is no picture, or says nothing."""
+    """Read a picture file's facts. Raises SanaError if it is no picture, or carries no settings."""
     from sana_cli.images.png import SHEET_KEY, preview_state, read_foreign_settings, read_settings
 
     document: dict[str, Any] = {"picture": str(path), "settings": {}}
@@ -31,7 +33,7 @@ def facts_of(path: Path) -> PictureFacts:
         settings = read_settings(path)
         command = [] if SHEET_KEY in settings else _command(settings)
         return PictureFacts(
-            document={**document, "settings": settings}, facts=_told(settings), command=command
+            document={**document, "settings": settings}, facts=_given(settings), command=command
         )
     told = {
         "prompt": foreign.prompt,
@@ -52,8 +54,8 @@ def facts_of(path: Path) -> PictureFacts:
     )
 
 
-def _told(settings: dict[str, Any]) -> dict[str, Any]:
-    """What is not empty; names that no version of ours has written stand apart, so that none passes for a line of ours."""
+def _given(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings that are not empty, with unknown names apart: they must not pass for ours."""
     said = {key: value for key, value in settings.items() if value != ""}
     ours = {key: value for key, value in said.items() if key.isidentifier() and key != "again"}
     others = {key: value for key, value in said.items() if key not in ours}

@@ -49,7 +49,7 @@ def pull(
         bool,
         typer.Option(
             "--verify",
-            help="Check the files that are here without asking the hub; only a damaged one is fetched anew.",
+            help="Check the files that are here without asking the hub; only a damaged one is fetched again.",
             show_default=False,
         ),
     ] = False,
@@ -122,7 +122,7 @@ def pull(
 def _verified(
     repo_id: str, weight_variant: str | None, reporter: "ConsoleReporter"
 ) -> "Verdict | None":
-    """What reading the cached files found; None where there is no whole model to read."""
+    """Read the cached files and compare them; None if there is no whole model to read."""
     from sana_cli.checkpoints import hub
 
     with reporter.stage("check files"):
@@ -158,7 +158,7 @@ def _offline(source: str, kept: "Verdict | None") -> SanaError:
     if kept is not None:
         return checkpoint_error(
             f"{kept.damaged[0]} is damaged, and offline is set by {source}",
-            hint="SANA_OFFLINE=0 for this command fetches it anew",
+            hint="SANA_OFFLINE=0 for this command fetches it again",
         )
     return usage_error(
         f"offline is set by {source}, and a download needs the network",
@@ -185,7 +185,7 @@ def _published(model: str) -> "Variant | None":
 
 
 class _Quantizing:
-    """What --quantize asks for, checked before the download."""
+    """The request of --quantize, checked before the download."""
 
     def __init__(self, recipe: str, samples: int, target: Path) -> None:
         from sana_cli.commands.quantize import CalibrationWishes, schemes_of

@@ -1,4 +1,4 @@
-"""Options behind a prompt of `sana repl`, as contact sheets caption pictures: `a cat --seed 4`."""
+"""Read options after a prompt of `sana repl`, as contact sheets caption pictures: `a cat --seed 4`."""
 
 import re
 
@@ -8,16 +8,17 @@ _OPTION = re.compile(r"(?:^|\s)--([a-z][a-z-]*)(?:[ =]|$)")
 
 
 class OptionError(SanaError):
-    """About an option behind a prompt, which is written with dashes, not as a command."""
+    """An error about an option after a prompt, which is written with dashes, not as a command."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message, hint=hint, code=ExitCode.USAGE)
 
 
 def split_options(line: str) -> tuple[str, list[tuple[str, str]]]:
-    """The prompt, and the options behind it as commands with values: `[("/seed", "4")]`.
+    """Split a line into the prompt and its options as commands with values: `[("/seed", "4")]`.
 
-    A value reaches to the next option. SanaError (usage) for an option without a value, or without a prompt.
+    A value reaches to the next option. Raises SanaError (usage) for an option without a value, or
+    without a prompt.
     """
     found = list(_OPTION.finditer(line))
     if not found:

@@ -1,4 +1,4 @@
-"""What a session of `sana repl` says: its list of commands, the value of each setting, messages in its own words."""
+"""Texts of `sana repl`: its list of commands, the value of each setting, messages in its own words."""
 
 import re
 from collections.abc import Iterator

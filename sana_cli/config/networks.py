@@ -41,7 +41,7 @@ def _freeze(value: Any) -> Any:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a JSON value is of the annotated kind, and a number of a sane size."""
+    """Return whether a JSON value is of the annotated kind, and a number of a sane size."""
     if isinstance(hint, UnionType):
         return any(_fits(value, option) for option in get_args(hint))
     origin, arguments = get_origin(hint), get_args(hint)
@@ -240,7 +240,9 @@ class OwnSettings:
         return cls(**_known_fields(cls, values))
 
     def knows_any_thing(self, prompt: str) -> bool:
-        """Whether a prompt names something of the vocabulary, not colours and sizes alone; true without one."""
+        """Return whether a prompt names a thing of the vocabulary, not only colours and sizes; true
+        without one.
+        """
         groups = self.vocabulary or {}
         things = {
             word
@@ -252,7 +254,7 @@ class OwnSettings:
         return not things or any({word, word.removesuffix("s")} & things for word in words)
 
     def colours_in_vain(self, prompt: str) -> list[tuple[str, str]]:
-        """Where a prompt gives a colour to what takes none: [("blue", "apple")]."""
+        """List the colours that a prompt gives to things drawn in one colour only: [("blue", "apple")]."""
         groups = self.vocabulary or {}
         things = {word for group in self.uncoloured for word in groups[group]}
         return [

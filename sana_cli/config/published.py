@@ -35,7 +35,7 @@ def complex_human_instruction() -> str:
 
 
 def has_bins(native_size: int) -> bool:
-    """Whether a table of aspect ratios is published for a native size."""
+    """Return whether a table of aspect ratios is published for a native size."""
     return native_size in _PIPELINES
 
 

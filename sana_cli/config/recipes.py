@@ -25,7 +25,9 @@ KEPT_HALF = {"mixed": "w8a8"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeepRule:
-    """How many of the transformer's most sensitive layers get more bits, and which: one of three ways to say it."""
+    """The rule that keeps sensitive transformer layers in more bits: exactly one of three ways to
+    choose them.
+    """
 
     config: QuantConfig | None  # None: floating point
     count: int | None = None

@@ -18,7 +18,7 @@ _SHARED_BYTES = {"vae": 1_249_000_000, "text_encoder": 5_229_000_000, "tokenizer
 class Structure:
     """The transformer's shape, under the field names of `transformer/config.json`.
 
-    It completes the config that the tensors of a `.pth` file alone do not tell.
+    It completes the config that the tensors of a `.pth` file alone do not show.
     """
 
     num_attention_heads: int
@@ -39,7 +39,7 @@ class Structure:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """One published model with its recommended settings."""
+    """A published model with its recommended settings."""
 
     alias: str
     repo: str  # in the diffusers layout

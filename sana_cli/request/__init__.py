@@ -1,1 +1,1 @@
-"""What to draw: options from every place, resolved once into parameters."""
+"""Resolve options from every place, once, into the parameters of a picture."""

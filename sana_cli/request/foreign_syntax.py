@@ -1,4 +1,4 @@
-"""What other programs read as instructions in a prompt, and what is words here. No torch."""
+"""Find other programs' instructions in a prompt, which are plain words here. No torch."""
 
 import re
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ _SHOWN = 3
 
 
 def tell_foreign_syntax(prompts: Iterable[str]) -> str | None:
-    """One notice for all prompts, with some examples; None where they are words alone."""
+    """Return one notice for all prompts, with some examples; None if they are words alone."""
     found: dict[str, None] = {}
     for prompt in prompts:
         found |= dict.fromkeys(match[0] for match in _ANY.finditer(prompt))

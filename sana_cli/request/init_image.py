@@ -36,7 +36,7 @@ class PictureFile:
 
     @property
     def name(self) -> str:
-        """The path as pictures tell it: without the user's home."""
+        """The path as pictures store it: without the user's home."""
         return without_home(self.path)
 
     @property
@@ -47,7 +47,7 @@ class PictureFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """What a picture begins with, other than noise."""
+    """The start of a picture, other than noise."""
 
     image: PictureFile
     strength: float
@@ -56,13 +56,13 @@ class Source:
 
     @property
     def is_encoded(self) -> bool:
-        """Whether the latents of the original are needed."""
+        """Return whether the latents of the original are needed."""
         return self.first > 0 or self.mask is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paste:
-    """What stays of an original, both of the finished picture's size: RGB, and a mask of 0 (stays) and 255."""
+    """The kept part of an original, in the finished picture's size: RGB, and a mask of 0 (stays) and 255."""
 
     original: Image.Image
     mask: Image.Image
@@ -84,8 +84,10 @@ def source_of(
     scheduler: SchedulerName,
     room: int | None = None,
 ) -> Source | None:
-    """What a request begins with; SanaError (usage) for files and numbers that cannot work, or for pictures that
-    take more than `room` bytes to read.
+    """Check and read the start of a picture.
+
+    Raises SanaError (usage) for files and numbers that cannot work, or for pictures that take more
+    than `room` bytes to read.
     """
     if image is None:
         for option, value in (("--strength", strength), ("--mask", mask)):
@@ -145,7 +147,7 @@ def nearest_multiple(side: float) -> int:
 
 
 def notices(source: Source, width: int, height: int) -> list[str]:
-    """What a person should know about how the files are used for a picture of this size."""
+    """List notices on how the files are used for a picture of this size."""
     image, mask, lines = source.image, source.mask, []
     if (image.width, image.height) != (width, height):
         scale = max(width / image.width, height / image.height)
@@ -155,12 +157,12 @@ def notices(source: Source, width: int, height: int) -> list[str]:
             f"{image.path.name} ({image.width}x{image.height}) is resized{cropped} to {width}x{height}"
         )
     lines += [
-        f"{file.path.name}: {'; '.join(told)}"
-        for file, told in (
+        f"{file.path.name}: {'; '.join(words)}"
+        for file, words in (
             (image, image.oddities.of_picture()),
             (mask, mask.oddities.of_mask() if mask else []),
         )
-        if file and told
+        if file and words
     ]
     if mask is not None and (mask.width, mask.height) != (image.width, image.height):
         lines.append(
@@ -211,7 +213,7 @@ def examine(path: Path, room: int | None = None) -> PictureFile:
     try:
         state = path.stat()
     except OSError:
-        state = None  # reading it tells what is wrong
+        state = None  # reading it will say what is wrong
     key = path, *((state.st_size, state.st_mtime_ns) if state else (0, 0))
     if key in _examined:
         require_room(path, _examined[key].width, _examined[key].height, room)
@@ -270,7 +272,7 @@ def _rgb(image: Image.Image, background: str) -> Image.Image:
 
 
 def _eight_bits(values: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
-    """Of 255, what numbers of `white_of` are."""
+    """Scale values from 0..`white_of` to 0..255."""
     if white_of(values) == 0xFFFF:
         return ((values.clip(0, None).astype(np.uint32) + 128) // 257).astype(np.uint8)
     shift = 24 if values.dtype == np.uint32 else 23
@@ -289,7 +291,7 @@ def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def as_drawn(image: Image.Image, width: int, height: int) -> Image.Image:
-    """What the model must draw, width x height, for `pixels.resize_and_crop` to make this picture of it."""
+    """Return the width x height picture that `images.tensors.resize_and_crop` turns into this one."""
     if image.size == (width, height):
         return image
     ratio = max(image.width / width, image.height / height)

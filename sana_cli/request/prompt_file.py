@@ -28,7 +28,7 @@ _SHOWN = 3  # unknown keys, left out files
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
-    """One place that asks for a picture."""
+    """A place of a file that asks for a picture."""
 
     order: int  # among all places of the file, from 1
     place: Place
@@ -38,7 +38,7 @@ class Line:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Problem:
-    """One place that asks for a picture which cannot be drawn."""
+    """A place that asks for a picture which cannot be drawn."""
 
     order: int
     place: Place
@@ -63,15 +63,15 @@ class PromptFile:
 
 
 def read_prompt_file(name: str) -> PromptFile:
-    """What a file asks for, a folder of files, or standard input if the name is `-`.
+    """Read a file of prompts, a folder of such files, or standard input if the name is `-`.
 
-    SanaError (usage) where nothing can be read at all, or no line of it.
+    Raises SanaError (usage) if nothing can be read at all, or no line of it.
     """
     return _Reader(name).read()
 
 
 class _Reader:
-    """Reads one file or folder; collects what is to be told of all its lines together."""
+    """Reads a file or folder; collects notices about all its lines."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -183,7 +183,7 @@ class _Reader:
 
 
 def summed_up(problems: Sequence[Problem]) -> SanaError:
-    """One error for all lines that cannot be drawn: the first, and how many more there are."""
+    """Return one error for all lines that cannot be drawn: the first, and how many more there are."""
     first = problems[0].error
     more = f" (and {len(problems) - 1} more such lines)" if len(problems) > 1 else ""
     return SanaError(first.message + more, hint=first.hint, code=first.code)

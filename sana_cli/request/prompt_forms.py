@@ -1,7 +1,8 @@
-"""What a file of prompts says, whatever its form: lines of text, JSON, a table, or lines of options. No torch.
+"""Read a file of prompts in any form: lines of text, JSON, a table, or lines of options. No torch.
 
-The form is found by looking at the content; a name that ends in .jsonl, .csv or the like only settles what looks like
-text. Nothing is judged here: `prompt_file` decides which keys mean what.
+The form is found by looking at the content; a name that ends in .jsonl, .csv or the like only
+decides for content that looks like text. Nothing is judged here: `prompt_file` decides which keys
+mean what.
 """
 
 import csv
@@ -29,7 +30,7 @@ _LONGEST_HEADER = 5000  # characters
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where in a file something stands. `kind` is "line" or "item"; `file` is set within a folder."""
+    """A place in a file. `kind` is "line" or "item"; `file` is set within a folder."""
 
     kind: str
     number: int  # from 1
@@ -43,7 +44,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """What one place says about a picture, by key, or why it cannot be read.
+    """A place's values for a picture, by key, or the reason why it cannot be read.
 
     Values are those of JSON, or all text where `is_typed`.
     """
@@ -67,7 +68,9 @@ class UnreadableForm(Exception):
 
 
 def read_entries(text: str, name: str) -> Content:
-    """What a text says; `name` is that of its file. UnreadableForm for a file that has no entries by its form."""
+    """Read the entries of a text; `name` is that of its file. Raises UnreadableForm if its form has
+    no entries.
+    """
     suffix = f".{name.rpartition('.')[2].lower()}" if "." in name else ""
     lines = [(number, line) for number, line in enumerate(split_lines(text), 1) if line.strip()]
     written = [(number, line) for number, line in lines if not line.lstrip().startswith("#")]
@@ -163,7 +166,7 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 
 def _delimiter_of(header: str) -> str | None:
-    """What separates the columns of a line that names them, one of them `prompt`; None for any other line."""
+    """Return the separator of a line that names columns, one of them `prompt`; None for any other line."""
     if len(header) > _LONGEST_HEADER:
         return None
     for delimiter in _DELIMITERS:

@@ -84,7 +84,7 @@ def _description(offer: "Offer", model: object, variant: "Variant | None") -> li
         (
             f"  {file.name}",
             readable_bytes(file.size),
-            "damaged: fetched anew" if file.name in offer.damaged
+            "damaged: fetched again" if file.name in offer.damaged
             else "here already" if file.here == file.size
             else f"{readable_bytes(file.here)} here already" if file.here else "",
         )
