@@ -119,7 +119,7 @@ def bench(
     yes: YesOption = False,
     quiet: QuietOption = None,
 ) -> None:
-    """Time each stage of a picture, compared with other ways to draw it.
+    """Time each stage of a picture, and compare schemes and programs.
 
     Schemes, model folders and other programs run in turns, and stages are compared with what the
     hardware can do.
