@@ -346,13 +346,13 @@ def _models() -> Iterator[Finding]:
 
 def _digests(names: list[str]) -> Iterator[Finding]:
     """Compare downloaded files with the hub's digests; those that changed last first, as far as time allows."""
-    from sana_cli.checkpoints import hub
+    from sana_cli.checkpoints.hub_snapshot import verify
     from sana_cli.config.variants import find_variant
 
     end = time.monotonic() + _DIGESTS_S
     for name in names:
         variant = find_variant(name)
-        verdict = hub.verify(
+        verdict = verify(
             variant.repo if variant else name,
             weight_variant=variant.weight_variant if variant else None,
             keep_on=lambda size: time.monotonic() + size / _DISK_BYTES_PER_S < end,

@@ -5,20 +5,25 @@ importing huggingface_hub, which takes 0.2 s.
 """
 
 import contextlib
-import json
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
-from quant.files import read_small
 from sana_cli.checkpoints import hub_cache
-from sana_cli.checkpoints.file_selection import COMPONENTS, missing_files, select_files
+from sana_cli.checkpoints.file_selection import COMPONENTS, missing_files
 from sana_cli.checkpoints.hub_answer import BadAnswer, Listing
 from sana_cli.checkpoints.hub_environment import blame, require_environment
-from sana_cli.checkpoints.hub_files import RemoteFile, RepoFolder, is_repo_id, is_sound, unsafe_name
+from sana_cli.checkpoints.hub_files import RemoteFile, is_sound
+from sana_cli.checkpoints.hub_snapshot import (
+    MAIN,
+    HubRequest,
+    HubSnapshot,
+    find_snapshot,
+    require_indexed_files,
+    require_repo,
+)
 from sana_cli.errors import ExitCode, SanaError
 
 Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in total
@@ -26,30 +31,6 @@ Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in total
 Piece = tuple[str, int, int]  # a file, its first byte that is wanted, and how many
 
 _AT_ONCE = 4  # requests
-_MAIN = "main"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HubSnapshot:
-    """A checkpoint folder in the cache, complete for the components that were asked for."""
-
-    path: Path
-    revision: str  # commit hash
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    repo_id: str
-    revision: str | None = None
-    weight_variant: str | None = None
-    components: Sequence[str] = COMPONENTS
-
-    def select(self, paths: Sequence[str]) -> list[str]:
-        return select_files(paths, weight_variant=self.weight_variant, components=self.components)
-
-    @property
-    def folder(self) -> RepoFolder:
-        return hub_cache.repo_folder(self.repo_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,16 +62,6 @@ class Offer:
         return sum(file.size - file.here for file in self.files)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """The result of comparing the files of a cached model with those that the hub announced."""
-
-    revision: str
-    sound: list[RemoteFile] = field(default_factory=list)
-    damaged: list[str] = field(default_factory=list)
-    unchecked: list[str] = field(default_factory=list)  # `keep_on` said no
-
-
 def fetch(
     repo_id: str,
     *,
@@ -108,16 +79,16 @@ def fetch(
     even if they are there. `progress` is called once for each large file before the first byte, so the sum of its
     totals is known at once, and then as bytes arrive.
     """
-    request = _Request(
+    request = HubRequest(
         repo_id=repo_id,
         revision=revision,
         weight_variant=weight_variant,
         components=components,
     )
-    _require_repo(repo_id)
+    require_repo(repo_id)
     offline = offline or is_offline()
     if offline or not refresh:
-        snapshot = _from_cache(request, offline=offline)
+        snapshot = find_snapshot(request, offline=offline)
         if snapshot is not None:
             return snapshot
     with _at_the_hub(request):
@@ -128,18 +99,18 @@ def cached(
     repo_id: str, *, weight_variant: str | None = None, components: Sequence[str] = COMPONENTS
 ) -> HubSnapshot | None:
     """Return the result of `fetch` without asking the hub; None if `fetch` would have to ask."""
-    _require_repo(repo_id)
-    request = _Request(repo_id=repo_id, weight_variant=weight_variant, components=components)
-    return _from_cache(request, offline=False)
+    require_repo(repo_id)
+    request = HubRequest(repo_id=repo_id, weight_variant=weight_variant, components=components)
+    return find_snapshot(request, offline=False)
 
 
 def pieces(repo_id: str, revision: str | None, wanted: Sequence[Piece]) -> list[bytes]:
     """Pieces of a repo's files, each shorter than asked for only where the file ends; nothing is kept."""
-    with _at_the_hub(_Request(repo_id=repo_id, revision=revision)):
+    with _at_the_hub(HubRequest(repo_id=repo_id, revision=revision)):
         from sana_cli.checkpoints.hub_download import read_piece
 
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            found = pool.map(lambda piece: read_piece(repo_id, revision or _MAIN, *piece), wanted)
+            found = pool.map(lambda piece: read_piece(repo_id, revision or MAIN, *piece), wanted)
             return list(found)
 
 
@@ -166,10 +137,10 @@ def ask(
     With `verify`, existing files are read and compared with their digests. Nothing is changed in
     any case.
     """
-    request = _Request(
+    request = HubRequest(
         repo_id=repo_id, revision=revision, weight_variant=weight_variant, components=components
     )
-    _require_repo(repo_id)
+    require_repo(repo_id)
     with _at_the_hub(request):
         from sana_cli.checkpoints.hub_download import list_repo
 
@@ -199,48 +170,6 @@ def ask(
         )
 
 
-def verify(
-    repo_id: str,
-    *,
-    weight_variant: str | None = None,
-    keep_on: Callable[[int], bool] = lambda size: True,
-) -> Verdict | None:
-    """Read a cached model and compare it with its digests, without the hub; None if it is not
-    complete.
-
-    Files that changed last come first. Each is read only if `keep_on`, called with its size in
-    bytes, returns true.
-    """
-    request = _Request(repo_id=repo_id, weight_variant=weight_variant)
-    folder = request.folder
-    commit = folder.commit(_MAIN)
-    if commit is None or not (known := folder.files(commit)):
-        return None
-    selected = request.select(list(known))
-    if missing_files(selected) or unsafe_name(selected):
-        return None
-    snapshot = folder.snapshot(commit)
-    if not all((snapshot / name).is_file() for name in selected):
-        return None
-    verdict = Verdict(revision=commit)
-    for name in sorted(selected, key=lambda n: (snapshot / n).stat().st_mtime, reverse=True):
-        if not keep_on(known[name].size):
-            verdict.unchecked.append(name)
-        elif is_sound(snapshot / name, known[name]):
-            verdict.sound.append(known[name])
-        else:
-            verdict.damaged.append(name)
-    return verdict
-
-
-def _require_repo(repo_id: str) -> None:
-    """SanaError (usage) for what no hub takes as a repo's name, before a path is made of it."""
-    if not is_repo_id(repo_id):
-        from sana_cli.checkpoints.hub_errors import no_repo
-
-        raise no_repo(repo_id)
-
-
 def is_offline() -> bool:
     """Return whether HF_HUB_OFFLINE forbids the network."""
     require_environment()
@@ -250,7 +179,7 @@ def is_offline() -> bool:
 
 
 @contextlib.contextmanager
-def _at_the_hub(request: _Request) -> Iterator[None]:
+def _at_the_hub(request: HubRequest) -> Iterator[None]:
     """Within the block a hub is asked: what its answers, the network and the disk bring are SanaErrors."""
     if is_offline():
         raise SanaError(
@@ -269,83 +198,10 @@ def _at_the_hub(request: _Request) -> Iterator[None]:
         yield
 
 
-# --- the cache ---
-
-
-def _from_cache(request: _Request, *, offline: bool) -> HubSnapshot | None:
-    folder = request.folder
-    commit = folder.commit(request.revision or _MAIN)
-    if commit is None or not (folder.snapshot(commit) / "model_index.json").is_file():
-        return _not_cached(request, "is not in the local cache") if offline else None
-    snapshot = folder.snapshot(commit)
-    known = folder.listing(commit)
-    if known is None and not offline:  # another program did not note what the repo holds
-        return None
-    selected = request.select(list(known) if known is not None else _names_in(snapshot))
-    absent = [name for name in selected if not (snapshot / name).is_file()]
-    absent += missing_files(selected, components=request.components)
-    if (unsafe := unsafe_name(selected)) is not None:
-        absent.insert(0, unsafe)
-    if absent:
-        what = f"is only partly in the local cache: {absent[0]} is missing"
-        return _not_cached(request, what) if offline else None
-    for name in selected:
-        if known is not None and not folder.is_here(commit, known[name]):
-            if not offline:
-                return None  # it is fetched again
-            raise SanaError(
-                f"{name} of {request.repo_id} is damaged in the local cache",
-                hint=_again(offline),
-                code=ExitCode.CHECKPOINT,
-            )
-    _check_indexes(request, snapshot, selected)
-    return HubSnapshot(path=snapshot, revision=commit)
-
-
-def _names_in(snapshot: Path) -> list[str]:
-    files = (path for path in snapshot.rglob("*") if path.is_file())
-    return [path.relative_to(snapshot).as_posix() for path in files]
-
-
-def _not_cached(request: _Request, what: str) -> NoReturn:
-    raise SanaError(
-        f"{request.repo_id} {what}, and we are offline",
-        hint=_again(offline=True),
-        code=ExitCode.ENVIRONMENT,
-    )
-
-
-def _again(offline: bool) -> str:
-    how = " online: without --offline, and without HF_HUB_OFFLINE" if offline else ""
-    return f"run the command once more{how}; it downloads only what is missing"
-
-
-def _check_indexes(request: _Request, folder: Path, selected: Sequence[str]) -> None:
-    """Names alone chose the shards; each index has the last word."""
-    for name in selected:
-        if ".index." not in name:
-            continue
-        try:
-            weight_map = json.loads(read_small(folder / name))["weight_map"]
-            needed = {f"{Path(name).parent.as_posix()}/{shard}" for shard in weight_map.values()}
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise SanaError(
-                f"{name} of {request.repo_id} is not a safetensors index",
-                hint="the repo itself is broken; choose another revision or model",
-                code=ExitCode.CHECKPOINT,
-            ) from error
-        if lost := sorted(needed - set(selected)):
-            raise SanaError(
-                f"{request.repo_id} lacks {lost[0]}, which {name} asks for",
-                hint="the repo itself is broken; choose another revision or model",
-                code=ExitCode.CHECKPOINT,
-            )
-
-
 # --- downloading ---
 
 
-def _selected(request: _Request, listing: Listing) -> list[RemoteFile]:
+def _selected(request: HubRequest, listing: Listing) -> list[RemoteFile]:
     """The files of a repo that we read; SanaError if it is no repo in our layout."""
     selected = request.select(list(listing.announced))
     if lacking := missing_files(selected, components=request.components):
@@ -358,7 +214,7 @@ def _selected(request: _Request, listing: Listing) -> list[RemoteFile]:
     return listing.take(selected)
 
 
-def _download(request: _Request, renew: Collection[str], progress: Progress) -> HubSnapshot:
+def _download(request: HubRequest, renew: Collection[str], progress: Progress) -> HubSnapshot:
     from sana_cli.checkpoints.hub_download import list_repo, receive
 
     listing = list_repo(request.repo_id, request.revision)
@@ -376,14 +232,14 @@ def _download(request: _Request, renew: Collection[str], progress: Progress) -> 
     for file in wanted:
         receive(request.repo_id, folder, commit, file, progress)
     folder.note_listing(commit, listing.files)
-    folder.note_commit(request.revision or _MAIN, commit)
+    folder.note_commit(request.revision or MAIN, commit)
     hub_cache.remove_idle_locks(folder.path)
     snapshot = folder.snapshot(commit)
-    _check_indexes(request, snapshot, [file.name for file in selected])
+    require_indexed_files(request, snapshot, [file.name for file in selected])
     return HubSnapshot(path=snapshot, revision=commit)
 
 
-def _bytes_here(request: _Request, commit: str, file: RemoteFile) -> int:
+def _bytes_here(request: HubRequest, commit: str, file: RemoteFile) -> int:
     """Count the bytes of a file that need no download."""
     from sana_cli.checkpoints.hub_download import bytes_in, find_twin
 
@@ -395,7 +251,7 @@ def _bytes_here(request: _Request, commit: str, file: RemoteFile) -> int:
     return min(bytes_in(folder.incomplete(file.digest)), file.size)
 
 
-def _check_disk(request: _Request, needed: int) -> None:
+def _check_disk(request: HubRequest, needed: int) -> None:
     folder = hub_cache.existing_parent(request.folder.path)
     free = shutil.disk_usage(folder).free
     if needed > free:

@@ -14,7 +14,7 @@ from sana_cli.terminal.options import JsonOption, QuietOption, YesOption
 from sana_cli.text import counted, print_json, readable_bytes, say
 
 if TYPE_CHECKING:
-    from sana_cli.checkpoints.hub import Verdict
+    from sana_cli.checkpoints.hub_snapshot import Verdict
     from sana_cli.config.variants import Variant
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
@@ -123,10 +123,10 @@ def _verified(
     repo_id: str, weight_variant: str | None, reporter: "ConsoleReporter"
 ) -> "Verdict | None":
     """Read the cached files and compare them; None if there is no whole model to read."""
-    from sana_cli.checkpoints import hub
+    from sana_cli.checkpoints.hub_snapshot import verify
 
     with reporter.stage("check files"):
-        return hub.verify(repo_id, weight_variant=weight_variant)
+        return verify(repo_id, weight_variant=weight_variant)
 
 
 def _tell_sound(

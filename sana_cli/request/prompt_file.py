@@ -10,14 +10,8 @@ from typing import BinaryIO
 from quant.plain_text import decode_text
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.request.options import Wishes
-from sana_cli.request.prompt_forms import (
-    Content,
-    Entry,
-    Place,
-    UnreadableForm,
-    read_entries,
-    within,
-)
+from sana_cli.request.prompt_entries import Content, Entry, Place, UnreadableForm, within
+from sana_cli.request.prompt_forms import read_entries
 from sana_cli.request.prompt_values import KEYS, BadValue, values_of, wishes_of
 from sana_cli.text import counted
 

@@ -5,66 +5,23 @@ decides for content that looks like text. Nothing is judged here: `prompt_file` 
 mean what.
 """
 
-import csv
-import io
 import json
 import re
 import shlex
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
 from typing import Any
 
 from quant.plain_text import split_lines
+from sana_cli.request.prompt_entries import Content, Entry, Place, UnreadableForm
+from sana_cli.request.prompt_tables import delimiter_of, entries_of_table
 
 _JSON_NAMES = (".jsonl", ".ndjson", ".json")
 _TABLE_NAMES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
-_DELIMITERS = "\t,;|"
 _OBJECT = re.compile(
     r"\{\s*([\"']|\}?\s*$)"
 )  # a prompt may begin with a brace, too: {red|blue} cat
 _ARRAY = re.compile(r"\[\s*([\"'{]|\]?\s*$)")
 _OPTION = re.compile(r"--[A-Za-z]")
-_CUT = 60  # characters of a line that are shown
-_LONGEST_HEADER = 5000  # characters
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
-    """A place in a file. `kind` is "line" or "item"; `file` is set within a folder."""
-
-    kind: str
-    number: int  # from 1
-    file: str = ""
-
-    def __str__(self) -> str:
-        return (
-            f"{self.file}, {self.kind} {self.number}" if self.file else f"{self.kind} {self.number}"
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
-    """A place's values for a picture, by key, or the reason why it cannot be read.
-
-    Values are those of JSON, or all text where `is_typed`.
-    """
-
-    place: Place
-    said: Mapping[str, Any] = field(default_factory=dict)
-    is_typed: bool = False
-    problem: str = ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Content:
-    """All entries of a file, and its lines that begin with #, which are none."""
-
-    entries: tuple[Entry, ...]
-    comments: tuple[tuple[int, str], ...] = ()
-
-
-class UnreadableForm(Exception):
-    """The file as a whole is none; its text says why."""
 
 
 def read_entries(text: str, name: str) -> Content:
@@ -85,9 +42,10 @@ def read_entries(text: str, name: str) -> Content:
         spread = first == "{" or (suffix == ".json" and not _OBJECT.match(first))
         if _ARRAY.match(first) or spread:
             raise UnreadableForm(_why_no_json(text))
-    delimiter = _TABLE_NAMES.get(suffix) or _delimiter_of(first)
+    # Spreadsheets of many countries write .csv with semicolons.
+    delimiter = delimiter_of(first) or _TABLE_NAMES.get(suffix)
     if delimiter:
-        return Content(entries=tuple(_of_table(text, _header_delimiter(first, delimiter))))
+        return Content(entries=tuple(entries_of_table(text, delimiter)))
     is_json = suffix in _JSON_NAMES or bool(_OBJECT.match(first))
     entries = tuple(_of_line(number, line.strip(), is_json=is_json) for number, line in written)
     comments = tuple(line for line in lines if line not in written)
@@ -157,79 +115,6 @@ def _of_value(place: Place, value: object) -> Entry:
     return Entry(place=place, problem='is no object with a "prompt"')
 
 
-# -- tables ---------------------------------------------------------------------------------------
-
-
-def _cells(line: str, delimiter: str) -> list[str]:
-    rows = list(csv.reader([line], delimiter=delimiter))
-    return [cell.strip() for cell in rows[0]] if rows else []
-
-
-def _delimiter_of(header: str) -> str | None:
-    """Return the separator of a line that names columns, one of them `prompt`; None for any other line."""
-    if len(header) > _LONGEST_HEADER:
-        return None
-    for delimiter in _DELIMITERS:
-        cells = _cells(header, delimiter)
-        if len(cells) > 1 and any(_is_prompt(cell) for cell in cells):
-            return delimiter
-    return None
-
-
-def _header_delimiter(header: str, usual: str) -> str:
-    """Spreadsheets of many countries write .csv with semicolons."""
-    return _delimiter_of(header) or usual
-
-
-def _is_prompt(cell: str) -> bool:
-    return cell.strip().casefold() in ("prompt", "prompts")
-
-
-def _of_table(text: str, delimiter: str) -> Iterator[Entry]:
-    rows = _rows(text, delimiter)
-    if not rows:
-        return
-    header = [cell.strip() for cell in rows[0][1]]
-    column = next((n for n, cell in enumerate(header) if _is_prompt(cell)), None)
-    if column is None:
-        named = ", ".join(cell for cell in header if cell)[:_CUT]
-        raise UnreadableForm(f"has no column `prompt` in its first line, which is {named!r}")
-    header[column] = "prompt"
-    for number, row in rows[1:]:
-        place = Place(kind="line", number=number)
-        if any(cell.strip() for cell in row[len(header) :]):
-            problem = f"has {len(row)} columns, the first line {len(header)}: quote cells that hold {delimiter!r}"
-            yield Entry(place=place, problem=problem)
-            continue
-        said = {key: cell.strip() for key, cell in zip(header, row, strict=False) if key}
-        yield Entry(place=place, said={k: v for k, v in said.items() if v}, is_typed=True)
-
-
-def _rows(text: str, delimiter: str) -> list[tuple[int, list[str]]]:
-    """Rows that hold something, each with the number of its first line."""
-    try:
-        return _parsed(text, delimiter, csv.QUOTE_MINIMAL)
-    except csv.Error as error:
-        if delimiter != "\t":
-            raise UnreadableForm(f"is not a readable table: {error}") from error
-    try:
-        return _parsed(text, delimiter, csv.QUOTE_NONE)  # quotes are mostly plain characters there
-    except csv.Error as error:
-        raise UnreadableForm(f"is not a readable table: {error}") from error
-
-
-def _parsed(text: str, delimiter: str, quoting: Any) -> list[tuple[int, list[str]]]:
-    reader = csv.reader(
-        io.StringIO(text, newline=""), delimiter=delimiter, quoting=quoting, strict=True
-    )
-    rows, start = [], 1
-    for row in reader:
-        if any(cell.strip() for cell in row):
-            rows.append((start, row))
-        start = reader.line_num + 1
-    return rows
-
-
 # -- lines ----------------------------------------------------------------------------------------
 
 
@@ -266,9 +151,3 @@ def _of_options(place: Place, line: str) -> Entry:
         said={key: " ".join(values) for key, values in said.items()},
         is_typed=True,
     )
-
-
-def within(entry: Entry, file: str, name: str | None) -> Entry:
-    """The same, as one of the files of a folder; `name` is its id unless it says one."""
-    said = entry.said if name is None else {"id": name, **entry.said}
-    return replace(entry, place=replace(entry.place, file=file), said=said)

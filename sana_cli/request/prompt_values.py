@@ -6,7 +6,7 @@ from typing import Any
 from sana_cli.config.choices import Scheduler, parse_size
 from sana_cli.errors import SanaError
 from sana_cli.request.options import Wishes
-from sana_cli.request.prompt_forms import Entry
+from sana_cli.request.prompt_entries import Entry
 
 # keys of a line, and what their values are in JSON
 KEYS: dict[str, tuple[type, ...]] = {

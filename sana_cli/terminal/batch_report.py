@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sana_cli.pipeline.batch import Batch, Job
     from sana_cli.pipeline.finishing import Picture
     from sana_cli.pipeline.run import Run
-    from sana_cli.request.prompt_forms import Place
+    from sana_cli.request.prompt_entries import Place
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
 _SHOWN = 10  # lines that cannot be drawn

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from sana_cli.checkpoints import hub as client
+from sana_cli.checkpoints import hub_snapshot
 from sana_cli.checkpoints.hub_answer import BadAnswer, parse_listing
 from sana_cli.checkpoints.hub_files import RemoteFile, RepoFolder, unsafe_name
 from sana_cli.errors import SanaError
@@ -230,7 +231,7 @@ def test_a_reference_is_no_path(repo: Any, victim: Path, commit: str) -> None:
     reference.write_text(commit)
     with pytest.raises(SanaError, match="not in the local cache"):
         client.fetch(REPO, offline=True)
-    assert client.verify(REPO) is None
+    assert hub_snapshot.verify(REPO) is None
     assert client.fetch(REPO).revision == repo.commit(REPO)
 
 
