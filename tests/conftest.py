@@ -13,7 +13,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -198,6 +198,31 @@ def sana_draw(sana: Callable[..., Result], tmp_path: Path) -> Callable[..., list
         return pictures
 
     return run
+
+
+_NETWORKS = {
+    "text": "sana_cli.models.gemma2",
+    "denoise": "sana_cli.models.sana_transformer",
+    "decode": "sana_cli.models.dc_ae",
+}
+
+
+@pytest.fixture(scope="session")
+def before_computing() -> Callable[..., AbstractContextManager[None]]:
+    """`with before_computing("denoise", act): ...` calls `act()` before each module of that stage's network runs."""
+
+    @contextmanager
+    def hook(stage: str, act: Callable[[], object]) -> Iterator[None]:
+        from torch.nn.modules.module import register_module_forward_pre_hook
+
+        def called(module: Any, inputs: Any) -> None:
+            if type(module).__module__ == _NETWORKS[stage]:
+                act()
+
+        with register_module_forward_pre_hook(called):
+            yield
+
+    return hook
 
 
 @pytest.fixture(autouse=True)

@@ -122,8 +122,10 @@ def test_what_the_system_says(tmp_path: Path, number: int, hint: str, code: Exit
 
 def test_the_system_refuses_a_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also while weights, digests and names of models are read."""
-    from sana_cli.checkpoints import component_weights, digest, safetensors_data
+    from sana_cli.checkpoints.component_weights import _require_digest
+    from sana_cli.checkpoints.digest import model_digest
     from sana_cli.checkpoints.opening import open_checkpoint
+    from sana_cli.checkpoints.safetensors_data import read_tensor
 
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", "x")
@@ -131,14 +133,13 @@ def test_the_system_refuses_a_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "m.safetensors").write_bytes(save({"a": torch.ones(2)}))
     files = WeightFiles(tmp_path, stem="m")
     builtin = open_checkpoint("builtin")
-    monkeypatch.setattr(component_weights, "_digest_of", refuse)
-    monkeypatch.setattr(digest, "open_regular", refuse)
     files.start_of("a")
     monkeypatch.setattr(Path, "open", refuse)
+    monkeypatch.setattr(os, "open", refuse)
     for read in (
-        lambda _: safetensors_data.read_tensor(files, "a"),
-        lambda _: component_weights._require_digest(tmp_path / "m.safetensors", "0"),
-        lambda _: digest.model_digest(builtin),
+        lambda _: read_tensor(files, "a"),
+        lambda _: _require_digest(tmp_path / "m.safetensors", "0"),
+        lambda _: model_digest(builtin),
     ):
         error = error_of(read, tmp_path)
         assert "no permission" in error.message

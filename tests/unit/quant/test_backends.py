@@ -352,16 +352,13 @@ def test_computations_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "".join(turns) == "ab" + "ab" * timing._ROUNDS
 
 
-def test_short_computations_fill_a_turn() -> None:
+def test_short_computations_fill_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
     """The system brings CPU seconds of other cores' threads up to date every few milliseconds only."""
-    runs: list[int] = []
-
-    def run() -> None:
-        runs.append(1)
-        time.sleep(0.002)
-
-    best_seconds([run], CPU)
-    assert len(runs) > timing._ROUNDS * 5
+    elapsed = [0.0]  # by the clock on the wall, as on a machine that does nothing else
+    monkeypatch.setattr(time, "perf_counter", lambda: sum(elapsed))
+    best_seconds([lambda: elapsed.append(0.002)], CPU)
+    each = round(timing._TURN_S / 0.002)
+    assert len(elapsed) - 2 in range(each * timing._ROUNDS, (each + 1) * timing._ROUNDS + 1)
 
 
 @pytest.fixture

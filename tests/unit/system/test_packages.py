@@ -7,7 +7,7 @@ import pytest
 
 from sana_cli.system.packages import pip_install
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TEXTS = [*(ROOT / "sana_cli").rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
 
 
@@ -27,8 +27,9 @@ def test_a_checkout_declares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pip_install("torchao") == "pip install torchao"
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_nobody_is_sent_to_a_package_that_no_index_has(path: Path) -> None:
-    text = path.read_text(encoding="utf-8")
-    for words in ("pip install sana", 'pip install "sana', "force-reinstall sana"):
-        assert words not in text
+def test_nobody_is_sent_to_a_package_that_no_index_has() -> None:
+    assert len(TEXTS) > 100, "the folders have moved"
+    for path in TEXTS:
+        text = path.read_text(encoding="utf-8")
+        for words in ("pip install sana", 'pip install "sana', "force-reinstall sana"):
+            assert words not in text, path
