@@ -48,7 +48,7 @@ def refuse_tensors(folder: Path, headers: Mapping[str, tuple[str, tuple[int, ...
     for name, (dtype, shape) in headers.items():
         if name.endswith(".weight") and len(shape) > 1 and dtype not in _FLOATS:
             raise checkpoint_error(
-                f"{folder} is stored in {dtype}, which is not a type that Sana computes in",
+                f"{folder}: {name} is stored in {dtype}, which is not a type that Sana computes in",
                 hint=_REMEDY,
             )
 

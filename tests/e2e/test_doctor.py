@@ -11,6 +11,7 @@ import pytest
 
 from sana_cli import doctor
 from sana_cli.errors import ExitCode
+from sana_cli.system.packages import INSTALL_AGAIN
 
 QUICK = ("settings", "hub", "disk", "models")  # the rest measures, which takes seconds
 
@@ -240,7 +241,7 @@ def test_a_broken_library_is_a_finding(
     result = sana("doctor")
     assert result.code == ExitCode.ENVIRONMENT
     assert "broken: libtorch.so" in result.out
-    assert "-> install the package again" in result.out
+    assert f"-> {INSTALL_AGAIN}" in result.out
     assert "terminal" in result.out, "the other checks still run"
 
 

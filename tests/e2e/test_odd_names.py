@@ -76,7 +76,7 @@ def test_a_picture_that_was_interrupted(
 
     out = tmp_path / f"{ODD}.png"
     with monkeypatch.context() as patch:
-        patch.setattr("sana_cli.pipeline.finishing.image_io.save_png", interrupt)
+        patch.setattr(Image.Image, "save", interrupt)
         drawn = sana("generate", "a cat", "-m", tiny_model, *FAST, "-o", out)
     assert drawn.code == ExitCode.INTERRUPTED
     (latents,) = tmp_path.glob("*.latents.safetensors")

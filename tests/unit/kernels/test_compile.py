@@ -1,5 +1,6 @@
 """Kernels compile for devices that are not at hand, without spills, within shared memory, for tensor cores."""
 
+import dataclasses
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,12 +49,11 @@ def test_every_tile(capability: int) -> None:
         assert compiled(case, capability)["problems"] == [], case.name
 
 
-def test_a_tile_that_spills_is_told() -> None:
-    """Two warps cannot hold 128 x 128 sums and 64 KB of operands do not fit twice: both are seen."""
-    import dataclasses
-
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [({"warps": 1}, "registers spill"), ({"stages": 10}, "shared memory does not fit")],
+    ids=["sums of 256 registers a thread", "120 KB of operands"],
+)
+def test_a_tile_that_does_not_fit_is_told(change: dict[str, int], problem: str) -> None:
     case = next(case for case in fast() if case.kernel == "linear_w8a8")
-    constants = case.constants | {"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 256}
-    large = dataclasses.replace(case, constants=constants, warps=2, stages=4)
-    problems = compiled(large, 89)["problems"]
-    assert problems == ["registers spill", "shared memory does not fit"]
+    assert compiled(dataclasses.replace(case, **change), 89)["problems"] == [problem]
