@@ -13,7 +13,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sana_cli.accelerate.cuda.transformer import Condition, Text
+from sana_cli.accelerate.cuda.text_attention import Text
+from sana_cli.accelerate.cuda.transformer import Condition
 
 Forward = Callable[[Tensor, Condition, Text], Tensor]
 
@@ -46,7 +47,7 @@ class CapturedForward:
         self.seconds = time.perf_counter() - started
 
     def use_text(self, text: Text) -> None:
-        """Read other prompts of the same lengths from now on."""
+        """Read other prompts of the same shapes from now on."""
         self._text.copy_(text)
 
     def __call__(self, latents: Tensor, condition: Condition) -> Tensor:

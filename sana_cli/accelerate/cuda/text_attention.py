@@ -8,6 +8,7 @@ that reads them quantizes.
 # B batch, N tokens of a picture, M = B * N, D width, H heads, E head width, L text tokens
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,6 +18,88 @@ from quant.kernels.cross_attention import MAX_E
 from sana_cli.accelerate.cuda.kernels import Kernels
 from sana_cli.accelerate.cuda.projection import Int8Projection, project
 from sana_cli.models.sana_transformer import CrossAttention, TextContext
+
+# Tokens that texts are padded to; 300 are the most that a prompt has. Each combination of lengths needs its own graph,
+# which takes longer to capture than a picture to draw; a kernel's tile is 64 of them.
+_LENGTHS = (64, 128, 320)
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """The text of a batch of contexts, as cross-attention reads it.
+
+    `addends` (layers, B, D) fp32 is added to every token of a picture: the whole attention of a
+    text of one token, the output's bias of a longer one. `biases` of the contexts are (B, 1, 1, L) of the
+    model's type, for torch's attention: 0 for real tokens, -inf for others. Given a mask of booleans, it
+    would make them again in every block.
+    """
+
+    contexts: Sequence[TextContext]
+    addends: Tensor
+    biases: Sequence[Tensor | None] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "biases", [_bias(context) for context in self.contexts])
+
+    def tensors(self) -> list[Tensor]:
+        """List all that a forward reads."""
+        found = [self.addends]
+        for context in self.contexts:
+            found += [*context.keys, *context.values]
+            if context.mask is not None:
+                found.append(context.mask)
+        return found + [bias for bias in self.biases if bias is not None]
+
+    def shape(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(t.shape) for t in self.tensors())
+
+    def copy(self) -> "Text":
+        """Return the same in memory of its own."""
+        contexts = [
+            TextContext(
+                c.batch,
+                [k.clone() for k in c.keys],
+                [v.clone() for v in c.values],
+                c.constants,  # `addends` hold them
+                None if c.mask is None else c.mask.clone(),
+            )
+            for c in self.contexts
+        ]
+        return Text(contexts, self.addends.clone())
+
+    def copy_(self, other: "Text") -> None:
+        """Take over the values of a text of the same shape."""
+        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
+            mine.copy_(theirs)
+
+
+def padded(contexts: Sequence[TextContext]) -> list[TextContext]:
+    """Return contexts with tokens that no one sees, so that texts of many lengths have the shapes of a few."""
+    longest = max((c.keys[0].shape[2] for c in contexts if not c.constants), default=0)
+    length = next((length for length in _LENGTHS if longest <= length), longest)
+    return [c if c.constants else _padded(c, length) for c in contexts]
+
+
+def _padded(context: TextContext, length: int) -> TextContext:
+    keys, values = context.keys, context.values
+    B, _, L, _ = keys[0].shape
+    mask = context.mask
+    if mask is None:
+        mask = torch.ones(B, 1, 1, L, dtype=torch.bool, device=keys[0].device)
+    return TextContext(
+        context.batch,
+        [F.pad(k, (0, 0, 0, length - L)) for k in keys],
+        [F.pad(v, (0, 0, 0, length - L)) for v in values],
+        [],
+        F.pad(mask, (0, length - L)),
+    )
+
+
+def _bias(context: TextContext) -> Tensor | None:
+    if context.mask is None:
+        return None
+    zeros = torch.zeros(context.mask.shape, dtype=context.keys[0].dtype, device=context.mask.device)
+    return zeros.masked_fill_(~context.mask, float("-inf"))
 
 
 class TextAttention:
@@ -33,27 +116,30 @@ class TextAttention:
         int8 = isinstance(self.query, Int8Projection) and isinstance(self.out, Int8Projection)
         return int8 and self.out.smooth is None and self.heads[1] <= MAX_E
 
-    def add_to(
-        self, x: Tensor, contexts: Sequence[TextContext], layer: int, largest: Tensor | None
-    ) -> None:
+    def add_to(self, x: Tensor, text: Text, layer: int, largest: Tensor | None) -> None:
         """Update x (M, D). `largest` (2, M) fp32, where it takes them: of x's rows, and zeros to be raised."""
+        contexts = text.contexts
         N = len(x) // sum(context.batch for context in contexts)
         counts = [N * context.batch for context in contexts]
         parts = [None] * len(counts) if largest is None else largest.split(counts, dim=1)
-        for rows, of_rows, context in zip(x.split(counts), parts, contexts, strict=True):
+        for rows, of_rows, context, bias in zip(
+            x.split(counts), parts, contexts, text.biases, strict=True
+        ):
             if context.constants:
                 continue  # texts of one token need nothing else
             if of_rows is None:
-                self.out.add_to(rows, self._attend(rows, context, layer))
+                self.out.add_to(rows, self._attend(rows, context, layer, bias))
             else:
                 self.out.add_to(rows, self._attend_w8a8(rows, of_rows, context, layer))
 
-    def _attend(self, rows: Tensor, context: TextContext, layer: int) -> Tensor:
+    def _attend(
+        self, rows: Tensor, context: TextContext, layer: int, bias: Tensor | None
+    ) -> Tensor:
         """(M, D) by torch's attention."""
         q = self._normed(self.query(rows))
         q = q.view(context.batch, -1, *self.heads).transpose(1, 2)  # (B, H, N, E)
         out = F.scaled_dot_product_attention(
-            q, context.keys[layer], context.values[layer], attn_mask=context.mask
+            q, context.keys[layer], context.values[layer], attn_mask=bias
         )
         return out.transpose(1, 2).reshape(len(rows), -1)
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from quant.kernels.depthwise3x3_glu import repack
 from sana_cli.accelerate.cuda.kernels import Kernels
 from sana_cli.accelerate.cuda.projection import Int8, Int8Projection, Projection, project
-from sana_cli.accelerate.cuda.text_attention import TextAttention
+from sana_cli.accelerate.cuda.text_attention import Text, TextAttention, padded
 from sana_cli.models.sana_transformer import (
     FINAL_EPS,
     SanaBlock,
@@ -25,49 +25,6 @@ from sana_cli.models.sana_transformer import (
 )
 
 Pending = tuple[Tensor, Tensor]  # a branch (M, D) and its gate (1, D), not yet added to the stream
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """The text of a batch of contexts, as cross-attention reads it.
-
-    `addends` (layers, B, D) fp32 is added to every token of a picture: the whole attention of a
-    text of one token, the output's bias of a longer one.
-    """
-
-    contexts: Sequence[TextContext]
-    addends: Tensor
-
-    def tensors(self) -> list[Tensor]:
-        """All that a forward reads."""
-        found = [self.addends]
-        for context in self.contexts:
-            found += [*context.keys, *context.values]
-            if context.mask is not None:
-                found.append(context.mask)
-        return found
-
-    def shape(self) -> tuple[tuple[int, ...], ...]:
-        return tuple(tuple(t.shape) for t in self.tensors())
-
-    def copy(self) -> "Text":
-        """The same in memory of its own."""
-        contexts = [
-            TextContext(
-                c.batch,
-                [k.clone() for k in c.keys],
-                [v.clone() for v in c.values],
-                c.constants,  # `addends` hold them
-                None if c.mask is None else c.mask.clone(),
-            )
-            for c in self.contexts
-        ]
-        return Text(contexts, self.addends.clone())
-
-    def copy_(self, other: "Text") -> None:
-        """Take over the values of a text of the same shape."""
-        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
-            mine.copy_(theirs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +71,17 @@ class EngineBlock:
         x: Tensor,
         pending: Pending | None,
         modulation: Tensor,  # (6, D)
-        contexts: Sequence[TextContext],
+        text: Text,
         layer: int,
-        addends: Tensor,  # (B, D)
         grid: tuple[int, int],
         largest: Tensor | None,  # (2, M) of zeros, where `needs_largest`
     ) -> Pending | None:
         """Update x (M, D), after adding `pending`; returns what the next block, or the last norm, is to add."""
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.split(1)
+        addends = text.addends[layer]  # (B, D)
         h = self._norm(x, shift_msa, scale_msa, self.qkv, pending=pending)
         self._add_attended(x, self._attend(h, len(addends)), gate_msa, largest)
-        self.text.add_to(x, contexts, layer, largest)
+        self.text.add_to(x, text, layer, largest)
         h = self._norm(x, shift_mlp, scale_mlp, [self.up], addend=addends)
         branch = self.down.add_gated(x, self._mix(h, len(addends), grid), gate_mlp)
         return None if branch is None else (branch, gate_mlp)
@@ -234,7 +191,7 @@ class EngineTransformer:
                 else:
                     rows = self.final_table.new_zeros(context.batch, self.final_table.shape[1])
                 addends.append(rows)
-        return Text(contexts, torch.cat(addends).unflatten(0, (len(self.blocks), -1)))
+        return Text(padded(contexts), torch.cat(addends).unflatten(0, (len(self.blocks), -1)))
 
     def positions(self, h: int, w: int) -> Tensor | None:
         """Fixed positions (N, D) of the 2K and 4K models."""
@@ -261,7 +218,7 @@ class EngineTransformer:
         pending = None
         for layer, block in enumerate(self.blocks):
             pending = block(
-                x, pending, modulations[layer], text.contexts, layer, text.addends[layer], (h, w),
+                x, pending, modulations[layer], text, layer, (h, w),
                 largest[layer] if largest is not None and block.needs_largest else None,
             )  # fmt: skip
         shift, scale = (self.final_table + condition.e).split(1)

@@ -59,7 +59,9 @@ def smooth_(model: SanaTransformer2D) -> None:
                 layer.smooth = factors.clone() * (1 + i)
 
 
-def autoencoder(scheme: str = "none", **config: Any) -> AutoencoderDC:
+def autoencoder(
+    scheme: str = "none", *, dtype: torch.dtype = torch.float32, **config: Any
+) -> AutoencoderDC:
     """Three stages: two of convolutions, one with attention over several scales."""
     structure: dict[str, Any] = {
         "latent_channels": 4, "encoder_block_types": ("ResBlock", "ResBlock", "EfficientViTBlock"),
@@ -76,6 +78,7 @@ def autoencoder(scheme: str = "none", **config: Any) -> AutoencoderDC:
         parameter.normal_(
             mean=1.0 if "norm" in name and "weight" in name else 0.0, std=scale, generator=generator
         )
+    vae = vae.to(dtype)  # not afterwards: scales stay fp32
     if scheme != "none":
         quantize_(vae, component_recipe("vae", scheme), token_convs=TOKEN_CONVS)
     return vae.eval()

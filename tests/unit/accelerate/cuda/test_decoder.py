@@ -40,6 +40,16 @@ def test_the_same_picture(scheme: str, act: str, side: int) -> None:
 
 
 @torch.inference_mode()
+def test_a_quantized_decoder_of_16_bits_keeps_its_scales() -> None:
+    """Kernels take fp32 scales; a module that is cast after it was quantized has others."""
+    vae = autoencoder("w8a8", dtype=torch.bfloat16)
+    scales = [b for name, b in vae.named_buffers() if name.endswith("scale")]
+    assert scales
+    assert {scale.dtype for scale in scales} == {torch.float32}
+    assert fused(vae) == (True, [])
+
+
+@torch.inference_mode()
 def test_exact_tiles_run_the_same_methods() -> None:
     vae = autoencoder()
     expected = vae.decode(latents(16))

@@ -308,13 +308,12 @@ def test_without_a_graph_kernels_are_launched_one_by_one() -> None:
     assert notices[0].startswith("no CUDA graph (")
 
 
-def test_a_graph_for_both_branches_and_one_for_one_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guidance in some steps only goes from one to the other; neither is captured again, nor reads old texts."""
+@pytest.fixture
+def captured(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Batches of the graphs that were captured, each of which runs what it was given, on its own text."""
     captured: list[int] = []
 
     class Capture:
-        """Runs what it was given, on its own text."""
-
         def __init__(self, forward: Any, latents: Tensor, condition: Any, text: Any) -> None:
             captured.append(len(latents))
             self.forward, self.text, self.seconds = forward, text.copy(), 0.0
@@ -326,6 +325,26 @@ def test_a_graph_for_both_branches_and_one_for_one_of_them(monkeypatch: pytest.M
             return self.forward(latents, condition, self.text)
 
     monkeypatch.setattr("sana_cli.accelerate.cuda.engine.CapturedForward", Capture)
+    return captured
+
+
+@pytest.mark.parametrize("scheme", ["none", "w8a8"])
+def test_texts_of_many_lengths_share_a_graph(captured: list[int], scheme: str) -> None:
+    """A file of prompts has as many lengths, and a capture takes longer than a picture."""
+    model, untouched = transformer(scheme), transformer(scheme)
+    model.engine, notices = engine(model, graphs=True)
+    for lengths in ((1, 5), (1, 40), (1, 64), (1, 7), (3, 5), (50, 9), (1, 65), (1, 128), (1, 300)):
+        latents, contexts = inputs(model, lengths)
+        out = model.velocity(latents, 700.0, contexts)
+        expected = untouched.velocity(latents, 700.0, contexts)
+        assert relative_error(out, expected) < (FP32 if scheme == "none" else 5e-3)
+    # Up to 64 tokens, the same with a negative prompt, up to 128, up to 320.
+    assert captured == [2] * 4
+    assert notices == []
+
+
+def test_a_graph_for_both_branches_and_one_for_one_of_them(captured: list[int]) -> None:
+    """Guidance in some steps only goes from one to the other; neither is captured again, nor reads old texts."""
     model, untouched = transformer(), transformer()
     model.engine, notices = engine(model, graphs=True)
     latents, contexts = inputs(model)

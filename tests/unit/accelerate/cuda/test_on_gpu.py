@@ -98,7 +98,7 @@ def test_kernels_of_a_block(scheme: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("scheme", ["none", "w8a16", "w8a8"])
 def test_the_fused_decoder(scheme: str, dtype: torch.dtype) -> None:
-    vae = autoencoder(scheme).to("cuda", dtype)
+    vae = autoencoder(scheme, dtype=dtype).cuda()
     latents = torch.randn(1, 4, 16, 16, device="cuda", dtype=dtype)
     expected = vae.decode(latents)
     notices: list[str] = []
