@@ -47,6 +47,10 @@ _RETURNED = 32 * MIB  # glibc gives larger blocks back at once
 _BLOCK_MAPS = 3
 _FEED_FORWARD_MAPS = 8.5  # of F channels
 _INT8_FEED_FORWARD_MAPS = (5.3, 9)  # inputs become integers and sums floats
+_CUDA_INT8_FEED_FORWARD_MAPS = (
+    13.7  # the first velocity is compared with the slow one's, whose sums are floats
+)
+_CAPTURED_TOKENS = 16384  # at most, of all branches: as the CUDA engine captures
 _CACHED_MAPS = 4  # of D channels: two residuals from before, and the two that will replace them
 _TEXT_MAPS = 4  # of the hidden width
 _TEXT_MLP_MAPS = 3
@@ -102,6 +106,7 @@ class Job:
     text_activations: int
     context: int  # keys and values of the text, all blocks and branches
     branch: int  # activations of the transformer for one branch
+    graph: int  # what a CUDA graph keeps of a step while the transformer stays, all branches
     cached: int  # residuals that `--cache` keeps and compares, all branches
     branches: int
     decoder: DCAEConfig
@@ -171,7 +176,7 @@ def predict(job: Job, plan: Plan) -> list[StagePeak]:
         job.decode_itemsize,
         host,
     )
-    others = transformer + kept if together else 0
+    others = transformer + kept + job.graph if together else 0
     stages.append(
         replace(
             decode,
@@ -250,6 +255,8 @@ def describe(
     maps: float = _FEED_FORWARD_MAPS
     if takes_int8:
         maps = _INT8_FEED_FORWARD_MAPS[0 if states >= _RETURNED else 1]
+        if device.type == "cuda":
+            maps = _CUDA_INT8_FEED_FORWARD_MAPS
     text, text_activations, length = None, 0, text_tokens(checkpoint, settings)[1]
     if not text_is_cached:
         text = _weights(checkpoint, "text_encoder", dtypes.text_encoder)
@@ -275,13 +282,16 @@ def describe(
         if not tokenizer.is_file():
             raise checkpoint_error(f"missing file {tokenizer}")
         table = _TOKENIZER_FACTOR * tokenizer.stat().st_size
+    branch = int(tokens * itemsize * (_BLOCK_MAPS * config.inner_dim + maps * config.ff_dim))
+    is_captured = device.type == "cuda" and tokens * branches <= _CAPTURED_TOKENS
     return Job(
         text=text,
         transformer=transformer,
         vae=_weights(checkpoint, "vae", dtypes.vae),
         text_activations=text_activations,
         context=2 * length * config.inner_dim * config.num_layers * branches * itemsize,
-        branch=int(tokens * itemsize * (_BLOCK_MAPS * config.inner_dim + maps * config.ff_dim)),
+        branch=branch,
+        graph=branches * branch if is_captured else 0,
         cached=_CACHED_MAPS * tokens * config.inner_dim * branches * itemsize
         if settings.cache
         else 0,

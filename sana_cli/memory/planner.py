@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.config.choices import DecodeMode
 from sana_cli.errors import SanaError, usage_error
-from sana_cli.memory.forecast import Job, StagePeak, describe, peak, predict, predict_decode
+from sana_cli.memory.forecast import MIB, Job, StagePeak, describe, peak, predict, predict_decode
 from sana_cli.memory.plans import NAMED, DecodePlan, Plan, decode_plans
 from sana_cli.request.params import Request, Settings
 from sana_cli.system.memory import free_bytes, held_bytes
@@ -14,6 +14,9 @@ from sana_cli.system.precision import Device, DtypePlan
 from sana_cli.text import readable_memory
 
 _MARGIN = 0.9  # of the free memory: others allocate too
+# What a run takes on a GPU without asking torch: handles and workspaces of cuBLAS and cuDNN, code of kernels, graphs. An
+# estimate: no device has been measured.
+_CUDA_LIBRARIES = 400 * MIB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +74,8 @@ def cap_of(device: Device, asked: int | None, source: str = "") -> Cap:
     free = free_bytes(device)
     if free is None:
         return Cap(bytes=None)
-    return Cap(bytes=int(_MARGIN * (free + held_bytes(device))))
+    libraries = _CUDA_LIBRARIES if device.type == "cuda" else 0
+    return Cap(bytes=max(0, int(_MARGIN * (free + held_bytes(device))) - libraries))
 
 
 def choose_for(

@@ -56,9 +56,9 @@ class RMSNorm(nn.Module):
         """Norm of x (..., C), plus `residual`. `inplace`: nobody else holds x, which may be overwritten."""
         if x.device.type == "cpu" and not torch.is_grad_enabled():
             return self._in_blocks(x, residual, inplace=inplace)
-        variance = x.float().square().mean(-1, keepdim=True)
-        x = (x * torch.rsqrt(variance + self.eps)).to(self.weight.dtype) * self.weight
-        x = x if self.bias is None else x + self.bias
+        # One pass on a GPU, and no fp32 copy of the map; rounded before the weight, as published.
+        x = F.rms_norm(x, x.shape[-1:], eps=self.eps).to(self.weight.dtype) * self.weight
+        x = x if self.bias is None else add_to(self.bias, x)
         return x if residual is None else add_to(residual, x)
 
     def _in_blocks(self, x: Tensor, residual: Tensor | None, *, inplace: bool) -> Tensor:

@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import nn
 
+from sana_cli.accelerate.cuda import engine
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.networks import DCAEConfig
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.loading.load import load_prompt_encoder, load_transformer, load_vae
+from sana_cli.memory import forecast
 from sana_cli.memory.forecast import (
     Job,
     _weights,
@@ -298,3 +300,38 @@ def test_pictures_to_begin_with_are_counted(builtin: Checkpoint, tmp_path: Path)
     assert masked["encode"] - without["encode"] == large - 16 * 256 * 256
     assert masked["denoise"] == large > without["denoise"]
     assert masked["decode"] == max(large, without["decode"] + 8 * 256 * 256)
+
+
+def on_cuda(checkpoint: Checkpoint, **options: Any) -> Job:
+    settings = resolve(Request(prompt="a fox", **options), checkpoint)
+    dtypes = plan_dtypes("auto", checkpoint.trained_precision, NamedDevice("cuda"))
+    return describe(
+        checkpoint, settings, dtypes, NamedDevice("cuda"), several=True, text_is_cached=True
+    )
+
+
+def test_a_graph_is_held_beside_the_decoder(builtin: Checkpoint) -> None:
+    """It keeps a step's memory as long as the transformer; steps of very many tokens have none."""
+    for side, graphs in ((256, 1), (8192, 0)):
+        work = on_cuda(builtin, width=side, height=side)
+        assert work.graph == graphs * work.branches * work.branch
+        with_graph = predict(work, Plan(together=True))[-1].weights
+        assert (
+            with_graph - predict(replace(work, graph=0), Plan(together=True))[-1].weights
+            == work.graph
+        )
+        alone = predict(work, Plan(together=False))[-1].weights
+        assert alone == predict(replace(work, graph=0), Plan(together=False))[-1].weights
+    assert job(builtin, several=True).graph == 0
+    assert forecast._CAPTURED_TOKENS == engine._MOST_CAPTURED
+
+
+def test_libraries_of_a_gpu_are_left_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Handles, kernels and graphs lie outside of what torch counts; a cap that was asked for stays as it is."""
+    monkeypatch.setattr("sana_cli.memory.planner.free_bytes", lambda device: 6 * 2**30)
+    monkeypatch.setattr("sana_cli.memory.planner.held_bytes", lambda device: 0)
+    on_cpu, on_gpu = (cap_of(NamedDevice(name), None).bytes for name in ("cpu", "cuda"))
+    assert on_cpu is not None
+    assert on_gpu is not None
+    assert on_cpu - on_gpu >= 300 * 2**20
+    assert cap_of(NamedDevice("cuda"), 5).bytes == 5
