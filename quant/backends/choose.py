@@ -229,7 +229,7 @@ class _Trial:
 
     @property
     def is_on_cuda(self) -> bool:
-        """Where a kernel's first run compiles it."""
+        """True on a CUDA device, where a kernel's first run compiles it."""
         return self.x.device.type == "cuda"
 
     def reference(self) -> Tensor:

@@ -87,9 +87,10 @@ def _int_mm_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
 
 
 def triton_runs() -> bool:
-    """Whether Triton is there, and the device one that it makes good kernels for.
+    """Return whether Triton is installed and makes good kernels for this device.
 
-    Below capability 8.0 it fails to compile int8 products, and compiles attention without tensor cores.
+    Below capability 8.0 it fails to compile int8 products, and compiles attention without tensor
+    cores.
     """
     if not is_installed("triton"):
         return False

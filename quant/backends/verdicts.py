@@ -84,7 +84,7 @@ def triton_version() -> str:
 
 
 def _driver() -> str:
-    """Version of NVIDIA's kernel module; "" where the system does not tell (Windows, WSL)."""
+    """Version of NVIDIA's kernel module; "" if the system does not report it (Windows, WSL)."""
     try:
         return Path("/sys/module/nvidia/version").read_text(encoding="utf-8").strip()
     except OSError:
