@@ -12,7 +12,6 @@ from sana_cli.accelerate.cuda import engine
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.networks import DCAEConfig
-from sana_cli.errors import ExitCode, SanaError
 from sana_cli.loading.load import load_prompt_encoder, load_transformer, load_vae
 from sana_cli.memory import forecast
 from sana_cli.memory.forecast import (
@@ -26,11 +25,9 @@ from sana_cli.memory.forecast import (
     predict,
     predict_decode,
 )
-from sana_cli.memory.planner import Cap, cap_of, choose, choose_decode
-from sana_cli.memory.plans import NAMED, WHOLE, Plan, decode_plans, exact_tiles
+from sana_cli.memory.plans import NAMED, WHOLE, Plan, exact_tiles
 from sana_cli.request.params import Request, resolve
 from sana_cli.system.precision import NamedDevice, plan_dtypes
-from sana_cli.text import readable_memory
 
 CPU, GIB, MIB = NamedDevice("cpu"), 2**30, 2**20
 LOADERS = {
@@ -117,23 +114,6 @@ def test_plans_take_less_and_less(builtin: Checkpoint) -> None:
     ), "one picture has nothing to stay for"
 
 
-def test_the_text_encoder_stays_where_it_fits(builtin: Checkpoint) -> None:
-    """For prompts that come one by one; otherwise the largest parts never meet."""
-    warm = job(builtin, several=True, warm=True)
-    assert warm.text is not None
-    together = predict(warm, Plan(keeps_text=True))
-    apart = predict(warm, Plan())
-    for stage, smaller in zip(together, apart, strict=True):
-        assert stage.weights == warm.text.total + warm.transformer.total + warm.vae.total
-        assert stage.weights > smaller.weights
-
-    def chosen(cap: int) -> Plan:
-        return choose(warm, Cap(bytes=cap), name=None, mode="auto", tile=None).plan
-
-    assert chosen(peak(together).total) == Plan(keeps_text=True)
-    assert not chosen(peak(together).total - 1).keeps_text
-
-
 def test_decoding_is_measured() -> None:
     """On a CPU in fp32, with the published decoder: `benchmarks/results/memory.json`."""
     whole = decode_activations(DCAEConfig(), WHOLE, 1024, 1024, 4)
@@ -159,107 +139,6 @@ def test_the_encoder_takes_what_headers_tell(quantized: Path, kind: str) -> None
     assert _weights(model, "vae", "fp32", without="decoder.").total == held(loaded.encoder)
 
 
-def test_the_fastest_plan_that_fits(builtin: Checkpoint) -> None:
-    large = job(builtin, width=2048, height=2048)
-    before = None
-    for cap in (4 * GIB, 1000 * MIB, 600 * MIB):
-        choice = choose(large, Cap(bytes=cap, asked=True), name=None, mode="auto", tile=None)
-        assert choice.peak.total <= cap
-        assert f"plan: {choice.plan}; the fastest that fits; predicted peak" in str(choice)
-        assert choice.plan != before, "less memory, another plan"
-        before = choice.plan
-    with pytest.raises(
-        SanaError, match=r"no plan fits into 200 MiB: the smallest needs \d+ MiB"
-    ) as caught:
-        choose(large, Cap(bytes=200 * MIB, asked=True), name=None, mode="auto", tile=None)
-    assert caught.value.code == ExitCode.USAGE
-    needed = int(caught.value.message.split("needs ")[1].split(" MiB")[0])
-    told = Cap(bytes=needed * MIB, asked=True)
-    assert choose(large, told, name=None, mode="auto", tile=None).peak.total <= told.bytes
-    assert f"--max-memory {needed}MiB" in caught.value.hint
-
-
-def test_without_a_cap_the_smallest_plan_is_tried(builtin: Checkpoint) -> None:
-    choice = choose(job(builtin), Cap(bytes=MIB), name=None, mode="auto", tile=None)
-    assert "the smallest, and it may not be enough" in str(choice)
-    assert choice.plan.streams_blocks
-    assert not choice.is_usual
-    assert choose(job(builtin), Cap(bytes=None), name=None, mode="auto", tile=None).is_usual
-
-
-def test_options_limit_the_plan(builtin: Checkpoint) -> None:
-    cap = Cap(bytes=8 * GIB, asked=True)
-    for name, plan in NAMED.items():
-        choice = choose(job(builtin), cap, name=name, mode="exact-tiles", tile=64)
-        assert choice.plan == replace(plan, decode=exact_tiles(64, 256, 256))
-
-
-@pytest.mark.parametrize(
-    ("options", "limit", "remedy"),
-    [
-        ({"name": "resident"}, "plan resident needs", "or --plan auto: the smallest"),
-        ({"mode": "whole"}, "decode whole needs", "or --decode auto: the smallest"),
-        (
-            {"name": "stages", "mode": "whole"},
-            "plan stages, decode whole needs",
-            "or --plan auto and --decode auto: the smallest",
-        ),
-        # No other plan takes less, so none is offered.
-        ({"name": "streamed"}, "plan streamed needs", ""),
-    ],
-)
-def test_a_limit_that_does_not_fit(
-    builtin: Checkpoint, options: dict[str, Any], limit: str, remedy: str
-) -> None:
-    """Only what was said is named, and the smallest plan is that of all."""
-    large = job(builtin, width=1024, height=1024, several=True)
-    least = min(
-        peak(predict(large, replace(plan, decode=decode))).total
-        for plan in NAMED.values()
-        for decode in decode_plans("auto", None, 1024, 1024)
-    )
-    asked: dict[str, Any] = {"name": None, "mode": "auto", "tile": None}
-    cap = Cap(bytes=MIB, asked=True, source="SANA_MAX_MEMORY")
-    with pytest.raises(SanaError) as caught:
-        choose(large, cap, **asked | options)
-    assert caught.value.message.startswith(limit)
-    assert caught.value.message.endswith("the cap is 1 MiB, set by SANA_MAX_MEMORY")
-    if remedy:
-        smallest = readable_memory(least, at_least=True)
-        assert caught.value.hint.endswith(f"{remedy} plan needs {smallest}")
-    else:
-        assert caught.value.hint.startswith("use --max-memory ")
-        assert "auto" not in caught.value.hint
-
-
-def test_the_smallest_way_to_decode_is_told(builtin: Checkpoint) -> None:
-    """Small pictures take more memory in tiles than whole."""
-    with pytest.raises(SanaError) as caught:
-        choose_decode(
-            builtin, "fp32", CPU, Cap(bytes=MIB, asked=True), height=96, width=96, mode="auto", tile=None
-        )  # fmt: skip
-    whole = predict_decode(builtin, WHOLE, 96, 96, "fp32", CPU)
-    assert f"the smallest needs {readable_memory(whole.total, at_least=True)} " in (
-        caught.value.message
-    )
-
-
-def test_decoding_alone(builtin: Checkpoint) -> None:
-    def chosen(cap: Cap) -> tuple[str, str]:
-        plan, stage, notice = choose_decode(
-            builtin, "fp32", CPU, cap, height=2048, width=2048, mode="auto", tile=None
-        )
-        assert stage.stage == "decode"
-        return str(plan), notice
-
-    assert chosen(Cap(bytes=8 * GIB)) == ("whole", "")
-    plan, notice = chosen(Cap(bytes=720 * MIB, asked=True))
-    assert plan.startswith("exact-tiles")
-    assert "the cap is 720 MiB" in notice
-    with pytest.raises(SanaError, match="no plan fits"):
-        chosen(Cap(bytes=MIB, asked=True))
-
-
 def test_resizing_is_predicted(builtin: Checkpoint) -> None:
     """It fills the size, and is cut only then: a thin picture of a square one takes a square."""
     drawn, thin, large = (
@@ -268,14 +147,6 @@ def test_resizing_is_predicted(builtin: Checkpoint) -> None:
     )
     assert drawn == predict_decode(builtin, WHOLE, 96, 96, "fp32", CPU).total
     assert thin == large > 3 * 8192**2 * 4 * 3
-
-
-def test_caps() -> None:
-    assert cap_of(CPU, 5) == Cap(bytes=5, asked=True)
-    assert cap_of(NamedDevice("mps"), None) == Cap(bytes=None)
-    free = cap_of(CPU, None)
-    assert not free.asked
-    assert free.bytes is None or free.bytes > 100 * MIB
 
 
 def test_tokens(tmp_path: Path, builtin: Checkpoint) -> None:
