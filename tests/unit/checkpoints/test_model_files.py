@@ -1,16 +1,13 @@
 """Files of a model that cannot be read: each cause is named, and its remedy is one that can help."""
 
 import errno
-import json
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 
 from sana_cli.checkpoints.lora_file import open_loras
 from sana_cli.checkpoints.model_files import read_json, reading, unreadable
@@ -189,53 +186,3 @@ def test_weights_in_another_format_are_named(tmp_path: Path) -> None:
     error = error_of(lambda path: WeightFiles(path, stem="model"), tmp_path)
     assert "found pytorch_model.bin" in error.message
     assert AGAIN not in error.hint
-
-
-# -- quantized by another program ------------------------------------------------------------------
-
-U8 = torch.zeros(4, 4, dtype=torch.uint8)
-NAME = "transformer_blocks.0.attn1.to_q.weight"
-OTHERS: dict[str, tuple[dict[str, torch.Tensor], dict[str, Any]]] = {
-    "bitsandbytes": ({f"{NAME}.absmax": torch.ones(8), f"{NAME}.quant_map": torch.ones(16)}, {}),
-    "quanto": ({f"{NAME}._data": U8, f"{NAME}._scale": torch.ones(4)}, {}),
-    "torchao": ({"a._weight_qdata": U8}, {"quantization_config": {"quant_method": "torchao"}}),
-    "GPTQ": ({"a.qweight": U8, "a.qzeros": U8.clone()}, {}),
-    "Nunchaku": ({"a.qweight": U8, "a.wscales": torch.ones(4)}, {}),
-    "compressed-tensors": ({"a.weight_packed": U8}, {}),
-    "fp8": ({NAME: U8, "a.scale_weight": torch.ones(1)}, {}),
-    "F8_E4M3": ({NAME: torch.zeros(4, 4, dtype=torch.float8_e4m3fn)}, {}),
-    "awq": ({}, {"quantization_config": {"quant_method": "awq"}}),
-    "another program": ({}, {"quantization_config": [1]}),
-    "manifest.json that describes it is missing": ({"a.qweight": U8, "a.scale": torch.ones(4)}, {}),
-}
-
-
-@pytest.mark.parametrize(
-    ("program", "component"),
-    [
-        *((program, "transformer") for program in OTHERS),
-        ("quanto", "vae"),
-        ("awq", "text_encoder"),
-        ("GPTQ", "text_encoder"),
-    ],
-)
-def test_quantized_by_another_program(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, component: str, program: str
-) -> None:
-    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
-    tensors, config = OTHERS[program]
-    stem = "model" if component == "text_encoder" else "diffusion_pytorch_model"
-    path = model / component / f"{stem}.safetensors"
-    if tensors:
-        path.write_bytes(save({**load_file(path), **tensors}))
-    facts = json.loads((model / component / "config.json").read_text())
-    (model / component / "config.json").write_text(json.dumps(facts | config))
-    for command in (
-        ["info", model],
-        ["generate", "x", "-m", model, "--size", "64x64", "--dry-run"],
-    ):
-        result = sana(*command)
-        assert result.code == ExitCode.CHECKPOINT, result.err
-        assert program in result.err
-        assert component in result.err
-        assert "get it again" not in result.err
