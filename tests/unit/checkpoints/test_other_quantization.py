@@ -25,7 +25,7 @@ BYTES, FLOATS = ("U8", (4, 4)), ("F32", (4,))
         ("compressed-tensors", {"a.weight_packed": BYTES}),
         ("fp8", {NAME: BYTES, "a.scale_weight": FLOATS}),
         ("ComfyUI", {NAME: BYTES, "a.comfy_quant": FLOATS}),
-        ("is stored in F8_E4M3", {NAME: ("F8_E4M3", (4, 4))}),
+        ("F8_E4M3", {NAME: ("F8_E4M3", (4, 4))}),
         ("manifest.json that describes it is missing", {"a.qweight": BYTES, "a.scale": FLOATS}),
     ],
 )

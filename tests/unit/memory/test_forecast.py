@@ -195,14 +195,3 @@ def test_a_graph_is_held_beside_the_decoder(builtin: Checkpoint) -> None:
         assert alone == predict(replace(work, graph=0), Plan(together=False))[-1].weights
     assert job(builtin, several=True).graph == 0
     assert forecast._CAPTURED_TOKENS == engine._MOST_CAPTURED
-
-
-def test_libraries_of_a_gpu_are_left_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Handles, kernels and graphs lie outside of what torch counts; a cap that was asked for stays as it is."""
-    monkeypatch.setattr("sana_cli.memory.planner.free_bytes", lambda device: 6 * 2**30)
-    monkeypatch.setattr("sana_cli.memory.planner.held_bytes", lambda device: 0)
-    on_cpu, on_gpu = (cap_of(NamedDevice(name), None).bytes for name in ("cpu", "cuda"))
-    assert on_cpu is not None
-    assert on_gpu is not None
-    assert on_cpu - on_gpu >= 300 * 2**20
-    assert cap_of(NamedDevice("cuda"), 5).bytes == 5

@@ -29,7 +29,7 @@ def job(**changes: Any) -> Job:
     """5 GiB of text encoder, 1 GiB of transformer whose branches take 1.5 GiB each, and the published decoder."""
     sizes: dict[str, Any] = {
         "text": weights(5000, 200, 100), "transformer": weights(1000, 50, 100), "vae": weights(300),
-        "text_activations": 50 * MIB, "context": 20 * MIB, "branch": 1500 * MIB, "cached": 0, "branches": 2,
+        "text_activations": 50 * MIB, "context": 20 * MIB, "branch": 1500 * MIB, "cached": 0, "branches": 2, "graph": 0,
         "decoder": DCAEConfig(), "height": 1024, "width": 1024, "size": (1024, 1024), "decode_itemsize": 4,
         "several": False, "warm": False, "hosts": (300 * MIB, 300 * MIB),
     }  # fmt: skip
@@ -221,3 +221,14 @@ def test_caps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planner, "held_bytes", lambda device: 2 * GIB)
     assert cap_of(CPU, None) == Cap(bytes=int(4.5 * GIB))
     assert str(cap_of(CPU, None)) == "the free memory less a margin is 4.50 GiB"
+
+
+def test_libraries_of_a_gpu_are_left_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Handles, kernels and graphs lie outside of what torch counts; a cap that was asked for stays as it is."""
+    monkeypatch.setattr(planner, "free_bytes", lambda device: 6 * GIB)
+    monkeypatch.setattr(planner, "held_bytes", lambda device: 0)
+    on_cpu, on_gpu = (cap_of(NamedDevice(name), None).bytes for name in ("cpu", "cuda"))
+    assert on_cpu is not None
+    assert on_gpu is not None
+    assert on_cpu - on_gpu >= 300 * MIB
+    assert cap_of(NamedDevice("cuda"), 5).bytes == 5
