@@ -39,7 +39,7 @@ class InputStats:
         return self.absmax_TK.amax(dim=0)
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        """The sample in fp32, cut in two by taking turns: rows to choose by, rows to report on."""
+        """Return the sample in fp32, every other row: rows to choose by, rows to report on."""
         rows_MK = torch.cat(self.samples)
         return rows_MK[0::2], rows_MK[1::2]
 

@@ -80,9 +80,10 @@ def _fits(template: str, groups: Mapping[str, Sequence[str]], known: set[str]) -
 
 
 def read_prompts(path: Path, *, notice: Callable[[str], None] = lambda message: None) -> list[str]:
-    """The prompts of a file in any form that `sana generate --prompts` takes. `notice` hears what has no effect.
+    """Read prompts from a file in any form that `sana generate --prompts` takes. `notice` receives
+    unused keys.
 
-    SanaError (usage) for the first line that cannot be used.
+    Raises SanaError (usage) for the first line that cannot be used.
     """
     found = read_prompt_file(str(path))
     lines = found.only_lines

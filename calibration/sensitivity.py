@@ -45,7 +45,7 @@ def noise_of_layers(
     *,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
-    """For each layer, quantized alone: the power of the change of the output, as a share of the output's."""
+    """Quantize each layer alone and return the power of the output's change, as a share of the output's."""
     expected = _outputs(calls)
     noise = {}
     for path, layer in layers.items():
@@ -71,22 +71,23 @@ def noise_share(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
 
 
 def to_db(noise: float) -> float:
-    """A noise share as SQNR."""
+    """Convert a noise share to SQNR in dB."""
     return math.inf if noise <= 0 else -10 * math.log10(noise)
 
 
 def worst(noise: Mapping[str, float], count: int) -> list[str]:
-    """The layers with most effect, the worst first."""
+    """Return the layers with most effect, the worst first."""
     return sorted(noise, key=lambda path: noise[path], reverse=True)[:count]
 
 
 def enough_for(
     noise: Mapping[str, float], rest: Mapping[str, float], *, budget_db: float, offset_db: float
 ) -> tuple[list[str], float] | None:
-    """The fewest worst layers to keep so that the predicted SQNR of the latents reaches `budget_db`, and that SQNR.
+    """Return the fewest worst layers to keep for a predicted latent SQNR of `budget_db`, and that
+    SQNR.
 
-    `rest` is the noise that a layer still makes once it is kept; `offset_db` is what the latents have more (or,
-    being negative, less) than the sum of these effects says. None: not even keeping all of them is enough.
+    `rest` is the noise that a layer still makes once it is kept; `offset_db` is the latents' SQNR
+    minus the sum of these effects. None: not even keeping all of them is enough.
     """
     order = worst(noise, len(noise))
     for count in range(len(order) + 1):

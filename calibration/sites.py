@@ -40,7 +40,7 @@ class Site:
 
     @property
     def key(self) -> str:
-        """The layer that is observed for all."""
+        """Return the layer that is observed for all layers of the site."""
         return self.paths[0]
 
 

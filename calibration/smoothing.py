@@ -51,9 +51,9 @@ def search_smoothing(
     *,
     powers_of_two: bool = False,
 ) -> Tensor | None:
-    """The factors that lower the output's error most, or None when none gains MIN_GAIN_DB.
+    """Search the factors that lower the output's error most; None when none gains MIN_GAIN_DB.
 
-    Of several layers with one input, the mean of their SQNR in dB counts.
+    If several layers share the input, the mean of their SQNR in dB counts.
     """
     best, best_db = None, _mean_sqnr(x_MK, weights_NK, config, None) + MIN_GAIN_DB
     for alpha in ALPHAS:

@@ -115,7 +115,7 @@ def config_to_json(config: QuantConfig | None) -> dict[str, Any] | None:
 
 
 def config_from_json(values: Mapping[str, Any] | None) -> QuantConfig | None:
-    """The inverse of `config_to_json`; ValueError or TypeError for what it never writes."""
+    """Invert `config_to_json`; raise ValueError or TypeError for values it never writes."""
     if values is None:
         return None
     for name, value in values.items():

@@ -31,7 +31,7 @@ class RecipeError(ValueError):
 
 
 def candidates(model: nn.Module) -> Iterator[tuple[str, Candidate]]:
-    """Every layer with a matrix, a kernel or a table, by path."""
+    """Yield every layer with a matrix, a kernel or a table, by path."""
     for path, module in model.named_modules():
         if isinstance(module, Candidate):
             yield path, module
@@ -114,7 +114,7 @@ def quantized_layer(
 def empty_layer(
     module: Candidate, config: QuantConfig, token_convs: tuple[type[nn.Conv2d], ...] = ()
 ) -> Quantized:
-    """The quantized layer in place of `module`, its buffers not filled."""
+    """Make the quantized layer that replaces `module`, its buffers not filled."""
     _require_suitable(module, config, token_convs)
     if isinstance(module, nn.Embedding):
         rows, channels = module.weight.shape

@@ -35,7 +35,7 @@ _PATIENCE_S = 10  # for another process that changes a file, which takes millise
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """A regular file (or a link to one), opened for reading; OSError at once for anything else."""
+    """Open a regular file (or a link to one) for reading; raise OSError at once for anything else."""
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0)
     handle = os.open(path, flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0))
     try:
@@ -51,7 +51,7 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def read_small(path: Path, limit: int = SMALL) -> bytes:
-    """The content of a regular file of at most `limit` bytes; OSError for anything else."""
+    """Read a regular file of at most `limit` bytes; raise OSError for anything else."""
     content = b""
     with open_regular(path) as file:
         # As much at a time as the file is long: a buffer of the limit's size would be taken from the memory.
@@ -64,7 +64,7 @@ def read_small(path: Path, limit: int = SMALL) -> bytes:
 
 
 def read_small_text(path: Path, limit: int = SMALL) -> str:
-    """The same as text, in any encoding that `decode_text` knows. Also ValueError."""
+    """Read a small file as text, in any encoding that `decode_text` knows. Also raises ValueError."""
     return decode_text(read_small(path, limit))
 
 
@@ -77,10 +77,10 @@ def not_regular(path: Path) -> OSError:
 
 @contextmanager
 def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
-    """A binary file that gets its name when the block ends, and is gone if the block fails.
+    """Open a binary file that gets its name when the block ends, and is gone if the block fails.
 
-    FileExistsError if the name is taken by then and `overwrite` is not; OSError where the folder cannot be written,
-    or what would be replaced is no regular file.
+    Raises FileExistsError if the name is taken by then and `overwrite` is not set; OSError if the
+    folder cannot be written, or the file to replace is not regular.
     """
     temporary = None
     try:
@@ -99,7 +99,7 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
 
 
 def make_temporary(folder: Path) -> tuple[int, str]:
-    """An open handle, and the name, of a new file that is removed some time after its process was killed."""
+    """Make a new file that is removed some time after its process was killed; return its handle and name."""
     return tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=folder)
 
 

@@ -135,7 +135,7 @@ class QuantLinear(AcceleratedLayer):
         return layer
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight that this layer stands for, (N, K), still divided by `smooth`."""
+        """Return the float weight (N, K) of this layer, still divided by `smooth`."""
         if self.config.weight_bits == 8:
             return dequantize_per_channel(self.qweight, self.scale, dtype)
         q_NK = unpack_int4(self.qweight, self.in_features)
@@ -219,7 +219,7 @@ class QuantConv2d(AcceleratedLayer):
         )
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The weight that this layer stands for, (N, K, k, k)."""
+        """Return the float weight (N, K, k, k) of this layer."""
         flat = dequantize_per_channel(self.qweight.flatten(1), self.scale, dtype)
         return flat.view(self.qweight.shape)
 
@@ -271,7 +271,7 @@ class QuantEmbedding(nn.Module):
         return layer
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
-        """The table that this layer stands for, without the multiplier: (rows, channels)."""
+        """Return the float table (rows, channels) of this layer, without the multiplier."""
         return dequantize_per_channel(self.qweight, self.scale, dtype)
 
     def forward(self, ids: Tensor) -> Tensor:

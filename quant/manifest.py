@@ -115,7 +115,7 @@ def _known_precision(value: object) -> str:
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a folder. FormatError or OSError when there is none that we can read."""
+    """Read the manifest of a folder. Raises FormatError or OSError when there is none that we can read."""
     try:
         return Manifest.from_json(_read_object(folder / MANIFEST))
     except RecursionError as error:

@@ -136,7 +136,7 @@ def choose(
     verdicts: Path | None = None,
     before_measuring: Callable[[], None] = lambda: None,
 ) -> Kernel | None:
-    """The kernel for layers of this kind; None: the reference."""
+    """Choose the kernel for layers of this kind; None means the reference."""
     if backend == "reference":
         return None
     candidates = usable_kernels(layer, device, backend)
@@ -169,10 +169,10 @@ def choose(
 def usable_kernels(
     layer: AcceleratedLayer, device: torch.device, backend: Backend = "auto"
 ) -> list[Kernel]:
-    """The kernels that may run a layer on this device, of one backend or of all.
+    """List the kernels that may run a layer on this device, of one backend or of all.
 
-    On a CPU "auto" leaves out libraries where a kernel of ours is there: they multiply by the same instructions, and
-    importing them takes seconds.
+    On a CPU "auto" omits libraries if a kernel of ours exists: they multiply by the same
+    instructions, and importing them takes seconds.
     """
     usable = [kernel for kernel in all_kernels() if kernel.supports(layer, device)]
     if backend != "auto":

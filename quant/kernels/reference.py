@@ -49,7 +49,7 @@ def linear_w8a8_on_load(
     smooth: Tensor | None = None,
     **rest: Any,
 ) -> Tensor:
-    """The same of floats, with the scales that go with their rows' largest magnitudes."""
+    """Compute `linear_w8a8` of floats, with the scales that belong to their rows' largest magnitudes."""
     wide, scale = x.float() if smooth is None else x.float() * smooth, largest / primitives.INT8_MAX
     q = wide / torch.where(scale > 0, scale, 1.0)[:, None]
     q = q.round_().clamp_(-primitives.INT8_MAX, primitives.INT8_MAX).to(torch.int8)

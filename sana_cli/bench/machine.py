@@ -86,25 +86,27 @@ def _nvml_handle() -> Any:
 
 
 def _gpu_state() -> dict[str, Any] | None:
-    """What the driver tells; None for each value that it refuses, as it does on laptops, in WSL and for parts of a GPU."""
+    """Return the driver's readings; None for each value it refuses, as on laptops, in WSL and for
+    parts of a GPU.
+    """
     handle = _nvml_handle()
     if handle is None:
         return None
     import pynvml
 
-    def told(read: Callable[[], Any]) -> Any:
+    def reading(read: Callable[[], Any]) -> Any:
         try:
             return read()
         except pynvml.NVMLError:
             return None
 
-    watts = told(lambda: pynvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000)
+    watts = reading(lambda: pynvml.nvmlDeviceGetPowerManagementLimit(handle) / 1000)
     return {
-        "sm_mhz": told(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)),
-        "memory_mhz": told(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM)),
-        "power_state": told(lambda: pynvml.nvmlDeviceGetPerformanceState(handle)),
+        "sm_mhz": reading(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_SM)),
+        "memory_mhz": reading(lambda: pynvml.nvmlDeviceGetClockInfo(handle, pynvml.NVML_CLOCK_MEM)),
+        "power_state": reading(lambda: pynvml.nvmlDeviceGetPerformanceState(handle)),
         "power_limit_w": watts,
-        "driver": told(pynvml.nvmlSystemGetDriverVersion),
+        "driver": reading(pynvml.nvmlSystemGetDriverVersion),
     }
 
 

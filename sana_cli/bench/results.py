@@ -33,7 +33,7 @@ def build_document(
     runs: int,
     warmup: int,
 ) -> dict[str, Any]:
-    """Everything that was measured, as plain values."""
+    """Return all measurements as plain values."""
     start = next(iter(results.started.values()))
     settings = start["settings"]
     rounds = {c.name: _rounds(results.timings[c.name], settings["steps"]) for c in contenders}

@@ -13,9 +13,10 @@ _PREFIX, _MARK = "sana-bench-", "alive"  # the mark is locked by the process tha
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """It is removed at the end of the block. A signal that ends the process is an exception here (`process`).
+    """Make a temporary folder that is removed at the end of the block, and remove those of killed
+    processes first.
 
-    What a killed process has left goes first.
+    A signal that ends the process is an exception here (`process`).
     """
     for mark in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_MARK}"):
         if is_abandoned(mark):

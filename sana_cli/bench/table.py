@@ -7,7 +7,7 @@ from sana_cli.text import counted
 
 
 def lines(document: dict[str, Any]) -> list[str]:
-    """Everything that a person reads in a terminal."""
+    """Return all that a person reads in a terminal."""
     found = [*_heading(document), ""]
     for name, contender in document["contenders"].items():
         found += [*_contender(name, contender, document), ""]

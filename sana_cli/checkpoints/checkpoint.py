@@ -44,7 +44,7 @@ def weight_files(checkpoint: Checkpoint, component: str) -> WeightFiles:
 
 
 def module_names(component: str, names: Iterable[str]) -> dict[str, str]:
-    """The module's own name of every tensor -> its name in the file."""
+    """Map the module's own name of every tensor to its name in the file."""
     if component != "text_encoder":
         return {name: name for name in names}
     # Files saved with a language-model head have a prefix and maybe the head.

@@ -30,7 +30,9 @@ class ComponentWeights:
     files: WeightFiles | None = None  # None for a .pth file
 
     def shape_of(self, name: str) -> Tensor:
-        """A tensor of the stored type and shape, by a name that `read` takes; its values are not read."""
+        """Return a tensor of the stored type and shape, by a name that `read` takes; its values are
+        not read.
+        """
         return stored_shape(self.files, name) if self.files is not None else self.read(name)
 
 
@@ -54,7 +56,7 @@ def component_weights(checkpoint: Checkpoint, component: str) -> ComponentWeight
 
 
 def stored_weights(files: WeightFiles, component: str) -> ComponentWeights:
-    """The tensors of safetensors files, under the names of a component's module."""
+    """Return the tensors of safetensors files, under the names of a component's module."""
     names = module_names(component, files)
     return ComponentWeights(
         names, partial(read_tensor, files), files.total_bytes, _fingerprint(files.paths), files
@@ -62,7 +64,10 @@ def stored_weights(files: WeightFiles, component: str) -> ComponentWeights:
 
 
 def prefetch(checkpoint: Checkpoint, component: str) -> None:
-    """Have the system read a component's files while something else computes; it drops them when memory is short."""
+    """Make the system read a component's files into its cache while something else computes.
+
+    The system drops them again when memory is short.
+    """
     if not hasattr(os, "posix_fadvise"):  # not on Windows and macOS
         return
     if component == "transformer" and checkpoint.pth is not None:

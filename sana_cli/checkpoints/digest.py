@@ -20,7 +20,9 @@ _DIGITS = 16
 
 
 def model_digest(checkpoint: Checkpoint) -> str:
-    """The same for the same files wherever they are, in milliseconds; "" for a model that is not here."""
+    """Return a digest of the model's files, equal wherever they are, in milliseconds; "" for a
+    model that is not here.
+    """
     if checkpoint.absent is not None:
         return ""
     digest = hashlib.sha256()

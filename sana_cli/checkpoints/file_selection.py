@@ -25,7 +25,8 @@ _SHARD = re.compile(r"^(?P<before>.+)-\d{5}-of-(?P<count>\d{5})(?P<after>\..+)$"
 def select_weights(
     file_names: Iterable[str], *, stem: str, weight_variant: str | None = None
 ) -> str | None:
-    """The index or the single file to load out of one component's folder; None if it has neither.
+    """Select the index or the single file to load from one component's folder; None if it has
+    neither.
 
     `file_names` are names inside the folder. Order: the wanted variant, the plain files, any other
     variant; and in each the index (if at least one of its shards is there) before the single file.
@@ -42,7 +43,7 @@ def select_weights(
 
 
 def select_shards(file_names: Iterable[str], index_name: str) -> list[str]:
-    """The shards that belong to an index by name; its `weight_map` is the authority once read."""
+    """Select the shards that belong to an index by name; its `weight_map` is the authority once read."""
     stem, variant = _split_index_name(index_name)
     owners = {(stem, ".safetensors")}
     if variant:  # diffusers and transformers disagreed over the years
@@ -60,7 +61,7 @@ def select_files(
     weight_variant: str | None = None,
     components: Sequence[str] = COMPONENTS,
 ) -> list[str]:
-    """The files of a repo or folder that we read, small ones first within each component.
+    """Select the files of a repo or folder to read, small ones first within each component.
 
     `weight_variant` is for the transformer. The plain VAE and text encoder files are preferred:
     their variant copies have the same size.

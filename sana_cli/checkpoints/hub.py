@@ -73,11 +73,11 @@ def fetch(
     renew: Collection[str] = (),
     progress: Progress | None = None,
 ) -> HubSnapshot:
-    """The files of a repo that we read, from the cache if they are all there, else downloaded.
+    """Return the files of a repo, from the cache if all are there, else downloaded.
 
-    A complete cache is used without asking the hub; `refresh` asks it for a newer commit. Files in `renew` are fetched
-    even if they are there. `progress` is called once for each large file before the first byte, so the sum of its
-    totals is known at once, and then as bytes arrive.
+    A complete cache is used without asking the hub; `refresh` asks it for a newer commit. Files in
+    `renew` are fetched even if they exist. `progress` is called once for each large file before the
+    first byte, so the sum of its totals is known at once, and then as bytes arrive.
     """
     request = HubRequest(
         repo_id=repo_id,

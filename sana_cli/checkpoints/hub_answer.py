@@ -41,7 +41,7 @@ class Listing:
 
 
 def parse_listing(body: bytes) -> Listing:
-    """The answer to `/api/models/REPO?blobs=true`; BadAnswer for anything else."""
+    """Parse the answer to `/api/models/REPO?blobs=true`; raise BadAnswer for anything else."""
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError) as error:

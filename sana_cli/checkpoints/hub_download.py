@@ -63,7 +63,9 @@ def list_repo(repo_id: str, revision: str | None) -> Listing:
 
 
 def read_piece(repo_id: str, revision: str, name: str, start: int, count: int) -> bytes:
-    """At most `count` bytes of a file from `start`. A server without ranges sends what is before them, too."""
+    """Read at most `count` bytes of a file from `start`; a server without ranges also sends what
+    precedes them.
+    """
     if not count:
         return b""
     url = f"{constants.ENDPOINT}/{repo_id}/resolve/{quote(revision, safe='')}/{quote(name)}"
@@ -241,7 +243,7 @@ def bytes_in(path: Path) -> int:
 
 
 def find_twin(folder: RepoFolder, file: RemoteFile) -> Path | None:
-    """The same content under another repo: all Sana models share a text encoder and a VAE."""
+    """Find the same content under another repo: all Sana models share a text encoder and a VAE."""
     for path in folder.path.parent.glob(f"models--*/blobs/{file.digest}"):
         if path.parent.parent != folder.path and path.is_file() and bytes_in(path) == file.size:
             return path.resolve()

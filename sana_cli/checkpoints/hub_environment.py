@@ -40,12 +40,12 @@ def require_environment(*, network: bool = False) -> None:
 
 
 def bad_variables(environment: Mapping[str, str] = os.environ) -> list[BadVariable]:
-    """All of them."""
+    """List all variables that cannot work."""
     return [*_bad_when_imported(environment), *_bad_when_connecting(environment)]
 
 
 def blame(error: ValueError) -> SanaError:
-    """An error about the variable whose value a library of the hub could not read."""
+    """Return an error about the variable whose value a library of the hub could not read."""
     named = [
         name
         for name, value in os.environ.items()

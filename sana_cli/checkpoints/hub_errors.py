@@ -101,7 +101,7 @@ def _explain_status(status: int, repo: str) -> tuple[str, str]:
 
 
 def no_repo(repo: str) -> SanaError:
-    """An error about what cannot be the name of a model."""
+    """Return an error for a text that cannot name a model."""
     return SanaError(
         f"{repo!r} is neither a folder, nor a known model, nor a repo id like owner/name",
         hint=_did_you_mean(repo) or "check the spelling of the model's name",
@@ -110,7 +110,7 @@ def no_repo(repo: str) -> SanaError:
 
 
 def endpoint() -> str:
-    """The hub's address, fit to be shown."""
+    """Return the hub's address without secrets."""
     return without_secrets(constants.ENDPOINT)
 
 

@@ -48,7 +48,7 @@ class RemoteFile:
 
 
 def remote_file(name: object, size: object, digest: object) -> RemoteFile | None:
-    """A file, or None where size or digest are not those of a file."""
+    """Return a file; None if size or digest are malformed."""
     if not isinstance(name, str) or not isinstance(digest, str) or isinstance(size, bool):
         return None
     if not isinstance(size, int) or not 0 <= size <= _LARGEST or not _DIGEST.fullmatch(digest):
@@ -105,7 +105,7 @@ def has_digest(path: Path, file: RemoteFile) -> bool:
 
 
 def is_sound(path: Path, file: RemoteFile) -> bool:
-    """The same; no where it cannot be read, as on a broken disk."""
+    """Return whether the content has the announced digest; False if it cannot be read, as on a broken disk."""
     try:
         return has_digest(path, file)
     except OSError:
@@ -130,11 +130,11 @@ class RepoFolder:
         return blob.with_name(f"{blob.name}.sana.incomplete")
 
     def lock(self, digest: str) -> Path:
-        """The lock that huggingface_hub takes, too."""
+        """Return the path of the lock that huggingface_hub uses, too."""
         return self.path.parent / ".locks" / self.path.name / f"{self.blob(digest).name}.lock"
 
     def snapshot(self, commit: str) -> Path:
-        """The folder of a commit's files; ValueError for what is no commit."""
+        """Return the folder of a commit's files; raise ValueError for a malformed commit."""
         if not is_commit(commit):
             raise ValueError(f"{commit!r} is no commit")
         return self.path / "snapshots" / commit
@@ -177,7 +177,7 @@ class RepoFolder:
         return {file.name: file for file in files if file is not None}
 
     def files(self, commit: str) -> dict[str, RemoteFile]:
-        """The files of a commit with their digests: as noted, else as the links of those that are here say."""
+        """Return the files of a commit with their digests: as recorded, else by the links of existing files."""
         if (noted := self.listing(commit)) is not None:
             return noted
         found, snapshot = {}, self.snapshot(commit)

@@ -31,13 +31,13 @@ class ListedModel:
 
     @property
     def note(self) -> str:
-        """The same for people, in a few words."""
+        """Describe the model for people, in a few words."""
         size = f"{self.native_size} px, {self.steps} steps" if self.native_size else ""
         return self.problem or self.made_of or size
 
 
 def listed_models() -> list[ListedModel]:
-    """All of them, in the order of a list for people."""
+    """List all models, in the order of a list for people."""
     return [_builtin(), *_published(), *_others_in_the_cache(), *quantized_models()]
 
 

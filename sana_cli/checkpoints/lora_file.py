@@ -86,7 +86,8 @@ class Lora:
 
 
 def in_model(lora: Lora, paths: Iterable[str]) -> Lora:
-    """The same with every layer called as in a model, whose layers have these paths; unknown ones stay as they are.
+    """Rename a LoRA's layers to those of a model, which have these paths; unknown ones keep their
+    names.
 
     Paths are compared without a difference between dots and underscores, which trainers mix.
     """
@@ -125,7 +126,7 @@ def _is_file(text: str) -> bool:
 
 
 def open_loras(wanted: Iterable[tuple[Path, float]]) -> tuple[Lora, ...]:
-    """Every file, examined; SanaError for one that is not there or is none."""
+    """Open and check every LoRA file. Raises SanaError for one that is missing or no LoRA."""
     return tuple(Lora(file=_open(path), scale=scale) for path, scale in wanted)
 
 

@@ -50,7 +50,7 @@ _PYTORCH_KINDS = (
 
 
 def read_json(path: Path, problem: str = "is not readable JSON") -> dict[str, Any]:
-    """A JSON object from a file of the model, or SanaError."""
+    """Read a JSON object from a file of the model; raise SanaError if it is none."""
     with reading(path, problem):
         value = json.loads(read_small_text(path, _SMALL_JSON))
     if not isinstance(value, dict):
@@ -59,7 +59,7 @@ def read_json(path: Path, problem: str = "is not readable JSON") -> dict[str, An
 
 
 def read_config(path: Path, parse: Callable[[dict[str, Any]], _Config]) -> _Config:
-    """A configuration from a JSON file of the model, or SanaError."""
+    """Read a configuration from a JSON file of the model; raise SanaError if it is invalid."""
     values = read_json(path)
     try:
         return parse(values)
@@ -70,7 +70,7 @@ def read_config(path: Path, parse: Callable[[dict[str, Any]], _Config]) -> _Conf
 
 
 def edited() -> str:
-    """The remedy for a well-formed file whose values are no Sana's."""
+    """Return the remedy for a well-formed file whose values do not fit Sana."""
     return (
         "use the file that was published with a Sana model (`sana models` lists them): "
         "this one was changed, or belongs to another kind of model"

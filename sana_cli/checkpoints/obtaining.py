@@ -65,7 +65,9 @@ def obtain(
     judge: Callable[[Found], object],
     components: Sequence[str] = COMPONENTS,
 ) -> Found:
-    """The files of a repository, which is `variant`'s where that is published. SanaError for what `judge` refuses."""
+    """Return the files of a repository, that of `variant` if it is published. Raises SanaError if
+    `judge` refuses them.
+    """
     from sana_cli.checkpoints import hub  # costs 0.2 s that local models need not pay
 
     wanted = variant.weight_variant if variant and "transformer" in components else None
@@ -100,7 +102,7 @@ def obtain(
 
 
 def refuse_large(offer: "Offer", model: object) -> None:
-    """An `Approve`: SanaError for a download that nobody could be asked about."""
+    """Refuse a download that nobody could be asked about: an `Approve` that raises SanaError."""
     del model
     if offer.missing_bytes >= LARGE:
         raise SanaError(
@@ -145,7 +147,7 @@ def ask(
 def outlined(
     offer: "Offer", judge: Callable[[Found], _Judged], *, planning: bool = False
 ) -> tuple[Found, _Judged]:
-    """An offer without its weights, and what `judge` makes of it, whose errors then speak of the repository."""
+    """Return an offer without its weights, and the result of `judge`, whose errors then name the repository."""
     from sana_cli.checkpoints.hub_outline import Outline
 
     outline = Outline(offer)
@@ -167,7 +169,7 @@ def outlined(
 
 
 def published(variant: Variant, components: Sequence[str] = COMPONENTS, *, why: str = "") -> Found:
-    """A published model by its configuration; `why` says why the hub was not asked."""
+    """Outline a published model by its configuration; `why` says why the hub was not asked."""
     from sana_cli.checkpoints.published_outline import PublishedOutline
 
     outline = PublishedOutline(variant)

@@ -102,13 +102,13 @@ def judge_offer(offer: "Offer", *, name: str, variant: Variant | None) -> Checkp
 
 
 def open_published(variant: Variant) -> Checkpoint:
-    """A published model by its configuration, whether it is here or not; it asks nobody and is `absent`."""
+    """Open a published model as `absent`, by its configuration alone, without asking the hub."""
     found = published(variant)
     return _open_folder(found.folder, name=variant.alias, variant=variant, absent=found.absent)
 
 
 def open_snapshot(name: str, snapshot: Path, variant: Variant | None) -> Checkpoint:
-    """A model from a complete folder of the hub's cache, without asking huggingface_hub."""
+    """Open a model from a complete folder of the hub's cache, without asking huggingface_hub."""
     return _open_folder(snapshot, name=name, revision=snapshot.name, variant=variant)
 
 

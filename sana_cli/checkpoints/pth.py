@@ -89,7 +89,7 @@ _NO_SANA = "is this the transformer of a Sana model?"
 
 
 def read_pth(path: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
-    """The transformer of a `.pth` file: its configuration and tensors under published names.
+    """Read the transformer of a `.pth` file: its configuration and tensors under published names.
 
     Tensors are mapped from the file. Raises SanaError for anything but a Sana transformer.
     """

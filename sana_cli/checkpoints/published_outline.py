@@ -55,7 +55,7 @@ def write_configuration(
     vae: DCAEConfig,
     gemma: Mapping[str, Any],
 ) -> None:
-    """Every JSON file of a published layout but those of the tokenizer."""
+    """Write every JSON file of a published layout but those of the tokenizer."""
     flow_dpm = {
         "_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++",
         "flow_shift": variant.flow_shift, "prediction_type": "flow_prediction", "solver_order": 2,

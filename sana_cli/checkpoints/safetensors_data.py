@@ -26,7 +26,7 @@ def read_tensor(files: WeightFiles, name: str) -> Tensor:
 
 
 def read_rows(files: WeightFiles, name: str, rows: Sequence[int]) -> Tensor:
-    """Some rows of a tensor, as stored: (len(rows), ...). The rest stays in the file."""
+    """Read some rows of a tensor, with its stored dtype: (len(rows), ...). The rest stays in the file."""
     dtype, shape = _stored_type(files, name), files.headers[name][1]
     size = math.prod(shape[1:]) * dtype.itemsize
     found = _read(files, name, [(row * size, size) for row in rows], size * len(rows))
@@ -34,7 +34,7 @@ def read_rows(files: WeightFiles, name: str, rows: Sequence[int]) -> Tensor:
 
 
 def stored_shape(files: WeightFiles, name: str) -> Tensor:
-    """A tensor without values (on the meta device) that has the type and shape of a stored one."""
+    """Return a tensor without values (on the meta device) that has the type and shape of a stored one."""
     return torch.empty(files.headers[name][1], dtype=_stored_type(files, name), device="meta")
 
 

@@ -45,7 +45,7 @@ class Step:
     reach_out: int = 0  # the same, counted in output positions
 
     def needs(self, span: Span) -> Span:
-        """The inputs that an output span depends on, as if the map had no edges."""
+        """Return the inputs that an output span depends on, as if the map had no edges."""
         start, stop = span[0] - self.reach_out, span[1] + self.reach_out
         return start // self.grows - self.reach_in, -(-stop // self.grows) + self.reach_in
 

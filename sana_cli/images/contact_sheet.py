@@ -46,7 +46,9 @@ class Layout:
 
     @classmethod
     def near_square(cls, count: int, largest: tuple[int, int], *, caption_lines: int) -> "Layout":
-        """For pictures of at most `largest` (width, height), scaled down where the sheet would exceed `LARGEST`."""
+        """Lay out `count` pictures of at most `largest` (width, height), scaled down if the sheet
+        would exceed `LARGEST`.
+        """
         columns = math.ceil(math.sqrt(count))
         rows = math.ceil(count / columns)
         if min(largest[0], LARGEST // columns) < _NARROWEST:
@@ -57,7 +59,7 @@ class Layout:
         return cls(columns=columns, rows=rows, cell=cell, caption_lines=caption_lines)
 
     def compose(self, pictures: Iterable[Image.Image], captions: Sequence[str]) -> Image.Image:
-        """The sheet, with every picture in the middle of its cell."""
+        """Draw the sheet, with every picture in the middle of its cell."""
         (width, height), line = self.cell, self.caption_lines
         step = height + caption_height(line)
         sheet = Image.new("RGB", (self.columns * width, self.rows * step), "white")

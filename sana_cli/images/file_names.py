@@ -35,9 +35,10 @@ class Named(NamedTuple):
 
 
 def expand(pattern: Path, pictures: Sequence[tuple[str, int] | Named]) -> list[Path]:
-    """The name of each picture, given by prompt and seed; SanaError where two would be the same.
+    """Return the name of each picture, given by prompt and seed; raise SanaError if two would be
+    the same.
 
-    `{index}` is as wide as the last one, so that names sort as the pictures were asked for.
+    `{index}` is as wide as the last one, so that names sort in the order of the pictures.
     """
     _check_fields(str(pattern))
     named = [Named(*each) for each in pictures]
@@ -73,7 +74,7 @@ def _filled(pattern: Path, picture: Named, index: "_Index | _AnyIndex") -> Path:
 
 
 def without_index(pattern: Path, picture: Named) -> str:
-    """A picture's name with ANY_INDEX for its number."""
+    """Return a picture's name with ANY_INDEX for its number."""
     return str(_filled(pattern, picture, _AnyIndex()))
 
 
@@ -96,8 +97,10 @@ def has_folder_fields(pattern: Path) -> bool:
 
 
 def without_fields(pattern: Path) -> tuple[Path, str]:
-    """The folder that all names of a pattern share, and what its fields leave of the stem: `a/{slug}/x-{seed}.png`
-    gives `a` and `x`."""
+    """Return the folder that all names of a pattern share, and the stem without fields.
+
+    `a/{slug}/x-{seed}.png` gives `a` and `x`.
+    """
     folder = pattern.parent
     while any(_fields(str(folder))):
         folder = folder.parent

@@ -37,7 +37,7 @@ class ForeignSettings:
 
     @property
     def command(self) -> list[str]:
-        """The words that draw something like it with our models."""
+        """Return the words of a command that draws something similar with our models."""
         negative = ["--negative", self.negative_prompt] if self.negative_prompt else []
         words = ["sana", "generate", *negative, "--size", self.size]
         dash = self.prompt.startswith("-")

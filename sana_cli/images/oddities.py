@@ -66,7 +66,9 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
 
 
 def whole_numbers(image: Image.Image) -> NDArray[np.integer[Any]]:
-    """The values (H, W) of an open picture with more than 8 bits: Pillow reads 32 bits without a sign as with one."""
+    """Return the values (H, W) of an open picture with more than 8 bits: Pillow reads unsigned 32
+    bits as signed.
+    """
     values = np.asarray(image)
     tags: Any = getattr(image, "tag_v2", {})
     unsigned = tags.get(_BITS) == (32,) and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1

@@ -96,13 +96,15 @@ def preview_state(path: Path) -> str | None:
 
 
 def load_picture(path: Path, formats: Sequence[str] = OURS) -> Image.Image:
-    """A picture from a file, all of it; SanaError where there is none."""
+    """Read a whole picture from a file; raise SanaError if there is none."""
     with opened(path, formats) as image:
         return image.copy()
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings in a picture that `save_png` wrote; SanaError if there are none, or the picture is damaged."""
+    """Read the settings that `save_png` stored in a picture; raise SanaError if there are none or
+    it is damaged.
+    """
     with opened(path) as image:
         found = read_texts(path, SETTINGS_KEY, PREVIEW_KEY)
         foreign = foreign_settings_of(path, image) if not found else None

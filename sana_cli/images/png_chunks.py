@@ -32,7 +32,7 @@ class Chunk:
 
 
 def chunks(file: BinaryIO) -> Iterator[Chunk]:
-    """All chunks, as far as the file goes; nothing where it is no PNG."""
+    """Yield all chunks up to the end or damage of the file; none if it is no PNG."""
     file.seek(0)
     if file.read(len(SIGNATURE)) != SIGNATURE:
         return
@@ -49,7 +49,7 @@ def chunks(file: BinaryIO) -> Iterator[Chunk]:
 
 
 def read_texts(path: Path, *keywords: str) -> dict[str, str | None]:
-    """The texts of these keywords that a PNG has; None for one that is damaged or too large. OSError."""
+    """Read a PNG's texts of these keywords; None for one that is damaged or too large. Raises OSError."""
     found: dict[str, str | None] = {}
     with open_regular(path) as file:
         for chunk in chunks(file):
@@ -63,7 +63,7 @@ def read_texts(path: Path, *keywords: str) -> dict[str, str | None]:
 
 
 def pixels_only(path: Path) -> io.BytesIO | None:
-    """A PNG with its pixels and how it is turned, and nothing else; None where a file is no PNG. OSError."""
+    """Copy a PNG's pixels and orientation alone; None if a file is no PNG. Raises OSError."""
     with open_regular(path) as file:
         if file.seek(0, io.SEEK_END) > _LARGEST_FILE or not any(chunks(file)):
             return None

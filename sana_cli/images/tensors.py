@@ -8,13 +8,13 @@ from torch.nn import functional as F
 
 
 def to_image(decoded: Tensor) -> Image.Image:
-    """Decoder output (1, 3, H, W), nominally -1..1 -> an RGB picture."""
+    """Convert decoder output (1, 3, H, W), nominally -1..1, to an RGB picture."""
     pixels = (decoded[0].float() / 2 + 0.5).clamp(0, 1).permute(1, 2, 0)  # (H, W, 3)
     return Image.fromarray((pixels * 255).round().to(torch.uint8).cpu().numpy())
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """An RGB picture -> what the encoder reads, (1, 3, H, W) fp32 in -1..1."""
+    """Convert an RGB picture to an encoder's input, (1, 3, H, W) fp32 in -1..1."""
     pixels = torch.from_numpy(np.array(image))  # (H, W, 3), a copy that torch may write to
     return (pixels.float() / 255 * 2 - 1).permute(2, 0, 1)[None]
 

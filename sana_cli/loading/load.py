@@ -69,7 +69,7 @@ def load_transformer(
     device: torch.device,
     stream: Prepare | None = None,
 ) -> SanaTransformer2D:
-    """The Linear-DiT with its weights, in eval mode.
+    """Load the Linear-DiT with its weights, in eval mode.
 
     With `stream` its blocks are read whenever they run, and each is given to that function first.
     """
@@ -129,7 +129,7 @@ def load_prompt_encoder(
 def load_language_model(
     folder: Path, *, dtype: str, device: torch.device, streamed: bool
 ) -> PromptEncoder:
-    """A Gemma-2 trunk and its tokenizer from one folder, as repos of language models are; no Sana is around."""
+    """Load a Gemma-2 trunk and its tokenizer from the folder of a language model, without a Sana model."""
     return _with_tokenizer(
         _empty_gemma(folder / "config.json"),
         stored_weights(WeightFiles(folder, stem="model"), "text_encoder"),
@@ -340,7 +340,7 @@ def _float_kernel(device: torch.device, verdicts: Path) -> str:
 
 
 def empty_module(checkpoint: Checkpoint, component: str) -> Any:
-    """A component on the meta device, with quantized layers where the manifest says so."""
+    """Build a component on the meta device, with quantized layers where the manifest has them."""
     config = checkpoint.folder / component / "config.json"
     if component == "text_encoder":
         model: torch.nn.Module = _empty_gemma(config)

@@ -56,7 +56,9 @@ class Adapters:
         self._factors = [_factors(lora) for lora in loras]
 
     def merge(self, weights: ComponentWeights) -> ComponentWeights:
-        """The same weights, but those that LoRAs change are read changed: in fp32, or as stored where they stay so."""
+        """Return weights that are read with the LoRAs' changes: in fp32, or in the stored type for
+        layers that keep it.
+        """
         paths = {path for lora in self.loras for path in lora.file.layers}
         changed = {weights.names[n]: p for p in paths if (n := f"{p}.weight") in weights.names}
 

@@ -108,7 +108,7 @@ def choose_for(
 
 
 def smallest_peak(job: Job) -> StagePeak:
-    """The peak of the plan that takes least, whatever time it takes."""
+    """Return the peak of the leanest plan, whatever time it takes."""
     plans = _candidates(job, decode_plans("auto", None, job.height, job.width), None, apart=False)
     return min((peak(predict(job, plan)) for plan in plans), key=lambda stage: stage.total)
 
@@ -125,9 +125,11 @@ def choose_decode(
     tile: int | None,
     size: tuple[int, int] | None = None,
 ) -> tuple[DecodePlan, StagePeak, str]:
-    """For latents that are there: the fastest way to decode that fits, what it takes, and a notice or "".
+    """Choose how to decode existing latents: the fastest plan that fits, its peak, and a notice or
+    "".
 
-    `size` is the finished picture's width and height, where it is not `width` and `height`, which are decoded.
+    `size` is the finished picture's width and height, if it differs from the decoded `width` and
+    `height`.
     """
 
     def ways(mode: DecodeMode, tile: int | None) -> list[tuple[DecodePlan, StagePeak]]:
@@ -159,10 +161,11 @@ def choose(
     tile: int | None,
     apart: bool = False,
 ) -> Choice:
-    """The fastest plan that fits under the cap, among those that the options leave.
+    """Choose the fastest plan that fits under the cap, among those that the options allow.
 
-    `apart` leaves those with guidance in two passes. SanaError when none fits a cap that was asked for. Without one
-    the smallest is tried: a prediction is no reason not to.
+    `apart` allows only plans with guidance in two passes. Raises SanaError when none fits a cap
+    that was asked for. Without such a cap the leanest is tried: a prediction is no reason to
+    refuse.
     """
     decodes = decode_plans(mode, tile, job.height, job.width)
     vain = name == "branches" and job.branches == 1

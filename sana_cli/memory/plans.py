@@ -42,7 +42,7 @@ def exact_tiles(tile: int, height: int, width: int) -> DecodePlan:
 
 
 def decode_plans(mode: DecodeMode, tile: int | None, height: int, width: int) -> list[DecodePlan]:
-    """The ways to decode that --decode and --tile leave, the fastest first."""
+    """List the ways to decode that --decode and --tile allow, the fastest first."""
     if mode == "blended-tiles":
         return [DecodePlan(mode=mode, tile=tile or BLENDED_TILE)]
     if mode == "exact-tiles":

@@ -33,5 +33,5 @@ class FirstBlockCache:
         return rest
 
     def keep(self, first: Tensor, rest: Tensor) -> None:
-        """A step was computed: what its first block added, and all others together."""
+        """Keep a computed step: what its first block added, and all others together, (B, N, D) each."""
         self._kept = first, rest

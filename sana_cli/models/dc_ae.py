@@ -29,7 +29,7 @@ _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
 
 
 def activate(act: Callable[..., Tensor], x: Tensor) -> Tensor:
-    """An activation of a tensor that nobody else holds: in place where it can be and autograd lets it."""
+    """Apply an activation to a tensor that nobody else holds: in place where autograd allows it."""
     if torch.is_grad_enabled() or act is F.gelu:
         return act(x)
     return act(x, inplace=True)

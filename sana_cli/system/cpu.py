@@ -21,9 +21,10 @@ _LONG_SPIN = {  # what each variable may ask for at most without being a reason 
 
 
 def limit_spinning() -> None:
-    """Have OpenMP's threads spin briefly before they sleep, unless the user's environment decides.
+    """Make OpenMP's threads spin only briefly before they sleep, unless the user's environment
+    decides.
 
-    For the beginning of a process of our own: it has no effect once torch has been imported.
+    Call it at the beginning of a process of our own: it has no effect once torch has been imported.
     """
     if not any(os.environ.get(name) for name in WAITING_VARIABLES):
         os.environ.update(_SPIN)

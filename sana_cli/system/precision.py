@@ -88,9 +88,11 @@ def pick_device(requested: str) -> "torch.device":
 
 
 def plan_dtypes(requested: Precision, trained: str, device: Device) -> DtypePlan:
-    """The dtype of each part for a transformer trained in `trained` ("fp32", "bf16", "fp16").
+    """Return the dtype of each part for a transformer trained in `trained` ("fp32", "bf16",
+    "fp16").
 
-    Raises SanaError when `requested` is known to give a broken picture with these weights, or none on this device.
+    Raises SanaError when `requested` is known to give a broken picture with these weights, or none
+    on this device.
     """
     if {requested, trained} == {"fp16", "bf16"}:
         raise SanaError(

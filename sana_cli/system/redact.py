@@ -27,7 +27,7 @@ _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
 def without_secrets(text: str) -> str:
-    """The text without userinfo and query of any address in it, and without tokens."""
+    """Return the text without tokens, and without userinfo and query of any address in it."""
     text = without_known_secrets(text)
     if "://" in text:
         text = _USERINFO.sub("", text)
@@ -37,7 +37,9 @@ def without_secrets(text: str) -> str:
 
 
 def without_known_secrets(text: str) -> str:
-    """The text without what the environment keeps secret; every other word stays, for texts that people wrote."""
+    """Return the text without the environment's secrets; every other word stays, for texts that
+    people wrote.
+    """
     for secret in _secrets(os.environ):
         text = text.replace(secret, _HIDDEN)
     return text

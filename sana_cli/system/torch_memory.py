@@ -28,9 +28,11 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @cache
 def freeze_imports() -> None:
-    """Have collections pass over what libraries made, once and before weights are loaded.
+    """Exclude the libraries' objects from garbage collection; call it once, before weights are
+    loaded.
 
-    A collection looks at every object: a tenth of a second after every stage, as much as the built-in model's decoder takes.
+    A collection looks at every object: a tenth of a second after every stage, as much as the
+    built-in model's decoder takes.
     """
     gc.freeze()
 

@@ -16,7 +16,7 @@ _PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".avif", ".gif", ".bmp", ".tif", 
 
 
 def complete_model(incomplete: str) -> list[str]:
-    """Every model that can be named."""
+    """List every model that can be named."""
     return _models(
         incomplete, "built in", "downloaded", "partly downloaded", "not downloaded", "quantized"
     )

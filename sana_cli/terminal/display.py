@@ -78,7 +78,8 @@ class Seeing:
         every: int | None, json: bool, quiet: bool | None, output: str | None, overwrite: bool,
         find: "Callable[[], Screen | None] | None" = None,
     ) -> Self:  # fmt: skip
-        """From what was typed, None for nothing, and what is set. SanaError (usage) for what cannot be.
+        """Combine typed options (None: not typed) with settings. Raises SanaError (usage) for
+        impossible values.
 
         `find` finds the terminal in another way than by asking it now.
         """
@@ -119,7 +120,7 @@ class Seeing:
         )  # fmt: skip
 
     def show(self, path: "Path") -> None:
-        """A finished picture, where that is wanted."""
+        """Show a finished picture, if that is wanted."""
         if self.screen is not None and self.shows:
             self.screen.show_file(path)
 

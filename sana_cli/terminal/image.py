@@ -77,7 +77,7 @@ class Screen:
 
 
 def find_screen() -> Screen | None:
-    """The terminal on stdout, asked what it can do; None where there is none, or one without a cursor to move."""
+    """Ask the terminal on stdout for its graphics; None if there is none, or its cursor cannot move."""
     if not sys.stdout.isatty() or os.environ.get("TERM", "") in ("", "dumb", "unknown"):
         return None
     try:

@@ -37,7 +37,7 @@ def memory_needs(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 
 def memory_in_words(needs: dict[str, Any]) -> str:
-    """The same for people."""
+    """Put a document of `memory_needs` into words."""
     peak, least = (readable_memory(needs[key]) for key in ("peak_bytes", "least_bytes"))
     where = f"{needs['size']} on {needs['device']} in {needs['precision']}"
     cap = needs["cap_bytes"]

@@ -12,9 +12,10 @@ _MANY = "to draw each line: sana generate --prompts -"
 
 
 def piped_prompt(*, asked: bool) -> str | None:
-    """The one prompt on standard input; None where nothing is piped and it was not `asked` for by `-`.
+    """Read the one prompt on standard input; None if nothing is piped and `-` did not ask for it.
 
-    SanaError (usage) for no text, and for several lines: whether those are one prompt or many is for the user to say.
+    Raises SanaError (usage) for no text, and for several lines: only the user knows whether those
+    are one prompt or many.
     """
     if not asked and not _is_piped():
         return None

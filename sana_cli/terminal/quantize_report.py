@@ -38,7 +38,7 @@ def _measured_on(facts: dict[str, Any]) -> str:
 def json_document(
     out: Path, recipe: str, reports: "list[ComponentReport]", calibration: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Everything, for scripts. What calibration adds is there only when there was one."""
+    """Return everything, for scripts. Calibration's keys exist only when there was one."""
     document = {
         "folder": str(out),
         "recipe": recipe,
@@ -68,7 +68,7 @@ def json_document(
 def kept_report(
     recipe: str, reports: "list[ComponentReport]", calibration: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """The same with its date, as it stays in the folder: wherever that is, `sana info` reads it."""
+    """Return the document with its date, for the folder, where `sana info` reads it."""
     document = json_document(Path(), recipe, reports, calibration)
     del document["folder"]
     return {"written_at": datetime.now(UTC).isoformat(timespec="seconds"), **document}
@@ -81,7 +81,7 @@ def lines(
     *,
     name: str,  # what opens the folder again
 ) -> list[str]:
-    """The table, what was left out and why, and what to do next."""
+    """Return the table, what was not quantized and why, and what to do next."""
     heads = ("part", "scheme", "layers", "kept", "before", "after", "worst", "median SQNR", "of")
     rows: list[tuple[str, ...]] = [heads]
     for report in reports:

@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def tell_error(message: str, hint: str) -> None:
-    """An error and what to do next, one line each, on stderr."""
+    """Print an error and what to do next, one line each, on stderr."""
     for kind, text in (("error", message), ("hint", hint)):
         if text:
             say(f"{kind}: {message_line(text)}", err=True)
 
 
 def summary(picture: "Picture", *, quiet: bool) -> list[str]:
-    """A few lines about one picture; only its path when `quiet`."""
+    """Return a few lines about one picture; only its path when `quiet`."""
     if quiet:
         return [str(picture.path)]
     stages = ", ".join(f"{name} {value:.2f}" for name, value in picture.seconds.items())

@@ -17,7 +17,7 @@ UsageError: Any = typer.BadParameter.__mro__[1]
 
 
 def in_our_words(error: Any) -> tuple[str, str]:
-    """The message and the hint of such a mistake."""
+    """Return the message and the hint of a mistake."""
     command = error.ctx.command_path if error.ctx else "sana"
     see = f"see `{command} --help`"
     kind = type(error).__name__

@@ -44,10 +44,11 @@ def cross_attention_w8a8(
     mask: Tensor | None = None,
     out_largest: Tensor | None = None,
 ) -> Tensor:
-    """The same with queries of x (M, K): its w8a8 product with weight (D, K), rounded to x's type.
+    """Attend as `cross_attention` with queries of x (M, K): its w8a8 product with weight (D, K),
+    rounded to x's type.
 
-    `largest` (M,) fp32 are the largest magnitudes of x's rows, or of x * `smooth` (K,): by their scales x is
-    quantized while it is read. weight_scale (D,) fp32; bias (D,).
+    `largest` (M,) fp32 are the largest magnitudes of x's rows, or of x * `smooth` (K,): by their
+    scales x is quantized while it is read. weight_scale (D,) fp32; bias (D,).
     """
     require_tensor("x", x, (None, None))
     _require_text(x, keys, values, mask)

@@ -39,9 +39,11 @@ def layer_norm_modulate_quantize(
     addend: Tensor | None = None,
     smooth: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The same, rounded to x's type and quantized by row: int8 (M, D) and fp32 scales (M,).
+    """Compute `layer_norm_modulate`, round to x's type and quantize by row: int8 (M, D) and fp32
+    scales (M,).
 
-    With `smooth` (D,), values are multiplied by it before they are quantized, as in `quantize_per_token`.
+    With `smooth` (D,), values are multiplied by it before they are quantized, as in
+    `quantize_per_token`.
     """
     q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
     scale_M = torch.empty(x.shape[:1], dtype=torch.float32, device=x.device)

@@ -27,7 +27,7 @@ class GroupedWeight:
 
 
 def repack(qweight: Tensor, scale: Tensor, *, in_features: int, group_size: int) -> GroupedWeight:
-    """From `quant.packing`'s layout: qweight uint8 (N, ceil(K/2)) and scale bf16 (N, G)."""
+    """Convert from `quant.packing`'s layout: qweight uint8 (N, ceil(K/2)) and scale bf16 (N, G)."""
     if group_size not in (32, 64, 128):
         raise ValueError(f"group size is {group_size}; the kernel takes 32, 64 or 128")
     require_tensor("qweight", qweight, (None, -(-in_features // 2)), [torch.uint8])

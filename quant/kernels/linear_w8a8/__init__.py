@@ -58,7 +58,9 @@ def linear_w8a8_on_load(
     out: Tensor | None = None,
     tile: Tile | None = None,
 ) -> Tensor:
-    """The same for x (M, K) in floats, whose rows' largest magnitudes (M,) fp32 are known: quantized while it is read."""
+    """Compute `linear_w8a8` of floats x (M, K), quantized while read; `largest` (M,) fp32 are its
+    rows' magnitudes.
+    """
     require_tensor("x", x, (None, None))
     return _run(
         x, "largest", largest, weight, weight_scale, bias, activation, gate, residual, out_dtype,
