@@ -18,12 +18,12 @@ from quant.backends.choose import all_kernels, measure
 from quant.backends.timing import best_seconds
 from quant.config import QuantConfig
 from quant.layers import QuantLinear
+from quant.schemes import examples_for
 from sana_cli.bench.machine import machine
 
 # M rows (tokens), K input channels, N output channels
 
 SHAPES = ((512, 1152, 1152), (512, 1152, 5760), (512, 2880, 1152))  # Sana-0.6B at 512 px, guided
-SCHEMES = ("w8a8", "w8a16", "w4a16-g64")
 
 
 def main(
@@ -40,7 +40,7 @@ def main(
             _row(M, K, N, "float", str(dtype)[6:], _float_seconds(x, weight, dtype))
             for dtype in (torch.float32, torch.bfloat16)
         ]
-        for scheme in SCHEMES:
+        for scheme in examples_for("linear"):
             config = QuantConfig.parse(scheme)
             assert config is not None
             layer = QuantLinear.from_weight(weight, None, config)

@@ -168,7 +168,7 @@ class Calibrator:
 
     def _plan_text_encoder(self) -> ComponentPlan | None:
         configs, layers = self._configs("text_encoder")
-        linears = {path: config for path, config in configs.items() if config.weight_bits == 4}
+        linears = {path: config for path, config in configs.items() if config.scheme.coarse}
         if not linears:  # nothing to find for 8-bit weights alone
             return None
         encoder = self._load_encoder()
@@ -200,7 +200,7 @@ class Calibrator:
         inside = {  # a picture is only decoded, so nothing is known of the encoder's inputs
             path: config
             for path, config in configs.items()
-            if config.act_bits == 8 and path.startswith("decoder.")
+            if not config.scheme.weight_only and path.startswith("decoder.")
         }
         if not inside:
             return None

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from quant.config import QuantConfig
-from quant.primitives import INT4_MAX, INT8_MAX, quantize_per_channel, search_group_scales
+from quant.primitives import quantize_per_channel, search_group_scales
 
 DAMPING = 0.01  # of the Hessian's mean diagonal, as in the paper; more where it is still singular
 BLOCK = 128  # channels between two products over all later ones, as in the paper
@@ -30,7 +30,8 @@ def gptq(
     K = weight.shape[1]
     U = _inverse_factor(hessian_KK, damping)
     group = config.group_size
-    lowest, highest = (-INT4_MAX - 1, INT4_MAX) if group else (-INT8_MAX, INT8_MAX)
+    assert config.scheme.integers is not None, config
+    lowest, highest = config.scheme.integers
     scale_N = quantize_per_channel(weight)[1] if not group else weight.new_empty(0)
     group_scales = []
     q = torch.empty_like(weight, dtype=torch.int8)

@@ -105,7 +105,7 @@ def _consumers_first(sites: Sequence[Site]) -> list[Site]:
 
 
 def _wants_gptq(config: QuantConfig, methods: Methods) -> bool:
-    return config.weight_bits in methods.gptq_bits
+    return config.weight_bits in methods.gptq_bits and config.scheme.integers is not None
 
 
 def _layer(model: nn.Module, path: str) -> nn.Linear | nn.Conv2d:

@@ -6,11 +6,14 @@ is an ordered list of rules over layer paths; the first match wins, and code nev
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, Self
 
-_SCHEME = re.compile(r"w(?P<w>[48])a(?P<a>8|16)(?:-g(?P<g>\d+))?(?P<s>-smooth)?(?P<t>-static)?")
+from quant.schemes import EXAMPLES, SCHEMES, Scheme, scheme_named, scheme_of_bits
+
+_NAMES = "|".join(re.escape(scheme.name) for scheme in SCHEMES)
+_WRITTEN = re.compile(rf"(?P<name>{_NAMES})(?:-g(?P<g>\d+))?(?P<s>-smooth)?(?P<t>-static)?")
 
 # Wider than the layers of any model we know; rows are padded to whole groups.
 MAX_GROUP_SIZE = 2**14
@@ -33,36 +36,47 @@ class QuantConfig:
     static_act: bool = False  # the activation scale is stored, not found while running
 
     def __post_init__(self) -> None:
-        if (self.weight_bits, self.act_bits) not in {(8, 8), (8, 16), (4, 16)}:
+        scheme = self.scheme
+        if scheme.grouped != (self.group_size > 0):
             raise ValueError(
-                f"no scheme has {self.weight_bits}-bit weights, {self.act_bits}-bit inputs"
+                f"{scheme.name} needs a group size, as in {scheme.example}"
+                if scheme.grouped
+                else f"{scheme.name} has no group size"
             )
-        if (self.weight_bits == 4) != (self.group_size > 0):
-            raise ValueError("4-bit weights need a group size, 8-bit ones have none")
         if self.group_size > MAX_GROUP_SIZE:
             raise ValueError(f"group size {self.group_size} is larger than {MAX_GROUP_SIZE}")
         if self.group_size % 2:
             raise ValueError(f"group size {self.group_size} is odd; two 4-bit values share a byte")
-        if self.static_act and self.act_bits != 8:
-            raise ValueError("only 8-bit activations have a stored scale")
+        if self.static_act and scheme.weight_only:
+            raise ValueError(f"{scheme.name} leaves activations as they are, so none has a scale")
+
+    @property
+    def scheme(self) -> Scheme:
+        """What is known of the scheme whatever the group size; ask it, and compare no bits."""
+        return scheme_of_bits(self.weight_bits, self.act_bits)
+
+    @property
+    def plain(self) -> Self:
+        """The same without what calibration adds."""
+        return replace(self, smooth=False, static_act=False)
 
     def __str__(self) -> str:
         group = f"-g{self.group_size}" if self.group_size else ""
         calibrated = "-smooth" * self.smooth + "-static" * self.static_act
-        return f"w{self.weight_bits}a{self.act_bits}{group}{calibrated}"
+        return f"{self.scheme.name}{group}{calibrated}"
 
     @classmethod
     def parse(cls, scheme: str) -> Self | None:
         """Read `w8a8`, `w8a16`, `w4a16-g64`, ...; `none` is None. ValueError for anything else."""
         if scheme == "none":
             return None
-        match = _SCHEME.fullmatch(scheme)
-        if match is None:
-            raise ValueError(f"unknown scheme {scheme!r}: write w8a8, w8a16, w4a16-g64 or none")
-        bits = int(match["w"]), int(match["a"])
+        match = _WRITTEN.fullmatch(scheme)
+        found = scheme_named(match["name"]) if match else None
+        if match is None or found is None:
+            raise ValueError(f"unknown scheme {scheme!r}: write {', '.join(EXAMPLES)} or none")
         return cls(
-            weight_bits=bits[0],
-            act_bits=bits[1],
+            weight_bits=found.weight_bits,
+            act_bits=found.act_bits,
             group_size=int(match["g"] or 0),
             smooth=match["s"] is not None,
             static_act=match["t"] is not None,

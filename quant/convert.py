@@ -11,6 +11,7 @@ from torch import nn
 
 from quant.config import QuantConfig, Recipe
 from quant.layers import QuantConv2d, QuantEmbedding, QuantLinear
+from quant.schemes import examples_for
 
 Candidate = nn.Linear | nn.Conv2d | nn.Embedding
 Quantized = QuantLinear | QuantConv2d | QuantEmbedding
@@ -129,11 +130,14 @@ def empty_layer(
 def _require_suitable(
     module: Candidate, config: QuantConfig, token_convs: tuple[type[nn.Conv2d], ...]
 ) -> None:
-    if isinstance(module, nn.Embedding) and str(config) != "w8a16":
-        raise RecipeError(f"an embedding is stored in w8a16, not {config}")
+    embedding = isinstance(module, nn.Embedding)
+    if embedding and ("embedding" not in config.scheme.layers or config != config.plain):
+        known = " or ".join(examples_for("embedding"))
+        raise RecipeError(f"an embedding is stored in {known}, not {config}")
     kernel = isinstance(module, nn.Conv2d) and not isinstance(module, token_convs)
-    if kernel and config.weight_bits != 8:
-        raise RecipeError(f"a {module.kernel_size} convolution is stored in 8 bits, not {config}")
+    if kernel and "conv" not in config.scheme.layers:
+        known = " or ".join(examples_for("conv"))
+        raise RecipeError(f"a {module.kernel_size} convolution is stored in {known}, not {config}")
 
 
 def _multiplier(module: nn.Embedding) -> float:

@@ -15,16 +15,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quant.config import QuantConfig
-from quant.packing import pack_int4, unpack_int4
 from quant.primitives import (
     INT8_MAX,
     dequantize_per_channel,
-    dequantize_per_group,
     linear_w8a8,
     quantize_per_channel,
-    quantize_per_group,
-    search_group_scales,
 )
+from quant.schemes import examples_for
+from quant.storage import empty_tensors, storage_of
 
 
 class AcceleratedLayer(nn.Module):
@@ -76,18 +74,11 @@ class QuantLinear(AcceleratedLayer):
         if config.static_act:
             raise ValueError("linear layers find the scale of each token while running")
         self.in_features, self.out_features, self.config = in_features, out_features, config
-        if config.weight_bits == 8:
-            self.register_buffer(
-                "qweight", torch.empty(out_features, in_features, dtype=torch.int8)
-            )
-            self.register_buffer("scale", torch.empty(out_features, dtype=torch.float32))
-        else:
-            bytes_a_row = -(-in_features // 2)
-            groups = -(-in_features // config.group_size)
-            self.register_buffer(
-                "qweight", torch.empty(out_features, bytes_a_row, dtype=torch.uint8)
-            )
-            self.register_buffer("scale", torch.empty(out_features, groups, dtype=torch.bfloat16))
+        qweight, scale = empty_tensors(
+            config.scheme, (out_features, in_features), config.group_size
+        )
+        self.register_buffer("qweight", qweight)
+        self.register_buffer("scale", scale)
         smooth = torch.empty(in_features, dtype=torch.float32) if config.smooth else None
         self.register_buffer("smooth", smooth)
         self.bias = nn.Parameter(torch.empty(out_features), requires_grad=False) if bias else None
@@ -105,11 +96,7 @@ class QuantLinear(AcceleratedLayer):
         weight_NK = weight.detach().flatten(1)
         if smooth_K is not None:
             weight_NK = weight_NK.float() / smooth_K
-        if config.weight_bits == 8:
-            q_NK, scale = quantize_per_channel(weight_NK)
-        else:
-            best = search_group_scales(weight_NK, config.group_size)
-            q_NK, scale = quantize_per_group(weight_NK, config.group_size, scale_NG=best)
+        q_NK, scale = storage_of(config.scheme).quantize(weight_NK, config.group_size)
         return cls.from_quantized(q_NK, scale, bias, config, smooth_K=smooth_K)
 
     @classmethod
@@ -126,7 +113,7 @@ class QuantLinear(AcceleratedLayer):
         N, K = q_NK.shape
         with torch.device("meta"):
             layer = cls(K, N, bias=bias is not None, config=config)
-        state = {"qweight": q_NK if config.weight_bits == 8 else pack_int4(q_NK), "scale": scale}
+        state = {"qweight": storage_of(config.scheme).pack(q_NK), "scale": scale}
         if bias is not None:
             state["bias"] = bias.detach()
         if smooth_K is not None:
@@ -136,13 +123,12 @@ class QuantLinear(AcceleratedLayer):
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """Return the float weight (N, K) of this layer, still divided by `smooth`."""
-        if self.config.weight_bits == 8:
-            return dequantize_per_channel(self.qweight, self.scale, dtype)
-        q_NK = unpack_int4(self.qweight, self.in_features)
-        return dequantize_per_group(q_NK, self.scale, self.config.group_size, dtype)
+        return storage_of(self.config.scheme).dequantize(
+            self.qweight, self.scale, self.in_features, self.config.group_size, dtype
+        )
 
     def reference(self, x: Tensor) -> Tensor:
-        if self.config.act_bits == 8:
+        if self.config.scheme.inputs == "int8":
             return linear_w8a8(x, self.qweight, self.scale, self.bias, smooth_K=self.smooth)
         if self.smooth is not None:
             x = x * self.smooth.to(x.dtype)
@@ -175,14 +161,16 @@ class QuantConv2d(AcceleratedLayer):
         config: QuantConfig,
     ) -> None:
         super().__init__()
-        if config.weight_bits != 8:
-            raise ValueError(f"{config} is not for {kernel_size} convolutions; use w8a8 or w8a16")
+        if "conv" not in config.scheme.layers:
+            known = " or ".join(examples_for("conv"))
+            raise ValueError(f"{config} is not for {kernel_size} convolutions; use {known}")
         if config.smooth:
             raise ValueError("convolutions have no factor per input channel")
         self.stride, self.padding, self.config = stride, padding, config
         shape = (out_channels, in_channels, *kernel_size)
-        self.register_buffer("qweight", torch.empty(shape, dtype=torch.int8))
-        self.register_buffer("scale", torch.empty(out_channels, dtype=torch.float32))
+        qweight, scale = empty_tensors(config.scheme, shape, config.group_size)
+        self.register_buffer("qweight", qweight)
+        self.register_buffer("scale", scale)
         act_scale = torch.empty((), dtype=torch.float32) if config.static_act else None
         self.register_buffer("act_scale", act_scale)
         self.bias = nn.Parameter(torch.empty(out_channels), requires_grad=False) if bias else None
@@ -194,8 +182,9 @@ class QuantConv2d(AcceleratedLayer):
         """Quantize a float convolution. ValueError for what has no place here."""
         with torch.device("meta"):
             layer = cls.like(conv, config)
-        q, scale = quantize_per_channel(conv.weight.detach().flatten(1))
-        state = {"qweight": q.view(conv.weight.shape), "scale": scale}
+        storage = storage_of(config.scheme)
+        q, scale = storage.quantize(conv.weight.detach().flatten(1), config.group_size)
+        state = {"qweight": storage.pack(q).view(conv.weight.shape), "scale": scale}
         if conv.bias is not None:
             state["bias"] = conv.bias.detach()
         if act_scale is not None:
@@ -220,11 +209,13 @@ class QuantConv2d(AcceleratedLayer):
 
     def dequantize(self, dtype: torch.dtype) -> Tensor:
         """Return the float weight (N, K, k, k) of this layer."""
-        flat = dequantize_per_channel(self.qweight.flatten(1), self.scale, dtype)
-        return flat.view(self.qweight.shape)
+        flat = self.qweight.flatten(1)
+        storage, group_size = storage_of(self.config.scheme), self.config.group_size
+        weight = storage.dequantize(flat, self.scale, flat.shape[1], group_size, dtype)
+        return weight.view(self.qweight.shape)
 
     def reference(self, x: Tensor) -> Tensor:
-        if self.config.act_bits == 16:
+        if self.config.scheme.weight_only:
             bias = None if self.bias is None else self.bias.to(x.dtype)
             return F.conv2d(x, self.dequantize(x.dtype), bias, self.stride, self.padding)
         # Integers in fp32: sums past 2^24 round in their last bit, far below the scheme's own steps.

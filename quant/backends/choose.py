@@ -19,6 +19,7 @@ from quant.backends.timing import best_seconds, clock_of
 from quant.backends.verdicts import Passing, remembered
 from quant.config import QuantConfig
 from quant.layers import AcceleratedLayer, QuantConv2d, QuantLinear
+from quant.schemes import examples_for
 
 Backend = Literal["auto", "native", "torchao", "quanto", "reference"]
 BACKENDS: tuple[Backend, ...] = ("auto", "native", "torchao", "quanto", "reference")
@@ -32,9 +33,6 @@ _HANDICAP = 1.2  # of the reference: it expands whole weights, and those of real
 _TOO_SLOW_S = 0.5  # a run on a few rows; some kernels have a path that takes minutes
 _HOPELESS = 20  # times as slow as the best so far: not called again
 _NO_MATTER_S = 0.01  # a difference that may be chance
-# Of the reference's norm. Weights of seven bits are off by 0.017 on such inputs; floats differ by rounding.
-_TOLERANCE = {8: 0.02, 16: 0.01}
-_LOOSE = 0.02  # five times less than the error of 4-bit weights themselves
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,13 +116,11 @@ def _layers(model: nn.Module) -> Iterator[AcceleratedLayer]:
 
 def _kind(layer: AcceleratedLayer) -> str:
     """Return what the choice of a kernel depends on: the type of layer, its geometry and its bits."""
-    config = layer.config
     name = "linear"
     if isinstance(layer, QuantConv2d):
         height, width = layer.qweight.shape[2:]
         name = f"conv {height}x{width}" + (f"/{layer.stride[0]}" if layer.stride[0] > 1 else "")
-    group = f"-g{config.group_size}" if config.group_size else ""
-    return f"{name} w{config.weight_bits}a{config.act_bits}{group}"
+    return f"{name} {layer.config.plain}"
 
 
 def choose(
@@ -145,7 +141,7 @@ def choose(
     if not candidates:
         return None
     names = [kernel.name for kernel in candidates]
-    loose = loose and layer.config.weight_bits == 4
+    loose = loose and layer.config.scheme.int8_inputs_tolerance is not None
 
     def decide() -> str:
         before_measuring()
@@ -223,7 +219,9 @@ class _Trial:
         self.layer, self.x = layer, x
         self.few = x[..., :8, :] if isinstance(layer, QuantLinear) else x[..., :8, :8]
         self.expected = layer.reference(x)
-        self.tolerance = _LOOSE if loose else _TOLERANCE[layer.config.act_bits]
+        scheme = layer.config.scheme
+        borne = scheme.int8_inputs_tolerance if loose else None
+        self.tolerance = scheme.tolerance if borne is None else borne
         self._now = clock_of(x.device)
         self._least: dict[bool, float] = {}  # seconds; by whether the input was whole
 
@@ -283,12 +281,12 @@ class _Trial:
 
 def probe_layers(device: torch.device) -> Iterator[tuple[str, AcceleratedLayer]]:
     """A layer of a usual size for every scheme that layers have, with its kind, for `measure`."""
-    for scheme in ("w8a8", "w8a16", "w4a16-g64"):
+    for scheme in examples_for("linear"):
         config = QuantConfig.parse(scheme)
         assert config is not None
         layer = QuantLinear.from_weight(torch.eye(64), None, config)
         yield _kind(layer), _probe_like(layer, device)
-    for scheme in ("w8a8", "w8a16"):
+    for scheme in examples_for("conv"):
         config = QuantConfig.parse(scheme)
         assert config is not None
         conv = QuantConv2d.from_conv(nn.Conv2d(8, 8, 3, padding=1), config)
@@ -297,20 +295,16 @@ def probe_layers(device: torch.device) -> Iterator[tuple[str, AcceleratedLayer]]
 
 def _probe_like(layer: AcceleratedLayer, device: torch.device) -> AcceleratedLayer:
     """A layer of the same kind with random weights, of a usual size."""
-    config = layer.config
+    config = layer.config.plain
     generator = torch.Generator().manual_seed(0)
     if isinstance(layer, QuantLinear):
         weight = torch.randn(_WIDE, _WIDTH, generator=generator)
-        plain = QuantConfig(
-            weight_bits=config.weight_bits, act_bits=config.act_bits, group_size=config.group_size
-        )
-        return QuantLinear.from_weight(weight, None, plain).to(device)
+        return QuantLinear.from_weight(weight, None, config).to(device)
     assert isinstance(layer, QuantConv2d)
     height, width = layer.qweight.shape[2:]
     conv = nn.Conv2d(128, 128, (height, width), stride=layer.stride, padding=layer.padding)
     nn.init.normal_(conv.weight, generator=generator)
-    plain = QuantConfig(weight_bits=config.weight_bits, act_bits=config.act_bits)
-    return QuantConv2d.from_conv(conv, plain).to(device)
+    return QuantConv2d.from_conv(conv, config).to(device)
 
 
 def _probe_input(layer: AcceleratedLayer, device: torch.device, rows: int | None) -> Tensor:

@@ -23,7 +23,7 @@ class Kernel:
 
     name: str  # "onednn", "fbgemm", ...
     backend: str  # native | torchao | quanto
-    schemes: tuple[str, ...]  # "w8a8", "w8a16", "w4a16": bits only
+    schemes: tuple[str, ...]  # by name, group sizes aside: "w4a16"
     layer: type[AcceleratedLayer]
     devices: tuple[str, ...]  # torch device types
     run: Callable[[Tensor, Packed, Any], Tensor]
@@ -37,5 +37,4 @@ class Kernel:
         """Return whether this kernel can run such a layer on such a device."""
         if type(layer) is not self.layer or device.type not in self.devices:
             return False
-        config = layer.config
-        return f"w{config.weight_bits}a{config.act_bits}" in self.schemes and self.is_available()
+        return layer.config.scheme.name in self.schemes and self.is_available()

@@ -153,7 +153,7 @@ class Engine:
         if schemes:
             config = max(schemes, key=schemes.count)
             kind["weight_bytes"] = config.weight_bits / 8
-            kind["arithmetic"] = "int8" if config.act_bits == 8 else dtype
+            kind["arithmetic"] = dtype if config.scheme.weight_only else config.scheme.inputs
         return kind
 
     def activation_bytes(self, part: str) -> int:

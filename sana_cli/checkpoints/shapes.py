@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from quant.config import QuantConfig
+from quant.schemes import LayerKind
 from sana_cli.config.networks import DCAEConfig, Gemma2Config, TransformerConfig
 from sana_cli.errors import SanaError, checkpoint_error
 
@@ -205,8 +206,9 @@ def _require_suitable(path: str, weight: Shape, config: QuantConfig) -> None:
     """SanaError for a scheme that `quant.layers` has no such layer for."""
     kernel = len(weight) > 2 and not path.endswith(_POINTWISE)
     table = path == "embed_tokens"
-    unfit = kernel and (config.weight_bits != 8 or config.smooth or _GROUPED.search(path))
-    unfit = unfit or (not kernel and config.static_act) or (table and str(config) != "w8a16")
+    kind: LayerKind = "embedding" if table else "conv" if kernel else "linear"
+    unfit = kind not in config.scheme.layers or (kernel and _GROUPED.search(path))
+    unfit = unfit or (config.smooth and kind != "linear") or (config.static_act and kind != "conv")
     if unfit:
         raise _unfit_manifest(f"{path} as {config}")
 
@@ -220,13 +222,11 @@ def _unfit_manifest(what: str) -> SanaError:
 
 def _quantized(path: str, weight: Shape, config: QuantConfig) -> dict[str, Shape]:
     """Return the stored tensors of a layer in a quantized folder: the shapes of `quant.layers`."""
-    N, K, *kernel = weight
-    if kernel and not path.endswith(_POINTWISE):
-        stored = {f"{path}.qweight": weight, f"{path}.scale": (N,)}
-        return {**stored, f"{path}.act_scale": ()} if config.static_act else stored
-    if config.weight_bits == 8:
-        stored = {f"{path}.qweight": (N, K), f"{path}.scale": (N,)}
-    else:
-        groups = -(-K // config.group_size)
-        stored = {f"{path}.qweight": (N, -(-K // 2)), f"{path}.scale": (N, groups)}
-    return {**stored, f"{path}.smooth": (K,)} if config.smooth else stored
+    plain = weight[:2] if path.endswith(_POINTWISE) else weight  # those multiply tokens
+    qweight, scale = config.scheme.shapes(plain, config.group_size)
+    stored: dict[str, Shape] = {f"{path}.qweight": qweight, f"{path}.scale": scale}
+    if config.static_act:
+        stored[f"{path}.act_scale"] = ()
+    if config.smooth:
+        stored[f"{path}.smooth"] = (weight[1],)
+    return stored

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from quant.schemes import EXAMPLES
 from sana_cli.config.recipes import KEPT_HALF, RECIPES, component_recipe
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.terminal.completion import complete_model, complete_recipe
@@ -37,7 +38,7 @@ MAX_SEED = 2**32 - 1
 
 SchemeOption = Annotated[
     str | None,
-    typer.Option(metavar="SCHEME", help="w8a8, w8a16, w4a16-g64 or none [default: the recipe's]"),
+    typer.Option(metavar="SCHEME", help=f"{', '.join(EXAMPLES)} or none [default: the recipe's]"),
 ]
 
 

@@ -9,6 +9,7 @@ timestep's are few and carry every value.
 from dataclasses import dataclass
 
 from quant.config import QuantConfig, Recipe, Rule
+from quant.schemes import examples_for
 
 COMPONENTS = ("transformer", "vae", "text_encoder")
 
@@ -50,7 +51,7 @@ def keep_rule(
     half = KEPT_HALF.get(recipe)
     if scheme is None or (count is None and budget_db is None and half is None):
         return None
-    kept = QuantConfig.parse(half or "w8a16") if scheme.weight_bits == 4 else None
+    kept = QuantConfig.parse(half or "w8a16") if scheme.scheme.coarse else None
     return KeepRule(config=kept, count=count, share=0.5 if half else 0.0, budget_db=budget_db)
 
 
@@ -80,9 +81,10 @@ def component_recipe(component: str, scheme: str) -> Recipe:
         return Recipe((Rule(pattern="*", config=None, reason="scheme none"),))
     if config.smooth or config.static_act:
         raise ValueError("calibration decides about -smooth and -static; write the scheme plainly")
-    if component == "vae" and config.weight_bits != 8:
-        raise ValueError(f"the autoencoder's 3x3 convolutions are stored in 8 bits, not {scheme}")
-    if component == "text_encoder" and config.act_bits != 16:
+    if component == "vae" and "conv" not in config.scheme.layers:
+        known = " or ".join(examples_for("conv"))
+        raise ValueError(f"the autoencoder's 3x3 convolutions are stored as {known}, not {scheme}")
+    if component == "text_encoder" and not config.scheme.weight_only:
         raise ValueError("the text encoder runs once per prompt: weight-only schemes suit it")
     kept = tuple(
         Rule(pattern=pattern, config=None, reason=reason)

@@ -25,7 +25,9 @@ def unscaled_convs(modules: Sequence[nn.Module]) -> list[QuantConv2d]:
         layer
         for module in modules
         for layer in module.modules()
-        if isinstance(layer, QuantConv2d) and layer.config.act_bits == 8 and layer.act_scale is None
+        if isinstance(layer, QuantConv2d)
+        and not layer.config.scheme.weight_only
+        and layer.act_scale is None
     ]
 
 

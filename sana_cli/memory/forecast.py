@@ -360,9 +360,10 @@ def _unpacked(
     largest = 0
     for path, config in _layers(checkpoint, component).items():
         shape = headers.get(f"{path}.qweight", ("", ()))[1]
-        if config is None or config.act_bits == 8 or path.startswith(("embed_tokens", without)):
+        skipped = path.startswith(("embed_tokens", without))
+        if config is None or not config.scheme.weight_only or skipped:
             continue
-        values = prod(shape) * (2 if config.weight_bits == 4 else 1)
+        values = prod(shape) * config.scheme.values_per_item
         largest = max(largest, values * (itemsize + 1))
     return largest
 
@@ -373,7 +374,8 @@ def _layers(checkpoint: Checkpoint, component: str) -> Mapping[str, QuantConfig 
 
 def _takes_int8(checkpoint: Checkpoint, component: str) -> bool:
     return any(
-        config and config.act_bits == 8 for config in _layers(checkpoint, component).values()
+        config and config.scheme.inputs == "int8"
+        for config in _layers(checkpoint, component).values()
     )
 
 

@@ -220,7 +220,7 @@ class UpBlock(nn.Module):
         if not large or observed or x.device.type != "cpu" or torch.is_grad_enabled():
             return None
         if isinstance(conv, QuantConv2d):
-            return conv.dequantize(torch.float32) if conv.config.act_bits == 16 else None
+            return conv.dequantize(torch.float32) if conv.config.scheme.weight_only else None
         return conv.weight if type(conv) is nn.Conv2d else None
 
 

@@ -328,7 +328,7 @@ def test_out_of_memory(
     [
         (("--recipe", "w2"), "unknown recipe 'w2'"),
         (("--transformer", "w3a3"), "unknown scheme 'w3a3'"),
-        (("--vae", "w4a16-g64"), "stored in 8 bits"),
+        (("--vae", "w4a16-g64"), "stored as w8a8 or w8a16, not w4a16-g64"),
         (("--text-encoder", "w8a8"), "weight-only"),
         (("--transformer", ""), "unknown scheme ''"),
         (("--text-encoder", "w4a16-g1000000000000"), "larger than 16384"),

@@ -138,8 +138,7 @@ def project(layers: Sequence[nn.Module], kernels: Kernels, dtype: torch.dtype) -
 
 def _is_w8a8(layer: QuantLinear) -> bool:
     """With its integers as stored: a kernel of another library may have taken them."""
-    bits = layer.config.weight_bits, layer.config.act_bits
-    return bits == (8, 8) and not layer.qweight.is_meta
+    return layer.config.scheme.name == "w8a8" and not layer.qweight.is_meta
 
 
 def _same_smooth(layers: Sequence[QuantLinear]) -> bool:

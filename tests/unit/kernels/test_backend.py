@@ -15,7 +15,7 @@ from quant.layers import AcceleratedLayer, QuantConv2d, QuantLinear
 
 def run(layer: AcceleratedLayer, x: torch.Tensor) -> torch.Tensor:
     """In the interpreter's process: the first kernel of the layer's scheme."""
-    scheme = f"w{layer.config.weight_bits}a{layer.config.act_bits}"
+    scheme = layer.config.scheme.name
     kernel = next(k for k in cuda.KERNELS if k.layer is type(layer) and scheme in k.schemes)
     return kernel.run(x, kernel.pack(layer), layer)
 

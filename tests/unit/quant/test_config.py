@@ -3,11 +3,12 @@
 import pytest
 
 from quant.config import QuantConfig, Recipe, Rule, config_from_json, config_to_json
+from quant.schemes import EXAMPLES
 
 W8A8 = QuantConfig(weight_bits=8, act_bits=8)
 
 
-@pytest.mark.parametrize("scheme", ["w8a8", "w8a16", "w4a16-g64", "w4a16-g128"])
+@pytest.mark.parametrize("scheme", [*EXAMPLES, "w4a16-g128"])
 def test_schemes_are_written_as_they_are_read(scheme: str) -> None:
     config = QuantConfig.parse(scheme)
     assert str(config) == scheme

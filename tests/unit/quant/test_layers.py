@@ -8,9 +8,10 @@ from quant.config import QuantConfig, Recipe, Rule
 from quant.convert import RecipeError, prepare_, quantize_
 from quant.layers import QuantConv2d, QuantLinear
 from quant.primitives import sqnr_db
+from quant.schemes import EXAMPLES, examples_for
 from sana_cli.models.layers import DepthwiseGLU, PointwiseConv2d
 
-SCHEMES = ["w8a8", "w8a16", "w4a16-g64", "w4a16-g32"]
+SCHEMES = [*EXAMPLES, "w4a16-g32"]
 
 
 def scheme(text: str) -> QuantConfig:
@@ -33,11 +34,10 @@ def test_linear(text: str, bias: bool, dtype: torch.dtype) -> None:
     x = torch.randn(2, 5, 200)
     out = layer(x.to(dtype))
     assert (out.dtype, out.shape) == (dtype, (2, 5, 48))
-    floor = 18 if text.startswith("w4") else 30
-    assert sqnr_db(float_layer(x), out) > floor
+    assert sqnr_db(float_layer(x), out) > scheme(text).scheme.least_sqnr_db
 
 
-@pytest.mark.parametrize("text", ["w8a8", "w8a16"])
+@pytest.mark.parametrize("text", examples_for("conv"))
 @pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 1), (3, 2, 1), (1, 1, 0)])
 def test_conv(text: str, kernel: int, stride: int, padding: int) -> None:
     conv = nn.Conv2d(24, 16, kernel, stride=stride, padding=padding)
@@ -45,7 +45,7 @@ def test_conv(text: str, kernel: int, stride: int, padding: int) -> None:
     x = torch.randn(2, 24, 9, 10)
     x[1] *= 1000  # pictures have scales of their own
     for expected, out in zip(conv(x), layer(x), strict=True):
-        assert sqnr_db(expected, out) > 30
+        assert sqnr_db(expected, out) > scheme(text).scheme.least_sqnr_db
 
 
 def test_conv_in_4_bits_is_refused() -> None:
