@@ -21,7 +21,7 @@ import typer
 
 from benchmarks.denoise_step import random_transformer, step_inputs
 from benchmarks.record import record
-from quant.backends.choose import accelerate_
+from quant.backends.dispatch import accelerate_
 from quant.convert import quantize_
 from sana_cli.accelerate.cpu_fused_qkv import fuse_projections_
 from sana_cli.accelerate.cpu_packed_linear import pack_linears_

@@ -21,7 +21,7 @@ import typer
 from torch import nn
 
 from benchmarks.record import record
-from quant.backends.choose import Backend, accelerate_
+from quant.backends.dispatch import Backend, accelerate_
 from quant.convert import quantize_
 from quant.layers import AcceleratedLayer
 from quant.primitives import sqnr_db
@@ -68,7 +68,9 @@ def in_scheme(
     if scheme in FLOATS:
         return model.to(FLOATS[scheme]), {}
     quantize_(model, component_recipe("transformer", scheme), token_convs=TOKEN_CONVS)
-    return model, accelerate_(model, torch.device("cpu"), backend=backend, loose=True)
+    return model, accelerate_(
+        model, torch.device("cpu"), backend=backend, allow_int8_activations=True
+    )
 
 
 def step_inputs(model: SanaTransformer2D, size: int) -> tuple[Any, ...]:

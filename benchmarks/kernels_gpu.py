@@ -189,7 +189,7 @@ def _linear_w8a8(M: int, K: int, N: int, ceiling: dict[str, float], *, tune: boo
         "share": 2 * M * K * N / ms / 1e9 / ceiling["int8_tops"],
         "share_of": "int8",
     }
-    chosen = tiles.choose(tiles.LINEAR_W8A8, M, N, K)
+    chosen = tiles.tile_for(tiles.LINEAR_W8A8, M, N, K)
     return row | (_tuned(run, tiles.INT8_CANDIDATES, chosen) if tune else {})
 
 
@@ -213,7 +213,7 @@ def _linear_on_load(M: int, K: int, N: int, ceiling: dict[str, float], *, tune: 
         "share": 2 * M * K * N / ms / 1e9 / ceiling["int8_tops"],
         "share_of": "int8",
     }
-    chosen = tiles.choose(tiles.LINEAR_W8A8_ON_LOAD, M, N, K)
+    chosen = tiles.tile_for(tiles.LINEAR_W8A8_ON_LOAD, M, N, K)
     return row | (_tuned(run, tiles.tiles_of(tiles.LINEAR_W8A8_ON_LOAD), chosen) if tune else {})
 
 
@@ -261,7 +261,7 @@ def _conv3x3_w8a8(S: int, K: int, ceiling: dict[str, float], *, tune: bool) -> R
         "share": 18 * S * S * K * K / ms / 1e9 / ceiling["int8_tops"],
         "share_of": "int8",
     }
-    chosen = tiles.choose(tiles.CONV3X3_W8A8, S * S, K, K)
+    chosen = tiles.tile_for(tiles.CONV3X3_W8A8, S * S, K, K)
     return row | (_tuned(run, tiles.INT8_CANDIDATES, chosen) if tune else {})
 
 
@@ -287,7 +287,7 @@ def _linear_w4a16(M: int, K: int, N: int, ceiling: dict[str, float], *, tune: bo
         ),
         "share_of": "copy or bf16",
     }
-    chosen = tiles.choose(tiles.LINEAR_W4A16, M, N, K)
+    chosen = tiles.tile_for(tiles.LINEAR_W4A16, M, N, K)
     return row | (_tuned(run, tiles.tiles_of(tiles.LINEAR_W4A16), chosen) if tune else {})
 
 

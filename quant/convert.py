@@ -1,6 +1,6 @@
 """Walk a model and swap its layers for quantized ones, as a recipe says.
 
-Two ways in: `quantize_` converts a model that holds float weights; `prepare_` swaps empty layers into
+Two ways in: `quantize_` converts a model that holds float weights; `swap_empty_` swaps empty layers into
 a model on the meta device, to be filled from a quantized checkpoint.
 """
 
@@ -84,7 +84,7 @@ def quantize_(
     return reports
 
 
-def prepare_(
+def swap_empty_(
     model: nn.Module,
     configs: Mapping[str, QuantConfig | None],
     *,

@@ -28,7 +28,7 @@ from sana_cli.system.redact import without_secrets
 from sana_cli.text import counted, readable_bytes, readable_memory
 
 if TYPE_CHECKING:
-    from quant.backends.choose import Measurement
+    from quant.backends.measurement import Measurement
     from sana_cli.config.user_settings import Preferences
 
 State = Literal["ok", "note", "problem"]
@@ -219,7 +219,8 @@ def _kernels() -> Iterator[Finding]:
     """Run the kernels that may be chosen for every scheme on a layer of a usual size, and compare them with the reference."""
     import torch
 
-    from quant.backends.choose import measure, probe_layers, usable_kernels
+    from quant.backends.dispatch import usable_kernels
+    from quant.backends.measurement import measure, probe_layers
     from sana_cli.system.precision import pick_device
 
     device = pick_device("auto")

@@ -1,7 +1,7 @@
 """Define a kernel: a way to multiply one kind of quantized layer on one kind of device.
 
 A kernel packs a layer's integers once, in the order that its product wants, and then maps inputs to
-outputs. The layer's own forward is the reference; `choose.py` compares every kernel with it before
+outputs. The layer's own forward is the reference; `measurement.py` compares every kernel with it before
 use.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from quant.layers import AcceleratedLayer
+from quant.layers import AcceleratedLayer, QuantConv2d
 
 Packed = Any  # what `pack` returns: tensors or a library's own object
 
@@ -38,3 +38,12 @@ class Kernel:
         if type(layer) is not self.layer or device.type not in self.devices:
             return False
         return layer.config.scheme.name in self.schemes and self.is_available()
+
+
+def kind_of(layer: AcceleratedLayer) -> str:
+    """Return what the choice of a kernel depends on: the type of layer, its geometry and its bits."""
+    name = "linear"
+    if isinstance(layer, QuantConv2d):
+        height, width = layer.qweight.shape[2:]
+        name = f"conv {height}x{width}" + (f"/{layer.stride[0]}" if layer.stride[0] > 1 else "")
+    return f"{name} {layer.config.plain}"

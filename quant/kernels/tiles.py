@@ -91,7 +91,7 @@ def tiles_of(table: Sequence[Rule]) -> tuple[Tile, ...]:
     return tuple(dict.fromkeys(rule.tile for rule in table))
 
 
-def choose(table: Sequence[Rule], M: int, N: int, K: int) -> Tile:
+def tile_for(table: Sequence[Rule], M: int, N: int, K: int) -> Tile:
     """The tile of the first rule whose limits hold; a table's last rule has none."""
     return next(rule.tile for rule in table if _holds(rule, M, N, K))
 

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from quant.backends.attempt import first_line
-from quant.backends.choose import Backend, accelerate_, choose_ahead
 from quant.backends.cuda import triton_runs
+from quant.backends.dispatch import Backend, accelerate_, measure_ahead
 from quant.backends.verdicts import remembered
-from quant.convert import RecipeError, prepare_
+from quant.convert import RecipeError, swap_empty_
 from quant.layers import QuantEmbedding
 from quant.primitives import dequantize_per_channel
 from sana_cli.accelerate.cpu_fused_qkv import fuse_projections_
@@ -239,9 +239,9 @@ def choose_kernels(
     if checkpoint.manifest is None or device.type != "cpu":
         return
     for component in components:
-        choose_ahead(
+        measure_ahead(
             empty_module(checkpoint, component), device, backend=backend,
-            loose=component == "transformer", verdicts=_verdicts(),
+            allow_int8_activations=component == "transformer", verdicts=_verdicts(),
             before_measuring=partial(_say_measuring, notice),
         )  # fmt: skip
     if backend != "reference":
@@ -293,12 +293,13 @@ def _accelerate(
     if for_cpu:
         fuse_projections_(model, give_back)
     # Inputs of the text encoder have outliers that 8 bits would drown the rest for.
-    loose = isinstance(model, SanaTransformer2D | SanaBlock)
+    allow_int8_activations = isinstance(model, SanaTransformer2D | SanaBlock)
     verdicts = _verdicts()
-    if fused and loose:
+    if fused and allow_int8_activations:
         backend = "native"  # a library's kernels would pack what the engine multiplies itself, a second time
     chosen = accelerate_(
-        model, device, backend=backend, loose=loose, verdicts=verdicts, after_packing=give_back,
+        model, device, backend=backend, verdicts=verdicts, after_packing=give_back,
+        allow_int8_activations=allow_int8_activations,
         before_measuring=partial(_say_measuring, notice),
     )  # fmt: skip
     if fused:
@@ -352,7 +353,7 @@ def empty_module(checkpoint: Checkpoint, component: str) -> Any:
         layers = checkpoint.manifest.components[component].layers
         try:
             with torch.device("meta"):
-                prepare_(model, layers, token_convs=TOKEN_CONVS)
+                swap_empty_(model, layers, token_convs=TOKEN_CONVS)
         except (KeyError, RecipeError) as error:
             raise checkpoint_error(
                 f"{component}: the manifest names {error}, which does not fit this model",

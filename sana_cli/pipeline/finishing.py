@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from quant.backends.choose import BACKENDS, Backend
+from quant.backends.dispatch import BACKENDS, Backend
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.config.choices import DecodeMode
 from sana_cli.config.user_settings import BUILTIN

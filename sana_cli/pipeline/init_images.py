@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from quant.backends.choose import Backend
+from quant.backends.dispatch import Backend
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.images.tensors import to_tensor
 from sana_cli.loading.load import load_vae

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from quant.backends.choose import Backend
+from quant.backends.dispatch import Backend
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.component_weights import prefetch
 from sana_cli.loading.load import load_prompt_encoder

@@ -81,7 +81,7 @@ def test_a_scheme_without_a_kernel_of_ours_is_no_problem(monkeypatch: pytest.Mon
     import torch
 
     from quant.backends import choose
-    from quant.backends.choose import Measurement
+    from quant.backends.measurement import Measurement
 
     def layers(device: torch.device) -> Any:
         return [("linear w8a8", None), ("linear w8a16", None)]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from quant.backends import choose
+from quant.backends import measurement
 
 SAID = "measuring which kernels are the fastest here, once"
 
@@ -19,7 +19,7 @@ def test_the_first_picture_of_a_quantized_model(
     measured: list[int] = []
     # The fastest is the first that is right.
     monkeypatch.setattr(
-        choose, "best_seconds", lambda runs, _: measured.append(1) or [0.1] * len(runs)
+        measurement, "best_seconds", lambda runs, _: measured.append(1) or [0.1] * len(runs)
     )
 
     def draw() -> str:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from quant.kernels.checks import require_contiguous, require_device, require_float, require_tensor
-from quant.kernels.tiles import CONV3X3_W8A8, Tile, choose
+from quant.kernels.tiles import CONV3X3_W8A8, Tile, tile_for
 
 MAX_K = (2**31 - 1) // (9 * 128 * 128)  # int32 holds the sum of so many products of each tap
 
@@ -61,6 +61,6 @@ def conv3x3_w8a8(
     if out.numel():
         from quant.kernels.conv3x3_w8a8.kernel import launch
 
-        tile = tile or choose(CONV3X3_W8A8, B * H * W, N, K)
+        tile = tile or tile_for(CONV3X3_W8A8, B * H * W, N, K)
         launch(q, act_scale, weight, weight_scale, bias, residual, out, activation, tile)
     return out

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from quant.kernels.checks import require_device, require_float, require_groups, require_tensor
-from quant.kernels.tiles import LINEAR_W8A8, LINEAR_W8A8_ON_LOAD, Tile, choose
+from quant.kernels.tiles import LINEAR_W8A8, LINEAR_W8A8_ON_LOAD, Tile, tile_for
 
 MAX_K = (2**31 - 1) // (128 * 128)  # int32 holds the sum of so many products
 
@@ -113,7 +113,7 @@ def _run(
         from quant.kernels.linear_w8a8.kernel import launch
 
         table = LINEAR_W8A8 if q.dtype == torch.int8 else LINEAR_W8A8_ON_LOAD
-        tile = tile or choose(table, M, N, K)
+        tile = tile or tile_for(table, M, N, K)
         launch(
             q, scale, weight, weight_scale, bias, gate, residual, out, out_largest, out_smooth,
             activation, tile,

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from quant.config import QuantConfig
-from quant.convert import prepare_, resolve
+from quant.convert import resolve, swap_empty_
 from sana_cli.bench.flops import GEMMA_2_2B
 from sana_cli.checkpoints.shapes import (
     Shape,
@@ -97,7 +97,7 @@ def test_a_quantized_part(part: str, scheme: str, extra: dict[str, bool]) -> Non
             takes = len(shapes[f"{path}.weight"]) == (4 if "static_act" in extra else 2)
             if config and takes and not ("static_act" in extra and ".conv_out." in path):
                 layers[path] = replace(config, **extra)
-        prepare_(module, layers, token_convs=TOKEN_CONVS)
+        swap_empty_(module, layers, token_convs=TOKEN_CONVS)
     stored = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     assert quantized_shapes(shapes, layers) == stored
 

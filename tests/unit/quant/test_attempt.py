@@ -9,8 +9,9 @@ import torch
 
 from quant.backends import choose as choosing
 from quant.backends.attempt import Failure, attempt
-from quant.backends.choose import choose, measure
+from quant.backends.dispatch import kernel_for
 from quant.backends.kernel import Kernel
+from quant.backends.measurement import measure
 from quant.config import QuantConfig
 from quant.layers import QuantLinear
 
@@ -87,7 +88,7 @@ def test_a_cold_compiler_is_not_a_slow_kernel(monkeypatch: pytest.MonkeyPatch) -
     on_cuda(monkeypatch, run)
     monkeypatch.setattr(choosing, "clock_of", lambda device: lambda: clock[0])
     monkeypatch.setattr(choosing, "best_seconds", lambda runs, device: [0.001, 1.0])
-    chosen = choose(layer(), CPU)
+    chosen = kernel_for(layer(), CPU)
     assert chosen is not None
     assert chosen.name == "ours"
 
@@ -97,9 +98,9 @@ def test_a_missing_compiler_is_asked_for_again_by_the_next_process(
 ) -> None:
     path = tmp_path / "kernels.json"
     on_cuda(monkeypatch, raising(RuntimeError("Failed to find C compiler.")))
-    assert choose(layer(), CPU, verdicts=path) is None
+    assert kernel_for(layer(), CPU, verdicts=path) is None
     assert not path.exists()
     on_cuda(monkeypatch, raising(NotImplementedError("only 3x3")))
     monkeypatch.setattr("quant.backends.verdicts._of_this_process", {})
-    assert choose(layer(), CPU, verdicts=path) is None
+    assert kernel_for(layer(), CPU, verdicts=path) is None
     assert path.exists(), "a kernel that refuses will refuse tomorrow, too"

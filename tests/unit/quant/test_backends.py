@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from quant import primitives
-from quant.backends import choose as choosing
-from quant.backends import cpu, libraries, timing
-from quant.backends.choose import accelerate_, choose, measure, usable_kernels
+from quant.backends import cpu, dispatch, libraries, measurement, timing
+from quant.backends.dispatch import accelerate_, kernel_for, usable_kernels
 from quant.backends.kernel import Kernel
+from quant.backends.measurement import measure
 from quant.backends.timing import best_seconds
 from quant.config import QuantConfig
 from quant.installed import is_installed
@@ -175,9 +175,9 @@ def test_8_bit_inputs_only_where_a_model_bears_them(monkeypatch: pytest.MonkeyPa
     only = [kernel for kernel in cpu.KERNELS if kernel.name == "expanded, int8"]
     if not only[0].is_available():
         pytest.skip("no exact integer product in this torch")
-    monkeypatch.setattr(choosing, "all_kernels", lambda: only)
-    assert choose(layer, CPU, backend="native") is None
-    assert choose(layer, CPU, backend="native", loose=True) is only[0]
+    monkeypatch.setattr(dispatch, "all_kernels", lambda: only)
+    assert kernel_for(layer, CPU, backend="native") is None
+    assert kernel_for(layer, CPU, backend="native", allow_int8_activations=True) is only[0]
 
 
 def test_int_mm_that_saturates_gets_weights_of_7_bits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -241,12 +241,12 @@ def test_wrong_kernels_are_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None
     results = measure(linear(128, 64, W8A8), CPU, kernels)
     assert [r.seconds is None for r in results] == [True, True, True, False]
     assert results[2].note == "could not create a primitive"
-    monkeypatch.setattr(choosing, "all_kernels", lambda: kernels)
-    assert choose(linear(128, 64, W8A8), CPU) is None
+    monkeypatch.setattr(dispatch, "all_kernels", lambda: kernels)
+    assert kernel_for(linear(128, 64, W8A8), CPU) is None
 
 
 def test_slow_kernels_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(choosing, "_TOO_SLOW_S", -1.0)
+    monkeypatch.setattr(measurement, "_TOO_SLOW_S", -1.0)
     results = measure(linear(128, 64, W8A8), CPU, [fake("slow", 1.0)])
     assert results[0].note == "too slow"
 
@@ -305,7 +305,7 @@ def test_a_budget_ends_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_measurement_is_announced_and_only_then(tmp_path: Path) -> None:
     said: list[str] = []
     for _ in range(2):
-        choose(
+        kernel_for(
             linear(64, 32, W8A8), CPU, verdicts=tmp_path / "kernels.json",
             before_measuring=lambda: said.append("measuring"),
         )  # fmt: skip
@@ -318,7 +318,7 @@ def test_libraries_are_tried_where_nothing_of_ours_is() -> None:
     if is_installed("torchao"):
         assert [kernel.backend for kernel in usable_kernels(layer, CPU, "torchao")] == ["torchao"]
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(choosing, "all_kernels", lambda: libraries.KERNELS)
+        patched.setattr(dispatch, "all_kernels", lambda: libraries.KERNELS)
         expected = {"torchao"} if is_installed("torchao") else set()
         assert {kernel.backend for kernel in usable_kernels(layer, CPU)} == expected
 
@@ -364,24 +364,24 @@ def test_short_computations_fill_a_turn(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.fixture
 def steady(monkeypatch: pytest.MonkeyPatch) -> None:
     """Kernels are the faster the earlier they are tried, whatever else the machine does; the reference is last."""
-    monkeypatch.setattr(choosing, "_TOO_SLOW_S", float("inf"))
+    monkeypatch.setattr(measurement, "_TOO_SLOW_S", float("inf"))
     monkeypatch.setattr(
-        choosing, "best_seconds", lambda runs, device: [i + 1.0 for i in range(len(runs))]
+        measurement, "best_seconds", lambda runs, device: [i + 1.0 for i in range(len(runs))]
     )
 
 
 @pytest.mark.usefixtures("steady")
 def test_verdict_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "cache/kernels.json"
-    first = choose(linear(64, 32, W8A8), CPU, verdicts=path)
+    first = kernel_for(linear(64, 32, W8A8), CPU, verdicts=path)
     assert path.is_file()
     with monkeypatch.context() as patched:
-        patched.setattr(choosing, "measure", lambda *a, **k: pytest.fail("measured again"))
-        assert choose(linear(64, 32, W8A8), CPU, verdicts=path) == first
+        patched.setattr(dispatch, "measure", lambda *a, **k: pytest.fail("measured again"))
+        assert kernel_for(linear(64, 32, W8A8), CPU, verdicts=path) == first
     path.write_text("{ damaged")
-    assert choose(linear(64, 32, W8A8), CPU, verdicts=path) is not None
+    assert kernel_for(linear(64, 32, W8A8), CPU, verdicts=path) is not None
     (tmp_path / "file").write_text("")
-    choose(linear(64, 32, W8A8), CPU, verdicts=tmp_path / "file/kernels.json")
+    kernel_for(linear(64, 32, W8A8), CPU, verdicts=tmp_path / "file/kernels.json")
 
 
 @pytest.mark.usefixtures("steady")
@@ -389,10 +389,10 @@ def test_verdict_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_verdict_that_helps_nobody(tmp_path: Path, deep: bool) -> None:
     """A kernel that is not known here is measured again; it is no reason for the slow reference."""
     path = tmp_path / "kernels.json"
-    first = choose(linear(64, 32, W8A8), CPU, verdicts=path)
+    first = kernel_for(linear(64, 32, W8A8), CPU, verdicts=path)
     [key] = json.loads(path.read_text())
     path.write_text("[" * 10**5 if deep else json.dumps({key: "gone"}))
-    assert choose(linear(64, 32, W8A8), CPU, verdicts=path) is not None
+    assert kernel_for(linear(64, 32, W8A8), CPU, verdicts=path) is not None
     assert first is not None
     assert json.loads(path.read_text())[key] != "gone"
 
@@ -400,7 +400,7 @@ def test_a_verdict_that_helps_nobody(tmp_path: Path, deep: bool) -> None:
 def test_a_folder_in_place_of_the_verdicts(tmp_path: Path) -> None:
     path = tmp_path / "kernels.json"
     path.mkdir()
-    choose(linear(64, 32, W8A8), CPU, verdicts=path)
+    kernel_for(linear(64, 32, W8A8), CPU, verdicts=path)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -419,7 +419,7 @@ def test_layers_without_weights_decide_nothing(monkeypatch: pytest.MonkeyPatch) 
         absent = QuantLinear(64, 48, bias=False, config=W8A8)
     model = nn.Sequential(absent, linear(64, 48, W8A8))
     asked: list[object] = []
-    monkeypatch.setattr(choosing, "choose", lambda layer, *_, **__: asked.append(layer))
+    monkeypatch.setattr(dispatch, "kernel_for", lambda layer, *_, **__: asked.append(layer))
     accelerate_(model, CPU)
     assert asked == [model[1]]
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from quant.backends import cuda
-from quant.backends.choose import usable_kernels
+from quant.backends.dispatch import usable_kernels
 from quant.backends.kernel import Kernel
 from quant.config import QuantConfig
 from quant.layers import QuantLinear

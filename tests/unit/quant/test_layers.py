@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from quant.config import QuantConfig, Recipe, Rule
-from quant.convert import RecipeError, prepare_, quantize_
+from quant.convert import RecipeError, quantize_, swap_empty_
 from quant.layers import QuantConv2d, QuantLinear
 from quant.primitives import sqnr_db
 from quant.schemes import EXAMPLES, examples_for
@@ -87,7 +87,7 @@ def test_empty_layers_take_a_quantized_state_dict() -> None:
     reports = quantize_(model, RECIPE, token_convs=(PointwiseConv2d,))
     with torch.device("meta"):
         empty = DepthwiseGLU(64, 96)
-        prepare_(empty, {r.path: r.config for r in reports}, token_convs=(PointwiseConv2d,))
+        swap_empty_(empty, {r.path: r.config for r in reports}, token_convs=(PointwiseConv2d,))
     empty.load_state_dict(model.state_dict(), assign=True)
     x = torch.randn(1, 3, 3, 64)
     assert torch.equal(empty(x), model(x))
@@ -95,7 +95,7 @@ def test_empty_layers_take_a_quantized_state_dict() -> None:
 
 def test_a_layer_that_is_not_in_the_model() -> None:
     with pytest.raises(KeyError, match="conv_pont"):
-        prepare_(DepthwiseGLU(8, 8), {"conv_pont": scheme("w8a16")})
+        swap_empty_(DepthwiseGLU(8, 8), {"conv_pont": scheme("w8a16")})
 
 
 def test_state_holds_no_float_weight() -> None:

@@ -1,35 +1,29 @@
-"""Choose a kernel per scheme by measurement: each is compared with the reference, then the fastest is taken.
+"""Try kernels on a layer of a usual size: each is compared with the reference, and those that are right are timed.
 
-A kind of layer takes about half a second, once a machine (`verdicts.py`): a kernel that is slow is called only once.
+A kind of layer takes about half a second: a kernel that is slow is called only once.
 """
 
 # M rows (tokens), K input channels, N output channels
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from quant.backends.attempt import Failure, attempt
-from quant.backends.kernel import Kernel
+from quant.backends.kernel import Kernel, kind_of
 from quant.backends.timing import best_seconds, clock_of
-from quant.backends.verdicts import Passing, remembered
 from quant.config import QuantConfig
 from quant.layers import AcceleratedLayer, QuantConv2d, QuantLinear
 from quant.schemes import examples_for
-
-Backend = Literal["auto", "native", "torchao", "quanto", "reference"]
-BACKENDS: tuple[Backend, ...] = ("auto", "native", "torchao", "quanto", "reference")
 
 _ROWS = 512  # a guided picture of 512 pixels
 _CUDA_ROWS = 2048  # of 1024 pixels: products of fewer end before the next launch is made, which would then be timed
 _WIDTH = 1152
 _WIDE = 4 * _WIDTH  # output channels: kernels that want another order each time lose most there
 _PROBE_SIDE, _CUDA_PROBE_SIDE = 32, 256  # pixels of the picture that convolutions are tried on
-_HANDICAP = 1.2  # of the reference: it expands whole weights, and those of real layers are new memory every time
 _TOO_SLOW_S = 0.5  # a run on a few rows; some kernels have a path that takes minutes
 _HOPELESS = 20  # times as slow as the best so far: not called again
 _NO_MATTER_S = 0.01  # a difference that may be chance
@@ -48,162 +42,20 @@ class Measurement:
     may_run_later: bool = False  # its compiler or its device failed, not the kernel
 
 
-def all_kernels() -> tuple[Kernel, ...]:
-    """Every kernel that this version knows."""
-    from quant.backends import cpu, cuda, libraries
-
-    return (*cpu.KERNELS, *cuda.KERNELS, *libraries.KERNELS)
-
-
-def accelerate_(
-    model: nn.Module,
-    device: torch.device,
-    *,
-    backend: Backend = "auto",
-    loose: bool = False,
-    verdicts: Path | None = None,
-    after_packing: Callable[[], None] = lambda: None,
-    before_measuring: Callable[[], None] = lambda: None,
-) -> dict[str, str]:
-    """Attach the chosen kernel to every quantized layer; returns "backend name" by kind of layer.
-
-    Layers must hold their integers on `device`. Kinds of layers for which `backend` has no kernel get the
-    one that "auto" would choose. `loose`: the model bears 8-bit inputs where its weights have 4 bits.
-    `after_packing` is called whenever a layer has dropped its stored integers, `before_measuring` before each kind of
-    layer that no verdict is known for.
-    """
-    chosen: dict[str, str] = {}
-    kernels: dict[str, Kernel | None] = {}
-    for layer in _layers(model):
-        kind = _kind(layer)
-        if kind not in kernels:
-            kernels[kind] = choose(
-                layer, device, backend=backend, loose=loose, verdicts=verdicts,
-                before_measuring=before_measuring,
-            )  # fmt: skip
-        kernel = kernels[kind]
-        chosen[kind] = f"{kernel.backend} {kernel.name}" if kernel else "reference"
-        if kernel is not None:
-            layer.attach(kernel.run, kernel.pack(layer), free=kernel.frees_weight)
-            if kernel.frees_weight:
-                after_packing()
-    return chosen
-
-
-def choose_ahead(
-    model: nn.Module,
-    device: torch.device,
-    *,
-    backend: Backend = "auto",
-    loose: bool = False,
-    verdicts: Path | None = None,
-    before_measuring: Callable[[], None] = lambda: None,
-) -> None:
-    """Measure what `accelerate_` would, and remember it; layers may be on the meta device, where they take no memory."""
-    layers = (m for m in model.modules() if isinstance(m, AcceleratedLayer))
-    for layer in {_kind(layer): layer for layer in layers}.values():
-        choose(
-            layer, device, backend=backend, loose=loose, verdicts=verdicts,
-            before_measuring=before_measuring,
-        )  # fmt: skip
-
-
-def _layers(model: nn.Module) -> Iterator[AcceleratedLayer]:
-    """Yield the layers that have weights: an autoencoder may be loaded by halves."""
-    layers = (m for m in model.modules() if isinstance(m, AcceleratedLayer))
-    return (layer for layer in layers if not layer.scale.is_meta)
-
-
-def _kind(layer: AcceleratedLayer) -> str:
-    """Return what the choice of a kernel depends on: the type of layer, its geometry and its bits."""
-    name = "linear"
-    if isinstance(layer, QuantConv2d):
-        height, width = layer.qweight.shape[2:]
-        name = f"conv {height}x{width}" + (f"/{layer.stride[0]}" if layer.stride[0] > 1 else "")
-    return f"{name} {layer.config.plain}"
-
-
-def choose(
-    layer: AcceleratedLayer,
-    device: torch.device,
-    *,
-    backend: Backend = "auto",
-    loose: bool = False,
-    verdicts: Path | None = None,
-    before_measuring: Callable[[], None] = lambda: None,
-) -> Kernel | None:
-    """Choose the kernel for layers of this kind; None means the reference."""
-    if backend == "reference":
-        return None
-    candidates = usable_kernels(layer, device, backend)
-    if not candidates:
-        backend, candidates = "auto", usable_kernels(layer, device)
-    if not candidates:
-        return None
-    names = [kernel.name for kernel in candidates]
-    loose = loose and layer.config.scheme.int8_inputs_tolerance is not None
-
-    def decide() -> str:
-        before_measuring()
-        return _verdict(
-            measure(
-                _probe_like(layer, device),
-                device,
-                candidates,
-                with_reference=backend == "auto",
-                loose=loose,
-            )
-        )
-
-    name = remembered(
-        f"{_kind(layer)}{' loose' * loose}; {','.join(names)}", device, decide,
-        verdicts=verdicts, is_known=lambda name: name in ("reference", *names),
-    )  # fmt: skip
-    return next((kernel for kernel in candidates if kernel.name == name), None)
-
-
-def usable_kernels(
-    layer: AcceleratedLayer, device: torch.device, backend: Backend = "auto"
-) -> list[Kernel]:
-    """List the kernels that may run a layer on this device, of one backend or of all.
-
-    On a CPU "auto" omits libraries if a kernel of ours exists: they multiply by the same
-    instructions, and importing them takes seconds.
-    """
-    usable = [kernel for kernel in all_kernels() if kernel.supports(layer, device)]
-    if backend != "auto":
-        return [kernel for kernel in usable if kernel.backend == backend]
-    ours = [kernel for kernel in usable if kernel.backend == "native"]
-    return ours if ours and device.type == "cpu" else usable
-
-
-def _fastest(measured: Iterable[Measurement]) -> str:
-    usable = [m for m in measured if m.seconds is not None]
-    if not usable:
-        return "reference"
-    return min(
-        usable, key=lambda m: (m.seconds or 0.0) * (_HANDICAP if m.kernel == "reference" else 1)
-    ).kernel
-
-
-def _verdict(measured: Sequence[Measurement]) -> str:
-    """The fastest; for this process alone where a kernel could not be tried."""
-    name = _fastest(measured)
-    return Passing(name) if any(m.may_run_later for m in measured) else name
-
-
 def measure(
     layer: AcceleratedLayer,
     device: torch.device,
     kernels: Iterable[Kernel],
     *,
     with_reference: bool = True,
-    loose: bool = False,
+    allow_int8_activations: bool = False,
     rows: int | None = None,
 ) -> list[Measurement]:
     """Time kernels on one layer that holds its integers, and compare them with its reference."""
     with torch.inference_mode():
-        trial = _Trial(layer, _probe_input(layer, device, rows), loose=loose)
+        trial = _Trial(
+            layer, _probe_input(layer, device, rows), allow_int8_activations=allow_int8_activations
+        )
         tried = [trial.of(kernel) for kernel in kernels]
         if with_reference:
             itself = Measurement(kernel="reference", backend="reference", seconds=None, error=0.0)
@@ -215,13 +67,13 @@ def measure(
 class _Trial:
     """First runs of kernels on one input: which are right, and quick enough to be timed."""
 
-    def __init__(self, layer: AcceleratedLayer, x: Tensor, *, loose: bool) -> None:
+    def __init__(self, layer: AcceleratedLayer, x: Tensor, *, allow_int8_activations: bool) -> None:
         self.layer, self.x = layer, x
         self.few = x[..., :8, :] if isinstance(layer, QuantLinear) else x[..., :8, :8]
         self.expected = layer.reference(x)
         scheme = layer.config.scheme
-        borne = scheme.int8_inputs_tolerance if loose else None
-        self.tolerance = scheme.tolerance if borne is None else borne
+        allowed = scheme.int8_inputs_tolerance if allow_int8_activations else None
+        self.tolerance = scheme.tolerance if allowed is None else allowed
         self._now = clock_of(x.device)
         self._least: dict[bool, float] = {}  # seconds; by whether the input was whole
 
@@ -285,15 +137,15 @@ def probe_layers(device: torch.device) -> Iterator[tuple[str, AcceleratedLayer]]
         config = QuantConfig.parse(scheme)
         assert config is not None
         layer = QuantLinear.from_weight(torch.eye(64), None, config)
-        yield _kind(layer), _probe_like(layer, device)
+        yield kind_of(layer), probe_like(layer, device)
     for scheme in examples_for("conv"):
         config = QuantConfig.parse(scheme)
         assert config is not None
         conv = QuantConv2d.from_conv(nn.Conv2d(8, 8, 3, padding=1), config)
-        yield _kind(conv), _probe_like(conv, device)
+        yield kind_of(conv), probe_like(conv, device)
 
 
-def _probe_like(layer: AcceleratedLayer, device: torch.device) -> AcceleratedLayer:
+def probe_like(layer: AcceleratedLayer, device: torch.device) -> AcceleratedLayer:
     """A layer of the same kind with random weights, of a usual size."""
     config = layer.config.plain
     generator = torch.Generator().manual_seed(0)

@@ -1,0 +1,159 @@
+"""Give every quantized layer its kernel: the fastest of those that agree with the reference (`measurement.py`).
+
+A machine decides once; `verdicts.py` remembers.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from quant.backends.kernel import Kernel, kind_of
+from quant.backends.measurement import Measurement, measure, probe_like
+from quant.backends.verdicts import Passing, remembered
+from quant.layers import AcceleratedLayer
+
+Backend = Literal["auto", "native", "torchao", "quanto", "reference"]
+BACKENDS: tuple[Backend, ...] = ("auto", "native", "torchao", "quanto", "reference")
+
+_HANDICAP = 1.2  # of the reference: it expands whole weights, and those of real layers are new memory every time
+
+
+def all_kernels() -> tuple[Kernel, ...]:
+    """Every kernel that this version knows."""
+    from quant.backends import cpu, cuda, libraries
+
+    return (*cpu.KERNELS, *cuda.KERNELS, *libraries.KERNELS)
+
+
+def accelerate_(
+    model: nn.Module,
+    device: torch.device,
+    *,
+    backend: Backend = "auto",
+    allow_int8_activations: bool = False,
+    verdicts: Path | None = None,
+    after_packing: Callable[[], None] = lambda: None,
+    before_measuring: Callable[[], None] = lambda: None,
+) -> dict[str, str]:
+    """Attach the chosen kernel to every quantized layer; returns "backend name" by kind of layer.
+
+    Layers must hold their integers on `device`. Kinds of layers for which `backend` has no kernel get the
+    one that "auto" would choose. With `allow_int8_activations` the model bears kernels that round inputs to
+    8 bits, for schemes that have a tolerance for it.
+    `after_packing` is called whenever a layer has dropped its stored integers, `before_measuring` before each kind of
+    layer that no verdict is known for.
+    """
+    chosen: dict[str, str] = {}
+    kernels: dict[str, Kernel | None] = {}
+    for layer in _layers(model):
+        kind = kind_of(layer)
+        if kind not in kernels:
+            kernels[kind] = kernel_for(
+                layer, device, backend=backend, verdicts=verdicts,
+                allow_int8_activations=allow_int8_activations, before_measuring=before_measuring,
+            )  # fmt: skip
+        kernel = kernels[kind]
+        chosen[kind] = f"{kernel.backend} {kernel.name}" if kernel else "reference"
+        if kernel is not None:
+            layer.attach(kernel.run, kernel.pack(layer), free=kernel.frees_weight)
+            if kernel.frees_weight:
+                after_packing()
+    return chosen
+
+
+def measure_ahead(
+    model: nn.Module,
+    device: torch.device,
+    *,
+    backend: Backend = "auto",
+    allow_int8_activations: bool = False,
+    verdicts: Path | None = None,
+    before_measuring: Callable[[], None] = lambda: None,
+) -> None:
+    """Measure what `accelerate_` would, and remember it; layers may be on the meta device, where they take no memory."""
+    layers = (m for m in model.modules() if isinstance(m, AcceleratedLayer))
+    for layer in {kind_of(layer): layer for layer in layers}.values():
+        kernel_for(
+            layer, device, backend=backend, verdicts=verdicts,
+            allow_int8_activations=allow_int8_activations, before_measuring=before_measuring,
+        )  # fmt: skip
+
+
+def _layers(model: nn.Module) -> Iterator[AcceleratedLayer]:
+    """Yield the layers that have weights: an autoencoder may be loaded by halves."""
+    layers = (m for m in model.modules() if isinstance(m, AcceleratedLayer))
+    return (layer for layer in layers if not layer.scale.is_meta)
+
+
+def kernel_for(
+    layer: AcceleratedLayer,
+    device: torch.device,
+    *,
+    backend: Backend = "auto",
+    allow_int8_activations: bool = False,
+    verdicts: Path | None = None,
+    before_measuring: Callable[[], None] = lambda: None,
+) -> Kernel | None:
+    """Choose the kernel for layers of this kind; None means the reference."""
+    if backend == "reference":
+        return None
+    candidates = usable_kernels(layer, device, backend)
+    if not candidates:
+        backend, candidates = "auto", usable_kernels(layer, device)
+    if not candidates:
+        return None
+    names = [kernel.name for kernel in candidates]
+    allow_int8_activations = (
+        allow_int8_activations and layer.config.scheme.int8_inputs_tolerance is not None
+    )
+
+    def decide() -> str:
+        before_measuring()
+        return _verdict(
+            measure(
+                probe_like(layer, device),
+                device,
+                candidates,
+                with_reference=backend == "auto",
+                allow_int8_activations=allow_int8_activations,
+            )
+        )
+
+    name = remembered(
+        f"{kind_of(layer)}{' loose' * allow_int8_activations}; {','.join(names)}", device, decide,
+        verdicts=verdicts, is_known=lambda name: name in ("reference", *names),
+    )  # fmt: skip
+    return next((kernel for kernel in candidates if kernel.name == name), None)
+
+
+def usable_kernels(
+    layer: AcceleratedLayer, device: torch.device, backend: Backend = "auto"
+) -> list[Kernel]:
+    """List the kernels that may run a layer on this device, of one backend or of all.
+
+    On a CPU "auto" omits libraries if a kernel of ours exists: they multiply by the same
+    instructions, and importing them takes seconds.
+    """
+    usable = [kernel for kernel in all_kernels() if kernel.supports(layer, device)]
+    if backend != "auto":
+        return [kernel for kernel in usable if kernel.backend == backend]
+    ours = [kernel for kernel in usable if kernel.backend == "native"]
+    return ours if ours and device.type == "cpu" else usable
+
+
+def _fastest(measured: Iterable[Measurement]) -> str:
+    usable = [m for m in measured if m.seconds is not None]
+    if not usable:
+        return "reference"
+    return min(
+        usable, key=lambda m: (m.seconds or 0.0) * (_HANDICAP if m.kernel == "reference" else 1)
+    ).kernel
+
+
+def _verdict(measured: Sequence[Measurement]) -> str:
+    """The fastest; for this process alone where a kernel could not be tried."""
+    name = _fastest(measured)
+    return Passing(name) if any(m.may_run_later for m in measured) else name
