@@ -80,7 +80,7 @@ def test_a_scheme_without_a_kernel_of_ours_is_no_problem(monkeypatch: pytest.Mon
     """On CUDA nothing of ours multiplies weights of 8 bits alone, by design; only a kernel that fails is told."""
     import torch
 
-    from quant.backends import choose
+    from quant.backends import dispatch, measurement
     from quant.backends.measurement import Measurement
 
     def layers(device: torch.device) -> Any:
@@ -93,9 +93,9 @@ def test_a_scheme_without_a_kernel_of_ours_is_no_problem(monkeypatch: pytest.Mon
 
     kernels = iter((["triton"], []))
     monkeypatch.setattr("sana_cli.system.precision.pick_device", lambda _: torch.device("cuda"))
-    monkeypatch.setattr(choose, "probe_layers", layers)
-    monkeypatch.setattr(choose, "usable_kernels", lambda layer, device: next(kernels))
-    monkeypatch.setattr(choose, "measure", measured)
+    monkeypatch.setattr(measurement, "probe_layers", layers)
+    monkeypatch.setattr(dispatch, "usable_kernels", lambda layer, device: next(kernels))
+    monkeypatch.setattr(measurement, "measure", measured)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
     found = list(doctor._kernels())
     problems = [finding.text for finding in found if finding.state == "problem"]

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from quant.backends import choose
+from quant.backends import dispatch
 from sana_cli.errors import ExitCode
 from sana_cli.loading import load as loading
 from sana_cli.models.gemma2 import Gemma2
@@ -164,7 +164,7 @@ def test_kernels_are_measured_while_nothing_else_is_there(
     monkeypatch.setattr(loading, "assign_weights", load)
     kept: list[Path] = []
     monkeypatch.setattr(finishing, "_remove", lambda path, reporter: kept.append(path))
-    monkeypatch.setattr(choose, "measure", lambda *_, **__: events.append("measure") or [])
+    monkeypatch.setattr(dispatch, "measure", lambda *_, **__: events.append("measure") or [])
     words = ("-m", int4, "-o", tmp_path / "a.png", *FAST, "--max-memory", "4GiB")
     assert sana("generate", "a cat", *words).code == 0
     measured = events.count("measure")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from quant.backends import choose as choosing
+from quant.backends import dispatch, measurement
 from quant.backends.attempt import Failure, attempt
 from quant.backends.dispatch import kernel_for
 from quant.backends.kernel import Kernel
@@ -71,8 +71,8 @@ def test_memory_and_a_broken_device_are_the_callers_business(error: Exception) -
 
 def on_cuda(monkeypatch: pytest.MonkeyPatch, run: Callable[..., torch.Tensor]) -> None:
     """Layers "on CUDA" lie on the CPU, and the only kernel is the given one."""
-    monkeypatch.setattr(choosing, "usable_kernels", lambda *a, **k: [kernel(run)])
-    monkeypatch.setattr(choosing._Trial, "is_on_cuda", property(lambda self: True))
+    monkeypatch.setattr(dispatch, "usable_kernels", lambda *a, **k: [kernel(run)])
+    monkeypatch.setattr(measurement._Trial, "is_on_cuda", property(lambda self: True))
 
 
 def test_a_cold_compiler_is_not_a_slow_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,8 +86,8 @@ def test_a_cold_compiler_is_not_a_slow_kernel(monkeypatch: pytest.MonkeyPatch) -
         return layer.reference(x)
 
     on_cuda(monkeypatch, run)
-    monkeypatch.setattr(choosing, "clock_of", lambda device: lambda: clock[0])
-    monkeypatch.setattr(choosing, "best_seconds", lambda runs, device: [0.001, 1.0])
+    monkeypatch.setattr(measurement, "clock_of", lambda device: lambda: clock[0])
+    monkeypatch.setattr(measurement, "best_seconds", lambda runs, device: [0.001, 1.0])
     chosen = kernel_for(layer(), CPU)
     assert chosen is not None
     assert chosen.name == "ours"
