@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from quant.config import QuantConfig
 from quant.convert import quantized_layer
 from sana_cli.checkpoints.checkpoint import Checkpoint, weight_headers
-from sana_cli.checkpoints.lora_file import open_loras, parse_lora
+from sana_cli.checkpoints.lora_file import open_loras
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.loading.load import check_loras, empty_module, load_transformer
@@ -127,28 +127,6 @@ def test_every_prefix_may_end_in_a_dot_or_an_underscore(
     assert set(adapters.loras[0].file.layers) == set(halves)
 
 
-@pytest.mark.parametrize("name", ["adapter_model", "pytorch_lora_weights", "my_style"])
-def test_a_folder_with_an_adapter(files: Any, shapes: Any, tmp_path: Path, name: str) -> None:
-    halves = files.random_lora(shapes, layers=("attn1.to_q",))
-    path = files.write_lora(tmp_path / f"{name}.safetensors", halves)
-    if name != "my_style":
-        (tmp_path / "optimizer.safetensors").touch()
-    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 8}')
-    (lora,) = open_loras([(tmp_path, 0.5)])
-    assert lora.file.path == path
-    (alpha,) = {layer.alpha for layer in lora.file.layers.values()}
-    assert alpha == (8.0 if name == "adapter_model" else None)
-
-
-@pytest.mark.parametrize("names", [[], ["a.safetensors", "b.safetensors"]], ids=len)
-def test_a_folder_without_one(tmp_path: Path, names: list[str]) -> None:
-    for name in names:
-        (tmp_path / name).touch()
-    with pytest.raises(SanaError, match="several LoRAs" if names else "no adapter_model") as caught:
-        open_loras([(tmp_path, 1.0)])
-    assert caught.value.code == ExitCode.USAGE
-
-
 def test_another_model_only_where_nothing_fits(
     files: Any, model: Checkpoint, shapes: Any, tmp_path: Path
 ) -> None:
@@ -166,15 +144,6 @@ def test_another_model_only_where_nothing_fits(
         with pytest.raises(SanaError, match=message) as caught:
             check_loras(model, open_loras([(path, 1.0)]))
         assert hint in caught.value.hint
-
-
-def test_a_name_that_no_picture_can_tell(files: Any, shapes: Any, tmp_path: Path) -> None:
-    halves = files.random_lora(shapes, layers=("attn1.to_q",))
-    path = files.write_lora(tmp_path / "a.safetensors", halves)
-    odd = path.rename(tmp_path / "b\udcff.safetensors")
-    with pytest.raises(SanaError, match="is not UTF-8") as caught:
-        open_loras([(odd, 1.0)])
-    assert caught.value.code == ExitCode.USAGE
 
 
 @pytest.mark.parametrize("alpha", [None, 1.5], ids=["of the rank", "alpha"])
@@ -331,43 +300,6 @@ def test_unfit_files(
     assert caught.value.hint or kind in ("half", "cut")
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ({"lora_alpha": 10**400}, "the alpha of transformer_blocks.0.attn1.to_q is 1000"),
-        ({"lora_alpha": float("nan")}, "is nan, which is no number to use"),
-        ({"lora_alpha": "16"}, "is 16, which is no number to use"),
-        ({"alpha_pattern": {"to_q": True}}, "is True, which is no number to use"),
-        ({"alpha_pattern": [["to_q", 3]]}, "its alpha_pattern is "),
-        ({"alpha_pattern": {"a{99999999999999999999}": 3}}, "cannot be used"),
-        ({"alpha_pattern": {"(" * 20_000 + ")" * 20_000: 3}}, "cannot be used"),
-        ({"alpha_pattern": {"[[t]o_q": 3}}, "cannot be used"),
-        ({"alpha_pattern": {".?" * 40 + "b" * 9: 3}}, "cannot be used"),
-        ({"alpha_pattern": {"(.|.)" * 25 + "b": 3}}, "cannot be used"),
-    ],
-    ids=lambda value: str(value)[:40],
-)
-def test_alphas_that_cannot_be(
-    files: Any, shapes: Any, tmp_path: Path, words: dict[str, object], message: str
-) -> None:
-    halves = files.random_lora(shapes, layers=("attn1.to_q",))
-    told = {"lora_adapter_metadata": json.dumps(words)}
-    path = files.write_lora(tmp_path / "a.safetensors", halves, metadata=told)
-    with pytest.raises(SanaError, match=message) as caught:
-        open_loras([(path, 1.0)])
-    assert caught.value.code == ExitCode.CHECKPOINT
-
-
-def test_paths_of_layers_without_end(tmp_path: Path) -> None:
-    """A pattern would try every way to share their characters out."""
-    name, half = "a" * 5000, torch.zeros(1, 1)
-    told = {"lora_adapter_metadata": json.dumps({"alpha_pattern": {".*.*.*b": 3}})}
-    tensors = {f"{name}.lora_A.weight": half, f"{name}.lora_B.weight": half.clone()}
-    save_file(tensors, tmp_path / "a.safetensors", metadata=told)
-    with pytest.raises(SanaError, match="which no model has"):
-        open_loras([(tmp_path / "a.safetensors", 1.0)])
-
-
 def test_one_layer_under_two_kinds_of_names(
     files: Any, model: Checkpoint, shapes: Any, tmp_path: Path
 ) -> None:
@@ -394,27 +326,3 @@ def test_values_that_are_none(files: Any, model: Checkpoint, shapes: Any, tmp_pa
     path = files.write_lora(tmp_path / "a.safetensors", halves)
     with pytest.raises(SanaError, match="NaN or infinite"):
         loaded(model, (path, 1.0))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("a.safetensors", ("a.safetensors", 1.0)),
-        ("a.safetensors:0.8", ("a.safetensors", 0.8)),
-        ("a.safetensors:-1", ("a.safetensors", -1.0)),
-        ("C:\\loras\\a.safetensors", ("C:\\loras\\a.safetensors", 1.0)),
-        ("C:\\loras\\a.safetensors:.5", ("C:\\loras\\a.safetensors", 0.5)),
-        ("a.safetensors:strong", ("a.safetensors:strong", 1.0)),
-    ],
-)
-def test_scales(text: str, expected: tuple[str, float]) -> None:
-    assert parse_lora(text) == expected
-
-
-def test_a_name_that_looks_like_a_scale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "a:2").touch()
-    assert parse_lora("a:2") == ("a:2", 1.0)
-    for text in ("a:nan", "a:1e9"):
-        with pytest.raises(SanaError, match="out of range"):
-            parse_lora(text)

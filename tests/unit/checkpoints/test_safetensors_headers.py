@@ -1,0 +1,91 @@
+"""The files of a component, by their headers: which holds what, and every way in which they cannot be read."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sana_cli.checkpoints.safetensors_headers import (
+    WeightFiles,
+    main_dtype,
+    read_header,
+    read_metadata,
+)
+from sana_cli.errors import SanaError
+
+
+def build(folder: Path) -> None:
+    save_file({"weight": torch.ones(2, 3), "bias": torch.zeros(2)}, folder / "m.safetensors")
+
+
+def test_headers(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"a": torch.ones(2, 3), "b": torch.ones(4, dtype=torch.int8)}, path, {"said": "x"})
+    assert read_header(path) == {"a": ("F32", (2, 3)), "b": ("I8", (4,))}
+    assert read_metadata(path) == {"said": "x"}
+    files = WeightFiles(tmp_path, stem="m")
+    assert (set(files), files.paths, files.parameters) == ({"a", "b"}, {path}, 10)
+    content = path.read_bytes()
+    assert content[files.start_of("a") :][:4] == b"\0\0\x80?"
+
+
+def test_the_type_of_most_elements() -> None:
+    assert main_dtype({"a": ("F32", (9,)), "b": ("BF16", (2, 5))}) == "bf16"
+    assert main_dtype({"a": ("F8_E4M3", (9,))}) == "F8_E4M3"
+
+
+def test_tensors_in_shards(tmp_path: Path) -> None:
+    """The index says what belongs where; a tensor in another shard is an error."""
+    names = [f"m-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    for name, tensor in zip(names, "ab", strict=True):
+        save_file({tensor: torch.ones(2)}, tmp_path / name)
+    index = tmp_path / "m.safetensors.index.json"
+    index.write_text(f'{{"weight_map": {{"a": "{names[0]}", "b": "{names[1]}"}}}}')
+    files = WeightFiles(tmp_path, stem="m")
+    assert [files.file_of(name).name for name in "ab"] == names
+    index.write_text(f'{{"weight_map": {{"a": "{names[1]}", "b": "{names[0]}"}}}}')
+    with pytest.raises(SanaError, match="does not expect there"):
+        WeightFiles(tmp_path, stem="m")
+    index.write_text(f'{{"weight_map": {{"a": "{names[0]}", "c": "{names[0]}"}}}}')
+    with pytest.raises(SanaError, match="missing tensor c"):
+        WeightFiles(tmp_path, stem="m")
+
+
+@pytest.mark.parametrize("keep", [4, 60, 0.9])
+def test_truncated_file(tmp_path: Path, keep: float) -> None:
+    build(tmp_path)
+    path = tmp_path / "m.safetensors"
+    data = path.read_bytes()
+    path.write_bytes(data[: int(keep if keep > 1 else keep * len(data))])
+    with pytest.raises(SanaError, match="truncated or corrupt") as caught:
+        WeightFiles(tmp_path, stem="m")
+    assert str(path) in caught.value.message
+
+
+def test_no_weights(tmp_path: Path) -> None:
+    with pytest.raises(SanaError, match="no weights"):
+        WeightFiles(tmp_path / "absent", stem="m")
+
+
+def test_missing_shard_and_broken_index(tmp_path: Path) -> None:
+    shard = "m-00001-of-00002.safetensors"
+    save_file({"weight": torch.ones(2, 3)}, tmp_path / shard)
+    index = tmp_path / "m.safetensors.index.json"
+    index.write_text(
+        f'{{"weight_map": {{"weight": "{shard}", "bias": "m-00002-of-00002.safetensors"}}}}'
+    )
+    with pytest.raises(SanaError, match=r"missing weight file .*00002-of-00002"):
+        WeightFiles(tmp_path, stem="m")
+    index.write_text("{")
+    with pytest.raises(SanaError, match="not a readable weight index"):
+        WeightFiles(tmp_path, stem="m")
+
+
+def test_dtype_is_read_from_the_header(tmp_path: Path) -> None:
+    save_file(
+        {"a": torch.ones(9, dtype=torch.bfloat16), "b": torch.ones(2)}, tmp_path / "m.safetensors"
+    )
+    files = WeightFiles(tmp_path, stem="m")
+    assert files.dtype == "bf16"
+    assert files.total_bytes == (tmp_path / "m.safetensors").stat().st_size
