@@ -1,4 +1,4 @@
-"""A hub whose HTTP is broken or hostile: one line, soon, and the token stays with the hub."""
+"""Asking a hub whose HTTP is broken or hostile: one line, soon, and the token stays with the hub."""
 
 import gzip
 import socket
