@@ -159,13 +159,10 @@ MIRRORED = (
     "system",
 )
 UNTESTED = {
-    "checkpoints/checkpoint", "checkpoints/component_weights", "checkpoints/digest", "checkpoints/fitness",
-    "checkpoints/folder_facts", "checkpoints/hub_answer", "checkpoints/hub_cache", "checkpoints/hub_download",
-    "checkpoints/hub_errors", "checkpoints/hub_files", "checkpoints/hub_outline", "checkpoints/hub_snapshot",
-    "checkpoints/installed", "checkpoints/lora_file", "checkpoints/model_names", "checkpoints/obtaining",
-    "checkpoints/published_outline", "checkpoints/safetensors_data", "checkpoints/safetensors_headers",
-    "decoding/shared_scales", "images/contact_sheet", "images/oddities", "images/png_chunks",
-    "images/tensors", "loading/load", "pipeline/finished_pictures", "pipeline/finishing",
+    "checkpoints/checkpoint", "checkpoints/component_weights", "checkpoints/digest",
+    "checkpoints/hub_outline", "checkpoints/hub_snapshot", "checkpoints/installed", "checkpoints/obtaining",
+    "checkpoints/published_outline", "decoding/shared_scales", "images/contact_sheet", "images/oddities",
+    "images/png_chunks", "images/tensors", "loading/load", "pipeline/finished_pictures", "pipeline/finishing",
     "pipeline/init_images", "pipeline/latents_file", "pipeline/run", "pipeline/safety", "pipeline/text",
     "pipeline/verbs", "request/foreign_syntax", "request/options", "request/output_paths", "request/params",
     "request/picture_settings", "request/prompt_entries", "request/prompt_forms", "request/prompt_tables",
