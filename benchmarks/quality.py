@@ -35,7 +35,8 @@ from sana_cli import __version__
 from sana_cli.bench.machine import machine
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.opening import open_checkpoint
-from sana_cli.config.recipes import COMPONENTS, RECIPES, KeepRule, component_recipe, keep_rule
+from sana_cli.config.components import NETWORKS
+from sana_cli.config.recipes import RECIPES, KeepRule, component_recipe, keep_rule
 from sana_cli.loading.load import load_transformer
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.quantize_checkpoint import (
@@ -51,7 +52,7 @@ from training.sprites import load_sprites
 
 BARS = {"w8a8": (30.0, 1.0), "int4": (22.0, 3.0)}  # least PSNR in dB, most points of accuracy lost
 KEPT = 6  # of 64 layers, for the rows that keep some
-NONE = dict.fromkeys(COMPONENTS, "none")
+NONE = dict.fromkeys(NETWORKS, "none")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

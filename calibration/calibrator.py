@@ -42,7 +42,8 @@ from quant.convert import LayerReport, resolve
 from quant.manifest import sha256_of
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.component_weights import component_weights
-from sana_cli.config.recipes import COMPONENTS, KeepRule, component_recipe
+from sana_cli.config.components import NETWORKS
+from sana_cli.config.recipes import KeepRule, component_recipe
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.loading.load import empty_module, load_prompt_encoder, load_transformer, load_vae
 from sana_cli.models.sana_transformer import SanaTransformer2D
@@ -107,7 +108,7 @@ class Calibrator:
         small = sorted(self.checkpoint.folder.glob("*/*.json")) + sorted(
             self.checkpoint.folder.glob("*.json")
         )
-        files = [component_weights(self.checkpoint, name).fingerprint for name in COMPONENTS]
+        files = [component_weights(self.checkpoint, name).fingerprint for name in NETWORKS]
         files += [sha256_of(path) for path in small if path.is_file()]
         return [options, self.device.type, str(self.dtypes), _digest("".join(files))]
 

@@ -52,7 +52,7 @@ class QuantConfig:
 
     @property
     def scheme(self) -> Scheme:
-        """What is known of the scheme whatever the group size; ask it, and compare no bits."""
+        """The record of the scheme, whatever the group size. Ask it instead of comparing bits."""
         return scheme_of_bits(self.weight_bits, self.act_bits)
 
     @property

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from quant.config import QuantConfig, config_from_json, config_to_json
+from quant.dtypes import PRECISIONS
 from quant.files import open_regular, read_small_text
 
 FORMAT = "sana-quantized"
@@ -109,7 +110,7 @@ def _own_file(component: str, file: object) -> str:
 
 
 def _known_precision(value: object) -> str:
-    if value not in ("fp32", "bf16", "fp16"):
+    if value not in PRECISIONS:
         raise ValueError(f"precision {value!r}")
     return str(value)
 

@@ -14,7 +14,7 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
-    """What the code must know of one scheme, group sizes aside."""
+    """Facts about one scheme, apart from its group size."""
 
     name: str  # as kernels list it, and as users write it where weights have no groups
     weight_bits: int

@@ -1,4 +1,4 @@
-"""What stored integers are to the weights they stand for: quantize, pack, expand, one record for each storage."""
+"""Turn float weights into what a file holds, and back: one record of functions for each storage."""
 
 # N output channels, K input channels, G groups of input channels
 

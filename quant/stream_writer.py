@@ -10,15 +10,8 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
+from quant.dtypes import STORED_NAMES
 from quant.manifest import FORMAT, FORMAT_VERSION
-
-_DTYPES = {
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int8: "I8",
-    torch.uint8: "U8",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +43,7 @@ class StreamWriter:
         offset = 0
         for name, spec in self.specs.items():
             header[name] = {
-                "dtype": _DTYPES[spec.dtype],
+                "dtype": STORED_NAMES[str(spec.dtype).removeprefix("torch.")],
                 "shape": list(spec.shape),
                 "data_offsets": [offset, offset + spec.bytes],
             }

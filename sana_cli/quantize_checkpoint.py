@@ -45,14 +45,14 @@ from sana_cli import __version__
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.component_weights import ComponentWeights, component_weights
 from sana_cli.checkpoints.file_selection import select_files
-from sana_cli.config.recipes import COMPONENTS, component_recipe
+from sana_cli.config.components import NETWORKS, RUN_ORDER
+from sana_cli.config.recipes import component_recipe
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.loading.assign import require_finite, require_fit, require_same_names
 from sana_cli.loading.load import TOKEN_CONVS, empty_module
 from sana_cli.loading.lora import Adapters
 from sana_cli.system.torch_memory import is_out_of_memory
 
-RUN_ORDER = ("text_encoder", "transformer", "vae")  # each makes the next one's inputs
 _DONE = "done.json"  # next to a finished component: its inputs, and its digest
 
 
@@ -120,10 +120,10 @@ def quantize_folder(
                 component: _quantize_component(
                     checkpoint, component, schemes[component], working, calibration, advance
                 )
-                for component in (RUN_ORDER if calibration else COMPONENTS)
+                for component in (RUN_ORDER if calibration else NETWORKS)
             }
-            reports = [done[component][0] for component in COMPONENTS]
-            parts = {component: done[component][1] for component in COMPONENTS}
+            reports = [done[component][0] for component in NETWORKS]
+            parts = {component: done[component][1] for component in NETWORKS}
             manifest = Manifest(
                 base_model=" + ".join([checkpoint.name, *map(str, checkpoint.loras)]),
                 base_revision=checkpoint.revision or "",
@@ -234,7 +234,7 @@ def _nothing_unfinished(working: Path) -> Iterator[None]:
 
 def _clear(working: Path) -> None:
     """Leave nothing of an earlier run but its components: it may have been of another model."""
-    kept = {working / component / name for component in COMPONENTS for name in (WEIGHTS, _DONE)}
+    kept = {working / component / name for component in NETWORKS for name in (WEIGHTS, _DONE)}
     for path in sorted(working.rglob("*"), reverse=True):  # what a folder holds before itself
         if path.is_dir() and not path.is_symlink():
             if not any(path.iterdir()):

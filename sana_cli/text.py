@@ -13,7 +13,7 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import ceil
 from types import TracebackType
 from unicodedata import category
@@ -173,6 +173,19 @@ def _is_mark(character: str) -> bool:
     Hindi and Thai.
     """
     return category(character or " ") in ("Mn", "Mc") and not _SELECTOR.match(character)
+
+
+def closest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
+    """Return the known word that a mistyped one probably means; None if none resembles it by `cutoff`, 0 to 1."""
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)), None)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ", did you mean 'x'?" for the known word that resembles this one; "" if none does."""
+    meant = closest(word, known)
+    return f", did you mean {meant!r}?" if meant else ""
 
 
 def counted(number: int, noun: str) -> str:

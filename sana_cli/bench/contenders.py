@@ -8,13 +8,15 @@ import shutil
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from quant.dtypes import PRECISIONS
 from quant.installed import is_installed
 from sana_cli.checkpoints.model_names import lasting_name
 from sana_cli.config.recipes import RECIPES
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.system.packages import pip_install
+from sana_cli.system.precision import Precision
 
-FLOATS = ("auto", "fp32", "bf16", "fp16")
+FLOATS = ("auto", *PRECISIONS)
 Kind = Literal[
     "sana", "diffusers", "diffusers-fp32", "diffusers-compile", "torchao", "quanto",
     "openvino", "openvino-fp32", "openvino-w8a16", "openvino-int8",
@@ -40,7 +42,7 @@ class Contender:
     name: str
     kind: Kind
     model: str
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Precision = "auto"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol, cast
+from typing import Any, Protocol, cast
 
 from sana_cli.bench import extrapolate
 from sana_cli.bench.contenders import FLOATS, PEERS, Contender, Kind, Workload
@@ -23,6 +23,7 @@ from sana_cli.config.variants import VARIANTS
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.request.params import Request, Settings, resolve
 from sana_cli.system import cpu
+from sana_cli.system.precision import Precision
 
 _log = logging.getLogger("sana.bench")
 
@@ -141,7 +142,7 @@ def _scheme(
     scheme: str, checkpoint: Checkpoint, model: str, scratch: Path, reporter: Reporter
 ) -> Contender:
     if scheme in FLOATS:
-        precision = cast(Literal["auto", "fp32", "bf16", "fp16"], scheme)
+        precision = cast(Precision, scheme)
         name = "sana" if scheme == "auto" else f"sana-{scheme}"
         return Contender(name=name, kind="sana", model=model, precision=precision)
     from sana_cli.quantize_checkpoint import quantize_folder

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from quant.dtypes import STORED_NAMES
 from quant.manifest import Manifest
 from sana_cli.checkpoints.file_selection import STEMS
 from sana_cli.checkpoints.lora_file import Lora
@@ -58,10 +59,12 @@ def weight_headers(
     if component == "transformer" and checkpoint.pth is not None:
         from sana_cli.checkpoints.pth import read_pth
 
-        words = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
         tensors = read_pth(checkpoint.pth)[1]
         return {
-            name: (words.get(str(tensor.dtype).removeprefix("torch."), "F32"), tuple(tensor.shape))
+            name: (
+                STORED_NAMES.get(str(tensor.dtype).removeprefix("torch."), "F32"),
+                tuple(tensor.shape),
+            )
             for name, tensor in tensors.items()
         }
     if checkpoint.absent is not None:

@@ -9,7 +9,8 @@ hold fp32. The one trap: an index next to a single file means that the single fi
 import re
 from collections.abc import Iterable, Sequence
 
-COMPONENTS = ("transformer", "vae", "text_encoder", "tokenizer", "scheduler")
+from sana_cli.config.components import COMPONENTS
+
 STEMS = {
     "transformer": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",

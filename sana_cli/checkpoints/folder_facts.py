@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from quant.dtypes import PRECISIONS
 from quant.manifest import MANIFEST, FormatError, Manifest, read_manifest
 from sana_cli.checkpoints.file_selection import STEMS
 from sana_cli.checkpoints.fitness import require_class
@@ -71,7 +72,7 @@ def trained_precision(
     if manifest is not None:
         return manifest.base_precision
     found = variant.precision if variant else own.precision or main_dtype(headers)
-    if found not in ("fp32", "bf16", "fp16"):
+    if found not in PRECISIONS:
         raise checkpoint_error(
             f"the transformer is stored in {found}, which is not a type that Sana computes in",
             hint="use a release in fp32, bf16 or fp16, or a folder made by `sana quantize`",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sana_cli.checkpoints import hub_cache
-from sana_cli.checkpoints.file_selection import COMPONENTS, missing_files
+from sana_cli.checkpoints.file_selection import missing_files
 from sana_cli.checkpoints.hub_answer import BadAnswer, Listing
 from sana_cli.checkpoints.hub_environment import blame, require_environment
 from sana_cli.checkpoints.hub_files import RemoteFile, is_sound
@@ -24,6 +24,7 @@ from sana_cli.checkpoints.hub_snapshot import (
     require_indexed_files,
     require_repo,
 )
+from sana_cli.config.components import COMPONENTS
 from sana_cli.errors import ExitCode, SanaError
 
 Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in total

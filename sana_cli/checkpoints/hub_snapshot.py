@@ -8,8 +8,9 @@ from typing import NoReturn
 
 from quant.files import read_small
 from sana_cli.checkpoints import hub_cache
-from sana_cli.checkpoints.file_selection import COMPONENTS, missing_files, select_files
+from sana_cli.checkpoints.file_selection import missing_files, select_files
 from sana_cli.checkpoints.hub_files import RemoteFile, RepoFolder, is_repo_id, is_sound, unsafe_name
+from sana_cli.config.components import COMPONENTS
 from sana_cli.errors import ExitCode, SanaError
 
 MAIN = "main"

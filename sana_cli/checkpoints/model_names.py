@@ -1,6 +1,5 @@
 """Tell what a model's name means: built in, kept here by name, a folder or file, a known name, OWNER/NAME. No torch."""
 
-import difflib
 from pathlib import Path
 
 from sana_cli.config.recipes import RECIPES
@@ -8,6 +7,7 @@ from sana_cli.config.user_settings import BUILTIN, models_folder
 from sana_cli.config.variants import VARIANTS, find_variant, suggest
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
 from sana_cli.files import local_path
+from sana_cli.text import closest
 
 BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin"
 
@@ -76,11 +76,9 @@ def refuse_part(path: Path) -> None:
 
 def unknown_model(model: str) -> SanaError:
     """Make the error for a name that means nothing here; its hint suggests the closest name, or how to make the model."""
-    close = suggest(model)
     folder = models_folder()
     kept = sorted(path.name for path in folder.glob("[!.]*")) if folder.is_dir() else []
-    if own := difflib.get_close_matches(model, [BUILTIN, *kept], n=1):
-        close = own[0]
+    close = closest(model, [BUILTIN, *kept]) or suggest(model)
     names = ", ".join([BUILTIN, *VARIANTS, *kept])
     hint = f"did you mean {close}? " if close else ""
     for recipe in RECIPES:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from sana_cli.checkpoints.file_selection import COMPONENTS
 from sana_cli.checkpoints.fitness import naming_pipeline
 from sana_cli.checkpoints.shapes import Headers
+from sana_cli.config.components import COMPONENTS
 from sana_cli.config.variants import Variant, find_variant
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.text import readable_bytes

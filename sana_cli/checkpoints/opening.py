@@ -36,6 +36,7 @@ from sana_cli.checkpoints.model_names import (
 )
 from sana_cli.checkpoints.obtaining import Absent, Access, Found, obtain, outlined, published
 from sana_cli.checkpoints.other_quantization import refuse_config
+from sana_cli.config.components import COMPONENTS
 from sana_cli.config.networks import (
     DCAEConfig,
     Gemma2Config,
@@ -221,7 +222,7 @@ def _open_pth(path: Path, *, name: str, access: Access) -> Checkpoint:
         _require_fitting_tensors(checkpoint, text)
         return checkpoint
 
-    parts = ("vae", "text_encoder", "tokenizer", "scheduler")
+    parts = [part for part in COMPONENTS if part != "transformer"]
     return opened(obtain(variant.repo, variant, access, judge=opened, components=parts))
 
 

@@ -8,10 +8,10 @@ Each program leaves its own tensors next to the weights or instead of them, and 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from quant.dtypes import FLOATS
 from sana_cli.checkpoints.model_files import read_json
 from sana_cli.errors import checkpoint_error
 
-_FLOATS = ("F64", "F32", "F16", "BF16")
 _REMEDY = "use the model's release in fp32, bf16 or fp16; `sana quantize` makes it small"
 # Parts of tensor names -> the program; the first that is found counts.
 _MARKS = (
@@ -46,7 +46,7 @@ def refuse_tensors(folder: Path, headers: Mapping[str, tuple[str, tuple[int, ...
             hint="copy the whole folder again, or quantize the model again",
         )
     for name, (dtype, shape) in headers.items():
-        if name.endswith(".weight") and len(shape) > 1 and dtype not in _FLOATS:
+        if name.endswith(".weight") and len(shape) > 1 and dtype not in FLOATS:
             raise checkpoint_error(
                 f"{folder}: {name} is stored in {dtype}, which is not a type that Sana computes in",
                 hint=_REMEDY,

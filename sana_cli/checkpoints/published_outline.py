@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from quant.dtypes import STORED_PRECISIONS
 from sana_cli.checkpoints.file_selection import TOKENIZER
 from sana_cli.checkpoints.shapes import (
     Headers,
@@ -17,8 +18,6 @@ from sana_cli.checkpoints.shapes import (
 from sana_cli.config.networks import DCAEConfig, Gemma2Config, TransformerConfig
 from sana_cli.config.variants import Variant
 from sana_cli.files import temporary_folder
-
-_HALF = {"fp16": "F16", "bf16": "BF16"}
 
 
 class PublishedOutline:
@@ -40,7 +39,10 @@ class PublishedOutline:
 
     def _headers(self, component: str) -> Headers:
         if component == "transformer":
-            dtype, shapes = _HALF[self.variant.precision], transformer_shapes(self._transformer)
+            dtype, shapes = (
+                STORED_PRECISIONS[self.variant.precision],
+                transformer_shapes(self._transformer),
+            )
         elif component == "vae":
             dtype, shapes = "F32", autoencoder_shapes(DCAEConfig())
         else:

@@ -6,16 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from quant.dtypes import TORCH_NAMES, torch_dtype
 from sana_cli.checkpoints.model_files import CORRUPT, unreadable
 from sana_cli.checkpoints.safetensors_headers import WeightFiles
 from sana_cli.errors import checkpoint_error
-
-_STORED_TYPES = {  # by the words of safetensors' headers
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8,
-    "U8": torch.uint8, "BOOL": torch.bool,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2,
-}  # fmt: skip
 
 
 def read_tensor(files: WeightFiles, name: str) -> Tensor:
@@ -40,12 +34,12 @@ def stored_shape(files: WeightFiles, name: str) -> Tensor:
 
 def _stored_type(files: WeightFiles, name: str) -> torch.dtype:
     stored = files.headers[name][0]
-    if stored not in _STORED_TYPES:
+    if stored not in TORCH_NAMES:
         raise checkpoint_error(
             f"cannot read {name} from {files.file_of(name)}: type {stored}",
             hint="use a release in fp32, bf16 or fp16, or a folder made by `sana quantize`",
         )
-    return _STORED_TYPES[stored]
+    return torch_dtype(stored)
 
 
 def _read(files: WeightFiles, name: str, spans: Sequence[tuple[int, int]], total: int) -> Tensor:

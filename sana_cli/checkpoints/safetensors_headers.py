@@ -5,13 +5,13 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
+from quant.dtypes import precision_stored_as
 from quant.files import open_regular
 from sana_cli.checkpoints.file_selection import select_weights
 from sana_cli.checkpoints.model_files import edited, read_json, reading
 from sana_cli.checkpoints.shapes import Headers
 from sana_cli.errors import SanaError, checkpoint_error
 
-_DTYPE_NAMES = {"F32": "fp32", "F16": "fp16", "BF16": "bf16", "F64": "fp32"}
 _LONGEST_HEADER = 32 * 2**20  # bytes; published ones have less than one million
 _OTHER_FORMATS = (".bin", ".pth", ".pt", ".ckpt", ".gguf", ".onnx", ".msgpack", ".h5", ".pkl")
 
@@ -87,7 +87,7 @@ def main_dtype(headers: Headers) -> str:
     for dtype, shape in headers.values():
         elements[dtype] = elements.get(dtype, 0) + math.prod(shape)
     most = max(elements, key=elements.__getitem__)
-    return _DTYPE_NAMES.get(most, most)
+    return precision_stored_as(most)
 
 
 def _read_weight_map(index: Path) -> dict[str, Path]:

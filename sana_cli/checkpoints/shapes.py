@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from quant.config import QuantConfig
+from quant.dtypes import FLOATS
 from quant.schemes import LayerKind
 from sana_cli.config.networks import DCAEConfig, Gemma2Config, TransformerConfig
 from sana_cli.errors import SanaError, checkpoint_error
@@ -17,7 +18,6 @@ from sana_cli.errors import SanaError, checkpoint_error
 Shape = tuple[int, ...]
 Headers = Mapping[str, tuple[str, Shape]]  # tensor -> type in safetensors' words, and shape
 
-_FLOATS = ("F64", "F32", "F16", "BF16")
 _SINUSOID_WIDTH = 256  # of a timestep
 # 1x1 convolutions on tokens: quantized, they are stored as matrices.
 _POINTWISE = ("patch_embed.proj", ".conv_inverted", ".conv_point")
@@ -112,7 +112,7 @@ def require_shapes(expected: Mapping[str, Shape], found: Headers, component: str
                 f"{component}: {name} has shape {list(actual)}, expected {list(shape)}",
                 hint="config.json and the weights do not belong together",
             )
-        if stored not in _FLOATS and not name.endswith(".qweight"):
+        if stored not in FLOATS and not name.endswith(".qweight"):
             raise checkpoint_error(
                 f"{component}: {name} is stored as {stored.lower()}",
                 hint="use a release in fp32, bf16 or fp16, or a folder made by `sana quantize`",

@@ -12,6 +12,8 @@ from math import isfinite
 from types import UnionType
 from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
 
+from quant.dtypes import PRECISIONS
+
 LATENT_CHANNELS = 32
 _LARGEST = 10**6  # of any number in a configuration; larger ones are damage or mischief
 _MOST_LAYERS = 1000
@@ -232,7 +234,7 @@ class OwnSettings:
             raise ValueError("a vocabulary has words, and none of them is empty")
         if not {*self.uncoloured, self.colours} <= {*(self.vocabulary or {}), ""}:
             raise ValueError("colours and uncoloured name groups of the vocabulary")
-        if self.precision not in (None, "fp32", "bf16", "fp16"):
+        if self.precision not in (None, *PRECISIONS):
             raise ValueError(f"precision must be fp32, bf16 or fp16, not {self.precision!r}")
 
     @classmethod

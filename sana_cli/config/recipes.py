@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from quant.config import QuantConfig, Recipe, Rule
 from quant.schemes import examples_for
 
-COMPONENTS = ("transformer", "vae", "text_encoder")
-
 # component -> scheme, by the recipe's name
 RECIPES: dict[str, dict[str, str]] = {
     "w8a8": {"transformer": "w8a8", "vae": "w8a16", "text_encoder": "w4a16-g64"},

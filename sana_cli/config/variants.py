@@ -4,9 +4,10 @@ Data only. Precision is a property of the weights, not a wish: fp16 models turn 
 and bf16 models overflow in fp16. fp32 suits all of them.
 """
 
-import difflib
 from dataclasses import dataclass, replace
 from typing import Literal
+
+from sana_cli.text import closest
 
 _OWNER = "Efficient-Large-Model"
 _LICENSE = "NVIDIA License (NSCL v2-custom) and the Gemma Terms of Use"
@@ -185,5 +186,5 @@ def suggest(name: str) -> str | None:
     """The alias or repo id that a mistyped name probably meant."""
     spellings = {alias: alias for alias in VARIANTS}
     spellings |= {variant.repo.lower(): variant.repo for variant in VARIANTS.values()}
-    close = difflib.get_close_matches(name.strip().lower(), spellings, n=1, cutoff=0.6)
-    return spellings[close[0]] if close else None
+    meant = closest(name.strip().lower(), spellings)
+    return spellings[meant] if meant else None

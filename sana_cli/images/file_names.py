@@ -1,6 +1,5 @@
 """File names of several pictures: patterns such as `{index}-{slug}-{seed}.png`. No torch."""
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import NamedTuple
 
 from sana_cli import text as output
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.text import closest
 
 FIELDS = ("index", "seed", "slug", "id")
 ANY_INDEX = "\0"  # no name has this character
@@ -140,8 +140,8 @@ def _check_fields(pattern: str) -> None:
         raise _unusable(pattern, str(error)) from error
     for name, how in fields:
         if name not in FIELDS:
-            close = difflib.get_close_matches(name, FIELDS, n=1)
-            meant = f", did you mean {{{close[0]}}}?" if close else ""
+            field = closest(name, FIELDS)
+            meant = f", did you mean {{{field}}}?" if field else ""
             raise _unusable(pattern, f"there is no field {{{name}}}{meant}")
         if not _FORMAT.fullmatch(how):
             raise _unusable(pattern, f"{{{name}:{how}}} makes no sense")

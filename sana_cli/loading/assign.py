@@ -11,12 +11,13 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
+from quant.dtypes import FLOATS, PRECISIONS, torch_dtype
 from sana_cli.errors import checkpoint_error
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {name: torch_dtype(name) for name in PRECISIONS}
 
 _BLOCK = 2**24  # values
-_FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+_FLOATS = tuple(torch_dtype(name) for name in FLOATS)
 
 
 def assign_weights(

@@ -15,6 +15,7 @@ from math import prod
 from pathlib import Path
 
 from quant.config import QuantConfig
+from quant.dtypes import FLOATS, ITEMSIZE, stored_bytes
 from sana_cli.checkpoints.checkpoint import Checkpoint, weight_headers
 from sana_cli.checkpoints.model_files import read_config
 from sana_cli.config.networks import DCAEConfig, Gemma2Config
@@ -23,7 +24,7 @@ from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.memory.plans import DecodePlan, Plan
 from sana_cli.models.tokenizer import Tokenizer
 from sana_cli.request.params import Settings
-from sana_cli.system.precision import ITEMSIZE, Device, DtypePlan
+from sana_cli.system.precision import Device, DtypePlan
 
 MIB = 2**20
 
@@ -33,8 +34,6 @@ _CACHES = 50 * MIB  # compiled kernels, their tables, threads' stacks
 _TOKENIZER_FACTOR = 12  # resident bytes per byte of tokenizer.json
 _READABLE_TOKENIZER = 4 * MIB  # larger ones take longer to load than a prediction may
 
-_STORED_BYTES = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2}
-_FLOATS = ("F64", "F32", "F16", "BF16")
 _FACTORS = ("scale", "smooth", "act_scale")  # of quantized layers: they keep their type
 _BLOCK = re.compile(r"^(?:transformer_blocks|layers)\.(\d+)\.")
 # Layers that run once per prompt or step keep their weights as stored (`SeldomLinear`).
@@ -330,8 +329,8 @@ def _weights(
         if name.startswith(("embed_tokens.", without)):
             continue  # rows are read as they are needed
         size = prod(shape)
-        as_stored = size * _STORED_BYTES.get(stored, 1)
-        kept = stored not in _FLOATS or name.rpartition(".")[2] in _FACTORS
+        as_stored = size * stored_bytes(stored)
+        kept = stored not in FLOATS or name.rpartition(".")[2] in _FACTORS
         kept = kept or (component == "transformer" and _AS_STORED.search(name) is not None)
         loaded = as_stored if kept else size * ITEMSIZE[dtype]
         largest = max(largest, as_stored)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from quant.dtypes import ITEMSIZE
 from sana_cli.checkpoints import hub_cache
 from sana_cli.checkpoints.checkpoint import module_names
 from sana_cli.checkpoints.model_files import read_json
@@ -22,7 +23,7 @@ from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 from sana_cli.files import local_path
 from sana_cli.memory.planner import cap_of
 from sana_cli.system.memory import held_bytes
-from sana_cli.system.precision import ITEMSIZE, plan_dtypes
+from sana_cli.system.precision import plan_dtypes
 
 if TYPE_CHECKING:
     import torch

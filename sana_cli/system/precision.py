@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 Precision = Literal["auto", "fp32", "bf16", "fp16"]
 
-ITEMSIZE = {"fp32": 4, "bf16": 2, "fp16": 2}  # bytes
-
 
 class Device(Protocol):
     """A torch.device, or a `NamedDevice` where torch has not been imported."""

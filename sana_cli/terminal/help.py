@@ -4,7 +4,6 @@ misses.
 Typer's own panels of help need Rich, 100 ms of it.
 """
 
-import difflib
 from copy import copy
 from itertools import islice
 from shlex import quote
@@ -14,6 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from sana_cli.errors import usage_error
 from sana_cli.terminal.usage import UsageError
+from sana_cli.text import closest
 
 _GROUPS = {
     "What to draw": (
@@ -99,10 +99,10 @@ class Verbs(TyperGroup):
         names = self.list_commands(ctx)
         meant = _MEANT.get(path, {}).get(word.lower())
         begun = [f"{path} {name}" for name in names if len(word) > 1 and name.startswith(word)]
-        close = [f"{path} {name}" for name in difflib.get_close_matches(word.lower(), names, n=1)]
-        for likely in ([meant] if meant else [], begun, close):
+        near = closest(word.lower(), names)
+        for likely in (meant, *begun[:1], near and f"{path} {near}"):
             if likely:
-                return f"did you mean `{likely[0]}`?"
+                return f"did you mean `{likely}`?"
         if path != "sana":
             return f"commands: {', '.join(names)}"
         listed = "" if " " in word else "`sana --help` lists the commands; "

@@ -4,11 +4,12 @@ Typer carries its own copy of Click in newer versions, and only the base class o
 public in all of them: so the kinds are distinguished by their attributes.
 """
 
-import difflib
 import re
 from typing import Any
 
 import typer
+
+from sana_cli.text import closest
 
 _TYPES = {
     "is not a valid int": "is not a whole number", "is not a valid float": "is not a number",
@@ -41,10 +42,8 @@ def in_our_words(error: Any) -> tuple[str, str]:
 
 def _instead(error: Any, command: str) -> str:
     """Suggest what an unknown option was probably meant to be."""
-    if close := difflib.get_close_matches(
-        error.option_name, error.possibilities or [], n=1, cutoff=0.0
-    ):
-        return f"did you mean {close[0]}? see `{command} --help`"
+    if meant := closest(error.option_name, error.possibilities or [], cutoff=0.0):
+        return f"did you mean {meant}? see `{command} --help`"
     if command == "sana generate" and not error.option_name.startswith("--"):
         return 'a prompt that begins with a dash: sana generate -p "-PROMPT"; see `sana generate --help`'
     return ""

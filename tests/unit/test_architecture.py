@@ -200,6 +200,31 @@ def test_all_printing_passes_through_one_module() -> None:
     assert found <= PRINTERS, "print with sana_cli.text: say, note, say_command, print_json"
 
 
+# What one module knows is asked of it: code that is a sign of a second home, and who may have it.
+HOMES = {
+    "difflib": {
+        "text.py",
+        "commands/repl_session.py",
+        "config/user_settings.py",
+        "request/prompt_values.py",
+    },
+    '"bfloat16"': {"bench/flops.py"},  # a config as Hugging Face writes it
+    '("fp32", "bf16", "fp16")': {"pipeline/latents_file.py"},
+    '("transformer", "vae", "text_encoder"': {"config/components.py"},
+}
+
+
+@pytest.mark.parametrize("sign", HOMES)
+def test_what_is_known_has_one_home(sign: str) -> None:
+    top = ROOT / "sana_cli"
+    found = {
+        path.relative_to(top).as_posix()
+        for path in top.rglob("*.py")
+        if sign in path.read_text(encoding="utf-8")
+    }
+    assert found <= HOMES[sign]
+
+
 def test_every_package_is_installed() -> None:
     """An editable installation finds those that are not listed, too; a wheel lacks them."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

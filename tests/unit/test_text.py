@@ -8,7 +8,17 @@ import unicodedata
 
 import pytest
 
-from sana_cli.text import columns, json_text, message_line, one_line, shell_command, shortened, slug
+from sana_cli.text import (
+    closest,
+    columns,
+    did_you_mean,
+    json_text,
+    message_line,
+    one_line,
+    shell_command,
+    shortened,
+    slug,
+)
 
 STEERING = {
     "line feed": "\n",
@@ -129,3 +139,17 @@ def test_a_slug_is_not_cut_within_a_letter() -> None:
     assert slug("x" * 45 + "e\u0301\u0302") == "x" * 45
     assert slug("स्ते" * 20).encode().decode() == slug("स्ते" * 20)
     assert len(slug("स्ते" * 20).encode()) <= 48
+
+
+@pytest.mark.parametrize(
+    ("word", "meant"),
+    [("stesp", ", did you mean 'steps'?"), ("sede", ", did you mean 'seed'?"), ("zebra", "")],
+)
+def test_did_you_mean(word: str, meant: str) -> None:
+    assert did_you_mean(word, {"steps": 1, "seed": 2}) == meant
+
+
+def test_closest_takes_anything_at_no_cutoff() -> None:
+    assert closest("x", ["steps"]) is None
+    assert closest("x", ["steps"], cutoff=0.0) == "steps"
+    assert closest("x", []) is None
