@@ -209,7 +209,7 @@ HOMES = {
         "request/prompt_values.py",
     },
     '"bfloat16"': {"bench/flops.py"},  # a config as Hugging Face writes it
-    '("fp32", "bf16", "fp16")': {"pipeline/latents_file.py"},
+    'in ("fp32", "bf16", "fp16")': {"pipeline/latents_file.py"},
     '("transformer", "vae", "text_encoder"': {"config/components.py"},
 }
 
