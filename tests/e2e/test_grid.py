@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sana_cli.errors import ExitCode, SanaError
-from sana_cli.images.contact_sheet import LARGEST, Cell, ContactSheet, Layout
-from sana_cli.images.png import DIGITAL_SOURCE_TYPE, XMP_KEY, read_settings, save_png
+from sana_cli.errors import ExitCode
+from sana_cli.images.png import DIGITAL_SOURCE_TYPE, XMP_KEY, read_settings
 
 SMALL = ("--size", "64x96", "--steps", "1", "--seed", "5", "--device", "cpu")
 
@@ -117,44 +116,3 @@ def test_a_single_picture_needs_none(draw: Any, tmp_path: Path) -> None:
     result = draw("a cat", "-o", tmp_path / "a.png")
     assert "--grid has no effect on a single picture" in result.err
     assert os.listdir(tmp_path) == ["a.png"]
-
-
-@pytest.mark.parametrize("count", [2, 3, 5, 17, 10_000])
-@pytest.mark.parametrize("size", [(64, 96), (1024, 1024), (4096, 512), (16384, 16384)])
-def test_sheets_stay_small(count: int, size: tuple[int, int]) -> None:
-    layout = Layout.near_square(count, size, caption_lines=2)
-    pictures = (
-        Image.new("RGB", size if count < 6 and size[0] < 9999 else (8, 8)) for _ in range(count)
-    )
-    sheet = layout.compose(pictures, ["x"] * count)
-    assert max(sheet.size) <= LARGEST
-    assert abs(layout.columns - layout.rows) <= 1
-    assert layout.columns * layout.rows >= count
-    assert layout.cell[0] / layout.cell[1] == pytest.approx(size[0] / size[1], rel=0.15)
-
-
-def test_scaled_pictures_are_announced(tmp_path: Path) -> None:
-    """And each kind of picture is in the middle of its cell, as large as it fits."""
-    cells = []
-    for name, size in (("wide", (4096, 64)), ("high", (64, 4096))):
-        path = tmp_path / f"{name}.png"
-        settings = {"prompt": name, "seed": 1, "pictures": {}}
-        save_png(Image.new("RGB", size, "red"), path, settings=settings)
-        cells.append(Cell(path=path, prompt=name, seed=1, size=size))
-    told: list[str] = []
-    sheet = ContactSheet(tmp_path / "a.png", name="x", overwrite=False)
-    path = sheet.save(cells, settings={"model": "m"}, notice=told.append)
-    assert "pictures are scaled to 2048x2048 on a-grid.png" in told[0]
-    with Image.open(path) as image:
-        assert image.size == (4096, 2048 + 44)
-        assert image.getpixel((1024, 1024)) == image.getpixel((2048 + 1024, 10)) == (255, 0, 0)
-        assert image.getpixel((1024, 900)) == image.getpixel((2048 + 900, 1024)) == (255, 255, 255)
-
-
-def test_a_picture_that_is_gone(tmp_path: Path) -> None:
-    cells = [Cell(path=tmp_path / f"{n}.png", prompt="x", seed=n, size=(8, 8)) for n in (1, 2)]
-    with pytest.raises(SanaError, match="no such picture"):
-        ContactSheet(tmp_path, name="x", overwrite=False).save(
-            cells, settings={}, notice=lambda message: None
-        )
-    assert os.listdir(tmp_path) == []

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from quant.config import QuantConfig
 from quant.convert import quantize_
 from quant.layers import QuantConv2d
 from sana_cli.config.networks import DCAEConfig
 from sana_cli.config.recipes import component_recipe
 from sana_cli.decoding import exact_tiles
 from sana_cli.decoding.exact_tiles import count_tiles, cut, decode_exact, growth
-from sana_cli.decoding.shared_scales import shared_scales, unscaled_convs
+from sana_cli.decoding.shared_scales import unscaled_convs
 from sana_cli.loading.load import TOKEN_CONVS
 from sana_cli.models.dc_ae import AutoencoderDC, Decoder, ResBlock, UpBlock
 
@@ -223,20 +222,3 @@ def test_one_scale_for_all_tiles() -> None:
     found = decode_exact(decoder, z, tile=32)
     assert float((found - expected).abs().mean()) < 0.02 * spread
     assert all(layer.act_scale is None for layer in layers), "as before"
-
-
-def test_a_shared_scale_is_the_undivided_one() -> None:
-    conv = QuantConv2d.from_conv(
-        nn.Conv2d(8, 8, 3, padding=1), QuantConfig(weight_bits=8, act_bits=8)
-    )
-    x = torch.randn(1, 8, 6, 6)
-    parts = x.split(3, dim=2)
-    with torch.inference_mode():
-        expected = conv(x)
-        with shared_scales([conv], lambda: [conv(part) for part in parts]):
-            assert torch.equal(conv(x), expected)
-        with pytest.raises(RuntimeError), shared_scales([conv], lambda: conv(x)):
-            raise RuntimeError
-    assert conv.act_scale is None
-    with shared_scales([conv], lambda: conv(torch.zeros(1, 8, 3, 3))):
-        assert conv(torch.zeros(1, 8, 3, 3)).isfinite().all()

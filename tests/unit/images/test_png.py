@@ -9,13 +9,11 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.images.png import read_settings, save_png
-from sana_cli.images.tensors import resize_and_crop, to_image
 from sana_cli.text import slug
 
 SETTINGS = {
@@ -194,21 +192,6 @@ def test_picture_without_settings(tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text(json.dumps({}))
     with pytest.raises(SanaError, match="cannot read"):
         read_settings(tmp_path / "text.png")
-
-
-def test_pixels_round_and_clamp() -> None:
-    decoded = torch.tensor([-2.0, -1.0, 0.0, 1.0, 2.0]).view(1, 1, 1, 5).expand(1, 3, 1, 5)
-    assert [to_image(decoded).getpixel((x, 0))[0] for x in range(5)] == [0, 0, 128, 255, 255]
-
-
-@pytest.mark.parametrize(("height", "width"), [(40, 90), (90, 40), (64, 96), (100, 100)])
-def test_resize_and_crop_like_diffusers(height: int, width: int) -> None:
-    from diffusers.image_processor import PixArtImageProcessor
-
-    decoded = torch.randn(1, 3, 64, 96, generator=torch.Generator().manual_seed(0))
-    ours = resize_and_crop(decoded, height=height, width=width)
-    theirs = PixArtImageProcessor.resize_and_crop_tensor(decoded, width, height)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms
+from PIL import Image
 
 from sana_cli.errors import SanaError
 from sana_cli.images import reading
-from sana_cli.images.contact_sheet import Layout
 from sana_cli.images.png import load_picture, read_settings, save_png
-from sana_cli.images.png_chunks import SIGNATURE, read_texts
+from sana_cli.images.png_chunks import SIGNATURE
 from sana_cli.images.reading import PHOTOS, opened
 from sana_cli.request import init_image
 from sana_cli.request.init_image import examine, read_image, read_mask
@@ -215,22 +214,6 @@ def test_every_way_to_hold_a_camera(tmp_path: Path, suffix: str, turn: int) -> N
     assert read_image(path).size == (examine(path).width, examine(path).height)
 
 
-def test_texts(tmp_path: Path) -> None:
-    path = png_with(
-        tmp_path / "a.png",
-        chunk(b"tEXt", b"one\0caf\xe9"),
-        chunk(b"zTXt", b"two\0\0" + zlib.compress(b"caf\xe9")),
-        chunk(b"iTXt", b"three\0\1\0de\0drei\0" + zlib.compress("狐".encode())),
-        chunk(b"iTXt", b"four\0\0\0\0\0" + "狐".encode()),
-        LARGE_TEXT,
-    )
-    found = read_texts(path, "one", "two", "three", "four", "x", "missing")
-    long = found.pop("x")
-    assert found == {"one": "café", "two": "café", "three": "狐", "four": "狐"}
-    assert long is not None
-    assert len(long) == 3 * 2**20
-
-
 # -- sizes -----------------------------------------------------------------------------------------
 
 
@@ -337,26 +320,6 @@ def told(path: Path) -> list[str]:
     return examine(path).oddities.of_picture()
 
 
-def test_nothing_is_said_of_usual_pictures(tmp_path: Path) -> None:
-    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    for suffix in WRITTEN:
-        GREY.convert("RGB").save(tmp_path / f"a.{suffix}", **WRITTEN[suffix])
-        assert told(tmp_path / f"a.{suffix}") == []
-    GREY.convert("RGB").save(tmp_path / "b.jpg", icc_profile=srgb)
-    GREY.convert("RGBA").save(tmp_path / "c.png")
-    assert told(tmp_path / "b.jpg") == told(tmp_path / "c.png") == []
-    gamma = png_with(tmp_path / "d.png", chunk(b"gAMA", struct.pack(">I", 45455)))
-    assert told(gamma) == []
-
-
-def test_frames(tmp_path: Path) -> None:
-    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "green")]
-    for suffix in ("gif", "png", "webp", "tif"):
-        path = tmp_path / f"a.{suffix}"
-        frames[0].save(path, save_all=True, append_images=frames[1:])
-        assert told(path) == ["only the first of 3 pictures is used"]
-
-
 def test_depth(tmp_path: Path) -> None:
     Image.fromarray(RAMP.astype(np.uint16) * 257).save(tmp_path / "a.png")
     assert told(tmp_path / "a.png") == ["16 bits a channel, become 8"]
@@ -394,30 +357,6 @@ def test_32_bits(tmp_path: Path, dtype: Any, sample_format: int, white: int) -> 
     assert np.abs(np.asarray(read_image(path))[..., 0] - expected).max() <= 1.5
 
 
-def test_transparency(tmp_path: Path) -> None:
-    layer = Image.new("RGBA", (8, 8), (255, 0, 0, 128))
-    palette = layer.convert("P")
-    palette.info["transparency"] = 0
-    for name, image in (("a", layer), ("b", layer.convert("LA")), ("c", Image.new("P", (8, 8)))):
-        options = {"transparency": 0} if image.mode == "P" else {}
-        image.save(tmp_path / f"{name}.png", **options)
-        assert told(tmp_path / f"{name}.png") == ["what is transparent lies on white"]
-        assert examine(tmp_path / f"{name}.png").oddities.of_mask() == ["what is transparent stays"]
-
-
-def test_colours(tmp_path: Path) -> None:
-    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    GREY.convert("RGB").save(tmp_path / "a.jpg", icc_profile=lab)
-    assert "colour profile (Lab" in told(tmp_path / "a.jpg")[0]
-    GREY.convert("RGB").save(tmp_path / "b.jpg", icc_profile=b"nothing")
-    assert told(tmp_path / "b.jpg") == ["its colour profile is not used"]
-    GREY.convert("CMYK").save(tmp_path / "c.jpg")
-    assert told(tmp_path / "c.jpg") == ["CMYK becomes RGB without a colour profile"]
-    for kind, data in ((b"gAMA", struct.pack(">I", 100000)), (b"cICP", b"\x09\x10\x00\x01")):
-        path = png_with(tmp_path / f"{kind.decode()}.png", chunk(kind, data))
-        assert told(path) == ["how its colours are meant is not used"]
-
-
 def test_one_notice_a_file(tmp_path: Path) -> None:
     frames = [Image.new("RGBA", (8, 8), (0, 0, 0, n)) for n in (1, 2)]
     path = tmp_path / "a.png"
@@ -449,11 +388,6 @@ def test_a_mode_that_cannot_be_converted(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(Image.Image, "convert", refuse)
     with pytest.raises(SanaError, match="L pixels, which cannot be made RGB"):
         read_image(path)
-
-
-def test_a_sheet_of_pictures_of_all_sizes() -> None:
-    layout = Layout.near_square(3, (8, 8), caption_lines=0)
-    assert layout.compose([GREY.convert("RGB")] * 3, ["", "", ""]).size == (16, 16)
 
 
 def test_opened_closes_its_file(tmp_path: Path) -> None:

@@ -1,0 +1,43 @@
+"""Other programs' instructions in prompts are told once, and words are left alone."""
+
+import pytest
+
+from sana_cli.request.foreign_syntax import tell_foreign_syntax
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shown"),
+    [
+        ("a fox <lora:style:0.8>, snow", "<lora:style:0.8>"),
+        ("<embedding:x> fox", "<embedding:x>"),
+        ("a (red:1.3) fox", "(red:1.3)"),
+        ("a (red fox: .5)", "(red fox: .5)"),
+        ("a [cat:dog:0.5]", "[cat:dog:0.5]"),
+        ("a {red|blue} fox", "{red|blue}"),
+        ("a fox --ar 16:9", "--ar 16:9"),
+        ("a fox --no-text", "--no-text"),
+    ],
+)
+def test_instructions(prompt: str, shown: str) -> None:
+    notice = tell_foreign_syntax([prompt])
+    assert notice is not None
+    assert notice.partition(": ")[2].partition(";")[0] == shown
+    assert ("--lora FILE:SCALE" in notice) == prompt.startswith(("a fox <", "<"))
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "a red fox", "a fox (red, at dawn)", "a sign: stop (12:30)", "a well-lit fox -- at dawn", "[cat] in a {hat}",
+        "--ar at the beginning", "a < b > c", "",
+    ],
+)  # fmt: skip
+def test_words(prompt: str) -> None:
+    assert tell_foreign_syntax([prompt]) is None
+
+
+def test_one_notice_for_many_prompts() -> None:
+    """With each instruction once, and three of them at most."""
+    notice = tell_foreign_syntax(["(a:1.1) (a:1.1)", "b", "(c:1.2) (d:1.3)", "(e:1.4)"])
+    assert notice is not None
+    assert notice.endswith(": (a:1.1), (c:1.2), (d:1.3)")
