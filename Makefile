@@ -28,6 +28,9 @@ parity:  ## agreement with diffusers, full sizes included
 bench:  ## start-up times, written to benchmarks/results/
 	$(PYTHON) -m benchmarks.startup
 
+rehearse-gpu:  ## the CUDA path on a simulated device, with planted faults: no GPU, minutes
+	$(PYTHON) -m pytest tests/rehearsal -m "not weights and not gpu"
+
 bench-gpu:  ## everything that needs a CUDA device: tests, every kernel and tile, a denoising step
 	$(PYTHON) -m pytest -m gpu
 	$(PYTHON) -m benchmarks.kernels_gpu --tune
@@ -36,4 +39,4 @@ bench-gpu:  ## everything that needs a CUDA device: tests, every kernel and tile
 docs:  ## docs/cli.md, from the commands themselves
 	$(PYTHON) -m typer sana_cli.cli utils docs --name sana --output docs/cli.md
 
-.PHONY: help install fix check test test-all fuzz parity bench docs bench-gpu
+.PHONY: help install fix check test test-all fuzz parity bench docs bench-gpu rehearse-gpu

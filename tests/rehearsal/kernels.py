@@ -1,0 +1,131 @@
+"""Every kernel of `quant.kernels` as its definition, one launch on the simulated device. The functions around them stay."""
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+import torch
+
+from quant.kernels import reference as of
+from tests.rehearsal.device import Device
+
+
+def install(device: Device, patch: Callable[..., Any]) -> None:
+    launch = device.launch
+
+    def linear(
+        q: Any, scale: Any, weight: Any, weight_scale: Any, bias: Any, gate: Any, residual: Any, out: Any,
+        largest: Any, smooth: Any, activation: Any, tile: Any,
+    ) -> None:  # fmt: skip
+        def run(q, scale, weight, weight_scale, bias, gate, residual, out, largest, smooth):  # type: ignore[no-untyped-def]
+            define = of.linear_w8a8 if q.dtype == torch.int8 else of.linear_w8a8_on_load
+            define(
+                q, scale, weight, weight_scale, bias=bias, gate=gate, residual=residual, out=out,
+                activation=activation, out_largest=largest, out_smooth=smooth,
+            )  # fmt: skip
+
+        tensors = [q, scale, weight, weight_scale, bias, gate, residual, out, largest, smooth]
+        launch("linear_w8a8", run, tensors, (7, 8))
+
+    def quantize(x: Any, smooth: Any, q: Any, scale: Any) -> None:
+        def run(x, smooth, q, scale):  # type: ignore[no-untyped-def]
+            for mine, value in zip(
+                (q, scale), of.quantize_per_token(x, smooth=smooth), strict=True
+            ):
+                mine.copy_(value)
+
+        launch("quantize_per_token", run, [x, smooth, q, scale], (2, 3))
+
+    def norm(
+        x: Any, shift: Any, scale: Any, eps: float, branch: Any, gate: Any, addend: Any, smooth: Any, out: Any,
+        token_scale: Any,
+    ) -> None:  # fmt: skip
+        def run(x, shift, scale, branch, gate, addend, smooth, out, token_scale):  # type: ignore[no-untyped-def]
+            found = of.layer_norm_modulate(
+                x, shift, scale, eps=eps, branch=branch, gate=gate, addend=addend
+            )
+            if token_scale is None:
+                out.copy_(found)
+                return
+            for mine, value in zip(
+                (out, token_scale), of.quantize_per_token(found, smooth=smooth), strict=True
+            ):
+                mine.copy_(value)
+
+        tensors = [x, shift, scale, branch, gate, addend, smooth, out, token_scale]
+        launch("layer_norm_modulate", run, tensors, (0, 7, 8))
+
+    def attention(q: Any, k: Any, v: Any, out: Any, eps: float) -> None:
+        def run(q, k, v, out):  # type: ignore[no-untyped-def]
+            out.copy_(of.relu_linear_attention(q, k, v, eps=eps))
+
+        launch("relu_linear_attention", run, [q, k, v, out], (3,))
+
+    def depthwise(x: Any, weight: Any, bias: Any, out: Any, activation: Any, rows: Any) -> None:
+        def run(x, weight, bias, out):  # type: ignore[no-untyped-def]
+            out.copy_(of.depthwise3x3_glu(x, weight, bias, activation=activation))
+
+        launch("depthwise3x3_glu", run, [x, weight, bias, out], (3,))
+
+    def rms(
+        x: Any, weight: Any, bias: Any, residual: Any, out: Any, eps: float, activation: Any
+    ) -> None:
+        def run(x, weight, bias, residual, out):  # type: ignore[no-untyped-def]
+            out.copy_(
+                of.rms_norm(x, weight, eps=eps, bias=bias, activation=activation, residual=residual)
+            )
+
+        launch("rms_norm", run, [x, weight, bias, residual, out], (4,))
+
+    def cross(
+        x: Any, largest: Any, weight: Any, weight_scale: Any, bias: Any, smooth: Any, keys: Any, values: Any,
+        mask: Any, out: Any, out_largest: Any,
+    ) -> None:  # fmt: skip
+        def run(
+            x, largest, weight, weight_scale, bias, smooth, keys, values, mask, out, out_largest
+        ):  # type: ignore[no-untyped-def]
+            rest = {"mask": mask, "out_largest": out_largest}
+            if weight is None:
+                out.copy_(of.cross_attention(x, keys, values, **rest))
+                return
+            out.copy_(
+                of.cross_attention_w8a8(
+                    x, largest, weight, weight_scale, keys, values, bias=bias, smooth=smooth, **rest
+                )
+            )
+
+        tensors = [
+            x, largest, weight, weight_scale, bias, smooth, keys, values, mask, out, out_largest,
+        ]  # fmt: skip
+        launch("cross_attention", run, tensors, (9, 10))
+
+    def convolution(
+        q: Any, act_scale: Any, weight: Any, weight_scale: Any, bias: Any, residual: Any, out: Any,
+        activation: Any, tile: Any,
+    ) -> None:  # fmt: skip
+        def run(q, act_scale, weight, weight_scale, bias, residual, out):  # type: ignore[no-untyped-def]
+            out.copy_(
+                of.conv3x3_w8a8(
+                    q, act_scale, weight.permute(0, 3, 1, 2), weight_scale, bias=bias,
+                    activation=activation, residual=residual, out_dtype=out.dtype,
+                )
+            )  # fmt: skip
+
+        tensors = [q, act_scale, weight, weight_scale, bias, residual, out]
+        launch("conv3x3_w8a8", run, tensors, (6,))
+
+    def four_bits(x: Any, weight: Any, bias: Any, out: Any, tile: Any) -> None:
+        def run(x, packed, scale, bias, out):  # type: ignore[no-untyped-def]
+            wide = torch.cat([packed & 15, packed >> 4], dim=-1).float() - 8  # (G, N, group)
+            dense = (wide * scale.float()[:, :, None]).permute(1, 0, 2).flatten(1)
+            found = x.float() @ dense[:, : weight.in_features].T
+            out.copy_(found if bias is None else found + bias.float())
+
+        launch("linear_w4a16", run, [x, weight.packed, weight.scale, bias, out], (4,))
+
+    for name, definition in {
+        "linear_w8a8": linear, "quantize_per_token": quantize, "layer_norm_modulate": norm,
+        "relu_linear_attention": attention, "depthwise3x3_glu": depthwise, "rms_norm": rms,
+        "cross_attention": cross, "conv3x3_w8a8": convolution, "linear_w4a16": four_bits,
+    }.items():  # fmt: skip
+        patch(import_module(f"quant.kernels.{name}.kernel"), "launch", definition)
