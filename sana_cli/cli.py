@@ -3,6 +3,7 @@
 Nothing heavy is imported here; commands import what they need when they run.
 """
 
+import functools
 import itertools
 import os
 import sys
@@ -142,9 +143,12 @@ def _global_options_first(argv: Sequence[str]) -> list[str]:
     return [*anywhere, *(word for word in argv[:end] if word not in _GLOBAL_OPTIONS), *argv[end:]]
 
 
+# Once a process: building all verbs takes longer than most of them take to refuse.
+_built = functools.cache(typer.main.get_command)
+
+
 def _run(arguments: list[str]) -> int:
-    command = typer.main.get_command(app)
-    result = command.main(arguments or ["--help"], prog_name="sana", standalone_mode=False)
+    result = _built(app).main(arguments or ["--help"], prog_name="sana", standalone_mode=False)
     if result == ExitCode.INTERRUPTED:
         raise KeyboardInterrupt  # Typer turned it into a silent exit code
     return result if isinstance(result, int) else ExitCode.OK

@@ -7,6 +7,7 @@ once instead of downloading.
 import gc
 import importlib.util
 import io
+import itertools
 import json
 import os
 import shutil
@@ -22,6 +23,7 @@ from typing import Any
 import pytest
 
 _scratch: str | None = None
+_tests = itertools.count()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -226,9 +228,9 @@ def before_computing() -> Callable[..., AbstractContextManager[None]]:
 
 
 @pytest.fixture(autouse=True)
-def _own_prompt_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: Any) -> None:
+def _own_prompt_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test finds what another has encoded: it would not run the text encoder."""
-    folder = tmp_path_factory.mktemp("prompts")
+    folder = Path(f"{_scratch}/prompts/{next(_tests)}")  # made by the first that needs it
     monkeypatch.setattr("sana_cli.pipeline.prompt_cache._folder", lambda: folder)
 
 
