@@ -76,7 +76,7 @@ def make_pair(theirs: Any) -> Pair:
     return Pair(ours, theirs)
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=FAMILIES, scope="module")
 def pair(request: pytest.FixtureRequest, reference: ModuleType) -> Pair:
     variant = reference.VARIANTS[request.param]
     return make_pair(reference.lively_transformer(reference.transformer_config(variant), 42))
