@@ -39,7 +39,7 @@ SMALL = Tile(m=64, n=64, k=128, warps=4, stages=3)
 MEDIUM = Tile(m=128, n=64, k=64, warps=4, stages=4)
 LARGE = Tile(m=128, n=128, k=64, warps=8, stages=4)
 
-# What measuring tries for int8 products. Beside the tables' tiles a deeper one, with fewer steps; its depth
+# Measuring tries these for int8 products: the tables' tiles and a deeper one, with fewer steps; its depth
 # does not divide 2240 or 2880 channels. A wider one, 128 x 256, spills registers on 9.0.
 INT8_CANDIDATES = (
     NARROW,

@@ -42,10 +42,8 @@ _MOST_CHOICES = 3  # repeats and groups in a pattern of layers; time grows with 
 _LONGEST = 128  # characters of a layer's path or a pattern; the bases of that power
 _LARGEST_ALPHA = 1e9
 _MOST = 100.0  # of a scale; larger ones are typing mistakes
-_TRAINING_HINT = (
-    "it is in what the file, or adapter_config.json next to it, says about the training"
-)
-_TRAINER = "the program that trained it has saved it so: save it again with another"
+_TRAINING_HINT = "look in the file's metadata, or in adapter_config.json next to it"
+_TRAINER = "the training program saved it so: save it again with another program"
 _ADAPTER_CONFIG = "adapter_config.json"  # next to a file that PEFT saved
 
 
@@ -164,7 +162,8 @@ def _examined(path: Path, size: int, changed_ns: int) -> LoraFile:
     """Once for each state of a file: a batch asks for it again and again."""
     if path.suffix != ".safetensors":
         raise checkpoint_error(
-            f"{path} is no .safetensors file", hint="other formats can run code when they are read"
+            f"{path} is not a .safetensors file",
+            hint="other formats can run code when they are read",
         )
     headers, settings = read_header(path), _settings(path)
     if settings.get("use_dora"):
@@ -219,7 +218,7 @@ def _layer_path(name: str, path: Path) -> str:
         name = name[prefix.end() :]
     if _TEXT_ENCODER.match(name):
         raise checkpoint_error(
-            f"{path} changes the text encoder ({name}), which Sana's LoRAs leave alone",
+            f"{path} changes the text encoder ({name}), which no LoRA for Sana changes",
             hint="it was made for another kind of model",
         )
     if len(name) > _LONGEST:
@@ -263,12 +262,10 @@ def _settings(path: Path) -> dict[str, Any]:
         found = json.loads(text) if text is not None else {}
     except (OSError, ValueError, RecursionError) as error:
         raise checkpoint_error(
-            f"{path}: what it says about its training cannot be read", hint=_TRAINING_HINT
+            f"{path}: its training metadata cannot be read", hint=_TRAINING_HINT
         ) from error
     if not isinstance(found, dict):
-        raise checkpoint_error(
-            f"{path}: what it says about its training cannot be read", hint=_TRAINING_HINT
-        )
+        raise checkpoint_error(f"{path}: its training metadata cannot be read", hint=_TRAINING_HINT)
     return {str(key).removeprefix("transformer."): value for key, value in found.items()}
 
 
@@ -289,7 +286,7 @@ def _alpha(settings: Mapping[str, Any], place: str, path: Path) -> float | None:
         return None
     if type(value) not in (int, float) or not abs(value) <= _LARGEST_ALPHA:
         raise checkpoint_error(
-            f"{path}: the alpha of {place} is {str(value)[:60]}, which is no number to use",
+            f"{path}: the alpha of {place} is {str(value)[:60]}, which is not a usable number",
             hint=_TRAINING_HINT,
         )
     return float(value)

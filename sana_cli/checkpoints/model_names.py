@@ -1,4 +1,4 @@
-"""Tell what a model's name means: built in, kept here by name, a folder or file, a known name, OWNER/NAME. No torch."""
+"""Resolve a model's name: built in, kept here by name, a folder or file, a known name, OWNER/NAME. No torch."""
 
 from pathlib import Path
 

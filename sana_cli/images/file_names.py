@@ -144,7 +144,7 @@ def _check_fields(pattern: str) -> None:
             meant = f", did you mean {{{field}}}?" if field else ""
             raise _unusable(pattern, f"there is no field {{{name}}}{meant}")
         if not _FORMAT.fullmatch(how):
-            raise _unusable(pattern, f"{{{name}:{how}}} makes no sense")
+            raise _unusable(pattern, f"{{{name}:{how}}} is not a valid format")
 
 
 def _fields(pattern: str) -> Iterator[tuple[str, str]]:

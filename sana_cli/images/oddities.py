@@ -37,12 +37,12 @@ class Oddities:
 
     def of_picture(self) -> list[str]:
         """List the oddities of an initial picture, in words."""
-        transparent = ["what is transparent lies on white"] if self.transparent else []
+        transparent = ["transparent parts become white"] if self.transparent else []
         return [*self._frames(), *transparent, *self.colours]
 
     def of_mask(self) -> list[str]:
         """List the oddities of a mask, in words."""
-        return [*self._frames(), *(["what is transparent stays"] if self.transparent else [])]
+        return [*self._frames(), *(["transparent parts are kept"] if self.transparent else [])]
 
     def _frames(self) -> list[str]:
         return [f"only the first of {self.frames} pictures is used"] if self.frames > 1 else []
@@ -120,12 +120,12 @@ def _profile(image: Image.Image, path: Path) -> list[str]:
             name = ImageCms.getProfileDescription(profile).strip()
         if "srgb" in name.lower():
             return []
-        return [f"its colour profile{f' ({name[:60]})' if name else ''} is not used"]
+        return [f"its colour profile{f' ({name[:60]})' if name else ''} is ignored"]
     if image.format != "PNG":
         return []
     gamma = image.info.get("gamma", _USUAL_GAMMA)
     unusual = abs(gamma - _USUAL_GAMMA) > 0.001 and "srgb" not in image.info
-    return ["how its colours are meant is not used"] if unusual or _has_wide_colours(path) else []
+    return ["its colour space is ignored"] if unusual or _has_wide_colours(path) else []
 
 
 def _has_wide_colours(path: Path) -> bool:

@@ -376,7 +376,7 @@ def _empty(config: Path, build: Callable[[], torch.nn.Module]) -> torch.nn.Modul
     except Exception as error:  # any kind: the values come from a file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise checkpoint_error(
-            f"{config} describes no network: {reason}",
+            f"{config} does not describe a network: {reason}",
             hint="use the file that was published with the weights",
         ) from error
 

@@ -37,9 +37,8 @@ class Cap:
 
     def __str__(self) -> str:
         if self.bytes is None:
-            return "no cap is known"
-        whose = "the cap" if self.asked else "the free memory less a margin"
-        return f"{whose} is {self.amount}"
+            return "no limit known"
+        return f"limit {self.amount}" + ("" if self.asked else " (free memory minus 10 %)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +58,7 @@ class Choice:
 
     @property
     def spare(self) -> int | None:
-        """Bytes under the cap that it leaves at every time; None where no cap is known."""
+        """Bytes under the cap that it leaves at every time; None if no limit is known."""
         return None if self.cap.bytes is None else max(0, self.cap.bytes - self.peak.total)
 
     def __str__(self) -> str:
@@ -170,7 +169,7 @@ def choose(
     decodes = decode_plans(mode, tile, job.height, job.width)
     vain = name == "branches" and job.branches == 1
     plans = _candidates(job, decodes, "stages" if vain else name, apart=apart and job.branches == 2)
-    reason = "as --plan says" if name else "the fastest that fits"
+    reason = "chosen by --plan" if name else "the fastest that fits"
     if vain:
         reason = "--plan branches is --plan stages here: there is one branch"
     for plan in plans:

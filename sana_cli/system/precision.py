@@ -135,9 +135,10 @@ def _has_fast_bf16(device: Device) -> bool:
 
 
 def cuda_has_bf16() -> bool:
-    """Whether the CUDA device has bf16 instructions: torch emulates products without them, cuDNN no convolutions.
+    """Return whether the CUDA device has bf16 instructions: torch emulates products without them,
+    cuDNN no convolutions.
 
-    True where no device is at hand, and one is only planned for.
+    True if there is no device, and one is only planned for.
     """
     import torch
 

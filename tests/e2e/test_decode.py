@@ -386,9 +386,7 @@ def test_a_cap_that_allocations_are_held_to(
     if command == "generate":
         words = ("generate", "x", "-m", tiny_model, "-o", kept.parent / "b.png", *FAST)
     told = sana(*words).err
-    assert (
-        ", the cap is 4.00 GiB, set by SANA_MAX_MEMORY\nhint: give a higher --max-memory, " in told
-    )
+    assert ", limit 4.00 GiB, set by SANA_MAX_MEMORY\nhint: give a higher --max-memory, " in told
     monkeypatch.delenv("SANA_MAX_MEMORY")
     free = sana("decode", kept, "--device", "cpu").err
     assert "--max-memory" not in free
@@ -413,7 +411,7 @@ def test_a_cap(sana: Callable[..., Any], kept: Path, monkeypatch: pytest.MonkeyP
     assert kept.is_file()
     result = sana("decode", kept, "--device", "cpu", "--max-memory", "4GiB")
     assert result.code == 0, result.err
-    assert "the cap is 4.00 GiB" in result.err
+    assert "limit 4.00 GiB" in result.err
     assert held == [Cap(bytes=4 * 2**30, asked=True)]
 
 

@@ -93,7 +93,7 @@ def test_the_plan_is_told_to_who_asks(
 ) -> None:
     words = (*PROMPT, "-m", tiny_model, "-o", tmp_path / "a.png", *FAST, "--plan", plan)
     assert "plan: " not in sana(*words).err
-    told = f"sana.run: plan: {plan}, decode whole; as --plan says; predicted peak "
+    told = f"sana.run: plan: {plan}, decode whole; chosen by --plan; predicted peak "
     assert told in sana("-v", *words, "--force").err
 
 
@@ -116,7 +116,7 @@ def test_several_pictures_under_every_plan(
 def test_a_cap_chooses_the_plan(draw: Callable[..., Any]) -> None:
     result, _ = draw("a", "--max-memory", "8GiB")
     assert "plan: stages, decode whole; the fastest that fits; predicted peak" in result.err
-    assert "the cap is 8.00 GiB" in result.err
+    assert "limit 8.00 GiB" in result.err
     (image,) = result.document["images"]
     assert 2**28 < image["predicted_peak_bytes"] < 2**30
 

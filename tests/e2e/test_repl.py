@@ -184,7 +184,7 @@ def test_quit_and_help(lines: Callable[..., Any]) -> None:
         ("/output a\0b", r"'a\x00b' cannot be a path"),
         ("/mask in.png", "/mask needs a picture\nhint: name it: /image FILE"),
         ("/lora nowhere.safetensors", "no such LoRA: nowhere.safetensors\nhint: /lora takes"),
-        ("/lora in.png", "in.png is no .safetensors file"),
+        ("/lora in.png", "in.png is not a .safetensors file"),
         ("/lora wide.safetensors", "wide.safetensors does not fit: it changes"),
         ("/show maybe", "/show cannot be 'maybe'\nhint: it should be on or off or default"),
         ("/preview 3", "/preview cannot be '3'"),

@@ -113,7 +113,7 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         open_loras([(tmp_path / "a.safetensors", 1.0)])
     assert caught.value.code == ExitCode.USAGE
     (tmp_path / "a.bin").touch()
-    with pytest.raises(SanaError, match=r"is no \.safetensors file"):
+    with pytest.raises(SanaError, match=r"is not a \.safetensors file"):
         open_loras([(tmp_path / "a.bin", 1.0)])
 
 
@@ -150,9 +150,9 @@ def test_a_name_that_no_picture_can_tell(tmp_path: Path) -> None:
     ("words", "message"),
     [
         ({"lora_alpha": 10**400}, "the alpha of transformer_blocks.0.attn1.to_q is 1000"),
-        ({"lora_alpha": float("nan")}, "is nan, which is no number to use"),
-        ({"lora_alpha": "16"}, "is 16, which is no number to use"),
-        ({"alpha_pattern": {"to_q": True}}, "is True, which is no number to use"),
+        ({"lora_alpha": float("nan")}, "is nan, which is not a usable number"),
+        ({"lora_alpha": "16"}, "is 16, which is not a usable number"),
+        ({"alpha_pattern": {"to_q": True}}, "is True, which is not a usable number"),
         ({"alpha_pattern": [["to_q", 3]]}, "its alpha_pattern is "),
         ({"alpha_pattern": {"a{99999999999999999999}": 3}}, "cannot be used"),
         ({"alpha_pattern": {"(" * 20_000 + ")" * 20_000: 3}}, "cannot be used"),

@@ -61,8 +61,8 @@ def test_transparency(tmp_path: Path) -> None:
     for name, image in (("a", layer), ("b", layer.convert("LA")), ("c", Image.new("P", (8, 8)))):
         options = {"transparency": 0} if image.mode == "P" else {}
         image.save(tmp_path / f"{name}.png", **options)
-        assert told(tmp_path / f"{name}.png") == ["what is transparent lies on white"]
-        assert of_mask(tmp_path / f"{name}.png") == ["what is transparent stays"]
+        assert told(tmp_path / f"{name}.png") == ["transparent parts become white"]
+        assert of_mask(tmp_path / f"{name}.png") == ["transparent parts are kept"]
 
 
 def test_colours(tmp_path: Path) -> None:
@@ -70,12 +70,12 @@ def test_colours(tmp_path: Path) -> None:
     PICTURE.convert("RGB").save(tmp_path / "a.jpg", icc_profile=lab)
     assert "colour profile (Lab" in told(tmp_path / "a.jpg")[0]
     PICTURE.convert("RGB").save(tmp_path / "b.jpg", icc_profile=b"nothing")
-    assert told(tmp_path / "b.jpg") == ["its colour profile is not used"]
+    assert told(tmp_path / "b.jpg") == ["its colour profile is ignored"]
     PICTURE.convert("CMYK").save(tmp_path / "c.jpg")
     assert told(tmp_path / "c.jpg") == ["CMYK becomes RGB without a colour profile"]
     for kind, data in ((b"gAMA", struct.pack(">I", 100000)), (b"cICP", b"\x09\x10\x00\x01")):
         path = with_chunk(tmp_path / f"{kind.decode()}.png", kind, data)
-        assert told(path) == ["how its colours are meant is not used"]
+        assert told(path) == ["its colour space is ignored"]
 
 
 def test_colours_that_are_srgb_in_other_words(tmp_path: Path) -> None:
@@ -86,8 +86,8 @@ def test_words() -> None:
     """A mask has no colours, and what is transparent in it is not drawn."""
     odd = Oddities(frames=2, transparent=True, colours=("CMYK",))
     frames = "only the first of 2 pictures is used"
-    assert odd.of_picture() == [frames, "what is transparent lies on white", "CMYK"]
-    assert odd.of_mask() == [frames, "what is transparent stays"]
+    assert odd.of_picture() == [frames, "transparent parts become white", "CMYK"]
+    assert odd.of_mask() == [frames, "transparent parts are kept"]
     assert NONE.of_picture() == NONE.of_mask() == []
 
 

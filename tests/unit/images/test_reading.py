@@ -364,7 +364,7 @@ def test_one_notice_a_file(tmp_path: Path) -> None:
     asked = init_image.source_of(path, strength=0.5, mask=None, steps=4, scheduler="flow-dpm")
     assert asked is not None
     assert init_image.notices(asked, 8, 8) == [
-        "a.png: only the first of 2 pictures is used; what is transparent lies on white"
+        "a.png: only the first of 2 pictures is used; transparent parts become white"
     ]
 
 

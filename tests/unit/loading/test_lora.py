@@ -286,7 +286,7 @@ def damage(halves: dict[str, Any], kind: str, files: Any, path: Path) -> Path:
         ("lokr", "is a LoKr"),
         ("lone", "has only a half"),
         ("cut", "truncated or corrupt"),
-        ("pickle", "is no .safetensors file"),
+        ("pickle", "is not a .safetensors file"),
     ],
 )
 def test_unfit_files(

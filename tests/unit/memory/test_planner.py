@@ -134,7 +134,7 @@ def test_options_limit_the_plan() -> None:
             job(), Cap(bytes=8 * GIB, asked=True), name=name, mode="exact-tiles", tile=64
         )
         assert choice.plan == replace(plan, decode=exact_tiles(64, 1024, 1024))
-        assert choice.reason == "as --plan says"
+        assert choice.reason == "chosen by --plan"
 
 
 def test_a_plan_without_effect_says_so() -> None:
@@ -170,7 +170,7 @@ def test_a_limit_that_does_not_fit(options: dict[str, Any], limit: str, remedy: 
     with pytest.raises(SanaError) as caught:
         chosen(large, cap, **options)
     assert caught.value.message.startswith(limit)
-    assert caught.value.message.endswith("the cap is 1 MiB, set by SANA_MAX_MEMORY")
+    assert caught.value.message.endswith("limit 1 MiB, set by SANA_MAX_MEMORY")
     if remedy:
         smallest = readable_memory(least, at_least=True)
         assert caught.value.hint.endswith(f"{remedy} plan needs {smallest}")
@@ -207,7 +207,7 @@ def test_decoding_alone(builtin: Checkpoint) -> None:
     assert chosen(Cap(bytes=8 * GIB)) == ("whole", "")
     plan, notice = chosen(Cap(bytes=720 * MIB, asked=True))
     assert plan.startswith("exact-tiles")
-    assert "the cap is 720 MiB" in notice
+    assert "limit 720 MiB" in notice
     with pytest.raises(SanaError, match="no plan fits"):
         chosen(Cap(bytes=MIB, asked=True))
 
@@ -215,12 +215,12 @@ def test_decoding_alone(builtin: Checkpoint) -> None:
 def test_caps(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the process holds already may be used again, and others need a tenth."""
     assert cap_of(CPU, 5) == Cap(bytes=5, asked=True)
-    assert str(cap_of(CPU, GIB, "SANA_MAX_MEMORY")) == "the cap is 1.00 GiB, set by SANA_MAX_MEMORY"
-    assert str(cap_of(NamedDevice("mps"), None)) == "no cap is known"
+    assert str(cap_of(CPU, GIB, "SANA_MAX_MEMORY")) == "limit 1.00 GiB, set by SANA_MAX_MEMORY"
+    assert str(cap_of(NamedDevice("mps"), None)) == "no limit known"
     monkeypatch.setattr(planner, "free_bytes", lambda device: 3 * GIB)
     monkeypatch.setattr(planner, "held_bytes", lambda device: 2 * GIB)
     assert cap_of(CPU, None) == Cap(bytes=int(4.5 * GIB))
-    assert str(cap_of(CPU, None)) == "the free memory less a margin is 4.50 GiB"
+    assert str(cap_of(CPU, None)) == "limit 4.50 GiB (free memory minus 10 %)"
 
 
 def test_libraries_of_a_gpu_are_left_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
