@@ -28,7 +28,7 @@ from sana_cli.bench.machine import machine
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.networks import DCAEConfig
 from sana_cli.loading.load import load_vae
-from sana_cli.memory.forecast import decode_activations
+from sana_cli.memory.decoder_sizes import decode_activations
 from sana_cli.memory.plans import WHOLE, DecodePlan, exact_tiles
 from sana_cli.models.dc_ae import AutoencoderDC, upsampled_conv
 from sana_cli.pipeline.latents_file import read

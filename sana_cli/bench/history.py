@@ -19,7 +19,7 @@ from sana_cli.bench.session import PARTS
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.config.user_settings import cache_folder
 from sana_cli.errors import SanaError
-from sana_cli.memory.forecast import text_tokens
+from sana_cli.memory.text_sizes import text_tokens
 from sana_cli.request.params import Settings
 
 # Sana-0.6B in fp32 on two cores of an AMD EPYC held to AVX2 (benchmarks/results/cpu-512-avx2.json): what to expect of a

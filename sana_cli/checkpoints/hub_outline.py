@@ -18,7 +18,7 @@ from sana_cli.files import temporary_folder
 
 _FIRST = 2**18  # bytes: most headers are shorter, so that one request is enough
 _LONGEST = 32 * 2**20  # bytes of a JSON file or a header; published ones have less than one million
-# Bytes; of larger ones planning estimates tokens (`memory.predict.count_tokens`).
+# Bytes; of larger ones planning estimates tokens (`memory.text_sizes.count_tokens`).
 _COUNTED_TOKENIZER = 4 * 2**20
 _BROKEN = "the repository itself is broken; choose another model"
 

@@ -8,21 +8,22 @@ fitted to `benchmarks/memory.py`, which compares every prediction with a measure
 
 # B batch, N image tokens, L text tokens, D width, F width of the feed-forward, H W pixels
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import prod
-from pathlib import Path
+from typing import NamedTuple
 
-from quant.config import QuantConfig
-from quant.dtypes import FLOATS, ITEMSIZE, stored_bytes
-from sana_cli.checkpoints.checkpoint import Checkpoint, weight_headers
-from sana_cli.checkpoints.model_files import read_config
-from sana_cli.config.networks import DCAEConfig, Gemma2Config
-from sana_cli.config.published import complex_human_instruction
-from sana_cli.errors import SanaError, checkpoint_error
+from quant.dtypes import ITEMSIZE
+from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.config.networks import DCAEConfig
+from sana_cli.errors import checkpoint_error
+from sana_cli.memory.component_sizes import Weights, takes_int8, weights_of
+from sana_cli.memory.decoder_sizes import (
+    RETURNED,
+    decode_activations,
+    encode_activations,
+    resize_activations,
+)
 from sana_cli.memory.plans import DecodePlan, Plan
-from sana_cli.models.tokenizer import Tokenizer
+from sana_cli.memory.text_sizes import text_activations, text_tokens
 from sana_cli.request.params import Settings
 from sana_cli.system.precision import Device, DtypePlan
 
@@ -32,16 +33,7 @@ MIB = 2**20
 _TORCH = 238 * MIB  # interpreter, torch and our modules
 _CACHES = 50 * MIB  # compiled kernels, their tables, threads' stacks
 _TOKENIZER_FACTOR = 12  # resident bytes per byte of tokenizer.json
-_READABLE_TOKENIZER = 4 * MIB  # larger ones take longer to load than a prediction may
 
-_FACTORS = ("scale", "smooth", "act_scale")  # of quantized layers: they keep their type
-_BLOCK = re.compile(r"^(?:transformer_blocks|layers)\.(\d+)\.")
-# Layers that run once per prompt or step keep their weights as stored (`SeldomLinear`).
-_AS_STORED = re.compile(r"\.attn2\.to_[kv]\.|^caption_projection\.linear|^time_embed\.linear\.")
-
-# Where two numbers of maps are given, the second is for maps so small that the C library keeps what was freed, and the
-# next one does not fit into it.
-_RETURNED = 32 * MIB  # glibc gives larger blocks back at once
 # Maps of D channels that live at once in a Linear-DiT block, on top of those of its feed-forward.
 _BLOCK_MAPS = 3
 _FEED_FORWARD_MAPS = 8.5  # of F channels
@@ -51,22 +43,7 @@ _CUDA_INT8_FEED_FORWARD_MAPS = (
 )
 _CAPTURED_TOKENS = 16384  # at most, of all branches: as the CUDA engine captures
 _CACHED_MAPS = 4  # of D channels: two residuals from before, and the two that will replace them
-_TEXT_MAPS = 4  # of the hidden width
-_TEXT_MLP_MAPS = 3
-_TEXT_SCORE_MAPS = 4  # of heads x L x L
-
-# Maps that live at the same time at the widest point of a decoder block, in maps of its input.
-_RES_BLOCK_MAPS = (3.7, 4.5)
-_RES_TILE_MAPS = (3.9, 8.0)
-_EFFICIENT_VIT_MAPS = (27, 37)
-# Where tiles follow, layers run one by one, and freed memory goes back after each.
-_STEPWISE_VIT_MAPS = (15.5, 27)
-_STRIP_MAPS = (22, 47)
-_TILE_REACH = 14  # pixels that a tile reads beyond its sides, both together
-_STRIP_REACH = 4  # rows of a map that a strip reads beyond its own
-_READ_MAPS = 3  # the picture to begin with, in fp32, and copies in which it is converted
 _PASTED_BYTES = 8  # per pixel: the original and its mask, while they are fitted and kept
-_PICTURE_MAPS = 4.8  # the picture, and copies while it is checked, converted and compressed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,17 +59,6 @@ class StagePeak:
     @property
     def total(self) -> int:
         return self.weights + self.activations + self.workspace + self.host
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weights:
-    """The size of a component's loaded weights, in bytes."""
-
-    total: int
-    block: int  # the largest repeated block
-    rest: int  # all that is in no block
-    largest: int  # one tensor while it is read: as stored, and converted
-    unpacked: int  # one quantized layer while it multiplies
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +163,7 @@ def predict_decode(
     size: tuple[int, int] | None = None,
 ) -> StagePeak:
     """The peak of decoding alone, by `sana decode`, to a picture of `size` (width, height), else as it was drawn."""
-    vae = _weights(checkpoint, "vae", precision)
+    vae = weights_of(checkpoint, "vae", precision)
     host = _TORCH + _CACHES if device.type == "cpu" else 0
     size = size or (width, height)
     return _decode_peak(vae, checkpoint.vae, plan, height, width, size, ITEMSIZE[precision], host)
@@ -228,6 +194,24 @@ def peak(stages: list[StagePeak]) -> StagePeak:
     return max(stages, key=lambda stage: stage.total)
 
 
+class _InitImage(NamedTuple):
+    """Bytes for the picture to begin with."""
+
+    encoder: Weights | None = None
+    activations: int = 0
+    reading: int = 0
+    pasted: int = 0
+
+
+class _Denoise(NamedTuple):
+    """Bytes of activations while the transformer runs."""
+
+    context: int
+    branch: int
+    graph: int
+    cached: int
+
+
 def describe(
     checkpoint: Checkpoint,
     settings: Settings,
@@ -238,63 +222,23 @@ def describe(
     text_is_cached: bool = False,
     warm: bool = False,
 ) -> Job:
-    """The sizes of one request on one model, read from headers and configuration."""
-    config = checkpoint.transformer
-    transformer = _weights(checkpoint, "transformer", dtypes.transformer)
-    # Held together with quantized layers, and while float weights are read, of which they become a part.
-    loras = sum(lora.file.bytes for lora in settings.loras)
-    transformer = replace(
-        transformer, total=transformer.total + loras, rest=transformer.rest + loras
-    )
-    branches = 2 if settings.uses_two_branches else 1
-    tokens = settings.drawn_height * settings.drawn_width // checkpoint.vae.downscale**2
-    itemsize = ITEMSIZE[dtypes.transformer]
-    takes_int8 = _takes_int8(checkpoint, "transformer")
-    states = tokens * config.inner_dim * itemsize * branches
-    maps: float = _FEED_FORWARD_MAPS
-    if takes_int8:
-        maps = _INT8_FEED_FORWARD_MAPS[0 if states >= _RETURNED else 1]
-        if device.type == "cuda":
-            maps = _CUDA_INT8_FEED_FORWARD_MAPS
-    text, text_activations, length = None, 0, text_tokens(checkpoint, settings)[1]
+    """Collect the sizes of one request on one model, from headers and configuration."""
+    text, text_bytes = None, 0
     if not text_is_cached:
-        text = _weights(checkpoint, "text_encoder", dtypes.text_encoder)
-        text_activations = _text(checkpoint, settings, dtypes)
-    source, encoder, encode, reading, pasted = settings.source, None, 0, 0, 0
-    if source is not None and source.is_encoded:
-        encoder = _weights(checkpoint, "vae", dtypes.vae, without="decoder.")
-        encode = encode_activations(
-            checkpoint.vae, settings.drawn_height, settings.drawn_width, ITEMSIZE[dtypes.vae]
-        )
-        files = [source.image] if source.mask is None else [source.image, source.mask]
-        largest = max(file.reading_bytes for file in files)
-        encode += largest
-        if (
-            source.mask is not None and device.type == "cpu"
-        ):  # else in another memory than the plan's
-            reading, pasted = largest, _PASTED_BYTES * settings.width * settings.height
-    cpu = device.type == "cpu"
-    host = _TORCH + _CACHES
-    tokenizer = checkpoint.folder / "tokenizer/tokenizer.json"
-    table = 0
-    if not text_is_cached:
-        if not tokenizer.is_file():
-            raise checkpoint_error(f"missing file {tokenizer}")
-        table = _TOKENIZER_FACTOR * tokenizer.stat().st_size
-    branch = int(tokens * itemsize * (_BLOCK_MAPS * config.inner_dim + maps * config.ff_dim))
-    is_captured = device.type == "cuda" and tokens * branches <= _CAPTURED_TOKENS
+        text = weights_of(checkpoint, "text_encoder", dtypes.text_encoder)
+        text_bytes = text_activations(checkpoint, settings, dtypes)
+    init_image = _init_image(checkpoint, settings, dtypes, device)
+    denoise = _denoise(checkpoint, settings, dtypes, device)
     return Job(
         text=text,
-        transformer=transformer,
-        vae=_weights(checkpoint, "vae", dtypes.vae),
-        text_activations=text_activations,
-        context=2 * length * config.inner_dim * config.num_layers * branches * itemsize,
-        branch=branch,
-        graph=branches * branch if is_captured else 0,
-        cached=_CACHED_MAPS * tokens * config.inner_dim * branches * itemsize
-        if settings.cache
-        else 0,
-        branches=branches,
+        transformer=_transformer(checkpoint, settings, dtypes),
+        vae=weights_of(checkpoint, "vae", dtypes.vae),
+        text_activations=text_bytes,
+        context=denoise.context,
+        branch=denoise.branch,
+        graph=denoise.graph,
+        cached=denoise.cached,
+        branches=_branches(settings),
         decoder=checkpoint.vae,
         height=settings.drawn_height,
         width=settings.drawn_width,
@@ -302,215 +246,81 @@ def describe(
         decode_itemsize=ITEMSIZE[dtypes.vae],
         several=several,
         warm=warm,
-        hosts=(host + table, host) if cpu else (0, 0),
-        encoder=encoder,
-        encode_activations=encode,
-        reading=reading,
-        pasted=pasted,
+        hosts=_hosts(checkpoint, device, text_is_cached=text_is_cached),
+        encoder=init_image.encoder,
+        encode_activations=init_image.activations,
+        reading=init_image.reading,
+        pasted=init_image.pasted,
     )
+
+
+def _branches(settings: Settings) -> int:
+    return 2 if settings.uses_two_branches else 1
+
+
+def _transformer(checkpoint: Checkpoint, settings: Settings, dtypes: DtypePlan) -> Weights:
+    weights = weights_of(checkpoint, "transformer", dtypes.transformer)
+    # Held together with quantized layers, and while float weights are read, of which they become a part.
+    loras = sum(lora.file.bytes for lora in settings.loras)
+    return replace(weights, total=weights.total + loras, rest=weights.rest + loras)
+
+
+def _denoise(
+    checkpoint: Checkpoint, settings: Settings, dtypes: DtypePlan, device: Device
+) -> _Denoise:
+    config, branches = checkpoint.transformer, _branches(settings)
+    tokens = settings.drawn_height * settings.drawn_width // checkpoint.vae.downscale**2
+    itemsize, length = ITEMSIZE[dtypes.transformer], text_tokens(checkpoint, settings)[1]
+    states = tokens * config.inner_dim * itemsize * branches
+    maps: float = _FEED_FORWARD_MAPS
+    if takes_int8(checkpoint, "transformer"):
+        maps = _INT8_FEED_FORWARD_MAPS[0 if states >= RETURNED else 1]
+        if device.type == "cuda":
+            maps = _CUDA_INT8_FEED_FORWARD_MAPS
+    branch = int(tokens * itemsize * (_BLOCK_MAPS * config.inner_dim + maps * config.ff_dim))
+    is_captured = device.type == "cuda" and tokens * branches <= _CAPTURED_TOKENS
+    return _Denoise(
+        context=2 * length * config.inner_dim * config.num_layers * branches * itemsize,
+        branch=branch,
+        graph=branches * branch if is_captured else 0,
+        cached=_CACHED_MAPS * states if settings.cache else 0,
+    )
+
+
+def _init_image(
+    checkpoint: Checkpoint, settings: Settings, dtypes: DtypePlan, device: Device
+) -> _InitImage:
+    source = settings.source
+    if source is None or not source.is_encoded:
+        return _InitImage()
+    activations = encode_activations(
+        checkpoint.vae, settings.drawn_height, settings.drawn_width, ITEMSIZE[dtypes.vae]
+    )
+    files = [source.image] if source.mask is None else [source.image, source.mask]
+    largest = max(file.reading_bytes for file in files)
+    on_host = (
+        source.mask is not None and device.type == "cpu"
+    )  # else in another memory than the plan's
+    return _InitImage(
+        encoder=weights_of(checkpoint, "vae", dtypes.vae, without="decoder."),
+        activations=activations + largest,
+        reading=largest if on_host else 0,
+        pasted=_PASTED_BYTES * settings.width * settings.height if on_host else 0,
+    )
+
+
+def _hosts(checkpoint: Checkpoint, device: Device, *, text_is_cached: bool) -> tuple[int, int]:
+    """Return host memory while the text is encoded, and afterwards; on other devices it is not the plan's."""
+    table = 0
+    if not text_is_cached:
+        tokenizer = checkpoint.folder / "tokenizer/tokenizer.json"
+        if not tokenizer.is_file():
+            raise checkpoint_error(f"missing file {tokenizer}")
+        table = _TOKENIZER_FACTOR * tokenizer.stat().st_size
+    host = _TORCH + _CACHES
+    return (host + table, host) if device.type == "cpu" else (0, 0)
 
 
 def _resident(weights: Weights, *, streamed: bool) -> int:
     """All of them, or what is outside of blocks and two blocks: one runs, one is read."""
     return min(weights.total, weights.rest + 2 * weights.block) if streamed else weights.total
-
-
-# -- weights ---------------------------------------------------------------------------------------
-
-
-def _weights(
-    checkpoint: Checkpoint, component: str, dtype: str, *, without: str = "encoder."
-) -> Weights:
-    """`without` is the half of the autoencoder that is not loaded."""
-    headers = weight_headers(checkpoint, component)
-    blocks: dict[str, int] = {}
-    rest = largest = 0
-    for name, (stored, shape) in headers.items():
-        if name.startswith(("embed_tokens.", without)):
-            continue  # rows are read as they are needed
-        size = prod(shape)
-        as_stored = size * stored_bytes(stored)
-        kept = stored not in FLOATS or name.rpartition(".")[2] in _FACTORS
-        kept = kept or (component == "transformer" and _AS_STORED.search(name) is not None)
-        loaded = as_stored if kept else size * ITEMSIZE[dtype]
-        largest = max(largest, as_stored)
-        block = _BLOCK.match(name)
-        if block:
-            blocks[block[1]] = blocks.get(block[1], 0) + loaded
-        else:
-            rest += loaded
-    return Weights(
-        total=rest + sum(blocks.values()),
-        block=max(blocks.values(), default=0),
-        rest=rest,
-        largest=largest,
-        unpacked=_unpacked(checkpoint, component, headers, ITEMSIZE[dtype], without),
-    )
-
-
-def _unpacked(
-    checkpoint: Checkpoint,
-    component: str,
-    headers: Mapping[str, tuple[str, tuple[int, ...]]],
-    itemsize: int,
-    without: str,
-) -> int:
-    """The largest quantized layer as floats, and what making them takes."""
-    largest = 0
-    for path, config in _layers(checkpoint, component).items():
-        shape = headers.get(f"{path}.qweight", ("", ()))[1]
-        skipped = path.startswith(("embed_tokens", without))
-        if config is None or not config.scheme.weight_only or skipped:
-            continue
-        values = prod(shape) * config.scheme.values_per_item
-        largest = max(largest, values * (itemsize + 1))
-    return largest
-
-
-def _layers(checkpoint: Checkpoint, component: str) -> Mapping[str, QuantConfig | None]:
-    return checkpoint.manifest.components[component].layers if checkpoint.manifest else {}
-
-
-def _takes_int8(checkpoint: Checkpoint, component: str) -> bool:
-    return any(
-        config and config.scheme.inputs == "int8"
-        for config in _layers(checkpoint, component).values()
-    )
-
-
-# -- text ------------------------------------------------------------------------------------------
-
-
-def _text(checkpoint: Checkpoint, settings: Settings, dtypes: DtypePlan) -> int:
-    """Activations of the text encoder, in bytes."""
-    config = read_config(checkpoint.folder / "text_encoder/config.json", Gemma2Config.from_dict)
-    prefix, length = text_tokens(checkpoint, settings)
-    longest = max(prefix, length)
-    kv = config.num_key_value_heads * config.head_dim
-    cache = 2 * kv * config.num_hidden_layers * prefix
-    states = _TEXT_MAPS * config.hidden_size * longest
-    mlp = _TEXT_MLP_MAPS * config.intermediate_size * longest
-    scores = _TEXT_SCORE_MAPS * config.num_attention_heads * longest**2
-    return ITEMSIZE[dtypes.text_encoder] * (cache + states + max(mlp, scores))
-
-
-def text_tokens(checkpoint: Checkpoint, settings: Settings) -> tuple[int, int]:
-    """Tokens of the instruction (0: none) and of the prompt, as far as they are used."""
-    instruction = complex_human_instruction() if settings.enhance else ""
-    prefix = count_tokens(checkpoint.folder, instruction) if settings.enhance else 0
-    return prefix, min(count_tokens(checkpoint.folder, settings.prompt.lower().strip()), 300)
-
-
-def count_tokens(folder: Path, text: str) -> int:
-    """Tokens of a text: counted where the tokenizer is small, else by the four letters of a usual one."""
-    path = folder / "tokenizer/tokenizer.json"
-    if not path.is_file() or path.stat().st_size > _READABLE_TOKENIZER:
-        return len(text) // 4 + 1
-    try:
-        return len(Tokenizer(path, {}).encode(text))
-    except SanaError:  # the run itself will say what is wrong
-        return len(text) // 4 + 1
-
-
-# -- encoder ---------------------------------------------------------------------------------------
-
-
-def encode_activations(config: DCAEConfig, height: int, width: int, itemsize: int) -> int:
-    """Return the bytes that encoding a picture takes on top of the weights: the widest point of its stages."""
-    picture = height * width
-    stages = zip(
-        config.encoder_block_out_channels, config.encoder_layers_per_block,
-        config.encoder_stage_types, strict=True,
-    )  # fmt: skip
-    widest = 0.0
-    for i, (channels, layers, kind) in enumerate(stages):
-        size = channels * picture * itemsize / 4**i
-        if layers and kind == "ResBlock":
-            widest = max(widest, _with_leftovers(size, _RES_BLOCK_MAPS))
-        elif layers:
-            widest = max(widest, _attention(size, _EFFICIENT_VIT_MAPS))
-    return int(widest + _READ_MAPS * config.in_channels * 4 * picture)
-
-
-# -- decoder ---------------------------------------------------------------------------------------
-
-
-def decode_activations(
-    config: DCAEConfig, plan: DecodePlan, height: int, width: int, itemsize: int
-) -> int:
-    """Return the bytes that decoding takes on top of the weights and one unpacked layer.
-
-    Its phases follow each other: the first stages (whole or in strips), the tiles, the finished
-    picture.
-    """
-    channels, layers = config.decoder_block_out_channels, config.decoder_layers_per_block
-    stages = [i for i, count in enumerate(layers) if count]
-    attends = [i for i in stages if config.decoder_stage_types[i] != "ResBlock"]
-    split = min(attends, default=len(channels))  # stages below are tiled
-    picture = height * width * itemsize
-    finishing = _PICTURE_MAPS * config.in_channels * height * width * ITEMSIZE["fp32"]
-    in_tiles = plan.mode == "exact-tiles"
-    reach = _TILE_REACH if in_tiles else 0
-    tile = plan.tile or max(height, width)
-    tiled = min(tile + reach, height) * min(tile + reach, width) * itemsize
-    res = max(
-        (
-            _with_leftovers(
-                channels[i] * tiled / 4**i, _RES_TILE_MAPS if in_tiles else _RES_BLOCK_MAPS
-            )
-            for i in stages
-            if i < split
-        ),
-        default=0.0,
-    )
-    up = max(  # enlarged before the convolution where no layer follows
-        (channels[i + 1] * tiled / 4**i for i in range(len(channels) - 1) if not layers[i]),
-        default=0.0,
-    )
-    first = picture if in_tiles else tiled
-    maps = _STEPWISE_VIT_MAPS if in_tiles else _EFFICIENT_VIT_MAPS
-    vit = max((_attention(channels[i] * first / 4**i, maps) for i in attends), default=0.0)
-    if plan.mode == "whole" or split == len(channels):
-        phases = [vit, res, up, finishing]
-    elif plan.mode == "blended-tiles":
-        phases = [max(vit, res, up) + config.in_channels * picture, finishing]
-    else:
-        kept = channels[split] * picture / 4**split  # the last map of the first stages
-        if plan.strip:
-            vit = 2 * kept + max(
-                _strip(channels[i], i, plan.strip, width, itemsize) for i in attends
-            )
-        phases = [vit, max(res, up) + kept + config.in_channels * picture, finishing]
-    return int(max(phases))
-
-
-def resize_activations(config: DCAEConfig, height: int, width: int, size: tuple[int, int]) -> int:
-    """Return the bytes for resizing a picture to `size` (width, height) and saving it; 0 if it has
-    that size.
-
-    The picture fills the size first and is cut afterwards (`images.tensors.resize_and_crop`).
-    """
-    if size == (width, height):
-        return 0
-    ratio = max(size[0] / width, size[1] / height)
-    resized = int(height * ratio) * int(width * ratio)
-    return int(_PICTURE_MAPS * config.in_channels * resized * ITEMSIZE["fp32"])
-
-
-def _strip(channels: int, stage: int, rows: int, width: int, itemsize: int) -> float:
-    """Return the bytes that attention takes for a strip of `rows` rows of pixels."""
-    own = max(1, rows // 2**stage)
-    size = channels * (own + _STRIP_REACH) * width / 2**stage * itemsize
-    return _attention(size, _STRIP_MAPS)
-
-
-def _attention(size: float, maps: tuple[float, float]) -> float:
-    """Return the bytes of `maps[0]` maps, or `maps[1]` small ones; queries, keys and values are one
-    map of three.
-    """
-    return size * (maps[0] if 3 * size >= _RETURNED else maps[1])
-
-
-def _with_leftovers(size: float, maps: tuple[float, float]) -> float:
-    """Return the bytes of `maps[0]` maps of `size` bytes, or of `maps[1]` small ones."""
-    return size * (maps[0] if size > _RETURNED else maps[1])

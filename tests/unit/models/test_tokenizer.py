@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.memory.forecast import count_tokens
+from sana_cli.memory.text_sizes import count_tokens
 from sana_cli.models.tokenizer import Tokenizer, load_tokenizer
 
 PATTERN = {"type": "Replace", "pattern": {"Regex": "((a|aa|[a-z ])+)+!"}, "content": ""}

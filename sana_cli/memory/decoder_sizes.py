@@ -1,0 +1,122 @@
+"""Add up what the autoencoder takes at its widest point, in maps of channels: encoding, decoding, resizing.
+
+Factors that are no plain counts were fitted to `benchmarks/memory.py`.
+"""
+
+from quant.dtypes import ITEMSIZE
+from sana_cli.config.networks import DCAEConfig
+from sana_cli.memory.plans import DecodePlan
+
+# Where two numbers of maps are given, the second is for maps so small that the C library keeps what was freed,
+# and the next one does not fit into it.
+RETURNED = 32 * 2**20  # glibc gives larger blocks back at once
+
+# Maps that live at the same time at the widest point of a decoder block, in maps of its input.
+_RES_BLOCK_MAPS = (3.7, 4.5)
+_RES_TILE_MAPS = (3.9, 8.0)
+_EFFICIENT_VIT_MAPS = (27, 37)
+# Where tiles follow, layers run one by one, and freed memory goes back after each.
+_STEPWISE_VIT_MAPS = (15.5, 27)
+_STRIP_MAPS = (22, 47)
+_TILE_REACH = 14  # pixels that a tile reads beyond its sides, both together
+_STRIP_REACH = 4  # rows of a map that a strip reads beyond its own
+_READ_MAPS = 3  # the picture to begin with, in fp32, and copies in which it is converted
+_PICTURE_MAPS = 4.8  # the picture, and copies while it is checked, converted and compressed
+
+
+def encode_activations(config: DCAEConfig, height: int, width: int, itemsize: int) -> int:
+    """Return the bytes that encoding a picture takes on top of the weights: the widest point of its stages."""
+    picture = height * width
+    stages = zip(
+        config.encoder_block_out_channels, config.encoder_layers_per_block,
+        config.encoder_stage_types, strict=True,
+    )  # fmt: skip
+    widest = 0.0
+    for i, (channels, layers, kind) in enumerate(stages):
+        size = channels * picture * itemsize / 4**i
+        if layers and kind == "ResBlock":
+            widest = max(widest, _with_leftovers(size, _RES_BLOCK_MAPS))
+        elif layers:
+            widest = max(widest, _attention(size, _EFFICIENT_VIT_MAPS))
+    return int(widest + _READ_MAPS * config.in_channels * 4 * picture)
+
+
+def decode_activations(
+    config: DCAEConfig, plan: DecodePlan, height: int, width: int, itemsize: int
+) -> int:
+    """Return the bytes that decoding takes on top of the weights and one unpacked layer.
+
+    Its phases follow each other: the first stages (whole or in strips), the tiles, the finished
+    picture.
+    """
+    channels, layers = config.decoder_block_out_channels, config.decoder_layers_per_block
+    stages = [i for i, count in enumerate(layers) if count]
+    attends = [i for i in stages if config.decoder_stage_types[i] != "ResBlock"]
+    split = min(attends, default=len(channels))  # stages below are tiled
+    picture = height * width * itemsize
+    finishing = _PICTURE_MAPS * config.in_channels * height * width * ITEMSIZE["fp32"]
+    in_tiles = plan.mode == "exact-tiles"
+    reach = _TILE_REACH if in_tiles else 0
+    tile = plan.tile or max(height, width)
+    tiled = min(tile + reach, height) * min(tile + reach, width) * itemsize
+    res = max(
+        (
+            _with_leftovers(
+                channels[i] * tiled / 4**i, _RES_TILE_MAPS if in_tiles else _RES_BLOCK_MAPS
+            )
+            for i in stages
+            if i < split
+        ),
+        default=0.0,
+    )
+    up = max(  # enlarged before the convolution where no layer follows
+        (channels[i + 1] * tiled / 4**i for i in range(len(channels) - 1) if not layers[i]),
+        default=0.0,
+    )
+    first = picture if in_tiles else tiled
+    maps = _STEPWISE_VIT_MAPS if in_tiles else _EFFICIENT_VIT_MAPS
+    vit = max((_attention(channels[i] * first / 4**i, maps) for i in attends), default=0.0)
+    if plan.mode == "whole" or split == len(channels):
+        phases = [vit, res, up, finishing]
+    elif plan.mode == "blended-tiles":
+        phases = [max(vit, res, up) + config.in_channels * picture, finishing]
+    else:
+        kept = channels[split] * picture / 4**split  # the last map of the first stages
+        if plan.strip:
+            vit = 2 * kept + max(
+                _strip(channels[i], i, plan.strip, width, itemsize) for i in attends
+            )
+        phases = [vit, max(res, up) + kept + config.in_channels * picture, finishing]
+    return int(max(phases))
+
+
+def resize_activations(config: DCAEConfig, height: int, width: int, size: tuple[int, int]) -> int:
+    """Return the bytes for resizing a picture to `size` (width, height) and saving it; 0 if it has
+    that size.
+
+    The picture fills the size first and is cut afterwards (`images.tensors.resize_and_crop`).
+    """
+    if size == (width, height):
+        return 0
+    ratio = max(size[0] / width, size[1] / height)
+    resized = int(height * ratio) * int(width * ratio)
+    return int(_PICTURE_MAPS * config.in_channels * resized * ITEMSIZE["fp32"])
+
+
+def _strip(channels: int, stage: int, rows: int, width: int, itemsize: int) -> float:
+    """Return the bytes that attention takes for a strip of `rows` rows of pixels."""
+    own = max(1, rows // 2**stage)
+    size = channels * (own + _STRIP_REACH) * width / 2**stage * itemsize
+    return _attention(size, _STRIP_MAPS)
+
+
+def _attention(size: float, maps: tuple[float, float]) -> float:
+    """Return the bytes of `maps[0]` maps, or `maps[1]` small ones; queries, keys and values are one
+    map of three.
+    """
+    return size * (maps[0] if 3 * size >= RETURNED else maps[1])
+
+
+def _with_leftovers(size: float, maps: tuple[float, float]) -> float:
+    """Return the bytes of `maps[0]` maps of `size` bytes, or of `maps[1]` small ones."""
+    return size * (maps[0] if size > RETURNED else maps[1])

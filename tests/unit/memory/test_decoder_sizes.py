@@ -1,0 +1,36 @@
+"""Predicted maps of the autoencoder, compared with what was measured."""
+
+import pytest
+
+from sana_cli.config.networks import DCAEConfig
+from sana_cli.memory.decoder_sizes import (
+    decode_activations,
+    encode_activations,
+    resize_activations,
+)
+from sana_cli.memory.plans import WHOLE, exact_tiles
+
+GIB = 2**30
+
+
+def test_decoding_is_measured() -> None:
+    """On a CPU in fp32, with the published decoder: `benchmarks/results/memory.json`."""
+    whole = decode_activations(DCAEConfig(), WHOLE, 1024, 1024, 4)
+    assert whole == pytest.approx(1.9 * GIB, rel=0.1)
+    sizes = [
+        decode_activations(DCAEConfig(), plan, 1024, 1024, 4)
+        for plan in (WHOLE, *(exact_tiles(tile, 1024, 1024) for tile in (512, 256, 128)))
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    assert decode_activations(DCAEConfig(), WHOLE, 1024, 1024, 2) == whole // 2
+
+
+def test_encoding_is_measured() -> None:
+    """As for decoding: 2.0 GiB were measured at 1024 pixels, 0.51 at 512."""
+    for side, measured in ((1024, 2.01 * GIB), (512, 0.51 * GIB)):
+        assert encode_activations(DCAEConfig(), side, side, 4) == pytest.approx(measured, rel=0.1)
+
+
+def test_a_picture_of_its_own_size_is_not_resized() -> None:
+    assert resize_activations(DCAEConfig(), 96, 64, (64, 96)) == 0
+    assert resize_activations(DCAEConfig(), 96, 64, (128, 192)) >= 3 * 4 * 128 * 192
