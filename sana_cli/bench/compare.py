@@ -49,7 +49,7 @@ class Drawn:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Everything that was found; the sheet is saved."""
+    """The result of a comparison, without the saved sheet."""
 
     contenders: tuple[Contender, Contender]
     drawn: tuple[Drawn, Drawn]

@@ -99,5 +99,7 @@ def _require_digest(path: Path, sha256: str) -> None:
 
 @cache
 def _digest_of(path: Path, size: int, changed_ns: int) -> str:
-    """Once for each state of a file: a part may be loaded for every picture again."""
+    """Return a file's digest, computed once for each state of the file: a part may be loaded for
+    every picture again.
+    """
     return sha256_of(path)

@@ -197,7 +197,7 @@ def _raise_for_status(response: Any) -> None:
 
 
 def _headers() -> dict[str, str]:
-    """Not huggingface_hub's, for which the hub is asked what programs to look for on this machine."""
+    """Return our own headers: huggingface_hub asks the hub which programs to look for on this machine."""
     sent = {
         "User-Agent": f"sana/{__version__}; hf_hub/{huggingface_hub_version}",
         "Accept-Encoding": "identity",

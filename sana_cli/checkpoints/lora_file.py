@@ -159,7 +159,7 @@ def _adapter_in(folder: Path) -> Path:
 
 @cache
 def _examined(path: Path, size: int, changed_ns: int) -> LoraFile:
-    """Once for each state of a file: a batch asks for it again and again."""
+    """Examine a file once for each of its states: a batch asks for it again and again."""
     if path.suffix != ".safetensors":
         raise checkpoint_error(
             f"{path} is not a .safetensors file",

@@ -127,7 +127,7 @@ class _Index(int):
 
 
 class _AnyIndex:
-    """In place of a number, however it is to be written."""
+    """A stand-in for a number, however it is to be written."""
 
     def __format__(self, spec: str) -> str:
         return ANY_INDEX

@@ -322,5 +322,5 @@ def _hosts(checkpoint: Checkpoint, device: Device, *, text_is_cached: bool) -> t
 
 
 def _resident(weights: Weights, *, streamed: bool) -> int:
-    """All of them, or what is outside of blocks and two blocks: one runs, one is read."""
+    """Return the bytes of all weights, or of those outside blocks and two blocks: one runs, one is read."""
     return min(weights.total, weights.rest + 2 * weights.block) if streamed else weights.total

@@ -210,7 +210,8 @@ class UpBlock(nn.Module):
         return out
 
     def _weight_to_fold(self, x: Tensor) -> Tensor | None:
-        """For `upsampled_conv`, where it was measured to be faster: on CPUs, and for inference only.
+        """Return the weight for `upsampled_conv` where folding is faster: on CPUs, and for
+        inference only.
 
         Layers with 8-bit inputs keep their own arithmetic, and observers see what the layer reads.
         """
@@ -261,9 +262,10 @@ def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, repeats: i
 
 
 def _shortcut_phase(x: Tensor, repeats: int, phase: int) -> Tensor:
-    """Every second pixel of the shortcut, pixel_shuffle(x.repeat_interleave(repeats, 1), 2): (B, N, H, W).
+    """Return every second pixel of the shortcut, pixel_shuffle(x.repeat_interleave(repeats, 1), 2):
+    (B, N, H, W).
 
-    It takes its channel c from channel (4c + phase) // repeats of x.
+    Its channel c comes from channel (4c + phase) // repeats of x.
     """
     if 4 % repeats == 0:
         return x[:, phase // repeats :: 4 // repeats]
@@ -363,7 +365,7 @@ class Decoder(nn.Module):
         return x + z.repeat_interleave(self.repeats, dim=1) if self.repeats else x
 
     def blocks(self) -> Iterator[nn.Module]:
-        """Every block in the order in which they run."""
+        """Yield every block in the order in which they run."""
         for stage in reversed(self.up_blocks):
             assert isinstance(stage, nn.Sequential)
             yield from stage

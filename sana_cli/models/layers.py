@@ -62,7 +62,9 @@ class RMSNorm(nn.Module):
         return x if residual is None else add_to(residual, x)
 
     def _in_blocks(self, x: Tensor, residual: Tensor | None, *, inplace: bool) -> Tensor:
-        """The same in fp32 and in one pass over memory: what one step writes, the next finds in the cores' caches."""
+        """Normalize in fp32 in one pass over memory: each step finds the last step's output in the
+        cores' caches.
+        """
         C = x.shape[-1]
         contiguous = torch.contiguous_format
         out = x if inplace and x.is_contiguous() else torch.empty_like(x, memory_format=contiguous)

@@ -54,7 +54,9 @@ class Terminal:
             signal.signal(signal.SIGINT, usual)
 
     def _interrupted(self, number: int, frame: object) -> None:
-        """By a signal, not the key. prompt_toolkit's own way ends in a traceback when two follow each other at once."""
+        """Handle an interruption by a signal, not the key: prompt_toolkit's own way ends in a
+        traceback when two follow at once.
+        """
         with suppress(RuntimeError):  # the line is over, and its loop closed
             if (loop := self._session.app.loop) is not None:
                 loop.call_soon_threadsafe(self._drop_line)

@@ -166,7 +166,7 @@ def test_a_mask_keeps_the_rest(draw: Callable[..., Any], original: Path, mask: P
     with Image.open(mask.parent / "masked.png") as image:
         assert "/compositeWithTrainedAlgorithmicMedia<" in image.text[XMP_KEY]
     settings = read_settings(mask.parent / "masked.png")
-    assert settings["strength"] == 1.0, "what is white is drawn anew"
+    assert settings["strength"] == 1.0, "white parts are drawn again"
 
 
 def test_every_plan_draws_the_same(

@@ -98,7 +98,9 @@ class Int8Projection(Projection):
         largest: Tensor | None = None,
         smooth: Tensor | None = None,
     ) -> None:
-        """Also raises `largest` (M,) to the largest magnitudes of the stream's rows (times `smooth`)."""
+        """Add the gated product to the stream; raise `largest` (M,) to the rows' largest magnitudes
+        (times `smooth`).
+        """
         self._multiply(
             x, bias=self.bias, gate=gate, residual=stream, out=stream, out_largest=largest,
             out_smooth=smooth,
@@ -137,7 +139,9 @@ def project(layers: Sequence[nn.Module], kernels: Kernels, dtype: torch.dtype) -
 
 
 def _is_w8a8(layer: QuantLinear) -> bool:
-    """With its integers as stored: a kernel of another library may have taken them."""
+    """Return whether a layer is w8a8 with its integers as stored: another library's kernel may have
+    taken them.
+    """
     return layer.config.scheme.name == "w8a8" and not layer.qweight.is_meta
 
 

@@ -103,7 +103,7 @@ def relative_error(out: Tensor, expected: Tensor) -> float:
 
 
 def _results(kernel: Callable[..., Any], arguments: dict[str, Any]) -> list[Tensor]:
-    """All that a kernel makes; int8 rows and their scales as what they stand for."""
+    """List all outputs of a kernel; int8 rows with their scales as the floats they represent."""
     out = kernel(**arguments)
     results = [out if isinstance(out, Tensor) else out[0].float() * out[1][:, None]]
     return results + [arguments[name] for name in arguments if name == "out_largest"]
