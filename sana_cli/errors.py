@@ -29,6 +29,10 @@ class SanaError(Exception):
         self.hint = hint
         self.code = code
 
+    def __str__(self) -> str:
+        """Return the message as it is by then: places that know more add to it."""
+        return self.message
+
 
 def usage_error(message: str, hint: str) -> SanaError:
     """An error about a flag or value that cannot work."""

@@ -523,17 +523,3 @@ def test_the_next_part_is_read_while_one_computes(
         "load text encoder", "transformer", "text", "load transformer", "vae", "denoise",
         "load decoder", "decode", "save",
     ]  # fmt: skip
-
-
-def test_prefetching_asks_the_system(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sana_cli.checkpoints.component_weights import prefetch
-    from sana_cli.checkpoints.opening import open_checkpoint
-
-    asked: list[tuple[int, int]] = []
-    monkeypatch.setattr(
-        os, "posix_fadvise", lambda fd, start, size, advice: asked.append((start, size)),
-        raising=False,
-    )  # fmt: skip
-    monkeypatch.setattr(os, "POSIX_FADV_WILLNEED", 3, raising=False)
-    prefetch(open_checkpoint(str(tiny_model)), "vae")
-    assert asked == [(0, 0)], "all of its one file"

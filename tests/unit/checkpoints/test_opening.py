@@ -14,8 +14,10 @@ from safetensors.torch import load_file, save_file
 
 from sana_cli.checkpoints import opening
 from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.hub import Offer
 from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
 from sana_cli.checkpoints.opening import (
+    judge_offer,
     open_checkpoint,
     open_if_here,
     open_published,
@@ -237,6 +239,37 @@ def test_fields_that_nobody_needs(folder: Path) -> None:
     edit(folder / TRANSFORMER, _newer_field=1)
     edit(folder / TEXT, num_labels=10**9)
     build(folder)
+
+
+def as_flux(folder: Path) -> None:
+    edit(folder / "model_index.json", _class_name="FluxPipeline")
+    edit(folder / TRANSFORMER, _class_name="FluxTransformer2DModel")
+
+
+MISFITS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "text encoder of another kind": (lambda f: edit(f / TEXT, model_type="qwen2"), "'qwen2'"),
+    "another pipeline": (as_flux, "is a FluxPipeline, no Sana pipeline"),
+    "another autoencoder": (lambda f: edit(f / VAE, _class_name="AutoencoderKL"), "AutoencoderKL"),
+    "another scheduler": (lambda f: edit(f / SCHEDULER, _class_name="DDIMScheduler"), "DDIMScheduler"),
+    "heads of the autoencoder": (lambda f: edit(f / VAE, attention_head_dim=16), "vae: "),
+    "layers of the transformer": (lambda f: edit(f / TRANSFORMER, num_layers=9), "transformer: missing"),
+    "layers of the text encoder": (
+        lambda f: edit(f / TEXT, num_hidden_layers=5, layer_types=None), "text_encoder: missing",
+    ),
+    "vocabulary": (lambda f: edit(f / TEXT, vocab_size=77), "embed_tokens"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("misfit", MISFITS)
+def test_parts_of_other_models(folder: Path, offered: Callable[[], Offer], misfit: str) -> None:
+    """Here, and on the hub before a weight is fetched: errors then speak of the repository."""
+    change, said = MISFITS[misfit]
+    change(folder)
+    assert said in refused(folder, lambda path: open_checkpoint(str(path))).message
+    error = refused(offered(), lambda offer: judge_offer(offer, name="own/tiny", variant=None))
+    assert said in error.message
+    assert "/tmp/" not in error.message
+    assert error.hint.endswith("; nothing was downloaded")
 
 
 # -- weights ---------------------------------------------------------------------------------------
