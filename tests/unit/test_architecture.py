@@ -159,10 +159,9 @@ MIRRORED = (
     "system",
 )
 UNTESTED = {
-    "loading/load", "pipeline/finished_pictures", "pipeline/finishing", "pipeline/init_images",
-    "pipeline/latents_file", "pipeline/run", "pipeline/safety", "pipeline/text", "pipeline/verbs",
-    "request/options", "request/output_paths", "request/params", "request/picture_settings",
-    "request/prompt_entries", "request/prompt_forms", "request/prompt_tables", "request/prompt_values",
+    "pipeline/finished_pictures", "pipeline/finishing", "pipeline/init_images", "pipeline/latents_file",
+    "pipeline/run", "pipeline/safety", "pipeline/text", "pipeline/verbs", "request/options",
+    "request/output_paths", "request/params", "request/picture_settings", "request/prompt_values",
 }  # fmt: skip
 
 
