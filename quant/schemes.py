@@ -10,6 +10,7 @@ from typing import Literal
 
 LayerKind = Literal["linear", "conv", "embedding"]  # conv: k x k; 1x1 on tokens count as linear
 Shape = tuple[int, ...]
+STORED_TENSORS = ("qweight", "scale", "smooth", "act_scale")  # of a layer; they keep their type
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

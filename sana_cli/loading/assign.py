@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from quant.dtypes import FLOATS, PRECISIONS, torch_dtype
+from quant.schemes import STORED_TENSORS
 from sana_cli.errors import checkpoint_error
 
 DTYPES = {name: torch_dtype(name) for name in PRECISIONS}
@@ -72,8 +73,8 @@ def require_fit(tensor: Tensor, place: Tensor, name: str, component: str) -> Non
             f"{component}: {name} has shape {list(tensor.shape)}, expected {list(place.shape)}",
             hint="config.json and the weights do not belong together",
         )
-    fits = tensor.dtype in _FLOATS if place.is_floating_point() else tensor.dtype == place.dtype
-    if not fits:
+    both_floats = {tensor.dtype, place.dtype} <= set(_FLOATS)
+    if not both_floats and tensor.dtype != place.dtype:
         raise checkpoint_error(
             f"{component}: {name} is stored as {str(tensor.dtype).removeprefix('torch.')}",
             hint="use a release in fp32, bf16 or fp16, or a folder made by `sana quantize`",
@@ -81,9 +82,8 @@ def require_fit(tensor: Tensor, place: Tensor, name: str, component: str) -> Non
 
 
 def _compute_dtype(name: str, tensor: Tensor, dtype: torch.dtype) -> torch.dtype:
-    """Integers and the factors of quantized layers keep their type; all else computes in `dtype`."""
-    factors = ("scale", "smooth", "act_scale")
-    stored = not tensor.is_floating_point() or name.rpartition(".")[2] in factors
+    """Integers and the tensors of quantized layers keep their type; all else computes in `dtype`."""
+    stored = not tensor.is_floating_point() or name.rpartition(".")[2] in STORED_TENSORS
     return tensor.dtype if stored else dtype
 
 
@@ -94,5 +94,7 @@ def require_finite(tensor: Tensor, name: str, component: str) -> None:
     # In blocks: a sum of 16-bit values makes an fp32 copy of them.
     for part in tensor.reshape(-1).split(_BLOCK):
         # One fast sum finds almost every bad tensor; a large finite one may overflow it, so look twice.
+        if part.dtype not in _FLOATS:  # 8 bits, which torch does not add up
+            part = part.float()
         if not part.sum(dtype=torch.float32).isfinite() and not part.isfinite().all():
             raise checkpoint_error(f"{component}: {name} holds NaN or infinite values")

@@ -7,9 +7,9 @@ from math import prod
 
 from quant.config import QuantConfig
 from quant.dtypes import FLOATS, ITEMSIZE, stored_bytes
+from quant.schemes import STORED_TENSORS
 from sana_cli.checkpoints.checkpoint import Checkpoint, weight_headers
 
-_FACTORS = ("scale", "smooth", "act_scale")  # of quantized layers: they keep their type
 _BLOCK = re.compile(r"^(?:transformer_blocks|layers)\.(\d+)\.")
 # Layers that run once per prompt or step keep their weights as stored (`SeldomLinear`).
 _AS_STORED = re.compile(r"\.attn2\.to_[kv]\.|^caption_projection\.linear|^time_embed\.linear\.")
@@ -38,7 +38,7 @@ def weights_of(
             continue  # rows are read as they are needed
         size = prod(shape)
         as_stored = size * stored_bytes(stored)
-        kept = stored not in FLOATS or name.rpartition(".")[2] in _FACTORS
+        kept = stored not in FLOATS or name.rpartition(".")[2] in STORED_TENSORS
         kept = kept or (component == "transformer" and _AS_STORED.search(name) is not None)
         loaded = as_stored if kept else size * ITEMSIZE[dtype]
         largest = max(largest, as_stored)

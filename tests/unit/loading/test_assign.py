@@ -60,3 +60,43 @@ def test_unfit_tensors_are_named(
 
 def test_large_finite_values_are_not_mistaken_for_infinite(tmp_path: Path) -> None:
     build(tmp_path, bias=torch.full((2,), 3e38))
+
+
+class Stored(nn.Module):
+    """A layer as quantization leaves it, with weights in 8-bit floats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("qweight", torch.empty(2, 3, dtype=torch.float8_e4m3fn))
+        self.register_buffer("scale", torch.empty(2))
+
+
+def fill(qweight: torch.Tensor) -> Stored:
+    with torch.device("meta"):
+        module = Stored()
+    state = {"qweight": qweight, "scale": torch.ones(2)}
+    assign_weights(
+        module, {name: name for name in state}, state.__getitem__, component="part",
+        dtype=torch.bfloat16, device=torch.device("cpu"),
+    )  # fmt: skip
+    return module
+
+
+def test_tensors_of_quantized_layers_keep_their_type() -> None:
+    module = fill(torch.ones(2, 3).to(torch.float8_e4m3fn))
+    assert module.qweight.dtype == torch.float8_e4m3fn
+    assert module.scale.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("qweight", "message"),
+    [
+        (torch.full((2, 3), torch.nan).to(torch.float8_e4m3fn), "NaN or infinite"),
+        (torch.ones(2, 3), "stored as float32"),
+        (torch.ones(2, 3, dtype=torch.int8), "stored as int8"),
+    ],
+    ids=["NaN", "wide", "integers"],
+)
+def test_wrong_8_bit_floats(qweight: torch.Tensor, message: str) -> None:
+    with pytest.raises(SanaError, match=message):
+        fill(qweight)
