@@ -4,6 +4,7 @@ Caches go to a temporary folder, and the hub's address to a closed port: a test 
 once instead of downloading.
 """
 
+import functools
 import gc
 import importlib.util
 import io
@@ -177,6 +178,26 @@ def sana() -> Callable[..., Result]:
         return Result(code, out.getvalue(), err.getvalue())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def quantized(
+    sana: Callable[..., Result], pipelines: Any, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
+    """`quantized(recipe, model)`: the folder that `sana quantize --samples 0` makes of a model, the plain tiny one by default.
+
+    Shared: a test that damages files copies it first.
+    """
+
+    @functools.cache
+    def made(recipe: str, model: str = "") -> Path:
+        folder = tmp_path_factory.mktemp("quantized") / recipe
+        words = ("quantize", model or pipelines.folder("plain"), folder, "--samples", 0, "--quiet")
+        result = sana(*words, "--recipe", recipe)
+        assert result.code == 0, result.err
+        return folder
+
+    return made
 
 
 @pytest.fixture

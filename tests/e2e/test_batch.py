@@ -57,7 +57,11 @@ def test_lines_of_text(
 
 
 def test_pictures_of_another_model_of_the_same_name_are_in_the_way(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, out: Path
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    quantized: Callable[..., Path],
+    tmp_path: Path,
+    out: Path,
 ) -> None:
     folder, file = tmp_path / "small", tmp_path / "prompts.txt"
     file.write_text("a red fox\n")
@@ -65,7 +69,7 @@ def test_pictures_of_another_model_of_the_same_name_are_in_the_way(
     shutil.copytree(tiny_model, folder)
     assert sana(*words).code == 0
     shutil.rmtree(folder)
-    assert sana("quantize", tiny_model, folder, "--samples", 0).code == 0
+    shutil.copytree(quantized("w8a8"), folder)
     result = sana(*words)
     assert (result.code, "another picture" in result.err) == (ExitCode.USAGE, True)
 

@@ -13,14 +13,9 @@ from sana_cli.errors import ExitCode
 SMALL = ("--size", "64x64", "--steps", 1, "--device", "cpu")
 
 
-@pytest.fixture(scope="module")
-def quantized(
-    sana: Callable[..., Any], pipelines: Any, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    folder = tmp_path_factory.mktemp("compare") / "tiny-int4"
-    words = ("--recipe", "int4", "--samples", 0)
-    assert sana("quantize", pipelines.folder("plain"), folder, *words).code == 0
-    return folder
+@pytest.fixture
+def int4(quantized: Callable[..., Path]) -> Path:
+    return quantized("int4")
 
 
 @pytest.fixture(autouse=True)
@@ -29,24 +24,24 @@ def _in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_model_and_its_quantized_folder(
-    sana: Callable[..., Any], tiny_model: Path, quantized: Path, tmp_path: Path
+    sana: Callable[..., Any], tiny_model: Path, int4: Path, tmp_path: Path
 ) -> None:
-    words = ("compare", tiny_model, quantized, *SMALL, "-p", "a fox", "-p", "an owl", "--seed", 7)
+    words = ("compare", tiny_model, int4, *SMALL, "-p", "a fox", "-p", "an owl", "--seed", 7)
     result = sana(*words, "--json")
     assert result.code == 0, result.err
     document = result.document
-    assert [model["name"] for model in document["models"]] == [tiny_model.name, "tiny-int4"]
+    assert [model["name"] for model in document["models"]] == [tiny_model.name, "int4"]
     assert document["models"][1]["kernels"]
     found = [(one["prompt"], one["seed"], one["width"]) for one in document["pictures"]]
     assert found == [("a fox", 7, 64), ("an owl", 8, 64)]
     values = [one["psnr_db"] for one in document["pictures"]]
     assert all(5 < value < 99 for value in values)
     assert document["psnr_db_worst"] == min(values)
-    assert document["sheet"] == f"compare-{tiny_model.name}-tiny-int4.png"
+    assert document["sheet"] == f"compare-{tiny_model.name}-int4.png"
     with Image.open(document["sheet"]) as sheet:
         assert sheet.size == (3 * 64, 24 + 2 * (64 + 24))
     told = sana("info", document["sheet"]).out
-    assert "tiny-int4" in told
+    assert "int4" in told
     assert "a fox --seed 7, PSNR" in told
     assert sorted(path.name for path in tmp_path.iterdir()) == [document["sheet"]]
 

@@ -75,13 +75,9 @@ def test_with_a_picture_to_begin_with(
     assert not np.array_equal(draw("a", *words), draw("b", *words, "--lora", loras[0]))
 
 
-@pytest.fixture(scope="module")
-def quantized(
-    sana: Callable[..., Any], tiny: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Path:
-    folder = tmp_path_factory.mktemp("quantized") / "w8a8"
-    assert sana("quantize", tiny, folder, "--samples", 0, "--quiet").code == 0
-    return folder
+@pytest.fixture
+def w8a8(quantized: Callable[..., Path]) -> Path:
+    return quantized("w8a8")
 
 
 @pytest.fixture(scope="module")
@@ -91,12 +87,12 @@ def tiny(pipelines: Any) -> Path:
 
 @pytest.mark.parametrize("plan", ["stages", "streamed"])
 def test_beside_quantized_layers(
-    draw: Callable[..., Any], loras: list[Path], quantized: Path, plan: str
+    draw: Callable[..., Any], loras: list[Path], w8a8: Path, plan: str
 ) -> None:
     """As far from the float model's picture with the LoRA as without."""
     words = ("--lora", loras[0])
-    plain, small = draw("plain"), draw("small", "--plan", plan, model=quantized)
-    changed, both = draw("lora", *words), draw("both", *words, "--plan", plan, model=quantized)
+    plain, small = draw("plain"), draw("small", "--plan", plan, model=w8a8)
+    changed, both = draw("lora", *words), draw("both", *words, "--plan", plan, model=w8a8)
     assert np.abs(changed - plain).mean() > 5
     assert np.abs(both - changed).mean() < 2 * np.abs(small - plain).mean() + 1
 

@@ -53,11 +53,8 @@ def draw(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> Callable
 
 
 @pytest.fixture(scope="module")
-def int4(sana: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("quantized") / "int4"
-    words = ("quantize", "builtin", folder, "--recipe", "int4", "--samples", 0, "--quiet")
-    assert sana(*words).code == 0
-    return folder
+def int4(quantized: Callable[..., Path]) -> Path:
+    return quantized("int4", "builtin")
 
 
 @pytest.mark.parametrize("plan", PLANS)
@@ -76,12 +73,12 @@ def test_every_plan_draws_the_same(
     assert told == f"{plan}, decode whole"
 
 
-@pytest.mark.parametrize("quantized", [False, True])
+@pytest.mark.parametrize("small", [False, True])
 def test_streaming_alone_keeps_every_bit(
-    draw: Callable[..., Any], tiny_model: Path, int4: Path, quantized: bool
+    draw: Callable[..., Any], tiny_model: Path, int4: Path, small: bool
 ) -> None:
     """With the same kernels for the same layers, also where those are quantized."""
-    model = int4 if quantized else tiny_model
+    model = int4 if small else tiny_model
     _, apart = draw("apart", "--plan", "branches", "--no-prompt-cache", model=model)
     _, streamed = draw("streamed", "--plan", "streamed", "--no-prompt-cache", model=model)
     assert np.array_equal(apart, streamed)

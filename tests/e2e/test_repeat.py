@@ -103,11 +103,11 @@ def test_too_little_memory_for_the_same_bits(sana: Callable[..., Any], tmp_path:
 
 @pytest.mark.parametrize("recipe", ["w8a8", "int4"])
 def test_a_quantized_model(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, recipe: str
+    sana: Callable[..., Any], quantized: Callable[..., Path], tmp_path: Path, recipe: str
 ) -> None:
     """On the kernels that are chosen here, also in a process of its own."""
-    folder, first, second, third = (tmp_path / n for n in ("small", "a.png", "b.png", "c.png"))
-    assert sana("quantize", tiny_model, folder, "--recipe", recipe, "--samples", 0).code == 0
+    first, second, third = (tmp_path / name for name in ("a.png", "b.png", "c.png"))
+    folder = quantized(recipe)
     words = ("-m", folder, "--size", "64x32", "--steps", 2, "--seed", 5, *CPU)
     assert sana("generate", "A Fox", *words, "-o", first).code == 0
     assert sana("generate", "--from", first, "-m", folder, "-o", second).code == 0
@@ -151,11 +151,13 @@ def test_several_from_one(sana: Callable[..., Any], tmp_path: Path) -> None:
 
 
 def test_kernels_are_repeated(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any],
+    quantized: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Those that were asked for, as the command in `sana info` and against the user's setting."""
-    folder, first, second = tmp_path / "small", tmp_path / "a.png", tmp_path / "b.png"
-    assert sana("quantize", tiny_model, folder, "--samples", 0).code == 0
+    folder, first, second = quantized("w8a8"), tmp_path / "a.png", tmp_path / "b.png"
     words = ("-m", folder, "--size", "32x32", "--steps", 1, "--seed", 5, *CPU)
     assert sana("generate", "x", *words, "--backend", "reference", "-o", first).code == 0
     assert "--backend reference" in sana("info", first).out
@@ -205,21 +207,22 @@ def test_a_folder_that_is_not_known_by_name(
     assert "give --model FOLDER" in result.err
 
 
-@pytest.mark.parametrize("quantized", [False, True], ids=["weights", "quantized"])
+@pytest.mark.parametrize("small", [False, True], ids=["weights", "quantized"])
 def test_another_model_of_the_same_name(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, quantized: bool
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    quantized: Callable[..., Path],
+    tmp_path: Path,
+    small: bool,
 ) -> None:
     folder, first = tmp_path / "mine", tmp_path / "a.png"
     words = ("-m", folder, "--size", "32x32", "--steps", 1, "--seed", 5, *CPU)
-    if quantized:
-        assert sana("quantize", tiny_model, folder, "--samples", 0).code == 0
-    else:
-        shutil.copytree(tiny_model, folder)
+    shutil.copytree(quantized("w8a8") if small else tiny_model, folder)
     assert sana("generate", "x", *words, "-o", first).code == 0
     again = sana("generate", "--from", first, "-m", folder, "-o", tmp_path / "b.png")
     assert again.code == 0
     assert "another model" not in again.err
-    if quantized:
+    if small:
         changed = ("--samples", 0, "--transformer", "w8a16", "--force")
         assert sana("quantize", tiny_model, folder, *changed).code == 0
     else:

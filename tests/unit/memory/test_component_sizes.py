@@ -1,7 +1,7 @@
 """What is predicted from headers is what loading makes of them."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -23,21 +23,16 @@ def held(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in module.state_dict().values())
 
 
-@pytest.fixture(scope="module")
-def quantized(sana: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("small") / "int4"
-    words = ("quantize", "builtin", folder, "--recipe", "int4", "--samples", 0, "--quiet")
-    assert sana(*words).code == 0
-    return folder
+@pytest.fixture
+def int4(quantized: Callable[..., Path]) -> Path:
+    return quantized("int4", "builtin")
 
 
 @pytest.mark.parametrize("component", LOADERS)
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @pytest.mark.parametrize("kind", ["builtin", "int4"])
-def test_weights_take_what_headers_tell(
-    quantized: Path, kind: str, dtype: str, component: str
-) -> None:
-    model = open_checkpoint("builtin" if kind == "builtin" else str(quantized))
+def test_weights_take_what_headers_tell(int4: Path, kind: str, dtype: str, component: str) -> None:
+    model = open_checkpoint("builtin" if kind == "builtin" else str(int4))
     loaded = LOADERS[component](model, dtype=dtype, device=torch.device("cpu"))
     foretold = weights_of(model, component, dtype)
     assert foretold.total == held(loaded)
@@ -51,12 +46,12 @@ def test_weights_take_what_headers_tell(
 
 
 @pytest.mark.parametrize("kind", ["builtin", "int4"])
-def test_the_encoder_takes_what_headers_tell(quantized: Path, kind: str) -> None:
-    model = open_checkpoint("builtin" if kind == "builtin" else str(quantized))
+def test_the_encoder_takes_what_headers_tell(int4: Path, kind: str) -> None:
+    model = open_checkpoint("builtin" if kind == "builtin" else str(int4))
     loaded = load_vae(model, dtype="fp32", device=torch.device("cpu"), halves=("encoder",))
     assert weights_of(model, "vae", "fp32", without="decoder.").total == held(loaded.encoder)
 
 
-def test_int8_inputs_are_known_from_the_manifest(quantized: Path) -> None:
+def test_int8_inputs_are_known_from_the_manifest(int4: Path) -> None:
     assert not takes_int8(open_checkpoint("builtin"), "transformer")
-    assert not takes_int8(open_checkpoint(str(quantized)), "transformer"), "weights alone"
+    assert not takes_int8(open_checkpoint(str(int4)), "transformer"), "weights alone"
