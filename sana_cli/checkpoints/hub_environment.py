@@ -6,6 +6,7 @@ huggingface_hub reads most of them when it is imported. Nothing of it is importe
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -188,23 +189,31 @@ def _bad_certificates(name: str, kind: str, value: str) -> Iterator[BadVariable]
     remedy = f"name a {kind} of certificates in PEM format"
     try:
         there = path.is_file() if kind == "file" else path.is_dir()
+        changed_ns = path.stat().st_mtime_ns if there else 0
     except (OSError, ValueError):
-        there = False
+        there, changed_ns = False, 0
     if not there:
         yield BadVariable(
             name=name, problem=f"is {_shown(value)}, which is not a {kind}", remedy=remedy
         )
-    elif kind == "file":
-        import ssl
+    elif kind == "file" and not _holds_certificates(value, changed_ns):
+        yield BadVariable(
+            name=name,
+            problem=f"is {_shown(value)}, which holds no certificates that can be read",
+            remedy=remedy,
+        )
 
-        try:
-            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=value)
-        except (OSError, ValueError):  # also ssl.SSLError
-            yield BadVariable(
-                name=name,
-                problem=f"is {_shown(value)}, which holds no certificates that can be read",
-                remedy=remedy,
-            )
+
+@cache
+def _holds_certificates(file: str, changed_ns: int) -> bool:
+    """Once for each state of the file: it takes 20 ms, and a command makes several requests."""
+    import ssl
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=file)
+    except (OSError, ValueError):  # also ssl.SSLError
+        return False
+    return True
 
 
 def _can_be_file(value: str) -> bool:
