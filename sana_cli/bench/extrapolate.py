@@ -58,7 +58,7 @@ def parse_subject(text: str) -> tuple[str, tuple[int, int]]:
     return name, parse_size(size) if size else (native, native)
 
 
-def predict(
+def extrapolate(
     document: dict[str, Any],
     devices: list[str],
     *,

@@ -41,7 +41,7 @@ class Reporter(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class BenchOptions:
     """The measurements to make, as asked for."""
 
     model: str | None  # None: `random`
@@ -57,21 +57,23 @@ class Plan:
 
 
 def run(
-    plan: Plan, *, offline: bool, reporter: Reporter, approve: Approve | None = None
+    options: BenchOptions, *, offline: bool, reporter: Reporter, approve: Approve | None = None
 ) -> dict[str, Any]:
     """Measure, and extrapolate if asked to. Temporary folders are gone afterwards."""
     if crowded := cpu.crowded():
         _log.info("%s; %s", crowded, cpu.remedy())
     with scratch_folder() as scratch:
-        model = plan.model or _random_folder(plan.random or "", plan.schemes, scratch, reporter)
+        model = options.model or _random_folder(
+            options.random or "", options.schemes, scratch, reporter
+        )
         access = Access(offline=offline, progress=reporter.download, approve=approve)
         checkpoint = open_checkpoint(model, access)
-        workload = _check(plan, checkpoint)
-        peers = [_peer(peer, model, workload, access) for peer in plan.peers]
-        schemes = [_scheme(s, checkpoint, model, scratch, reporter) for s in plan.schemes]
+        workload = _check(options, checkpoint)
+        peers = [_peer(peer, model, workload, access) for peer in options.peers]
+        schemes = [_scheme(s, checkpoint, model, scratch, reporter) for s in options.schemes]
         contenders = _with_names_of_their_own([*schemes, *peers])
         names = [contender.name for contender in contenders]
-        base = plan.base or next((c.name for c in contenders if c.kind != "sana"), names[0])
+        base = options.base or next((c.name for c in contenders if c.kind != "sana"), names[0])
         if base not in names:
             raise SanaError(
                 f"--base {base} is not timed",
@@ -79,18 +81,18 @@ def run(
                 code=ExitCode.USAGE,
             )
         results = measure(
-            contenders, workload, runs=plan.runs, warmup=plan.warmup, scratch=scratch,
+            contenders, workload, runs=options.runs, warmup=options.warmup, scratch=scratch,
             announce=reporter.count,
         )  # fmt: skip
         document = build_document(
             results, contenders, workload,
-            model=f"{plan.random}, random weights" if plan.random else checkpoint.name,
-            base=base, runs=plan.runs, warmup=plan.warmup,
+            model=f"{options.random}, random weights" if options.random else checkpoint.name,
+            base=base, runs=options.runs, warmup=options.warmup,
         )  # fmt: skip
         record(document, model)
-        if plan.devices:
-            document["prediction"] = extrapolate.predict(
-                document, plan.devices, checkpoint=checkpoint, subject=plan.subject,
+        if options.devices:
+            document["prediction"] = extrapolate.extrapolate(
+                document, options.devices, checkpoint=checkpoint, subject=options.subject,
                 gemma=read_json(checkpoint.folder / "text_encoder/config.json"),
             )  # fmt: skip
         return document
@@ -113,13 +115,13 @@ def workload(
     )  # fmt: skip
 
 
-def _check(plan: Plan, checkpoint: Checkpoint) -> Workload:
+def _check(options: BenchOptions, checkpoint: Checkpoint) -> Workload:
     """Raise SanaError for mistakes that show before any process is started.
 
     Returns the workload with the model's own size and steps where none were given: all contenders draw the same.
     """
-    settings = _settings(plan.workload, checkpoint)
-    quantizing = [scheme for scheme in plan.schemes if scheme not in FLOATS]
+    settings = _settings(options.workload, checkpoint)
+    quantizing = [scheme for scheme in options.schemes if scheme not in FLOATS]
     if checkpoint.manifest is not None and quantizing:
         raise SanaError(
             f"{checkpoint.name} is quantized already",
@@ -127,7 +129,7 @@ def _check(plan: Plan, checkpoint: Checkpoint) -> Workload:
             code=ExitCode.USAGE,
         )
     return replace(
-        plan.workload, width=settings.width, height=settings.height, steps=settings.steps
+        options.workload, width=settings.width, height=settings.height, steps=settings.steps
     )
 
 

@@ -3,7 +3,7 @@ hardware limits.
 """
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,11 @@ from sana_cli.terminal.completion import ModelOption
 from sana_cli.terminal.confirm import approval
 from sana_cli.terminal.options import DeviceOption, OfflineOption, QuietOption, YesOption
 from sana_cli.text import print_json, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sana_cli.bench.condition import Condition
 
 
 def bench(
@@ -126,12 +131,7 @@ def bench(
     """
     if random is not None and model is not None:
         raise usage_error("give --model or --random, not both", "omit one")
-    ranges = (("--batch", batch, 1, 64), ("--runs", runs, 1, 1000), ("--warmup", warmup, 0, 100))
-    for option, value, lowest, highest in ranges:
-        if not lowest <= value <= highest:
-            raise usage_error(f"{option} {value} is out of range", f"use {lowest} to {highest}")
-    if timed_steps is not None and timed_steps < 1:
-        raise usage_error(f"--timed-steps {timed_steps} is out of range", "use 1 or more")
+    _check_numbers(batch=batch, runs=runs, warmup=warmup, timed_steps=timed_steps)
     if predict_for and not predict:
         raise usage_error(
             "--predict-for has no effect without --predict", "name devices: --predict h100"
@@ -142,9 +142,7 @@ def bench(
     from sana_cli.bench.extrapolate import parse_devices, parse_subject
     from sana_cli.config.user_settings import preferences
     from sana_cli.config.variants import VARIANTS
-    from sana_cli.files import check_writable
     from sana_cli.request.options import Wishes
-    from sana_cli.request.output_paths import require_png
 
     chosen = preferences()
     wishes = Wishes(model=model, device=device).over(Wishes.of_preferences(chosen))
@@ -153,22 +151,10 @@ def bench(
     conditions = [parse_condition(text) for text in fail_if or []]
     if random is not None and random not in VARIANTS:
         raise usage_error(f"unknown variant {random!r}", f"known: {', '.join(VARIANTS)}")
-    if plot is not None:
-        require_png(plot, is_folder=False, option="--plot")
-    files: dict[Path, str] = {}
-    document_file = Path(json) if json and json != "-" else None
-    for option, path in (("--plot", plot), ("--html", html), ("--json", document_file)):
-        if path is not None:
-            check_writable(path, option)
-            if path.resolve() in files:
-                raise usage_error(
-                    f"{files[path.resolve()]} and {option} would both be {path}",
-                    "give each a name of its own",
-                )
-            files[path.resolve()] = option
+    _check_files(json=json, plot=plot, html=html)
     from sana_cli.bench import runner
 
-    plan = runner.Plan(
+    options = runner.BenchOptions(
         model=None if random else wishes.model_or_builtin,
         random=random,
         schemes=parse_schemes(scheme),
@@ -191,9 +177,43 @@ def bench(
 
     with ConsoleReporter(quiet=quiet) as reporter:
         document = runner.run(
-            plan, offline=offline, reporter=reporter, approve=approval(reporter, yes=yes)
+            options, offline=offline, reporter=reporter, approve=approval(reporter, yes=yes)
         )
     _tell(document, json=json, plot=plot, html=html)
+    _check_conditions(conditions, document)
+
+
+def _check_numbers(*, batch: int, runs: int, warmup: int, timed_steps: int | None) -> None:
+    ranges = (("--batch", batch, 1, 64), ("--runs", runs, 1, 1000), ("--warmup", warmup, 0, 100))
+    for option, value, lowest, highest in ranges:
+        if not lowest <= value <= highest:
+            raise usage_error(f"{option} {value} is out of range", f"use {lowest} to {highest}")
+    if timed_steps is not None and timed_steps < 1:
+        raise usage_error(f"--timed-steps {timed_steps} is out of range", "use 1 or more")
+
+
+def _check_files(*, json: str | None, plot: Path | None, html: Path | None) -> None:
+    """Refuse what cannot be written, or would be twice, before minutes of work."""
+    from sana_cli.files import check_writable
+    from sana_cli.request.output_paths import require_png
+
+    if plot is not None:
+        require_png(plot, is_folder=False, option="--plot")
+    files: dict[Path, str] = {}
+    document_file = Path(json) if json and json != "-" else None
+    for option, path in (("--plot", plot), ("--html", html), ("--json", document_file)):
+        if path is not None:
+            check_writable(path, option)
+            if path.resolve() in files:
+                raise usage_error(
+                    f"{files[path.resolve()]} and {option} would both be {path}",
+                    "give each a name of its own",
+                )
+            files[path.resolve()] = option
+
+
+def _check_conditions(conditions: "Sequence[Condition]", document: dict[str, Any]) -> None:
+    """Raise SanaError where a condition of --fail-if holds."""
     broken = [c.text for c in conditions if c.broken_by(document)]
     reasons = [reason for c in conditions if (reason := c.broken_by(document))]
     if broken:

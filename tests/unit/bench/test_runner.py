@@ -39,7 +39,7 @@ def workload(**values: Any) -> Any:
 
 
 def test_all_draw_the_size_and_steps_of_the_first() -> None:
-    plan = runner.Plan(
+    plan = runner.BenchOptions(
         model="builtin", random=None, schemes=["auto"], peers=[], base=None, workload=workload(),
         runs=1, warmup=0, devices=[], subject=None,
     )  # fmt: skip
