@@ -31,10 +31,8 @@ bench:  ## start-up times, written to benchmarks/results/
 rehearse-gpu:  ## the CUDA path on a simulated device, with planted faults: no GPU, minutes
 	$(PYTHON) -m pytest tests/rehearsal -m "not weights and not gpu"
 
-bench-gpu:  ## everything that needs a CUDA device: tests, every kernel and tile, a denoising step
-	$(PYTHON) -m pytest -m gpu
-	$(PYTHON) -m benchmarks.kernels_gpu --tune
-	$(PYTHON) -m benchmarks.engine_gpu
+bench-gpu:  ## all that needs a CUDA device, the most telling first, in MINUTES=8; resumes where it ended
+	$(PYTHON) -m benchmarks.gpu_suite --minutes $(or $(MINUTES),8) $(if $(OUT),--out $(OUT)) $(if $(REHEARSE),--rehearse)
 
 docs:  ## docs/cli.md, from the commands themselves
 	$(PYTHON) -m typer sana_cli.cli utils docs --name sana --output docs/cli.md

@@ -9,6 +9,7 @@ datasheet's peak no clock is known.
 
 import argparse
 import json
+import math
 import platform
 import re
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
+from benchmarks.gpu_timing import time_ms
 from benchmarks.record import record
 from quant.kernels import tiles
 from quant.kernels.autotune import rank
@@ -52,13 +54,6 @@ PROMPTS = (1, 16, 64, 512)
 GROUP_SIZE = 64
 
 Row = dict[str, Any]
-
-
-def time_ms(run: Callable[[], object]) -> float:
-    """Median milliseconds on the device, with a cold L2 before each run."""
-    from triton.testing import do_bench
-
-    return float(do_bench(run, return_mode="median"))
 
 
 def ceilings() -> dict[str, float]:
@@ -297,7 +292,7 @@ def _tuned(
     """Times of all tiles; how much slower the table's is than the best of them."""
     ranked = rank(run, candidates)
     times = {f"{t.m}x{t.n}x{t.k} {t.warps}w {t.stages}s": ms for t, ms in ranked}
-    return {"tiles": times, "table_over_best": dict(ranked)[chosen] / ranked[0][1]}
+    return {"tiles": times, "table_over_best": dict(ranked).get(chosen, math.nan) / ranked[0][1]}
 
 
 def machine() -> Row:
