@@ -36,3 +36,15 @@ def time_ms(run: Callable[[], object]) -> float:
         torch.cuda.synchronize()
         times.append(start.elapsed_time(end) / launches)
     return statistics.median(times)
+
+
+def time_launched_ms(run: Callable[[], object]) -> float:
+    """Return the median milliseconds of one run as it is launched, with the time that launching takes."""
+    times: list[float] = []
+    for _ in range(_REPEATS + 2):
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        run()
+        torch.cuda.synchronize()
+        times.append(1e3 * (time.perf_counter() - begun))
+    return statistics.median(times[2:])
