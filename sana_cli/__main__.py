@@ -1,7 +1,6 @@
 """`sana`, and `python -m sana_cli`: the program, also while it is imported."""
 
 import os
-import sys
 
 
 def run() -> None:
@@ -9,8 +8,9 @@ def run() -> None:
     try:
         from sana_cli.cli import run as run_cli
     except KeyboardInterrupt:
-        sys.stderr.write("error: interrupted\n")
-        sys.stderr.flush()
+        from sana_cli.text import say
+
+        say("error: interrupted", err=True)
         os._exit(130)  # an interrupt inside a C import makes CPython end itself by the signal
     run_cli()
 

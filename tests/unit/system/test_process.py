@@ -165,7 +165,7 @@ def test_ctrl_c_before_anything_is_imported() -> None:
         "import runpy, sys\n"
         "class Interrupted:\n"
         "    def find_spec(self, name, *_):\n"
-        "        if name == 'sana_cli.errors':\n"
+        "        if name == 'sana_cli.commands':\n"
         "            raise KeyboardInterrupt\n"
         "sys.meta_path.insert(0, Interrupted())\n"
         "runpy.run_module('sana_cli', run_name='__main__')\n"
