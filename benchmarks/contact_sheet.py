@@ -11,11 +11,15 @@ import torch
 from PIL import Image
 
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.config.generation import GenerationOptions
 from sana_cli.images.contact_sheet import Layout
 from sana_cli.images.tensors import to_image
 from sana_cli.loading.load import load_prompt_encoder, load_transformer, load_vae
-from sana_cli.pipeline.verbs import decode, denoise, encode_prompt, guided_velocity, init_noise
-from sana_cli.request.params import Request, resolve
+from sana_cli.pipeline.decode import decode
+from sana_cli.pipeline.denoise import denoise, init_noise
+from sana_cli.pipeline.guidance import guided_velocity
+from sana_cli.pipeline.text import encode_prompt
+from sana_cli.request.params import resolve
 from sana_cli.schedulers import make_scheduler
 
 CELLS = (
@@ -45,7 +49,7 @@ def draw_cells() -> list[Image.Image]:
     vae = load_vae(checkpoint, dtype="fp32", device=device)
     images = []
     for prompt, seed in CELLS:
-        settings = resolve(Request(prompt=prompt), checkpoint)
+        settings = resolve(GenerationOptions(prompt=prompt), checkpoint)
         text = encode_prompt(encoder, settings)
         noise, draw = init_noise(seed, checkpoint.transformer.in_channels, settings)
         with torch.inference_mode():

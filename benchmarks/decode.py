@@ -31,8 +31,8 @@ from sana_cli.loading.load import load_vae
 from sana_cli.memory.decoder_sizes import decode_activations
 from sana_cli.memory.plans import WHOLE, DecodePlan, exact_tiles
 from sana_cli.models.dc_ae import AutoencoderDC, upsampled_conv
+from sana_cli.pipeline.decode import decode
 from sana_cli.pipeline.latents_file import read
-from sana_cli.pipeline.verbs import decode
 from sana_cli.system.resident import peak_resident_bytes, resident_bytes
 
 PROMPT = "a cat left of a pizza on a blue background"
@@ -127,8 +127,8 @@ def rows(name: str, latents: Path, size: int, folder: Path) -> list[dict[str, An
 def builtin_latents(folder: Path) -> Path:
     """Draw latents with the built-in model, kept by a run whose decoder fails."""
     program = (
-        "import sys\nfrom sana_cli import finishing\nfrom sana_cli.cli import main\n"
-        "def stop(*_, **__): raise KeyboardInterrupt\nfinishing.decode = stop\nmain(sys.argv[1:])"
+        "import sys\nfrom sana_cli.pipeline import decode as decoding\nfrom sana_cli.cli import main\n"
+        "def stop(*_, **__): raise KeyboardInterrupt\ndecoding.decode = stop\nmain(sys.argv[1:])"
     )
     picture = folder / "cat.png"
     words = ["generate", PROMPT, "--seed", "1", "--device", "cpu", "-o", str(picture)]

@@ -28,12 +28,15 @@ from benchmarks.record import RESULTS, record
 from sana_cli import __version__
 from sana_cli.bench.machine import machine
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.config.generation import GenerationOptions
 from sana_cli.config.networks import SchedulerName
 from sana_cli.images.tensors import to_image
 from sana_cli.loading.load import accelerate, load_prompt_encoder, load_transformer, load_vae
+from sana_cli.pipeline.decode import decode
+from sana_cli.pipeline.denoise import denoise, init_noise
 from sana_cli.pipeline.guidance import PassCount, Passes
-from sana_cli.pipeline.verbs import decode, denoise, encode_prompt, init_noise
-from sana_cli.request.params import Request, Settings, resolve
+from sana_cli.pipeline.text import encode_prompt
+from sana_cli.request.params import GenerationParams, resolve
 from sana_cli.schedulers import make_scheduler
 from training.checker import Checker
 from training.sprites import load_sprites
@@ -47,7 +50,7 @@ STEPS: tuple[tuple[SchedulerName, int], ...] = (
 )  # fmt: skip
 
 
-def ways(full: Settings) -> Iterator[tuple[str, Settings]]:
+def ways(full: GenerationParams) -> Iterator[tuple[str, GenerationParams]]:
     """Yield the options to type and the settings they mean; the full run comes first."""
     yield "", full
     for low, high in INTERVALS:
@@ -78,7 +81,7 @@ class Drawer:
     def __init__(self, judge: Judge) -> None:
         checkpoint = open_checkpoint("builtin")
         self.questions = judge.asked
-        self.full = resolve(Request(prompt="x"), checkpoint)
+        self.full = resolve(GenerationOptions(prompt="x"), checkpoint)
         encoder = load_prompt_encoder(checkpoint, dtype="fp32", device=_CPU)
         self.transformer = load_transformer(checkpoint, dtype="fp32", device=_CPU)
         self.vae = load_vae(checkpoint, dtype="fp32", device=_CPU)
@@ -90,7 +93,7 @@ class Drawer:
                 [self.transformer.encode_text(embeds) for embeds in text.branches] for text in texts
             ]
 
-    def draw(self, question: int, settings: Settings) -> Drawn:
+    def draw(self, question: int, settings: GenerationParams) -> Drawn:
         """The picture of a question, in one way."""
         seed, contexts = self.questions[question].seed, self.contexts[question]
         noise, more = init_noise(seed, self.transformer.config.in_channels, settings)

@@ -23,7 +23,7 @@ from sana_cli.bench.machine import machine
 
 _LOAD = """
 import gc, math, sys, torch
-from sana_cli.checkpoints.checkpoint import open_checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli import loading
 from sana_cli.system.resident import resident_bytes
 from sana_cli.checkpoints.component_weights import component_weights

@@ -27,8 +27,10 @@ from calibration.prompts import vocabulary_prompts
 from sana_cli.bench.machine import machine
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.loading.load import accelerate, load_prompt_encoder, load_transformer, load_vae
+from sana_cli.pipeline.decode import decode
+from sana_cli.pipeline.denoise import denoise, init_noise
+from sana_cli.pipeline.guidance import guided_velocity
 from sana_cli.pipeline.latent_preview import ENOUGH, OWN_FILE, PLENTY, PreviewMap, Sums
-from sana_cli.pipeline.verbs import decode, denoise, guided_velocity, init_noise
 from sana_cli.schedulers import make_scheduler
 
 LEARNT, COMPARED = 96, 24  # pictures

@@ -48,8 +48,10 @@ from sana_cli.errors import ExitCode, SanaError
 from sana_cli.loading.load import empty_module, load_prompt_encoder, load_transformer, load_vae
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.models.text_encoder import PromptEncoder
-from sana_cli.pipeline.finishing import translate_out_of_memory
-from sana_cli.pipeline.verbs import BrokenValues, EncodedPair, decode
+from sana_cli.pipeline.decode import decode
+from sana_cli.pipeline.recovery import translate_out_of_memory
+from sana_cli.pipeline.text import EncodedPair
+from sana_cli.pipeline.values import BrokenValues
 from sana_cli.progress import Reporter
 from sana_cli.quantize_checkpoint import ComponentPlan
 from sana_cli.system.precision import plan_dtypes

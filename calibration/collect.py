@@ -17,10 +17,13 @@ from torch import Tensor
 
 from calibration.observe import Call
 from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.config.generation import GenerationOptions
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.models.text_encoder import PromptEncoder
-from sana_cli.pipeline.verbs import EncodedPair, denoise, encode_prompt, guided_velocity, init_noise
-from sana_cli.request.params import Request, Settings, resolve
+from sana_cli.pipeline.denoise import denoise, init_noise
+from sana_cli.pipeline.guidance import guided_velocity
+from sana_cli.pipeline.text import EncodedPair, encode_prompt
+from sana_cli.request.params import GenerationParams, resolve
 from sana_cli.schedulers import make_scheduler
 
 BUCKETS = 4  # of timesteps; every picture gives one step to each
@@ -30,7 +33,7 @@ BUCKETS = 4  # of timesteps; every picture gives one step to each
 class Drawing:
     """A picture to draw: resolved settings and a seed."""
 
-    settings: Settings
+    settings: GenerationParams
     seed: int
 
 
@@ -51,7 +54,8 @@ def plan_drawings(
     """Pictures at the model's own settings, one a prompt, seeds counted up."""
     return [
         Drawing(
-            settings=resolve(Request(prompt=prompt, steps=steps), checkpoint), seed=first_seed + i
+            settings=resolve(GenerationOptions(prompt=prompt, steps=steps), checkpoint),
+            seed=first_seed + i,
         )
         for i, prompt in enumerate(prompts)
     ]

@@ -17,7 +17,7 @@ from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.images.comparison_sheet import Closeness, Pixels, Row, caption, psnr_db, sheet
 from sana_cli.images.tensors import to_image
 from sana_cli.loading.load import load_prompt_encoder, load_transformer, load_vae
-from sana_cli.pipeline.verbs import decode
+from sana_cli.pipeline.decode import decode
 from sana_cli.progress import Reporter
 from sana_cli.system.precision import plan_dtypes
 from sana_cli.system.torch_memory import release_memory

@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.request.options import Wishes
 from sana_cli.request.params import MAX_PROMPT
 from sana_cli.request.prompt_file import read_prompt_file
 
@@ -89,9 +89,9 @@ def read_prompts(path: Path, *, notice: Callable[[str], None] = lambda message: 
     lines = found.only_lines
     for message in found.notices:
         notice(message)
-    if any(line.wishes != Wishes(prompt=line.wishes.prompt) for line in lines):
+    if any(line.options != GenerationOptions(prompt=line.options.prompt) for line in lines):
         notice(f"{path}: calibration uses the prompts alone; other settings in it have no effect")
-    prompts = [str(line.wishes.prompt).strip() for line in lines]
+    prompts = [str(line.options.prompt).strip() for line in lines]
     for line, prompt in zip(lines, prompts, strict=True):
         if not 0 < len(prompt) <= MAX_PROMPT:
             problem = f"is too long: {len(prompt):,} characters" if prompt else "is empty"

@@ -29,7 +29,7 @@ from sana_cli.text import counted, readable_bytes, readable_memory
 
 if TYPE_CHECKING:
     from quant.backends.measurement import Measurement
-    from sana_cli.config.user_settings import Preferences
+    from sana_cli.config.user_settings import UserSettings
 
 State = Literal["ok", "note", "problem"]
 _ROOM_BYTES = 10**10  # the smallest published model and some space to work
@@ -257,23 +257,24 @@ def _name_of(measurement: "Measurement") -> str:
 def _drawing() -> Iterator[Finding]:
     """Draw with one step of the built-in model, from the prompt to a file."""
     from sana_cli.checkpoints.opening import open_checkpoint
-    from sana_cli.config.user_settings import BUILTIN
-    from sana_cli.pipeline.run import Run
-    from sana_cli.request.params import Request
+    from sana_cli.config.generation import BUILTIN, GenerationOptions
+    from sana_cli.pipeline.pipeline import SanaPipeline
+    from sana_cli.request.params import resolve
     from sana_cli.system.precision import pick_device
 
     checkpoint, device = open_checkpoint(BUILTIN), pick_device("auto")
     started = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="sana-doctor-") as folder:
-        request = Request(
-            prompt="a cat", width=_DRAW_SIDE, height=_DRAW_SIDE, steps=1, seed=0,
-            output=Path(folder) / "a.png",
-        )  # fmt: skip
-        run = Run(checkpoint, request, device=device, reporter=_Silent())
-        list(run.pictures())
+    request = GenerationOptions(
+        prompt="a cat", width=_DRAW_SIDE, height=_DRAW_SIDE, steps=1, seed=0
+    )
+    with (
+        tempfile.TemporaryDirectory(prefix="sana-doctor-") as folder,
+        SanaPipeline(checkpoint, device=device, expects="one") as pipeline,
+    ):
+        pipeline(resolve(request, checkpoint)).save(Path(folder) / "a.png")
     yield Finding(
         topic="drawing",
-        text=f"the built-in model draws on {device} in {run.dtypes}: loaded, and one step of "
+        text=f"the built-in model draws on {device} in {pipeline.components.dtypes}: loaded, and one step of "
         f"{_DRAW_SIDE}x{_DRAW_SIDE} pixels, in {time.perf_counter() - started:.1f} s",
     )
 
@@ -386,10 +387,10 @@ def _settings() -> Iterator[Finding]:
     chosen = preferences()
     said = ", ".join(f"{key} from {source}" for key, source in chosen.sources.items())
     yield Finding(topic="settings", text=said or f"none are made ({config_path()})")
-    if chosen.model:
-        open_if_here(lasting_name(chosen.model))
-    if chosen.max_memory:
-        yield from _cap(chosen, parse_bytes(chosen.max_memory))
+    if chosen.options.model:
+        open_if_here(lasting_name(chosen.options.model))
+    if chosen.options.max_memory:
+        yield from _cap(chosen, parse_bytes(chosen.options.max_memory))
 
 
 def _hub() -> Iterator[Finding]:
@@ -414,34 +415,35 @@ def _hub() -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _cap(chosen: "Preferences", cap: int) -> Iterator[Finding]:
+def _cap(chosen: "UserSettings", cap: int) -> Iterator[Finding]:
     """Compare the setting max_memory with this machine's memory and what the usual model takes."""
     from sana_cli.checkpoints.opening import open_checkpoint
+    from sana_cli.config.generation import GenerationOptions
     from sana_cli.memory.planner import choose_for
-    from sana_cli.request.options import Wishes
     from sana_cli.request.params import resolve
+    from sana_cli.request.runtime import runtime_of
     from sana_cli.system.memory import total_bytes
     from sana_cli.system.precision import foresee_device, plan_dtypes
 
-    wishes = Wishes(prompt="a cat").over(Wishes.of_preferences(chosen))
-    device = foresee_device(wishes.device or "auto")
+    options = GenerationOptions(prompt="a cat").over(chosen.options)
+    device = foresee_device(options.device or "auto")
     total = total_bytes(device)
     if total is not None and cap > total:
         yield Finding(
             topic="settings", state="note",
-            text=f"max_memory {chosen.max_memory} is more than there is: {readable_memory(total)} on {device.type}",
+            text=f"max_memory {chosen.options.max_memory} is more than there is: {readable_memory(total)} on {device.type}",
             remedy="a cap above what is free keeps nothing free: set a lower one, or none",
         )  # fmt: skip
     try:
-        checkpoint = open_checkpoint(wishes.model_or_builtin, offline=True)
+        checkpoint = open_checkpoint(options.model_or_builtin, offline=True)
     except SanaError:
         return  # not downloaded yet
-    request = wishes.request(checkpoint)
-    settings, trained = resolve(request, checkpoint), checkpoint.trained_precision
+    params, runtime = resolve(options, checkpoint), runtime_of(options, checkpoint)
+    dtypes = plan_dtypes(runtime.precision, checkpoint.trained_precision, device)
     try:
         choice = choose_for(
-            checkpoint, request, settings, plan_dtypes(request.precision, trained, device), device,
-            several=False, text_is_cached=False,
+            checkpoint, runtime, params, dtypes, device,
+            cap_source=options.sources.get("max_memory", ""), several=False, text_is_cached=False,
         )  # fmt: skip
     except SanaError as error:
         text = f"{checkpoint.name}: {error.message}"

@@ -34,6 +34,13 @@ class SanaError(Exception):
         return self.message
 
 
+class Cancelled(SanaError):
+    """A callback asked to stop; nothing is wrong."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, code=ExitCode.INTERRUPTED)
+
+
 def usage_error(message: str, hint: str) -> SanaError:
     """An error about a flag or value that cannot work."""
     return SanaError(message, hint=hint, code=ExitCode.USAGE)

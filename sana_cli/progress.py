@@ -1,5 +1,6 @@
-"""Pass progress and notices to a reporter, and time each stage."""
+"""Pass progress and notices to a reporter, and time each stage. No torch but on a CUDA device."""
 
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -7,7 +8,6 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import torch
-
 
 STAGES = ("load", "text", "denoise", "decode", "save")  # of every picture
 
@@ -22,6 +22,34 @@ class Reporter(Protocol):
 
     def notice(self, message: str) -> None:
         """Something that the user should know, in one line."""
+
+
+class SilentReporter:
+    """Nobody sees anything."""
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+        yield lambda: None
+
+    def notice(self, message: str) -> None:
+        pass
+
+
+class BarReporter:
+    """A tqdm bar for each stage of countable steps, in a terminal or a notebook; notices as warnings of `logging`."""
+
+    @contextmanager
+    def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+        if total is None:
+            yield lambda: None
+            return
+        from tqdm.auto import tqdm
+
+        with tqdm(desc=title, total=total) as bar:
+            yield lambda: (bar.update(1), None)[1]
+
+    def notice(self, message: str) -> None:
+        logging.getLogger("sana").warning("%s", message)
 
 
 class Stopwatch:

@@ -7,6 +7,7 @@ show a text in another order than it has. All printing therefore passes through 
 for other ways.
 """
 
+import difflib
 import json
 import logging
 import math
@@ -177,7 +178,6 @@ def _is_mark(character: str) -> bool:
 
 def closest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     """Return the known word that a mistyped one probably means; None if none resembles it by `cutoff`, 0 to 1."""
-    import difflib
 
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)), None)
 

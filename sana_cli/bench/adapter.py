@@ -21,6 +21,7 @@ from torch import Tensor
 from sana_cli.bench.contenders import Contender, Workload
 from sana_cli.checkpoints.checkpoint import Checkpoint, weight_files
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.config.generation import GenerationOptions
 from sana_cli.config.published import complex_human_instruction
 from sana_cli.images import png
 from sana_cli.images.tensors import to_image
@@ -33,8 +34,11 @@ from sana_cli.loading.load import (
     load_vae,
 )
 from sana_cli.models.text_encoder import MAX_PROMPT_TOKENS, PromptEncoder
-from sana_cli.pipeline.verbs import decode, denoise, encode_prompt, guided_velocity, init_noise
-from sana_cli.request.params import Request, Settings, resolve
+from sana_cli.pipeline.decode import decode
+from sana_cli.pipeline.denoise import denoise, init_noise
+from sana_cli.pipeline.guidance import guided_velocity
+from sana_cli.pipeline.text import encode_prompt
+from sana_cli.request.params import GenerationParams, resolve
 from sana_cli.schedulers import make_scheduler
 from sana_cli.system.precision import pick_device, plan_dtypes
 from sana_cli.system.torch_memory import release_memory
@@ -54,7 +58,7 @@ class Engine:
         self.contender, self.workload = contender, workload
         self.checkpoint: Checkpoint = open_checkpoint(contender.model, offline=True)
         self.device = pick_device(workload.device)
-        request = Request(
+        request = GenerationOptions(
             prompt=workload.prompt, width=workload.width, height=workload.height,
             steps=workload.steps, precision=contender.precision,
         )  # fmt: skip
@@ -265,7 +269,7 @@ def _as_bytes(decoded: Tensor) -> Tensor:
     return ((decoded.float() / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).cpu()
 
 
-def count_tokens(tokenizer: Any, settings: Settings) -> dict[str, list[int]]:
+def count_tokens(tokenizer: Any, settings: GenerationParams) -> dict[str, list[int]]:
     """Tokens a guidance branch that Gemma reads, and that cross-attention sees; padding is none of them."""
     prompt = settings.prompt.lower().strip()
     read = seen = min(len(tokenizer.encode(prompt)), MAX_PROMPT_TOKENS)

@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -12,12 +12,14 @@ import torch
 
 from sana_cli import __version__
 from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.config.generation import GenerationOptions
 from sana_cli.images.comparison_sheet import Closeness, Pixels, Row, caption, most_rows, sheet
 from sana_cli.images.png import SHEET_KEY, load_picture, save_png
-from sana_cli.pipeline.run import Run
+from sana_cli.pipeline.pipeline import SanaPipeline
+from sana_cli.pipeline.saving import draw_to_file
 from sana_cli.progress import Reporter
-from sana_cli.request.params import Request
-from sana_cli.system.torch_memory import release_memory
+from sana_cli.request.params import resolve
+from sana_cli.request.runtime import runtime_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +28,7 @@ class Contender:
 
     name: str  # on the sheet
     checkpoint: Checkpoint
-    requests: Sequence[Request]
+    requests: Sequence[GenerationOptions]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +91,9 @@ def compare(
             files.append(paths)
         pairs = list(zip(*files, strict=True))
         found = [
-            Compared(prompt=r.prompt, seed=r.seed or 0, closeness=Closeness.of(*map(_pixels, pair)))
+            Compared(
+                prompt=r.prompt or "", seed=r.seed or 0, closeness=Closeness.of(*map(_pixels, pair))
+            )
             for r, pair in zip(first.requests, pairs, strict=True)
         ]
         _save(target, (first.name, second.name), found, pairs, overwrite, reporter)
@@ -102,20 +106,23 @@ def compare(
 def _draw(
     contender: Contender, paths: Sequence[Path], device: torch.device, reporter: Reporter
 ) -> Drawn:
-    requests = [
-        replace(request, output=path)
-        for request, path in zip(contender.requests, paths, strict=True)
-    ]
-    run = Run(contender.checkpoint, requests[0], device=device, reporter=reporter)
-    run.encode(requests)
-    seconds = []
-    for request in requests:
-        run.turn_to(request)
-        seconds += [picture.seconds["total"] for picture in run.pictures()]
-    drawn = Drawn(precision=str(run.dtypes), kernels=run.kernels, seconds=round(median(seconds), 3))
-    del run
-    release_memory(device)
-    return drawn
+    wanted = [resolve(options, contender.checkpoint) for options in contender.requests]
+    first = contender.requests[0]
+    with SanaPipeline(
+        contender.checkpoint, runtime_of(first, contender.checkpoint), device=device, reporter=reporter,
+        cap_source=first.sources.get("max_memory", ""),
+    ) as pipeline:  # fmt: skip
+        pipeline.encode_ahead(wanted)
+        seconds = [
+            draw_to_file(pipeline, params, path, overwrite=False).seconds["total"]
+            for params, path in zip(wanted, paths, strict=True)
+        ]
+        components = pipeline.components
+        return Drawn(
+            precision=str(components.dtypes),
+            kernels=components.kernels,
+            seconds=round(median(seconds), 3),
+        )
 
 
 def _save(

@@ -20,7 +20,7 @@ from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.config.user_settings import cache_folder
 from sana_cli.errors import SanaError
 from sana_cli.memory.text_sizes import text_tokens
-from sana_cli.request.params import Settings
+from sana_cli.request.params import GenerationParams
 
 # Sana-0.6B in fp32 on two cores of an AMD EPYC held to AVX2 (benchmarks/results/cpu-512-avx2.json): what to expect of a
 # model that was never measured here.
@@ -52,7 +52,12 @@ def _rates(document: dict[str, Any], model: str) -> dict[str, Any]:
 
 
 def foretell(
-    checkpoint: Checkpoint, settings: Settings, precision: str, device: str, *, text_is_cached: bool
+    checkpoint: Checkpoint,
+    settings: GenerationParams,
+    precision: str,
+    device: str,
+    *,
+    text_is_cached: bool,
 ) -> dict[str, Any] | None:
     """Seconds of every stage of one picture, loading apart, and the date of the measurement; None without one."""
     found = _read()
@@ -73,13 +78,13 @@ def foretell(
         return None
 
 
-def seconds_elsewhere(checkpoint: Checkpoint, settings: Settings) -> dict[str, float]:
+def seconds_elsewhere(checkpoint: Checkpoint, settings: GenerationParams) -> dict[str, float]:
     """Seconds of every stage of one picture on the machine that `ELSEWHERE` names, without loading."""
     amounts = _work(checkpoint, settings, "cpu")
     return {part: amounts[part].flops / rate for part, rate in _ELSEWHERE_FLOP_PER_S.items()}
 
 
-def _work(checkpoint: Checkpoint, settings: Settings, device: str) -> dict[str, Work]:
+def _work(checkpoint: Checkpoint, settings: GenerationParams, device: str) -> dict[str, Work]:
     prefix, length = text_tokens(checkpoint, settings)
     other = [1] if settings.uses_two_branches else []  # mostly "", which is BOS alone
     tokens = {"read": [*other, prefix + length], "seen": [*other, length]}

@@ -17,11 +17,11 @@ from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.model_files import read_json
 from sana_cli.checkpoints.obtaining import Access, Approve
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.config.generation import BUILTIN, GenerationOptions
 from sana_cli.config.recipes import RECIPES
-from sana_cli.config.user_settings import BUILTIN
 from sana_cli.config.variants import VARIANTS
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.request.params import Request, Settings, resolve
+from sana_cli.request.params import GenerationParams, resolve
 from sana_cli.system import cpu
 from sana_cli.system.precision import Precision
 
@@ -133,8 +133,8 @@ def _check(options: BenchOptions, checkpoint: Checkpoint) -> Workload:
     )
 
 
-def _settings(workload: Workload, checkpoint: Checkpoint) -> Settings:
-    request = Request(
+def _settings(workload: Workload, checkpoint: Checkpoint) -> GenerationParams:
+    request = GenerationOptions(
         prompt=workload.prompt, width=workload.width, height=workload.height, steps=workload.steps
     )
     return resolve(request, checkpoint)

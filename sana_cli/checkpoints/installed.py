@@ -7,7 +7,8 @@ from typing import Literal
 from quant.manifest import MANIFEST, FormatError, read_manifest
 from sana_cli.checkpoints import hub_cache
 from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
-from sana_cli.config.user_settings import BUILTIN, models_folder
+from sana_cli.config.generation import BUILTIN
+from sana_cli.config.user_settings import models_folder
 from sana_cli.config.variants import VARIANTS, find_variant
 
 State = Literal["built in", "downloaded", "partly downloaded", "not downloaded", "quantized"]

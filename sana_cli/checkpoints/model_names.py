@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
+from sana_cli.config.generation import BUILTIN
 from sana_cli.config.recipes import RECIPES
-from sana_cli.config.user_settings import BUILTIN, models_folder
+from sana_cli.config.user_settings import models_folder
 from sana_cli.config.variants import VARIANTS, find_variant, suggest
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
 from sana_cli.files import local_path

@@ -37,13 +37,13 @@ from sana_cli.checkpoints.model_names import (
 from sana_cli.checkpoints.obtaining import Absent, Access, Found, obtain, outlined, published
 from sana_cli.checkpoints.other_quantization import refuse_config
 from sana_cli.config.components import COMPONENTS
+from sana_cli.config.generation import BUILTIN
 from sana_cli.config.networks import (
     DCAEConfig,
     Gemma2Config,
     OwnSettings,
     TransformerConfig,
 )
-from sana_cli.config.user_settings import BUILTIN
 from sana_cli.config.variants import Variant, find_variant, match_structure
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 from sana_cli.files import local_path

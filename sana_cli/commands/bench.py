@@ -9,9 +9,14 @@ import typer
 
 from sana_cli.config.choices import parse_size
 from sana_cli.errors import ExitCode, SanaError, usage_error
-from sana_cli.terminal.completion import ModelOption
 from sana_cli.terminal.confirm import approval
-from sana_cli.terminal.options import DeviceOption, OfflineOption, QuietOption, YesOption
+from sana_cli.terminal.options import (
+    DeviceOption,
+    ModelOption,
+    OfflineOption,
+    QuietOption,
+    YesOption,
+)
 from sana_cli.text import print_json, say
 
 if TYPE_CHECKING:
@@ -140,12 +145,12 @@ def bench(
     from sana_cli.bench.condition import parse_condition
     from sana_cli.bench.contenders import parse_peers, parse_schemes
     from sana_cli.bench.extrapolate import parse_devices, parse_subject
+    from sana_cli.config.generation import GenerationOptions
     from sana_cli.config.user_settings import preferences
     from sana_cli.config.variants import VARIANTS
-    from sana_cli.request.options import Wishes
 
     chosen = preferences()
-    wishes = Wishes(model=model, device=device).over(Wishes.of_preferences(chosen))
+    usual = GenerationOptions(model=model, device=device).over(chosen.options)
     offline = chosen.is_offline(offline)
     quiet = chosen.is_quiet(quiet)
     conditions = [parse_condition(text) for text in fail_if or []]
@@ -155,7 +160,7 @@ def bench(
     from sana_cli.bench import runner
 
     options = runner.BenchOptions(
-        model=None if random else wishes.model_or_builtin,
+        model=None if random else usual.model_or_builtin,
         random=random,
         schemes=parse_schemes(scheme),
         peers=parse_peers(compare) if compare is not None else [],
@@ -165,7 +170,7 @@ def bench(
             steps=steps,
             timed_steps=timed_steps,
             batch=batch,
-            device=wishes.device or "auto",
+            device=usual.device or "auto",
             prompt=prompt,
         ),
         runs=runs,

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from sana_cli.bench.compare import Comparison, Contender
     from sana_cli.checkpoints.checkpoint import Checkpoint
-    from sana_cli.request.options import Wishes
+    from sana_cli.config.generation import GenerationOptions
 
 _FIRST_SEED = 1
 
@@ -106,11 +106,12 @@ def compare(
 
     from sana_cli.checkpoints.obtaining import Access
     from sana_cli.checkpoints.opening import open_checkpoint
+    from sana_cli.config.generation import GenerationOptions
     from sana_cli.config.user_settings import preferences
     from sana_cli.files import local_path
     from sana_cli.pipeline.safety import SafetyCheck
-    from sana_cli.request.options import Wishes
     from sana_cli.request.output_paths import picture_path
+    from sana_cli.request.runtime import runtime_of
     from sana_cli.terminal.progress_bars import ConsoleReporter
     from sana_cli.text import slug
 
@@ -119,8 +120,8 @@ def compare(
         raise usage_error("give --prompt or --prompts, not both", "omit one")
     chosen = preferences()
     width, height = parse_size(size) if size else (None, None)
-    typed = Wishes(width=width, height=height, steps=steps, device=device)
-    common = typed.over(Wishes.of_preferences(chosen))
+    typed = GenerationOptions(width=width, height=height, steps=steps, device=device)
+    common = typed.over(chosen.options)
     target = picture_path(
         local_path(output) if output else None,
         is_folder=(output or "").endswith(("/", os.sep)),
@@ -143,9 +144,9 @@ def compare(
         with common.naming_source_of("device"):
             on = pick_device(common.device or "auto")
         if checks is not None:
-            texts = [request.prompt for request in contenders[0].requests]
+            texts = [options.prompt or "" for options in contenders[0].requests]
             refused = checks.refusals(
-                texts, device=on, max_memory=contenders[0].requests[0].max_memory, spare=0,
+                texts, device=on, max_memory=runtime_of(common, one).max_memory, spare=0,
                 reporter=reporter,
             )  # fmt: skip
             for error in refused.values():
@@ -166,8 +167,8 @@ def _asked(
     file: str | None,
     checkpoint: "Checkpoint",
     notice: "Callable[[str], None]",
-) -> "list[Wishes]":
-    from sana_cli.request.options import Wishes
+) -> "list[GenerationOptions]":
+    from sana_cli.config.generation import GenerationOptions
 
     if file:
         from sana_cli.request.prompt_file import read_prompt_file
@@ -175,48 +176,54 @@ def _asked(
         read = read_prompt_file(file)
         for message in read.notices:
             notice(message)
-        return [line.wishes for line in read.only_lines]
+        return [line.options for line in read.only_lines]
     if not typed:
         from calibration.prompts import compared_prompts
 
         typed = compared_prompts(checkpoint.own.vocabulary)
-    return [Wishes(prompt=text) for text in typed]
+    return [GenerationOptions(prompt=text) for text in typed]
 
 
 def _contenders(
     names: tuple[str, str],
     checkpoints: "tuple[Checkpoint, Checkpoint]",
-    asked: "list[Wishes]",
-    common: "Wishes",
+    asked: "list[GenerationOptions]",
+    common: "GenerationOptions",
     seed: int | None,
 ) -> "tuple[Contender, Contender]":
     """Pair both models with the same prompts, seeds and sizes. Raises SanaError if one of them
     cannot draw these.
     """
     from sana_cli.bench.compare import Contender
-    from sana_cli.request.output_paths import check
-    from sana_cli.request.params import Request, resolve
+    from sana_cli.config.generation import GenerationOptions
+    from sana_cli.request.output_paths import planned
+    from sana_cli.request.params import resolve
+    from sana_cli.request.runtime import runtime_of
 
     labels = tuple(checkpoint.name for checkpoint in checkpoints)
     if labels[0] == labels[1]:
         labels = names
-    requests: tuple[list[Request], list[Request]] = ([], [])
-    for i, wishes in enumerate(asked):
+    requests: tuple[list[GenerationOptions], list[GenerationOptions]] = ([], [])
+    for i, options in enumerate(asked):
         first_seed = _FIRST_SEED if seed is None else seed
-        wished = replace(wishes, seed=first_seed + i if wishes.seed is None else wishes.seed)
+        wished = replace(options, seed=first_seed + i if options.seed is None else options.seed)
         common_size: tuple[int, int] | None = None
         for label, checkpoint, found in zip(labels, checkpoints, requests, strict=True):
             try:
-                request = replace(wished.over(common).request(checkpoint), output=None)
+                request = replace(wished.over(common), output=None)
                 if common_size:
-                    request = replace(request, width=common_size[0], height=common_size[1])
-                check(request, checkpoint)
-                settings = resolve(request, checkpoint)
+                    width, height = common_size
+                    request = replace(request, width=width, height=height, aspect=None)
+                planned(request, checkpoint, overwrite=False)
+                runtime_of(request, checkpoint)
+                params = resolve(request, checkpoint)
             except SanaError as error:
                 error.message = f"{label}: {error.message}"
                 raise
-            common_size = settings.width, settings.height
-            found.append(replace(request, width=settings.width, height=settings.height))
+            common_size = params.width, params.height
+            found.append(
+                replace(request, width=params.width, height=params.height, aspect=None, count=None)
+            )
     one, other = (
         Contender(name=label, checkpoint=checkpoint, requests=found)
         for label, checkpoint, found in zip(labels, checkpoints, requests, strict=True)

@@ -34,7 +34,7 @@ def show(json: JsonOption = False) -> None:
     from sana_cli.config.user_settings import SETTINGS, config_path, preferences, unknown_variables
 
     chosen = preferences()
-    values = {key: getattr(chosen, key) for key in SETTINGS}
+    values = {key: chosen.values.get(key) for key in SETTINGS}
     for problem in unknown_variables():
         note(problem)
     if json:
@@ -74,7 +74,7 @@ def get(key: KeyArgument, json: JsonOption = False) -> None:
     from sana_cli.config.user_settings import find_setting, preferences
 
     setting = find_setting(key)
-    chosen = getattr(preferences(), key)
+    chosen = preferences().values.get(key)
     value = setting.default if chosen is None else chosen
     if json:
         print_json({"key": key, "effective": value})

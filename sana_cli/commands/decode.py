@@ -62,19 +62,19 @@ def decode(
     mode = decode_mode(how, tile)
     from sana_cli.checkpoints.obtaining import Access
     from sana_cli.checkpoints.opening import open_checkpoint
-    from sana_cli.commands.generate_session import tell_another_model
+    from sana_cli.commands.repeat import tell_another_model
+    from sana_cli.config.generation import GenerationOptions
     from sana_cli.config.user_settings import preferences
     from sana_cli.files import local_path
     from sana_cli.pipeline import latents_file
-    from sana_cli.request.options import Wishes
     from sana_cli.request.output_paths import picture_path
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
     chosen = preferences()
-    wishes = Wishes(device=device, max_memory=max_memory).over(Wishes.of_preferences(chosen))
+    options = GenerationOptions(device=device, max_memory=max_memory).over(chosen.options)
     offline = chosen.is_offline(offline)
     quiet = chosen.is_quiet(quiet)
-    asked = parse_bytes(wishes.max_memory) if wishes.max_memory else None
+    asked = parse_bytes(options.max_memory) if options.max_memory else None
     path = local_path(file)
     kept = latents_file.read(path)
     if how is None and tile is None:
@@ -120,13 +120,12 @@ def decode(
             )
         else:
             tell_another_model(kept.settings, checkpoint, str(path), reporter)
-        from sana_cli.memory.planner import cap_of
-        from sana_cli.pipeline.finishing import finish
+        from sana_cli.pipeline.saving import finish
         from sana_cli.system.precision import pick_device
 
-        with wishes.naming_source_of("device"):
-            on = pick_device(wishes.device or "auto")
-        picture, finisher = finish(
+        with options.naming_source_of("device"):
+            on = pick_device(options.device or "auto")
+        picture, components = finish(
             path,
             kept,
             checkpoint,
@@ -134,7 +133,8 @@ def decode(
             device=on,
             mode=mode,
             tile=tile,
-            cap=cap_of(on, asked, wishes.sources.get("max_memory", "")),
+            max_memory=asked,
+            cap_source=options.sources.get("max_memory", ""),
             overwrite=force,
             reporter=reporter,
         )
@@ -142,9 +142,9 @@ def decode(
         print_document(
             checkpoint,
             [picture],
-            device=finisher.device,
-            precision=finisher.precision,
-            kernels=finisher.kernels,
+            device=components.device,
+            precision=components.dtypes.vae,
+            kernels=components.kernels,
         )
     else:
         say(*summary(picture, quiet=quiet))

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from sana_cli.memory.forecast import StagePeak
     from sana_cli.memory.planner import Choice
     from sana_cli.pipeline.batch import Batch, Job
-    from sana_cli.request.params import Request
+    from sana_cli.request.params import GenerationParams
+    from sana_cli.request.runtime import RuntimeOptions
     from sana_cli.system.precision import Device
 
 _COLUMNS = ("weights", "activations", "workspace", "host", "total")
@@ -27,42 +28,47 @@ class Forecast:
 
     @classmethod
     def of(
-        cls, checkpoint: "Checkpoint", request: "Request", where: "Device", *, count: int
+        cls,
+        checkpoint: "Checkpoint",
+        params: "GenerationParams",
+        runtime: "RuntimeOptions",
+        where: "Device",
+        *,
+        count: int,
+        cap_source: str,
     ) -> "Forecast":
         """Errors as the run itself would raise them. `count`: pictures in all, which decides what stays loaded."""
         from sana_cli.bench.history import foretell
         from sana_cli.memory.planner import choose_for
         from sana_cli.pipeline.prompt_cache import PromptCache
-        from sana_cli.request.params import resolve
         from sana_cli.system.precision import plan_dtypes
 
-        settings = resolve(request, checkpoint)
-        dtypes = plan_dtypes(request.precision, checkpoint.trained_precision, where)
-        if settings.loras:
+        dtypes = plan_dtypes(runtime.precision, checkpoint.trained_precision, where)
+        if params.loras:
             from sana_cli.loading.load import check_loras
 
-            check_loras(checkpoint, settings.loras)
+            check_loras(checkpoint, params.loras)
         cached = False
-        if request.prompt_cache and checkpoint.absent is None:
+        if runtime.prompt_cache and checkpoint.absent is None:
             cache = PromptCache.of(
                 checkpoint,
                 precision=dtypes.text_encoder,
                 device=where.type,
-                backend=request.backend,
+                backend=runtime.backend,
             )
-            cached = cache.holds(settings)
+            cached = cache.holds(params)
         choice = choose_for(
-            checkpoint, request, settings, dtypes, where,
-            several=count > 1, text_is_cached=cached,
+            checkpoint, runtime, params, dtypes, where,
+            cap_source=cap_source, several=count > 1, text_is_cached=cached,
         )  # fmt: skip
         seconds = foretell(
-            checkpoint, settings, str(dtypes), where.type, text_is_cached=cached
+            checkpoint, params, str(dtypes), where.type, text_is_cached=cached
         )  # fmt: skip
         facts = {
             "model": checkpoint.name,
-            "size": f"{settings.drawn_width}x{settings.drawn_height}",
+            "size": f"{params.drawn_width}x{params.drawn_height}",
             "count": count,
-            "steps": settings.steps,
+            "steps": params.steps,
             "precision": str(dtypes),
             "device": where.type,
             "prompt_cached": cached,
@@ -103,12 +109,19 @@ class Forecast:
 
 
 def print_forecast(
-    checkpoint: "Checkpoint", request: "Request", where: "Device", *, json: bool
+    checkpoint: "Checkpoint",
+    params: "GenerationParams",
+    runtime: "RuntimeOptions",
+    where: "Device",
+    *,
+    count: int,
+    cap_source: str,
+    json: bool,
 ) -> None:
     """A table for people, or one JSON document; errors as the run itself would raise them."""
     from sana_cli.config.variants import VARIANTS
 
-    forecast = Forecast.of(checkpoint, request, where, count=request.count)
+    forecast = Forecast.of(checkpoint, params, runtime, where, count=count, cap_source=cap_source)
     if json:
         print_json({"dry_run": True, **forecast.document})
         return
@@ -116,20 +129,25 @@ def print_forecast(
     forecast.print()
     if checkpoint.absent is not None:
         from sana_cli.bench.history import ELSEWHERE, seconds_elsewhere
-        from sana_cli.request.params import resolve
 
-        parts = seconds_elsewhere(checkpoint, resolve(request, checkpoint))
+        parts = seconds_elsewhere(checkpoint, params)
         each = ", ".join(f"{part} {value:.1f}" for part, value in parts.items())
         say(f"about {duration(sum(parts.values()))} a picture ({each} s) on {ELSEWHERE}")
         if forecast.seconds is None:
             name = checkpoint.name if checkpoint.name in VARIANTS else "sana-0.6b"
             say(f"time unknown here: `sana bench --random {name}` measures it without a download")
             return
-    say(_time(forecast.seconds, checkpoint.name, request.count, streams=forecast.streams))
+    say(_time(forecast.seconds, checkpoint.name, count, streams=forecast.streams))
 
 
 def print_batch_forecast(
-    checkpoint: "Checkpoint", batch: "Batch", where: "Device", *, json: bool
+    checkpoint: "Checkpoint",
+    batch: "Batch",
+    runtime: "RuntimeOptions",
+    where: "Device",
+    *,
+    cap_source: str,
+    json: bool,
 ) -> None:
     """How many pictures there are to draw, what the largest takes in memory, and all of them in time.
 
@@ -143,7 +161,17 @@ def print_batch_forecast(
     for job in pending:
         alike.setdefault(job.cost, []).append(job)
     forecasts = [
-        (len(jobs), Forecast.of(checkpoint, jobs[0].request, where, count=len(pending)))
+        (
+            len(jobs),
+            Forecast.of(
+                checkpoint,
+                jobs[0].params,
+                runtime,
+                where,
+                count=len(pending),
+                cap_source=cap_source,
+            ),
+        )
         for jobs in alike.values()
     ]
     largest = max((f for _, f in forecasts), key=lambda f: f.choice.peak.total, default=None)

@@ -72,10 +72,11 @@ def _facts(model: "ListedModel", default: str) -> dict[str, Any]:
 
 def _default_name() -> str:
     """The default model, under the name that the list has for it."""
-    from sana_cli.config.user_settings import BUILTIN, preferences
+    from sana_cli.config.generation import BUILTIN
+    from sana_cli.config.user_settings import preferences
     from sana_cli.config.variants import VARIANTS, find_variant
 
-    name = preferences().model or BUILTIN
+    name = preferences().options.model or BUILTIN
     variant = find_variant(name)
     return variant.alias if variant and variant.repo == VARIANTS[variant.alias].repo else name
 
@@ -93,12 +94,13 @@ def default(
     """Show or choose the default model."""
     import os
 
-    from sana_cli.config.user_settings import BUILTIN, preferences
+    from sana_cli.config.generation import BUILTIN
+    from sana_cli.config.user_settings import preferences
 
     if model is None:
         chosen = preferences()
         source = chosen.sources.get("model", "nothing is set")
-        say(f"{chosen.model or BUILTIN}  ({source})")
+        say(f"{chosen.options.model or BUILTIN}  ({source})")
         return
     from sana_cli.config.settings_file import set_value
 
@@ -132,7 +134,7 @@ def remove(model: ModelArgument, yes: YesOption = False) -> None:
     from quant.manifest import MANIFEST
     from sana_cli.checkpoints import hub_cache
     from sana_cli.checkpoints.model_names import kept_folder, looks_like_repo
-    from sana_cli.config.user_settings import BUILTIN
+    from sana_cli.config.generation import BUILTIN
     from sana_cli.config.variants import find_variant, suggest
     from sana_cli.files import local_path
 

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 
     from calibration.calibrator import Calibrator
     from sana_cli.checkpoints.checkpoint import Checkpoint
+    from sana_cli.config.generation import GenerationOptions
     from sana_cli.progress import Reporter
     from sana_cli.quantize_checkpoint import ComponentReport
-    from sana_cli.request.options import Wishes
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
 DEFAULT_SAMPLES = 32  # 8 overfit GPTQ, 64 gain little: docs/quantization.md
@@ -113,20 +113,20 @@ def quantize(
     Calibrates on generated pictures; --samples 0 needs no data and holds one layer in memory.
     If interrupted, run it again: finished parts are reused.
     """
+    from sana_cli.config.generation import GenerationOptions
     from sana_cli.config.user_settings import preferences
     from sana_cli.files import local_path
-    from sana_cli.request.options import Wishes
 
     chosen = preferences()
     offline = chosen.is_offline(offline)
     quiet = chosen.is_quiet(quiet)
     schemes = schemes_of(recipe, transformer=transformer, vae=vae, text_encoder=text_encoder)
-    wishes = CalibrationWishes(
+    options = CalibrationWishes(
         prompts=calibration_prompts, samples=samples, steps=steps, keep=keep, budget_db=budget_db,
         seed=seed,
-        common=Wishes(device=device).over(Wishes.of_preferences(chosen)),
+        common=GenerationOptions(device=device).over(chosen.options),
     )  # fmt: skip
-    wishes.check(recipe, schemes["transformer"])
+    options.check(recipe, schemes["transformer"])
     if lora and not out:
         raise usage_error("a model with LoRAs needs an output folder", f"sana quantize {model} OUT")
     target = local_path(str(out)) if out else kept_target(model, recipe, schemes)
@@ -141,7 +141,7 @@ def quantize(
                 f"{option} replaces the rule of {recipe}, which keeps half of the layers"
             )
         reports, facts = quantize_model(
-            model, target, recipe, schemes, wishes,
+            model, target, recipe, schemes, options,
             offline=offline, yes=yes, overwrite=force, reporter=reporter, loras=lora or (),
         )  # fmt: skip
     from sana_cli.terminal.quantize_report import json_document, lines
@@ -182,7 +182,7 @@ def quantize_model(
     target: Path,
     recipe: str,
     schemes: dict[str, str],
-    wishes: "CalibrationWishes",
+    options: "CalibrationWishes",
     *,
     offline: bool,
     yes: bool,
@@ -213,7 +213,7 @@ def quantize_model(
         check_loras(checkpoint, opened)
         checkpoint = replace(checkpoint, loras=opened)
     calibrator = (
-        wishes.calibrator(checkpoint, recipe, schemes, reporter) if wishes.samples else None
+        options.calibrator(checkpoint, recipe, schemes, reporter) if options.samples else None
     )
     from sana_cli.quantize_checkpoint import quantize_folder
     from sana_cli.terminal.quantize_report import kept_report
@@ -228,7 +228,7 @@ def quantize_model(
         advance=reporter.count,
         describe=lambda reports: kept_report(recipe, reports, _found(calibrator)),
     )
-    _choose_kernels(target, wishes.common.device, reporter)
+    _choose_kernels(target, options.common.device, reporter)
     return reports, _found(calibrator)
 
 
@@ -259,7 +259,7 @@ class CalibrationWishes:
     keep: int | None
     budget_db: float | None
     seed: int | None
-    common: "Wishes"  # those that other commands have, too
+    common: "GenerationOptions"  # those that other commands have, too
 
     def check(self, recipe: str, transformer: str) -> None:
         """Usage errors for values that cannot work, and for those that would have no effect."""

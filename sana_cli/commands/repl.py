@@ -12,12 +12,13 @@ import typer
 from sana_cli.config.choices import RANDOM_SEEDS, Precision, parse_seed, parse_size
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.system.process import was_asked_to_end
-from sana_cli.terminal.completion import ModelOption, complete_model
+from sana_cli.terminal.completion import complete_model
 from sana_cli.terminal.display import ShowOption
 from sana_cli.terminal.options import (
     DeviceOption,
     LoraOption,
     MaxMemoryOption,
+    ModelOption,
     OfflineOption,
     QuietOption,
     SafetyOption,
@@ -102,9 +103,9 @@ def repl(
         "--model": model, "--output": output, "--max-memory": max_memory, "--size": size,
     })  # fmt: skip
     from sana_cli.commands.repl_session import Session
+    from sana_cli.config.generation import GenerationOptions
     from sana_cli.config.user_settings import preferences
     from sana_cli.pipeline.safety import SafetyCheck
-    from sana_cli.request.options import Wishes
     from sana_cli.terminal.display import Seeing
     from sana_cli.terminal.image import find_screen
     from sana_cli.terminal.progress_bars import ConsoleReporter
@@ -116,19 +117,18 @@ def repl(
         output=None, overwrite=False,
     )  # fmt: skip
     width, height = parse_size(size) if size else (None, None)
-    typed = Wishes(
+    typed = GenerationOptions(
         model=model, output=output, precision=precision, device=device, max_memory=max_memory,
-        steps=steps, guidance=guidance, width=width, height=height, seed=seed, negative=negative,
+        steps=steps, guidance_scale=guidance, width=width, height=height, seed=seed, negative_prompt=negative, count=count,
         loras=tuple(lora) if lora else None,
     )  # fmt: skip
     session = Session(
-        typed.over(Wishes.of_preferences(chosen)),
+        typed.over(chosen.options),
         offline=chosen.is_offline(offline),
         yes=yes,
         safety=SafetyCheck.find(chosen.safety_model) if chosen.is_checked(safety) else None,
         reporter=ConsoleReporter(quiet=chosen.is_quiet(quiet)),
         looks=looks,
-        count=count or chosen.count or 1,
         show=show,
     )
     if not sys.stdin.isatty():
@@ -191,7 +191,7 @@ def _import_ahead() -> None:
     """While the first prompt is typed. An interrupted import of torch could not be repeated, and only the
     main thread is interrupted."""
     with suppress(ImportError):  # told when a picture needs it
-        import sana_cli.pipeline.run  # noqa: F401
+        import sana_cli.pipeline.saving  # noqa: F401
 
 
 def _candidates(session: "Session", line: str) -> Iterator[str]:

@@ -7,11 +7,12 @@ The model stays loaded, and a setting that was made holds until it is changed. A
 import difflib
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
-from sana_cli.commands.generate_session import Order, open_model
-from sana_cli.commands.repl_prompt_line import OptionError, split_options
+from sana_cli.commands.generate_session import GenerateSession
+from sana_cli.commands.repeat import open_model
+from sana_cli.commands.repl_options import SessionOptions, check
 from sana_cli.commands.repl_setters import DEFAULT, OFF, ON, SETTERS
 from sana_cli.commands.repl_words import (
     COMMANDS,
@@ -22,28 +23,22 @@ from sana_cli.commands.repl_words import (
     in_words,
 )
 from sana_cli.config.choices import Scheduler
+from sana_cli.config.generation import GenerationOptions
 from sana_cli.config.user_settings import SETTINGS
-from sana_cli.errors import SanaError, usage_error
-from sana_cli.files import local_path, no_folder
-from sana_cli.images.file_names import is_pattern
+from sana_cli.errors import usage_error
 from sana_cli.pipeline.safety import SafetyCheck
-from sana_cli.request.options import Wishes
-from sana_cli.request.params import Settings, resolve
 from sana_cli.terminal.display import LivePreview, Seeing
-from sana_cli.terminal.help import ALIASES
 from sana_cli.terminal.report import summary
 from sana_cli.terminal.viewer import open_in_viewer
 from sana_cli.text import columns, say
 
 if TYPE_CHECKING:
-    from sana_cli.pipeline.finishing import Picture as Finished
+    from sana_cli.pipeline.results import SavedResult as Finished
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
 SWITCH_VALUES = (ON, OFF, DEFAULT)
 _HELP = ("help", "?", "/?")
 _LEAVE = ("exit", "quit", "/exit", ":q")
-_MOST = 1000  # pictures of one line
-_ALIASES = {f"/{alias[2:]}": f"/{name}" for name, aliases in ALIASES.items() for alias in aliases}
 
 
 class Looks(Protocol):
@@ -57,23 +52,20 @@ class Session:
 
     def __init__(
         self,
-        wishes: Wishes,
+        options: GenerationOptions,
         *,
         offline: bool,
         yes: bool,
         safety: SafetyCheck | None,
         reporter: "ConsoleReporter",
         looks: Looks,
-        count: int = 1,
         show: bool | None = None,
     ) -> None:
         """SanaError for a model that cannot be opened, or settings that do not fit it."""
         self.offline, self.yes = offline, yes
         self.safety, self.reporter, self.looks = safety, reporter, looks
-        self.count = count
-        self.usual = wishes  # what `default` goes back to
-        self.order = self._opened(wishes)
-        self.wishes = wishes
+        self.options = SessionOptions(options, self._found(options))
+        self.drawing = self._session(self.options)
         self.switched: dict[str, bool | None] = {"show": show, "preview": None}
         self.seeing = looks(show=show, preview=None)
         self._told_comment = False
@@ -81,12 +73,12 @@ class Session:
 
     @property
     def model(self) -> str:
-        return self.order.checkpoint.name
+        return self.options.checkpoint.name
 
     @property
     def schedulers(self) -> list[str]:
         """Those that fit the model."""
-        sprint = self.order.checkpoint.transformer.guidance_embeds
+        sprint = self.options.checkpoint.transformer.guidance_embeds
         return [name for name in Scheduler if (name == Scheduler.SCM) == sprint]
 
     def take(self, line: str) -> bool:
@@ -101,7 +93,7 @@ class Session:
             if text.startswith("#"):
                 self._tell_comment()
             elif text:
-                self._draw(*self._with_options(text))
+                self._draw(*self.options.for_line(text, last_seed=self._last_seed))
             return True
         name, _, value = text.partition(" ")
         self._command(name, value.strip())
@@ -114,8 +106,6 @@ class Session:
             self._switch(name, value)
         elif name == "/model":
             self._turn_to_model(value)
-        elif name == "/count":
-            self._set_count(value)
         elif name not in OTHERS:
             close = difflib.get_close_matches(name, COMMANDS, n=1)
             meant = f", did you mean {close[0]}?" if close else ""
@@ -129,7 +119,7 @@ class Session:
         elif name == "/settings":
             self._tell_settings()
         elif name == "/again":
-            self._draw(str(self._last().settings["prompt"]), self.wishes, self.count)
+            self._draw(str(self._last().settings["prompt"]), self.options.now)
         elif name == "/info":
             _tell(
                 [f"{key}: {value}" for key, value in self._last().settings.items() if value != ""]
@@ -145,44 +135,17 @@ class Session:
     def _last_seed(self) -> str:
         return str(self._last().seed)
 
-    def _with_options(self, line: str) -> tuple[str, Wishes, int]:
-        """A prompt, and what the options behind it change for this line alone. SanaError for others than these."""
-        prompt, options = split_options(line)
-        wishes, count = self.wishes, self.count
-        for typed, value in options:
-            name = _ALIASES.get(typed, typed)
-            if name == "/count":
-                count = _count(value)
-            elif name in SETTERS:
-                meant = self._last_seed() if (name, value) == ("/seed", "last") else value
-                wishes = replace(wishes, **self._parsed(name, meant, wishes))
-            else:
-                known = ", ".join(f"--{n[1:]}" for n in (*SETTERS, "/count"))
-                raise OptionError(
-                    f"--{name[1:]} is no option of a prompt here",
-                    f"known: {known}; for the words themselves, write them without dashes",
-                )
-        if options:
-            _check(wishes, self.order.checkpoint)
-        return prompt, wishes, count
-
-    def _set_count(self, value: str) -> None:
-        if value:
-            self.count = 1 if value == DEFAULT else _count(value)
-        if not (value and self.reporter.quiet):
-            _tell([f"count {self.count}"])
-
     def _tell_comment(self) -> None:
         """Say once why nothing is drawn."""
         if not self._told_comment:
             self._told_comment = True
             self.reporter.notice("lines that begin with # are comments, and are not drawn")
 
-    def _draw(self, prompt: str, wishes: Wishes, count: int) -> None:
+    def _draw(self, prompt: str, options: GenerationOptions) -> None:
         live = LivePreview(self.seeing, self.reporter)
-        self.order.watching, self.order.count = live.watching, count
+        self.drawing.watching = live.watching
         with self.reporter:
-            for picture in self.order.next(replace(wishes, prompt=prompt)):
+            for picture in self.drawing.next(replace(options, prompt=prompt)):
                 self.last = picture
                 with self.reporter.paused():
                     live.clear()
@@ -190,44 +153,16 @@ class Session:
                     self.seeing.show(picture.path)
 
     def _set(self, name: str, value: str) -> None:
+        options = self.options
         if not value:
             _tell([f"{name[1:]} {self._now(name)}"])
-            _check(self.wishes, self.order.checkpoint)
+            check(options.now, options.checkpoint)
             return
-        changes = self._parsed(name, value, self.wishes)
-        wishes = replace(self.wishes, **changes)
-        try:
-            _check(wishes, self.order.checkpoint)
-        except SanaError as error:
-            # Of several files that have gone, one after the other must be let go.
-            if value not in (OFF, DEFAULT) or self._can_draw():
-                raise
-            self.wishes = wishes
-            self.reporter.notice(f"{name[1:]} {value}, but still: {in_commands(error.message)}")
-            return
-        changed = {key for key in changes if changes[key] != getattr(self.wishes, key)}
-        self.wishes = wishes
-        if not self.reporter.quiet:
-            told = [n for n, s in SETTERS.items() if n == name or s.keys[0] in changed]
-            _tell([f"{n[1:]} {self._now(n)}" for n in told])
-
-    def _parsed(self, name: str, value: str, wishes: Wishes) -> dict[str, Any]:
-        """What a value changes of the wishes."""
-        setter = SETTERS[name]
-        if value == DEFAULT:
-            return {key: getattr(self.usual, key) for key in setter.keys}
-        try:
-            return setter.parse(value, wishes)
-        except ValueError as error:
-            raise usage_error(f"{name} cannot be {value!r}", f"it {error}") from error
-
-    def _can_draw(self) -> bool:
-        """Whether what is set is still there."""
-        try:
-            _check(self.wishes, self.order.checkpoint)
-        except SanaError:
-            return False
-        return True
+        changed, still = options.set(name, value)
+        if still is not None:
+            self.reporter.notice(f"{name[1:]} {value}, but still: {in_commands(still.message)}")
+        elif not self.reporter.quiet:
+            _tell([f"{n[1:]} {self._now(n)}" for n in changed])
 
     def _switch(self, name: str, value: str) -> None:
         key = name[1:]
@@ -252,72 +187,32 @@ class Session:
         if name in SWITCHES:
             seeing = self.seeing
             return ON if (seeing.shows if name == "/show" else seeing.previews) else OFF
-        return in_words(name, self.wishes, self._settings())
-
-    def _settings(self) -> Settings:
-        """What a prompt would be drawn with; without files, where one of them has gone."""
-        checkpoint, wishes = self.order.checkpoint, _any_prompt(self.wishes)
-        try:
-            return resolve(wishes.request(checkpoint), checkpoint)
-        except SanaError:
-            bare = replace(wishes, image=None, strength=None, mask=None, loras=None)
-            return resolve(bare.request(checkpoint), checkpoint)
+        return in_words(name, self.options.now, self.options.params())
 
     def _tell_settings(self) -> None:
         names = (*SETTERS, *SWITCHES)
         _tell(columns([("model", self.model), *((n[1:], self._now(n)) for n in names)]))
-        _check(self.wishes, self.order.checkpoint)  # what has gone is told, too
+        check(self.options.now, self.options.checkpoint)  # what has gone is shown, too
 
     def _turn_to_model(self, name: str) -> None:
         if name:
-            typed = Wishes(model=name)
-            wishes = typed.over(self.wishes)
-            self.order = self._opened(wishes)
-            self.usual, self.wishes = typed.over(self.usual), wishes
+            typed = GenerationOptions(model=name)
+            checkpoint = self._found(typed.over(self.options.now))
+            options = self.options.turned_to(typed, checkpoint)
+            self.options, self.drawing = options, self._session(options)
         _tell([f"model {self.model}"])
 
-    def _opened(self, wishes: Wishes) -> Order:
+    def _found(self, options: GenerationOptions) -> Checkpoint:
         with self.reporter:
-            checkpoint = open_model(
-                wishes, None, offline=self.offline, yes=self.yes, reporter=self.reporter
+            return open_model(
+                options, None, offline=self.offline, yes=self.yes, reporter=self.reporter
             )
-        _check(wishes, checkpoint)
-        return Order(
-            wishes=wishes, checkpoint=checkpoint, count=self.count, overwrite=False, reporter=self.reporter,
-            safety=self.safety,
+
+    def _session(self, options: SessionOptions) -> GenerateSession:
+        return GenerateSession(
+            options=options.now, checkpoint=options.checkpoint, overwrite=False,
+            reporter=self.reporter, safety=self.safety,
         )  # fmt: skip
-
-
-def _count(value: str) -> int:
-    if not value.isdecimal() or not 1 <= int(value[:9]) <= _MOST:
-        raise usage_error(
-            f"/count cannot be {value!r}", f"it should be a whole number from 1 to {_MOST}"
-        )
-    return int(value)
-
-
-def _check(wishes: Wishes, checkpoint: Checkpoint) -> None:
-    """SanaError for settings that no prompt can be drawn with."""
-    settings = resolve(_any_prompt(wishes).request(checkpoint), checkpoint)
-    if settings.loras:
-        from sana_cli.loading.load import check_loras
-
-        check_loras(checkpoint, settings.loras)
-    if wishes.output:
-        output = local_path(wishes.output)
-        folder = output.parent if is_pattern(output) else output
-        if not folder.is_dir() and (is_pattern(output) or output.suffix.lower() != ".png"):
-            raise no_folder(folder)
-        one_name = output.suffix.lower() == ".png" and not output.is_dir()
-        if one_name and (not is_pattern(output) or "{index" in wishes.output):
-            raise usage_error(
-                f"pictures of a session cannot all be called {wishes.output}",
-                "name a folder, or a pattern with {slug} and {seed}",
-            )
-
-
-def _any_prompt(wishes: Wishes) -> Wishes:
-    return replace(wishes, prompt="a prompt")
 
 
 def _tell(lines: "Iterator[str] | list[str]") -> None:

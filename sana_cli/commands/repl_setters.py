@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sana_cli.checkpoints.lora_file import parse_lora
-from sana_cli.config.choices import RANDOM_SEEDS, Scheduler, parse_size
+from sana_cli.config.choices import RANDOM_SEEDS, parse_size
+from sana_cli.config.generation import FIELDS, Field, GenerationOptions
 from sana_cli.config.user_settings import SETTINGS
 from sana_cli.files import local_path
-from sana_cli.request.options import Wishes
 
 DEFAULT = "default"  # the value that takes a setting back
 ON, OFF = "on", "off"
@@ -21,22 +21,34 @@ _MOST_DIGITS = 100  # more are no seed, and Python reads no more than some thous
 class Setter:
     """A command that changes one setting.
 
-    `parse` gives the wishes that a value means, beside those there are; ValueError says what a value should be.
+    `parse` gives the options that a value means, beside those there are; ValueError says what a value should be.
     """
 
     argument: str
     help: str
-    parse: Callable[[str, Wishes], dict[str, Any]]
-    keys: tuple[str, ...]  # of `Wishes`, which `default` takes back; its own first
+    parse: Callable[[str, GenerationOptions], dict[str, Any]]
+    keys: tuple[str, ...]  # of `GenerationOptions`, which `default` takes back; its own first
     values: tuple[str, ...] = ()  # offered when Tab is pressed
     files: Literal["", "pictures", "loras"] = ""  # offered beside them
 
 
-def _number(key: str) -> Callable[[str, Wishes], dict[str, Any]]:
-    return lambda text, now: {key: SETTINGS[key].parse(text)}
+def _plain(field: Field) -> Setter:
+    """The command of an option that a plain value sets."""
+    choices = tuple(field.option.choices or ())
+    return Setter(
+        argument="|".join(choices) or ("N" if field.value == "whole number" else "X"),
+        help=field.option.repl,
+        parse=lambda text, now: {field.name: SETTINGS[field.word].parse(text)},
+        keys=(field.name,),
+        values=choices,
+    )
 
 
-def _seed(text: str, now: Wishes) -> dict[str, Any]:
+def _count(text: str, now: GenerationOptions) -> dict[str, Any]:
+    return {"count": SETTINGS["count"].parse(text)}
+
+
+def _seed(text: str, now: GenerationOptions) -> dict[str, Any]:
     if text.lower() in RANDOM_SEEDS:
         return {"seed": None}
     if not text.isdecimal() or len(text) > _MOST_DIGITS:
@@ -46,24 +58,18 @@ def _seed(text: str, now: Wishes) -> dict[str, Any]:
     return {"seed": int(text)}
 
 
-def _size(text: str, now: Wishes) -> dict[str, Any]:
+def _size(text: str, now: GenerationOptions) -> dict[str, Any]:
     if ":" in text:
         return {"width": None, "height": None, "aspect": text}
     width, height = parse_size(text)
     return {"width": width, "height": height, "aspect": None}
 
 
-def _scheduler(text: str, now: Wishes) -> dict[str, Any]:
-    if text not in list(Scheduler):
-        raise ValueError(f"should be one of {', '.join(Scheduler)}")
-    return {"scheduler": text}
+def _negative(text: str, now: GenerationOptions) -> dict[str, Any]:
+    return {"negative_prompt": None if text == OFF else text}
 
 
-def _negative(text: str, now: Wishes) -> dict[str, Any]:
-    return {"negative": None if text == OFF else text}
-
-
-def _image(text: str, now: Wishes) -> dict[str, Any]:
+def _image(text: str, now: GenerationOptions) -> dict[str, Any]:
     """A file, and behind it a strength; names may hold blanks."""
     if text == OFF:
         return {"image": None, "strength": None, "mask": None}  # a mask is of a picture
@@ -75,11 +81,11 @@ def _image(text: str, now: Wishes) -> dict[str, Any]:
     return {"image": text, "strength": None}
 
 
-def _mask(text: str, now: Wishes) -> dict[str, Any]:
+def _mask(text: str, now: GenerationOptions) -> dict[str, Any]:
     return {"mask": None if text == OFF else _unquoted(text)}
 
 
-def _lora(text: str, now: Wishes) -> dict[str, Any]:
+def _lora(text: str, now: GenerationOptions) -> dict[str, Any]:
     """One more, or another scale for one that is there."""
     if text == OFF:
         return {"loras": None}
@@ -105,18 +111,11 @@ SETTERS = {
         argument="WxH|W:H", help="in pixels, or only the shape",
         parse=_size, keys=("width", "height", "aspect"),
     ),
-    "/steps": Setter(argument="N", help="denoising steps", parse=_number("steps"), keys=("steps",)),
-    "/guidance": Setter(
-        argument="X", help="how strictly to follow the prompt; 1: off",
-        parse=_number("guidance"), keys=("guidance",),
-    ),
+    "/count": Setter(argument="N", help="pictures for each prompt", parse=_count, keys=("count",)),
+    **{f"/{field.word}": _plain(field) for field in FIELDS.values() if field.option.repl},
     "/negative": Setter(
         argument="TEXT|off", help="what to keep out of the picture",
-        parse=_negative, keys=("negative",), values=(OFF,),
-    ),
-    "/scheduler": Setter(
-        argument="|".join(Scheduler), help="sampler",
-        parse=_scheduler, keys=("scheduler",), values=tuple(Scheduler),
+        parse=_negative, keys=("negative_prompt",), values=(OFF,),
     ),
     "/image": Setter(
         argument="FILE [STRENGTH]|off", help="picture to start from, and how much to redraw",

@@ -4,8 +4,8 @@ import re
 from collections.abc import Iterator
 
 from sana_cli.commands.repl_setters import DEFAULT, OFF, ON, SETTERS
-from sana_cli.request.options import Wishes
-from sana_cli.request.params import Settings
+from sana_cli.config.generation import GenerationOptions
+from sana_cli.request.params import GenerationParams
 from sana_cli.text import columns
 
 SWITCHES = {
@@ -13,7 +13,6 @@ SWITCHES = {
     "/preview": "also show them while they are drawn",
 }
 OTHERS = {
-    "/count": ("N", "pictures for each prompt"),
     "/again": ("", "draw the last prompt again, with what is set now"),
     "/info": ("", "settings of the last picture"),
     "/open": ("", "open the last picture in your viewer"),
@@ -33,11 +32,13 @@ def in_commands(text: str) -> str:
     return known.replace("--strength", "strength")
 
 
-def in_words(name: str, wishes: Wishes, settings: Settings) -> str:
+def in_words(name: str, options: GenerationOptions, settings: GenerationParams) -> str:
     source = settings.source
     match name:
         case "/seed":
-            return "a new one each time" if wishes.seed is None else str(wishes.seed)
+            return "a new one each time" if options.seed is None else str(options.seed)
+        case "/count":
+            return str(options.count or 1)
         case "/size":
             return f"{settings.width}x{settings.height}"
         case "/guidance":
@@ -46,13 +47,13 @@ def in_words(name: str, wishes: Wishes, settings: Settings) -> str:
             return settings.negative_prompt or OFF
         case "/image":
             told = f"{source.image.name} at strength {source.strength:g}" if source else None
-            return told or wishes.image or OFF
+            return told or options.image or OFF
         case "/mask":
-            return wishes.mask or OFF
+            return options.mask or OFF
         case "/lora":
-            return ", ".join(map(str, settings.loras or wishes.loras or ())) or OFF
+            return ", ".join(map(str, settings.loras or options.loras or ())) or OFF
         case "/output":
-            return wishes.output or "the working folder"
+            return options.output or "the working folder"
         case _:
             return str(getattr(settings, name[1:]))
 

@@ -9,27 +9,16 @@ import os
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from quant.files import read_small_text
-from sana_cli.config.choices import (
-    Backend,
-    Decode,
-    Device,
-    PlanName,
-    Precision,
-    Scheduler,
-    parse_bytes,
-    parse_size,
-    size_of_aspect,
-)
+from sana_cli.config.choices import parse_bytes, parse_size, size_of_aspect
+from sana_cli.config.generation import FIELDS, Field, GenerationOptions
 from sana_cli.errors import ExitCode, SanaError
 
 _log = logging.getLogger("sana.settings")
 
-BUILTIN = "builtin"
 AUTO = "auto"
 LARGEST_CONFIG = 2**20  # bytes of the settings file
 Value = str | int | float | bool
@@ -112,64 +101,27 @@ class Setting:
         return self.default is None and self.kind == "true or false"
 
 
-def _names(choices: type[StrEnum]) -> tuple[str, ...]:
-    return tuple(choice.value for choice in choices)
-
-
 def _read_shape(text: str) -> object:
     return size_of_aspect(text, 1024) if ":" in text else parse_size(text)
 
 
+def _of_option(field: Field) -> Setting:
+    option, kind = field.option, field.value
+    assert kind != "texts"
+    return Setting(
+        kind=kind,
+        help=option.setting,
+        unset=option.unset,
+        choices=tuple(choice.value for choice in option.choices) if option.choices else (),
+        limits=option.limits,
+        default=option.usual,
+    )
+
+
 SETTINGS: dict[str, Setting] = {
-    "model": Setting(
-        kind="text", help="model used when --model is not given", unset=BUILTIN, default=BUILTIN
-    ),
-    "output": Setting(
-        kind="text", help="folder for pictures, or a pattern", unset="the working folder"
-    ),
+    **{field.word: _of_option(field) for field in FIELDS.values() if field.option.setting},
     "size": Setting(
         kind="shape", reads=_read_shape, help="size in pixels, or a shape", unset="the model's"
-    ),
-    "count": Setting(
-        kind="whole number", limits=(1, 1000), help="pictures for each prompt", unset="1", default=1
-    ),
-    "seed": Setting(
-        kind="whole number", limits=(0, 2**64 - 1), help="same seed, same picture", unset="random"
-    ),
-    "negative": Setting(kind="text", help="what to keep out of pictures", unset="nothing"),
-    "steps": Setting(
-        kind="whole number", limits=(1, 1000), help="denoising steps", unset="the model's"
-    ),
-    "guidance": Setting(
-        kind="number", limits=(0, 100), help="how strictly to follow the prompt", unset="the model's"
-    ),
-    "scheduler": Setting(
-        kind="text", choices=_names(Scheduler), help="sampler", unset="the model's"
-    ),
-    "enhance": Setting(
-        kind="true or false", help="put the published instruction before prompts",
-        unset="as published",
-    ),
-    "cache": Setting(
-        kind="number", limits=(0, 1), help="threshold for reusing earlier results; 0: off",
-        unset="0", default=0.0,
-    ),
-    "precision": Setting(
-        kind="text", choices=_names(Precision), help="compute precision of the transformer",
-        unset=AUTO, default=AUTO,
-    ),
-    "device": Setting(
-        kind="text", choices=_names(Device), help="where to run", unset=AUTO, default=AUTO
-    ),
-    "backend": Setting(
-        kind="text", choices=_names(Backend), help="kernels of quantized models",
-        unset=AUTO, default=AUTO,
-    ),
-    "decode": Setting(
-        kind="text", choices=_names(Decode), help="how latents become pixels", unset=AUTO, default=AUTO
-    ),
-    "plan": Setting(
-        kind="text", choices=_names(PlanName), help="what stays in memory", unset=AUTO, default=AUTO
     ),
     "max_memory": Setting(
         kind="size", reads=parse_bytes, help="most memory that a picture may take: 4GiB",
@@ -195,36 +147,37 @@ SETTINGS: dict[str, Setting] = {
         kind="true or false", help="never touch the network", unset="false", default=False
     ),
 }  # fmt: skip
+_OWN = ("safety", "safety_model", "show", "preview", "quiet", "offline")  # fields of `UserSettings`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Preferences:
-    """Every setting; None where the user set nothing. `sources` tells where, in words."""
+class UserSettings:
+    """Every setting; None where the user set nothing. `values` holds them as they were read, `sources` where, in words."""
 
-    model: str | None = None
-    output: str | None = None
-    size: str | None = None
-    count: int | None = None
-    seed: int | None = None
-    negative: str | None = None
-    steps: int | None = None
-    guidance: float | None = None
-    scheduler: str | None = None
-    enhance: bool | None = None
-    cache: float | None = None
-    precision: str | None = None
-    device: str | None = None
-    backend: str | None = None
-    decode: str | None = None
-    plan: str | None = None
-    max_memory: str | None = None
+    options: GenerationOptions = field(default_factory=GenerationOptions)  # what holds for pictures
     safety: bool | None = None
     safety_model: str | None = None
     show: bool | None = None
     preview: bool | None = None
     quiet: bool | None = None
     offline: bool | None = None
+    values: Mapping[str, Value] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], sources: Mapping[str, str]) -> Self:
+        """From checked values by the settings' names, and where each is set."""
+        said = {f.name: values[f.word] for f in FIELDS.values() if values.get(f.word) is not None}
+        where = {name: sources[FIELDS[name].word] for name in said if FIELDS[name].word in sources}
+        if (size := values.get("size")) is not None:
+            if ":" in size:
+                said["aspect"] = size
+            else:
+                said["width"], said["height"] = parse_size(size)
+            where |= dict.fromkeys(("width", "height", "aspect"), sources["size"])
+        own = {name: values.get(name) for name in _OWN}
+        options = GenerationOptions(**said, sources=where)
+        return cls(options=options, **own, values=values, sources=sources)
 
     def is_quiet(self, typed: bool | None) -> bool:
         """What --quiet said, else what is set."""
@@ -239,7 +192,7 @@ class Preferences:
         return bool(self.offline if typed is None else typed)
 
 
-def preferences() -> Preferences:
+def preferences() -> UserSettings:
     """What the user set, from the environment and the file. SanaError for what makes no sense."""
     path = config_path()
     values: dict[str, Any] = dict(read_config_file())
@@ -264,7 +217,7 @@ def preferences() -> Preferences:
         key: None if value == AUTO and SETTINGS[key].takes_auto else value
         for key, value in values.items()
     }
-    return Preferences(**values, sources=sources)
+    return UserSettings.of(values, sources)
 
 
 def variable(key: str) -> str:

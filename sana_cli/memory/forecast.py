@@ -24,7 +24,7 @@ from sana_cli.memory.decoder_sizes import (
 )
 from sana_cli.memory.plans import DecodePlan, Plan
 from sana_cli.memory.text_sizes import text_activations, text_tokens
-from sana_cli.request.params import Settings
+from sana_cli.request.params import GenerationParams
 from sana_cli.system.precision import Device, DtypePlan
 
 MIB = 2**20
@@ -214,7 +214,7 @@ class _Denoise(NamedTuple):
 
 def describe(
     checkpoint: Checkpoint,
-    settings: Settings,
+    settings: GenerationParams,
     dtypes: DtypePlan,
     device: Device,
     *,
@@ -254,11 +254,11 @@ def describe(
     )
 
 
-def _branches(settings: Settings) -> int:
+def _branches(settings: GenerationParams) -> int:
     return 2 if settings.uses_two_branches else 1
 
 
-def _transformer(checkpoint: Checkpoint, settings: Settings, dtypes: DtypePlan) -> Weights:
+def _transformer(checkpoint: Checkpoint, settings: GenerationParams, dtypes: DtypePlan) -> Weights:
     weights = weights_of(checkpoint, "transformer", dtypes.transformer)
     # Held together with quantized layers, and while float weights are read, of which they become a part.
     loras = sum(lora.file.bytes for lora in settings.loras)
@@ -266,7 +266,7 @@ def _transformer(checkpoint: Checkpoint, settings: Settings, dtypes: DtypePlan) 
 
 
 def _denoise(
-    checkpoint: Checkpoint, settings: Settings, dtypes: DtypePlan, device: Device
+    checkpoint: Checkpoint, settings: GenerationParams, dtypes: DtypePlan, device: Device
 ) -> _Denoise:
     config, branches = checkpoint.transformer, _branches(settings)
     tokens = settings.drawn_height * settings.drawn_width // checkpoint.vae.downscale**2
@@ -288,7 +288,7 @@ def _denoise(
 
 
 def _init_image(
-    checkpoint: Checkpoint, settings: Settings, dtypes: DtypePlan, device: Device
+    checkpoint: Checkpoint, settings: GenerationParams, dtypes: DtypePlan, device: Device
 ) -> _InitImage:
     source = settings.source
     if source is None or not source.is_encoded:

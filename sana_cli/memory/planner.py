@@ -8,7 +8,8 @@ from sana_cli.config.choices import DecodeMode
 from sana_cli.errors import SanaError, usage_error
 from sana_cli.memory.forecast import MIB, Job, StagePeak, describe, peak, predict, predict_decode
 from sana_cli.memory.plans import NAMED, DecodePlan, Plan, decode_plans
-from sana_cli.request.params import Request, Settings
+from sana_cli.request.params import GenerationParams
+from sana_cli.request.runtime import RuntimeOptions
 from sana_cli.system.memory import free_bytes, held_bytes
 from sana_cli.system.precision import Device, DtypePlan
 from sana_cli.text import readable_memory
@@ -79,30 +80,32 @@ def cap_of(device: Device, asked: int | None, source: str = "") -> Cap:
 
 def choose_for(
     checkpoint: Checkpoint,
-    request: Request,
-    settings: Settings,
+    runtime: RuntimeOptions,
+    params: GenerationParams,
     dtypes: DtypePlan,
     device: Device,
     *,
+    cap_source: str = "",
     several: bool,
     text_is_cached: bool,
     warm: bool = False,
 ) -> Choice:
-    """The plan of a request, one of `several` pictures or the only one; errors as for `choose`.
+    """The plan of a picture, one of `several` or the only one; errors as for `choose`.
 
-    `warm` is for requests that come one after the other, each with a text that nobody knows before.
+    `cap_source` is where the cap is set, if nobody typed it. `warm` is for pictures that are asked for one after the
+    other, each with a text that nobody knows before.
     """
     job = describe(
-        checkpoint, settings, dtypes, device,
+        checkpoint, params, dtypes, device,
         several=several, text_is_cached=text_is_cached and not warm, warm=warm,
     )  # fmt: skip
     return choose(
         job,
-        cap_of(device, request.max_memory, request.max_memory_source),
-        name=request.plan,
-        mode=request.decode,
-        tile=request.tile,
-        apart=request.branches_apart,
+        cap_of(device, runtime.max_memory, cap_source),
+        name=runtime.plan,
+        mode=runtime.decode,
+        tile=runtime.tile,
+        apart=runtime.branches_apart,
     )
 
 

@@ -9,7 +9,7 @@ from sana_cli.config.networks import Gemma2Config
 from sana_cli.config.published import complex_human_instruction
 from sana_cli.errors import SanaError
 from sana_cli.models.tokenizer import Tokenizer
-from sana_cli.request.params import Settings
+from sana_cli.request.params import GenerationParams
 from sana_cli.system.precision import DtypePlan
 
 _READABLE_TOKENIZER = 4 * 2**20  # larger ones take longer to load than a prediction may
@@ -18,7 +18,7 @@ _TEXT_MLP_MAPS = 3
 _TEXT_SCORE_MAPS = 4  # of heads x L x L
 
 
-def text_activations(checkpoint: Checkpoint, settings: Settings, dtypes: DtypePlan) -> int:
+def text_activations(checkpoint: Checkpoint, settings: GenerationParams, dtypes: DtypePlan) -> int:
     """Activations of the text encoder, in bytes."""
     config = read_config(checkpoint.folder / "text_encoder/config.json", Gemma2Config.from_dict)
     prefix, length = text_tokens(checkpoint, settings)
@@ -31,7 +31,7 @@ def text_activations(checkpoint: Checkpoint, settings: Settings, dtypes: DtypePl
     return ITEMSIZE[dtypes.text_encoder] * (cache + states + max(mlp, scores))
 
 
-def text_tokens(checkpoint: Checkpoint, settings: Settings) -> tuple[int, int]:
+def text_tokens(checkpoint: Checkpoint, settings: GenerationParams) -> tuple[int, int]:
     """Tokens of the instruction (0: none) and of the prompt, as far as they are used."""
     instruction = complex_human_instruction() if settings.enhance else ""
     prefix = count_tokens(checkpoint.folder, instruction) if settings.enhance else 0

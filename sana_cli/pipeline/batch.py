@@ -19,19 +19,19 @@ from filelock import FileLock, Timeout
 from sana_cli import files
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.digest import model_digest
+from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.images import file_names
 from sana_cli.images.png import read_settings
 from sana_cli.pipeline.finished_pictures import FinishedPictures, fits
-from sana_cli.request.options import Wishes
-from sana_cli.request.output_paths import require_png
-from sana_cli.request.params import MAX_SEED, Request, resolve, seeds_of
+from sana_cli.request.output_paths import Target, require_png
+from sana_cli.request.params import MAX_SEED, GenerationParams, count_of, resolve_all
 from sana_cli.request.picture_settings import picture_settings
 from sana_cli.request.prompt_file import Line, Problem, PromptFile, summed_up
 
 if TYPE_CHECKING:
-    from sana_cli.pipeline.finishing import Picture
-    from sana_cli.pipeline.run import Run
+    from sana_cli.pipeline.pipeline import SanaPipeline
+    from sana_cli.pipeline.results import SavedResult
 
 TEXTS_AT_ONCE = 500  # encoded prompts that are held, at most 2.8 MB each
 
@@ -42,18 +42,13 @@ class Job:
 
     index: int  # from 1
     line: Line
-    request: Request
+    params: GenerationParams
+    path: Path
     wanted: Mapping[str, Any]  # the settings that its file will carry, as far as they decide it
 
     @property
-    def path(self) -> Path:
-        assert self.request.output is not None
-        return self.request.output
-
-    @property
     def named(self) -> file_names.Named:
-        assert self.request.seed is not None
-        return file_names.Named(self.request.prompt, self.request.seed, self.index, self.line.id)
+        return file_names.Named(self.params.prompt, self.params.seed, self.index, self.line.id)
 
     @property
     def cost(self) -> tuple[object, ...]:
@@ -70,7 +65,7 @@ class Job:
         return tuple(str(self.wanted.get(key)) for key in keys)
 
     def at(self, path: Path) -> "Job":
-        return replace(self, request=replace(self.request, output=path, output_is_pattern=False))
+        return replace(self, path=path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +76,7 @@ class Batch:
     done: Mapping[Path, Mapping[str, Any]]  # what is in their files
     problems: tuple[Problem, ...]
     model_digest: str
+    overwrite: bool
     renamed: tuple[Path, ...]  # new names, of pictures whose usual ones are taken
     new_folder: Path | None  # to be made before the first picture
 
@@ -90,27 +86,26 @@ class Batch:
 
     def without(self, prompts: Container[str]) -> "Batch":
         """The same, but for pictures of some prompts that are still to be drawn."""
-        left = (j for j in self.jobs if j.request.prompt not in prompts or j.path in self.done)
+        left = (j for j in self.jobs if j.params.prompt not in prompts or j.path in self.done)
         return replace(self, jobs=tuple(left))
 
 
 def plan_batch(
     found: PromptFile,
-    common: Wishes,
+    common: GenerationOptions,
     checkpoint: Checkpoint,
     *,
-    count: int,
     overwrite: bool,
 ) -> Batch:
     """Every picture with its seed and name; `common` is what a line does not say itself, with where pictures go.
 
     SanaError where no line can be drawn, and for names that are taken by other pictures.
     """
-    target = common.request(checkpoint, count=count)
-    jobs, problems = _jobs(found, replace(common, output=None), checkpoint, count, overwrite)
+    target = Target.of(common.output)
+    jobs, problems = _jobs(found, replace(common, output=None), checkpoint)
     if not jobs:
         raise summed_up(problems)
-    pattern = _pattern(target, jobs, several=count > 1)
+    pattern = _pattern(target, jobs, several=count_of(common) > 1)
     digest = model_digest(checkpoint)
     names = file_names.expand(pattern, [job.named for job in jobs])
     jobs = [job.at(name) for job, name in zip(jobs, names, strict=True)]
@@ -135,49 +130,50 @@ def plan_batch(
         done=done,
         problems=tuple(problems),
         model_digest=digest,
+        overwrite=overwrite,
         renamed=tuple(renamed),
         new_folder=new_folder,
     )
 
 
 def _jobs(
-    found: PromptFile, common: Wishes, checkpoint: Checkpoint, count: int, overwrite: bool
+    found: PromptFile, common: GenerationOptions, checkpoint: Checkpoint
 ) -> tuple[list[Job], list[Problem]]:
     """The pictures of all lines that can be drawn, and the lines that cannot. Both count in `index`."""
     jobs: list[Job] = []
     problems = {problem.place: problem for problem in found.problems}
     seen: Counter[str] = Counter()
     for line in found.lines:
-        wishes = line.wishes.over(common)
-        if wishes.seed is None:
-            said = repr(line.wishes)  # the same prompt with other settings is no repetition
-            wishes = replace(wishes, seed=_seed_of(f"{wishes.prompt}\n{seen[said]}"))
+        options = line.options.over(common)
+        if options.seed is None:
+            said = repr(line.options)  # the same prompt with other settings is no repetition
+            options = replace(options, seed=_seed_of(f"{options.prompt}\n{seen[said]}"))
             seen[said] += 1
         try:
-            request = wishes.request(checkpoint, count=count, overwrite=overwrite)
-            settings = resolve(request, checkpoint)
+            pictures = resolve_all(options, checkpoint)
         except SanaError as error:
             told = SanaError(f"{line.place}: {error.message}", hint=error.hint, code=error.code)
             problems[line.place] = Problem(
                 order=line.order, place=line.place, error=told, id=line.id
             )
             continue
-        for number, seed in enumerate(seeds_of(request), start=1):
-            jobs.append(
-                Job(
-                    index=(line.order - 1) * count + number,
-                    line=line,
-                    request=replace(request, seed=seed, count=1),
-                    wanted=picture_settings(settings, checkpoint, seed),
-                )
+        jobs += [
+            Job(
+                index=(line.order - 1) * len(pictures) + number,
+                line=line,
+                params=params,
+                path=Path(),  # its name may depend on the number of pictures
+                wanted=picture_settings(params, checkpoint),
             )
+            for number, params in enumerate(pictures, start=1)
+        ]
     return jobs, sorted(problems.values(), key=lambda problem: problem.order)
 
 
-def _pattern(target: Request, jobs: list[Job], *, several: bool) -> Path:
+def _pattern(target: Target, jobs: list[Job], *, several: bool) -> Path:
     """What pictures are called: the name that was asked for, or usual ones in a folder."""
-    path = target.output
-    if path is None or path.is_dir() or target.output_is_folder:
+    path = target.path
+    if path is None or path.is_dir() or target.is_folder:
         if path is not None and os.path.lexists(path) and not path.is_dir():
             raise files.no_folder(path)
         name = "{index}-{slug}-{seed}.png" if several else "{index}-{slug}.png"
@@ -197,9 +193,9 @@ def _literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
 
 
-def _folder_to_make(target: Request) -> Path | None:
-    path = target.output
-    return path if path and files.is_new_folder(path, target.output_is_folder) else None
+def _folder_to_make(target: Target) -> Path | None:
+    path = target.path
+    return path if path and files.is_new_folder(path, target.is_folder) else None
 
 
 def _found(
@@ -256,26 +252,29 @@ def _free_name(path: Path, taken: Container[Path]) -> Path:
 
 
 def draw_batch(
-    run: "Run", batch: Batch, checkpoint: Checkpoint, *, advance: Callable[[int, int], None]
-) -> Iterator["Picture"]:
+    pipeline: "SanaPipeline", batch: Batch, *, advance: Callable[[int, int], None]
+) -> Iterator["SavedResult"]:
     """Draw what is pending. `advance` is told how many pictures there are, and how many in all.
 
     Processes that work on the same pictures share them: each is drawn by the one that claims it first.
     """
+    from sana_cli.pipeline.saving import draw_to_file
+
     pending, total = batch.pending, len(batch.jobs)
     finished = len(batch.done)
     for start in range(0, len(pending), TEXTS_AT_ONCE):
         jobs = pending[start : start + TEXTS_AT_ONCE]
-        run.encode([job.request for job in jobs])
+        pipeline.encode_ahead([job.params for job in jobs])
         claimed_by_others: list[Job] = []
         for wait, some in ((0, jobs), (-1, claimed_by_others)):
             for job in some:
                 advance(finished, total)
                 try:
                     with _claim(job.path, wait):
-                        if not _another_did_it(job, batch.model_digest):
-                            run.turn_to(job.request)
-                            yield from run.pictures()
+                        if batch.overwrite or not _another_did_it(job, batch.model_digest):
+                            yield draw_to_file(
+                                pipeline, job.params, job.path, overwrite=batch.overwrite
+                            )
                         finished += 1
                 except Timeout:
                     claimed_by_others.append(job)
@@ -312,7 +311,7 @@ def _lock_of(path: Path) -> Path:
 
 def _another_did_it(job: Job, digest: str) -> bool:
     """A second process may work on the same file of prompts."""
-    if job.request.overwrite or not os.path.lexists(job.path):
+    if not os.path.lexists(job.path):
         return False
     try:
         return fits(read_settings(job.path), job.wanted, digest)

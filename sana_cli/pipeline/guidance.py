@@ -6,7 +6,7 @@ unconditional branch is left out. First-block caching: `models/block_cache.py`.
 
 # B batch, C latent channels, h w latent grid
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,9 +14,39 @@ from torch import Tensor
 
 from sana_cli.models.block_cache import FirstBlockCache
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
-from sana_cli.pipeline.verbs import guided_velocity
-from sana_cli.request.params import Settings
+from sana_cli.request.params import GenerationParams
 from sana_cli.schedulers import make_scheduler
+
+
+def guided_velocity(
+    transformer: SanaTransformer2D,
+    contexts: list[TextContext],
+    x: Tensor,
+    timestep: float,
+    *,
+    guidance_scale: float,
+    branches_apart: bool = False,
+    caches: Sequence[FirstBlockCache] = (),
+) -> Tensor:
+    """One step's velocity (B, C, h, w) fp32 at latents x, after guidance.
+
+    Two contexts, of B texts each, are the unconditional and the conditional branch; `branches_apart` computes one
+    after the other. `caches`: none, or one a context.
+    """
+    dtype, config = transformer.proj_out.weight.dtype, transformer.config
+    embedded = guidance_scale * config.guidance_embeds_scale if config.guidance_embeds else None
+    velocities = []
+    at_once = 1 if branches_apart else len(contexts)
+    for group in (slice(i, i + at_once) for i in range(0, len(contexts), at_once)):
+        batch = x.repeat(at_once, 1, 1, 1).to(dtype)
+        scaled = timestep * config.timestep_scale
+        velocity = transformer.velocity(batch, scaled, contexts[group], embedded, caches[group])
+        velocities.append(velocity.float())
+    velocity = torch.cat(velocities)
+    if len(contexts) == 1:
+        return velocity
+    unconditional, conditional = velocity.chunk(2)
+    return unconditional + guidance_scale * (conditional - unconditional)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +75,10 @@ class PassCount:
 class Passes:
     """The passes of one picture. Holds what its caches keep from step to step."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        branches = range(2 if settings.uses_two_branches else 1)
-        self._caches = [FirstBlockCache(settings.cache) for _ in branches if settings.cache]
+    def __init__(self, params: GenerationParams) -> None:
+        self._params = params
+        branches = range(2 if params.uses_two_branches else 1)
+        self._caches = [FirstBlockCache(params.cache) for _ in branches if params.cache]
         self._begun = 0
 
     def velocity(
@@ -61,13 +91,13 @@ class Passes:
         branches_apart: bool = False,
     ) -> Tensor:
         """A step's velocity (B, C, h, w) fp32; the last context is the conditional one."""
-        needed = slice(None if is_guided(self._settings, timestep) else -1, None)
+        needed = slice(None if is_guided(self._params, timestep) else -1, None)
         velocity = guided_velocity(
             transformer,
             contexts[needed],
             x,
             timestep,
-            guidance_scale=self._settings.guidance_scale,
+            guidance_scale=self._params.guidance_scale,
             branches_apart=branches_apart,
             caches=self._caches[needed],
         )
@@ -79,42 +109,40 @@ class Passes:
         """Of a finished picture."""
         reused = sum(cache.reused for cache in self._caches)
         return PassCount(
-            without_savings=self._settings.steps_to_run
-            * (2 if self._settings.uses_two_branches else 1),
+            without_savings=self._params.steps_to_run
+            * (2 if self._params.uses_two_branches else 1),
             computed=self._begun - reused,
             first_block_only=reused,
         )
 
 
-def is_guided(settings: Settings, timestep: float) -> bool:
+def is_guided(params: GenerationParams, timestep: float) -> bool:
     """Whether a step at this noise level, in thousandths, lies in the interval of guidance."""
-    low, high = settings.guidance_interval
+    low, high = params.guidance_interval
     return low <= timestep / 1000 <= high
 
 
-def without_effect(settings: Settings, *, blocks: int) -> Iterator[str]:
+def without_effect(params: GenerationParams, *, blocks: int) -> Iterator[str]:
     """What was asked for and changes nothing, or more than one may think, a line each."""
-    if settings.guidance_interval != (0, 1):
-        if not settings.uses_two_branches:
+    if params.guidance_interval != (0, 1):
+        if not params.uses_two_branches:
             yield "--guidance-interval has no effect: guidance is 1 or less, or built in (Sprint)"
         else:
-            guided = [is_guided(settings, timestep) for timestep in _timesteps(settings)]
+            guided = [is_guided(params, timestep) for timestep in _timesteps(params)]
             if all(guided):
                 yield "--guidance-interval has no effect: every step lies in it"
             elif not any(guided):
                 yield "no step lies in --guidance-interval: the picture is drawn without guidance"
-    if settings.cache and (settings.steps_to_run == 1 or blocks == 1):
-        one = (
-            "the picture has one step" if settings.steps_to_run == 1 else "the model has one block"
-        )
+    if params.cache and (params.steps_to_run == 1 or blocks == 1):
+        one = "the picture has one step" if params.steps_to_run == 1 else "the model has one block"
         yield f"--cache has no effect: {one}"
 
 
-def _timesteps(settings: Settings) -> list[float]:
+def _timesteps(params: GenerationParams) -> list[float]:
     """Of every step that runs of a flow model."""
     nothing = torch.empty(0)
     sampler = make_scheduler(
-        settings.scheduler, settings.steps, shift=settings.flow_shift, draw_noise=lambda: nothing
+        params.scheduler, params.steps, shift=params.flow_shift, draw_noise=lambda: nothing
     )
-    first = settings.steps - settings.steps_to_run
-    return [sampler.inputs(i, nothing)[1] for i in range(first, settings.steps)]
+    first = params.steps - params.steps_to_run
+    return [sampler.inputs(i, nothing)[1] for i in range(first, params.steps)]

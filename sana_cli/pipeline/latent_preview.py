@@ -45,7 +45,9 @@ _log = logging.getLogger("sana.preview")
 class Watching:
     """Who sees a picture while it is drawn."""
 
-    show: Callable[[Image.Image, int, int], None]  # the preview, after which step, of how many
+    show: Callable[
+        [Image.Image, int, int], object
+    ]  # the preview, after which step, of how many; False cancels
     every: int | None  # steps; None: a tenth of them
     file: Path | None = None  # where `show` writes it, too
 

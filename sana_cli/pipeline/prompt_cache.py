@@ -20,13 +20,13 @@ from quant.files import new_file, read_small
 from sana_cli.checkpoints.checkpoint import Checkpoint, weight_files
 from sana_cli.config.published import complex_human_instruction
 from sana_cli.config.user_settings import cache_folder
-from sana_cli.request.params import Settings
+from sana_cli.request.params import GenerationParams
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from sana_cli.models.text_encoder import EncodedPrompt, Instruction
-    from sana_cli.pipeline.verbs import EncodedPair
+    from sana_cli.pipeline.text import EncodedPair
 
 _VERSION = 3  # counts up when the same files would give other embeddings
 LARGEST = 192 * 2**20  # bytes of all files; a prompt takes at most 2.8 MB, an instruction 47 MB
@@ -57,13 +57,13 @@ class PromptCache:
         instruction = complex_human_instruction() if enhance or beside_enhanced else None
         return self._named(instruction, beside_enhanced, prompt.lower().strip())
 
-    def holds(self, settings: Settings) -> bool:
+    def holds(self, settings: GenerationParams) -> bool:
         """Whether a run with these settings finds all that it needs."""
         return all(_whole(path) is not None for path in self._paths(settings))
 
-    def read(self, settings: Settings) -> "EncodedPair | None":
+    def read(self, settings: GenerationParams) -> "EncodedPair | None":
         """What a run with these settings needs, if all of it is there."""
-        from sana_cli.pipeline.verbs import EncodedPair
+        from sana_cli.pipeline.text import EncodedPair
 
         found = [_read_prompt(path) for path in self._paths(settings)]
         whole = [encoded for encoded in found if encoded is not None]
@@ -71,12 +71,12 @@ class PromptCache:
             return None
         return EncodedPair(whole[0], whole[1] if len(whole) > 1 else None)
 
-    def read_negative(self, settings: Settings) -> "EncodedPrompt | None":
+    def read_negative(self, settings: GenerationParams) -> "EncodedPrompt | None":
         """The unconditional branch, if it is needed and there."""
         paths = self._paths(settings)
         return _read_prompt(paths[1]) if len(paths) > 1 else None
 
-    def write(self, settings: Settings, text: "EncodedPair") -> None:
+    def write(self, settings: GenerationParams, text: "EncodedPair") -> None:
         """Keep what was encoded."""
         for path, encoded in zip(
             self._paths(settings), (text.positive, text.negative), strict=False
@@ -116,7 +116,7 @@ class PromptCache:
         key = json.dumps([self.encoder, *what])
         return _folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
 
-    def _paths(self, settings: Settings) -> list[Path]:
+    def _paths(self, settings: GenerationParams) -> list[Path]:
         paths = [self.path(settings.prompt, enhance=settings.enhance)]
         if settings.uses_two_branches:
             negative = settings.negative_prompt

@@ -1,145 +1,121 @@
-"""The text stage of a run: prompts become embeddings, from the cache or by the text encoder.
+"""Prompts become embeddings, from the cache or by the text encoder."""
 
-The encoder, by far the largest part of a model, is in memory only while it works, unless it is told to stay.
-"""
+# L text tokens, C width of the embeddings
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
-from quant.backends.dispatch import Backend
-from sana_cli.checkpoints.checkpoint import Checkpoint
-from sana_cli.checkpoints.component_weights import prefetch
-from sana_cli.loading.load import load_prompt_encoder
 from sana_cli.models.text_encoder import EncodedPrompt, PromptEncoder
+from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.prompt_cache import PromptCache
-from sana_cli.pipeline.verbs import EncodedPair, check_values, encode_prompt
-from sana_cli.progress import Reporter, Stopwatch
-from sana_cli.request.params import Settings
-from sana_cli.system.torch_memory import release_memory
+from sana_cli.pipeline.recovery import retrying
+from sana_cli.pipeline.values import check_values
+from sana_cli.request.params import GenerationParams
 
 _LISTED_WORDS = 10
 _PRUNED_AFTER = 34  # prompts of 2.8 MB, the most that one takes: half of a full cache
 TextKey = tuple[str, str, bool, bool]
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPair:
+    """The conditional and, when guidance has two branches, the unconditional text."""
+
+    positive: EncodedPrompt
+    negative: EncodedPrompt | None
+
+    @property
+    def branches(self) -> list[Tensor]:
+        """Embeddings (1, L, C) in the order in which `denoise` batches them."""
+        pair = (self.negative, self.positive)
+        return [prompt.embeds for prompt in pair if prompt is not None]
+
+
 Texts = dict[TextKey, EncodedPair]
 
 
-def text_key(settings: Settings) -> TextKey:
+def text_key(params: GenerationParams) -> TextKey:
     """What decides the embeddings of both branches."""
-    s = settings
-    return s.prompt, s.negative_prompt, s.enhance, s.uses_two_branches
+    p = params
+    return p.prompt, p.negative_prompt, p.enhance, p.uses_two_branches
 
 
-class TextStage:
-    """Encodes the texts of one model's requests."""
+def encode_prompt(
+    encoder: PromptEncoder, params: GenerationParams, *, negative: EncodedPrompt | None = None
+) -> EncodedPair:
+    """Both texts of a picture; the second only if guidance needs it and it is not given."""
+    positive = encoder.encode(params.prompt, enhance=params.enhance)
+    if params.uses_two_branches and negative is None:
+        negative = encoder.encode_negative(params.negative_prompt, beside_enhanced=params.enhance)
+    return EncodedPair(positive, negative if params.uses_two_branches else None)
 
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        *,
-        device: torch.device,
-        precision: str,
-        backend: Backend,
-        use_cache: bool,
-        reporter: Reporter,
-        stopwatch: Stopwatch,
-        accelerate: Callable[[torch.nn.Module], None],
-    ) -> None:
-        """`accelerate` is given the encoder, or each of its streamed layers, once it has its weights."""
-        self.checkpoint, self.device, self.precision = checkpoint, device, precision
-        self.backend, self.use_cache = backend, use_cache
-        self.reporter, self.stopwatch, self.accelerate = reporter, stopwatch, accelerate
-        self._encoder: PromptEncoder | None = None
-        self._unpruned = _PRUNED_AFTER  # prompts that were kept since the cache was pruned
 
-    def release(self) -> None:
-        """Let the encoder go until it is needed again."""
-        self._encoder = None
+def encode_texts(components: Components, wanted: Iterable[GenerationParams]) -> Texts:
+    """The texts of several pictures, from the cache where they are in it; says what of them the model did not read.
 
-    def is_cached(self, settings: Settings) -> bool:
-        """Whether a run with these settings needs no encoder."""
-        cache = self._cache()
-        return cache is not None and cache.holds(settings)
+    Raises BrokenValues.
+    """
+    distinct = {text_key(params): params for params in wanted}
+    texts = _cached(components, distinct.values())
+    missing = [params for key, params in distinct.items() if key not in texts]
+    if missing:
+        texts |= retrying(components, "text", lambda: _encode(components, missing))
+    for text in texts.values():
+        _report_unread(components, text)
+    return texts
 
-    def cached(self, wanted: Iterable[Settings]) -> Texts:
-        """Those of the wanted texts that are in the cache."""
-        cache = self._cache()
-        if cache is None:
-            return {}
-        found = {text_key(settings): cache.read(settings) for settings in wanted}
-        return {key: text for key, text in found.items() if text is not None}
 
-    def encode(self, wanted: list[Settings], *, streamed: bool, stays: bool) -> Texts:
-        """Encode texts with one encoder, its layers `streamed` from the file or not, and keep them in the cache.
+def _cached(components: Components, wanted: Iterable[GenerationParams]) -> Texts:
+    cache = components.prompt_cache()
+    if cache is None:
+        return {}
+    found = {text_key(params): cache.read(params) for params in wanted}
+    return {key: text for key, text in found.items() if text is not None}
 
-        `stays` keeps the encoder for the next texts.
-        """
-        encoder = self._encoder or self._loaded(streamed=streamed)
-        self._encoder = encoder if stays else None
-        cache = encoder.kept = self._cache()
-        texts: Texts = {}
-        negatives: dict[tuple[str, bool], EncodedPrompt | None] = {}
-        total = len(wanted) if len(wanted) > 1 else None
-        with self.stopwatch.timed("text"), self.reporter.stage("text", total) as advance:
-            for settings in wanted:
-                key = settings.negative_prompt, settings.enhance
-                known = negatives.get(key)
-                if known is None and cache is not None:
-                    known = cache.read_negative(settings)
-                text = encode_prompt(encoder, settings, negative=known)
-                texts[text_key(settings)], negatives[key] = text, text.negative
-                check_values(text.positive.embeds, "text encoding")
-                if total:
-                    advance()
-        del encoder
-        release_memory(self.device)
-        if cache is not None:
-            for settings in wanted:
-                cache.write(settings, texts[text_key(settings)])
-            self._prune(cache, len(wanted))
-        return texts
 
-    def _prune(self, cache: PromptCache, written: int) -> None:
-        """Once a run, and after as many more prompts as half of a full cache may be."""
-        self._unpruned = self._unpruned + written
-        if self._unpruned >= _PRUNED_AFTER:
-            cache.prune()
-            self._unpruned = 0
+def _encode(components: Components, wanted: Sequence[GenerationParams]) -> Texts:
+    """Encode texts with one encoder and keep them in the cache."""
+    encoder = components.text_encoder()
+    cache = encoder.kept = components.prompt_cache()
+    texts: Texts = {}
+    negatives: dict[tuple[str, bool], EncodedPrompt | None] = {}
+    total = len(wanted) if len(wanted) > 1 else None
+    stopwatch, reporter = components.stopwatch, components.reporter
+    with stopwatch.timed("text"), reporter.stage("text", total) as advance:
+        for params in wanted:
+            key = params.negative_prompt, params.enhance
+            known = negatives.get(key)
+            if known is None and cache is not None:
+                known = cache.read_negative(params)
+            text = encode_prompt(encoder, params, negative=known)
+            texts[text_key(params)], negatives[key] = text, text.negative
+            check_values(text.positive.embeds, "text encoding")
+            if total:
+                advance()
+    del encoder
+    components.done_with_text()
+    if cache is not None:
+        for params in wanted:
+            cache.write(params, texts[text_key(params)])
+        _prune(components, cache, len(wanted))
+    return texts
 
-    def _loaded(self, *, streamed: bool) -> PromptEncoder:
-        with self.stopwatch.timed("load"), self.reporter.stage("load text encoder"):
-            encoder = load_prompt_encoder(
-                self.checkpoint,
-                dtype=self.precision,
-                device=self.device,
-                stream=self.accelerate if streamed else None,
-            )
-            self.accelerate(encoder.model)
-        prefetch(self.checkpoint, "transformer")
-        return encoder
 
-    def tell_about(self, texts: Iterable[EncodedPair]) -> None:
-        """Say what of the prompts the model did not read."""
-        for text in texts:
-            if text.positive.truncated_tokens:
-                count = text.positive.truncated_tokens
-                self.reporter.notice(
-                    f"the prompt is too long: its last {count} tokens are not used"
-                )
-            if text.positive.unknown_words:
-                self._tell_about_unknown(text.positive.unknown_words)
+def _prune(components: Components, cache: PromptCache, written: int) -> None:
+    """Once a pipeline, and after as many more prompts as half of a full cache may be."""
+    components.unpruned += written
+    if components.unpruned >= _PRUNED_AFTER:
+        cache.prune()
+        components.unpruned = 0
 
-    def _tell_about_unknown(self, words: tuple[str, ...]) -> None:
+
+def _report_unread(components: Components, text: EncodedPair) -> None:
+    notice = components.reporter.notice
+    if count := text.positive.truncated_tokens:
+        notice(f"the prompt is too long: its last {count} tokens are not used")
+    if words := text.positive.unknown_words:
         listed = ", ".join(words[:_LISTED_WORDS])
         more = f" and {len(words) - _LISTED_WORDS} more" if len(words) > _LISTED_WORDS else ""
-        self.reporter.notice(f"{self.checkpoint.name} does not know these words: {listed}{more}")
-
-    def _cache(self) -> PromptCache | None:
-        if not self.use_cache:
-            return None
-        return PromptCache.of(
-            self.checkpoint,
-            precision=self.precision,
-            device=self.device.type,
-            backend=self.backend,
-        )
+        notice(f"{components.checkpoint.name} does not know these words: {listed}{more}")

@@ -1,41 +1,72 @@
 """Where pictures go; refuses names that are taken or cannot be written, before any work. No torch."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from sana_cli import files, text
 from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.config.generation import GenerationOptions
+from sana_cli.files import local_path
 from sana_cli.images import file_names
-from sana_cli.request.params import Request, _require, resolve, seeds_of
+from sana_cli.request.params import GenerationParams, _require, resolve_all
 
 
-def check(request: Request, checkpoint: Checkpoint) -> None:
-    """Raise the SanaError that a run would end in, as far as it shows before any work."""
-    resolve(request, checkpoint)
-    output_paths(request, seeds_of(request))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What `--output` names: a .png file, a folder, or a pattern."""
+
+    path: Path | None  # None: the working folder
+    is_folder: bool  # it was written with a slash at its end: made if it is not there
+    is_pattern: bool  # it has fields, as `file_names` fills them in
+
+    @classmethod
+    def of(cls, text: str | None) -> Self:
+        path = local_path(text) if text else None
+        return cls(
+            path=path,
+            is_folder=(text or "").endswith(("/", os.sep)),
+            is_pattern=path is not None and file_names.is_pattern(path),
+        )
+
+    def make_folder(self) -> None:
+        """Make what was written as a folder and is not there. SanaError where that fails."""
+        if self.path is not None and self.is_folder:
+            files.make_folder(self.path)
 
 
-def output_paths(request: Request, seeds: list[int]) -> list[Path]:
+def planned(
+    options: GenerationOptions, checkpoint: Checkpoint, *, overwrite: bool
+) -> list[tuple[GenerationParams, Path]]:
+    """Every picture that is asked for and where it goes; raises what drawing would end in, as far as it shows before any work."""
+    pictures = resolve_all(options, checkpoint)
+    paths = output_paths(Target.of(options.output), pictures, overwrite=overwrite)
+    return list(zip(pictures, paths, strict=True))
+
+
+def output_paths(
+    target: Target, pictures: Sequence[GenerationParams], *, overwrite: bool
+) -> list[Path]:
     """Where each picture goes; refuses, before any work, names that are taken or unwritable."""
-    target = request.output
-    if target is None or target.is_dir() or files.is_new_folder(target, request.output_is_folder):
-        folder = target or Path()
-        base = text.slug(request.prompt)
-        paths = [_free_name(folder / f"{base}-{seed}.png", request.overwrite) for seed in seeds]
+    path = target.path
+    if path is None or path.is_dir() or files.is_new_folder(path, target.is_folder):
+        folder, base = path or Path(), text.slug(pictures[0].prompt)
+        paths = [_free_name(folder / f"{base}-{p.seed}.png", overwrite) for p in pictures]
     else:
-        require_png(target, request.output_is_folder)
-        if request.output_is_pattern:
-            paths = file_names.expand(target, [(request.prompt, seed) for seed in seeds])
-        elif len(seeds) > 1:
-            paths = [target.with_stem(f"{target.stem}-{seed}") for seed in seeds]
+        require_png(path, target.is_folder)
+        if target.is_pattern:
+            paths = file_names.expand(path, [(p.prompt, p.seed) for p in pictures])
+        elif len(pictures) > 1:
+            paths = [path.with_stem(f"{path.stem}-{p.seed}") for p in pictures]
         else:
-            paths = [target]
-        for path in paths:
-            if os.path.lexists(path) and not request.overwrite:
-                raise files.already_exists(path)
-    for path in paths:
-        files.check_writable(path, folder_is_new=request.output_is_folder)
+            paths = [path]
+        for each in paths:
+            if os.path.lexists(each) and not overwrite:
+                raise files.already_exists(each)
+    for each in paths:
+        files.check_writable(each, folder_is_new=target.is_folder)
     return paths
 
 

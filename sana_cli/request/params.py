@@ -1,16 +1,17 @@
 """What to draw, checked before any work: options resolved for one model. No torch."""
 
 import secrets
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.lora_file import Lora, open_loras
-from sana_cli.config.choices import DecodeMode
+from sana_cli.config.choices import Scheduler, parse_bytes, parse_interval, size_of_aspect
+from sana_cli.config.generation import FIELDS, GenerationOptions
 from sana_cli.config.networks import MAX_SIDE, SchedulerName
 from sana_cli.config.published import aspect_ratio_bins, has_bins
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.files import local_path
 from sana_cli.request.init_image import (
     PictureFile,
     Source,
@@ -19,56 +20,21 @@ from sana_cli.request.init_image import (
     other_side,
     source_of,
 )
+from sana_cli.request.options import lora_paths
+from sana_cli.system.memory import free_bytes
+from sana_cli.system.precision import NamedDevice
 
 MAX_PROMPT = 20_000  # characters; models see the first 300 tokens
 MAX_SEED = 2**64 - 1  # what torch.Generator takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What to draw. None means the model's own default."""
-
-    prompt: str
-    negative_prompt: str = ""
-    width: int | None = None
-    height: int | None = None
-    bins: bool = False  # draw at the nearest published aspect ratio, then resize to width x height
-    steps: int | None = None
-    guidance_scale: float | None = None
-    guidance_interval: tuple[float, float] = (0.0, 1.0)  # noise levels, both inclusive
-    cache: float = 0.0  # as `FirstBlockCache.threshold`; 0: off
-    scheduler: SchedulerName | None = None
-    enhance: bool | None = None
-    seed: int | None = None
-    image: Path | None = None  # to begin with, instead of noise
-    strength: float | None = None  # share of the steps that run on it
-    mask: Path | None = None  # what of it is redrawn
-    loras: tuple[tuple[Path, float], ...] = ()  # files, and how strongly each counts
-    count: int = 1
-    output: Path | None = None  # a .png file, a folder, or a pattern; None: the working folder
-    output_is_folder: bool = (
-        False  # it was written with a slash at its end: made if it is not there
-    )
-    output_is_pattern: bool = False  # it has fields, as `naming` fills them in
-    overwrite: bool = False
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    backend: Literal["auto", "native", "torchao", "quanto", "reference"] = "auto"
-    decode: DecodeMode = "auto"
-    tile: int | None = None  # pixels, a multiple of 32
-    plan: str | None = None  # a name of `memory.plans.NAMED`; None: the fastest that fits
-    branches_apart: bool = False  # only plans with guidance in two passes: sums in another order
-    max_memory: int | None = None  # bytes; None: what is free
-    max_memory_source: str = ""  # where it is set, if nobody typed it
-    reading_room: int | None = None  # bytes that reading a picture may take; None: any number
-    prompt_cache: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Settings:
-    """A request with every blank filled in for one model."""
+class GenerationParams:
+    """Everything that decides the pixels of one picture by one model; nothing is left open."""
 
     prompt: str
     negative_prompt: str
+    seed: int  # of the noise
     width: int  # of the finished picture, pixels
     height: int
     drawn_width: int  # of what the model draws; differs with bins
@@ -94,58 +60,85 @@ class Settings:
         return self.steps - (self.source.first if self.source else 0)
 
 
-def resolve(request: Request, checkpoint: Checkpoint) -> Settings:
-    """Fill in the model's defaults; SanaError (usage) for what cannot be drawn."""
-    defaults = checkpoint.defaults
-    steps = defaults.steps if request.steps is None else request.steps
-    guidance = defaults.guidance_scale if request.guidance_scale is None else request.guidance_scale
-    scheduler = request.scheduler or defaults.scheduler
-    _require(
-        request.backend in ("auto", "reference") or checkpoint.manifest is not None,
-        f"{checkpoint.name} is not quantized, --backend {request.backend} has nothing to run",
-        "quantize it first: sana quantize MODEL OUT",
-    )
-    _require_prompts(request)
-    _require_names(request, checkpoint)
-    _require_numbers(request, steps, guidance)
+def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationParams:
+    """Fill in the model's defaults and, where none is given, a random seed; SanaError (usage) for what cannot be drawn."""
+    o, defaults = options, checkpoint.defaults
+    _require_sane_numbers(o)
+    steps = defaults.steps if o.steps is None else o.steps
+    guidance = defaults.guidance_scale if o.guidance_scale is None else o.guidance_scale
+    cache, prompt, negative = o.cache or 0.0, o.prompt or "", o.negative_prompt or ""
+    scheduler: SchedulerName = Scheduler(o.scheduler).value if o.scheduler else defaults.scheduler
+    _require_prompts(prompt, negative)
+    _require_numbers(o, steps, guidance, cache)
     _require(
         (scheduler == "scm") == checkpoint.transformer.guidance_embeds,
         f"scheduler {scheduler} does not fit {checkpoint.name}",
         "Sprint models need scm, all others flow-dpm or flow-euler",
     )
-    source = source_of(
-        request.image,
-        strength=request.strength,
-        mask=request.mask,
-        steps=steps,
-        scheduler=scheduler,
-        room=request.reading_room,
-    )
+    source = _source(o, steps, scheduler)
     native = defaults.native_size
-    width, height = _finished_size(request, native, source.image if source else None)
-    drawn_width, drawn_height = _drawn_size(width, height, native, bins=request.bins)
-    return Settings(
-        prompt=request.prompt,
-        negative_prompt=request.negative_prompt,
+    width, height = _finished_size(o, native, source.image if source else None)
+    drawn_width, drawn_height = _drawn_size(width, height, native, bins=bool(o.bins))
+    return GenerationParams(
+        prompt=prompt,
+        negative_prompt=negative,
+        seed=secrets.randbelow(2**32) if o.seed is None else o.seed,
         width=width,
         height=height,
         drawn_width=drawn_width,
         drawn_height=drawn_height,
         steps=steps,
         guidance_scale=float(guidance),
-        guidance_interval=request.guidance_interval,
-        cache=request.cache,
+        guidance_interval=parse_interval(o.guidance_interval or "0-1"),
+        cache=cache,
         scheduler=scheduler,
         flow_shift=defaults.flow_shift,
-        enhance=defaults.enhance if request.enhance is None else request.enhance,
+        enhance=defaults.enhance if o.enhance is None else o.enhance,
         source=source,
-        loras=open_loras(request.loras),
+        loras=open_loras(lora_paths(o.loras or ())),
     )
 
 
-def _require_prompts(request: Request) -> None:
-    _require(bool(request.prompt.strip()), "the prompt is empty", 'say what to draw: "a cat"')
-    for text in (request.prompt, request.negative_prompt):
+def resolve_all(options: GenerationOptions, checkpoint: Checkpoint) -> list[GenerationParams]:
+    """One a picture, with seeds S, S+1, ...; errors as for `resolve`."""
+    first = resolve(options, checkpoint)
+    return [replace(first, seed=first.seed + i) for i in range(count_of(options))]
+
+
+def count_of(options: GenerationOptions) -> int:
+    """How many pictures are asked for."""
+    return 1 if options.count is None else options.count
+
+
+def _source(o: GenerationOptions, steps: int, scheduler: SchedulerName) -> Source | None:
+    """The picture to begin with. What may be read of it at once is what is free, or what may be used."""
+    room = None
+    if o.image is not None:
+        asked = parse_bytes(o.max_memory) if o.max_memory else None
+        known = [n for n in (asked, free_bytes(NamedDevice("cpu"))) if n is not None]
+        room = min(known, default=None)
+    return source_of(
+        _picture(o.image), strength=o.strength, mask=_picture(o.mask), steps=steps,
+        scheduler=scheduler, room=room,
+    )  # fmt: skip
+
+
+def _picture(said: Any) -> Any:
+    return local_path(said) if isinstance(said, str) else said
+
+
+def _require_sane_numbers(o: GenerationOptions) -> None:
+    """Whole numbers of a file may have hundreds of digits, more than arithmetic with fractions takes."""
+    for name, field in FIELDS.items():
+        value = getattr(o, name)
+        if isinstance(value, int) and abs(value) >= 2**64:
+            digits = f"{str(value)[:12]}... of {len(str(abs(value)))} digits"
+            raise usage_error(f"{field.word} {digits} is out of range", "use a smaller number")
+
+
+def _require_prompts(prompt: str, negative: str) -> None:
+    _require(bool(prompt.strip()), "the prompt is empty", 'say what to draw: "a red fox"')
+    for text in (prompt, negative):
         _require(
             len(text) <= MAX_PROMPT,
             f"a prompt of {len(text):,} characters is too long",
@@ -154,35 +147,21 @@ def _require_prompts(request: Request) -> None:
         _require(_is_text(text), "the prompt is not valid text", "write it in UTF-8")
 
 
-def _require_names(request: Request, checkpoint: Checkpoint) -> None:
-    """Pictures tell what they were made from, and can hold text only."""
-    named = {"model": checkpoint.folder, "--image": request.image, "--mask": request.mask}
-    for what, path in named.items():
-        _require(
-            path is None or _is_text(str(path)),
-            f"the name {path} ({what}) is not UTF-8",
-            "rename it",
-        )
-
-
-def _require_numbers(request: Request, steps: int, guidance: float) -> None:
+def _require_numbers(o: GenerationOptions, steps: int, guidance: float, cache: float) -> None:
+    count = count_of(o)
     _require(1 <= steps <= 1000, f"cannot draw in {steps} steps", "use 1 to 1000; 20 is usual")
     _require(
         0 <= guidance <= 100, f"guidance {guidance} is out of range", "use 1 (off) to about 10"
     )
     _require(
-        0 <= request.cache <= 1,
-        f"--cache {request.cache:g} is out of range",
+        0 <= cache <= 1,
+        f"--cache {cache:g} is out of range",
         "use 0 (off) to 1; 0.1 is a beginning",
     )
+    _require(1 <= count <= 10_000, f"cannot draw {count} pictures", "use --count 1 to 10000")
     _require(
-        1 <= request.count <= 10_000,
-        f"cannot draw {request.count} pictures",
-        "use --count 1 to 10000",
-    )
-    _require(
-        request.seed is None or 0 <= request.seed <= MAX_SEED - request.count + 1,
-        f"seed {request.seed} is out of range",
+        o.seed is None or 0 <= o.seed <= MAX_SEED - count + 1,
+        f"seed {o.seed} is out of range",
         f"use 0 to {MAX_SEED}",
     )
 
@@ -201,9 +180,11 @@ def _require(condition: bool, message: str, hint: str) -> None:
         raise SanaError(message, hint=hint, code=ExitCode.USAGE)
 
 
-def _finished_size(request: Request, native: int, image: PictureFile | None) -> tuple[int, int]:
+def _finished_size(o: GenerationOptions, native: int, image: PictureFile | None) -> tuple[int, int]:
     """What was asked for; what was not is the model's, or that of the picture to begin with."""
-    width, height, exact = request.width, request.height, not request.bins
+    width, height, exact = o.width, o.height, not o.bins
+    if o.aspect:
+        width, height = size_of_aspect(o.aspect, native)
     if image is None:
         usual = native, native
     elif width is not None:
@@ -242,9 +223,3 @@ def _drawn_size(width: int, height: int, native: int, *, bins: bool) -> tuple[in
     closest = min(table, key=lambda ratio: abs(ratio - height / width))
     drawn_height, drawn_width = table[closest]
     return drawn_width, drawn_height
-
-
-def seeds_of(request: Request) -> list[int]:
-    """One seed a picture: S, S+1, ...; S is random unless given."""
-    first = secrets.randbelow(2**32) if request.seed is None else request.seed
-    return [first + i for i in range(request.count)]

@@ -5,29 +5,29 @@ from typing import Any
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.lora_file import Lora
 from sana_cli.request.init_image import Source
-from sana_cli.request.params import Settings
+from sana_cli.request.params import GenerationParams
 
 
-def picture_settings(settings: Settings, checkpoint: Checkpoint, seed: int) -> dict[str, Any]:
-    """What decides a picture, as it is told in its file; None is not told. Where and when it was drawn is added by the run."""
-    low, high = settings.guidance_interval
+def picture_settings(params: GenerationParams, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What decides a picture, under the keys of its file; None is left out. The pipeline adds where it was drawn."""
+    low, high = params.guidance_interval
     return {
-        "prompt": settings.prompt,
-        "negative_prompt": settings.negative_prompt,
-        "seed": seed,
-        "steps": settings.steps,
-        "guidance": settings.guidance_scale,
+        "prompt": params.prompt,
+        "negative_prompt": params.negative_prompt,
+        "seed": params.seed,
+        "steps": params.steps,
+        "guidance": params.guidance_scale,
         "guidance_interval": None if (low, high) == (0, 1) else f"{low:g}-{high:g}",
-        "cache": settings.cache or None,
-        "scheduler": settings.scheduler,
-        "flow_shift": settings.flow_shift,
-        "size": f"{settings.width}x{settings.height}",
-        "drawn_size": f"{settings.drawn_width}x{settings.drawn_height}",
-        "enhance": settings.enhance,
+        "cache": params.cache or None,
+        "scheduler": params.scheduler,
+        "flow_shift": params.flow_shift,
+        "size": f"{params.width}x{params.height}",
+        "drawn_size": f"{params.drawn_width}x{params.drawn_height}",
+        "enhance": params.enhance,
         "model": checkpoint.name,
         "revision": checkpoint.revision or "",
-        **_source_settings(settings.source),
-        **_lora_settings(settings.loras),
+        **_source_settings(params.source),
+        **_lora_settings(params.loras),
     }
 
 

@@ -1,4 +1,4 @@
-"""Files of prompts, in any form that `prompt_forms` reads: each place becomes wishes for a picture. No torch."""
+"""Files of prompts, in any form that `prompt_forms` reads: each place becomes options for a picture. No torch."""
 
 import json
 import sys
@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from quant.plain_text import decode_text
+from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.request.options import Wishes
 from sana_cli.request.prompt_entries import Content, Entry, Place, UnreadableForm, within
 from sana_cli.request.prompt_forms import read_entries
-from sana_cli.request.prompt_values import KEYS, BadValue, values_of, wishes_of
+from sana_cli.request.prompt_values import KEYS, BadValue, options_of, values_of
 from sana_cli.text import counted
 
 _SUFFIXES = ("", ".txt", ".prompt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab")
@@ -26,7 +26,7 @@ class Line:
 
     order: int  # among all places of the file, from 1
     place: Place
-    wishes: Wishes
+    options: GenerationOptions
     id: str | None = None  # as the file names it
 
 
@@ -146,11 +146,11 @@ class _Reader:
                 raise BadValue(entry.problem)
             values, unknown = values_of(entry)
             name = self._known_id(values.pop("id", None), entry.place)
-            wishes = wishes_of(values)
+            options = options_of(values)
         except BadValue as error:
             raise _wrong(f"{self.called}, {entry.place}", str(error)) from error
         self._ignored |= dict.fromkeys(unknown)
-        return Line(order=order, place=entry.place, wishes=wishes, id=name)
+        return Line(order=order, place=entry.place, options=options, id=name)
 
     def _known_id(self, value: object, place: Place) -> str | None:
         if value is None:

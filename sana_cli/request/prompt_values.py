@@ -1,29 +1,28 @@
-"""What a place in a file of prompts says, key by key: known, of its kind, and as wishes for a picture. No torch."""
+"""What a place in a file of prompts says, key by key: known, of its kind, and as options of a picture. No torch."""
 
 import difflib
 from typing import Any
 
-from sana_cli.config.choices import Scheduler, parse_size
+from sana_cli.config.choices import parse_size
+from sana_cli.config.generation import FIELDS, GenerationOptions
 from sana_cli.errors import SanaError
-from sana_cli.request.options import Wishes
 from sana_cli.request.prompt_entries import Entry
 
-# keys of a line, and what their values are in JSON
+# Keys of a line, and what their values are in JSON: the options' own, and what only files have.
 KEYS: dict[str, tuple[type, ...]] = {
-    "prompt": (str,), "id": (str, int), "negative": (str,), "seed": (int,), "steps": (int,),
-    "guidance": (int, float), "size": (str, int), "width": (int,), "height": (int,), "aspect": (str,),
-    "bins": (bool,), "guidance_interval": (str,), "cache": (int, float), "scheduler": (str,),
-    "enhance": (bool,), "image": (str,), "strength": (int, float), "mask": (str,),
+    "id": (str, int), "size": (str, int),
+    **{field.option.line: field.json_types for field in FIELDS.values() if field.option.line},
     "lora": (str, list),
 }  # fmt: skip
+_CHOICES = {f.option.line: f.option.choices for f in FIELDS.values() if f.option.choices}
 _ALIASES = {  # what other programs call them
     "negative_prompt": "negative", "guidance_scale": "guidance", "cfg_scale": "guidance", "cfg": "guidance",
     "num_inference_steps": "steps", "aspect_ratio": "aspect",
 }  # fmt: skip
 # Our options that hold for all pictures of a batch.
-_OF_THE_BATCH = (
-    "model", "output", "count", "precision", "device", "backend", "decode", "tile", "max_memory", "plan",
-)  # fmt: skip
+_OF_THE_BATCH = tuple(
+    field.word for field in FIELDS.values() if not field.option.line and field.option.flags
+)
 _RESEMBLES = 0.72  # of difflib: "seeds" and "stesp" do, "style" and "scene" do not
 _TRUE, _FALSE = ("true", "1", "yes", "on", ""), ("false", "0", "no", "off")
 _LONGEST_ID = 200  # characters
@@ -104,8 +103,8 @@ def _checked(key: str, value: Any, *, is_typed: bool) -> Any:
         value = value if float in kinds else int(value)
     if type(value) not in kinds:
         raise BadValue(f"has an unusable {key!r}: {value!r}")
-    if key == "scheduler" and value not in list(Scheduler):
-        raise BadValue(f"has an unknown scheduler {value!r}")
+    if (choices := _CHOICES.get(key)) and value not in list(choices):
+        raise BadValue(f"has an unknown {key} {value!r}")
     if key == "seed" and value == -1:
         return None  # other programs' word for "any"
     texts = value if isinstance(value, list) else [value]
@@ -139,8 +138,8 @@ def _converted(key: str, text: str) -> Any:
     return int(text) if text.strip().lstrip("+-").isdecimal() else float(text)
 
 
-def wishes_of(values: dict[str, Any]) -> Wishes:
-    """As wishes; BadValue where they contradict each other."""
+def options_of(values: dict[str, Any]) -> GenerationOptions:
+    """As options; BadValue where they contradict each other."""
     if (size := values.pop("size", None)) is not None:
         if "width" in values or "height" in values:
             raise BadValue("has a size twice: size, and width or height")
@@ -150,8 +149,9 @@ def wishes_of(values: dict[str, Any]) -> Wishes:
             raise BadValue(f"has an unreadable size {size!r}") from error
     if "aspect" in values and ("width" in values or "height" in values):
         raise BadValue("has a size and an aspect")
-    if (lora := values.pop("lora", None)) is not None:
-        values["loras"] = (lora,) if isinstance(lora, str) else tuple(lora)
-        if not all(isinstance(text, str) for text in values["loras"]):
+    if (lora := values.get("lora")) is not None:
+        values["lora"] = (lora,) if isinstance(lora, str) else tuple(lora)
+        if not all(isinstance(text, str) for text in values["lora"]):
             raise BadValue(f"has an unusable 'lora': {lora!r}")
-    return Wishes(**values)
+    names = {field.option.line or field.name: field.name for field in FIELDS.values()}
+    return GenerationOptions(**{names[key]: value for key, value in values.items()})

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sana_cli.pipeline.batch import Batch, Job
-    from sana_cli.pipeline.finishing import Picture
-    from sana_cli.pipeline.run import Run
+    from sana_cli.pipeline.components import Components
+    from sana_cli.pipeline.results import SavedResult
     from sana_cli.request.prompt_entries import Place
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
@@ -79,14 +79,14 @@ class BatchReport:
         if self.json:
             self._print(job, status="error", error=error_facts(error))
 
-    def drawn(self, picture: "Picture", run: "Run | None") -> None:
+    def drawn(self, picture: "SavedResult", components: "Components | None") -> None:
         """Report a new picture, at once even through a pipe."""
         self._done += 1
         if self.json:
-            assert run is not None
+            assert components is not None
             self._print(
-                self._jobs[picture.path], status="drawn", device=str(run.device),
-                precision=str(run.dtypes), kernels=run.kernels, **picture_facts(picture),
+                self._jobs[picture.path], status="drawn", device=str(components.device),
+                precision=str(components.dtypes), kernels=components.kernels, **picture_facts(picture),
             )  # fmt: skip
             return
         seconds = f"{picture.seconds['total']:.1f} s"

@@ -6,7 +6,6 @@ that is typed, so there are none.
 
 import os
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -92,17 +91,3 @@ def complete_value(ctx: typer.Context, incomplete: str) -> list[str]:
         return []
     values = ("true", "false") if setting.kind == "true or false" else setting.choices
     return [value for value in values if value.startswith(incomplete)]
-
-
-ModelOption = Annotated[
-    str | None,
-    typer.Option(
-        "--model",
-        "-m",
-        metavar="NAME|DIR",
-        help="A known name (sana-0.6b), a hub id, a folder or a .pth file "
-        "[default: your setting, else the built-in]",
-        show_default=False,
-        autocompletion=complete_model,
-    ),
-]

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from PIL.Image import Image
 
-    from sana_cli.config.user_settings import Preferences
+    from sana_cli.config.user_settings import UserSettings
     from sana_cli.pipeline.latent_preview import Watching
     from sana_cli.terminal.image import Screen
     from sana_cli.terminal.progress_bars import ConsoleReporter
@@ -74,7 +74,7 @@ class Seeing:
 
     @classmethod
     def plan(
-        cls, chosen: "Preferences", *, show: bool | None, preview: bool | None, file: str | None,
+        cls, chosen: "UserSettings", *, show: bool | None, preview: bool | None, file: str | None,
         every: int | None, json: bool, quiet: bool | None, output: str | None, overwrite: bool,
         find: "Callable[[], Screen | None] | None" = None,
     ) -> Self:  # fmt: skip

@@ -14,15 +14,17 @@ _PICTURE = "a red fox"  # any prompt: a few words change nothing that counts
 
 def memory_needs(checkpoint: "Checkpoint") -> dict[str, Any]:
     """Predict the memory of a picture of the model's own size here: a document of numbers and names."""
+    from sana_cli.config.generation import GenerationOptions
     from sana_cli.memory.planner import choose_for, smallest_peak
-    from sana_cli.request.params import Request, resolve
+    from sana_cli.request.params import resolve
+    from sana_cli.request.runtime import RuntimeOptions
     from sana_cli.system.precision import foresee_device, plan_dtypes
 
-    request, device = Request(prompt=_PICTURE), foresee_device("auto")
-    settings = resolve(request, checkpoint)
+    options, device = GenerationOptions(prompt=_PICTURE), foresee_device("auto")
+    settings = resolve(options, checkpoint)
     dtypes = plan_dtypes("auto", checkpoint.trained_precision, device)
     choice = choose_for(
-        checkpoint, request, settings, dtypes, device, several=False, text_is_cached=False
+        checkpoint, RuntimeOptions(), settings, dtypes, device, several=False, text_is_cached=False
     )
     return {
         "size": f"{settings.drawn_width}x{settings.drawn_height}",

@@ -1,16 +1,17 @@
 """Typer options that several commands share."""
 
-from collections.abc import Mapping
-from typing import Annotated
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
 
 import typer
 
-from sana_cli.config.choices import BLENDED_TILE, EXACT_TILE, Decode, Device
+from sana_cli.config.choices import Decode, Device, parse_seed
+from sana_cli.config.generation import FIELDS, GenerationOptions
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.terminal.completion import complete_model
 
-DeviceOption = Annotated[
-    Device | None, typer.Option("--device", help="Where to run [default: auto]", show_default=False)
-]
 OfflineOption = Annotated[
     bool | None,
     typer.Option(
@@ -19,48 +20,11 @@ OfflineOption = Annotated[
         show_default=False,
     ),
 ]
-DecodeOption = Annotated[
-    Decode | None,
-    typer.Option(
-        "--decode",
-        help="How to decode: whole, in exact tiles (less memory, no seams), or in blended tiles (upstream's way) "
-        "[default: auto, whole if it fits]",
-        show_default=False,
-    ),
-]
-TileOption = Annotated[
-    int | None,
-    typer.Option(
-        "--tile",
-        metavar="PIXELS",
-        help=f"Side of the tiles, a multiple of 32; means exact tiles "
-        f"[default: {EXACT_TILE}; blended: {BLENDED_TILE}]",
-        show_default=False,
-    ),
-]
-MaxMemoryOption = Annotated[
-    str | None,
-    typer.Option(
-        "--max-memory",
-        metavar="SIZE",
-        help="Limit memory: 4GiB, 800MiB [default: free memory minus 10 %]",
-        show_default=False,
-    ),
-]
 SafetyOption = Annotated[
     bool | None,
     typer.Option(
         "--safety/--no-safety",
         help="Check the prompt with ShieldGemma-2b first; exit code 6 if refused [default: no-safety]",
-        show_default=False,
-    ),
-]
-LoraOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--lora",
-        metavar="FILE[:SCALE]",
-        help="LoRA file for this model (.safetensors); repeat for several, they add up [default scale: 1]",
         show_default=False,
     ),
 ]
@@ -84,3 +48,73 @@ def refuse_empty(values: Mapping[str, str | None]) -> None:
 def contradiction(one: str, other: str) -> SanaError:
     """Two options that cannot be given together, or an argument and an option."""
     return SanaError(f"give {one} or {other}, not both", hint=f"omit {one}", code=ExitCode.USAGE)
+
+
+def flag(name: str) -> Any:
+    """The Typer option of a field of `GenerationOptions`."""
+    option = FIELDS[name].option
+    own: dict[str, Any] = {"metavar": option.metavar, "help": option.help, "show_default": False}
+    if name == "seed":
+        own["parser"] = parse_seed
+    if name == "model":
+        own["autocompletion"] = complete_model
+    return typer.Option(*option.flags, **own)
+
+
+DeviceOption = Annotated[Device | None, flag("device")]
+DecodeOption = Annotated[Decode | None, flag("decode")]
+TileOption = Annotated[int | None, flag("tile")]
+MaxMemoryOption = Annotated[str | None, flag("max_memory")]
+LoraOption = Annotated[list[str] | None, flag("loras")]
+ModelOption = Annotated[str | None, flag("model")]
+
+
+def _annotation(name: str) -> Any:
+    field = FIELDS[name]
+    kinds: dict[str, Any] = {
+        "text": str, "whole number": int, "number": float, "true or false": bool, "texts": list[str],
+    }  # fmt: skip
+    return Annotated[(field.option.choices or kinds[field.value]) | None, flag(name)]
+
+
+def with_generation_options(
+    *, first: tuple[str, ...], only: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command every option of the table, or `only` some, and call it with what was typed as `typed`.
+
+    The command keeps its other parameters: positional ones come after the fields in `first`, keyword-only ones after
+    all fields.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        fields = [f for f in FIELDS.values() if f.option.flags and (not only or f.word in only)]
+        own = [p for p in inspect.signature(command).parameters.values() if p.name != "typed"]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        table = {
+            f.word: inspect.Parameter(f.word, keyword, default=None, annotation=_annotation(f.name))
+            for f in fields
+        }
+        order = [
+            *(table.pop(word) for word in first),
+            *(p for p in own if p.kind != keyword),
+            *table.values(),
+            *(p for p in own if p.kind == keyword),
+        ]
+
+        @functools.wraps(command)
+        def called(**values: Any) -> Any:
+            said: dict[str, Any] = {}
+            for field in fields:
+                value = values.pop(field.word)
+                if field.name != "negative_prompt":
+                    empty = "" in value if isinstance(value, list) else value == ""
+                    refuse_empty({field.option.flags[0]: "" if empty else None})
+                said[field.name] = (tuple(value) or None) if isinstance(value, list) else value
+            return command(typed=GenerationOptions(**said), **values)
+
+        del called.__wrapped__  # its signature is not the one to be read
+        called.__signature__ = inspect.Signature([p.replace(kind=keyword) for p in order])  # type: ignore[attr-defined]
+        called.__annotations__ = {p.name: p.annotation for p in order}
+        return called
+
+    return decorate

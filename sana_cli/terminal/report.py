@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import torch
 
     from sana_cli.checkpoints.checkpoint import Checkpoint
-    from sana_cli.pipeline.finishing import Picture
+    from sana_cli.pipeline.results import SavedResult
 
 
 def tell_error(message: str, hint: str) -> None:
@@ -20,7 +20,7 @@ def tell_error(message: str, hint: str) -> None:
             say(f"{kind}: {message_line(text)}", err=True)
 
 
-def summary(picture: "Picture", *, quiet: bool) -> list[str]:
+def summary(picture: "SavedResult", *, quiet: bool) -> list[str]:
     """Return a few lines about one picture; only its path when `quiet`."""
     if quiet:
         return [str(picture.path)]
@@ -37,7 +37,7 @@ def summary(picture: "Picture", *, quiet: bool) -> list[str]:
     ]
 
 
-def picture_facts(picture: "Picture") -> dict[str, Any]:
+def picture_facts(picture: "SavedResult") -> dict[str, Any]:
     """Describe a new picture for programs: sizes in pixels and bytes, times in seconds."""
     from dataclasses import asdict
 
@@ -58,7 +58,7 @@ def picture_facts(picture: "Picture") -> dict[str, Any]:
 
 def print_document(
     checkpoint: "Checkpoint",
-    pictures: "list[Picture]",
+    pictures: "list[SavedResult]",
     *,
     device: "torch.device | None",
     precision: str | None,

@@ -21,7 +21,7 @@ from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.errors import ExitCode
 from sana_cli.loading.load import TOKEN_CONVS, load_prompt_encoder, load_transformer, load_vae
 from sana_cli.models.text_encoder import FileEmbedding
-from sana_cli.pipeline.verbs import decode
+from sana_cli.pipeline.decode import decode
 from sana_cli.quantize_checkpoint import ComponentPlan, quantize_folder
 from sana_cli.terminal.progress_bars import ConsoleReporter
 

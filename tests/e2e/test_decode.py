@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,8 @@ from sana_cli.errors import ExitCode, SanaError
 from sana_cli.images.png import read_settings
 from sana_cli.memory import planner
 from sana_cli.memory.planner import Cap
-from sana_cli.pipeline import finishing, latents_file
+from sana_cli.pipeline import decode as decoding
+from sana_cli.pipeline import latents_file, recovery
 
 FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
 KEPT = "a.png.latents.safetensors"
@@ -58,7 +59,7 @@ def kept(
 ) -> Path:
     """Latents of a run that was interrupted in its decoder."""
     with monkeypatch.context() as patch:
-        patch.setattr(finishing, "decode", raising(KeyboardInterrupt()))
+        patch.setattr(decoding, "decode", raising(KeyboardInterrupt()))
         result = sana("generate", "A Fox", "-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
     assert result.code == ExitCode.INTERRUPTED
     assert result.err.splitlines() == [
@@ -171,7 +172,7 @@ def test_out_of_memory_takes_tiles(
     error: BaseException,
     failures: int,
 ) -> None:
-    original, plans = finishing.decode, []
+    original, plans = decoding.decode, []
 
     def decode(*arguments: Any, plan: Any, **options: Any) -> Any:
         plans.append(str(plan))
@@ -180,7 +181,7 @@ def test_out_of_memory_takes_tiles(
             raise error
         return original(*arguments, plan=plan, **options)
 
-    monkeypatch.setattr(finishing, "decode", decode)
+    monkeypatch.setattr(decoding, "decode", decode)
     path = tmp_path / "a.png"
     result = sana(
         "generate", "x", "-m", tiny_model, "-o", path, *FAST, "--size", "1024x64", "--count", 2,
@@ -203,7 +204,7 @@ def test_out_of_memory_to_the_end(
 ) -> None:
     options = ("-m", tiny_model, "-o", tmp_path / "a.png", *FAST, "--size", "1024x64")
     with monkeypatch.context() as patch:
-        patch.setattr(finishing, "decode", raising(MemoryError()))
+        patch.setattr(decoding, "decode", raising(MemoryError()))
         result = sana("generate", "x", *options)
     assert result.code == ExitCode.ENVIRONMENT
     lines = result.err.splitlines()
@@ -215,7 +216,9 @@ def test_out_of_memory_to_the_end(
     assert names(tmp_path) == ["a.png", "whole.png"]
 
 
-@pytest.mark.parametrize("stage", ["load_vae", "decode", "image_io.save_png"])
+@pytest.mark.parametrize(
+    "stage", ["pipeline.components.load_vae", "pipeline.decode.decode", "images.png.save_png"]
+)
 @pytest.mark.parametrize("command", ["generate", "decode"])
 def test_interrupted_anywhere(
     sana: Callable[..., Any],
@@ -229,7 +232,7 @@ def test_interrupted_anywhere(
 ) -> None:
     """Also an interrupted `sana decode` loses nothing, and drawing again takes the same file."""
     with monkeypatch.context() as patch:
-        patch.setattr(f"sana_cli.pipeline.finishing.{stage}", raising(KeyboardInterrupt()))
+        patch.setattr(f"sana_cli.{stage}", raising(KeyboardInterrupt()))
         if command == "decode":
             result = sana("decode", kept, "--device", "cpu")
         else:
@@ -263,7 +266,7 @@ def test_second_unfinished_picture(
 ) -> None:
     options = ("-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
     with monkeypatch.context() as patch:
-        patch.setattr(finishing, "decode", raising(KeyboardInterrupt()))
+        patch.setattr(decoding, "decode", raising(KeyboardInterrupt()))
         assert sana("generate", "another", *options).code == ExitCode.INTERRUPTED
     second = "a.png-2.latents.safetensors"
     assert names(tmp_path) == [second, KEPT]
@@ -317,10 +320,10 @@ def test_latents_that_cannot_be_kept(
 @pytest.mark.parametrize("stage", ["decode", "save_png"])
 def test_kill(tiny_model: Path, tmp_path: Path, whole: Path, stage: str, sana: Any) -> None:
     """SIGKILL in a process of its own, which can clean up nothing."""
-    module = "image_io" if stage == "save_png" else "finishing"
+    module = "png" if stage == "save_png" else "decoding"
     program = (
         f"import os, signal, torch\ntorch.set_num_threads({torch.get_num_threads()})\n"
-        f"from sana_cli import finishing, image_io\nfrom sana_cli.cli import main\n"
+        f"from sana_cli.images import png\nfrom sana_cli.pipeline import decode as decoding\nfrom sana_cli.cli import main\n"
         f"def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n{module}.{stage} = die\n"
         f"main({['generate', 'A Fox', '-m', str(tiny_model), '-o', str(tmp_path / 'a.png'), *FAST]!r})"
     )
@@ -351,7 +354,7 @@ def require_same_picture(
     """Finished by `sana decode` after an interruption, to the byte the one that was not interrupted."""
     assert sana("generate", *options, "-o", folder / "whole.png").code == 0
     with monkeypatch.context() as patch:
-        patch.setattr(finishing, "decode", raising(KeyboardInterrupt()))
+        patch.setattr(decoding, "decode", raising(KeyboardInterrupt()))
         sana("generate", *options, "-o", folder / "a.png")
     assert sana("decode", folder / KEPT, "--device", "cpu").code == 0
     assert (folder / "a.png").read_bytes() == (folder / "whole.png").read_bytes()
@@ -379,8 +382,10 @@ def test_a_cap_that_allocations_are_held_to(
     command: str,
 ) -> None:
     """As on a CUDA device: it may be the cap that is in the way, whoever set it."""
-    monkeypatch.setattr(finishing, "hold_to", lambda cap, device: cap if cap.asked else None)
-    monkeypatch.setattr(finishing, "decode", raising(MemoryError()))
+    monkeypatch.setattr(
+        recovery, "held_to", lambda cap, device: nullcontext(cap if cap.asked else None)
+    )
+    monkeypatch.setattr(decoding, "decode", raising(MemoryError()))
     monkeypatch.setenv("SANA_MAX_MEMORY", "4GiB")
     words = ("decode", kept, "--device", "cpu")
     if command == "generate":
@@ -396,7 +401,7 @@ def test_a_cap_that_allocations_are_held_to(
 def test_a_cap(sana: Callable[..., Any], kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As for `sana generate`, with remedies that this command has."""
     held: list[Cap] = []
-    monkeypatch.setattr(finishing, "hold_to", lambda cap, device: held.append(cap))
+    monkeypatch.setattr(recovery, "held_to", lambda cap, device: nullcontext(held.append(cap)))
     refused = sana("decode", kept, "--device", "cpu", "--max-memory", "64MiB")
     assert refused.code == ExitCode.USAGE
     assert "no plan fits into 64 MiB" in refused.err
@@ -440,7 +445,7 @@ def test_output(sana: Callable[..., Any], whole: Path, kept: Path, tmp_path: Pat
     shutil.copy(kept, copy)
     result = sana("decode", copy, "--device", "cpu")
     assert result.code == ExitCode.USAGE
-    assert "the picture's name does not follow from copy" in result.err
+    assert "the name copy does not tell the picture's" in result.err
     (tmp_path / "b.png").write_text("mine")
     result = sana("decode", copy, "--device", "cpu", "-o", tmp_path / "b.png")
     assert (result.code, (tmp_path / "b.png").read_text()) == (ExitCode.USAGE, "mine")

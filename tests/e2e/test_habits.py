@@ -76,10 +76,10 @@ def test_a_sentence_that_begins_with_a_dash_is_a_prompt(
     from sana_cli.commands import generate_session
 
     seen = []
-    check = generate_session.Order.print_forecast
+    check = generate_session.GenerateSession.print_forecast
     monkeypatch.setattr(
-        generate_session.Order, "print_forecast",
-        lambda order, *rest, **more: (seen.append(order.wishes.prompt), check(order, *rest, **more)),
+        generate_session.GenerateSession, "print_forecast",
+        lambda order, *rest, **more: (seen.append(order.options.prompt), check(order, *rest, **more)),
     )  # fmt: skip
     forecast(prompt, "--size", "64x64")
     forecast("--size", "64x64", "-p", prompt)

@@ -78,6 +78,7 @@ def test_transformer_of_zeros(fails: Callable[..., str], model: Path, tmp_path: 
     ("option", "value"),
     [
         ("-o", "y" * 300 + ".png"),
+        ("-o", "no-such-folder/"),
         ("-m", "~nosuchuser/x"),
         ("-m", "z" * 5000),
         ("-m", ""),
@@ -102,7 +103,7 @@ def test_dangling_link_as_output_is_found_before_any_work(
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "link").rename(tmp_path / "link.PNG")
-    monkeypatch.setattr("sana_cli.pipeline.text.load_prompt_encoder", None)
+    monkeypatch.setattr("sana_cli.pipeline.components.load_prompt_encoder", None)
     fails(ExitCode.USAGE, "generate", "x", "-m", tiny_model, "-o", tmp_path / "link.PNG", *FAST)
 
 
@@ -131,9 +132,9 @@ def test_a_pipe_is_not_replaced(
 def test_finished_pictures_are_told_when_a_later_one_fails(
     sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sana_cli.pipeline import run
+    from sana_cli.pipeline import transformer_steps as drawing
 
-    original, calls = run.denoise, []
+    original, calls = drawing.denoise, []
 
     def fail_second(*args: Any, **kwargs: Any) -> Any:
         calls.append(1)
@@ -141,12 +142,11 @@ def test_finished_pictures_are_told_when_a_later_one_fails(
             raise MemoryError
         return original(*args, **kwargs)
 
-    monkeypatch.setattr(run, "denoise", fail_second)
+    monkeypatch.setattr(drawing, "denoise", fail_second)
     options = ("-m", tiny_model, "-o", tmp_path / "a.png", "--count", "3", "--json", *FAST)
     result = sana("generate", "x", *options)
     assert result.code == ExitCode.ENVIRONMENT
-    assert [Path(image["path"]).name for image in result.documents[0]["images"]] == ["a-1.png"]
-    assert result.documents[-1]["error"]["code"] == ExitCode.ENVIRONMENT
+    assert [Path(image["path"]).name for image in result.document["images"]] == ["a-1.png"]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_settings_chunk(fails: Callable[..., str], tmp_path: Path, text: str) ->
     info.add_itxt("sana", text)
     path = tmp_path / "picture.PNG"
     Image.new("RGB", (1, 1)).save(path, format="PNG", pnginfo=info)
-    assert "cannot be read: they are damaged" in fails(ExitCode.USAGE, "info", path)
+    assert "carries no settings" in fails(ExitCode.USAGE, "info", path)
 
 
 def test_terminal_controls_stay_out_of_the_terminal(

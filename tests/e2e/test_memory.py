@@ -21,9 +21,9 @@ from sana_cli.errors import ExitCode
 from sana_cli.loading import load as loading
 from sana_cli.models.gemma2 import Gemma2
 from sana_cli.models.text_encoder import PromptEncoder
-from sana_cli.pipeline import finishing, guidance, prompt_cache
-from sana_cli.pipeline import run as run_module
-from sana_cli.pipeline import text as text_stage
+from sana_cli.pipeline import components, guidance, prompt_cache, saving
+from sana_cli.pipeline import decode as decoding
+from sana_cli.pipeline import text as texts
 from sana_cli.terminal.progress_bars import ConsoleReporter
 
 FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
@@ -160,7 +160,7 @@ def test_kernels_are_measured_while_nothing_else_is_there(
 
     monkeypatch.setattr(loading, "assign_weights", load)
     kept: list[Path] = []
-    monkeypatch.setattr(finishing, "_remove", lambda path, reporter: kept.append(path))
+    monkeypatch.setattr(saving, "_remove", lambda path, reporter: kept.append(path))
     monkeypatch.setattr(dispatch, "measure", lambda *_, **__: events.append("measure") or [])
     words = ("-m", int4, "-o", tmp_path / "a.png", *FAST, "--max-memory", "4GiB")
     assert sana("generate", "a cat", *words).code == 0
@@ -291,14 +291,14 @@ class Refusing:
 REFUSED = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
 STEPS = {
     # where: (module, function, times, what is told)
-    "load text": (text_stage, "load_prompt_encoder", 1, "out of memory: text; trying"),
-    "text": (text_stage, "encode_prompt", 1, "text encoder streamed"),
-    "load transformer": (run_module, "load_transformer", 1, "loading the transformer; trying"),
+    "load text": (components, "load_prompt_encoder", 1, "out of memory: text; trying"),
+    "text": (texts, "encode_prompt", 1, "text encoder streamed"),
+    "load transformer": (components, "load_transformer", 1, "loading the transformer; trying"),
     "denoise": (guidance, "guided_velocity", 1, "trying branches, decode"),
     "denoise, apart": (guidance, "guided_velocity", 2, "transformer streamed"),
     "denoise, streamed": (guidance, "guided_velocity", 3, "transformer streamed"),
-    "load decoder": (finishing, "load_vae", 1, "decode whole; trying exact-tiles"),
-    "decode": (finishing, "decode", 1, "decode whole; trying exact-tiles"),
+    "load decoder": (components, "load_vae", 1, "decode whole; trying exact-tiles"),
+    "decode": (decoding, "decode", 1, "decode whole; trying exact-tiles"),
 }
 
 
@@ -349,7 +349,8 @@ def test_a_streamed_block_that_finds_no_memory(
 
 
 @pytest.mark.parametrize(
-    "stage", ["text_stage.load_prompt_encoder", "run.load_transformer", "passes.guided_velocity"]
+    "stage",
+    ["components.load_prompt_encoder", "components.load_transformer", "guidance.guided_velocity"],
 )
 def test_a_kill_before_the_latents_are_there(
     draw: Callable[..., Any], tiny_model: Path, tmp_path: Path, stage: str
@@ -359,7 +360,7 @@ def test_a_kill_before_the_latents_are_there(
     words = [*PROMPT, "-m", str(tiny_model), "-o", str(tmp_path / "a.png"), *FAST]
     program = (
         f"import os, signal, torch\ntorch.set_num_threads({torch.get_num_threads()})\n"
-        "from sana_cli import passes, run, text_stage\nfrom sana_cli.cli import main\n"
+        "from sana_cli.pipeline import components, guidance\nfrom sana_cli.cli import main\n"
         f"def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n{stage} = die\n"
         f"main({[*words, '--no-prompt-cache']!r})"
     )
@@ -377,7 +378,7 @@ def test_a_repeated_prompt_never_loads_the_text_encoder(
     draw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, first = draw("first")
-    monkeypatch.setattr(text_stage, "load_prompt_encoder", None)
+    monkeypatch.setattr(components, "load_prompt_encoder", None)
     result, second = draw("second", "--seed", 3)
     assert np.array_equal(first, second)
     assert result.document["images"][0]["seconds"]["text"] < 1
@@ -506,8 +507,7 @@ def test_the_next_part_is_read_while_one_computes(
     draw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     order: list[str] = []
-    monkeypatch.setattr("sana_cli.pipeline.text.prefetch", lambda c, part: order.append(part))
-    monkeypatch.setattr("sana_cli.pipeline.run.prefetch", lambda c, part: order.append(part))
+    monkeypatch.setattr(components, "prefetch", lambda c, part: order.append(part))
     inner = ConsoleReporter.stage
 
     def stage(self: ConsoleReporter, title: str, total: int | None = None) -> Any:

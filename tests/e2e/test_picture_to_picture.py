@@ -11,7 +11,8 @@ from PIL import Image, ImageDraw
 
 from sana_cli.errors import ExitCode
 from sana_cli.images.png import XMP_KEY, read_settings
-from sana_cli.pipeline import finishing, guidance
+from sana_cli.pipeline import decode as decoding
+from sana_cli.pipeline import guidance
 
 CPU = ("--device", "cpu", "--precision", "fp32")
 CAT = "a cat left of a pizza on a blue background"
@@ -197,7 +198,7 @@ def test_an_interrupted_decoding_is_finished_with_the_original(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(finishing, "decode", interrupt)
+        patched.setattr(decoding, "decode", interrupt)
         words = ("--image", original, "--mask", mask, *SHORT)
         result = sana("generate", PROMPT, *words, "-o", tmp_path / "a.png")
     assert result.code == ExitCode.INTERRUPTED

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from sana_cli.cli import main
-from sana_cli.config.user_settings import Preferences
+from sana_cli.config.user_settings import UserSettings
 from sana_cli.errors import ExitCode
 from sana_cli.images.png import save_png
 from sana_cli.terminal.display import Seeing
@@ -262,7 +262,7 @@ def test_what_wins(
     for option in ("show", "preview"):
         given: dict[str, Any] = {"show": False, "preview": False, "json": False, "quiet": None}
         given |= {option: None} | {option if k == "show" else k: v for k, v in flags.items()}
-        chosen = Preferences(**{option if k == "show" else k: v for k, v in settings.items()})
+        chosen = UserSettings(**{option if k == "show" else k: v for k, v in settings.items()})
         seeing = Seeing.plan(chosen, **given, file=None, every=None, output=None, overwrite=False)
         asked_for = "show" in flags or "show" in settings
         if option == "show":

@@ -28,13 +28,14 @@ from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.checkpoints.pth import read_pth
 from sana_cli.checkpoints.safetensors_headers import WeightFiles
 from sana_cli.commands.picture_facts import facts_of
+from sana_cli.config.generation import GenerationOptions
 from sana_cli.config.user_settings import SETTINGS, preferences
 from sana_cli.errors import SanaError
 from sana_cli.images.png import load_picture, read_settings
 from sana_cli.loading.load import check_loras
 from sana_cli.models.tokenizer import load_tokenizer
 from sana_cli.pipeline.latents_file import read as read_latents
-from sana_cli.request.options import Wishes
+from sana_cli.request.options import options_of_picture
 from sana_cli.request.params import resolve
 from sana_cli.request.prompt_file import read_prompt_file
 
@@ -241,7 +242,7 @@ def model_folder(folder: Path, value: tuple[str, bytes]) -> None:
         checkpoint = open_checkpoint(str(model))
         for component in ("transformer", "vae", "text_encoder"):
             weight_files(checkpoint, component)
-        resolve(Wishes(prompt="a cat", seed=1).request(checkpoint), checkpoint)
+        resolve(GenerationOptions(prompt="a cat", seed=1), checkpoint)
         load_tokenizer(model / "tokenizer")
     finally:
         path.unlink()
@@ -306,13 +307,13 @@ TOML = b'model = "builtin"\nsteps = 4\nguidance = 2.5\noutput = "~/x"\nquiet = t
 def prompt_file(folder: Path, value: tuple[str, bytes]) -> None:
     suffix, content = value
     for line in read_prompt_file(str(write(folder, suffix, content))).lines:
-        resolve(line.wishes.request(builtin()), builtin())
+        resolve(line.options, builtin())
 
 
 def _settings_used(path: Path) -> None:
     facts_of(path)
     settings = read_settings(path)
-    resolve(Wishes.of_picture(settings, path.name).request(builtin()), builtin())
+    resolve(options_of_picture(settings, path.name), builtin())
 
 
 def png_settings(folder: Path, settings: bytes) -> None:
@@ -341,8 +342,8 @@ def png_bytes(folder: Path, content: bytes) -> None:
 
 def config_toml(folder: Path, content: bytes) -> None:
     os.environ["SANA_CONFIG"] = str(write(folder, ".toml", content))
-    chosen = Wishes.of_preferences(preferences())
-    resolve(Wishes(prompt="a cat", seed=1).over(chosen).request(builtin()), builtin())
+    chosen = preferences().options
+    resolve(GenerationOptions(prompt="a cat", seed=1).over(chosen), builtin())
 
 
 def variables(folder: Path, value: tuple[str, str]) -> None:

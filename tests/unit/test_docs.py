@@ -73,15 +73,12 @@ OF_SOURCE = re.compile(
 )
 WRITTEN_BY_SANA = {"prompts/", "pictures/", "benchmarks/results/busy.json"}
 # Modules that docs/architecture.md announces; remove each once it is there.
-ANNOUNCED = {
-    "pipeline/components.py", "pipeline/planning.py", "pipeline/recovery.py", "pipeline/decode.py", "saving.py",
-}  # fmt: skip
 
 
 def missing_files(text: str, files: list[str]) -> list[str]:
     """List names in inline code that are the end of no file's path, or no folder on it."""
     words = re.findall(r"`([^`\s]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
-    named = {word for word in words if OF_SOURCE.fullmatch(word)} - WRITTEN_BY_SANA - ANNOUNCED
+    named = {word for word in words if OF_SOURCE.fullmatch(word)} - WRITTEN_BY_SANA
     return [
         name for name in sorted(named)
         if not any(f"/{file}".endswith(f"/{name}") or (name[-1] == "/" and f"/{name}" in f"/{file}") for file in files)

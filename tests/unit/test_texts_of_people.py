@@ -20,7 +20,7 @@ Read = Callable[[Path, pytest.MonkeyPatch], list[str]]
 
 
 def prompts(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    return [str(line.wishes.prompt) for line in read_prompt_file(str(path)).lines]
+    return [str(line.options.prompt) for line in read_prompt_file(str(path)).lines]
 
 
 def calibration(path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:

@@ -10,8 +10,9 @@ import pytest
 
 from sana_cli.bench import history
 from sana_cli.checkpoints.opening import open_checkpoint
-from sana_cli.config.user_settings import BUILTIN, cache_folder
-from sana_cli.request.params import Request, Settings, resolve
+from sana_cli.config.generation import BUILTIN, GenerationOptions
+from sana_cli.config.user_settings import cache_folder
+from sana_cli.request.params import GenerationParams, resolve
 
 CHECKPOINT = open_checkpoint(BUILTIN)
 
@@ -21,8 +22,8 @@ def no_record_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SANA_CACHE", str(tmp_path / "cache"))
 
 
-def settings(**values: Any) -> Settings:
-    return resolve(Request(prompt="a red apple", seed=1, **values), CHECKPOINT)
+def settings(**values: Any) -> GenerationParams:
+    return resolve(GenerationOptions(prompt="a red apple", seed=1, **values), CHECKPOINT)
 
 
 def document(model: str = BUILTIN, kind: str = "sana", rate: float = 1e9) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def document(model: str = BUILTIN, kind: str = "sana", rate: float = 1e9) -> dic
     }  # fmt: skip
 
 
-def foretell(wanted: Settings, *, cached: bool = False) -> dict[str, Any] | None:
+def foretell(wanted: GenerationParams, *, cached: bool = False) -> dict[str, Any] | None:
     return history.foretell(CHECKPOINT, wanted, "fp32", "cpu", text_is_cached=cached)
 
 
@@ -119,7 +120,7 @@ def test_what_another_machine_takes() -> None:
     from sana_cli.config.variants import VARIANTS
 
     checkpoint = open_published(VARIANTS["sana-0.6b-512"])
-    wanted = resolve(Request(prompt="a red cat left of a blue car"), checkpoint)
+    wanted = resolve(GenerationOptions(prompt="a red cat left of a blue car"), checkpoint)
     seconds = history.seconds_elsewhere(checkpoint, wanted)
     assert seconds == pytest.approx({"text": 4.6, "denoise": 48.2, "decode": 10.1}, rel=0.15)
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from sana_cli.config import settings_file
+from sana_cli.config.generation import GenerationOptions
 from sana_cli.config.user_settings import (
     _NOT_SETTINGS,
     SETTINGS,
-    Preferences,
+    UserSettings,
     cache_folder,
     config_path,
     history_file,
@@ -19,7 +20,6 @@ from sana_cli.config.user_settings import (
     variable,
 )
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.request.options import Wishes
 
 
 @pytest.fixture
@@ -29,15 +29,15 @@ def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_precedence(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert preferences() == Preferences()
+    assert preferences() == UserSettings()
     file.write_text('model = "sana-1.6b"\nsteps = 8\n')
-    assert preferences().model == "sana-1.6b"
+    assert preferences().options.model == "sana-1.6b"
     assert preferences().sources == {"model": str(file), "steps": str(file)}
     monkeypatch.setenv("SANA_MODEL", "sprint-0.6b")
-    assert preferences().model == "sprint-0.6b"
+    assert preferences().options.model == "sprint-0.6b"
     assert preferences().sources == {"model": "SANA_MODEL", "steps": str(file)}
     monkeypatch.setenv("SANA_MODEL", "")
-    assert preferences().model == "sana-1.6b", "an empty variable says nothing"
+    assert preferences().options.model == "sana-1.6b", "an empty variable says nothing"
 
 
 def test_every_setting_from_the_environment(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -52,7 +52,11 @@ def test_every_setting_from_the_environment(file: Path, monkeypatch: pytest.Monk
     for key, value in values.items():
         monkeypatch.setenv(variable(key), str(value))
     chosen = preferences()
-    assert {key: getattr(chosen, key) for key in SETTINGS} == values
+    assert chosen.values == values
+    options = chosen.options
+    assert (options.model, options.guidance_scale, options.negative_prompt) == ("m", 2.5, "dogs")
+    assert (options.width, options.height, options.count) == (512, 640, 2)
+    assert (chosen.safety, chosen.offline) == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -106,18 +110,17 @@ def test_platform_folder() -> None:
 
 def test_what_is_said_together_is_overridden_together() -> None:
     """A typed shape replaces a whole size, a typed tile the way to decode."""
-    below = Wishes(width=64, height=96, bins=True, decode="whole", steps=3)
-    above = Wishes(aspect="16:9", tile=256, seed=0).over(below)
+    below = GenerationOptions(width=64, height=96, bins=True, decode="whole", steps=3)
+    above = GenerationOptions(aspect="16:9", tile=256, seed=0).over(below)
     assert (above.width, above.height, above.aspect, above.bins) == (None, None, "16:9", None)
     assert (above.decode, above.tile) == (None, 256)
     assert (above.steps, above.seed) == (3, 0)
 
 
 def test_the_source_of_a_value_follows_it() -> None:
-    set_before = Wishes.of_preferences(
-        Preferences(steps=3, device="cpu", sources={"steps": "SANA_STEPS", "device": "a file"})
-    )
-    both = Wishes(steps=5).over(set_before)
+    sources = {"steps": "SANA_STEPS", "device": "a file"}
+    set_before = UserSettings.of({"steps": 3, "device": "cpu"}, sources).options
+    both = GenerationOptions(steps=5).over(set_before)
     with pytest.raises(SanaError) as caught, both.naming_source_of("steps", "device"):
         raise SanaError("no")
     assert caught.value.message == "no (device is set by a file)"

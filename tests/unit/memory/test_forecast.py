@@ -9,6 +9,7 @@ import pytest
 from sana_cli.accelerate.cuda import engine
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.config.generation import GenerationOptions
 from sana_cli.memory import forecast
 from sana_cli.memory.forecast import (
     Job,
@@ -18,7 +19,7 @@ from sana_cli.memory.forecast import (
     predict_decode,
 )
 from sana_cli.memory.plans import NAMED, WHOLE, Plan
-from sana_cli.request.params import Request, resolve
+from sana_cli.request.params import resolve
 from sana_cli.system.precision import NamedDevice, plan_dtypes
 
 CPU, GIB, MIB = NamedDevice("cpu"), 2**30, 2**20
@@ -32,7 +33,7 @@ def job(
     warm: bool = False,
     **options: Any,
 ) -> Job:
-    settings = resolve(Request(prompt="a fox", **options), checkpoint)
+    settings = resolve(GenerationOptions(prompt="a fox", **options), checkpoint)
     dtypes = plan_dtypes("fp32", checkpoint.trained_precision, CPU)
     return describe(
         checkpoint, settings, dtypes, CPU, several=several, text_is_cached=cached, warm=warm
@@ -90,8 +91,8 @@ def test_pictures_to_begin_with_are_counted(builtin: Checkpoint, tmp_path: Path)
     Image.new("RGB", (256, 256)).save(tmp_path / "a.png")
     Image.new("L", (2048, 2048), 255).save(tmp_path / "mask.png")
 
-    def peaks(**wishes: Any) -> dict[str, int]:
-        made = job(builtin, cached=True, image=tmp_path / "a.png", strength=0.5, **wishes)
+    def peaks(**options: Any) -> dict[str, int]:
+        made = job(builtin, cached=True, image=tmp_path / "a.png", strength=0.5, **options)
         return {stage.stage: stage.activations for stage in predict(made, Plan())}
 
     without, masked = peaks(), peaks(mask=tmp_path / "mask.png")
@@ -102,7 +103,7 @@ def test_pictures_to_begin_with_are_counted(builtin: Checkpoint, tmp_path: Path)
 
 
 def on_cuda(checkpoint: Checkpoint, **options: Any) -> Job:
-    settings = resolve(Request(prompt="a fox", **options), checkpoint)
+    settings = resolve(GenerationOptions(prompt="a fox", **options), checkpoint)
     dtypes = plan_dtypes("auto", checkpoint.trained_precision, NamedDevice("cuda"))
     return describe(
         checkpoint, settings, dtypes, NamedDevice("cuda"), several=True, text_is_cached=True

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError
 from sana_cli.images.png import save_png
 from sana_cli.pipeline.batch import Batch, plan_batch
-from sana_cli.request.options import Wishes
 from sana_cli.request.prompt_file import read_prompt_file
 
 LINES = [f"line {letter}" for letter in "abcdefghi"]
@@ -26,10 +26,10 @@ def plan(tiny_model: Path, tmp_path: Path) -> Callable[..., Batch]:
     def run(lines: list[str], pattern: str = "", *, draw: bool = False, **common: int) -> Batch:
         file = tmp_path / "p.txt"
         file.write_text("\n".join(lines))
-        wishes = Wishes(output=f"{tmp_path}/out/{pattern}", width=32, height=32, **common)
-        batch = plan_batch(
-            read_prompt_file(str(file)), wishes, checkpoint, count=1, overwrite=False
+        options = GenerationOptions(
+            output=f"{tmp_path}/out/{pattern}", width=32, height=32, **common
         )
+        batch = plan_batch(read_prompt_file(str(file)), options, checkpoint, overwrite=False)
         for job in batch.pending if draw else ():
             settings = {**job.wanted, "version": "x"}
             save_png(Image.new("RGB", (32, 32)), job.path, settings=settings)

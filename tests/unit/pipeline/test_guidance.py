@@ -11,13 +11,12 @@ from torch import Tensor
 
 from sana_cli.models.block_cache import FirstBlockCache
 from sana_cli.models.sana_transformer import SanaTransformer2D
-from sana_cli.pipeline.guidance import Passes, is_guided, without_effect
-from sana_cli.pipeline.verbs import guided_velocity
-from sana_cli.request.params import Settings
+from sana_cli.pipeline.guidance import Passes, guided_velocity, is_guided, without_effect
+from sana_cli.request.params import GenerationParams
 from tests.unit.accelerate.cuda.models import inputs, transformer
 
-SETTINGS = Settings(
-    prompt="x", negative_prompt="", width=96, height=96, drawn_width=96, drawn_height=96, steps=4,
+SETTINGS = GenerationParams(
+    prompt="x", negative_prompt="", seed=0, width=96, height=96, drawn_width=96, drawn_height=96, steps=4,
     guidance_scale=3.0, guidance_interval=(0.0, 1.0), cache=0.0, scheduler="flow-dpm",
     flow_shift=3.0, enhance=False,
 )  # fmt: skip

@@ -5,6 +5,7 @@ import os
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,12 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save
 
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.config.generation import GenerationOptions
 from sana_cli.models.text_encoder import EncodedPrompt, Instruction
 from sana_cli.pipeline import prompt_cache, text
 from sana_cli.pipeline.prompt_cache import PromptCache
-from sana_cli.pipeline.text import TextStage
-from sana_cli.pipeline.verbs import EncodedPair
-from sana_cli.request.params import Request, Settings, resolve
+from sana_cli.pipeline.text import EncodedPair
+from sana_cli.request.params import GenerationParams, resolve
 
 
 @pytest.fixture
@@ -27,8 +28,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def settings() -> Settings:
-    return resolve(Request(prompt="A cat", negative_prompt="snow"), open_checkpoint("builtin"))
+def settings() -> GenerationParams:
+    return resolve(
+        GenerationOptions(prompt="A cat", negative_prompt="snow"), open_checkpoint("builtin")
+    )
 
 
 CACHE = PromptCache("encoder")
@@ -37,7 +40,7 @@ PAIR = EncodedPair(
 )
 
 
-def test_what_was_written_is_read(folder: Path, settings: Settings) -> None:
+def test_what_was_written_is_read(folder: Path, settings: GenerationParams) -> None:
     assert CACHE.read(settings) is None
     assert not CACHE.holds(settings)
     CACHE.write(settings, PAIR)
@@ -52,7 +55,9 @@ def test_what_was_written_is_read(folder: Path, settings: Settings) -> None:
     assert len(list(folder.iterdir())) == 2
 
 
-def test_what_decides_the_embeddings_decides_the_file(folder: Path, settings: Settings) -> None:
+def test_what_decides_the_embeddings_decides_the_file(
+    folder: Path, settings: GenerationParams
+) -> None:
     CACHE.write(settings, PAIR)
     assert CACHE.holds(replace(settings, prompt="  a CAT ")), "the text is lower-cased and stripped"
     assert not CACHE.holds(replace(settings, prompt="a dog"))
@@ -71,7 +76,7 @@ def test_what_decides_the_embeddings_decides_the_file(folder: Path, settings: Se
 
 @pytest.mark.parametrize("damage", [b"", b"no safetensors", None])
 def test_damaged_files_are_made_again(
-    folder: Path, settings: Settings, damage: bytes | None
+    folder: Path, settings: GenerationParams, damage: bytes | None
 ) -> None:
     CACHE.write(settings, PAIR)
     for path in folder.iterdir():
@@ -92,7 +97,7 @@ def test_damaged_files_are_made_again(
     ],
 )
 def test_files_that_somebody_changed(
-    folder: Path, settings: Settings, embeds: torch.Tensor | None, facts: dict[str, object]
+    folder: Path, settings: GenerationParams, embeds: torch.Tensor | None, facts: dict[str, object]
 ) -> None:
     CACHE.write(settings, PAIR)
     assert CACHE.holds(settings)
@@ -105,7 +110,7 @@ def test_files_that_somebody_changed(
     assert CACHE.read(settings) is None
 
 
-def test_files_under_the_names_of_others(folder: Path, settings: Settings) -> None:
+def test_files_under_the_names_of_others(folder: Path, settings: GenerationParams) -> None:
     """A whole file of another prompt, or of an instruction, is not taken for this one's."""
     other = replace(settings, prompt="a dog")
     CACHE.write(settings, PAIR)
@@ -124,7 +129,7 @@ def test_files_under_the_names_of_others(folder: Path, settings: Settings) -> No
 
 
 def test_what_cannot_be_removed_keeps_nothing_else(
-    folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    folder: Path, settings: GenerationParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prompt_cache, "LARGEST", 0)
     for name in (".old", "folder.safetensors"):
@@ -135,14 +140,14 @@ def test_what_cannot_be_removed_keeps_nothing_else(
     assert sorted(path.name for path in folder.iterdir()) == [".old", "folder.safetensors"]
 
 
-def test_broken_values_are_not_used(folder: Path, settings: Settings) -> None:
+def test_broken_values_are_not_used(folder: Path, settings: GenerationParams) -> None:
     broken = EncodedPrompt(torch.full((1, 2, 3), torch.nan))
     CACHE.write(settings, EncodedPair(broken, broken))
     assert CACHE.read(settings) is None
 
 
 def test_the_folder_stays_small(
-    folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    folder: Path, settings: GenerationParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(prompt_cache, "LARGEST", 1000)
     one = replace(settings, guidance_scale=1.0)
@@ -156,7 +161,7 @@ def test_the_folder_stays_small(
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 1000
 
 
-def test_abandoned_files_go(folder: Path, settings: Settings) -> None:
+def test_abandoned_files_go(folder: Path, settings: GenerationParams) -> None:
     folder.mkdir()
     old, new = folder / ".sana-1.tmp", folder / ".sana-2.tmp"
     for path in (old, new):
@@ -168,7 +173,7 @@ def test_abandoned_files_go(folder: Path, settings: Settings) -> None:
 
 
 def test_without_a_place_to_write(
-    tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, settings: GenerationParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setattr(prompt_cache, "_folder", lambda: tmp_path / "file" / "prompts")
@@ -176,7 +181,9 @@ def test_without_a_place_to_write(
     assert CACHE.read(settings) is None
 
 
-def test_many_at_once(folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_at_once(
+    folder: Path, settings: GenerationParams, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Writers, readers and removal in each other's way: whoever reads gets a whole prompt or none."""
     monkeypatch.setattr(prompt_cache, "LARGEST", 4000)
     problems: list[BaseException] = []
@@ -202,17 +209,16 @@ def test_many_at_once(folder: Path, settings: Settings, monkeypatch: pytest.Monk
 
 
 def test_it_is_pruned_once_a_run(
-    folder: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    folder: Path, settings: GenerationParams, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Looking at all that is kept takes the longer the more there is."""
     looked: list[Path] = []
     monkeypatch.setattr(prompt_cache, "_prune", looked.append)
-    stage = object.__new__(TextStage)
-    stage._unpruned = text._PRUNED_AFTER
+    components = SimpleNamespace(unpruned=10**9)
     for _ in range(30):
         CACHE.write(settings, PAIR)
-        stage._prune(CACHE, 1)
+        text._prune(components, CACHE, 1)  # type: ignore[arg-type]
     assert looked == [folder]
     for _ in range(10):
-        stage._prune(CACHE, 1)
+        text._prune(components, CACHE, 1)  # type: ignore[arg-type]
     assert looked == [folder, folder], "a long run does not fill the disk"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from sana_cli.config.generation import FIELDS
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.request.prompt_file import PromptFile, read_prompt_file
 
@@ -21,19 +22,13 @@ def read(folder: Path, content: str | bytes, name: str = "p.txt") -> PromptFile:
 
 
 def said(found: PromptFile) -> list[dict[str, Any]]:
-    names = (
-        "prompt",
-        "negative",
-        "seed",
-        "steps",
-        "guidance",
-        "width",
-        "height",
-        "enhance",
-        "bins",
-    )
+    """What the lines say, by the words that users have for it."""
     return [
-        {name: value for name in names if (value := getattr(line.wishes, name)) is not None}
+        {
+            field.word: value
+            for field in FIELDS.values()
+            if (value := getattr(line.options, field.name)) is not None
+        }
         for line in found.lines
     ]
 
@@ -196,7 +191,7 @@ def test_what_cannot_be_read(tmp_path: Path, content: str | bytes, name: str, me
 
 def test_a_bad_line_does_not_hide_the_others(tmp_path: Path) -> None:
     found = read(tmp_path, '{"prompt": "a"}\n{"promt": "b", "id": 7}\n{"prompt": "c"}\nnonsense\n')
-    assert [line.wishes.prompt for line in found.lines] == ["a", "c"]
+    assert [line.options.prompt for line in found.lines] == ["a", "c"]
     assert [str(problem.place) for problem in found.problems] == ["line 2", "line 4"]
     assert found.problems[0].id == "7"
     with pytest.raises(
@@ -221,7 +216,7 @@ def test_a_folder(tmp_path: Path) -> None:
     (tmp_path / ".hidden.txt").write_text("no\n")
     (tmp_path / "inner").mkdir()
     found = read_prompt_file(str(tmp_path))
-    assert [line.wishes.prompt for line in found.lines] == ["a cat", "an owl", "a dog", "a cow"]
+    assert [line.options.prompt for line in found.lines] == ["a cat", "an owl", "a dog", "a cow"]
     assert [line.id for line in found.lines] == ["a", "b", None, "cow"]
     assert str(found.lines[3].place) == "c.jsonl, line 2"
     assert [("1 file in" in note, "picture.png" in note) for note in found.notices] == [

@@ -1,0 +1,190 @@
+"""`--from`: a picture that is to be drawn again, the files that it was made from, and what may have changed since."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from sana_cli import __version__
+from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.digest import model_digest
+from sana_cli.checkpoints.lora_file import parse_lora
+from sana_cli.checkpoints.model_names import kept_folder
+from sana_cli.checkpoints.obtaining import Access
+from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.config.generation import BUILTIN, FILES, GenerationOptions
+from sana_cli.config.user_settings import preferences
+from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.files import local_path
+from sana_cli.request.options import options_of_picture
+from sana_cli.terminal.confirm import approval
+
+if TYPE_CHECKING:
+    from sana_cli.terminal.progress_bars import ConsoleReporter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """One to draw again: what its file says."""
+
+    name: str
+    settings: dict[str, Any]
+    options: GenerationOptions
+
+    @classmethod
+    def of(cls, name: str) -> Self:
+        """Read it; SanaError for a file that is none of ours."""
+        from sana_cli.images.png import SHEET_KEY, read_settings
+
+        path = local_path(name)
+        if not path.is_file():
+            raise SanaError(f"no such picture: {name}", hint="check the path", code=ExitCode.USAGE)
+        settings = read_settings(path)
+        if SHEET_KEY in settings:
+            raise SanaError(
+                f"{name} is a sheet of several pictures",
+                hint="repeat one of them; `sana info` lists what it shows",
+                code=ExitCode.USAGE,
+            )
+        return cls(name=name, settings=settings, options=options_of_picture(settings, name))
+
+    def changed_by(self, typed: GenerationOptions) -> GenerationOptions:
+        """What was typed, and for the rest what repeats the picture. SanaError where files are not as they were."""
+        left: dict[str, Any] = dict.fromkeys(self._left_away(typed))
+        return self._with_files(typed.over(replace(self.options, **left)))
+
+    def _left_away(self, typed: GenerationOptions) -> list[str]:
+        """A mask does not fit another original than its own, nor does the strength that goes with it."""
+        if typed.image is None or self.options.mask is None:
+            return []
+        path = local_path(typed.image)
+        if path.is_file() and _sha256(path) == self.settings.get("image_digest"):
+            return []
+        return [key for key in ("mask", "strength") if getattr(typed, key) is None]
+
+    def _with_files(self, options: GenerationOptions) -> GenerationOptions:
+        """Files that the picture was made from are sought where it says, then beside it."""
+        found: dict[str, Any] = {}
+        for kind in FILES:
+            name = getattr(options, kind)
+            if name is not None and options.sources.get(kind) == self.name:
+                digest = self.settings.get(f"{kind}_digest")
+                found[kind] = str(_same_file(name, digest, f"--{kind}", self.name))
+        if options.loras and options.sources.get("loras") == self.name:
+            digests = self.settings.get("lora_digests")
+            if not isinstance(digests, list) or len(digests) != len(options.loras):
+                digests = [None] * len(options.loras)
+            found["loras"] = tuple(
+                f"{_same_file(path, digest, '--lora', self.name)}:{scale!r}"
+                for (path, scale), digest in zip(
+                    map(parse_lora, options.loras), digests, strict=True
+                )
+            )
+        return replace(options, **found)
+
+    def tell_differences(
+        self, typed: GenerationOptions, checkpoint: Checkpoint, reporter: "ConsoleReporter"
+    ) -> None:
+        """Say what may keep the new picture from being the same."""
+        if left := self._left_away(typed):
+            reporter.notice(
+                f"{self.name} was made from another picture than {typed.image}: drawn without its "
+                + " and ".join(left)
+            )
+        now = {
+            "model": checkpoint.name,
+            "revision": checkpoint.revision or "",
+            "flow_shift": checkpoint.defaults.flow_shift,
+            "version": __version__,
+        }
+        for key, value in now.items():
+            before = self.settings.get(key, value)
+            if before != value:
+                reporter.notice(
+                    f"{self.name} was drawn with {key} {before or 'unknown'}, this is {value or 'unknown'}; "
+                    "the pictures may differ"
+                )
+        if self.settings.get("model") == checkpoint.name:
+            tell_another_model(self.settings, checkpoint, self.name, reporter)
+
+    def tell_other_rounding(self, now: dict[str, str], reporter: "ConsoleReporter") -> None:
+        """Say so if it was drawn under another plan, which rounds in another way."""
+        keys = ("branches", "decode")
+        if now != {key: self.settings[key] for key in keys if key in self.settings}:
+            reporter.notice(
+                f"{self.name} was drawn under another plan of memory, which rounds in another way: "
+                "pixels may differ by 1 of 255"
+            )
+
+
+def tell_another_model(
+    settings: dict[str, Any], checkpoint: Checkpoint, picture: str, reporter: "ConsoleReporter"
+) -> None:
+    """Say so if the model that has the name of the picture's is another one."""
+    digest = model_digest(checkpoint)
+    if digest and settings.get("model_digest", digest) != digest:
+        reporter.notice(
+            f"{picture} was drawn by another model of the name {checkpoint.name}: its files are not those that "
+            "are here; the pictures will differ"
+        )
+
+
+def _sha256(path: Path) -> str:
+    from quant.manifest import sha256_of
+
+    return sha256_of(path)
+
+
+def _same_file(name: str, digest: object, option: str, picture: str) -> Path:
+    hint = f"put it there, or name another one: {option} FILE"
+    asked = local_path(name)
+    places = [p for p in (asked, local_path(picture).parent / asked.name) if p.is_file()]
+    if not places:
+        raise usage_error(f"{picture} was made from {name}, which is not there", hint)
+    same = [path for path in places if _sha256(path) == digest]
+    if not same:
+        raise usage_error(f"{picture} was made from {name}, which has changed since", hint)
+    return same[0]
+
+
+def open_model(
+    options: GenerationOptions,
+    picture: Picture | None,
+    *,
+    offline: bool,
+    yes: bool,
+    reporter: "ConsoleReporter",
+    planning: bool = False,
+) -> Checkpoint:
+    """The model that is wished for; errors say who named it when nobody typed it.
+
+    `yes` answers the question before a large download; `planning` as for `open_checkpoint`.
+    """
+    repeated = picture is not None and options.sources.get("model") == picture.name
+    name = options.model_or_builtin
+    if repeated:
+        name = _place_of(name)
+    try:
+        with options.naming_source_of("model"):
+            access = Access(
+                offline=offline,
+                progress=reporter.download,
+                approve=approval(reporter, yes=yes),
+                planning=planning,
+                named_by=picture.name if picture is not None and repeated else "",
+            )
+            checkpoint = open_checkpoint(name, access)
+    except SanaError as error:
+        if repeated and error.code == ExitCode.USAGE:
+            error.hint = "pictures store a model's name, not its place: give --model FOLDER"
+        elif error.code == ExitCode.ENVIRONMENT and "model" in options.sources and name != BUILTIN:
+            error.hint += "; or use the demo model: --model builtin"
+        raise
+    return checkpoint
+
+
+def _place_of(name: str) -> str:
+    """A folder by its last name, if it is the default model; else the name itself."""
+    default = preferences().options.model
+    if default and kept_folder(name) is None and Path(default).name == name:
+        return default
+    return name

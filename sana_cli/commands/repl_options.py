@@ -1,0 +1,121 @@
+"""What is set in a sitting of `sana repl`: options that hold until they are changed, checked against the model."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.commands.repl_prompt_line import OptionError, split_options
+from sana_cli.commands.repl_setters import DEFAULT, OFF, SETTERS
+from sana_cli.config.generation import GenerationOptions
+from sana_cli.errors import SanaError, usage_error
+from sana_cli.files import local_path, no_folder
+from sana_cli.images.file_names import is_pattern
+from sana_cli.request.params import GenerationParams, resolve
+from sana_cli.terminal.help import ALIASES
+
+_ALIASES = {f"/{alias[2:]}": f"/{name}" for name, aliases in ALIASES.items() for alias in aliases}
+
+
+class SessionOptions:
+    """The options of now, and what `default` goes back to."""
+
+    def __init__(self, options: GenerationOptions, checkpoint: Checkpoint) -> None:
+        """SanaError for options that do not fit the model."""
+        check(options, checkpoint)
+        self.usual = self.now = options
+        self.checkpoint = checkpoint
+
+    def set(self, name: str, value: str) -> tuple[list[str], SanaError | None]:
+        """Do what a command says. Returns the commands whose values have changed, and what is still wrong all the same.
+
+        SanaError for a value that cannot be; nothing changes then.
+        """
+        changes = self._parsed(name, value, self.now)
+        options = replace(self.now, **changes)
+        still = None
+        try:
+            check(options, self.checkpoint)
+        except SanaError as error:
+            # Of several files that have gone, one after the other must be let go.
+            if value not in (OFF, DEFAULT) or self.can_draw():
+                raise
+            still = error
+        changed = {key for key in changes if changes[key] != getattr(self.now, key)}
+        self.now = options
+        return [n for n, s in SETTERS.items() if n == name or s.keys[0] in changed], still
+
+    def for_line(self, line: str, *, last_seed: Callable[[], str]) -> tuple[str, GenerationOptions]:
+        """A prompt, and what the options behind it change for this line alone. SanaError for others than these."""
+        prompt, typed = split_options(line)
+        options = self.now
+        for said, value in typed:
+            name = _ALIASES.get(said, said)
+            if name not in SETTERS:
+                known = ", ".join(f"--{n[1:]}" for n in SETTERS)
+                raise OptionError(
+                    f"--{name[1:]} is no option of a prompt here",
+                    f"known: {known}; for the words themselves, write them without dashes",
+                )
+            meant = last_seed() if (name, value) == ("/seed", "last") else value
+            options = replace(options, **self._parsed(name, meant, options))
+        if typed:
+            check(options, self.checkpoint)
+        return prompt, options
+
+    def can_draw(self) -> bool:
+        """Whether what is set is still there."""
+        try:
+            check(self.now, self.checkpoint)
+        except SanaError:
+            return False
+        return True
+
+    def params(self) -> GenerationParams:
+        """What a prompt would be drawn with; without files, where one of them has gone."""
+        options = _any_prompt(self.now)
+        try:
+            return resolve(options, self.checkpoint)
+        except SanaError:
+            bare = replace(options, image=None, strength=None, mask=None, loras=None)
+            return resolve(bare, self.checkpoint)
+
+    def turned_to(self, typed: GenerationOptions, checkpoint: Checkpoint) -> "SessionOptions":
+        """The same for another model. SanaError for what does not fit it."""
+        turned = SessionOptions(typed.over(self.now), checkpoint)
+        turned.usual = typed.over(self.usual)
+        return turned
+
+    def _parsed(self, name: str, value: str, options: GenerationOptions) -> dict[str, Any]:
+        """What a value changes of the options."""
+        setter = SETTERS[name]
+        if value == DEFAULT:
+            return {key: getattr(self.usual, key) for key in setter.keys}
+        try:
+            return setter.parse(value, options)
+        except ValueError as error:
+            raise usage_error(f"{name} cannot be {value!r}", f"it {error}") from error
+
+
+def check(options: GenerationOptions, checkpoint: Checkpoint) -> None:
+    """SanaError for options that no prompt can be drawn with."""
+    params = resolve(_any_prompt(options), checkpoint)
+    if params.loras:
+        from sana_cli.loading.load import check_loras
+
+        check_loras(checkpoint, params.loras)
+    if options.output:
+        output = local_path(options.output)
+        folder = output.parent if is_pattern(output) else output
+        if not folder.is_dir() and (is_pattern(output) or output.suffix.lower() != ".png"):
+            raise no_folder(folder)
+        one_name = output.suffix.lower() == ".png" and not output.is_dir()
+        if one_name and (not is_pattern(output) or "{index" in options.output):
+            raise usage_error(
+                f"pictures of a session cannot all be called {options.output}",
+                "name a folder, or a pattern with {slug} and {seed}",
+            )
+
+
+def _any_prompt(options: GenerationOptions) -> GenerationOptions:
+    return replace(options, prompt="a prompt")

@@ -1,0 +1,357 @@
+"""`GenerationOptions`: what one place says about a picture, and the one table of all options.
+
+A field and its `Option` are all that an option is: its flag, its key in pictures and prompt files, its limits, its
+setting, its command of `sana repl`. Commands, prompt files, pictures, settings, `sana repl` and `SanaPipeline` read
+this table; what an option does is `request/params.py`'s to say. No torch.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from functools import cache
+from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
+
+from sana_cli.config.choices import (
+    BLENDED_TILE,
+    EXACT_TILE,
+    Backend,
+    Decode,
+    Device,
+    PlanName,
+    Precision,
+    Scheduler,
+)
+from sana_cli.errors import SanaError, usage_error
+from sana_cli.text import did_you_mean
+
+BUILTIN = "builtin"
+Value = Literal["text", "whole number", "number", "true or false", "texts"]
+_JSON: dict[Value, tuple[type, ...]] = {
+    "text": (str,), "whole number": (int,), "number": (int, float), "true or false": (bool,), "texts": (list,),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """How one field of `GenerationOptions` is said in every place. What a place leaves out, it cannot say."""
+
+    flags: tuple[str, ...] = ()  # of `sana generate`; (): none
+    metavar: str | None = None
+    help: str = ""  # of the flag, with its default
+    choices: type[StrEnum] | None = None
+    limits: tuple[int, int] | None = None  # inclusive
+    picture: str = ""  # key in a picture's settings
+    line: str = ""  # key in a file of prompts
+    setting: str = ""  # help of `sana config`, where it can be set
+    unset: str = "the model's"  # what a setting that is not made means, in words
+    usual: str | int | float | None = None  # the same as a value, where it is one for every model
+    repl: str = ""  # help of the command in `sana repl`, where a plain value sets it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationOptions:
+    """The options of one place; None where it says nothing. `sources` names the place where nobody typed it."""
+
+    prompt: Annotated[str | None, Option(picture="prompt", line="prompt")] = None
+    model: Annotated[
+        str | None,
+        Option(
+            flags=("--model", "-m"), metavar="NAME|DIR", picture="model",
+            help="A known name (sana-0.6b), a hub id, a folder or a .pth file "
+            "[default: your setting, else the built-in]", setting="model used when --model is not given", unset=BUILTIN, usual=BUILTIN),
+    ] = None  # fmt: skip
+    output: Annotated[
+        str | None,
+        Option(
+            flags=("--output", "-o"), metavar="PATH",
+            help="A .png file, a folder (made if written with a slash: new/), or a pattern: "
+            "{index}-{slug}-{seed}.png, {id} with --prompts [default: your setting, else here]",
+            setting="folder for pictures, or a pattern", unset="the working folder",
+        ),
+    ] = None  # fmt: skip
+    width: Annotated[
+        int | None, Option(flags=("--width", "-W"), help="Pixels; a multiple of 32.", line="width")
+    ] = None
+    height: Annotated[
+        int | None,
+        Option(flags=("--height", "-H"), help="Pixels; a multiple of 32.", line="height"),
+    ] = None
+    aspect: Annotated[
+        str | None,
+        Option(
+            flags=("--aspect",), metavar="W:H", line="aspect",
+            help="Shape only, at the model's native area: 16:9.",
+        ),
+    ] = None  # fmt: skip
+    steps: Annotated[
+        int | None,
+        Option(
+            flags=("--steps",), help="Denoising steps [default: the model's]", limits=(1, 1000),
+            picture="steps", line="steps", setting="denoising steps", repl="denoising steps",
+        ),
+    ] = None  # fmt: skip
+    guidance_scale: Annotated[
+        float | None,
+        Option(
+            flags=("--guidance",), limits=(0, 100), picture="guidance", line="guidance",
+            help="How strictly to follow the prompt; 1: off [default: the model's]",
+            setting="how strictly to follow the prompt", repl="how strictly to follow the prompt; 1: off",
+        ),
+    ] = None  # fmt: skip
+    guidance_interval: Annotated[
+        str | None,
+        Option(
+            flags=("--guidance-interval",), metavar="LOW-HIGH", picture="guidance_interval",
+            line="guidance_interval",
+            help="Guide only between these noise levels, 0.2-0.9: other steps take half the work [default: 0-1]",
+        ),
+    ] = None  # fmt: skip
+    cache: Annotated[
+        float | None,
+        Option(
+            flags=("--cache",), metavar="THRESHOLD", limits=(0, 1), picture="cache", line="cache",
+            help="Reuse earlier results while the first block changes by less than THRESHOLD (try 0.1): "
+            "faster, picture differs slightly [default: 0, off]",
+            setting="threshold for reusing earlier results; 0: off", unset="0", usual=0.0,
+        ),
+    ] = None  # fmt: skip
+    negative_prompt: Annotated[
+        str | None,
+        Option(
+            flags=("--negative",), metavar="TEXT", help="What to keep out of the picture.",
+            picture="negative_prompt", line="negative",
+            setting="what to keep out of pictures", unset="nothing",
+        ),
+    ] = None  # fmt: skip
+    seed: Annotated[
+        int | None,
+        Option(
+            flags=("--seed",), metavar="N|random", limits=(0, 2**64 - 1), picture="seed", line="seed",
+            help="Same seed, same picture; random: a new one, also with --from [default: random]",
+            setting="same seed, same picture", unset="random",
+        ),
+    ] = None  # fmt: skip
+    image: Annotated[
+        str | None,
+        Option(
+            flags=("--image",), metavar="FILE", picture="image", line="image",
+            help="Picture to start from instead of noise [default size: the picture's]",
+        ),
+    ] = None  # fmt: skip
+    strength: Annotated[
+        float | None,
+        Option(
+            flags=("--strength",), picture="strength", line="strength",
+            help="How much to redraw: near 0 keeps the picture, 1 ignores it "
+            "[default: 0.6; Sprint: 0.5; with --mask: 1]",
+        ),
+    ] = None  # fmt: skip
+    mask: Annotated[
+        str | None,
+        Option(
+            flags=("--mask",), metavar="FILE", picture="mask", line="mask",
+            help="Redraw only the white parts of this picture; the rest stays identical.",
+        ),
+    ] = None  # fmt: skip
+    loras: Annotated[
+        tuple[str, ...] | None,
+        Option(
+            flags=("--lora",), metavar="FILE[:SCALE]", picture="loras", line="lora",
+            help="LoRA file for this model (.safetensors); repeat for several, they add up [default scale: 1]",
+        ),
+    ] = None  # fmt: skip
+    count: Annotated[
+        int | None,
+        Option(
+            flags=("--count", "-n"), limits=(1, 1000),
+            help="Pictures to draw, with seeds S, S+1, ... [default: your setting, else 1]",
+            setting="pictures for each prompt", unset="1", usual=1,
+        ),
+    ] = None  # fmt: skip
+    scheduler: Annotated[
+        str | None,
+        Option(
+            flags=("--scheduler",), choices=Scheduler, help="Sampler [default: the model's]",
+            picture="scheduler", line="scheduler", setting="sampler", repl="sampler",
+        ),
+    ] = None  # fmt: skip
+    precision: Annotated[
+        str | None,
+        Option(
+            flags=("--precision",), choices=Precision,
+            help="Compute precision [default: auto, which follows how the model was trained]",
+            setting="compute precision of the transformer", unset="auto", usual="auto",
+        ),
+    ] = None  # fmt: skip
+    device: Annotated[
+        str | None,
+        Option(
+            flags=("--device",), choices=Device, help="Where to run [default: auto]", picture="device",
+            setting="where to run", unset="auto", usual="auto",
+        ),
+    ] = None  # fmt: skip
+    backend: Annotated[
+        str | None,
+        Option(
+            flags=("--backend",), choices=Backend, picture="backend",
+            help="Kernels for a quantized model [default: auto, the fastest that is right]",
+            setting="kernels of quantized models", unset="auto", usual="auto",
+        ),
+    ] = None  # fmt: skip
+    enhance: Annotated[
+        bool | None,
+        Option(
+            flags=("--enhance/--no-enhance",), picture="enhance", line="enhance",
+            help="Put the published instruction before the prompt [default: as published]",
+            setting="put the published instruction before prompts", unset="as published",
+        ),
+    ] = None  # fmt: skip
+    bins: Annotated[
+        bool | None,
+        Option(
+            flags=("--bins/--exact",), line="bins",
+            help="Any size: draw at the nearest one the model was trained on, resize [default: exact]",
+        ),
+    ] = None  # fmt: skip
+    decode: Annotated[
+        str | None,
+        Option(
+            flags=("--decode",), choices=Decode, help="How to decode: whole, in exact tiles (less memory, no seams), or in blended tiles (upstream's way) "
+            "[default: auto, whole if it fits]",
+            setting="how latents become pixels", unset="auto", usual="auto",
+        ),
+    ] = None  # fmt: skip
+    tile: Annotated[
+        int | None,
+        Option(
+            flags=("--tile",), metavar="PIXELS",
+            help=f"Side of the tiles, a multiple of 32; means exact tiles "
+            f"[default: {EXACT_TILE}; blended: {BLENDED_TILE}]",
+        ),
+    ] = None  # fmt: skip
+    max_memory: Annotated[
+        str | None,
+        Option(
+            flags=("--max-memory",), metavar="SIZE",
+            help="Limit memory: 4GiB, 800MiB [default: free memory minus 10 %]",
+        ),
+    ] = None  # fmt: skip
+    plan: Annotated[
+        str | None,
+        Option(
+            flags=("--plan",), choices=PlanName,
+            help="What stays in memory [default: auto, the fastest plan that fits]",
+            setting="what stays in memory", unset="auto", usual="auto",
+        ),
+    ] = None  # fmt: skip
+    branches_apart: Annotated[bool | None, Option()] = None  # said by pictures only
+    prompt_cache: Annotated[
+        bool | None,
+        Option(
+            flags=("--prompt-cache/--no-prompt-cache",),
+            help="Keep encoded prompts on disk, so that a repeated one needs no text encoder [default: prompt-cache]",
+        ),
+    ] = None  # fmt: skip
+    sources: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """From what a program says, by the fields' names. SanaError (usage) for a name that is none."""
+        for name in values:
+            if name not in FIELDS:
+                hint = f"known: {', '.join(FIELDS)}"
+                raise usage_error(f"there is no option {name!r}{did_you_mean(name, FIELDS)}", hint)
+        if isinstance(values.get("loras"), (str, list)):
+            values["loras"] = (
+                (values["loras"],) if isinstance(values["loras"], str) else tuple(values["loras"])
+            )
+        return cls(**values)
+
+    def over(self, other: Self) -> Self:
+        """These options, and where they say nothing the others."""
+        taken: dict[str, Any] = {}
+        for name in FIELDS:
+            group = next((group for group in _TOGETHER if name in group), (name,))
+            if self.image is not None and name in other.sources and name in _SIZE:
+                continue  # a picture to begin with has a size of its own, which no setting changes
+            if all(getattr(self, each) is None for each in group):
+                taken[name] = getattr(other, name)
+        sources = {key: where for key, where in other.sources.items() if key in taken}
+        return replace(self, **taken, sources={**sources, **self.sources})
+
+    @property
+    def model_or_builtin(self) -> str:
+        return self.model or BUILTIN
+
+    @contextmanager
+    def naming_source_of(self, *names: str) -> Iterator[None]:
+        """An error in the block also tells where such a value came from that nobody typed just now."""
+        try:
+            yield
+        except SanaError as error:
+            said = {self.sources[name]: name for name in names if name in self.sources}
+            for source, name in said.items():
+                error.message += f" ({name} is set by {source})"
+            raise
+
+    @contextmanager
+    def naming_settings(self) -> Iterator[None]:
+        """An error in the block that is about a setting, by its name, also tells where that was set."""
+        try:
+            yield
+        except SanaError as error:
+            set_by = {
+                "size" if name in _SIZE else FIELDS[name].word: where
+                for name, where in self.sources.items()
+                if name in FIELDS
+            }
+            for name, source in set_by.items():
+                about = re.search(rf"\b{name.replace('_', '.')}s?\b", error.message)
+                if about and name != "output":
+                    error.message += f" ({name} is set by {source})"
+            raise
+
+
+# Said together or not at all: a size from one place and a shape from another make no sense.
+_SIZE = ("width", "height", "aspect", "bins")
+_TOGETHER = (_SIZE, ("decode", "tile"))
+FILES = ("image", "mask")  # names of files, of which a picture also carries the digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """A field of `GenerationOptions`: its name, the kind of its values, and its `Option`."""
+
+    name: str
+    value: Value
+    option: Option
+
+    @property
+    def word(self) -> str:
+        """What users call it: its first flag without dashes, as settings and messages have it."""
+        flag = self.option.flags[0].partition("/")[0] if self.option.flags else self.name
+        return flag.removeprefix("--").replace("-", "_")
+
+    @property
+    def json_types(self) -> tuple[type, ...]:
+        """Of its values in a prompt file or a picture."""
+        return _JSON[self.value]
+
+
+@cache
+def _table() -> dict[str, Field]:
+    kinds: dict[Any, Value] = {
+        str: "text", int: "whole number", float: "number", bool: "true or false", tuple[str, ...]: "texts",
+    }  # fmt: skip
+    table = {}
+    for name, hint in get_type_hints(GenerationOptions, include_extras=True).items():
+        if name != "sources":
+            annotated, option = get_args(hint)
+            table[name] = Field(name=name, value=kinds[get_args(annotated)[0]], option=option)
+    return table
+
+
+FIELDS: Mapping[str, Field] = _table()
+assert list(FIELDS) == [f.name for f in fields(GenerationOptions) if f.name != "sources"]

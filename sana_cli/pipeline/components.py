@@ -1,0 +1,256 @@
+"""What is in memory: the one place that loads parts and evicts them.
+
+Stages ask for the part that they need and say nothing of the others. Which parts may meet is the plan's to say
+(`planning.py`), which was chosen before any work. The text encoder, by far the largest part, is alone in memory unless
+the plan keeps it.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+
+from quant.backends.dispatch import Backend
+from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.component_weights import prefetch
+from sana_cli.checkpoints.lora_file import Lora
+from sana_cli.loading.load import (
+    accelerate,
+    choose_kernels,
+    load_prompt_encoder,
+    load_transformer,
+    load_vae,
+)
+from sana_cli.memory.plans import Plan
+from sana_cli.models.dc_ae import AutoencoderDC
+from sana_cli.models.sana_transformer import SanaTransformer2D
+from sana_cli.models.text_encoder import PromptEncoder
+from sana_cli.pipeline.latent_preview import LatentPreview
+from sana_cli.pipeline.planning import Expects, Planning
+from sana_cli.pipeline.prompt_cache import PromptCache
+from sana_cli.progress import Reporter, Stopwatch
+from sana_cli.request.params import GenerationParams
+from sana_cli.request.runtime import RuntimeOptions
+from sana_cli.system.precision import DtypePlan, plan_dtypes
+from sana_cli.system.torch_memory import release_memory
+
+_log = logging.getLogger("sana.run")
+
+
+class Components:
+    """The parts of one model, as many of them as its plan allows at a time."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        runtime: RuntimeOptions,
+        *,
+        device: torch.device,
+        reporter: Reporter,
+        dtypes: DtypePlan | None = None,
+        expects: Expects = "one",
+        cap_source: str = "",
+    ) -> None:
+        """`dtypes` overrides the precision of `runtime`; `cap_source` is where the memory cap is set, for messages.
+
+        Loads nothing. SanaError for a precision that breaks the model's pictures.
+        """
+        self.checkpoint, self.runtime, self.device = checkpoint, runtime, device
+        self.reporter, self.stopwatch = reporter, Stopwatch(device)
+        self.dtypes = dtypes or plan_dtypes(runtime.precision, checkpoint.trained_precision, device)
+        self.planning = Planning(
+            checkpoint, runtime, device, expects=expects, cap_source=cap_source
+        )
+        self.preview = LatentPreview(checkpoint)
+        self.params: GenerationParams | None = None  # that was planned for
+        self.has_measured = False  # whether kernels were, while there was room
+        self._kernels: dict[str, str] = {}
+        self._text_encoder: PromptEncoder | None = None
+        self._transformer: SanaTransformer2D | None = None
+        self._loras: tuple[Lora, ...] = ()  # of the transformer
+        self._vae: AutoencoderDC | None = None
+        self.unpruned = (
+            10**9
+        )  # prompts that were kept since the cache was pruned; many, before the first time
+        self._told: set[str] = set()
+
+    @property
+    def plan(self) -> Plan:
+        """What may be in memory when."""
+        return self.planning.plan
+
+    def plan_for(self, params: GenerationParams) -> None:
+        """Plan for a picture and evict what its plan does not allow. SanaError where no plan fits."""
+        before, self.params = self.plan, params
+        cache = self.prompt_cache()
+        choice = self.planning.choose(
+            params, self.dtypes, text_is_cached=lambda: cache is not None and cache.holds(params)
+        )
+        if choice is None:
+            return
+        if not choice.is_usual:
+            self.tell_once(str(choice))
+        _measure_kernels(self)
+        if self.plan.streams_blocks != before.streams_blocks:
+            self.evict_transformer()
+        if not self.plan.keeps_text:
+            self._text_encoder = None
+
+    def plan_decode(self, *, height: int, width: int, size: tuple[int, int]) -> None:
+        """Plan for latents of `height` x `width` pixels, for a finished one of `size`, with nothing else to do. SanaError where none fits."""
+        if notice := self.planning.choose_decode(
+            self.dtypes.vae, height=height, width=width, size=size
+        ):
+            self.reporter.notice(notice)
+        _measure_kernels(self, ("vae",))
+
+    # -- parts --
+
+    def text_encoder(self) -> PromptEncoder:
+        """The text encoder; streamed if the plan says so. Nothing stays beside it unless the plan keeps it."""
+        if not self.plan.keeps_text:
+            self.evict_transformer()
+            self._vae = None
+        if self._text_encoder is None:
+            with self.stopwatch.timed("load"), self.reporter.stage("load text encoder"):
+                encoder = load_prompt_encoder(
+                    self.checkpoint,
+                    dtype=self.dtypes.text_encoder,
+                    device=self.device,
+                    stream=self._accelerate if self.plan.streams_text else None,
+                )
+                self._accelerate(encoder.model)
+                self._text_encoder = encoder  # whole, or not at all after an interruption
+            prefetch(self.checkpoint, "transformer")
+        return self._text_encoder
+
+    def done_with_text(self) -> None:
+        """Evict the text encoder unless the plan keeps it."""
+        if not self.plan.keeps_text:
+            self._text_encoder = None
+        release_memory(self.device)
+
+    def transformer(self, loras: tuple[Lora, ...] = ()) -> SanaTransformer2D:
+        """The transformer with these LoRAs; its blocks streamed if the plan says so."""
+        if loras != self._loras:
+            self.evict_transformer()
+        if self._transformer is None:
+            if not self.planning.keeps_parts:
+                self._vae = None
+            with self.stopwatch.timed("load"), self.reporter.stage("load transformer"):
+                transformer = load_transformer(
+                    replace(self.checkpoint, loras=loras),
+                    dtype=self.dtypes.transformer,
+                    device=self.device,
+                    stream=self._accelerate if self.plan.streams_blocks else None,
+                )
+                self._accelerate(transformer)
+                self._transformer, self._loras = transformer, loras
+            prefetch(self.checkpoint, "vae")
+        return self._transformer
+
+    def done_with_transformer(self) -> None:
+        """Evict the transformer unless the plan keeps it for the next picture."""
+        if not self.planning.keeps_parts:
+            self.evict_transformer()
+
+    def vae(self) -> AutoencoderDC:
+        """The autoencoder with the weights of its decoder."""
+        if self._vae is None:
+            with self.stopwatch.timed("load"), self.reporter.stage("load decoder"):
+                vae = load_vae(self.checkpoint, dtype=self.dtypes.vae, device=self.device)
+                self._accelerate(vae)
+                self._vae = vae
+        return self._vae
+
+    @contextmanager
+    def vae_encoder(self) -> Iterator[AutoencoderDC]:
+        """The autoencoder with the weights of its encoder, alone in memory, within the block."""
+        self.evict()
+        with self.stopwatch.timed("load"), self.reporter.stage("load encoder"):
+            vae = load_vae(
+                self.checkpoint, dtype=self.dtypes.vae, device=self.device, halves=("encoder",)
+            )
+            self._accelerate(vae.encoder)
+        try:
+            yield vae
+        finally:
+            del vae
+        release_memory(self.device)
+
+    def evict(self) -> None:
+        """Let all parts go until they are needed again."""
+        self._text_encoder = self._transformer = self._vae = None
+        release_memory(self.device)
+
+    def evict_transformer(self) -> bool:
+        """Let it go; whether there was one."""
+        if self._transformer is None:
+            return False
+        self._transformer = None
+        release_memory(self.device)
+        return True
+
+    def make_room_for_decoder(self) -> bool:
+        """Evict all but the decoder, now and after the next pictures; whether a transformer was there."""
+        self.planning.keep_nothing()
+        self._text_encoder = None
+        return self.evict_transformer()
+
+    # -- what goes with them --
+
+    @property
+    def kernels(self) -> dict[str, str]:
+        """Of quantized layers, by kind; of the transformer, the engine in its place."""
+        engine = self._transformer.engine if self._transformer is not None else None
+        if engine is not None:
+            self._kernels["transformer"] = engine.summary
+        return dict(self._kernels)
+
+    def prompt_cache(self) -> PromptCache | None:
+        """Encoded prompts on disk, in the precision of now; None if they are not wanted."""
+        if not self.runtime.prompt_cache:
+            return None
+        return PromptCache.of(
+            self.checkpoint,
+            precision=self.dtypes.text_encoder,
+            device=self.device.type,
+            backend=self.runtime.backend,
+        )
+
+    def tell_once(self, message: str) -> None:
+        """Give a notice unless it was given before."""
+        if message not in self._told:
+            self._told.add(message)
+            self.reporter.notice(message)
+
+    def _accelerate(self, model: torch.nn.Module) -> None:
+        self._kernels |= accelerate_with_notice(
+            model, self.device, self.runtime.backend, self.reporter
+        )
+
+
+def _measure_kernels(components: Components, parts: tuple[str, ...] | None = None) -> None:
+    """Under a cap, measure kernels before any part is there: layers that are measured take memory, too."""
+    if components.planning.cap.asked and not components.has_measured:
+        some = {} if parts is None else {"components": parts}
+        choose_kernels(
+            components.checkpoint, components.device, components.runtime.backend,
+            notice=components.reporter.notice, **some,
+        )  # fmt: skip
+    components.has_measured = True
+
+
+def accelerate_with_notice(
+    model: torch.nn.Module, device: torch.device, backend: Backend, reporter: Reporter
+) -> dict[str, str]:
+    """Give quantized layers their kernels; says where a backend that was asked for has none."""
+    chosen = accelerate(model, device, backend, notice=reporter.notice)
+    others = [kind for kind, kernel in chosen.items() if not kernel.startswith(backend)]
+    if backend in ("torchao", "quanto") and others:
+        reporter.notice(f"{backend} has no kernel for {', '.join(others)}; our own runs there")
+    for kind, kernel in chosen.items():
+        _log.info("%s: %s", kind, kernel)
+    return chosen

@@ -1,0 +1,80 @@
+"""Noise becomes latents: seeded noise, and the denoising loop.
+
+Both are told their tensors and functions and know nothing of what is in memory (`components.py`).
+"""
+
+# B batch, C latent channels, h w latent grid
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sana_cli.pipeline.values import check_values
+from sana_cli.request.params import GenerationParams
+from sana_cli.schedulers import Sampler
+from sana_cli.system.allocator import keeping_freed
+
+# Latents (1, C, h, w) and a timestep -> (1, C, h, w) fp32.
+Velocity = Callable[[Tensor, float], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """A picture to begin with instead of noise."""
+
+    latents: Tensor  # of the original, (1, C, h, w) fp32, as the sampler would finish them
+    first: int  # step
+    redrawn: Tensor | None = None  # (1, 1, h, w) bool; other positions are kept
+
+
+def init_noise(
+    seed: int, channels: int, params: GenerationParams
+) -> tuple[Tensor, Callable[[], Tensor]]:
+    """Unit noise (1, C, h, w) fp32, and a function for more of it.
+
+    Always from a CPU generator, so that a seed is the same picture on every device.
+    """
+    generator = torch.Generator("cpu").manual_seed(seed)
+    shape = (1, channels, params.drawn_height // 32, params.drawn_width // 32)
+
+    def draw() -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return draw(), draw
+
+
+@torch.inference_mode()
+def denoise(
+    velocity_at: Velocity,
+    noise: Tensor,
+    sampler: Sampler,
+    *,
+    begin: Start | None = None,
+    after_step: Callable[[int, Tensor], None] = lambda i, latents: None,
+    preview: Callable[[int, Tensor], None] | None = None,
+) -> Tensor:
+    """The denoising loop: unit noise (B, C, h, w) fp32 -> finished latents, same shape and dtype.
+
+    `begin` runs the last steps only, on a picture with that much noise; positions that it keeps are put back after
+    every step, with as much noise as the others have then (as in diffusers' legacy inpainting; RePaint, arXiv
+    2201.09865, without its resampling). `after_step` sees the latents of every step and may raise to stop.
+    `preview` sees every step's estimate of the finished latents. Raises BrokenValues.
+    """
+    first = begin.first if begin else 0
+    latents = (
+        sampler.noised(begin.latents, noise, first) if begin and first else sampler.start(noise)
+    )
+    with keeping_freed():
+        for i in range(first, sampler.steps):
+            velocity = velocity_at(*sampler.inputs(i, latents))
+            check_values(velocity, f"denoising step {i + 1}")
+            if preview is not None:
+                preview(i, sampler.estimate(i, latents, velocity))
+            latents = sampler.step(i, latents, velocity)
+            if begin and begin.redrawn is not None:
+                kept = sampler.noised(begin.latents, noise, i + 1)
+                latents = torch.where(begin.redrawn, latents, kept)
+            after_step(i, latents)
+    return latents

@@ -1,0 +1,87 @@
+"""What the transformer is given beside noise: texts, their keys and values, and latents of pictures to begin with.
+
+Kept from picture to picture while it is the same, in place of what came before.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from sana_cli.loading.assign import DTYPES
+from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
+from sana_cli.pipeline.components import Components
+from sana_cli.pipeline.denoise import Start
+from sana_cli.pipeline.init_images import InitLatents, encode_init_images, start_of
+from sana_cli.pipeline.recovery import retrying
+from sana_cli.pipeline.text import EncodedPair, Texts, encode_texts, text_key
+from sana_cli.request.params import GenerationParams
+
+
+class Inputs:
+    """Encoded inputs of the pictures that are drawn now."""
+
+    def __init__(self, components: Components) -> None:
+        self._components = components
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._texts: Texts = {}
+        self._texts_in = ""  # precision
+        self._init_latents: InitLatents = {}
+        self._contexts: list[TextContext] = []
+        self._contexts_of: object = None
+
+    def encode(self, wanted: Sequence[GenerationParams]) -> None:
+        """Encode texts and originals of several pictures, all with one encoder. Raises BrokenValues."""
+        self.encode_originals(wanted)
+        self._encode_texts(wanted)
+
+    def encode_originals(self, wanted: Sequence[GenerationParams]) -> None:
+        """Before any other part is read: their encoder is alone in memory. Raises BrokenValues."""
+        self._init_latents = encode_init_images(self._components, wanted, self._init_latents)
+
+    def text(self, params: GenerationParams) -> EncodedPair:
+        """Of one picture. Raises BrokenValues."""
+        key = text_key(params)
+        if key not in self._texts or self._texts_in != self._components.dtypes.text_encoder:
+            self._encode_texts([params])
+        return self._texts[key]
+
+    def _encode_texts(self, wanted: Sequence[GenerationParams]) -> None:
+        self._texts = encode_texts(self._components, wanted)
+        self._texts_in = self._components.dtypes.text_encoder
+
+    def start(self, params: GenerationParams) -> Start | None:
+        """Where denoising begins, if not in noise; its original was encoded."""
+        return start_of(self._components, params, self._init_latents)
+
+    def transformer(self, params: GenerationParams) -> tuple[SanaTransformer2D, list[TextContext]]:
+        """The transformer, and keys and values of its cross-attention, a context a branch.
+
+        Loads what is not there, under smaller and smaller plans. Raises BrokenValues.
+        """
+        return retrying(
+            self._components,
+            "denoise",
+            lambda: self._ready(params),
+            doing="loading the transformer",
+        )
+
+    def _ready(self, params: GenerationParams) -> tuple[SanaTransformer2D, list[TextContext]]:
+        components = self._components
+        dtype = components.dtypes.transformer
+        key = text_key(params), params.loras, dtype
+        text = None
+        if self._contexts_of != key:
+            self._contexts, self._contexts_of = [], None
+            text = self.text(params)  # before the transformer: the two largest parts never meet
+        transformer = components.transformer(params.loras)
+        if text is not None:
+            with components.stopwatch.timed("text"), torch.inference_mode():
+                self._contexts = [
+                    transformer.encode_text(embeds.to(components.device, DTYPES[dtype]))
+                    for embeds in text.branches
+                ]
+            self._contexts_of = key
+        return transformer, self._contexts

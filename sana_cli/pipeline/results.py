@@ -1,0 +1,81 @@
+"""A finished picture, in memory, with everything that is known of it."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from sana_cli.images import png
+from sana_cli.system.torch_memory import peak_memory_bytes
+
+if TYPE_CHECKING:
+    from sana_cli.pipeline.components import Components
+    from sana_cli.pipeline.guidance import PassCount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationResult:
+    """One picture. `seconds` by stage, and in total; `settings` is what its file carries."""
+
+    image: Image.Image  # RGB
+    seed: int
+    seconds: dict[str, float]
+    peak_memory_bytes: int
+    predicted_peak_bytes: int
+    plan: str  # what was in memory when
+    decode: str  # how it was decoded: "whole", "exact-tiles 512", ...
+    settings: dict[str, Any]
+    passes: "PassCount | None" = None  # None: it was only decoded
+
+    @property
+    def width(self) -> int:
+        """Pixels."""
+        return self.image.width
+
+    @property
+    def height(self) -> int:
+        """Pixels."""
+        return self.image.height
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> "SavedResult":
+        """Write a PNG that carries the settings, whole or not at all.
+
+        SanaError where the folder cannot be written, or the file is there and `overwrite` is not.
+        """
+        png.save_png(self.image, Path(path), settings=self.settings, overwrite=overwrite)
+        own = {field.name: getattr(self, field.name) for field in fields(GenerationResult)}
+        return SavedResult(**own, path=Path(path))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SavedResult(GenerationResult):
+    """A picture that is in a file, too."""
+
+    path: Path
+
+
+def result_of(
+    image: Image.Image,
+    components: "Components",
+    settings: dict[str, Any],
+    *,
+    passes: "PassCount | None" = None,
+) -> GenerationResult:
+    """A picture that `components` have decoded just now; `settings` are what its file carries beside how."""
+    decode = components.plan.decode
+    carried = {key: value for key, value in settings.items() if key != "decode"}
+    # Blended tiles draw something else, exact ones round in another way.
+    if decode.mode != "whole":
+        carried["decode"] = str(decode)
+    return GenerationResult(
+        image=image,
+        seed=carried["seed"],
+        seconds=components.stopwatch.seconds,
+        peak_memory_bytes=peak_memory_bytes(components.device),
+        predicted_peak_bytes=components.planning.predicted_peak,
+        plan=str(components.planning),
+        decode=str(decode),
+        settings=carried,
+        passes=passes,
+    )

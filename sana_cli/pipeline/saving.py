@@ -1,0 +1,169 @@
+"""From a pipeline's picture to a file; finished latents lie beside it until it is there.
+
+Whatever happens while they are decoded, they stay, and the error says which command resumes from them.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from quant.backends.dispatch import BACKENDS, Backend
+from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.config.choices import DecodeMode
+from sana_cli.config.generation import BUILTIN
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.files import require_another
+from sana_cli.images.tensors import to_image
+from sana_cli.pipeline import latents_file
+from sana_cli.pipeline.components import Components
+from sana_cli.pipeline.decode import decode_latents
+from sana_cli.pipeline.init_images import paste_of
+from sana_cli.pipeline.latents_file import HowToFinish, KeptLatents
+from sana_cli.pipeline.pipeline import SanaPipeline
+from sana_cli.pipeline.recovery import in_fp32_if_broken, within_cap
+from sana_cli.pipeline.results import GenerationResult, SavedResult, result_of
+from sana_cli.progress import Reporter
+from sana_cli.request.params import GenerationParams
+from sana_cli.request.runtime import RuntimeOptions
+from sana_cli.system.precision import DtypePlan, plan_dtypes
+
+
+def draw_to_file(
+    pipeline: SanaPipeline, params: GenerationParams, path: Path, *, overwrite: bool
+) -> SavedResult:
+    """Draw a picture and save it. SanaError as for `SanaPipeline.draw` and `GenerationResult.save`."""
+    watching = pipeline.watching
+    if watching is not None and watching.file is not None:
+        require_another(watching.file, path)  # its name may not be known before
+    latents = pipeline.denoise(params)
+    with keeping(path, _to_keep(pipeline, params, latents), pipeline.reporter):
+        result = pipeline.decode(latents, params)
+        return _saved(result, path, pipeline.components, overwrite=overwrite)
+
+
+def finish(
+    file: Path,
+    kept: KeptLatents,
+    checkpoint: Checkpoint,
+    *,
+    output: Path,
+    device: torch.device,
+    mode: DecodeMode,
+    tile: int | None,
+    max_memory: int | None,
+    cap_source: str,
+    overwrite: bool,
+    reporter: Reporter,
+) -> tuple[SavedResult, Components]:
+    """Finish the picture of a file of latents and remove the file, which stays if this fails."""
+    how: HowToFinish = kept.how
+    same = device.type == how.device or how.vae_precision == "fp32"
+    precision = (
+        how.vae_precision if same else plan_dtypes("auto", checkpoint.trained_precision, device).vae
+    )
+    backend: Backend = next((name for name in BACKENDS if name == how.backend), "auto")
+    components = Components(
+        checkpoint,
+        RuntimeOptions(backend=backend, decode=mode, tile=tile, max_memory=max_memory),
+        device=device,
+        reporter=reporter,
+        dtypes=DtypePlan(transformer=precision, vae=precision, text_encoder=precision),
+        cap_source=cap_source,
+    )
+    rows, columns = (side * checkpoint.vae.downscale for side in kept.latents.shape[-2:])
+    components.plan_decode(height=rows, width=columns, size=kept.size)
+    width, height = kept.size
+    latents = kept.latents.to(device)
+    with (
+        saying_how_to_finish(file),
+        within_cap(
+            components, width, height, remedies="close other programs, or use another --device"
+        ),
+    ):
+        decoded = in_fp32_if_broken(
+            components, lambda: decode_latents(components, latents, width=width, height=height)
+        )
+        with components.stopwatch.timed("save"):
+            image = to_image(decoded)
+            image = kept.paste.over(image) if kept.paste else image
+        fell_back = components.dtypes.vae != precision
+        settings = kept.settings | ({"precision": "fp32"} if fell_back else {})
+        result = _saved(
+            result_of(image, components, settings), output, components, overwrite=overwrite
+        )
+    _remove(file, reporter)
+    return result, components
+
+
+def _saved(
+    result: GenerationResult, path: Path, components: Components, *, overwrite: bool
+) -> SavedResult:
+    with components.stopwatch.timed("save"), components.reporter.stage("save"):
+        saved = result.save(path, overwrite=overwrite)
+    return replace(saved, seconds=components.stopwatch.seconds)
+
+
+def _to_keep(pipeline: SanaPipeline, params: GenerationParams, latents: Tensor) -> KeptLatents:
+    runtime = pipeline.components.runtime
+    how = HowToFinish(
+        model=model_reference(pipeline.checkpoint),
+        vae_precision=pipeline.components.dtypes.vae,
+        device=pipeline.components.device.type,
+        backend=runtime.backend,
+        decode=runtime.decode,
+        tile=runtime.tile,
+    )
+    return KeptLatents(
+        latents=latents,
+        settings=pipeline.drawing.settings_of(params),
+        how=how,
+        paste=paste_of(params),
+    )
+
+
+def model_reference(checkpoint: Checkpoint) -> str:
+    """What opens this model again, from any folder."""
+    if checkpoint.pth is not None:
+        return str(checkpoint.pth.resolve())
+    if checkpoint.revision is not None or checkpoint.name == BUILTIN:
+        return checkpoint.name
+    return str(checkpoint.folder.resolve())
+
+
+@contextmanager
+def keeping(picture: Path, kept: KeptLatents, reporter: Reporter) -> Iterator[None]:
+    """Latents are in a file while the block runs, and stay there if it fails."""
+    try:
+        path = latents_file.write_beside(picture, kept)
+    except SanaError as error:  # the picture may still succeed
+        reporter.notice(f"finished latents are not kept: {error.message}")
+        yield
+        return
+    with saying_how_to_finish(path):
+        yield
+    _remove(path, reporter)
+
+
+def _remove(path: Path, reporter: Reporter) -> None:
+    """The picture is safe; latents that cannot be removed are no reason to fail."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        reporter.notice(f"{path} is no longer needed and cannot be removed: {error.strerror}")
+
+
+@contextmanager
+def saying_how_to_finish(path: Path) -> Iterator[None]:
+    """An error or interruption within the block names the command that resumes from the latents."""
+    how = f"the finished latents are kept: {latents_file.finishing_command(path)}"
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        raise SanaError("interrupted", hint=how, code=ExitCode.INTERRUPTED) from interrupt
+    except SanaError as error:
+        error.hint = f"{error.hint}; {how}" if error.hint else how
+        raise

@@ -1,0 +1,96 @@
+"""The denoising of one picture with what is in memory: sampler, guidance, previews, and callbacks that may cancel."""
+
+# C latent channels, h w latent grid
+
+from collections.abc import Callable
+
+from torch import Tensor
+
+from sana_cli.errors import Cancelled
+from sana_cli.pipeline.components import Components
+from sana_cli.pipeline.denoise import denoise, init_noise
+from sana_cli.pipeline.guidance import PassCount, Passes
+from sana_cli.pipeline.inputs import Inputs
+from sana_cli.pipeline.latent_preview import Watching
+from sana_cli.pipeline.recovery import retrying
+from sana_cli.request.params import GenerationParams
+from sana_cli.schedulers import make_scheduler
+
+OnStep = Callable[[int, int], object]  # after step N, counted from 1, of how many; False cancels
+
+
+def denoise_picture(
+    components: Components,
+    inputs: Inputs,
+    params: GenerationParams,
+    *,
+    on_step: OnStep | None = None,
+    watching: Watching | None = None,
+) -> tuple[Tensor, PassCount]:
+    """Finished latents (1, C, h, w) fp32, and the passes that they took.
+
+    Raises BrokenValues, and Cancelled if a callback returns False.
+    """
+    inputs.encode_originals([params])
+    transformer, _ = inputs.transformer(params)
+    if params.cache and transformer.engine is not None:
+        components.tell_once(
+            "--cache runs plain PyTorch: the CUDA engine replays whole steps and may be faster without it"
+        )
+    del transformer  # a smaller plan may have to evict it
+    passes, steps = Passes(params), params.steps_to_run
+    noise, draw = init_noise(params.seed, components.checkpoint.transformer.in_channels, params)
+    sampler = make_scheduler(
+        params.scheduler,
+        params.steps,
+        shift=params.flow_shift,
+        draw_noise=lambda: draw().to(components.device),
+    )
+
+    def velocity(x: Tensor, timestep: float) -> Tensor:
+        def once() -> Tensor:
+            apart = components.plan.branches_apart
+            return passes.velocity(*inputs.transformer(params), x, timestep, branches_apart=apart)
+
+        return retrying(components, "denoise", once)  # a smaller plan resumes at the same step
+
+    with (
+        components.stopwatch.timed("denoise"),
+        components.reporter.stage("denoise", steps) as advance,
+    ):
+
+        def after_step(i: int, latents: Tensor) -> None:
+            advance()
+            done = i + 1 - (params.steps - steps)
+            if on_step is not None and on_step(done, steps) is False:
+                raise Cancelled(f"cancelled after step {done} of {steps}")
+
+        latents = denoise(
+            velocity,
+            noise.to(components.device),
+            sampler,
+            begin=inputs.start(params),
+            after_step=after_step,
+            preview=_previewer(components, params, watching),
+        )
+    return latents, passes.count
+
+
+def _previewer(
+    components: Components, params: GenerationParams, watching: Watching | None
+) -> Callable[[int, Tensor], None] | None:
+    """What shows a step's estimate; None where nobody watches, or the decoder is not known well enough."""
+    if watching is None:
+        return None
+    if not components.preview.is_ready:
+        components.tell_once("no preview yet: it is learnt from the first picture that is decoded")
+        return None
+
+    def show(i: int, estimate: Tensor) -> None:
+        step, steps = i + 1, params.steps
+        if watching.wants(step, steps) and (
+            watching.show(components.preview.picture(estimate), step, steps) is False
+        ):
+            raise Cancelled(f"cancelled after step {step} of {steps}")
+
+    return show

@@ -1,0 +1,87 @@
+"""How a picture is drawn on a machine: nothing here decides what it shows. No torch."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Literal, Self
+
+from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.config.choices import (
+    Backend,
+    Decode,
+    DecodeMode,
+    Device,
+    PlanName,
+    Precision,
+    decode_mode,
+    parse_bytes,
+)
+from sana_cli.config.generation import GenerationOptions
+from sana_cli.errors import usage_error
+from sana_cli.request.options import require_library
+from sana_cli.text import did_you_mean
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeOptions:
+    """Where, in which precision and within which memory. Recorded in pictures, never compared with "already drawn"."""
+
+    device: str = "auto"  # "cpu", "cuda" or "mps"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    backend: Literal["auto", "native", "torchao", "quanto", "reference"] = "auto"
+    plan: str | None = None  # a name of `memory.plans.NAMED`; None: the fastest that fits
+    decode: DecodeMode = "auto"
+    tile: int | None = None  # pixels, a multiple of 32
+    branches_apart: bool = False  # only plans with guidance in two passes: sums in another order
+    max_memory: int | None = None  # bytes; None: what is free
+    prompt_cache: bool = True
+
+    @classmethod
+    def of(cls, **values: Any) -> Self:
+        """From what a program says: `max_memory` may be "4GiB". SanaError (usage) for names and values that cannot be."""
+        known = [field.name for field in fields(cls)]
+        for name in values:
+            if name not in known:
+                raise usage_error(
+                    f"there is no option {name!r}{did_you_mean(name, known)}",
+                    f"known: {', '.join(known)}",
+                )
+        if isinstance(values.get("max_memory"), str):
+            values["max_memory"] = parse_bytes(values["max_memory"])
+        options = cls(**values)
+        for name, choices in (
+            ("device", Device),
+            ("precision", Precision),
+            ("backend", Backend),
+            ("decode", Decode),
+            ("plan", PlanName),
+        ):
+            value = getattr(options, name)
+            if value is not None and value not in list(choices):
+                raise usage_error(f"{name} cannot be {value!r}", f"known: {', '.join(choices)}")
+        return options if options.plan != PlanName.AUTO else replace(options, plan=None)
+
+
+def runtime_of(options: GenerationOptions, checkpoint: Checkpoint) -> RuntimeOptions:
+    """How and where pictures are drawn. SanaError (usage) for what cannot be read or does not fit the model."""
+    o = options
+    backend: Literal["auto", "native", "torchao", "quanto", "reference"] = Backend(
+        o.backend or "auto"
+    ).value
+    if checkpoint.manifest is None and "backend" in o.sources:
+        backend = "auto"  # a setting for quantized models; only a flag insists
+    if backend not in ("auto", "reference") and checkpoint.manifest is None:
+        raise usage_error(
+            f"{checkpoint.name} is not quantized, --backend {backend} has nothing to run",
+            "quantize it first: sana quantize MODEL OUT",
+        )
+    require_library(backend)
+    return RuntimeOptions(
+        device=o.device or "auto",
+        precision=Precision(o.precision or "auto").value,
+        backend=backend,
+        plan=o.plan if o.plan and PlanName(o.plan) != PlanName.AUTO else None,
+        decode=decode_mode(Decode(o.decode) if o.decode else None, o.tile),
+        tile=o.tile,
+        branches_apart=bool(o.branches_apart),
+        max_memory=parse_bytes(o.max_memory) if o.max_memory else None,
+        prompt_cache=o.prompt_cache is not False,
+    )

@@ -1,0 +1,63 @@
+"""Where pictures go: one name a picture, none that is taken, folders only where they are or are asked for."""
+
+from pathlib import Path
+
+import pytest
+
+from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.config.generation import GenerationOptions
+from sana_cli.errors import SanaError
+from sana_cli.request.output_paths import Target, planned
+
+
+def names(
+    output: str | None, builtin: Checkpoint, *, count: int = 1, overwrite: bool = False
+) -> list[str]:
+    options = GenerationOptions(prompt="A Red Fox!", seed=7, count=count, output=output)
+    return [str(path) for _, path in planned(options, builtin, overwrite=overwrite)]
+
+
+def test_usual_names(builtin: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert names(None, builtin) == ["a-red-fox-7.png"]
+    assert names(str(tmp_path), builtin, count=2) == [
+        str(tmp_path / f"a-red-fox-{seed}.png") for seed in (7, 8)
+    ]
+    (tmp_path / "a-red-fox-7.png").touch()
+    assert names(None, builtin) == ["a-red-fox-7-2.png"], "nothing is replaced"
+    assert names(None, builtin, overwrite=True) == ["a-red-fox-7.png"]
+
+
+def test_a_name_of_one_s_own(builtin: Checkpoint, tmp_path: Path) -> None:
+    fox = str(tmp_path / "fox.png")
+    assert names(fox, builtin) == [fox]
+    assert names(fox, builtin, count=2) == [str(tmp_path / f"fox-{seed}.png") for seed in (7, 8)]
+    Path(fox).touch()
+    with pytest.raises(SanaError, match="exists"):
+        names(fox, builtin)
+    assert names(fox, builtin, overwrite=True) == [fox]
+
+
+def test_a_pattern(builtin: Checkpoint, tmp_path: Path) -> None:
+    assert names(f"{tmp_path}/{{index}}-{{slug}}-{{seed}}.png", builtin, count=2) == [
+        f"{tmp_path}/1-a-red-fox-7.png",
+        f"{tmp_path}/2-a-red-fox-8.png",
+    ]
+    with pytest.raises(SanaError, match="2 pictures 1 different names"):
+        names(f"{tmp_path}/{{slug}}.png", builtin, count=2)
+
+
+def test_a_folder_that_is_written_as_one_is_made_later(builtin: Checkpoint, tmp_path: Path) -> None:
+    assert names(f"{tmp_path}/new/", builtin) == [f"{tmp_path}/new/a-red-fox-7.png"]
+    assert list(tmp_path.iterdir()) == [], "only when something is drawn"
+    Target.of(f"{tmp_path}/new/").make_folder()
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("fox.jpg", "pictures are saved as .png"), ("nowhere/fox.png", "no such folder"), ("fox", "saved as .png")],
+)  # fmt: skip
+def test_names_that_cannot_be(builtin: Checkpoint, tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(SanaError, match=message):
+        names(str(tmp_path / name), builtin)
