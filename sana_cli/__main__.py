@@ -1,6 +1,19 @@
-"""`python -m sana_cli`."""
+"""`sana`, and `python -m sana_cli`: the program, also while it is imported."""
 
-from sana_cli.cli import run
+import os
+
+
+def run() -> None:
+    """The console script. `main` tells interrupts; until it is there, this does."""
+    try:
+        from sana_cli.cli import run as run_cli
+    except KeyboardInterrupt:
+        from sana_cli.text import say
+
+        say("error: interrupted", err=True)
+        os._exit(130)  # an interrupt inside a C import makes CPython end itself by the signal
+    run_cli()
+
 
 if __name__ == "__main__":
     run()

@@ -56,14 +56,17 @@ def _conv_pack(layer: QuantConv2d) -> Tensor:
 
 def _conv_run(x: Tensor, packed: Tensor, layer: QuantConv2d) -> Tensor:
     scale: Tensor
+    last = x.permute(
+        0, 2, 3, 1
+    )  # (B, H, W, C): how maps of the decoder lie in memory, so nothing is moved
     if layer.act_scale is None:
-        q, scale = quantize_per_channel(x.flatten(1))
-        q = q.view(x.shape)
+        q, scale = quantize_per_channel(last.flatten(1))
+        q = q.view(last.shape)
     else:
         scale = layer.act_scale
-        q = (x.float() / scale).round_().clamp_(-INT8_MAX, INT8_MAX).to(torch.int8)
+        q = (last.float() / scale).round_().clamp_(-INT8_MAX, INT8_MAX).to(torch.int8)
     out = conv3x3_w8a8.conv3x3_w8a8(
-        q.permute(0, 2, 3, 1).contiguous(), scale, packed, layer.scale,
+        q.contiguous(), scale, packed, layer.scale,
         bias=layer.bias, out_dtype=x.dtype,
     )  # fmt: skip
     return out.permute(0, 3, 1, 2)

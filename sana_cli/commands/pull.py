@@ -1,11 +1,12 @@
 """`sana pull`: download a model before it is needed, knowing its size and licence first."""
 
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sana_cli.commands.quantize import DEFAULT_SAMPLES
+from sana_cli.commands.pull_quantize import QuantizeStep
 from sana_cli.config.recipes import RECIPES
 from sana_cli.errors import SanaError, checkpoint_error, usage_error
 from sana_cli.terminal.completion import complete_missing, complete_recipe
@@ -66,7 +67,7 @@ def pull(
     chosen = preferences()
     quiet = chosen.is_quiet(quiet)
     variant = _published(model)
-    steps_after = _Quantizing.of(model, quantize, samples)
+    step = QuantizeStep.of(model, quantize, samples)
     from sana_cli.checkpoints import hub
     from sana_cli.checkpoints.obtaining import ask
     from sana_cli.checkpoints.opening import judge_offer, open_snapshot
@@ -77,8 +78,9 @@ def pull(
     with ConsoleReporter(quiet=quiet) as reporter:
         kept = _verified(repo_id, weight_variant, reporter) if verify else None
         if kept is not None and not kept.damaged:
-            made = steps_after.run(model, reporter) if steps_after else None
-            _tell_sound(model, repo_id, kept, made, variant, json=json)
+            made = step.run(model, reporter) if step else None
+            pulled = _sound(variant.alias if variant else model, repo_id, kept, made, variant)
+            _say(pulled, typed=model, as_announced=len(kept.sound), json=json)
             return
     if chosen.offline:
         raise _offline(chosen.sources["offline"], kept)
@@ -94,28 +96,59 @@ def pull(
             renew=offer.damaged, progress=reporter.download,
         )  # fmt: skip
         open_snapshot(model, snapshot.path, variant)  # what was here before is judged, too
-        made = steps_after.run(model, reporter) if steps_after else None
+        made = step.run(model, reporter) if step else None
+    pulled = _Pulled(
+        model=variant.alias if variant else model, repository=repo_id,
+        revision=snapshot.revision, folder=str(snapshot.path),
+        licence=licence(offer, variant)[0], total_bytes=offer.total_bytes,
+        downloaded_bytes=offer.missing_bytes, damaged=offer.damaged, quantized=made,
+    )  # fmt: skip
+    _say(pulled, typed=model, as_announced=None, json=json)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pulled:
+    """A model that is here now, as --json prints it."""
+
+    model: str
+    repository: str
+    revision: str
+    folder: str
+    licence: str | None
+    total_bytes: int
+    downloaded_bytes: int = 0
+    damaged: tuple[str, ...] = ()  # and replaced
+    quantized: str | None  # the folder that --quantize made
+
+
+def _sound(
+    model: str, repo_id: str, kept: "Verdict", made: str | None, variant: "Variant | None"
+) -> _Pulled:
+    from sana_cli.checkpoints.hub_cache import repo_folder
+
+    return _Pulled(
+        model=model, repository=repo_id, revision=kept.revision,
+        folder=str(repo_folder(repo_id).snapshot(kept.revision)),
+        licence=variant.license if variant else None,
+        total_bytes=sum(file.size for file in kept.sound), quantized=made,
+    )  # fmt: skip
+
+
+def _say(pulled: _Pulled, *, typed: str, as_announced: int | None, json: bool) -> None:
+    """Print the result under the name that was `typed`; `as_announced` counts files that were only read and compared."""
     if json:
-        document = {
-            "model": variant.alias if variant else model,
-            "repository": repo_id,
-            "revision": snapshot.revision,
-            "folder": str(snapshot.path),
-            "licence": licence(offer, variant)[0],
-            "total_bytes": offer.total_bytes,
-            "downloaded_bytes": offer.missing_bytes,
-            "damaged": list(offer.damaged),
-            "quantized": made,
-        }
-        print_json(document)
+        print_json(asdict(pulled))
         return
-    what = (
-        f"{readable_bytes(offer.missing_bytes)} downloaded" if offer.missing_bytes else "complete"
-    )
-    if offer.damaged:
-        what += f", {counted(len(offer.damaged), 'damaged file')} replaced"
-    name = Path(made).name if made else model
-    say(f"{model}: {what}, {snapshot.path}")
+    if as_announced is not None:
+        files = f"{counted(as_announced, 'file')}, {readable_bytes(pulled.total_bytes)}"
+        say(f"{typed}: {files}, as the hub announced them, {pulled.folder}")
+        return
+    fetched = pulled.downloaded_bytes
+    what = f"{readable_bytes(fetched)} downloaded" if fetched else "complete"
+    if pulled.damaged:
+        what += f", {counted(len(pulled.damaged), 'damaged file')} replaced"
+    name = Path(pulled.quantized).name if pulled.quantized else typed
+    say(f"{typed}: {what}, {pulled.folder}")
     say(f"draw with it: sana generate PROMPT --model {name}")
 
 
@@ -127,31 +160,6 @@ def _verified(
 
     with reporter.stage("check files"):
         return verify(repo_id, weight_variant=weight_variant)
-
-
-def _tell_sound(
-    model: str, repo_id: str, kept: "Verdict", made: str | None, variant: "Variant | None", *, json: bool
-) -> None:  # fmt: skip
-    from sana_cli.checkpoints.hub_cache import repo_folder
-
-    folder, total = repo_folder(repo_id).snapshot(kept.revision), sum(f.size for f in kept.sound)
-    if json:
-        print_json(
-            {
-                "model": variant.alias if variant else model,
-                "repository": repo_id,
-                "revision": kept.revision,
-                "folder": str(folder),
-                "licence": variant.license if variant else None,
-                "total_bytes": total,
-                "downloaded_bytes": 0,
-                "damaged": [],
-                "quantized": made,
-            }
-        )
-        return
-    files = counted(len(kept.sound), "file")
-    say(f"{model}: {files}, {readable_bytes(total)}, as the hub announced them, {folder}")
 
 
 def _offline(source: str, kept: "Verdict | None") -> SanaError:
@@ -182,45 +190,3 @@ def _published(model: str) -> "Variant | None":
         )
     lasting_name(model)  # an unknown name ends here
     return variant
-
-
-class _Quantizing:
-    """The request of --quantize, checked before the download."""
-
-    def __init__(self, recipe: str, samples: int, target: Path) -> None:
-        from sana_cli.commands.quantize import CalibrationWishes, schemes_of
-        from sana_cli.config.user_settings import preferences
-
-        self.recipe, self.target = recipe, target
-        self.schemes = schemes_of(recipe)
-        self.options = CalibrationWishes(
-            prompts=None, samples=samples, steps=None, keep=None, budget_db=None, seed=None,
-            common=preferences().options,
-        )  # fmt: skip
-        self.options.check(recipe, self.schemes["transformer"])
-
-    @classmethod
-    def of(cls, model: str, recipe: str | None, samples: int | None) -> "_Quantizing | None":
-        from sana_cli.commands.quantize import kept_target, schemes_of
-
-        if recipe is None:
-            if samples is not None:
-                raise usage_error("--samples has no effect without --quantize", "omit --samples")
-            return None
-        target = kept_target(model, recipe, schemes_of(recipe))
-        if target.is_symlink() and not target.exists():
-            raise usage_error(f"{target} is a link that leads nowhere", "remove it first")
-        if target.exists():
-            raise usage_error(
-                f"{target.name} is here already", f"`sana remove {target.name}` first"
-            )
-        return cls(recipe, DEFAULT_SAMPLES if samples is None else samples, target)
-
-    def run(self, model: str, reporter: "ConsoleReporter") -> str:
-        from sana_cli.commands.quantize import quantize_model
-
-        quantize_model(
-            model, self.target, self.recipe, self.schemes, self.options,
-            offline=True, yes=False, overwrite=False, reporter=reporter,
-        )  # fmt: skip
-        return str(self.target)

@@ -335,19 +335,25 @@ sys.exit(main([*words, "--size", "2048x2048"]))
     assert not (tmp_path / "a.png").exists()
 
 
-@pytest.mark.parametrize("after", [1.0, 4.0])
-def test_ctrl_c_of_a_process(tiny_model: Path, tmp_path: Path, after: float) -> None:
-    """A real SIGINT, while importing and while drawing."""
+@pytest.mark.parametrize(
+    ("module", "later"), [("torch.types", 0), ("tokenizers.models", 1)], ids=["imports", "draws"]
+)
+def test_ctrl_c_of_a_process(tiny_model: Path, tmp_path: Path, module: str, later: float) -> None:
+    """A real SIGINT, while libraries are imported and while it draws."""
     out = tmp_path / "out"
     out.mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", "sana_cli", "generate", "x", "-m", tiny_model, "-o", out / "a.png",
-         "--size", "1024x1024", "--steps", "1000", "--device", "cpu"],
+        [sys.executable, "-X", "importtime", "-m", "sana_cli", "generate", "x", "-m", tiny_model,
+         "-o", out / "a.png", "--size", "1024x1024", "--steps", "1000", "--device", "cpu"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         # What runs in the background of a shell inherits that it ignores Ctrl-C.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    time.sleep(after)
+    assert process.stderr is not None
+    for line in process.stderr:  # each module, when it is there
+        if line.endswith(f" {module}\n"):
+            break
+    time.sleep(later)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == ExitCode.INTERRUPTED, stderr

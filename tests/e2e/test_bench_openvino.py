@@ -71,4 +71,4 @@ def test_without_it(sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -
     )
     result = sana("bench", "--compare", "openvino-int8")
     assert result.code == ExitCode.ENVIRONMENT
-    assert 'pip install "openvino' in result.err
+    assert '"openvino<' in result.err

@@ -445,7 +445,7 @@ def test_output(sana: Callable[..., Any], whole: Path, kept: Path, tmp_path: Pat
     shutil.copy(kept, copy)
     result = sana("decode", copy, "--device", "cpu")
     assert result.code == ExitCode.USAGE
-    assert "the name copy does not tell the picture's" in result.err
+    assert "the picture's name does not follow from copy" in result.err
     (tmp_path / "b.png").write_text("mine")
     result = sana("decode", copy, "--device", "cpu", "-o", tmp_path / "b.png")
     assert (result.code, (tmp_path / "b.png").read_text()) == (ExitCode.USAGE, "mine")

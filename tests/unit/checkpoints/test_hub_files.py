@@ -83,6 +83,8 @@ def test_digests(tmp_path: Path) -> None:
         assert not is_sound(path, file)
         path.write_bytes(b"hello")
     assert not is_sound(tmp_path / "none", file)
+    other = RemoteFile(name="a", size=4, digest=hashlib.sha256(b"hello").hexdigest())
+    assert not is_sound(path, other), "not read, since it has another length"
 
 
 def test_a_branch_is_at_the_commit_that_was_noted(tmp_path: Path) -> None:

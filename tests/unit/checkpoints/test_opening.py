@@ -121,6 +121,13 @@ def test_what_is_not_here_is_none(folder: Path, tmp_path: Path) -> None:
         open_if_here(str(folder))
 
 
+@pytest.mark.parametrize("name", ["sana-0.6", "nothing", "a/b/c"])
+def test_a_name_that_means_nothing_asks_nobody(name: str) -> None:
+    with pytest.raises(SanaError, match=f"unknown model '{name}'") as caught:
+        open_checkpoint(name)
+    assert caught.value.code == ExitCode.USAGE
+
+
 def test_offline_and_not_cached() -> None:
     with pytest.raises(SanaError, match="not in the local cache") as caught:
         open_checkpoint("sana-0.6b", offline=True)

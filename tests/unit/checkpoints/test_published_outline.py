@@ -16,7 +16,8 @@ def test_files(name: str) -> None:
     index = json.loads((outline.folder / "model_index.json").read_text())
     assert index["_class_name"] == ("SanaSprintPipeline" if variant.sprint else "SanaPipeline")
     scheduler = json.loads((outline.folder / "scheduler/scheduler_config.json").read_text())
-    assert scheduler["_class_name"] == index["scheduler"][1]
+    kind = "SCMScheduler" if variant.sprint else "DPMSolverMultistepScheduler"
+    assert scheduler["_class_name"] == index["scheduler"][1] == kind
     assert scheduler.get("flow_shift") == (None if variant.sprint else variant.flow_shift)
     tokenizer = outline.folder / "tokenizer/tokenizer.json"
     assert tokenizer.stat().st_size == variant.download_bytes["tokenizer"]

@@ -1,13 +1,19 @@
 """Which kernels a CUDA device is given; their products, as far as a CPU has the same."""
 
+from typing import Any
+
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from quant.backends import cuda
 from quant.backends.dispatch import usable_kernels
 from quant.backends.kernel import Kernel
 from quant.config import QuantConfig
-from quant.layers import QuantLinear
+from quant.kernels import reference
+from quant.layers import QuantConv2d, QuantLinear
+from sana_cli.accelerate.cuda.trial import relative_error
 
 W8A8 = QuantConfig(act_bits=8)
 
@@ -68,3 +74,42 @@ def test_who_multiplies(
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
     usable = usable_kernels(layer(), torch.device("cuda"), "native")
     assert {kernel.name for kernel in usable} == names
+
+
+class Copies(TorchDispatchMode):
+    """Counts floats that are moved into another order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func.overloadpacket.__name__ in ("clone", "contiguous")
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("scaled", [False, True], ids=["a scale a picture", "a stored scale"])
+def test_a_map_is_quantized_as_it_lies(monkeypatch: pytest.MonkeyPatch, scaled: bool) -> None:
+    """A map of 1024 x 1024 x 128 was transposed twice, which took longer than its convolution."""
+    conv = nn.Conv2d(16, 16, 3, padding=1)
+    layer = QuantConv2d.from_conv(conv, W8A8)
+    if scaled:
+        layer.act_scale = torch.tensor(0.02)
+
+    def product(q: torch.Tensor, scale: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
+        return reference.conv3x3_w8a8(q, scale, layer.qweight, layer.scale, **options)
+
+    monkeypatch.setattr(cuda.conv3x3_w8a8, "conv3x3_w8a8", product)
+    x = torch.randn(2, 16, 6, 5).to(memory_format=torch.channels_last)
+    with Copies() as copies, torch.no_grad():
+        out = cuda._conv_run(x, torch.empty(0), layer)
+    before = copies.count
+    assert relative_error(out, layer.reference(x)) < 1e-5
+    with Copies() as copies, torch.no_grad():
+        product(
+            torch.zeros(2, 6, 5, 16, dtype=torch.int8),
+            torch.ones(2),
+            bias=layer.bias,
+            out_dtype=x.dtype,
+        )
+    assert before <= copies.count

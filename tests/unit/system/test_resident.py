@@ -25,6 +25,12 @@ def test_memory_that_is_held_is_counted() -> None:
     assert resident_bytes() - before < 32 * MIB
 
 
+def test_the_kernel_counts_in_kibibytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "Name:\tsana\nVmHWM:\t    7 kB\nVmRSS:\t    5 kB\n"
+    monkeypatch.setattr(resident.Path, "read_text", lambda *_, **__: text)
+    assert (resident_bytes(), peak_resident_bytes()) == (5 * 1024, 7 * 1024)
+
+
 def test_a_system_that_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> str:
         raise FileNotFoundError
