@@ -9,33 +9,27 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from calibration.collect import (
-    StepInput,
-    draw_latents,
-    encode_texts,
-    plan_drawings,
-    record_steps,
     step_calls,
     text_calls,
 )
 from calibration.comparison import FILE, Comparison, compare
 from calibration.convolutions import calibrate_convolutions
+from calibration.float_model import FloatModel
+from calibration.kept_layers import choose_kept, with_kept
 from calibration.linears import NEAREST, Found, Methods, calibrate_linears, groups
 from calibration.observe import Call
 from calibration.sensitivity import (
-    enough_for,
     noise_of_layers,
-    noise_share,
     probe_calls,
-    swapped,
     to_db,
-    worst,
 )
 from quant.config import QuantConfig
 from quant.convert import LayerReport, resolve
@@ -45,20 +39,13 @@ from sana_cli.checkpoints.component_weights import component_weights
 from sana_cli.config.components import NETWORKS
 from sana_cli.config.recipes import KeepRule, component_recipe
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.loading.load import empty_module, load_prompt_encoder, load_transformer, load_vae
-from sana_cli.models.sana_transformer import SanaTransformer2D
-from sana_cli.models.text_encoder import PromptEncoder
+from sana_cli.loading.load import empty_module, load_vae
 from sana_cli.pipeline.decode import decode
 from sana_cli.pipeline.recovery import translate_out_of_memory
-from sana_cli.pipeline.text import EncodedPair
 from sana_cli.pipeline.values import BrokenValues
 from sana_cli.progress import Reporter
 from sana_cli.quantize_checkpoint import ComponentPlan
-from sana_cli.system.precision import plan_dtypes
 from sana_cli.system.torch_memory import release_memory
-
-_FIRST_SEED = 1_000_000  # calibration pictures have seeds of their own, which nobody types
-_LATENT_CHECKS = 2  # pictures drawn in full with every layer quantized, to scale predictions by
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +61,7 @@ class Options:
     compare: bool = True  # draw comparison.png
 
 
-class Calibrator:
+class Calibrator(FloatModel):
     """Runs the float model when a component's turn comes; `plan` is asked in the order of a picture."""
 
     def __init__(
@@ -86,18 +73,15 @@ class Calibrator:
         device: torch.device,
         reporter: Reporter,
     ) -> None:
-        self.checkpoint, self.schemes, self.options = checkpoint, schemes, options
-        self.device, self.reporter = device, reporter
-        self.dtypes = plan_dtypes("auto", checkpoint.trained_precision, device)
         prompts = [options.prompts[i % len(options.prompts)] for i in range(options.samples)]
-        self.drawings = plan_drawings(
-            checkpoint, prompts, first_seed=_FIRST_SEED + options.seed, steps=options.steps
-        )
+        super().__init__(
+            checkpoint, prompts, steps=options.steps, seed=options.seed, device=device,
+            reporter=reporter,
+        )  # fmt: skip
+        self.schemes, self.options = schemes, options
         self.comparison: Comparison | None = None
         self.predicted_db: float | None = None  # SQNR of the latents, for --budget-db
         self.effects_db: dict[str, float] = {}  # SQNR of the velocity when one layer is quantized
-        self._texts: list[EncodedPair] = []
-        self._latents: list[Tensor] = []
         self._require_room_for_keep()
 
     # -- what the writer asks (quantizing.Calibration) -----------------------------------------
@@ -179,7 +163,7 @@ class Calibrator:
         calls = text_calls(encoder, self.drawings)
         methods = replace(self.options.methods, smooth=False)
         found = self._calibrate(encoder.model, linears, calls, "text encoder", methods)
-        return self._finished(layers, found)
+        return _finished(layers, found)
 
     def _plan_transformer(self) -> ComponentPlan | None:
         configs, layers = self._configs("transformer")
@@ -193,9 +177,15 @@ class Calibrator:
             transformer, configs, calls, "transformer", self.options.methods,
             spare=keep.config if keep else None,
         )  # fmt: skip
-        kept = self._choose_kept(transformer, found, calls, keep) if keep else []
-        plan = self._finished(layers, found, replaced_from=transformer)
-        return _with_kept(plan, found, kept, keep) if keep else plan
+        plan = _finished(layers, found, replaced_from=transformer)
+        if keep is None:
+            return plan
+        with self.reporter.stage("sensitivity", len(found.layers)) as advance:
+            noise = noise_of_layers(transformer, found.layers, probe_calls(calls), advance=advance)
+        self.effects_db = {path: to_db(value) for path, value in noise.items()}
+        offset = partial(self.latent_offset_db, transformer, found.layers, sum(noise.values()))
+        kept, self.predicted_db = choose_kept(keep, noise, found, offset)
+        return with_kept(plan, found, kept, keep)
 
     def _plan_vae(self) -> ComponentPlan | None:
         configs, layers = self._configs("vae")
@@ -216,7 +206,7 @@ class Calibrator:
         linears = {path: config for path, config in inside.items() if path not in kernels}
         # A picture has a million rows: Hessians would take longer than all drawing, for layers that hardly matter.
         found = self._calibrate(vae, linears, calls, "decoder", NEAREST)
-        plan = self._finished(layers, found)
+        plan = _finished(layers, found)
         if not kernels:
             return plan
         with self.reporter.stage("observe decoder", len(calls)) as advance:
@@ -248,35 +238,6 @@ class Calibrator:
                 code=ExitCode.USAGE,
             )
 
-    def _load_encoder(self) -> PromptEncoder:
-        with self.reporter.stage("load text encoder"):
-            return load_prompt_encoder(
-                self.checkpoint, dtype=self.dtypes.text_encoder, device=self.device
-            )
-
-    def encode(self, encoder: PromptEncoder) -> None:
-        """Texts of all calibration pictures."""
-        with self.reporter.stage("texts", len(self.drawings)) as advance:
-            self._texts = encode_texts(encoder, self.drawings, advance=advance)
-
-    def _load_transformer(self) -> SanaTransformer2D:
-        if not self._texts:
-            self.encode(self._load_encoder())
-            release_memory(self.device)
-        with self.reporter.stage("load transformer"):
-            return load_transformer(
-                self.checkpoint, dtype=self.dtypes.transformer, device=self.device
-            )
-
-    def record(self, transformer: SanaTransformer2D) -> list[StepInput]:
-        """Draw the calibration pictures; keeps their latents and returns inputs of the sampled steps."""
-        steps = sum(drawing.settings.steps for drawing in self.drawings)
-        with self.reporter.stage("calibration pictures", steps) as advance:
-            inputs, self._latents = record_steps(
-                transformer, self._texts, self.drawings, seed=self.options.seed, advance=advance
-            )
-        return inputs
-
     def _calibrate(
         self,
         model: nn.Module,
@@ -296,80 +257,20 @@ class Calibrator:
                 spare_config=spare, advance=advance,
             )  # fmt: skip
 
-    def _choose_kept(
-        self,
-        transformer: SanaTransformer2D,
-        found: Found,
-        calls: Sequence[Call],
-        keep: KeepRule,
-    ) -> list[str]:
-        probes = probe_calls(calls)
-        with self.reporter.stage("sensitivity", len(found.layers)) as advance:
-            noise = noise_of_layers(transformer, found.layers, probes, advance=advance)
-        self.effects_db = {path: to_db(value) for path, value in noise.items()}
-        if keep.budget_db is None:
-            count = keep.count if keep.count is not None else round(keep.share * len(noise))
-            return worst(noise, count)
-        rest = {
-            path: value * 10 ** ((found.sqnr[path] - found.spare_sqnr[path]) / 10)
-            if path in found.spare
-            else 0.0
-            for path, value in noise.items()
-        }
-        offset = self._latent_offset_db(transformer, found, sum(noise.values()))
-        found_enough = enough_for(noise, rest, budget_db=keep.budget_db, offset_db=offset)
-        if found_enough is None:
-            most = to_db(sum(rest.values())) + offset
-            raise SanaError(
-                f"--budget-db {keep.budget_db:g} is out of reach: about {most:.1f} dB with every layer kept",
-                hint="ask for less, or choose a scheme with more bits",
-                code=ExitCode.USAGE,
-            )
-        kept, self.predicted_db = found_enough
-        return kept
 
-    def _latent_offset_db(
-        self, transformer: SanaTransformer2D, found: Found, predicted: float
-    ) -> float:
-        """Compare the SQNR of finished latents, all layers quantized, with the sum of single effects; in dB."""
-        some = list(zip(self._texts, self.drawings, strict=True))[:_LATENT_CHECKS]
-        with swapped(transformer, found.layers):
-            drawn = [draw_latents(transformer, text, drawing) for text, drawing in some]
-        return to_db(noise_share(self._latents[: len(drawn)], drawn)) - to_db(predicted)
-
-    def _finished(
-        self, layers: list[LayerReport], found: Found, *, replaced_from: nn.Module | None = None
-    ) -> ComponentPlan:
-        decided = [
-            replace(layer, config=found.layers[layer.path].config)
-            if layer.path in found.layers
-            else layer
-            for layer in layers
-        ]
-        state = replaced_from.state_dict() if replaced_from is not None else {}
-        replaced = {name: state[name] for name in found.folded}
-        return ComponentPlan(
-            layers=decided, finished=found.layers, replaced=replaced, sqnr=found.sqnr
-        )
-
-
-def _with_kept(
-    plan: ComponentPlan, found: Found, kept: Sequence[str], keep: KeepRule
+def _finished(
+    layers: list[LayerReport], found: Found, *, replaced_from: nn.Module | None = None
 ) -> ComponentPlan:
-    """The plan with the most sensitive layers in the bits that they are kept in."""
-    finished, sqnr = dict(plan.finished), dict(plan.sqnr)
-    layers = []
-    for layer in plan.layers:
-        if layer.path not in kept:
-            layers.append(layer)
-        elif layer.path in found.spare:
-            spare = found.spare[layer.path]
-            finished[layer.path], sqnr[layer.path] = spare, found.spare_sqnr[layer.path]
-            layers.append(replace(layer, config=spare.config))
-        else:
-            del finished[layer.path], sqnr[layer.path]
-            layers.append(replace(layer, config=None, reason=keep.reason))
-    return replace(plan, layers=layers, finished=finished, sqnr=sqnr)
+    """Put what calibration found into a component's plan, and the float tensors that folding changed."""
+    decided = [
+        replace(layer, config=found.layers[layer.path].config)
+        if layer.path in found.layers
+        else layer
+        for layer in layers
+    ]
+    state = replaced_from.state_dict() if replaced_from is not None else {}
+    replaced = {name: state[name] for name in found.folded}
+    return ComponentPlan(layers=decided, finished=found.layers, replaced=replaced, sqnr=found.sqnr)
 
 
 def _digest(text: str) -> str:

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from calibration import calibrator as calibrator_module
+from calibration import float_model
 from calibration.calibrator import Calibrator, Options
 from calibration.collect import draw_latents, encode_texts, plan_drawings
 from quant.convert import quantized_layer
@@ -302,7 +303,7 @@ def test_interrupted_while_drawing(
     def interrupt(*arguments: Any, **named: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(calibrator_module, "record_steps", interrupt)
+    monkeypatch.setattr(float_model, "record_steps", interrupt)
     result = sana("quantize", tiny_model, tmp_path / "out", *FAST)
     assert result.code == ExitCode.INTERRUPTED
     assert not (tmp_path / "out").exists()
