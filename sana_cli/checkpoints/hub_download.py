@@ -126,7 +126,7 @@ def _receive_rest(
     repo_id: str, incomplete: Path, file: RemoteFile, url: str, progress: Progress
 ) -> None:
     """Append what is missing, trying again as long as that brings anything."""
-    vain = 0
+    tries_without_progress = 0
     while (done := bytes_in(incomplete)) != file.size or not incomplete.exists():
         if done > file.size:
             incomplete.unlink()
@@ -138,8 +138,10 @@ def _receive_rest(
                 raise
             incomplete.unlink()
         except HTTPError as error:
-            vain = vain + 1 if bytes_in(incomplete) <= done else 0
-            if vain > _TRIES or _is_refused(error):
+            tries_without_progress = (
+                tries_without_progress + 1 if bytes_in(incomplete) <= done else 0
+            )
+            if tries_without_progress > _TRIES or _is_refused(error):
                 raise
             time.sleep(_PAUSE_S)
 

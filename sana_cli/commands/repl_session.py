@@ -4,7 +4,6 @@ The model stays loaded, and a setting that was made holds until it is changed. A
 `SanaError` and changes nothing.
 """
 
-import difflib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
@@ -30,7 +29,7 @@ from sana_cli.pipeline.safety import SafetyCheck
 from sana_cli.terminal.display import LivePreview, Seeing
 from sana_cli.terminal.report import summary
 from sana_cli.terminal.viewer import open_in_viewer
-from sana_cli.text import columns, say
+from sana_cli.text import closest, columns, say
 
 if TYPE_CHECKING:
     from sana_cli.pipeline.results import SavedResult as Finished
@@ -107,8 +106,8 @@ class Session:
         elif name == "/model":
             self._turn_to_model(value)
         elif name not in OTHERS:
-            close = difflib.get_close_matches(name, COMMANDS, n=1)
-            meant = f", did you mean {close[0]}?" if close else ""
+            near = closest(name, COMMANDS)
+            meant = f", did you mean {near}?" if near else ""
             raise usage_error(f"there is no command {name}{meant}", "/help lists them")
         elif value:
             raise usage_error(

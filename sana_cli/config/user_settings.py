@@ -3,7 +3,6 @@
 A flag wins over its variable, the variable over the file, the file over what the model was made for.
 """
 
-import difflib
 import logging
 import os
 import tomllib
@@ -16,6 +15,7 @@ from quant.files import read_small_text
 from sana_cli.config.choices import parse_bytes, parse_size, size_of_aspect
 from sana_cli.config.generation import FIELDS, Field, GenerationOptions
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.text import did_you_mean
 
 _log = logging.getLogger("sana.settings")
 
@@ -55,8 +55,7 @@ class Setting:
             raise ValueError(f"should be {self.expected}")
         checked: Value = value
         if self.choices and checked not in self.choices:
-            close = difflib.get_close_matches(str(checked), self.choices, n=1)
-            meant = f", did you mean {close[0]!r}?" if close else ""
+            meant = did_you_mean(str(checked), self.choices)
             raise ValueError(f"should be {self.expected}{meant}")
         if self.reads is not None:
             try:
@@ -231,7 +230,7 @@ def unknown_variables() -> list[str]:
     """Variables that look like settings and are none, each in words."""
     known = [*map(variable, SETTINGS), *_NOT_SETTINGS]
     names = sorted(n for n in os.environ if n.startswith("SANA_") and n not in known)
-    return [f"{name} is not a setting{_did_you_mean(name, known)}" for name in names]
+    return [f"{name} is not a setting{did_you_mean(name, known)}" for name in names]
 
 
 def config_path() -> Path:
@@ -288,7 +287,7 @@ def read_config_file() -> dict[str, Value]:
     checked = {}
     for key, value in values.items():
         if key not in SETTINGS:
-            raise _unusable(path, f"has an unknown key {key!r}{_did_you_mean(key, SETTINGS)}")
+            raise _unusable(path, f"has an unknown key {key!r}{did_you_mean(key, SETTINGS)}")
         try:
             checked[key] = SETTINGS[key].check(value)
         except ValueError as error:
@@ -302,16 +301,11 @@ def find_setting(key: str) -> Setting:
     """By its key; SanaError for an unknown one, with the one that was probably meant."""
     if key not in SETTINGS:
         raise SanaError(
-            f"there is no setting {key!r}{_did_you_mean(key, SETTINGS)}",
+            f"there is no setting {key!r}{did_you_mean(key, SETTINGS)}",
             hint=f"settings: {', '.join(SETTINGS)}",
             code=ExitCode.USAGE,
         )
     return SETTINGS[key]
-
-
-def _did_you_mean(name: str, known: "list[str] | dict[str, Setting]") -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
 
 
 def _unusable(path: Path, problem: str) -> SanaError:

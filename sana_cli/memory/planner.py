@@ -105,13 +105,15 @@ def choose_for(
         name=runtime.plan,
         mode=runtime.decode,
         tile=runtime.tile,
-        apart=runtime.branches_apart,
+        branches_apart=runtime.branches_apart,
     )
 
 
 def smallest_peak(job: Job) -> StagePeak:
     """Return the peak of the leanest plan, whatever time it takes."""
-    plans = _candidates(job, decode_plans("auto", None, job.height, job.width), None, apart=False)
+    plans = _candidates(
+        job, decode_plans("auto", None, job.height, job.width), None, branches_apart=False
+    )
     return min((peak(predict(job, plan)) for plan in plans), key=lambda stage: stage.total)
 
 
@@ -161,19 +163,24 @@ def choose(
     name: str | None,
     mode: DecodeMode,
     tile: int | None,
-    apart: bool = False,
+    branches_apart: bool = False,
 ) -> Choice:
     """Choose the fastest plan that fits under the cap, among those that the options allow.
 
-    `apart` allows only plans with guidance in two passes. Raises SanaError when none fits a cap
+    `branches_apart` allows only plans with guidance in two passes. Raises SanaError when none fits a cap
     that was asked for. Without such a cap the leanest is tried: a prediction is no reason to
     refuse.
     """
     decodes = decode_plans(mode, tile, job.height, job.width)
-    vain = name == "branches" and job.branches == 1
-    plans = _candidates(job, decodes, "stages" if vain else name, apart=apart and job.branches == 2)
+    without_effect = name == "branches" and job.branches == 1
+    plans = _candidates(
+        job,
+        decodes,
+        "stages" if without_effect else name,
+        branches_apart=branches_apart and job.branches == 2,
+    )
     reason = "chosen by --plan" if name else "the fastest that fits"
-    if vain:
+    if without_effect:
         reason = "--plan branches is --plan stages here: there is one branch"
     for plan in plans:
         stages = predict(job, plan)
@@ -181,13 +188,13 @@ def choose(
             usual = plan == replace(plans[0], together=plan.together, keeps_text=plan.keeps_text)
             return Choice(
                 job=job, plan=plan, stages=stages, cap=cap, reason=reason,
-                is_usual=usual and not cap.asked and not vain,
+                is_usual=usual and not cap.asked and not without_effect,
             )  # fmt: skip
     if cap.asked:
         named = [f"plan {name}"] if name else []
         tiled = [f"decode {decodes[0]}"] if len(decodes) == 1 else []
         everything = _candidates(
-            job, decode_plans("auto", None, job.height, job.width), None, apart=False
+            job, decode_plans("auto", None, job.height, job.width), None, branches_apart=False
         )
         raise _nothing_fits(
             cap,
@@ -206,15 +213,15 @@ def choose(
 
 
 def _candidates(
-    job: Job, decodes: list[DecodePlan], name: str | None, *, apart: bool
+    job: Job, decodes: list[DecodePlan], name: str | None, *, branches_apart: bool
 ) -> list[Plan]:
     """Plans, the fastest first. Stages are never in memory together, so each takes the first that may fit."""
     if name is not None:
         return [replace(NAMED[name], decode=decode) for decode in decodes]
-    resident = Plan(branches_apart=apart, decode=decodes[0])
+    resident = Plan(branches_apart=branches_apart, decode=decodes[0])
     plans = [replace(resident, keeps_text=True)] if job.warm else []
     plans += [resident] if job.several else []
-    branches = (True,) if apart else (False, True) if job.branches == 2 else (False,)
+    branches = (True,) if branches_apart else (False, True) if job.branches == 2 else (False,)
     plans += [
         Plan(
             together=False,

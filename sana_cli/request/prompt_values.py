@@ -1,12 +1,12 @@
 """What a place in a file of prompts says, key by key: known, of its kind, and as options of a picture. No torch."""
 
-import difflib
 from typing import Any
 
 from sana_cli.config.choices import parse_size
 from sana_cli.config.generation import FIELDS, GenerationOptions
 from sana_cli.errors import SanaError
 from sana_cli.request.prompt_entries import Entry
+from sana_cli.text import closest
 
 # Keys of a line, and what their values are in JSON: the options' own, and what only files have.
 KEYS: dict[str, tuple[type, ...]] = {
@@ -23,7 +23,7 @@ _ALIASES = {  # what other programs call them
 _OF_THE_BATCH = tuple(
     field.word for field in FIELDS.values() if not field.option.line and field.option.flags
 )
-_RESEMBLES = 0.72  # of difflib: "seeds" and "stesp" do, "style" and "scene" do not
+_RESEMBLES = 0.72  # for `closest`: "seeds" and "stesp" do, "style" and "scene" do not
 _TRUE, _FALSE = ("true", "1", "yes", "on", ""), ("false", "0", "no", "off")
 _LONGEST_ID = 200  # characters
 
@@ -88,9 +88,9 @@ def _known_typed(key: str, value: str) -> tuple[str | None, Any]:
 
 
 def _resembling(key: str) -> str | None:
-    close = difflib.get_close_matches(key, KEYS, n=1, cutoff=_RESEMBLES)
+    close = closest(key, KEYS, cutoff=_RESEMBLES)
     # "image_id" is no misspelled image, it is something of its own
-    return close[0] if close and close[0] not in key.split("_")[:-1] else None
+    return close if close and close not in key.split("_")[:-1] else None
 
 
 def _checked(key: str, value: Any, *, is_typed: bool) -> Any:

@@ -94,10 +94,12 @@ def test_plans_for_other_jobs(changes: dict[str, Any], cap: int, plan: str) -> N
 
 def test_branches_apart_are_asked_for() -> None:
     cap = Cap(bytes=64 * GIB)
-    assert str(chosen(job(), cap, apart=True).plan) == "branches, decode whole"
-    several = chosen(job(several=True), cap, apart=True).plan
+    assert str(chosen(job(), cap, branches_apart=True).plan) == "branches, decode whole"
+    several = chosen(job(several=True), cap, branches_apart=True).plan
     assert str(several) == "resident, guidance branches apart, decode whole"
-    assert chosen(job(branches=1), cap, apart=True).plan == NAMED["stages"], "there is one branch"
+    assert chosen(job(branches=1), cap, branches_apart=True).plan == NAMED["stages"], (
+        "there is one branch"
+    )
 
 
 def test_no_plan_fits() -> None:
