@@ -74,9 +74,9 @@ def test_the_doctor_finds_nothing_wrong(
     checks = {name: doctor._CHECKS[name] for name in ("gpu", "kernels")}
     monkeypatch.setattr(doctor, "_CHECKS", checks)
     monkeypatch.setattr(doctor, "_nvidia_smi", lambda: "550.54")
-    monkeypatch.setattr("quant.backends.dispatch._WIDE", 128)
-    monkeypatch.setattr("quant.backends.dispatch._CUDA_ROWS", 64)
-    monkeypatch.setattr("quant.backends.dispatch._CUDA_PROBE_SIDE", 8)
+    monkeypatch.setattr("quant.backends.measurement._WIDE", 128)
+    monkeypatch.setattr("quant.backends.measurement._CUDA_ROWS", 64)
+    monkeypatch.setattr("quant.backends.measurement._CUDA_PROBE_SIDE", 8)
     result = sana("doctor", "--json")
     assert [f for f in result.document["findings"] if f["state"] == "problem"] == []
     assert result.code == 0
