@@ -6,6 +6,7 @@ which must never see the token.
 
 import functools
 import hashlib
+import io
 import json
 import os
 import re
@@ -15,30 +16,39 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 from urllib.parse import unquote, urlsplit
 
 _EXCERPT = re.compile(r"bytes=(\d+)-(\d+)")
 TOKEN = "hf_secret"
 
 # Runs `fetch` as the program would: huggingface_hub reads its environment when imported.
-RUNNER = """
-import json, sys
-from sana_cli.errors import SanaError
-from sana_cli.checkpoints.hub import fetch
+RUNNER = f"""
+import json, runpy, sys
+answer_of = runpy.run_path({__file__!r})["answer_of"]
 for options in sys.argv[1:]:
-    calls = []
+    print(json.dumps(answer_of(json.loads(options))))
+"""
+
+
+def answer_of(options: dict[str, Any]) -> dict[str, Any]:
+    """What `fetch` returns or raises, and all that it said of its progress."""
+    from sana_cli.checkpoints.hub import fetch
+    from sana_cli.errors import SanaError
+
+    calls: list[tuple[Any, ...]] = []
     try:
-        snapshot = fetch(**json.loads(options), progress=lambda *call: calls.append(call))
-        answer = {"path": str(snapshot.path), "revision": snapshot.revision}
+        snapshot = fetch(**options, progress=lambda *call: calls.append(call))
     except SanaError as error:
         answer = {"message": error.message, "hint": error.hint, "code": error.code.name}
-    print(json.dumps({**answer, "progress": calls}))
-"""
+    else:
+        answer = {"path": str(snapshot.path), "revision": snapshot.revision}
+    return {**answer, "progress": calls}
 
 
 @dataclass
@@ -102,6 +112,23 @@ class Hub:
         ours = {k: v for k, v in os.environ.items() if "proxy" not in k.lower() and k[:3] != "HF_"}
         ours |= {"HF_ENDPOINT": self.url, "HF_HOME": str(self.cache), "HF_TOKEN": TOKEN}
         return ours | {"HF_HUB_DISABLE_TELEMETRY": "1"} | extra
+
+    @contextmanager
+    def here(self) -> Iterator[None]:
+        """Within the block this process asks this hub. huggingface_hub read its environment long ago."""
+        cache = str(self.cache / "hub")
+        with (
+            mock.patch.multiple("huggingface_hub.constants", ENDPOINT=self.url, HF_HUB_CACHE=cache),
+            mock.patch.dict(os.environ, {"HF_TOKEN": TOKEN}),
+        ):
+            yield
+
+    def answers(self, *options: dict[str, Any]) -> list[dict[str, Any]]:
+        """Result or error of `fetch` in this process, once for each of `options`; a word on stderr fails the test."""
+        with self.here(), redirect_stderr(io.StringIO()) as said:
+            answers = [answer_of(each) for each in options]
+        assert said.getvalue() == ""
+        return json.loads(json.dumps(answers))
 
     def start(
         self, *options: dict[str, object], env: dict[str, str] | None = None
