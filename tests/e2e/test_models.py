@@ -17,10 +17,10 @@ REPO = "Efficient-Large-Model/Sana_600M_1024px_diffusers"
 
 
 class Sana:
-    """`sana` in this process, but `pull` in its own: huggingface_hub reads the hub's address on import."""
+    """`sana` beside a hub, in this process; in one of its own where it is killed, or asks."""
 
     def __init__(self, sana: Callable[..., Any], terminal: Any, hub: Any, tmp_path: Path) -> None:
-        self.sana, self.terminal = sana, terminal
+        self.sana, self.terminal, self.hub = sana, terminal, hub
         self.environment = hub.environment(
             SANA_CONFIG=str(tmp_path / "config.toml"), SANA_MODELS=str(tmp_path / "models")
         )
@@ -29,8 +29,11 @@ class Sana:
         return [sys.executable, "-m", "sana_cli", *map(str, words)]
 
     def __call__(self, *words: object) -> Any:
-        if words[0] != "pull":
+        with self.hub.here():
             return self.sana(*words)
+
+    def process(self, *words: object) -> Any:
+        """The same where huggingface_hub reads the environment on import."""
         done = subprocess.run(
             self.command(*words), env=self.environment, stdin=subprocess.DEVNULL,
             capture_output=True, text=True, check=False, timeout=60,
@@ -265,16 +268,17 @@ def test_a_damaged_file_is_found_and_fetched_anew(at_hub: Sana, hub: Any, name: 
         assert bool(hub.requests) == (not options)  # what is verified alone asks nobody
 
 
-def test_damage_is_reported_where_nothing_can_be_fetched(at_hub: Sana) -> None:
+def test_damage_is_reported_where_nothing_can_be_fetched(
+    at_hub: Sana, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = Path(at_hub.json("pull", "sana-0.6b", "--yes")["folder"])
     flip((folder / "vae/config.json").resolve())
-    at_hub.environment["SANA_OFFLINE"] = "1"
+    monkeypatch.setenv("SANA_OFFLINE", "1")
     done = at_hub("pull", "sana-0.6b", "--verify")
     assert (done.code, "vae/config.json is damaged" in done.err) == (ExitCode.CHECKPOINT, True)
-    del at_hub.environment["SANA_OFFLINE"]
     at_hub.environment["HF_HUB_OFFLINE"] = "1"
     for options in ((), ("--verify",)):
-        done = at_hub("pull", "sana-0.6b", *options)
+        done = at_hub.process("pull", "sana-0.6b", *options)
         assert (done.code, "HF_HUB_OFFLINE is set" in done.err) == (ExitCode.ENVIRONMENT, True)
 
 
