@@ -1,8 +1,6 @@
 """Models from the hub and original `.pth` files, drawn through a small hub server on the loopback."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,16 +32,16 @@ def serve(hub: Any, repo: str, folder: Path) -> None:
 
 
 @pytest.fixture
-def draw(hub: Any, tmp_path: Path) -> Callable[..., tuple[int, dict[str, Any], str]]:
-    """`sana generate` as a process of its own, since huggingface_hub reads HF_ENDPOINT on import."""
+def draw(
+    sana: Callable[..., Any], hub: Any, tmp_path: Path
+) -> Callable[..., tuple[int, dict[str, Any], str]]:
+    """`sana generate` beside the hub."""
 
     def run(model: object, *options: str) -> tuple[int, dict[str, Any], str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "sana_cli", "generate", "a fox", "-m", str(model), "--json",
-             "-o", str(tmp_path / "a.png"), "--force", *OPTIONS, *options],
-            env=hub.environment(), capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        return done.returncode, json.loads(done.stdout or "{}"), done.stderr
+        words = ("--json", "-o", tmp_path / "a.png", "--force", *OPTIONS, *options)
+        with hub.here():
+            done = sana("generate", "a fox", "-m", model, *words)
+        return done.code, json.loads(done.out or "{}"), done.err
 
     return run
 
