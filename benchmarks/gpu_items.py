@@ -174,7 +174,7 @@ def picture(sizes: Sizes, keep: Keep) -> Found:
             )  # fmt: skip
             if code:
                 raise RuntimeError(f"sana generate --backend {backend} ended with {code}")
-            with Image.open(path) as image:
+            with Image.open(path, formats=["PNG"]) as image:
                 pictures.append(np.asarray(image.convert("RGB")).astype(int))
     found["largest_difference"] = int(np.abs(pictures[0] - pictures[1]).max())
     if found["largest_difference"] > 2:
