@@ -52,9 +52,14 @@ class Finding:
     )  # the numbers and names in the text, for programs
 
 
-def examine(begin: Callable[[str], None] = lambda topic: None) -> Iterator[Finding]:
+Check = Callable[[], Iterator[Finding]]
+
+
+def examine(
+    checks: Mapping[str, Check], begin: Callable[[str], None] = lambda topic: None
+) -> Iterator[Finding]:
     """Yield all findings, each as soon as it is known. `begin` is called with a topic before it is checked."""
-    for topic, check in _CHECKS.items():
+    for topic, check in checks.items():
         begin(topic)
         try:
             for finding in check():
@@ -463,7 +468,7 @@ def _terminal() -> Iterator[Finding]:
     )
 
 
-_CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {
+CHECKS: dict[str, Check] = {
     "versions": _versions,
     "settings": _settings,
     "hub": _hub,

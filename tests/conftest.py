@@ -181,6 +181,22 @@ def sana() -> Callable[..., Result]:
 
 
 @pytest.fixture(scope="session")
+def examined() -> Callable[..., Result]:
+    """`sana doctor` with some of its checks, by name, or with others: `examined("disk", cpu=function, json=True)`."""
+
+    def run(*topics: str, json: bool = False, **others: Callable[[], Any]) -> Result:
+        from sana_cli.commands.doctor import report
+        from sana_cli.doctor import CHECKS
+
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            code = report({**{topic: CHECKS[topic] for topic in topics}, **others}, json=json)
+        return Result(code, out.getvalue(), err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def quantized(
     sana: Callable[..., Result], pipelines: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[..., Path]:

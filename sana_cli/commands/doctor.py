@@ -1,10 +1,16 @@
 """`sana doctor`: what works on this machine, what does not, and what to do about it."""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from sana_cli.errors import ExitCode
 from sana_cli.terminal.options import JsonOption
 from sana_cli.text import counted, print_json, say
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sana_cli.doctor import Check
 
 _SIGNS = {"ok": "ok  ", "note": "note", "problem": "FAIL"}
 
@@ -14,6 +20,13 @@ def doctor(json: JsonOption = False) -> int:
 
     Device, kernels, memory, versions, disk, models and settings. The exit code is 3 if there are problems.
     """
+    from sana_cli.doctor import CHECKS
+
+    return report(CHECKS, json=json)
+
+
+def report(checks: "Mapping[str, Check]", *, json: bool) -> int:
+    """Run some checks and print what they find; return the exit code."""
     from rich.console import Console
 
     from sana_cli.doctor import examine
@@ -21,7 +34,7 @@ def doctor(json: JsonOption = False) -> int:
     findings = []
     # A spinner in a terminal, nothing elsewhere; it pauses for lines, which would end up within it.
     with Console(stderr=True).status("") as status:
-        for finding in examine(lambda topic: status.update(f"checking: {topic}")):
+        for finding in examine(checks, lambda topic: status.update(f"checking: {topic}")):
             findings.append(finding)
             if json:
                 continue

@@ -16,12 +16,6 @@ from sana_cli.system.packages import INSTALL_AGAIN
 QUICK = ("settings", "hub", "disk", "models")  # the rest measures, which takes seconds
 
 
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = {topic: doctor._CHECKS[topic] for topic in QUICK}
-    monkeypatch.setattr(doctor, "_CHECKS", chosen)
-
-
 def test_everything_here(
     sana: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -32,7 +26,7 @@ def test_everything_here(
     assert problems == []
     assert (result.code, result.document["problems"]) == (0, 0)
     topics = [f["topic"] for f in findings]
-    assert list(dict.fromkeys(topics)) == list(doctor._CHECKS)
+    assert list(dict.fromkeys(topics)) == list(doctor.CHECKS)
     texts = " ".join(f["text"] for f in findings)
     for told in (
         "torch 2.",
@@ -46,7 +40,7 @@ def test_everything_here(
 
 
 def test_a_spinner_says_what_is_checked(
-    sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    examined: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a terminal only; results stay on lines of their own on stdout."""
 
@@ -54,22 +48,21 @@ def test_a_spinner_says_what_is_checked(
         time.sleep(0.3)
         yield doctor.Finding(topic="disk", text="found")
 
-    monkeypatch.setattr(doctor, "_CHECKS", {"disk": slow})
-    assert sana("doctor").err == ""
+    assert examined(disk=slow).err == ""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")
-    result = sana("doctor")
+    result = examined(disk=slow)
     assert "checking: disk" in result.err
     assert result.out == "ok    disk      found\n0 problems\n"
-    assert sana("doctor", "--json").document["problems"] == 0
+    assert examined(disk=slow, json=True).document["problems"] == 0
 
 
 def test_kernels_are_named_once_and_libraries_are_left_alone(
-    sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    examined: Callable[..., Any],
 ) -> None:
     """Importing torchao and quanto takes seconds; a CPU has kernels of ours."""
-    monkeypatch.setattr(doctor, "_CHECKS", {"kernels": doctor._kernels})
-    texts = [finding["text"] for finding in sana("doctor", "--json").document["findings"]]
+    findings = examined("kernels", json=True).document["findings"]
+    texts = [finding["text"] for finding in findings]
     assert any("linear w8a8 on" in text for text in texts)
     assert not any("reference reference" in text for text in texts)
     if any("on cpu" in text for text in texts):
@@ -115,6 +108,7 @@ def test_a_scheme_without_a_kernel_of_ours_is_no_problem(monkeypatch: pytest.Mon
 )
 def test_a_busy_machine(
     sana: Callable[..., Any],
+    examined: Callable[..., Any],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     variable: str,
@@ -123,18 +117,16 @@ def test_a_busy_machine(
 ) -> None:
     """Told by the doctor and, with -v, by a run; what to do depends on who made the threads spin."""
     monkeypatch.setenv(*variable.split("="))
-    monkeypatch.setattr(doctor, "_CHECKS", {"cpu": doctor._CHECKS["cpu"]})
     monkeypatch.setattr("os.getloadavg", lambda: (99.5, 0.0, 0.0))
     draw = ("generate", "a cat", "--steps", 1, "--size", "32x32", "--device", "cpu", "--force")
-    for text in (sana("doctor").out, sana("-v", *draw, "-o", tmp_path / "a.png").err):
+    for text in (examined("cpu").out, sana("-v", *draw, "-o", tmp_path / "a.png").err):
         assert "the CPU is busy (load 99.5 on" in text
         assert told in text
         assert remedy in text
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 0.0, 0.0))
-    assert "busy" not in sana("doctor").out
+    assert "busy" not in examined("cpu").out
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize(
     ("cap", "state", "told"),
     [
@@ -152,19 +144,18 @@ def test_a_busy_machine(
     ],
 )
 def test_a_cap_beside_the_machine_and_the_model(
-    sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, cap: str, state: str, told: str
+    examined: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, cap: str, state: str, told: str
 ) -> None:
     monkeypatch.setenv("SANA_MAX_MEMORY", cap)
-    findings = sana("doctor", "--json").document["findings"]
+    findings = examined(*QUICK, json=True).document["findings"]
     (found,) = [f for f in findings if told in f["text"]]
     assert (found["topic"], found["state"], bool(found["remedy"])) == (
         "settings", state, state != "ok",
     )  # fmt: skip
 
 
-@pytest.mark.usefixtures("quick")
 def test_problems_have_remedies(
-    sana: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    examined: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SANA_STPES", "3")
     monkeypatch.setenv("SANA_MODEL", "sana-0.7b")
@@ -177,7 +168,7 @@ def test_problems_have_remedies(
     (half / "abc.sana.incomplete").write_bytes(b"x" * 1000)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10**9})())
-    result = sana("doctor")
+    result = examined(*QUICK)
     assert result.code == ExitCode.ENVIRONMENT
     for told in (
         "SANA_STPES is not a setting, did you mean 'SANA_STEPS'",
@@ -187,31 +178,29 @@ def test_problems_have_remedies(
         "1.0 GB free for downloads", "HF_HOME on another disk",
     ):  # fmt: skip
         assert told in result.out
-    document = sana("doctor", "--json").document
+    document = examined(*QUICK, json=True).document
     bad = [f for f in document["findings"] if f["state"] == "problem"]
     assert document["problems"] == len(bad) == 5
     assert all(f["remedy"] for f in bad)
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("variable", ["SANA_CACHE", "SANA_MODELS"])
 def test_a_file_where_a_folder_should_be(
-    sana: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
+    examined: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str
 ) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv(variable, str(tmp_path / "file"))
-    result = sana("doctor")
+    result = examined(*QUICK)
     assert result.code == ExitCode.ENVIRONMENT
     assert f"{tmp_path / 'file'} is no folder: no " in result.out
     assert f"remove it, or set {variable} to a folder" in result.out
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_cap_that_cannot_be_read(
-    sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    examined: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SANA_MAX_MEMORY", "much")
-    result = sana("doctor")
+    result = examined(*QUICK)
     assert result.code == ExitCode.ENVIRONMENT
     assert "SANA_MAX_MEMORY is 'much', and should be a size with a unit" in result.out
     assert "-> unset SANA_MAX_MEMORY, or give it such a value" in result.out
@@ -231,14 +220,11 @@ def test_no_chatter_of_libraries() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "an error\n")
 
 
-def test_a_broken_library_is_a_finding(
-    sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_library_is_a_finding(examined: Callable[..., Any]) -> None:
     def broken() -> Any:
         raise ImportError("libtorch.so: cannot open shared object file")
 
-    monkeypatch.setattr(doctor, "_CHECKS", {"cpu": broken, "terminal": doctor._terminal})
-    result = sana("doctor")
+    result = examined("terminal", cpu=broken)
     assert result.code == ExitCode.ENVIRONMENT
     assert "broken: libtorch.so" in result.out
     assert f"-> {INSTALL_AGAIN}" in result.out
@@ -246,18 +232,17 @@ def test_a_broken_library_is_a_finding(
 
 
 def test_a_driver_without_a_torch_for_it(
-    sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    examined: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     monkeypatch.setattr(doctor, "_nvidia_smi", lambda: "570.1")
-    monkeypatch.setattr(doctor, "_CHECKS", {"gpu": doctor._gpu})
     monkeypatch.setattr(torch.version, "cuda", None)
-    assert "built without CUDA" in sana("doctor").out
+    assert "built without CUDA" in examined("gpu").out
     monkeypatch.setattr(torch.version, "cuda", "12.8")
-    assert "cannot use driver 570.1" in sana("doctor").out
+    assert "cannot use driver 570.1" in examined("gpu").out
 
 
 def test_misuse(sana: Callable[..., Any]) -> None:

@@ -141,16 +141,14 @@ def test_an_unfit_quantized_folder(
 
 
 def test_a_default_that_no_longer_fits_is_told_by_doctor(
-    sana: Callable[..., Any], repo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any], examined: Callable[..., Any], repo: Any, tmp_path: Path
 ) -> None:
     folder = written(repo.repos[REPO], tmp_path / "mine")
     assert sana("default", folder).code == 0
     path = folder / "vae/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"attention_head_dim": 16}))
-    from sana_cli.doctor import _CHECKS, examine
-
-    monkeypatch.setattr("sana_cli.doctor._CHECKS", {"settings": _CHECKS["settings"]})
-    assert any("vae: " in finding.text and finding.state == "problem" for finding in examine())
+    findings = examined("settings", json=True).document["findings"]
+    assert any("vae: " in found["text"] and found["state"] == "problem" for found in findings)
 
 
 @pytest.mark.parametrize("ranges", [True, False], ids=["ranges", "no ranges"])
@@ -345,16 +343,14 @@ def test_a_quantized_name_that_is_not_made_yet_says_how(
 
 
 def test_doctor_names_kept_models_that_no_longer_fit(
-    sana: Callable[..., Any], repo: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any], examined: Callable[..., Any], repo: Any, tmp_path: Path
 ) -> None:
-    from sana_cli.doctor import _CHECKS, examine
-
     made = sana("quantize", BUILTIN_FOLDER, "--samples", 0, "-q")
     assert made.code == 0, made.err
     (folder,) = (tmp_path / "models").glob("[!.]*")
     path = folder / "vae/config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"attention_head_dim": 16}))
-    monkeypatch.setattr("sana_cli.doctor._CHECKS", {"models": _CHECKS["models"]})
-    bad = [finding for finding in examine() if finding.state == "problem"]
-    assert [folder.name in finding.text for finding in bad] == [True]
-    assert bad[0].remedy
+    findings = examined("models", json=True).document["findings"]
+    bad = [found for found in findings if found["state"] == "problem"]
+    assert [folder.name in found["text"] for found in bad] == [True]
+    assert bad[0]["remedy"]

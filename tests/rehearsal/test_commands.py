@@ -66,18 +66,16 @@ def test_the_same_picture(
 
 
 def test_the_doctor_finds_nothing_wrong(
-    gpu: Device, sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    gpu: Device, examined: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What has no kernel of ours by design is no problem, and a first run is not a slow one."""
     from sana_cli import doctor
 
-    checks = {name: doctor._CHECKS[name] for name in ("gpu", "kernels")}
-    monkeypatch.setattr(doctor, "_CHECKS", checks)
     monkeypatch.setattr(doctor, "_nvidia_smi", lambda: "550.54")
     monkeypatch.setattr("quant.backends.measurement._WIDE", 128)
     monkeypatch.setattr("quant.backends.measurement._CUDA_ROWS", 64)
     monkeypatch.setattr("quant.backends.measurement._CUDA_PROBE_SIDE", 8)
-    result = sana("doctor", "--json")
+    result = examined("gpu", "kernels", json=True)
     assert [f for f in result.document["findings"] if f["state"] == "problem"] == []
     assert result.code == 0
     assert any("linear w8a8 on cuda: " in f["text"] for f in result.document["findings"])

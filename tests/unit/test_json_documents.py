@@ -135,12 +135,11 @@ def test_compare(sana: Callable[..., Any], picture: tuple[Path, Any], pipelines:
     compare("`sana compare`", sana("compare", model, model, *words, "--json").document)
 
 
-def test_doctor(sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from sana_cli import doctor
-
-    quick = {key: doctor._CHECKS[key] for key in ("versions", "settings", "disk", "models")}
-    monkeypatch.setattr(doctor, "_CHECKS", quick)
-    document = sana("doctor", "--json").document
+def test_doctor(
+    examined: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SANA_MODELS", str(tmp_path / "none"))
+    document = examined("versions", "settings", "disk", "models", json=True).document
     compare("`sana doctor`", document)
     facts = {finding["topic"]: finding["facts"] for finding in document["findings"]}
     assert facts["disk"]["free_bytes"] > 0
