@@ -32,6 +32,23 @@ def local_path(text: str) -> Path:
     return path
 
 
+def require_file(path: Path, what: str, hint: str, code: ExitCode = ExitCode.USAGE) -> None:
+    """SanaError where `path` is no file that can be read, saying why: there is none, or a folder, a pipe, a circle of links."""
+    try:
+        files.open_regular(path).close()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise SanaError(f"no such {what}: {path}", hint=hint, code=code) from error
+    except IsADirectoryError as error:
+        raise SanaError(f"{path} is a folder, not a {what}", hint=hint, code=code) from error
+    except OSError as error:
+        raise SanaError(f"cannot read {path}: {error.strerror}", hint=hint, code=code) from error
+
+
+def real_path(path: Path) -> Path:
+    """Follow all links; of links in a circle the rest stays, where `Path.resolve` raises RuntimeError."""
+    return Path(os.path.realpath(path))
+
+
 @contextmanager
 def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     """A binary file that gets its name when the block ends, and is gone if the block fails.
@@ -64,7 +81,7 @@ def _unwritable(path: Path, error: OSError, option: str) -> SanaError:
 
 def require_another(preview: Path, picture: Path) -> None:
     """SanaError (usage) where a preview and its picture would be one file."""
-    if preview.resolve() == picture.resolve():
+    if real_path(preview) == real_path(picture):
         raise usage_error(
             f"{preview} cannot be the picture and its preview",
             "give --preview-file another name",

@@ -53,10 +53,13 @@ def parse_listing(body: bytes) -> Listing:
         raise BadAnswer("it names no commit")
     if not isinstance(siblings, list):
         raise BadAnswer("it lists no files")
+    announced = dict(map(_announced, siblings))
+    if len(announced) < len(siblings):
+        raise BadAnswer("it lists a file twice")
     return Listing(
         commit=commit,
         licence=_licence(answer.get("cardData")),
-        announced=dict(map(_announced, siblings)),
+        announced=announced,
     )
 
 

@@ -19,6 +19,7 @@ from quant.manifest import sha256_of
 from sana_cli.checkpoints.model_files import reading
 from sana_cli.checkpoints.safetensors_headers import read_header, read_metadata
 from sana_cli.errors import SanaError, checkpoint_error, usage_error
+from sana_cli.files import require_file
 from sana_cli.system.home import without_home
 
 # What PEFT, diffusers, sd-scripts, OneTrainer, LyCORIS and others put before a layer's path, alone or several, with a
@@ -130,11 +131,8 @@ def open_loras(wanted: Iterable[tuple[Path, float]]) -> tuple[Lora, ...]:
 
 def _open(path: Path) -> LoraFile:
     path = _adapter_in(path) if path.is_dir() else path
-    if not path.is_file():
-        raise usage_error(
-            f"no such LoRA: {path}",
-            "--lora takes a .safetensors file, a folder with one, or FILE:SCALE with a number",
-        )
+    hint = "--lora takes a .safetensors file, a folder with one, or FILE:SCALE with a number"
+    require_file(path, "LoRA", hint)
     try:
         str(path).encode()
     except UnicodeEncodeError as error:

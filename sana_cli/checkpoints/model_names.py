@@ -2,12 +2,13 @@
 
 from pathlib import Path
 
+from sana_cli.checkpoints.safetensors_headers import read_header
 from sana_cli.config.generation import BUILTIN
 from sana_cli.config.recipes import RECIPES
 from sana_cli.config.user_settings import models_folder
 from sana_cli.config.variants import VARIANTS, find_variant, suggest
-from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
-from sana_cli.files import local_path
+from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+from sana_cli.files import local_path, require_file
 from sana_cli.text import closest
 
 BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin"
@@ -61,8 +62,13 @@ def refuse_part(path: Path) -> None:
     around = [
         folder for folder in list(path.parents)[:2] if (folder / "model_index.json").is_file()
     ]
-    if path.suffix == ".safetensors" and not path.exists():
-        raise usage_error(f"no such file: {path}", "check the path; `sana models` lists models")
+    if path.suffix == ".safetensors":
+        require_file(path, "file", "check the path; `sana models` lists models")
+        if any("lora" in name.lower() for name in read_header(path)):
+            raise checkpoint_error(
+                f"{path} is a LoRA, which changes a model",
+                hint=f"draw with it and its model: sana generate PROMPT --lora {path}",
+            )
     if path.suffix != ".safetensors" and not (
         around and path.is_file() and path.suffix not in (".pth", ".pt")
     ):

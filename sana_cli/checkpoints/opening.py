@@ -46,7 +46,7 @@ from sana_cli.config.networks import (
 )
 from sana_cli.config.variants import Variant, find_variant, match_structure
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
-from sana_cli.files import local_path
+from sana_cli.files import local_path, require_file
 
 if TYPE_CHECKING:
     from sana_cli.checkpoints.hub import Offer
@@ -194,8 +194,7 @@ def _open_parts(
 
 def _open_pth(path: Path, *, name: str, access: Access) -> Checkpoint:
     """An original transformer file; its other parts come from the matching published model."""
-    if not path.is_file():
-        raise checkpoint_error(f"no such file: {path}", hint="check the path")
+    require_file(path, "file", "check the path", ExitCode.CHECKPOINT)
     from sana_cli.checkpoints.pth import read_pth, stored_precision
 
     config, tensors = read_pth(path)

@@ -129,9 +129,9 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
                     "ignore"
                 )  # about the pickle protocol of files that fail anyway
                 content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-        except pickle.UnpicklingError as error:
+        except (pickle.UnpicklingError, RuntimeError) as error:
             if "global" not in str(error).lower():
-                raise
+                raise RuntimeError(_reason(error)) from error
             raise checkpoint_error(
                 f"{path} would run code when loaded; refused",
                 hint="use a file of plain tensors, best the safetensors release of the model",
@@ -140,6 +140,12 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(_is_plain(*item) for item in state.items()):
         raise checkpoint_error(f"{path} holds no state_dict of tensors", hint=_NO_SANA)
     return state
+
+
+def _reason(error: Exception) -> str:
+    """What torch says of a file, without its advice to developers."""
+    text = str(error)
+    return (text.partition("WeightsUnpickler error: ")[2] or text).partition("  (Could this")[0]
 
 
 def _is_sane_zip(path: Path) -> bool:

@@ -199,7 +199,7 @@ def _check_numbers(*, batch: int, runs: int, warmup: int, timed_steps: int | Non
 
 def _check_files(*, json: str | None, plot: Path | None, html: Path | None) -> None:
     """Refuse what cannot be written, or would be twice, before minutes of work."""
-    from sana_cli.files import check_writable
+    from sana_cli.files import check_writable, real_path
     from sana_cli.request.output_paths import require_png
 
     if plot is not None:
@@ -209,12 +209,12 @@ def _check_files(*, json: str | None, plot: Path | None, html: Path | None) -> N
     for option, path in (("--plot", plot), ("--html", html), ("--json", document_file)):
         if path is not None:
             check_writable(path, option)
-            if path.resolve() in files:
+            if (real := real_path(path)) in files:
                 raise usage_error(
-                    f"{files[path.resolve()]} and {option} would both be {path}",
+                    f"{files[real]} and {option} would both be {path}",
                     "give each a name of its own",
                 )
-            files[path.resolve()] = option
+            files[real] = option
 
 
 def _check_conditions(conditions: "Sequence[Condition]", document: dict[str, Any]) -> None:

@@ -65,7 +65,7 @@ def decode(
     from sana_cli.commands.repeat import tell_another_model
     from sana_cli.config.generation import GenerationOptions
     from sana_cli.config.user_settings import preferences
-    from sana_cli.files import local_path
+    from sana_cli.files import local_path, real_path
     from sana_cli.pipeline import latents_file
     from sana_cli.request.output_paths import picture_path
     from sana_cli.terminal.progress_bars import ConsoleReporter
@@ -85,7 +85,7 @@ def decode(
         default=lambda: latents_file.picture_of(path),
         overwrite=force,
     )
-    if target.resolve() == path.resolve():
+    if real_path(target) == real_path(path):
         raise SanaError(
             f"{target} holds the latents themselves",
             hint="give the picture another name: --output picture.png",

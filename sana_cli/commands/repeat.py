@@ -35,10 +35,7 @@ class Picture:
         """Read it; SanaError for a file that is none of ours."""
         from sana_cli.images.png import SHEET_KEY, read_settings
 
-        path = local_path(name)
-        if not path.is_file():
-            raise SanaError(f"no such picture: {name}", hint="check the path", code=ExitCode.USAGE)
-        settings = read_settings(path)
+        settings = read_settings(local_path(name))
         if SHEET_KEY in settings:
             raise SanaError(
                 f"{name} is a sheet of several pictures",

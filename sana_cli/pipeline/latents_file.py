@@ -26,7 +26,7 @@ from sana_cli.checkpoints.safetensors_headers import read_header, read_metadata
 from sana_cli.config.choices import DecodeMode
 from sana_cli.config.networks import MAX_SIDE
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.files import new_file
+from sana_cli.files import new_file, require_file
 from sana_cli.request.init_image import Paste
 
 FORMAT = "sana-latents"
@@ -197,12 +197,8 @@ def _paste(tensors: dict[str, Tensor], size: tuple[int, int]) -> Paste:
 def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     from safetensors import safe_open
 
-    if not path.is_file():
-        raise SanaError(
-            f"no such file: {path}",
-            hint=f"`sana generate` keeps unfinished pictures as PICTURE.png{SUFFIX}",
-            code=ExitCode.USAGE,
-        )
+    hint = f"`sana generate` keeps unfinished pictures as PICTURE.png{SUFFIX}"
+    require_file(path, "file", hint)
     try:
         header, metadata = read_header(path), read_metadata(path)
         # By the header, before any data: a file of a few bytes on the disk can stand for gigabytes.

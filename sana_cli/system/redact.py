@@ -20,8 +20,9 @@ _ADDRESSES = (
 )
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "HF_OIDC_TOKEN")
 
-_USERINFO = re.compile(r"(?<=://)[^\s/?#\"'<>]*@")
-_QUERY = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s?\"'<>]*)\?[^\s\"'<>]*", re.IGNORECASE)
+_SCHEME = r"(\b[a-z][a-z0-9+.-]+:/{1,2}"  # one slash is left where a path was made of an address
+_USERINFO = re.compile(rf"{_SCHEME})[^\s/?#\"'<>]*@", re.IGNORECASE)
+_QUERY = re.compile(rf"{_SCHEME}[^\s?\"'<>]*)\?[^\s\"'<>]*", re.IGNORECASE)
 _BEARER = re.compile(r"(\b(?:bearer|basic)\s+)[\w.~+/=-]{20,}", re.IGNORECASE)
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
@@ -29,8 +30,8 @@ _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 def without_secrets(text: str) -> str:
     """Return the text without tokens, and without userinfo and query of any address in it."""
     text = without_known_secrets(text)
-    if "://" in text:
-        text = _USERINFO.sub("", text)
+    if ":/" in text:
+        text = _USERINFO.sub(r"\1", text)
         text = _QUERY.sub(r"\1", text)
     text = _BEARER.sub(rf"\1{_HIDDEN}", text)
     return _TOKEN.sub(_HIDDEN, text)

@@ -31,11 +31,15 @@ def state(path: Path) -> tuple[int, ...]:
     return (found.st_mode, found.st_ino, found.st_rdev, found.st_size, found.st_mtime_ns)
 
 
+def circle(path: Path) -> None:
+    path.symlink_to(path.name)
+
+
 KINDS: dict[str, Callable[[Path], None]] = {"pipe": os.mkfifo, "device": device, "folder": os.mkdir}
 kinds = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
 
 
-@kinds
+@pytest.mark.parametrize("make", [*KINDS.values(), circle])
 @pytest.mark.parametrize(
     "command",
     [
@@ -49,7 +53,6 @@ kinds = pytest.mark.parametrize("make", KINDS.values(), ids=KINDS)
         "decode {}.png.latents.safetensors",
         "info {}.pth",
         "bench --fail-if total>2*{}.json",
-        "quantize builtin out --recipe w4a16-g64-gptq --prompts {}.txt",
     ],
 )
 def test_what_is_read(
@@ -71,8 +74,49 @@ def test_what_is_read(
     result = sana(*command.format("odd").split())
     assert result.code in (2, 4), result.err
     assert result.err.count("error: ") == 1, result.err
+    assert "no such" not in result.err
     assert "Traceback" not in result.err
     assert state(odd) == before
+
+
+@pytest.mark.parametrize("make", [device, os.mkdir, circle])
+@pytest.mark.parametrize(
+    "command",
+    ["generate --prompts", "compare builtin builtin --prompts", "quantize builtin out --calibration-prompts"],
+)  # fmt: skip
+def test_prompts(
+    sana: Callable[..., Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path], None],
+    command: str,
+) -> None:
+    """A pipe is waited for, since shells make one of <(...)."""
+    monkeypatch.chdir(tmp_path)
+    make(Path("odd.txt"))
+    result = sana(*command.split(), "odd.txt")
+    assert result.code == 2
+    assert result.err.startswith(("error: odd.txt", "error: cannot read odd.txt"))
+    assert os.listdir() == ["odd.txt"]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "generate x --preview-file odd.png -o odd.png --force",
+        "bench --json odd.json --html odd.json",
+        "decode a.png.latents.safetensors -o odd.png",
+    ],
+)
+def test_circles_that_are_written(
+    sana: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("odd.png", "odd.json"):
+        circle(Path(name))
+    result = sana(*command.split())
+    assert (result.code, result.err.count("error: ")) == (2, 1), result.err
+    assert sorted(os.listdir()) == ["odd.json", "odd.png"]
 
 
 @kinds

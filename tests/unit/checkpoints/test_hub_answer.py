@@ -41,6 +41,7 @@ LIES: dict[str, Callable[[dict[str, Any]], object]] = {
     **{f"size {value!r}": changed(f"{WEIGHTS} size", value) for value in (-1, 1.5, "9", None, True, 10**30, [])},
     **{f"siblings {value!r}": changed("siblings", value) for value in (None, 5, "x", {}, [5], [None], [[]], [{}], [{"rfilename": 3}])},
     **{f"answer {value!r}": (lambda info, value=value: value) for value in ([], None, 5, "x", [[]])},
+    "twice": lambda info: info["siblings"].append(entry(info, "vae/config.json")) or info,
     "deep": lambda info: b"[" * 100_000,
     "huge number": lambda info: b'{"sha":' + b"9" * 5_000 + b"}",
     "no text": lambda info: b"\xff\xfe\x00",

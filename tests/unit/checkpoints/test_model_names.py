@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from sana_cli.checkpoints.model_names import (
     BUILTIN_FOLDER,
@@ -80,10 +82,17 @@ def test_one_part_of_a_model(check: Callable[[Path], object], folder: Path, tmp_
         assert caught.value.hint == f"name the folder: {folder}"
     alone = tmp_path / "alone/a.safetensors"
     alone.parent.mkdir()
-    alone.touch()
+    save_file({"a.weight": torch.ones(1)}, alone)
     with pytest.raises(SanaError, match="is one part of a model") as caught:
         check(alone)
     assert "give the folder that holds transformer/" in caught.value.hint
+    save_file({"transformer.a.lora_A.weight": torch.ones(1)}, alone)
+    with pytest.raises(SanaError, match="is a LoRA") as caught:
+        check(alone)
+    assert f"--lora {alone}" in caught.value.hint
+    alone.write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(SanaError, match="is a git-lfs pointer"):
+        check(alone)
 
 
 def test_a_whole_transformer_is_no_part(folder: Path) -> None:

@@ -120,3 +120,17 @@ def test_other_files_are_named(tmp_path: Path) -> None:
         assert what in error.message
         assert error.code == ExitCode.CHECKPOINT
         assert "get it again" not in error.hint
+
+
+@pytest.mark.parametrize("content", [pickle.dumps({"a": 1}, protocol=4), b"", b"\x80\x02."])
+def test_advice_to_developers_is_left_out(tmp_path: Path, content: bytes) -> None:
+    """torch wants reports about its messages, and proposes to load the file unsafely."""
+    path = tmp_path / "a.pth"
+    for with_version in (True, False):
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("archive/data.pkl", content)
+            if with_version:
+                file.writestr("archive/version", "3")
+        message = error_of(path).message
+        assert "is not a readable .pth file: " in message
+        assert not any(word in message for word in ("weights_only", "Please", "PyTorch"))

@@ -17,6 +17,8 @@ SHOWN = {
     "userinfo": (f"cannot reach http://me:{PASSWORD}@host:9/a: no", "cannot reach http://host:9/a: no"),
     "query": (f"at https://cdn/x?Signature={PASSWORD}&Key=2, again", "at https://cdn/x again"),
     "user alone": (f"http://{PASSWORD}@host", "http://host"),
+    "of a path": (f"no such picture: https:/me:{PASSWORD}@h/i.png?t={PASSWORD}", "no such picture: https:/h/i.png"),
+    "a drive": ("no such picture: C:/me@home?.png", "no such picture: C:/me@home?.png"),
     "in quotes": (f"URL('http://me:{PASSWORD}@h')", "URL('http://h')"),
     "bearer": (f"b'Bearer {PASSWORD * 3}'", "b'Bearer ***'"),
     "token": ("401 for hf_abcdefghijklmnopqrst", "401 for ***"),
