@@ -91,14 +91,14 @@ def paste_of(params: GenerationParams) -> Paste | None:
 def _original(params: GenerationParams) -> Image.Image:
     """Of the finished picture's size."""
     assert params.source is not None
-    return fitted(read_image(params.source.image.path), params.width, params.height)
+    return fitted(read_image(params.source.image), params.width, params.height)
 
 
 def _mask(source: Source, params: GenerationParams) -> Image.Image:
     """Of the finished picture's size, cut as the original is."""
     assert source.mask is not None
     size = source.image.width, source.image.height
-    mask = read_mask(source.mask.path).resize(size, Image.Resampling.NEAREST)
+    mask = read_mask(source.mask).resize(size, Image.Resampling.NEAREST)
     return fitted(mask, params.width, params.height)
 
 

@@ -1,7 +1,10 @@
 """The picture that another one begins with, and the mask of what is redrawn: found, checked, read and fitted. No torch."""
 
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from hashlib import sha256
 from math import isfinite, sqrt
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from sana_cli.system.home import without_home
 
 STRENGTH = 0.6  # unless --strength says otherwise; diffusers' for Sprint
 SCM_STRENGTH = 0.5  # two steps at 0.6 would begin with noise
+_IN_MEMORY = Path("(in memory)")  # of a picture that a program gives
 _WHITE = 128  # of 255; brighter positions of a mask are redrawn
 _FEATHER = 8  # pixels within a mask over which the original fades into what was drawn
 _SAME_SHAPE = 0.01  # of the ratio of its sides, by which a mask may differ from its picture
@@ -26,13 +30,14 @@ _SAME_SHAPE = 0.01  # of the ratio of its sides, by which a mask may differ from
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureFile:
-    """A file that holds a picture: it was read once, whole."""
+    """A file that holds a picture, which was read once, whole; or a picture that a program holds in memory."""
 
     path: Path
-    digest: str  # SHA-256 of the file
+    digest: str  # SHA-256 of the file, or of the pixels
     width: int  # of the picture as it is looked at, pixels
     height: int
     oddities: Oddities = NONE
+    pixels: Image.Image | None = field(default=None, compare=False, repr=False)  # None: in the file
 
     @property
     def name(self) -> str:
@@ -76,10 +81,10 @@ class Paste:
 
 
 def source_of(
-    image: Path | None,
+    image: Path | Image.Image | None,
     *,
     strength: float | None,
-    mask: Path | None,
+    mask: Path | Image.Image | None,
     steps: int,
     scheduler: SchedulerName,
     room: int | None = None,
@@ -187,16 +192,17 @@ def _require_mask(mask: PictureFile, image: PictureFile) -> None:
             f"{image.path.name} is {image.width}x{image.height}: the mask does not fit",
             "make a mask of the picture's size",
         )
-    if not _has_white(mask.path, mask.digest):
+    if not _has_white(mask):
         raise usage_error(
             f"{mask.path.name} has nothing white: nothing would be redrawn",
             "white is redrawn, black stays",
         )
 
 
-@cache
-def _has_white(path: Path, digest: str) -> bool:
-    return read_mask(path).getextrema()[1] == 255
+@lru_cache(maxsize=8)
+def _has_white(mask: PictureFile) -> bool:
+    """Return whether a mask leaves anything to redraw; a batch asks once."""
+    return read_mask(mask).getextrema()[1] == 255
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -206,10 +212,13 @@ def _has_white(path: Path, digest: str) -> bool:
 _examined: dict[tuple[Path, int, int], PictureFile] = {}
 
 
-def examine(path: Path, room: int | None = None) -> PictureFile:
+def examine(picture: Path | Image.Image, room: int | None = None) -> PictureFile:
     """A picture's size, digest and oddities; SanaError (usage) for a file that cannot be read to its end, or that
     takes more than `room` bytes to read.
     """
+    if isinstance(picture, Image.Image):
+        return _in_memory(picture)
+    path = picture
     try:
         state = path.stat()
     except OSError:
@@ -231,17 +240,40 @@ def examine(path: Path, room: int | None = None) -> PictureFile:
     return _examined[key]
 
 
-def read_image(path: Path) -> Image.Image:
+def _in_memory(picture: Image.Image) -> PictureFile:
+    upright = _upright_rgb(picture, _IN_MEMORY)
+    digest = sha256(f"{picture.mode} {picture.size}".encode() + picture.tobytes()).hexdigest()
+    return PictureFile(
+        path=_IN_MEMORY,
+        digest=digest,
+        width=upright.width,
+        height=upright.height,
+        pixels=picture.copy(),
+    )
+
+
+def read_image(picture: Path | PictureFile) -> Image.Image:
     """RGB in 8 bits, upright, what is transparent on white; of an animation the first picture."""
-    with opened(path) as image:
+    with _opened(picture) as (image, path):
         return _upright_rgb(image, path)
 
 
-def read_mask(path: Path) -> Image.Image:
+def read_mask(picture: Path | PictureFile) -> Image.Image:
     """255 where a mask is white and opaque, 0 elsewhere; upright."""
-    with opened(path) as image:
+    with _opened(picture) as (image, path):
         grey = _upright_rgb(image, path, background="black").convert("L")
     return grey.point([0] * _WHITE + [255] * (256 - _WHITE))
+
+
+@contextmanager
+def _opened(picture: Path | PictureFile) -> Iterator[tuple[Image.Image, Path]]:
+    """A picture with its pixels, and its name for messages. Errors as for `images.reading.opened`."""
+    path = picture if isinstance(picture, Path) else picture.path
+    if isinstance(picture, PictureFile) and picture.pixels is not None:
+        yield picture.pixels, path
+        return
+    with opened(path) as image:
+        yield image, path
 
 
 def _upright_rgb(image: Image.Image, path: Path, *, background: str = "white") -> Image.Image:

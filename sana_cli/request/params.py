@@ -124,6 +124,7 @@ def _source(o: GenerationOptions, steps: int, scheduler: SchedulerName) -> Sourc
 
 
 def _picture(said: Any) -> Any:
+    """A path; Python may give one as such, or a picture in memory."""
     return local_path(said) if isinstance(said, str) else said
 
 
