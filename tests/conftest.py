@@ -264,6 +264,12 @@ def before_computing() -> Callable[..., AbstractContextManager[None]]:
     return hook
 
 
+@pytest.fixture
+def fast_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """This processor has instructions for bf16."""
+    monkeypatch.setattr("sana_cli.system.precision.cpu_has_fast_bf16", lambda: True)
+
+
 @pytest.fixture(autouse=True)
 def _own_prompt_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test finds what another has encoded: it would not run the text encoder."""

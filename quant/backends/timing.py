@@ -34,10 +34,16 @@ def clock_of(device: torch.device) -> Callable[[], float]:
     return time.perf_counter
 
 
-def best_seconds(runs: Sequence[Callable[[], object]], device: torch.device) -> list[float]:
+def best_seconds(
+    runs: Sequence[Callable[[], object]],
+    device: torch.device,
+    *,
+    turn_s: float = _TURN_S,
+    budget_s: float = _BUDGET_S,
+) -> list[float]:
     """Return the shortest time of each in seconds, since others only ever add to it. Each must have run before.
 
-    Those that are several times as slow as the best are called only once, and the others as often as `_BUDGET_S` allows.
+    Those that are several times as slow as the best are called only once, and the others as often as `budget_s` allows.
     """
     now = clock_of(device)
     best, repeats = [], []
@@ -45,9 +51,9 @@ def best_seconds(runs: Sequence[Callable[[], object]], device: torch.device) -> 
         wall, started = time.perf_counter(), now()
         run()
         best.append(now() - started)
-        repeats.append(max(1, math.ceil(_TURN_S / max(time.perf_counter() - wall, 1e-9))))
+        repeats.append(max(1, math.ceil(turn_s / max(time.perf_counter() - wall, 1e-9))))
     limit = _SLOW * min(best, default=0.0) + _BY_CHANCE_S
-    ends = time.perf_counter() + _BUDGET_S
+    ends = time.perf_counter() + budget_s
     for number in range(_ROUNDS):
         if number >= _LEAST_ROUNDS and time.perf_counter() > ends:
             break

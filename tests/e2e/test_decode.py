@@ -45,28 +45,35 @@ def raising(error: BaseException) -> Callable[..., Any]:
     return fail
 
 
-@pytest.fixture
-def whole(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> Path:
-    """The picture of an unbroken run."""
-    path = tmp_path / "whole.png"
-    assert sana("generate", "A Fox", "-m", tiny_model, "-o", path, *FAST).code == 0
-    return path
-
-
-@pytest.fixture
-def kept(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def runs(
+    sana: Callable[..., Any],
+    before_computing: Callable[..., Any],
+    pipelines: Any,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """Latents of a run that was interrupted in its decoder."""
-    with monkeypatch.context() as patch:
-        patch.setattr(decoding, "decode", raising(KeyboardInterrupt()))
-        result = sana("generate", "A Fox", "-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
+    """A folder with the picture of an unbroken run, and the latents of one that was interrupted in its decoder."""
+    folder = tmp_path_factory.mktemp("runs")
+    words = ("generate", "A Fox", "-m", pipelines.folder("plain"), *FAST)
+    assert sana(*words, "-o", folder / "whole.png").code == 0
+    with before_computing("decode", raising(KeyboardInterrupt())):
+        result = sana(*words, "-o", folder / "a.png")
     assert result.code == ExitCode.INTERRUPTED
     assert result.err.splitlines() == [
         "error: interrupted",
-        f"hint: the finished latents are kept: sana decode {tmp_path / KEPT}",
+        f"hint: the finished latents are kept: sana decode {folder / KEPT}",
     ]
-    return tmp_path / KEPT
+    return folder
+
+
+@pytest.fixture
+def whole(runs: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(runs / "whole.png", tmp_path))
+
+
+@pytest.fixture
+def kept(runs: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copy(runs / KEPT, tmp_path))
 
 
 def names(folder: Path) -> list[str]:
@@ -200,11 +207,10 @@ def test_out_of_memory_to_the_end(
     tiny_model: Path,
     tmp_path: Path,
     whole: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    before_computing: Callable[..., Any],
 ) -> None:
     options = ("-m", tiny_model, "-o", tmp_path / "a.png", *FAST, "--size", "1024x64")
-    with monkeypatch.context() as patch:
-        patch.setattr(decoding, "decode", raising(MemoryError()))
+    with before_computing("decode", raising(MemoryError())):
         result = sana("generate", "x", *options)
     assert result.code == ExitCode.ENVIRONMENT
     lines = result.err.splitlines()
@@ -262,11 +268,10 @@ def test_second_unfinished_picture(
     tiny_model: Path,
     tmp_path: Path,
     kept: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    before_computing: Callable[..., Any],
 ) -> None:
     options = ("-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
-    with monkeypatch.context() as patch:
-        patch.setattr(decoding, "decode", raising(KeyboardInterrupt()))
+    with before_computing("decode", raising(KeyboardInterrupt())):
         assert sana("generate", "another", *options).code == ExitCode.INTERRUPTED
     second = "a.png-2.latents.safetensors"
     assert names(tmp_path) == [second, KEPT]
@@ -339,22 +344,23 @@ def test_kill(tiny_model: Path, tmp_path: Path, whole: Path, stage: str, sana: A
 
 
 def test_built_in_model(
-    sana: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any],
+    before_computing: Callable[..., Any],
+    tmp_path: Path,
 ) -> None:
     options = ("a red circle", "--steps", 1, "--seed", 1, "--device", "cpu")
-    require_same_picture(sana, tmp_path, monkeypatch, options)
+    require_same_picture(sana, before_computing, tmp_path, options)
 
 
 def require_same_picture(
     sana: Callable[..., Any],
+    before_computing: Callable[..., Any],
     folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
     options: tuple[object, ...],
 ) -> None:
     """Finished by `sana decode` after an interruption, to the byte the one that was not interrupted."""
     assert sana("generate", *options, "-o", folder / "whole.png").code == 0
-    with monkeypatch.context() as patch:
-        patch.setattr(decoding, "decode", raising(KeyboardInterrupt()))
+    with before_computing("decode", raising(KeyboardInterrupt())):
         sana("generate", *options, "-o", folder / "a.png")
     assert sana("decode", folder / KEPT, "--device", "cpu").code == 0
     assert (folder / "a.png").read_bytes() == (folder / "whole.png").read_bytes()
@@ -378,6 +384,7 @@ def test_a_cap_that_allocations_are_held_to(
     sana: Callable[..., Any],
     kept: Path,
     tiny_model: Path,
+    before_computing: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     command: str,
 ) -> None:
@@ -385,15 +392,16 @@ def test_a_cap_that_allocations_are_held_to(
     monkeypatch.setattr(
         recovery, "held_to", lambda cap, device: nullcontext(cap if cap.asked else None)
     )
-    monkeypatch.setattr(decoding, "decode", raising(MemoryError()))
     monkeypatch.setenv("SANA_MAX_MEMORY", "4GiB")
     words = ("decode", kept, "--device", "cpu")
     if command == "generate":
         words = ("generate", "x", "-m", tiny_model, "-o", kept.parent / "b.png", *FAST)
-    told = sana(*words).err
+    with before_computing("decode", raising(MemoryError())):
+        told = sana(*words).err
     assert ", limit 4.00 GiB, set by SANA_MAX_MEMORY\nhint: give a higher --max-memory, " in told
     monkeypatch.delenv("SANA_MAX_MEMORY")
-    free = sana("decode", kept, "--device", "cpu").err
+    with before_computing("decode", raising(MemoryError())):
+        free = sana("decode", kept, "--device", "cpu").err
     assert "--max-memory" not in free
     assert "--size" not in free, "which this command has not"
 
@@ -430,14 +438,17 @@ def test_what_resizing_takes_is_planned(sana: Callable[..., Any], kept: Path) ->
 
 
 def test_resized_pictures(
-    sana: Callable[..., Any], pipelines: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any],
+    before_computing: Callable[..., Any],
+    pipelines: Any,
+    tmp_path: Path,
 ) -> None:
     """With --bins the picture is not of the size that was drawn; a way to decode is kept too."""
     options = (
         "x", "-m", pipelines.folder("native_512"), "--width", 100, "--height", 57, "--bins", "--steps", 1,
         "--seed", 1, "--device", "cpu", "--decode", "blended-tiles", "--tile", 128,
     )  # fmt: skip
-    require_same_picture(sana, tmp_path, monkeypatch, options)
+    require_same_picture(sana, before_computing, tmp_path, options)
 
 
 def test_output(sana: Callable[..., Any], whole: Path, kept: Path, tmp_path: Path) -> None:
@@ -597,7 +608,7 @@ def test_truncated_file(sana: Callable[..., Any], kept: Path, length: int) -> No
 
 def test_files_of_another_kind(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
     refused(sana, tmp_path / "none", ExitCode.USAGE, "no such file")
-    refused(sana, tmp_path, ExitCode.USAGE, "no such file")
+    refused(sana, tmp_path, ExitCode.USAGE, "is a folder, not a file")
     weights = tiny_model / "vae/diffusion_pytorch_model.safetensors"
     refused(sana, weights, ExitCode.USAGE, "holds no finished latents")
     path = tmp_path / "picture.png"

@@ -46,6 +46,7 @@ PARTS = {
 }
 
 
+@pytest.mark.usefixtures("fast_bf16")
 @pytest.mark.parametrize("part", PARTS)
 def test_second_try_in_fp32(
     sana: Callable[..., Any],
@@ -54,7 +55,6 @@ def test_second_try_in_fp32(
     monkeypatch: pytest.MonkeyPatch,
     part: str,
 ) -> None:
-    monkeypatch.setattr("sana_cli.system.precision.cpu_has_fast_bf16", lambda: True)
     model = pipelines.folder("plain", "bf16")
     path = tmp_path / "a.png"
     good = sana(
@@ -68,6 +68,7 @@ def test_second_try_in_fp32(
     assert result.document["images"][0]["settings"]["precision"] == "fp32"
 
 
+@pytest.mark.usefixtures("fast_bf16")
 @pytest.mark.parametrize(
     ("part", "stage"), [("prompt_encoder", "text encoding"), ("vae", "encoding the picture")]
 )
@@ -80,7 +81,6 @@ def test_second_try_for_a_file_of_prompts(
     stage: str,
 ) -> None:
     """Texts and originals of all pictures are encoded at once, before the first is drawn."""
-    monkeypatch.setattr("sana_cli.system.precision.cpu_has_fast_bf16", lambda: True)
     Image.linear_gradient("L").convert("RGB").save(tmp_path / "original.png")
     (tmp_path / "p.txt").write_text("x\ny\n")
     spoil(monkeypatch, part, always=False, half="encoder.")
@@ -113,6 +113,7 @@ def test_no_memory_for_the_originals_of_a_file_of_prompts(
     assert "error: out of memory at 64x64" in result.err
 
 
+@pytest.mark.usefixtures("fast_bf16")
 @pytest.mark.parametrize("precision", ["auto", "fp32"])
 @pytest.mark.parametrize("part", PARTS)
 def test_clear_failure_when_fp32_does_not_help(
@@ -123,7 +124,6 @@ def test_clear_failure_when_fp32_does_not_help(
     part: str,
     precision: str,
 ) -> None:
-    monkeypatch.setattr("sana_cli.system.precision.cpu_has_fast_bf16", lambda: True)
     spoil(monkeypatch, part, always=True)
     model = pipelines.folder("plain", "bf16")
     options = ("-o", tmp_path / "a.png", *OPTIONS, "--precision", precision)

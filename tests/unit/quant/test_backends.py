@@ -278,8 +278,7 @@ def test_a_hopeless_kernel_is_not_called_again(rows: int, called_with: list[int]
     assert calls == called_with
 
 
-def test_a_slower_computation_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "_TURN_S", 0.0)
+def test_a_slower_computation_is_timed_once() -> None:
     turns: list[str] = []
 
     def slow() -> None:
@@ -288,17 +287,15 @@ def test_a_slower_computation_is_timed_once(monkeypatch: pytest.MonkeyPatch) -> 
         while time.process_time() < ends:
             pass
 
-    quick, slower = best_seconds([lambda: turns.append("a"), slow], CPU)
+    quick, slower = best_seconds([lambda: turns.append("a"), slow], CPU, turn_s=0)
     assert quick < slower
     assert turns.count("b") == 1
     assert turns.count("a") == 1 + timing._ROUNDS
 
 
-def test_a_budget_ends_the_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "_BUDGET_S", 0.0)
-    monkeypatch.setattr(timing, "_TURN_S", 0.0)
+def test_a_budget_ends_the_rounds() -> None:
     runs: list[int] = []
-    best_seconds([lambda: runs.append(1)], CPU)
+    best_seconds([lambda: runs.append(1)], CPU, turn_s=0, budget_s=0)
     assert len(runs) == 1 + timing._LEAST_ROUNDS
 
 
@@ -343,11 +340,11 @@ def test_other_programs_do_not_decide() -> None:
     assert waiting.seconds < working.seconds
 
 
-def test_computations_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_computations_take_turns() -> None:
     """So that a machine that becomes busy is busy for all of them."""
-    monkeypatch.setattr(timing, "_TURN_S", 0.0)
     turns: list[str] = []
-    times = best_seconds([lambda: turns.append("a"), lambda: turns.append("b")], CPU)
+    both = [lambda: turns.append("a"), lambda: turns.append("b")]
+    times = best_seconds(both, CPU, turn_s=0)
     assert len(times) == 2
     assert "".join(turns) == "ab" + "ab" * timing._ROUNDS
 
