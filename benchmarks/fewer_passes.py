@@ -28,8 +28,8 @@ from benchmarks.record import RESULTS, record
 from sana_cli import __version__
 from sana_cli.bench.machine import machine
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.config.choices import SchedulerName
 from sana_cli.config.generation import GenerationOptions
-from sana_cli.config.networks import SchedulerName
 from sana_cli.images.tensors import to_image
 from sana_cli.loading.load import accelerate, load_prompt_encoder, load_transformer, load_vae
 from sana_cli.pipeline.decode import decode

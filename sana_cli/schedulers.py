@@ -14,7 +14,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from sana_cli.config.networks import SchedulerName
+from sana_cli.config.choices import SchedulerName
 
 _TRAIN_TIMESTEPS = 1000
 _SIGMA_DATA = 0.5  # of the TrigFlow parametrisation that Sprint was distilled in

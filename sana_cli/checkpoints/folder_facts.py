@@ -12,7 +12,8 @@ from sana_cli.checkpoints.fitness import require_class
 from sana_cli.checkpoints.model_files import one_line, read_config, read_json, unreadable
 from sana_cli.checkpoints.safetensors_headers import main_dtype
 from sana_cli.checkpoints.shapes import Headers
-from sana_cli.config.networks import OwnSettings, RunDefaults, SchedulerName, TransformerConfig
+from sana_cli.config.choices import SchedulerName
+from sana_cli.config.networks import OwnSettings, RunDefaults, TransformerConfig
 from sana_cli.config.variants import Variant
 from sana_cli.errors import checkpoint_error
 

@@ -9,6 +9,8 @@ import typer
 
 from sana_cli.errors import ExitCode, SanaError
 
+SchedulerName = Literal["flow-dpm", "flow-euler", "scm"]
+
 
 class Scheduler(StrEnum):
     """Samplers, by the name that users type."""

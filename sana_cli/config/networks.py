@@ -10,17 +10,16 @@ from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
 from types import UnionType
-from typing import Any, Literal, Self, get_args, get_origin, get_type_hints
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from quant.dtypes import PRECISIONS
+from sana_cli.config.choices import SchedulerName
 
 LATENT_CHANNELS = 32
 _LARGEST = 10**6  # of any number in a configuration; larger ones are damage or mischief
 _MOST_LAYERS = 1000
 
 MAX_SIDE = 16384  # pixels of a picture; larger ones are typing mistakes
-
-SchedulerName = Literal["flow-dpm", "flow-euler", "scm"]
 
 
 def _known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

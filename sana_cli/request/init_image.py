@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
 from quant.manifest import sha256_of
-from sana_cli.config.networks import SchedulerName
+from sana_cli.config.choices import SchedulerName
 from sana_cli.errors import usage_error
 from sana_cli.images.oddities import NONE, Oddities, oddities_of, turn_of, white_of, whole_numbers
 from sana_cli.images.reading import BYTES_PER_PIXEL, opened, require_room

@@ -6,9 +6,15 @@ from typing import Any
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.lora_file import Lora, open_loras
-from sana_cli.config.choices import Scheduler, parse_bytes, parse_interval, size_of_aspect
+from sana_cli.config.choices import (
+    Scheduler,
+    SchedulerName,
+    parse_bytes,
+    parse_interval,
+    size_of_aspect,
+)
 from sana_cli.config.generation import FIELDS, GenerationOptions
-from sana_cli.config.networks import MAX_SIDE, SchedulerName
+from sana_cli.config.networks import MAX_SIDE
 from sana_cli.config.published import aspect_ratio_bins, has_bins
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.files import local_path

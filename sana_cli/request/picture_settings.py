@@ -1,9 +1,11 @@
 """The settings that a picture carries. No torch."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.lora_file import Lora
+from sana_cli.config.generation import FIELDS
 from sana_cli.request.init_image import Source
 from sana_cli.request.params import GenerationParams
 
@@ -11,7 +13,7 @@ from sana_cli.request.params import GenerationParams
 def picture_settings(params: GenerationParams, checkpoint: Checkpoint) -> dict[str, Any]:
     """What decides a picture, under the keys of its file; None is left out. The pipeline adds where it was drawn."""
     low, high = params.guidance_interval
-    return {
+    settings = {
         "prompt": params.prompt,
         "negative_prompt": params.negative_prompt,
         "seed": params.seed,
@@ -29,6 +31,13 @@ def picture_settings(params: GenerationParams, checkpoint: Checkpoint) -> dict[s
         **_source_settings(params.source),
         **_lora_settings(params.loras),
     }
+    return settings | _others(params, settings)
+
+
+def _others(params: GenerationParams, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the table that need no form of their own; what is off is left out."""
+    plain = (f for f in FIELDS.values() if f.option.picture and f.option.picture not in settings)
+    return {f.option.picture: value for f in plain if (value := getattr(params, f.name, None))}
 
 
 def _source_settings(source: Source | None) -> dict[str, Any]:

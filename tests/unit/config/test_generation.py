@@ -1,0 +1,123 @@
+"""The one table of options: a field that is added to it, and used in `request/params.py`, is in every place."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sana_cli.config.generation import FIELDS, GenerationOptions
+from sana_cli.errors import SanaError
+
+ROOT = Path(__file__).parents[3]
+FIELD = """
+    sharpness: Annotated[
+        float | None,
+        Option(
+            flags=("--sharpness",), help="How sharp.", limits=(0, 5), picture="sharpness", line="sharpness",
+            setting="how sharp", unset="0", usual=0.0, repl="how sharp",
+        ),
+    ] = None
+"""
+PROGRAM = """
+import contextlib, io, json, os, sys
+from sana_cli.cli import main
+
+def sana(*words):
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(list(words))
+    return code, out.getvalue(), err.getvalue()
+
+small = ("--size", "64x64", "--steps", "1", "--seed", "1", "--device", "cpu")
+assert "--sharpness" in sana("generate", "--help")[1], "help"
+assert sana("generate", "a cat", *small, "--sharpness", "0.5", "-o", "a.png", "-q")[0] == 0
+info = json.loads(sana("info", "a.png", "--json")[1])
+assert "0.5" in json.dumps(info), info
+assert "sharpness" in sana("info", "a.png")[1], "info"
+open("p.jsonl", "w").write('{"prompt": "a dog", "sharpness": 2}')
+code, out, err = sana("generate", "--prompts", "p.jsonl", *small[:4], "-o", "b.png", "-q")
+assert code == 0, err
+assert "2" in json.dumps(json.loads(sana("info", "b.png", "--json")[1])["settings"]["sharpness"]), "a line"
+assert sana("generate", "--from", "a.png", "-o", "c.png", "-q")[0] == 0
+assert open("a.png", "rb").read() == open("c.png", "rb").read(), "repeated"
+assert sana("config", "set", "sharpness", "3")[0] == 0
+assert sana("config", "get", "sharpness")[1].strip() == "3.0", "a setting"
+assert sana("config", "set", "sharpness", "9")[0] == 2, "its limits"
+assert sana("generate", "a cat", *small, "-o", "d.png", "-q")[0] == 0
+assert json.loads(sana("info", "d.png", "--json")[1])["settings"]["sharpness"] == 3, "a setting"
+sys.stdin = io.TextIOWrapper(io.BytesIO(b"/sharpness 4\\n/settings\\n"))
+assert "sharpness 4" in sana("repl", "--no-history")[2].replace("sharpness  ", "sharpness "), "the repl"
+from sana_cli.pipeline import SanaPipeline
+with SanaPipeline.open(device="cpu") as pipe:
+    assert pipe.params("a cat", sharpness=1).sharpness == 1, "Python"
+"""
+
+
+def test_an_option_is_a_field_and_its_use(tmp_path: Path) -> None:
+    """Two files change: the table, and `request/params.py`, which says what the option does."""
+    for package in ("sana_cli", "quant", "calibration"):
+        shutil.copytree(
+            ROOT / package,
+            tmp_path / package,
+            ignore=shutil.ignore_patterns("__pycache__", "builtin"),
+        )
+    (tmp_path / "sana_cli/builtin").symlink_to(ROOT / "sana_cli/builtin")
+    edit(
+        tmp_path / "sana_cli/config/generation.py",
+        "    guidance_scale: Annotated[",
+        FIELD + "    guidance_scale: Annotated[",
+    )
+    params = tmp_path / "sana_cli/request/params.py"
+    edit(params, "    flow_shift: float\n", "    flow_shift: float\n    sharpness: float\n")
+    edit(
+        params,
+        "        source=source,\n",
+        "        source=source,\n        sharpness=o.sharpness or 0.0,\n",
+    )
+    here = tmp_path / "here"
+    here.mkdir()
+    environment = {
+        "PYTHONPATH": str(tmp_path), "SANA_CONFIG": str(tmp_path / "c.toml"), "SANA_CACHE": str(tmp_path / "cache"),
+        "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], cwd=here, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert text.count(old) == 1, old
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def test_a_name_that_is_none() -> None:
+    with pytest.raises(SanaError, match="there is no option 'stepps', did you mean 'steps'"):
+        GenerationOptions.of(prompt="a cat", stepps=3)
+
+
+def test_words_are_those_that_users_type() -> None:
+    words = {name: field.word for name, field in FIELDS.items()}
+    assert (words["guidance_scale"], words["negative_prompt"], words["loras"]) == (
+        "guidance",
+        "negative",
+        "lora",
+    )
+    assert words["max_memory"] == "max_memory"
+
+
+def test_one_over_the_other() -> None:
+    below = GenerationOptions(
+        steps=3, seed=1, width=64, height=64, sources={"steps": "a file", "width": "a file"}
+    )
+    above = GenerationOptions(steps=5, aspect="1:1").over(below)
+    assert (above.steps, above.seed, above.aspect) == (5, 1, "1:1")
+    assert (above.width, above.height) == (None, None), "a shape replaces a whole size"
+    assert dict(above.sources) == {}
+    with_image = GenerationOptions(image="a.png").over(below)
+    assert with_image.width is None, (
+        "a picture to begin with has a size of its own, which no setting changes"
+    )
