@@ -46,7 +46,7 @@ Keep = Callable[[Found], None]  # takes what was found so far
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sizes:
-    """How much is measured: all of it on a device, a little in a rehearsal."""
+    """Sizes to measure: all of them on a device, few in a rehearsal."""
 
     rounds: int = 10
     sides: tuple[int, ...] = (1024, 512)
@@ -137,7 +137,7 @@ def _smi() -> str:
 
 
 def kernels(sizes: Sizes, keep: Keep) -> Found:
-    """Each kernel of the engine beside its definition, at the widths of published models."""
+    """Compare each kernel of the engine with its definition, at the widths of published models."""
     found: Found = {"kernels": []}
     wrong = []
     for widths in sizes.widths:
@@ -227,7 +227,7 @@ def decode(sizes: Sizes, keep: Keep) -> Found:
 
 
 def products(sizes: Sizes, keep: Keep) -> Found:
-    """int8 products of ours, by the table's tile, beside libraries, for a guided picture of 1024 pixels."""
+    """Compare our int8 products, by the table's tile, with those of libraries, for a guided picture of 1024 pixels."""
     found: Found = {"products": []}
     for K, N in sizes.products:
         found["products"].append(_product(sizes.tokens, K, N))

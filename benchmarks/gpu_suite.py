@@ -36,7 +36,7 @@ _FINISHED = ("ok", "wrong")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Item:
-    """One thing to find out."""
+    """A thing to find out."""
 
     name: str
     seconds: float  # at most
@@ -46,7 +46,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of an item. What it found before it ended is kept, however it ended."""
+    """The end of an item. All that it found before is kept, however it ended."""
 
     item: str
     state: str  # ok | wrong | failed | timeout
@@ -55,7 +55,7 @@ class Outcome:
     reason: str = ""  # in one line
 
 
-# By what they tell for their minutes.
+# In the order of what they show for their minutes.
 ITEMS = (
     Item(name="facts", seconds=40, decides="what the device, its driver and its libraries are"),
     Item(name="kernels", seconds=60, decides="whether each kernel compiles, runs and agrees"),
@@ -63,9 +63,9 @@ ITEMS = (
     Item(name="step-bf16", seconds=60, decides="a step of Sana-0.6B: plain, engine, graph"),
     Item(name="step-w8a8", seconds=60, decides="the same in w8a8"),
     Item(name="decode", seconds=45, decides="the decoder at 1024 pixels, plain and fused"),
-    Item(name="products", seconds=60, decides="our products beside _int_mm, bf16 and fp8"),
+    Item(name="products", seconds=60, decides="our products against _int_mm, bf16 and fp8"),
     Item(name="blocks", seconds=40, decides="the share of a copy that kernels between products reach"),
-    Item(name="memory", seconds=45, decides="measured peaks beside the forecast"),
+    Item(name="memory", seconds=45, decides="measured peaks against the forecast"),
     Item(name="step-1.6b", seconds=90, decides="a step of Sana-1.6B in w8a8"),
     Item(name="tests", seconds=120, decides="edge shapes: every test that needs a device"),
     Item(name="tiles", seconds=180, decides="which tile is the fastest for each product"),
@@ -169,7 +169,7 @@ def _begun(path: Path) -> dict[str, Any]:
 
 
 def code_digest() -> str:
-    """Of all that is measured, and what measures it: results of other code are no results of this."""
+    """Identify the code that is measured and that measures: results of other code are not results of this."""
     digest = hashlib.sha256()
     for folder in ("sana_cli", "quant", "benchmarks"):
         for source in sorted((ROOT / folder).rglob("*.py")):

@@ -4,7 +4,7 @@ import os
 
 
 def run() -> None:
-    """The console script. `main` tells interrupts; until it is there, this does."""
+    """Run the console script. `main` reports interrupts; until it is imported, this does."""
     try:
         from sana_cli.cli import run as run_cli
     except KeyboardInterrupt:

@@ -1,7 +1,6 @@
 """What makes the CPU path fast changes nothing: each short cut beside the plain way."""
 
 import copy
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,6 @@ from sana_cli.models import dc_ae, layers
 from sana_cli.models.dc_ae import MultiscaleLinearAttention, UpBlock
 from sana_cli.models.layers import PointwiseConv2d, RMSNorm, silu_of
 from sana_cli.models.sana_transformer import SanaTransformer2D
-from sana_cli.system.allocator import set_up_allocator
 
 ROUNDING = 2e-6
 needs_onednn = pytest.mark.skipif(
@@ -209,12 +207,3 @@ def test_a_verdict_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_the_measurement_ends_in_a_decision() -> None:
     assert is_worth_packing() in (True, False)
-
-
-def test_large_pages_are_asked_for_unless_the_user_decided(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("THP_MEM_ALLOC_ENABLE", raising=False)
-    set_up_allocator()
-    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "1"
-    monkeypatch.setenv("THP_MEM_ALLOC_ENABLE", "0")
-    set_up_allocator()
-    assert os.environ["THP_MEM_ALLOC_ENABLE"] == "0"
