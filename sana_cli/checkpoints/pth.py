@@ -143,7 +143,7 @@ def _unpickle(path: Path) -> dict[str, Tensor]:
 
 
 def _reason(error: Exception) -> str:
-    """What torch says of a file, without its advice to developers."""
+    """Return what torch says of a file, without its advice to developers."""
     text = str(error)
     return (text.partition("WeightsUnpickler error: ")[2] or text).partition("  (Could this")[0]
 

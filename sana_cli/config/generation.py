@@ -287,7 +287,7 @@ class GenerationOptions:
 
     @contextmanager
     def naming_source_of(self, *names: str) -> Iterator[None]:
-        """An error in the block also tells where such a value came from that nobody typed just now."""
+        """Add to an error in the block where a value came from that nobody typed just now."""
         try:
             yield
         except SanaError as error:
@@ -298,7 +298,7 @@ class GenerationOptions:
 
     @contextmanager
     def naming_settings(self) -> Iterator[None]:
-        """An error in the block that is about a setting, by its name, also tells where that was set."""
+        """Add to an error in the block about a setting where that setting came from."""
         try:
             yield
         except SanaError as error:
