@@ -75,6 +75,7 @@ def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationPar
     cache, prompt, negative = o.cache or 0.0, o.prompt or "", o.negative_prompt or ""
     scheduler: SchedulerName = Scheduler(o.scheduler).value if o.scheduler else defaults.scheduler
     _require_prompts(prompt, negative)
+    _require_names(o, checkpoint)
     _require_numbers(o, steps, guidance, cache)
     _require(
         (scheduler == "scm") == checkpoint.transformer.guidance_embeds,
@@ -144,7 +145,7 @@ def _require_sane_numbers(o: GenerationOptions) -> None:
 
 
 def _require_prompts(prompt: str, negative: str) -> None:
-    _require(bool(prompt.strip()), "the prompt is empty", 'say what to draw: "a red fox"')
+    _require(bool(prompt.strip()), "the prompt is empty", 'say what to draw: "a cat"')
     for text in (prompt, negative):
         _require(
             len(text) <= MAX_PROMPT,
@@ -152,6 +153,16 @@ def _require_prompts(prompt: str, negative: str) -> None:
             f"at most {MAX_PROMPT:,}; models read about the first 300 words",
         )
         _require(_is_text(text), "the prompt is not valid text", "write it in UTF-8")
+
+
+def _require_names(o: GenerationOptions, checkpoint: Checkpoint) -> None:
+    """Pictures store what they were made from, and can hold text only."""
+    for what, name in (("model", checkpoint.folder), ("--image", o.image), ("--mask", o.mask)):
+        _require(
+            name is None or _is_text(str(name)),
+            f"the name {name} ({what}) is not UTF-8",
+            "rename it",
+        )
 
 
 def _require_numbers(o: GenerationOptions, steps: int, guidance: float, cache: float) -> None:
