@@ -86,7 +86,7 @@ def _mask(text: str, now: GenerationOptions) -> dict[str, Any]:
 
 
 def _lora(text: str, now: GenerationOptions) -> dict[str, Any]:
-    """One more, or another scale for one that is there."""
+    """Add a LoRA, or change the scale of one that is there."""
     if text == OFF:
         return {"loras": None}
     text = _unquoted(text)
