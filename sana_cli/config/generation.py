@@ -35,7 +35,7 @@ _JSON: dict[Value, tuple[type, ...]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Option:
-    """How one field of `GenerationOptions` is said in every place. What a place leaves out, it cannot say."""
+    """Name one field of `GenerationOptions` in every place. A place that has no name for it cannot set it."""
 
     flags: tuple[str, ...] = ()  # of `sana generate`; (): none
     metavar: str | None = None
@@ -330,13 +330,13 @@ class Field:
 
     @property
     def word(self) -> str:
-        """What users call it: its first flag without dashes, as settings and messages have it."""
+        """Return the name that users know: the first flag without dashes, as in settings and messages."""
         flag = self.option.flags[0].partition("/")[0] if self.option.flags else self.name
         return flag.removeprefix("--").replace("-", "_")
 
     @property
     def json_types(self) -> tuple[type, ...]:
-        """Of its values in a prompt file or a picture."""
+        """Return the type of its values in a prompt file or a picture."""
         return _JSON[self.value]
 
 
