@@ -120,3 +120,12 @@ def require_library(backend: str) -> None:
             hint=f"{pip_install(LIBRARY_PACKAGES[backend])}, or omit --backend",
             code=ExitCode.ENVIRONMENT,
         )
+
+
+def is_text(text: str) -> bool:
+    """Whether it is encodable; bytes of another encoding arrive as lone surrogates."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in text

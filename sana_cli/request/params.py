@@ -26,7 +26,7 @@ from sana_cli.request.init_image import (
     other_side,
     source_of,
 )
-from sana_cli.request.options import lora_paths
+from sana_cli.request.options import is_text, lora_paths
 from sana_cli.system.memory import free_bytes
 from sana_cli.system.precision import NamedDevice
 
@@ -75,7 +75,7 @@ def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationPar
     cache, prompt, negative = o.cache or 0.0, o.prompt or "", o.negative_prompt or ""
     scheduler: SchedulerName = Scheduler(o.scheduler).value if o.scheduler else defaults.scheduler
     _require_prompts(prompt, negative)
-    _require_names(o, checkpoint)
+    _require_names(o)
     _require_numbers(o, steps, guidance, cache)
     _require(
         (scheduler == "scm") == checkpoint.transformer.guidance_embeds,
@@ -152,14 +152,14 @@ def _require_prompts(prompt: str, negative: str) -> None:
             f"a prompt of {len(text):,} characters is too long",
             f"at most {MAX_PROMPT:,}; models read about the first 300 words",
         )
-        _require(_is_text(text), "the prompt is not valid text", "write it in UTF-8")
+        _require(is_text(text), "the prompt is not valid text", "write it in UTF-8")
 
 
-def _require_names(o: GenerationOptions, checkpoint: Checkpoint) -> None:
+def _require_names(o: GenerationOptions) -> None:
     """Pictures store what they were made from, and can hold text only."""
-    for what, name in (("model", checkpoint.folder), ("--image", o.image), ("--mask", o.mask)):
+    for what, name in (("--image", o.image), ("--mask", o.mask)):
         _require(
-            name is None or _is_text(str(name)),
+            name is None or is_text(str(name)),
             f"the name {name} ({what}) is not UTF-8",
             "rename it",
         )
@@ -182,15 +182,6 @@ def _require_numbers(o: GenerationOptions, steps: int, guidance: float, cache: f
         f"seed {o.seed} is out of range",
         f"use 0 to {MAX_SEED}",
     )
-
-
-def _is_text(text: str) -> bool:
-    """Whether it is encodable; bytes of another encoding arrive as lone surrogates."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in text
 
 
 def _require(condition: bool, message: str, hint: str) -> None:
