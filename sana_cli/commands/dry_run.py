@@ -8,7 +8,7 @@ from sana_cli.text import counted, print_json, readable_bytes, readable_memory, 
 if TYPE_CHECKING:
     from sana_cli.checkpoints.checkpoint import Checkpoint
     from sana_cli.memory.forecast import StagePeak
-    from sana_cli.memory.planner import Choice
+    from sana_cli.memory.planner import MemoryPlan
     from sana_cli.pipeline.batch import Batch, Job
     from sana_cli.request.params import GenerationParams
     from sana_cli.request.runtime import RuntimeOptions
@@ -22,7 +22,7 @@ class Forecast:
     """What one picture takes, or several alike."""
 
     facts: dict[str, Any]
-    choice: "Choice"
+    choice: "MemoryPlan"
     cached: bool  # the encoded prompt is on disk
     seconds: dict[str, Any] | None  # of one picture by stage; None: never measured here
 

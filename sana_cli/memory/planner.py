@@ -43,7 +43,7 @@ class Cap:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
+class MemoryPlan:
     """A plan, what it will take, and why it was chosen."""
 
     job: Job
@@ -89,7 +89,7 @@ def choose_for(
     several: bool,
     text_is_cached: bool,
     warm: bool = False,
-) -> Choice:
+) -> MemoryPlan:
     """The plan of a picture, one of `several` or the only one; errors as for `choose`.
 
     `cap_source` is where the cap is set, if nobody typed it. `warm` is for pictures that are asked for one after the
@@ -164,7 +164,7 @@ def choose(
     mode: DecodeMode,
     tile: int | None,
     branches_apart: bool = False,
-) -> Choice:
+) -> MemoryPlan:
     """Choose the fastest plan that fits under the cap, among those that the options allow.
 
     `branches_apart` allows only plans with guidance in two passes. Raises SanaError when none fits a cap
@@ -186,7 +186,7 @@ def choose(
         stages = predict(job, plan)
         if cap.holds(peak(stages)):
             usual = plan == replace(plans[0], together=plan.together, keeps_text=plan.keeps_text)
-            return Choice(
+            return MemoryPlan(
                 job=job, plan=plan, stages=stages, cap=cap, reason=reason,
                 is_usual=usual and not cap.asked and not without_effect,
             )  # fmt: skip
@@ -209,7 +209,7 @@ def choose(
         key=lambda pair: (peak(pair[1]).total, sum(stage.total for stage in pair[1])),
     )
     reason = f"{reason if name else 'the smallest'}, and it may not be enough"
-    return Choice(job=job, plan=smallest, stages=stages, cap=cap, reason=reason, is_usual=False)
+    return MemoryPlan(job=job, plan=smallest, stages=stages, cap=cap, reason=reason, is_usual=False)
 
 
 def _candidates(

@@ -14,8 +14,8 @@ from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.denoise import Start
 from sana_cli.pipeline.values import check_values
 from sana_cli.request.init_image import (
-    Paste,
-    Source,
+    Composite,
+    InitImage,
     as_drawn,
     fitted,
     read_image,
@@ -80,12 +80,12 @@ def start_of(components: Components, params: GenerationParams, known: InitLatent
     return Start(known[_key(params, components)], source.first, redrawn)
 
 
-def paste_of(params: GenerationParams) -> Paste | None:
+def paste_of(params: GenerationParams) -> Composite | None:
     """What stays of the original, if only a part of it is redrawn."""
     source = params.source
     if source is None or source.mask is None:
         return None
-    return Paste(original=_original(params), mask=_mask(source, params))
+    return Composite(original=_original(params), mask=_mask(source, params))
 
 
 def _original(params: GenerationParams) -> Image.Image:
@@ -94,7 +94,7 @@ def _original(params: GenerationParams) -> Image.Image:
     return fitted(read_image(params.source.image), params.width, params.height)
 
 
-def _mask(source: Source, params: GenerationParams) -> Image.Image:
+def _mask(source: InitImage, params: GenerationParams) -> Image.Image:
     """Of the finished picture's size, cut as the original is."""
     assert source.mask is not None
     size = source.image.width, source.image.height

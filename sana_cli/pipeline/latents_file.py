@@ -27,7 +27,7 @@ from sana_cli.config.choices import DecodeMode
 from sana_cli.config.networks import MAX_SIDE
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.files import new_file, require_file
-from sana_cli.request.init_image import Paste
+from sana_cli.request.init_image import Composite
 
 FORMAT = "sana-latents"
 VERSION = 1
@@ -59,7 +59,7 @@ class KeptLatents:
     latents: Tensor  # (1, C, h, w) fp32
     settings: dict[str, Any]  # what the picture carries
     how: HowToFinish
-    paste: Paste | None = None
+    paste: Composite | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -180,7 +180,7 @@ def read(path: Path) -> KeptLatents:
     return KeptLatents(latents=latents, settings=settings, how=how, paste=paste)
 
 
-def _paste(tensors: dict[str, Tensor], size: tuple[int, int]) -> Paste:
+def _paste(tensors: dict[str, Tensor], size: tuple[int, int]) -> Composite:
     """What stays of an original. ValueError or KeyError for tensors that are no such thing."""
     original, mask = tensors["original"], tensors["mask"]
     width, height = size
@@ -191,7 +191,7 @@ def _paste(tensors: dict[str, Tensor], size: tuple[int, int]) -> Paste:
     if not mask.any():
         raise ValueError("a mask that redraws nothing")
     images = (Image.fromarray(tensor.numpy()) for tensor in (original, mask))
-    return Paste(original=next(images), mask=next(images))
+    return Composite(original=next(images), mask=next(images))
 
 
 def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:

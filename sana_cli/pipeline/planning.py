@@ -7,7 +7,7 @@ from typing import Literal
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.memory.forecast import Job, peak, predict
-from sana_cli.memory.planner import Cap, Choice, cap_of, choose_decode, choose_for
+from sana_cli.memory.planner import Cap, MemoryPlan, cap_of, choose_decode, choose_for
 from sana_cli.memory.plans import Plan
 from sana_cli.request.params import GenerationParams
 from sana_cli.request.runtime import RuntimeOptions
@@ -46,7 +46,7 @@ class Planning:
 
     def choose(
         self, params: GenerationParams, dtypes: DtypePlan, *, text_is_cached: Callable[[], bool]
-    ) -> Choice | None:
+    ) -> MemoryPlan | None:
         """Take the fastest plan that fits a picture; None where the plan of now was made for one like it.
 
         SanaError where none fits a cap that was asked for.

@@ -51,7 +51,7 @@ class PictureFile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
+class InitImage:
     """The start of a picture, other than noise."""
 
     image: PictureFile
@@ -66,7 +66,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Paste:
+class Composite:
     """The kept part of an original, in the finished picture's size: RGB, and a mask of 0 (stays) and 255."""
 
     original: Image.Image
@@ -80,7 +80,7 @@ class Paste:
 # -- requests --------------------------------------------------------------------------------------
 
 
-def source_of(
+def init_image_of(
     image: Path | Image.Image | None,
     *,
     strength: float | None,
@@ -88,7 +88,7 @@ def source_of(
     steps: int,
     scheduler: SchedulerName,
     room: int | None = None,
-) -> Source | None:
+) -> InitImage | None:
     """Check and read the start of a picture.
 
     Raises SanaError (usage) for files and numbers that cannot work, or for pictures that take more
@@ -116,7 +116,7 @@ def source_of(
             f"--strength {strength:g} of {steps} steps leaves none to run",
             f"use --strength {1 / steps:.2g} or more, or more --steps",
         )
-    return Source(image=original, strength=float(strength), first=first, mask=redrawn)
+    return InitImage(image=original, strength=float(strength), first=first, mask=redrawn)
 
 
 def first_step(strength: float, steps: int, scheduler: SchedulerName) -> int:
@@ -151,7 +151,7 @@ def nearest_multiple(side: float) -> int:
     return max(32, round(side / 32) * 32)
 
 
-def notices(source: Source, width: int, height: int) -> list[str]:
+def notices(source: InitImage, width: int, height: int) -> list[str]:
     """List notices on how the files are used for a picture of this size."""
     image, mask, lines = source.image, source.mask, []
     if (image.width, image.height) != (width, height):

@@ -19,12 +19,12 @@ from sana_cli.config.published import aspect_ratio_bins, has_bins
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.files import local_path
 from sana_cli.request.init_image import (
+    InitImage,
     PictureFile,
-    Source,
     default_size,
+    init_image_of,
     nearest_multiple,
     other_side,
-    source_of,
 )
 from sana_cli.request.options import is_text, lora_paths
 from sana_cli.system.memory import free_bytes
@@ -52,7 +52,7 @@ class GenerationParams:
     scheduler: SchedulerName
     flow_shift: float
     enhance: bool
-    source: Source | None = None  # None: drawn from noise
+    source: InitImage | None = None  # None: drawn from noise
     loras: tuple[Lora, ...] = ()
 
     @property
@@ -117,14 +117,14 @@ def count_of(options: GenerationOptions) -> int:
     return 1 if options.count is None else options.count
 
 
-def _source(o: GenerationOptions, steps: int, scheduler: SchedulerName) -> Source | None:
+def _source(o: GenerationOptions, steps: int, scheduler: SchedulerName) -> InitImage | None:
     """The picture to begin with. What may be read of it at once is what is free, or what may be used."""
     room = None
     if o.image is not None:
         asked = parse_bytes(o.max_memory) if o.max_memory else None
         known = [n for n in (asked, free_bytes(NamedDevice("cpu"))) if n is not None]
         room = min(known, default=None)
-    return source_of(
+    return init_image_of(
         _picture(o.image), strength=o.strength, mask=_picture(o.mask), steps=steps,
         scheduler=scheduler, room=room,
     )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.lora_file import Lora
 from sana_cli.config.generation import FIELDS
-from sana_cli.request.init_image import Source
+from sana_cli.request.init_image import InitImage
 from sana_cli.request.params import GenerationParams
 
 
@@ -40,7 +40,7 @@ def _others(params: GenerationParams, settings: Mapping[str, Any]) -> dict[str, 
     return {f.option.picture: value for f in plain if (value := getattr(params, f.name, None))}
 
 
-def _source_settings(source: Source | None) -> dict[str, Any]:
+def _source_settings(source: InitImage | None) -> dict[str, Any]:
     """Files by name and digest: `--from` needs the same ones."""
     if source is None:
         return {}

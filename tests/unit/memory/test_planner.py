@@ -11,7 +11,7 @@ from sana_cli.config.networks import DCAEConfig
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.memory import planner
 from sana_cli.memory.forecast import Job, Weights, peak, predict, predict_decode
-from sana_cli.memory.planner import Cap, Choice, cap_of, choose, choose_decode, smallest_peak
+from sana_cli.memory.planner import Cap, MemoryPlan, cap_of, choose, choose_decode, smallest_peak
 from sana_cli.memory.plans import NAMED, WHOLE, decode_plans, exact_tiles
 from sana_cli.system.precision import NamedDevice
 from sana_cli.text import readable_memory
@@ -36,7 +36,7 @@ def job(**changes: Any) -> Job:
     return Job(**sizes | changes)
 
 
-def chosen(what: Job, cap: Cap, **options: Any) -> Choice:
+def chosen(what: Job, cap: Cap, **options: Any) -> MemoryPlan:
     asked: dict[str, Any] = {"name": None, "mode": "auto", "tile": None}
     return choose(what, cap, **asked | options)
 

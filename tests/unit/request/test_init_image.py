@@ -8,7 +8,7 @@ from PIL import Image
 
 from sana_cli.errors import SanaError
 from sana_cli.request.init_image import (
-    Paste,
+    Composite,
     as_drawn,
     examine,
     feathered,
@@ -137,7 +137,7 @@ def test_pasting_keeps_every_other_pixel() -> None:
     original, drawn = (Image.effect_noise((32, 32), 60).convert("RGB") for _ in range(2))
     mask = Image.new("L", (32, 32))
     mask.paste(255, (4, 4, 28, 28))
-    pasted = np.asarray(Paste(original=original, mask=mask).over(drawn))
+    pasted = np.asarray(Composite(original=original, mask=mask).over(drawn))
     stays = np.asarray(mask) == 0
     assert np.array_equal(pasted[stays], np.asarray(original)[stays])
     assert np.array_equal(pasted[14:18, 14:18], np.asarray(drawn)[14:18, 14:18])
