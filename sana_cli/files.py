@@ -44,6 +44,22 @@ def require_file(path: Path, what: str, hint: str, code: ExitCode = ExitCode.USA
         raise SanaError(f"cannot read {path}: {error.strerror}", hint=hint, code=code) from error
 
 
+def in_utf8(name: str) -> str:
+    """Write what is not UTF-8 in a name as escapes, for pictures and reports that only people read it in."""
+    return name.encode(errors="backslashreplace").decode()
+
+
+def require_utf8_name(name: Path | str, what: str) -> None:
+    """SanaError for a name that no picture can hold: texts in pictures are UTF-8, names of files are any bytes."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError as error:
+        raise usage_error(
+            f"the name of {what} {name} is not UTF-8, so it cannot be stored in pictures",
+            "rename the file or folder",
+        ) from error
+
+
 def real_path(path: Path) -> Path:
     """Follow all links; of links in a circle the rest stays, where `Path.resolve` raises RuntimeError."""
     return Path(os.path.realpath(path))

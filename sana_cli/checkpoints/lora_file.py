@@ -19,7 +19,7 @@ from quant.manifest import sha256_of
 from sana_cli.checkpoints.model_files import reading
 from sana_cli.checkpoints.safetensors_headers import read_header, read_metadata
 from sana_cli.errors import SanaError, checkpoint_error, usage_error
-from sana_cli.files import require_file
+from sana_cli.files import require_file, require_utf8_name
 from sana_cli.system.home import without_home
 
 # What PEFT, diffusers, sd-scripts, OneTrainer, LyCORIS and others put before a layer's path, alone or several, with a
@@ -133,13 +133,7 @@ def _open(path: Path) -> LoraFile:
     path = _adapter_in(path) if path.is_dir() else path
     hint = "--lora takes a .safetensors file, a folder with one, or FILE:SCALE with a number"
     require_file(path, "LoRA", hint)
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise usage_error(
-            f"the name of the LoRA {path} is not UTF-8, so it cannot be stored in pictures",
-            "rename the file",
-        ) from error
+    require_utf8_name(path, "the LoRA")
     state = path.stat()
     return _examined(path, state.st_size, state.st_mtime_ns)
 

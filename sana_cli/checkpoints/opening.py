@@ -46,7 +46,7 @@ from sana_cli.config.networks import (
 )
 from sana_cli.config.variants import Variant, find_variant, match_structure
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
-from sana_cli.files import local_path, require_file
+from sana_cli.files import in_utf8, local_path, require_file
 
 if TYPE_CHECKING:
     from sana_cli.checkpoints.hub import Offer
@@ -72,12 +72,12 @@ def open_checkpoint(
             )
         return _open_folder(BUILTIN_FOLDER, name=BUILTIN)
     if path.is_dir():
-        return _open_folder(path, name=path.resolve().name)
+        return _open_folder(path, name=in_utf8(path.resolve().name))
     if (kept := kept_folder(model)) is not None:
-        return _open_folder(kept, name=model)
+        return _open_folder(kept, name=in_utf8(model))
     refuse_part(path)
     if path.suffix in (".pth", ".pt") or path.is_file():
-        return _open_pth(path, name=model, access=access)
+        return _open_pth(path, name=in_utf8(model), access=access)
     variant = find_variant(model)
     if variant is None and not looks_like_repo(model):
         raise unknown_model(model)

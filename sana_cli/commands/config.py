@@ -146,12 +146,6 @@ def set_(
         raise SanaError(
             f"{key} cannot be {value!r}", hint=f"it {error}", code=ExitCode.USAGE
         ) from error
-    if not str(parsed).isprintable():  # broken UTF-8 too, which a file of TOML cannot hold
-        raise SanaError(
-            f"{key} cannot be {value!r}",
-            hint="it should be text in UTF-8, on one line",
-            code=ExitCode.USAGE,
-        )
     here = True
     if key == "model":
         parsed, here = usable_name(value)

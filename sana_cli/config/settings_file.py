@@ -9,11 +9,14 @@ from tomlkit.exceptions import TOMLKitError
 
 from quant.files import changing, new_file, read_small_text
 from sana_cli.config.user_settings import LARGEST_CONFIG, Value, config_path
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.text import one_line
 
 
 def set_value(key: str, value: Value) -> Path:
-    """Write one setting and return the file, which is made if it is not there."""
+    """Write one setting and return the file, which is made if it is not there; SanaError for what it cannot hold."""
+    if isinstance(value, str) and one_line(value) != value:  # broken UTF-8, too
+        raise usage_error(f"{key} cannot be {value!r}", "it should be text in UTF-8, on one line")
     with _changed() as document:
         document[key] = value
     return config_path()

@@ -8,6 +8,7 @@ linear, it maps an expected picture, which is what a denoiser's estimate is, as 
 # C latent channels, h w latent grid, N positions, F = 9C + 1 features of a position, T = 3 * 4 * 4 values of its pixels
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -168,7 +169,7 @@ class LatentPreview:
     @cached_property
     def _path(self) -> Path:
         decoder = component_weights(self._checkpoint, "vae").fingerprint
-        name = sha256(f"{_VERSION} {decoder}".encode()).hexdigest()
+        name = sha256(os.fsencode(f"{_VERSION} {decoder}")).hexdigest()
         return cache_folder() / "previews" / f"{name}.safetensors"
 
 

@@ -26,7 +26,7 @@ from sana_cli.checkpoints.safetensors_headers import read_header, read_metadata
 from sana_cli.config.choices import DecodeMode
 from sana_cli.config.networks import MAX_SIDE
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.files import new_file, require_file
+from sana_cli.files import in_utf8, new_file, require_file
 from sana_cli.request.init_image import Composite
 
 FORMAT = "sana-latents"
@@ -129,7 +129,8 @@ def write(path: Path, kept: KeptLatents, *, overwrite: bool) -> None:
     metadata = {
         "format": FORMAT,
         "format_version": str(PASTE_VERSION if kept.paste else VERSION),
-        "model": kept.how.model,
+        # For people: a path may hold what is not UTF-8. `finish` keeps it to the byte.
+        "model": in_utf8(kept.how.model),
         "settings": json.dumps(kept.settings),
         "finish": json.dumps(asdict(kept.how)),
     }
@@ -233,8 +234,8 @@ def _utf8_name(path: Path, descriptor: int) -> Path:
 
 def _parse(metadata: dict[str, str]) -> tuple[dict[str, Any], HowToFinish]:
     settings, how = json.loads(metadata["settings"]), HowToFinish(**json.loads(metadata["finish"]))
-    # ValueError for half characters, which no picture could carry.
-    json.dumps([settings, asdict(how)], ensure_ascii=False).encode()
+    # ValueError for half characters, which no picture could carry. The model's place may hold some.
+    json.dumps(settings, ensure_ascii=False).encode()
     missing = [key for key in _NEEDED if key not in settings]
     if missing:
         raise ValueError(f"no {missing[0]}")

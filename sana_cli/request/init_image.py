@@ -16,6 +16,7 @@ from PIL import Image, ImageFilter, ImageOps
 from quant.manifest import sha256_of
 from sana_cli.config.choices import SchedulerName
 from sana_cli.errors import usage_error
+from sana_cli.files import require_utf8_name
 from sana_cli.images.oddities import NONE, Oddities, oddities_of, turn_of, white_of, whole_numbers
 from sana_cli.images.reading import BYTES_PER_PIXEL, opened, require_room
 from sana_cli.system.home import without_home
@@ -219,6 +220,7 @@ def examine(picture: Path | Image.Image, room: int | None = None) -> PictureFile
     if isinstance(picture, Image.Image):
         return _in_memory(picture)
     path = picture
+    require_utf8_name(path, "the picture")
     try:
         state = path.stat()
     except OSError:

@@ -64,6 +64,15 @@ def test_a_broken_file_can_be_mended(sana: Callable[..., Any], file: Path) -> No
 
 
 @pytest.mark.parametrize(
+    "text", ["\U0001f469\u200d\U0001f680", "\u0646\u0645\u06cc\u200c\u062f", "a\u00a0b"]
+)
+def test_joiners_are_words(sana: Callable[..., Any], file: Path, text: str) -> None:
+    """Emoji and scripts are written with characters that are not printed themselves."""
+    assert sana("config", "set", "negative", text).code == 0
+    assert sana("config", "get", "negative").out == f"{text}\n"
+
+
+@pytest.mark.parametrize(
     ("words", "message"),
     [
         (("set", "stesp", "3"), "no setting 'stesp', did you mean 'steps'"),
