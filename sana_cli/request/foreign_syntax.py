@@ -8,6 +8,13 @@ _SYNTAX = (
     r"\([^()]+:\s*(?:\d?\.\d+|[0-2])\s*\)",  # emphasis: (word:1.3)
     r"\[[^\[\]:]*:[^\[\]:]*:\s*\d*\.?\d+\s*\]",  # a change on the way: [cat:dog:0.5]
     r"\{[^{}|]+\|[^{}]+\}",  # one of several: {red|blue}
+    r"\(\([^()]+\)+",  # more emphasis: ((word))
+    r"\([^()]+\)[+-]+",  # and (a word)++
+    r"\S+::-?\d*\.?\d+",  # and word::2
+    r"\bembedding:[\w.-]+",
+    r"__[\w/-]+__",  # a line of a file: __animals__
+    r"(?<=\s)(?:BREAK|AND)(?=\s)(?![^a-z]*$)",  # parts of a prompt; in capitals throughout they are words
+    r"^(?:[-*\u2022]|\d+[.)])\s",  # an item of a list
     r"(?<=\s)--[a-z][\w-]*(?:\s+[\d.:]+)?",  # an option within the text
 )
 _ANY = re.compile("|".join(_SYNTAX))

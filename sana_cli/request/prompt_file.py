@@ -73,6 +73,7 @@ class _Reader:
         self._ignored: dict[str, None] = {}  # unknown keys, in order
         self._comments: list[str] = []
         self._left_out: list[str] = []  # files
+        self._folders: list[str] = []  # in the folder
         self._ids: dict[str, Place] = {}
 
     def read(self) -> PromptFile:
@@ -102,7 +103,10 @@ class _Reader:
             yield from self._content(self._bytes(), self.name).entries
             return
         for path in sorted(folder.iterdir()):
-            if path.name.startswith(".") or path.is_dir():
+            if path.name.startswith("."):
+                continue
+            if path.is_dir():
+                self._folders.append(f"{path.name}/")
                 continue
             if path.suffix.lower() not in _SUFFIXES or not path.is_file():
                 self._left_out.append(path.name)
@@ -130,7 +134,7 @@ class _Reader:
         try:
             text = decode_text(data)
         except ValueError as error:
-            raise _unreadable(called, error) from error
+            raise _usage(f"cannot read {called}: {error}", "save it as text in UTF-8") from error
         try:
             content = read_entries(text, name)
         except UnreadableForm as error:
@@ -173,7 +177,10 @@ class _Reader:
             yield f"{self.called} has keys that change nothing here: {_listed(list(self._ignored))}"
         if self._left_out:
             what = counted(len(self._left_out), "file")
-            yield f"{what} in {self.called} hold no prompts by their names: {_listed(self._left_out)}"
+            hold = "holds" if len(self._left_out) == 1 else "hold"
+            yield f"{what} in {self.called} {hold} no prompts by {'its name' if hold == 'holds' else 'their names'}: {_listed(self._left_out)}"
+        if self._folders:
+            yield f"folders in {self.called} are not read: {_listed(self._folders)}"
 
 
 def summed_up(problems: Sequence[Problem]) -> SanaError:
@@ -229,9 +236,8 @@ def _unreadable(called: str, error: Exception) -> SanaError:
 
 def _wrong(where: str, problem: str) -> SanaError:
     example = json.dumps({"prompt": "a red fox"})
-    return _usage(
-        f"{where} {problem}", f"a line is {example}; further keys: {', '.join(list(KEYS)[1:])}"
-    )
+    others = ", ".join(key for key in KEYS if key != "prompt")
+    return _usage(f"{where} {problem}", f"a line is {example}; further keys: {others}")
 
 
 def _usage(message: str, hint: str) -> SanaError:

@@ -22,6 +22,23 @@ _OBJECT = re.compile(
 )  # a prompt may begin with a brace, too: {red|blue} cat
 _ARRAY = re.compile(r"\[\s*([\"'{]|\]?\s*$)")
 _OPTION = re.compile(r"--[A-Za-z]")
+_QUOTED = re.compile(
+    r'"(?:[^"\\]|\\.)*",?'
+)  # a line that is a JSON string, as lists in programs have them
+_COLUMN = re.compile(
+    r'"?prompts?"?', re.IGNORECASE
+)  # all that a table of one column has for a header
+_NOT_READ = {".yaml": "YAML", ".yml": "YAML", ".xml": "XML", ".html": "a web page", ".htm": "a web page",
+             ".toml": "TOML", ".ini": "an INI file"}  # fmt: skip
+# What the first line of other formats begins with: they are text, too, and none of it is a prompt.
+_OTHERS = (
+    (re.compile(r"---$|%YAML|prompts?\s*:", re.IGNORECASE), "YAML"),
+    (re.compile(r"<\?xml", re.IGNORECASE), "XML"),
+    (re.compile(r"<!doctype|<html", re.IGNORECASE), "a web page"),
+    (re.compile(r"\{\\rtf"), "an RTF document"),
+    (re.compile(r"%PDF-"), "a PDF document"),
+    (re.compile(r"PK\x03\x04"), "an archive or an office document"),
+)
 
 
 def read_entries(text: str, name: str) -> Content:
@@ -35,6 +52,9 @@ def read_entries(text: str, name: str) -> Content:
         return Content(entries=(), comments=tuple(lines))
     first = written[0][1].strip()
     only_line = written[0][0] if len(written) == 1 else None
+    other = next((what for mark, what in _OTHERS if mark.match(first)), _NOT_READ.get(suffix))
+    if other:
+        raise UnreadableForm(f"is {other}, which is not read")
     if _OBJECT.match(first) or _ARRAY.match(first) or suffix in _JSON_NAMES:
         document = _document(text)
         if document is not None:
@@ -44,11 +64,15 @@ def read_entries(text: str, name: str) -> Content:
             raise UnreadableForm(_why_no_json(text))
     # Spreadsheets of many countries write .csv with semicolons.
     delimiter = delimiter_of(first) or _TABLE_NAMES.get(suffix)
+    if not delimiter and _COLUMN.fullmatch(first) and len(written) > 1:
+        delimiter = ","
     if delimiter:
         return Content(entries=tuple(entries_of_table(text, delimiter)))
     is_json = suffix in _JSON_NAMES or bool(_OBJECT.match(first))
+    if not is_json and all(_QUOTED.fullmatch(line.strip()) for _, line in written):
+        is_json, written = True, [(number, line.strip().rstrip(",")) for number, line in written]
     entries = tuple(_of_line(number, line.strip(), is_json=is_json) for number, line in written)
-    comments = tuple(line for line in lines if line not in written)
+    comments = tuple(line for line in lines if line[1].lstrip().startswith("#"))
     return Content(entries=entries, comments=comments)
 
 
@@ -59,10 +83,18 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no value of JSON")
 
 
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"it says {next(k for k in keys if keys.count(k) > 1)!r} twice")
+    return found
+
+
 def _loads(text: str) -> Any:
-    """ValueError for what is not JSON, NaN included, and for what is nested too deeply."""
+    """ValueError for what is not JSON, NaN and keys said twice included, and for what is nested too deeply."""
     try:
-        return json.loads(text, parse_constant=_no_constant)
+        return json.loads(text, parse_constant=_no_constant, object_pairs_hook=_without_doubles)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

@@ -15,6 +15,14 @@ from sana_cli.request.foreign_syntax import tell_foreign_syntax
         ("a [cat:dog:0.5]", "[cat:dog:0.5]"),
         ("a {red|blue} fox", "{red|blue}"),
         ("a fox --ar 16:9", "--ar 16:9"),
+        ("a ((red) fox)", "((red)"),
+        ("a (red)++ fox", "(red)++"),
+        ("a fox::2 snow::-0.5", "fox::2, snow::-0.5"),
+        ("a fox, embedding:style.pt", "embedding:style.pt"),
+        ("a __animal__ at dawn", "__animal__"),
+        ("a fox AND an owl BREAK snow", "AND, BREAK"),
+        ("- a fox", "- "),
+        ("2. a fox", "2. "),
         ("a fox --no-text", "--no-text"),
     ],
 )
@@ -29,7 +37,7 @@ def test_instructions(prompt: str, shown: str) -> None:
     "prompt",
     [
         "a red fox", "a fox (red, at dawn)", "a sign: stop (12:30)", "a well-lit fox -- at dawn", "[cat] in a {hat}",
-        "--ar at the beginning", "a < b > c", "",
+        "--ar at the beginning", "a < b > c", "", "A FOX AND AN OWL", "a C++ book", "2.5 foxes", "snake_case", "-- a fox", "std::vector",
     ],
 )  # fmt: skip
 def test_words(prompt: str) -> None:

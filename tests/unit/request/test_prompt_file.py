@@ -96,7 +96,7 @@ def test_lines_of_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "prompt",
     [
-        "{red|blue} cat", "[cat] in a hat", "[[cat]]", "a prompt, a note", "prompt", "- a cat", "-- a cat",
+        "{red|blue} cat", "[cat] in a hat", "[[cat]]", "a prompt, a note", "- a cat", "-- a cat",
         "a cat --ar 16:9", "a cat\u2028on a mat", "a cat\x85on a mat", "a cat\x0con a mat", '"a cat"', "猫",
     ],
 )  # fmt: skip
@@ -219,9 +219,9 @@ def test_a_folder(tmp_path: Path) -> None:
     assert [line.options.prompt for line in found.lines] == ["a cat", "an owl", "a dog", "a cow"]
     assert [line.id for line in found.lines] == ["a", "b", None, "cow"]
     assert str(found.lines[3].place) == "c.jsonl, line 2"
-    assert [("1 file in" in note, "picture.png" in note) for note in found.notices] == [
-        (True, True)
-    ]
+    names, folders = found.notices
+    assert names == f"1 file in {tmp_path} holds no prompts by its name: picture.png"
+    assert folders == f"folders in {tmp_path} are not read: inner/"
     (tmp_path / "d.txt").write_bytes(b"caf\xe9")
     with pytest.raises(SanaError, match=r"cannot read .*d.txt: it is not UTF-8"):
         read_prompt_file(str(tmp_path))

@@ -51,7 +51,9 @@ def test_prompts_by_their_ids() -> None:
     ("name", "text", "expected"),
     [
         ("p.csv", "prompt\na cat", [{"prompt": "a cat"}]),
-        ("p.txt", "prompt\na cat", [{"prompt": "prompt"}, {"prompt": "a cat"}]),
+        ("p.txt", "Prompt\na cat", [{"prompt": "a cat"}]),
+        ("p.txt", '"prompt"\n"a cat, an owl"', [{"prompt": "a cat, an owl"}]),
+        ("p.txt", "prompt", [{"prompt": "prompt"}]),
         ("p.CSV", "prompt;seed\na cat;1", [{"prompt": "a cat", "seed": "1"}]),
         ("p.csv", '[{"prompt": "a"}]', [{"prompt": "a"}]),
     ],
@@ -100,6 +102,45 @@ def test_one_bad_line_is_one_problem() -> None:
 def test_a_file_that_is_one_broken_document(text: str, name: str) -> None:
     with pytest.raises(UnreadableForm, match="is not JSON"):
         read_entries(text, name)
+
+
+@pytest.mark.parametrize(
+    "text", ['"a \\"big\\" cat"\n"an owl"', '"a \\"big\\" cat",\n# b\n"an owl",\n']
+)
+def test_lines_that_are_all_quoted(text: str) -> None:
+    """As lists in programs are; one line in quotes among others is a prompt with quotes."""
+    assert said(text, "p.txt") == [{"prompt": 'a "big" cat'}, {"prompt": "an owl"}]
+    assert said('"a cat"\nan owl', "p.txt") == [{"prompt": '"a cat"'}, {"prompt": "an owl"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "what"),
+    [
+        ("- a cat\n- an owl", "p.yaml", "YAML"), ("prompts:\n  - a cat", "p.txt", "YAML"), ("---\n- a cat", "p", "YAML"),
+        ("prompt: a cat\nprompt: an owl", "p.txt", "YAML"), ("<?xml version='1.0'?>", "p.txt", "XML"), ("<p>a cat</p>", "p.xml", "XML"),
+        ("<!DOCTYPE html>", "p.txt", "a web page"), ("{\\rtf1 a cat}", "p.txt", "an RTF document"), ("%PDF-1.7", "p.txt", "a PDF document"),
+        ("PK\x03\x04x", "p.txt", "an archive"), ('prompts = ["a cat"]', "p.toml", "TOML"),
+    ],
+)  # fmt: skip
+def test_formats_that_are_text_too(text: str, name: str, what: str) -> None:
+    with pytest.raises(UnreadableForm, match=f"is {what}.*, which is not read"):
+        read_entries(text, name)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('{"prompt": "a", "prompt": "b"}', "p.jsonl"), ('{"prompt": "a", "x": {"y": 1, "y": 2}}', "p.json"),
+        ('[{"prompt": "a", "seed": 1, "seed": 2}]', "p.json"), ("prompt,prompt\na,b", "p.csv"), ("prompt,Seed,seed\na,1,2", "p.csv"),
+    ],
+)  # fmt: skip
+def test_nothing_is_said_twice(text: str, name: str) -> None:
+    """Which of two values counts would be a guess."""
+    try:
+        problem = read_entries(text, name).entries[0].problem
+    except UnreadableForm as error:
+        problem = str(error)
+    assert "twice" in problem or "two columns" in problem
 
 
 def test_comments_are_kept_apart() -> None:
