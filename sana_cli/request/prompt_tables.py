@@ -34,8 +34,8 @@ def entries_of_table(text: str, delimiter: str) -> Iterator[Entry]:
         named = ", ".join(cell for cell in header if cell)[:_CUT]
         raise UnreadableForm(f"has no column `prompt` in its first line, which is {named!r}")
     header[column] = "prompt"
-    named = [name.casefold() for name in header if name]
-    if doubled := next((name for name in named if named.count(name) > 1), None):
+    names = [name.casefold() for name in header if name]
+    if doubled := next((name for name in names if names.count(name) > 1), None):
         raise UnreadableForm(f"has two columns {doubled!r}")
     for number, row in rows[1:]:
         place = Place(kind="line", number=number)
