@@ -38,7 +38,7 @@ TEXTS_AT_ONCE = 500  # encoded prompts that are held, at most 2.8 MB each
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One picture of a batch, and the line that asks for it."""
+    """A picture of a batch, and the line that requests it."""
 
     index: int  # from 1
     line: Line
@@ -85,7 +85,7 @@ class Batch:
         return [job for job in self.jobs if job.path not in self.done]
 
     def without(self, prompts: Container[str]) -> "Batch":
-        """The same, but for pictures of some prompts that are still to be drawn."""
+        """Copy the batch without the pending pictures of some prompts."""
         left = (j for j in self.jobs if j.params.prompt not in prompts or j.path in self.done)
         return replace(self, jobs=tuple(left))
 
@@ -97,7 +97,7 @@ def plan_batch(
     *,
     overwrite: bool,
 ) -> Batch:
-    """Every picture with its seed and name; `common` is what a line does not say itself, with where pictures go.
+    """List every picture with its seed and name; `common` holds the output and the options that a line does not set.
 
     SanaError where no line can be drawn, and for names that are taken by other pictures.
     """
@@ -171,7 +171,7 @@ def _jobs(
 
 
 def _pattern(target: Target, jobs: list[Job], *, several: bool) -> Path:
-    """What pictures are called: the name that was asked for, or usual ones in a folder."""
+    """Pick the pattern of the pictures' names: the requested one, or a default one in a folder. Raises SanaError."""
     path = target.path
     if path is None or path.is_dir() or target.is_folder:
         if path is not None and os.path.lexists(path) and not path.is_dir():
@@ -205,7 +205,7 @@ def _found(
     *,
     is_pattern: bool,
 ) -> list[Job]:
-    """The jobs at the places where their pictures are; those go to `done`. Each picture answers for one job."""
+    """Move each job to the file of its finished picture, if any, and add it to `done`. One file serves one job."""
     at_home = {
         job.index for job in jobs if os.path.lexists(job.path) and there.is_at(job.path, job.wanted)
     }
@@ -254,9 +254,9 @@ def _free_name(path: Path, taken: Container[Path]) -> Path:
 def draw_batch(
     pipeline: "SanaPipeline", batch: Batch, *, advance: Callable[[int, int], None]
 ) -> Iterator["SavedResult"]:
-    """Draw what is pending. `advance` is told how many pictures there are, and how many in all.
+    """Draw the pending pictures. `advance` gets the number of finished pictures and the number of all.
 
-    Processes that work on the same pictures share them: each is drawn by the one that claims it first.
+    Processes that work on the same batch share it: the first process to claim a picture draws it.
     """
     from sana_cli.pipeline.saving import draw_to_file
 
@@ -283,7 +283,7 @@ def draw_batch(
 
 @contextmanager
 def _claim(path: Path, wait: int) -> Iterator[None]:
-    """Nobody else draws this picture within the block; Timeout if somebody does. A kill ends a claim."""
+    """Claim this picture for this process within the block. Raises Timeout if another has it; a kill ends a claim."""
     lock = _lock_of(path)
     while True:
         with FileLock(lock, timeout=wait):
@@ -298,7 +298,7 @@ def _claim(path: Path, wait: int) -> Iterator[None]:
 
 
 def _forget_claim(path: Path) -> None:
-    """Remove what a process left that was killed when its picture was there, but not told."""
+    """Remove the lock of a process that was killed after it saved its picture, before it released the claim."""
     if os.path.lexists(_lock_of(path)):
         with suppress(Timeout, OSError), _claim(path, 0):
             pass
@@ -310,7 +310,7 @@ def _lock_of(path: Path) -> Path:
 
 
 def _another_did_it(job: Job, digest: str) -> bool:
-    """A second process may work on the same file of prompts."""
+    """Check whether another process with the same file of prompts has drawn this picture."""
     if not os.path.lexists(job.path):
         return False
     try:

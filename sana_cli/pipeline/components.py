@@ -1,8 +1,8 @@
-"""What is in memory: the one place that loads parts and evicts them.
+"""Load parts of a model into memory and evict them; no other module does.
 
-Stages ask for the part that they need and say nothing of the others. Which parts may meet is the plan's to say
-(`planning.py`), which was chosen before any work. The text encoder, by far the largest part, is alone in memory unless
-the plan keeps it.
+Stages ask for the part that they need and ignore the others. The plan (`planning.py`), chosen before any work, decides
+which parts may be in memory together. The text encoder, by far the largest part, is alone in memory unless the plan
+keeps it.
 """
 
 import logging
@@ -78,7 +78,7 @@ class Components:
 
     @property
     def plan(self) -> Plan:
-        """What may be in memory when."""
+        """The plan: which parts may be in memory at each stage."""
         return self.planning.plan
 
     def plan_for(self, params: GenerationParams) -> None:
@@ -109,7 +109,7 @@ class Components:
     # -- parts --
 
     def text_encoder(self) -> PromptEncoder:
-        """The text encoder; streamed if the plan says so. Nothing stays beside it unless the plan keeps it."""
+        """The text encoder; streamed if the plan says so. Other parts are evicted first unless the plan keeps it."""
         if not self.plan.keeps_text:
             self.evict_transformer()
             self._vae = None
@@ -181,12 +181,12 @@ class Components:
         release_memory(self.device)
 
     def evict(self) -> None:
-        """Let all parts go until they are needed again."""
+        """Free all parts until they are needed again."""
         self._text_encoder = self._transformer = self._vae = None
         release_memory(self.device)
 
     def evict_transformer(self) -> bool:
-        """Let it go; whether there was one."""
+        """Free the transformer. Returns whether one was loaded."""
         if self._transformer is None:
             return False
         self._transformer = None
@@ -194,7 +194,7 @@ class Components:
         return True
 
     def make_room_for_decoder(self) -> bool:
-        """Evict all but the decoder, now and after the next pictures; whether a transformer was there."""
+        """Evict all but the decoder, now and after the next pictures. Returns whether a transformer was loaded."""
         self.planning.keep_nothing()
         self._text_encoder = None
         return self.evict_transformer()
@@ -203,7 +203,7 @@ class Components:
 
     @property
     def kernels(self) -> dict[str, str]:
-        """Of quantized layers, by kind; of the transformer, the engine in its place."""
+        """The kernels of quantized layers, by kind of part; for a transformer run by an engine, that engine."""
         engine = self._transformer.engine if self._transformer is not None else None
         if engine is not None:
             self._kernels["transformer"] = engine.summary
@@ -246,7 +246,7 @@ def _measure_kernels(components: Components, parts: tuple[str, ...] | None = Non
 def accelerate_with_notice(
     model: torch.nn.Module, device: torch.device, backend: Backend, reporter: Reporter
 ) -> dict[str, str]:
-    """Give quantized layers their kernels; says where a backend that was asked for has none."""
+    """Give quantized layers their kernels; reports layers for which the requested backend has none."""
     chosen = accelerate(model, device, backend, notice=reporter.notice)
     others = [kind for kind, kernel in chosen.items() if not kernel.startswith(backend)]
     if backend in ("torchao", "quanto") and others:

@@ -1,6 +1,6 @@
-"""Noise becomes latents: seeded noise, and the denoising loop.
+"""Turn noise into latents: seeded noise, and the denoising loop.
 
-Both are told their tensors and functions and know nothing of what is in memory (`components.py`).
+Both get their tensors and functions as arguments and do not depend on what is in memory (`components.py`).
 """
 
 # B batch, C latent channels, h w latent grid

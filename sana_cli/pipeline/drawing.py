@@ -31,7 +31,7 @@ _log = logging.getLogger("sana.run")
 
 
 class Drawing:
-    """What `SanaPipeline` does in its turn."""
+    """The work of one picture, which `SanaPipeline` starts when no other picture is being drawn."""
 
     def __init__(self, components: Components) -> None:
         self.components = components
@@ -41,7 +41,7 @@ class Drawing:
         self._passes: PassCount | None = None  # of the picture that was denoised last
 
     def prepare(self, params: GenerationParams) -> None:
-        """Plan for a picture, check its LoRAs and say what a person should know; loads nothing."""
+        """Plan for a picture, check its LoRAs and report notices; loads nothing."""
         components = self.components
         if params.loras:
             check_loras(self.checkpoint, params.loras)
@@ -54,11 +54,11 @@ class Drawing:
             components.tell_once(line)
 
     def encode(self, wanted: Sequence[GenerationParams]) -> None:
-        """Texts and originals of several pictures, in place of earlier ones."""
+        """Encode texts and originals of several pictures; they replace earlier ones."""
         in_fp32_if_broken(self.components, lambda: self._inputs.encode(wanted))
 
     def text(self, params: GenerationParams) -> EncodedPair:
-        """Embeddings of both branches."""
+        """Encode both branches of a picture."""
         return in_fp32_if_broken(self.components, lambda: self._inputs.text(params))
 
     def denoise(
@@ -91,7 +91,7 @@ class Drawing:
         return result_of(image, components, self.settings_of(params), passes=self._passes)
 
     def settings_of(self, params: GenerationParams) -> dict[str, Any]:
-        """What the file of a picture with these parameters carries, without how it was decoded."""
+        """Collect the settings that the picture's file will carry, except how it was decoded."""
         decisive = picture_settings(params, self.checkpoint)
         return {
             **{key: value for key, value in decisive.items() if value is not None},
@@ -114,6 +114,6 @@ class Drawing:
         return {"branches": "apart"} if self.components.planning.runs_branches_apart else {}
 
     def clear(self) -> None:
-        """Let everything go."""
+        """Free everything that is in memory."""
         self._inputs.clear()
         self.components.evict()

@@ -16,7 +16,7 @@ Settings = Mapping[str, Any]
 
 
 class FinishedPictures:
-    """What is there under the names of a pattern. Files are read when they are asked for, and once."""
+    """Pictures that exist under the names of a pattern. Each file is read once, when it is first needed."""
 
     def __init__(self, pattern: Path, model_digest: str) -> None:
         self.pattern, self.model_digest = pattern, model_digest
@@ -26,7 +26,7 @@ class FinishedPictures:
         self._by_content: dict[tuple[str, Any, Any], list[Path]] = {}
 
     def settings_of(self, path: Path) -> Settings | None:
-        """What a picture says of itself; None where there is none of ours."""
+        """Read the settings in a picture; None if the file is missing or was not drawn by sana."""
         if path not in self._read:
             try:
                 self._read[path] = read_settings(path)
@@ -35,12 +35,12 @@ class FinishedPictures:
         return self._read[path]
 
     def is_at(self, path: Path, wanted: Settings) -> bool:
-        """Whether a file is the picture that would be drawn with `wanted`."""
+        """Check whether a file is the picture that `wanted` would draw."""
         found = self.settings_of(path)
         return found is not None and fits(found, wanted, self.model_digest)
 
     def elsewhere(self, picture: file_names.Named, wanted: Settings) -> list[Path]:
-        """Files that are the picture that would be drawn, under names that it could have had."""
+        """List files that are the picture `wanted` would draw, under other names of the pattern."""
         name = file_names.without_index(self.pattern, picture)
         content = name, wanted["seed"], wanted["prompt"]
         if content not in self._by_content:
@@ -74,6 +74,6 @@ class FinishedPictures:
 
 
 def fits(found: Settings, wanted: Settings, model_digest: str) -> bool:
-    """Whether a picture with the settings `found` is the one that would be drawn with `wanted`."""
+    """Check whether a picture with the settings `found` is the one that `wanted` would draw."""
     same_model = found.get("model_digest", model_digest) == model_digest
     return same_model and all(found.get(key) == value for key, value in wanted.items())

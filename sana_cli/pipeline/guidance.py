@@ -1,7 +1,7 @@
-"""Which passes through the transformer a picture takes, and the two ways to take fewer, which change the picture.
+"""Passes through the transformer, and two ways to save some. Both change the picture.
 
-Guidance only within an interval of noise levels (Kynkäänniemi et al. 2024, arXiv 2404.07724): outside of it the
-unconditional branch is left out. First-block caching: `models/block_cache.py`.
+Guidance within an interval of noise levels (Kynkäänniemi et al. 2024, arXiv 2404.07724) skips the unconditional branch
+outside of the interval. First-block caching: `models/block_cache.py`.
 """
 
 # B batch, C latent channels, h w latent grid
@@ -28,7 +28,7 @@ def guided_velocity(
     branches_apart: bool = False,
     caches: Sequence[FirstBlockCache] = (),
 ) -> Tensor:
-    """One step's velocity (B, C, h, w) fp32 at latents x, after guidance.
+    """Compute a step's velocity (B, C, h, w) fp32 at latents x (B, C, h, w), after guidance.
 
     Two contexts, of B texts each, are the unconditional and the conditional branch; `branches_apart` computes one
     after the other. `caches`: none, or one a context.
@@ -51,7 +51,7 @@ def guided_velocity(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassCount:
-    """Of one picture; a step has a pass for each branch. What is in none of the last two was left out."""
+    """Passes of one picture: one per step and branch. The remaining passes, in neither of the last two, were skipped."""
 
     without_savings: int
     computed: int
@@ -106,7 +106,7 @@ class Passes:
 
     @property
     def count(self) -> PassCount:
-        """Of a finished picture."""
+        """Count the passes of a finished picture."""
         reused = sum(cache.reused for cache in self._caches)
         return PassCount(
             without_savings=self._params.steps_to_run
@@ -117,13 +117,13 @@ class Passes:
 
 
 def is_guided(params: GenerationParams, timestep: float) -> bool:
-    """Whether a step at this noise level, in thousandths, lies in the interval of guidance."""
+    """Check whether a step at this noise level, in thousandths, lies in the interval of guidance."""
     low, high = params.guidance_interval
     return low <= timestep / 1000 <= high
 
 
 def without_effect(params: GenerationParams, *, blocks: int) -> Iterator[str]:
-    """What was asked for and changes nothing, or more than one may think, a line each."""
+    """Yield a line for each option that has no effect, or a larger one than expected. `blocks`: of the transformer."""
     if params.guidance_interval != (0, 1):
         if not params.uses_two_branches:
             yield "--guidance-interval has no effect: guidance is 1 or less, or built in (Sprint)"
@@ -139,7 +139,7 @@ def without_effect(params: GenerationParams, *, blocks: int) -> Iterator[str]:
 
 
 def _timesteps(params: GenerationParams) -> list[float]:
-    """Of every step that runs of a flow model."""
+    """List the timesteps, in thousandths, of all steps that a flow model runs."""
     nothing = torch.empty(0)
     sampler = make_scheduler(
         params.scheduler, params.steps, shift=params.flow_shift, draw_noise=lambda: nothing

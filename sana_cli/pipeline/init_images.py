@@ -68,7 +68,7 @@ def encode_init_images(
 
 
 def start_of(components: Components, params: GenerationParams, known: InitLatents) -> Start | None:
-    """Where denoising begins, if not in noise; what it needs was encoded."""
+    """Find the latents to start from; None to start from noise. The original must be in `known`."""
     source = params.source
     if source is None or not source.is_encoded:
         return None
@@ -81,7 +81,7 @@ def start_of(components: Components, params: GenerationParams, known: InitLatent
 
 
 def paste_of(params: GenerationParams) -> Composite | None:
-    """What stays of the original, if only a part of it is redrawn."""
+    """Read the original and the mask to paste it back with; None if the whole picture is redrawn."""
     source = params.source
     if source is None or source.mask is None:
         return None
@@ -89,13 +89,13 @@ def paste_of(params: GenerationParams) -> Composite | None:
 
 
 def _original(params: GenerationParams) -> Image.Image:
-    """Of the finished picture's size."""
+    """Read the original and fit it to the finished picture's size."""
     assert params.source is not None
     return fitted(read_image(params.source.image), params.width, params.height)
 
 
 def _mask(source: InitImage, params: GenerationParams) -> Image.Image:
-    """Of the finished picture's size, cut as the original is."""
+    """Read the mask and fit it to the finished picture's size, cropped as the original is."""
     assert source.mask is not None
     size = source.image.width, source.image.height
     mask = read_mask(source.mask).resize(size, Image.Resampling.NEAREST)
@@ -103,7 +103,7 @@ def _mask(source: InitImage, params: GenerationParams) -> Image.Image:
 
 
 def _key(params: GenerationParams, components: Components) -> _Key:
-    """What decides the latents of an original."""
+    """Key of an original's latents: all values that change them."""
     p, source = params, params.source
     assert source is not None
     precision = components.dtypes.vae

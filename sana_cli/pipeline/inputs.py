@@ -1,6 +1,6 @@
-"""What the transformer is given beside noise: texts, their keys and values, and latents of pictures to begin with.
+"""Inputs of the transformer other than noise: texts, their keys and values, and latents of original pictures.
 
-Kept from picture to picture while it is the same, in place of what came before.
+The next picture reuses inputs that it shares; others are replaced.
 """
 
 from collections.abc import Sequence
@@ -38,11 +38,11 @@ class Inputs:
         self._encode_texts(wanted)
 
     def encode_originals(self, wanted: Sequence[GenerationParams]) -> None:
-        """Before any other part is read: their encoder is alone in memory. Raises BrokenValues."""
+        """Encode originals before any other part is loaded: their encoder is alone in memory. Raises BrokenValues."""
         self._init_latents = encode_init_images(self._components, wanted, self._init_latents)
 
     def text(self, params: GenerationParams) -> EncodedPair:
-        """Of one picture. Raises BrokenValues."""
+        """Encode the texts of one picture, or reuse them. Raises BrokenValues."""
         key = text_key(params)
         if key not in self._texts or self._texts_in != self._components.dtypes.text_encoder:
             self._encode_texts([params])
@@ -53,7 +53,7 @@ class Inputs:
         self._texts_in = self._components.dtypes.text_encoder
 
     def start(self, params: GenerationParams) -> Start | None:
-        """Where denoising begins, if not in noise; its original was encoded."""
+        """Find the latents to start from; None to start from noise. The original must be encoded already."""
         return start_of(self._components, params, self._init_latents)
 
     def transformer(self, params: GenerationParams) -> tuple[SanaTransformer2D, list[TextContext]]:

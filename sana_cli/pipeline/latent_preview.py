@@ -44,7 +44,7 @@ _log = logging.getLogger("sana.preview")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Watching:
-    """Who sees a picture while it is drawn."""
+    """A viewer of a picture while it is drawn."""
 
     show: Callable[
         [Image.Image, int, int], object
@@ -53,7 +53,7 @@ class Watching:
     file: Path | None = None  # where `show` writes it, too
 
     def wants(self, step: int, steps: int) -> bool:
-        """Whether to show what there is after `step`, counted from 1; the last one always."""
+        """Check whether to show the estimate after `step`, counted from 1; the last step is always shown."""
         return step == steps or step % (self.every or max(1, steps // 10)) == 0
 
 
@@ -72,7 +72,7 @@ class PreviewMap:
 
 @dataclass(frozen=True, slots=True)
 class Sums:
-    """What least squares needs to know of all positions so far, fp32."""
+    """Sums for least squares over all latent positions so far, fp32; F features, T target values."""
 
     gram: Tensor  # (F, F) of the features
     cross: Tensor  # (F, T) of features and pixels
@@ -80,7 +80,7 @@ class Sums:
 
     @classmethod
     def of(cls, latents: Tensor, decoded: Tensor) -> "Sums":
-        """Of one picture: finished latents (1, C, h, w) and what the decoder made of them, (1, 3, H, W)."""
+        """Sum over one picture: finished latents (1, C, h, w) and their decoded pixels (1, 3, H, W), -1 to 1."""
         height, width = latents.shape[-2:]
         scale = decoded.shape[-1] // width
         rows, columns = min(height, _MOST_SIDE), min(width, _MOST_SIDE)
@@ -117,7 +117,7 @@ class LatentPreview:
 
     @property
     def is_ready(self) -> bool:
-        """Whether enough is known for pictures that show something."""
+        """Check whether the map has learnt enough for useful previews, or the model brings its own."""
         return self._own is not None or (self._sums is not None and self._sums.count >= ENOUGH)
 
     @torch.inference_mode()
@@ -130,7 +130,7 @@ class LatentPreview:
 
     @torch.inference_mode()
     def learn(self, latents: Tensor, decoded: Tensor) -> None:
-        """Take what there is to learn from a picture: finished latents, and what the decoder made of them."""
+        """Learn from a picture: finished latents (1, C, h, w) and their decoded pixels (1, 3, H, W), -1 to 1."""
         if self._own is not None or (self._sums is not None and self._sums.count >= PLENTY):
             return
         new = Sums.of(latents, decoded)
@@ -143,7 +143,7 @@ class LatentPreview:
 
     @cached_property
     def _own(self) -> PreviewMap | None:
-        """What the model's folder brings."""
+        """Read the map in the model's folder; None if there is none."""
         values = 3 * PATCH**2
         shapes = {"weight": (values, self._channels, 3, 3), "bias": (values,)}
         found = _read(self._checkpoint.folder / OWN_FILE, shapes)
@@ -151,7 +151,7 @@ class LatentPreview:
 
     @cached_property
     def _sums(self) -> Sums | None:
-        """What was learnt from earlier pictures."""
+        """Read the sums over earlier pictures; None if there are none."""
         features = 9 * self._channels + 1
         shapes = {"gram": (features, features), "cross": (features, 3 * PATCH**2), "count": ()}
         found = _read(self._path, shapes)
@@ -186,7 +186,7 @@ def _read(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor] |
 
 
 def _write(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Without a place to write, the next run has learnt nothing from this one."""
+    """Write the sums for later runs; do nothing if the folder is not writable."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_file(path, overwrite=True) as file:

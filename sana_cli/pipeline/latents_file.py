@@ -1,8 +1,8 @@
 """Finished latents in a file, so that a picture whose decoding fails is not lost.
 
-A plain safetensors file: one tensor `latents`, and in the header's metadata what the picture was asked to be. Where only
-a part of an original is redrawn, two more tensors hold what stays of it.
-It lies beside the picture while that is being decoded, and is removed once the picture is there.
+The file is plain safetensors: one tensor `latents`, and the picture's settings in the header's metadata. If only a part
+of an original is redrawn, two more tensors hold the original and the mask.
+It is in the picture's folder until the picture is saved.
 """
 
 # C latent channels, h w latent grid
@@ -34,7 +34,7 @@ VERSION = 1
 PASTE_VERSION = 2  # of files that hold what stays of an original: older readers would draw over it
 SUFFIX = ".latents.safetensors"
 _LONGEST_NAME = 255  # bytes, of common file systems
-_NEEDED = (  # what a picture's settings always tell
+_NEEDED = (  # settings that every picture has
     "prompt", "seed", "steps", "guidance", "scheduler", "size", "drawn_size", "model", "version",
 )  # fmt: skip
 _AGAIN = "draw the picture again"
@@ -42,7 +42,7 @@ _AGAIN = "draw the picture again"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HowToFinish:
-    """Everything that decoding needs to know beside the latents; plain values."""
+    """Everything that decoding needs, except the latents; plain values."""
 
     model: str  # what opens the model again: a known name, a hub id, or an absolute path
     vae_precision: str
@@ -105,7 +105,7 @@ def _is_of(path: Path, settings: dict[str, Any]) -> bool:
 
 
 def picture_of(path: Path) -> Path:
-    """The picture that a file of latents was kept for; SanaError where its name does not tell."""
+    """Derive a picture's path from that of its kept latents. Raises SanaError (usage) if the file was renamed."""
     name = re.sub(r"(-\d+)?$", "", path.name.removesuffix(SUFFIX))
     if name == path.name or not name.lower().endswith(".png"):
         raise SanaError(
@@ -117,7 +117,7 @@ def picture_of(path: Path) -> Path:
 
 
 def finishing_command(path: Path) -> str:
-    """What a person types to finish the picture."""
+    """Build the command that finishes the picture."""
     shown = f"./{path}" if str(path).startswith("-") else str(path)
     return f"sana decode {shlex.quote(shown)}"
 
@@ -182,7 +182,7 @@ def read(path: Path) -> KeptLatents:
 
 
 def _paste(tensors: dict[str, Tensor], size: tuple[int, int]) -> Composite:
-    """What stays of an original. ValueError or KeyError for tensors that are no such thing."""
+    """Build the paste from `original` (H, W, 3) and `mask` (H, W), uint8; `size`: W, H. Raises ValueError or KeyError."""
     original, mask = tensors["original"], tensors["mask"]
     width, height = size
     shapes = tuple(original.shape), tuple(mask.shape)

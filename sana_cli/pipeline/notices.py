@@ -1,4 +1,4 @@
-"""What a person should know before a picture is drawn: options without effect, sizes and words that draw badly."""
+"""Notices before a picture is drawn: options without effect, sizes and words that draw badly."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ from sana_cli.text import with_article
 
 
 def notices_for(params: GenerationParams, checkpoint: Checkpoint) -> Iterator[str]:
-    """One line each."""
+    """Yield a line for each notice."""
     native = checkpoint.defaults.native_size
     drawn = (params.drawn_width, params.drawn_height)
     if checkpoint.own.vocabulary and (native, native) != drawn:

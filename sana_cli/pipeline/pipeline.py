@@ -105,10 +105,10 @@ class SanaPipeline:
     # -- whole pictures --
 
     def params(self, prompt: str, **options: Any) -> GenerationParams:
-        """What `prompt` and the options of a picture come to for this model; a seed that is not given is rolled here.
+        """Resolve `prompt` and the options of a picture for this model; draws a random seed if none is given.
 
         Options are fields of `GenerationOptions`: seed, steps, guidance_scale, negative_prompt, width, height, image,
-        mask, strength, ... SanaError for what cannot be drawn.
+        mask, strength, ... Raises SanaError for options that cannot be drawn.
         """
         return resolve(GenerationOptions.of(prompt=prompt, **options), self.checkpoint)
 
@@ -200,7 +200,7 @@ class SanaPipeline:
 
     @contextmanager
     def _drawing(self, params: GenerationParams) -> Iterator[None]:
-        """One at a time, under the cap, planned for these parameters."""
+        """Reserve the pipeline for one picture, planned and under the memory cap. Raises SanaError if it is closed."""
         with self._turn:
             if self._closed:
                 raise SanaError("this pipeline is closed", hint="open another one")

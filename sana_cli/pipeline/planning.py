@@ -97,19 +97,19 @@ class Planning:
 
     @property
     def predicted_peak(self) -> int:
-        """Bytes at the worst moment under the plan of now."""
+        """Bytes in memory at the predicted peak under the current plan."""
         if self._job is None:
             return self._decode_peak
         return peak(predict(self._job, self.plan)).total
 
     @property
     def keeps_parts(self) -> bool:
-        """Whether transformer and decoder stay for the next picture."""
+        """True if transformer and decoder stay in memory for the next picture."""
         return self.plan.together and self.expects != "one"
 
     @property
     def runs_branches_apart(self) -> bool:
-        """Whether guidance takes two passes one after the other, which rounds in another way."""
+        """True if guidance takes two passes one after the other, which rounds differently."""
         return self._two_branches and self.plan.branches_apart
 
     def step_down(self, stage: Stage) -> bool:
@@ -128,5 +128,5 @@ class Planning:
         return True
 
     def keep_nothing(self) -> None:
-        """Have no part stay for the next picture."""
+        """Keep no part for the next picture."""
         self.plan, self.spare = replace(self.plan, together=False, keeps_text=False), 0

@@ -1,4 +1,4 @@
-"""Encoded prompts on disk: a repeated prompt needs no text encoder, and a new one behind the instruction half of the work.
+"""Encoded prompts on disk. A repeated prompt needs no text encoder; a known instruction halves the work for a new one.
 
 A file a prompt, named by a hash of all that decides its embeddings: the encoder's and the tokenizer's files, the
 instruction, the text, precision, device and kernels. One more for the keys and values of the instruction. Files appear
@@ -36,7 +36,7 @@ LARGEST = 192 * 2**20  # bytes of all files; a prompt takes at most 2.8 MB, an i
 class PromptCache:
     """Encoded prompts of one encoder, in one precision, on one kind of device."""
 
-    encoder: str  # what decides embeddings beside the text
+    encoder: str  # JSON of all that decides embeddings, except the text
 
     @classmethod
     def of(
@@ -53,16 +53,16 @@ class PromptCache:
         return cls(json.dumps([_VERSION, states, precision, device, backend]))
 
     def path(self, prompt: str, *, enhance: bool, beside_enhanced: bool = False) -> Path:
-        """Where a prompt's embeddings are, if they are. `beside_enhanced` as for `PromptEncoder.encode_negative`."""
+        """Name the file of a prompt's embeddings. `beside_enhanced` as for `PromptEncoder.encode_negative`."""
         instruction = complex_human_instruction() if enhance or beside_enhanced else None
         return self._named(instruction, beside_enhanced, prompt.lower().strip())
 
     def holds(self, settings: GenerationParams) -> bool:
-        """Whether a run with these settings finds all that it needs."""
+        """Check whether all embeddings for these settings are on disk."""
         return all(_whole(path) is not None for path in self._paths(settings))
 
     def read(self, settings: GenerationParams) -> "EncodedPair | None":
-        """What a run with these settings needs, if all of it is there."""
+        """Read all embeddings for these settings; None if some are missing."""
         from sana_cli.pipeline.text import EncodedPair
 
         found = [_read_prompt(path) for path in self._paths(settings)]
@@ -77,7 +77,7 @@ class PromptCache:
         return _read_prompt(paths[1]) if len(paths) > 1 else None
 
     def write(self, settings: GenerationParams, text: "EncodedPair") -> None:
-        """Keep what was encoded."""
+        """Store the embeddings of a picture's texts."""
         for path, encoded in zip(
             self._paths(settings), (text.positive, text.negative), strict=False
         ):
@@ -94,7 +94,7 @@ class PromptCache:
             _prune(_folder())
 
     def read_instruction(self, token_ids: list[int]) -> "Instruction | None":
-        """What the encoder made of an instruction, on the CPU, if it is there."""
+        """Read the encoder's keys, values and first state of an instruction, on the CPU; None if they are missing."""
         from sana_cli.models.text_encoder import Instruction
 
         found = _read(self._named(token_ids))
@@ -105,7 +105,7 @@ class PromptCache:
         return Instruction(token_ids, list(past), tensors["first_state"])
 
     def write_instruction(self, instruction: "Instruction") -> None:
-        """Keep it."""
+        """Store an instruction's keys, values and first state."""
         import torch
 
         keys, values = (torch.stack(parts) for parts in zip(*instruction.past, strict=True))
@@ -148,7 +148,7 @@ def _read_prompt(path: Path) -> "EncodedPrompt | None":
 
 
 def _read(path: Path) -> "tuple[dict[str, Tensor], dict[str, Any]] | None":
-    """None for a file that is not there or not as it was written: it is made again."""
+    """Read the tensors and text of a file; None if it is missing or damaged, so that it is made again."""
     from safetensors.torch import load
 
     whole = _whole(path)
@@ -186,7 +186,7 @@ def _digest(
 
 
 def _write(path: Path, tensors: "dict[str, Tensor]", facts: dict[str, Any]) -> None:
-    """Without a place to write, the prompt is encoded again next time."""
+    """Write a file of the cache; if the folder is not writable, the prompt is encoded again next time."""
     from safetensors import SafetensorError
     from safetensors.torch import save
 

@@ -1,4 +1,4 @@
-"""What happens when a stage fails: smaller plans when memory runs out, fp32 where values break, one error at the end."""
+"""Recovery of a failed stage: smaller plans when memory runs out, fp32 when values break, one error at the end."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -87,9 +87,9 @@ def _no_picture(broken: BrokenValues) -> SanaError:
 def within_cap(
     components: Components, width: int, height: int, *, remedies: str = _REMEDIES
 ) -> Iterator[None]:
-    """Within the block, a cap holds allocations on a CUDA device, and no memory left is a SanaError.
+    """Cap allocations on a CUDA device within the block. Raises SanaError when memory runs out.
 
-    `width` and `height` are those of the picture, `remedies` what helps beside a higher cap.
+    `width` and `height`: of the picture, in pixels. `remedies`: hints to show with that for a higher cap.
     """
     with (
         held_to(components.planning.cap, components.device) as held,

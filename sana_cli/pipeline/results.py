@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationResult:
-    """One picture. `seconds` by stage, and in total; `settings` is what its file carries."""
+    """A picture in memory. `seconds` by stage, and in total; `settings` are those that its file carries."""
 
     image: Image.Image  # RGB
     seed: int
@@ -30,12 +30,12 @@ class GenerationResult:
 
     @property
     def width(self) -> int:
-        """Pixels."""
+        """Width in pixels."""
         return self.image.width
 
     @property
     def height(self) -> int:
-        """Pixels."""
+        """Height in pixels."""
         return self.image.height
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> "SavedResult":
@@ -62,10 +62,10 @@ def result_of(
     *,
     passes: "PassCount | None" = None,
 ) -> GenerationResult:
-    """A picture that `components` have decoded just now; `settings` are what its file carries beside how."""
+    """Describe the picture that `components` have just decoded. `settings`: of its file, except how it was decoded."""
     decode = components.plan.decode
     carried = {key: value for key, value in settings.items() if key != "decode"}
-    # Blended tiles draw something else, exact ones round in another way.
+    # Blended tiles draw something else; exact ones round differently.
     if decode.mode != "whole":
         carried["decode"] = str(decode)
     return GenerationResult(

@@ -2,9 +2,9 @@
 
 ShieldGemma (arXiv 2407.21772) is a Gemma-2 that answers whether a text violates a policy. It is asked in the words of
 its model card, with the policy of Sana's own demo (app/safety_check.py there); the logits of "Yes" and "No" for the next
-word become a probability, and above the demo's threshold of 0.2 (app/app_sana.py) nothing is drawn. The model is taken
-from disk only. It stays for the next prompt where a session has room for it beside the picture's own parts, and is gone
-before they are loaded everywhere else.
+word become a probability, and above the demo's threshold of 0.2 (app/app_sana.py) nothing is drawn. The model is read
+from disk only. A session keeps it for the next prompt if the picture's own parts leave room for it; otherwise it is freed
+before they are loaded.
 """
 
 from collections.abc import Iterable
@@ -67,7 +67,7 @@ class SafetyCheck:
 
     @classmethod
     def find(cls, name: str | None) -> "SafetyCheck":
-        """The one of this name (a folder or hub id; None: ShieldGemma-2b); SanaError when it is not here."""
+        """Open the model of this name (a folder or hub id; None: ShieldGemma-2b). Raises SanaError if it is not on disk."""
         path = local_path(name or MODEL)
         if path.is_dir():
             return cls(path)
@@ -91,7 +91,7 @@ class SafetyCheck:
         spare: int | None = 0,
         reporter: "Reporter",
     ) -> dict[str, SanaError]:
-        """Why prompts are refused, by prompt; those that may be drawn are not in it, and are not checked again.
+        """Check prompts and map each refused one to the reason. Allowed prompts are not in it, and are not checked again.
 
         The model stays for the next call if it fits into `spare` bytes (None: they are not counted).
         """
@@ -181,7 +181,7 @@ def _refusal(prompt: str, risk: float) -> SanaError:
 
 
 def _no_check(message: str) -> SanaError:
-    """For a model that cannot be the check; a new copy of it could not either."""
+    """Build the error for a model that cannot check prompts; downloading it again would not help."""
     return checkpoint_error(
         message, hint=f"name a model made for this: sana config set safety_model {MODEL}"
     )

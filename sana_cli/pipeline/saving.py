@@ -1,6 +1,6 @@
-"""From a pipeline's picture to a file; finished latents lie beside it until it is there.
+"""Save a pipeline's picture to a file; until then, finished latents are kept in the same folder.
 
-Whatever happens while they are decoded, they stay, and the error says which command resumes from them.
+If decoding fails in any way, the latents stay, and the error names the command that resumes from them.
 """
 
 from collections.abc import Iterator
@@ -126,7 +126,7 @@ def _to_keep(pipeline: SanaPipeline, params: GenerationParams, latents: Tensor) 
 
 
 def model_reference(checkpoint: Checkpoint) -> str:
-    """What opens this model again, from any folder."""
+    """Name this model so that it can be opened again from any folder."""
     if checkpoint.pth is not None:
         return str(checkpoint.pth.resolve())
     if checkpoint.revision is not None or checkpoint.name == BUILTIN:

@@ -37,7 +37,7 @@ Texts = dict[TextKey, EncodedPair]
 
 
 def text_key(params: GenerationParams) -> TextKey:
-    """What decides the embeddings of both branches."""
+    """Key of the embeddings of both branches: all parameters that change them."""
     p = params
     return p.prompt, p.negative_prompt, p.enhance, p.uses_two_branches
 
@@ -53,7 +53,7 @@ def encode_prompt(
 
 
 def encode_texts(components: Components, wanted: Iterable[GenerationParams]) -> Texts:
-    """The texts of several pictures, from the cache where they are in it; says what of them the model did not read.
+    """Encode the texts of several pictures or read them from the cache; reports the parts that the model did not read.
 
     Raises BrokenValues.
     """

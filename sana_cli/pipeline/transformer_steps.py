@@ -79,7 +79,7 @@ def denoise_picture(
 def _previewer(
     components: Components, params: GenerationParams, watching: Watching | None
 ) -> Callable[[int, Tensor], None] | None:
-    """What shows a step's estimate; None where nobody watches, or the decoder is not known well enough."""
+    """Build the function that shows a step's estimate; None without a viewer, or before previews are ready."""
     if watching is None:
         return None
     if not components.preview.is_ready:

@@ -25,7 +25,7 @@ _USUAL = {"negative_prompt": "", "guidance_interval": "0-1", "cache": 0.0}
 
 
 def options_of_picture(settings: Mapping[str, Any], name: str) -> GenerationOptions:
-    """What repeats a picture, from the settings in its file, which `name` is of. SanaError for what makes no sense."""
+    """Build the options that repeat a picture from the settings in its file `name`. Raises SanaError for unusable ones."""
     said: dict[str, Any] = {}
     for field in FIELDS.values():
         if key := field.option.picture:
@@ -66,7 +66,7 @@ def options_of_picture(settings: Mapping[str, Any], name: str) -> GenerationOpti
 
 
 def lora_paths(texts: Iterable[str]) -> tuple[tuple[Path, float], ...]:
-    """What --lora names: files and scales. SanaError (usage) for what cannot be either."""
+    """Parse the values of --lora as files and scales. Raises SanaError (usage) for unreadable ones."""
     return tuple((local_path(path), scale) for path, scale in map(parse_lora, texts))
 
 
@@ -78,7 +78,7 @@ def _said(settings: Mapping[str, Any], key: str, kinds: tuple[type, ...], name: 
 
 
 def _is_sensible(value: str | float | bool) -> bool:
-    """Whether a value can be one at all: JSON holds numbers that no float can, and texts that no file can be called."""
+    """Check a value from JSON: it may be a number too large for a float, or a text that cannot be a file name."""
     if isinstance(value, str):
         return "\0" not in value and not any("\ud800" <= c <= "\udfff" for c in value)
     return abs(value) <= _LARGEST  # neither NaN nor infinite
@@ -123,7 +123,7 @@ def require_library(backend: str) -> None:
 
 
 def is_text(text: str) -> bool:
-    """Whether it is encodable; bytes of another encoding arrive as lone surrogates."""
+    """Check whether a text can be encoded; bytes of another encoding arrive as lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

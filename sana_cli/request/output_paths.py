@@ -1,4 +1,4 @@
-"""Where pictures go; refuses names that are taken or cannot be written, before any work. No torch."""
+"""Choose the files of pictures; refuse names that are taken or cannot be written, before any work. No torch."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from sana_cli.request.params import GenerationParams, _require, resolve_all
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What `--output` names: a .png file, a folder, or a pattern."""
+    """The value of `--output`: a .png file, a folder, or a pattern."""
 
     path: Path | None  # None: the working folder
     is_folder: bool  # it was written with a slash at its end: made if it is not there
@@ -40,7 +40,7 @@ class Target:
 def planned(
     options: GenerationOptions, checkpoint: Checkpoint, *, overwrite: bool
 ) -> list[tuple[GenerationParams, Path]]:
-    """Every picture that is asked for and where it goes; raises what drawing would end in, as far as it shows before any work."""
+    """List every requested picture and its file. Raises the errors of drawing that can be found before any work."""
     pictures = resolve_all(options, checkpoint)
     paths = output_paths(Target.of(options.output), pictures, overwrite=overwrite)
     return list(zip(pictures, paths, strict=True))
@@ -49,7 +49,7 @@ def planned(
 def output_paths(
     target: Target, pictures: Sequence[GenerationParams], *, overwrite: bool
 ) -> list[Path]:
-    """Where each picture goes; refuses, before any work, names that are taken or unwritable."""
+    """Choose the file of each picture, before any work. Raises SanaError for names that are taken or unwritable."""
     path = target.path
     if path is None or path.is_dir() or files.is_new_folder(path, target.is_folder):
         folder, base = path or Path(), text.slug(pictures[0].prompt)
@@ -73,7 +73,7 @@ def output_paths(
 def picture_path(
     target: Path | None, *, is_folder: bool, default: Callable[[], Path], overwrite: bool
 ) -> Path:
-    """Where one picture goes that has a name already, `default`; errors as for `output_paths`."""
+    """Choose the file of one picture whose usual name is `default()`; errors as for `output_paths`."""
     if target is None:
         path = default()
     elif target.is_dir():

@@ -1,4 +1,4 @@
-"""What to draw, checked before any work: options resolved for one model. No torch."""
+"""Parameters of a picture: options resolved for one model and checked before any work. No torch."""
 
 import secrets
 from dataclasses import dataclass, replace
@@ -62,7 +62,7 @@ class GenerationParams:
 
     @property
     def steps_to_run(self) -> int:
-        """All, or the last ones on a picture."""
+        """The number of steps that run: all, or fewer when an original picture is redrawn."""
         return self.steps - (self.source.first if self.source else 0)
 
 
@@ -107,13 +107,13 @@ def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationPar
 
 
 def resolve_all(options: GenerationOptions, checkpoint: Checkpoint) -> list[GenerationParams]:
-    """One a picture, with seeds S, S+1, ...; errors as for `resolve`."""
+    """Resolve the parameters of each picture, with seeds S, S+1, ...; errors as for `resolve`."""
     first = resolve(options, checkpoint)
     return [replace(first, seed=first.seed + i) for i in range(count_of(options))]
 
 
 def count_of(options: GenerationOptions) -> int:
-    """How many pictures are asked for."""
+    """The number of requested pictures."""
     return 1 if options.count is None else options.count
 
 
@@ -131,7 +131,7 @@ def _source(o: GenerationOptions, steps: int, scheduler: SchedulerName) -> InitI
 
 
 def _picture(said: Any) -> Any:
-    """A path; Python may give one as such, or a picture in memory."""
+    """Turn the name of a file into a path; a path or a picture in memory, from Python, stays as it is."""
     return local_path(said) if isinstance(said, str) else said
 
 
@@ -156,7 +156,7 @@ def _require_prompts(prompt: str, negative: str) -> None:
 
 
 def _require_names(o: GenerationOptions) -> None:
-    """Pictures store what they were made from, and can hold text only."""
+    """Refuse paths that a picture's settings cannot store as text."""
     for what, name in (("--image", o.image), ("--mask", o.mask)):
         _require(
             name is None or is_text(str(name)),
@@ -190,7 +190,7 @@ def _require(condition: bool, message: str, hint: str) -> None:
 
 
 def _finished_size(o: GenerationOptions, native: int, image: PictureFile | None) -> tuple[int, int]:
-    """What was asked for; what was not is the model's, or that of the picture to begin with."""
+    """Choose width and height, in pixels. A side that was not requested follows the original picture, else the model."""
     width, height, exact = o.width, o.height, not o.bins
     if o.aspect:
         width, height = size_of_aspect(o.aspect, native)

@@ -11,7 +11,7 @@ from sana_cli.request.params import GenerationParams
 
 
 def picture_settings(params: GenerationParams, checkpoint: Checkpoint) -> dict[str, Any]:
-    """What decides a picture, under the keys of its file; None is left out. The pipeline adds where it was drawn."""
+    """Collect the settings that decide a picture, by the keys of its file; None is not stored. The pipeline adds the device."""
     low, high = params.guidance_interval
     settings = {
         "prompt": params.prompt,

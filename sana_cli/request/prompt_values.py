@@ -1,4 +1,4 @@
-"""What a place in a file of prompts says, key by key: known, of its kind, and as options of a picture. No torch."""
+"""Read the values of an entry in a file of prompts, check them by key, and build the options of a picture. No torch."""
 
 from typing import Any
 
@@ -33,9 +33,9 @@ class BadValue(Exception):
 
 
 def values_of(entry: Entry) -> tuple[dict[str, Any], list[str]]:
-    """What is said, by our keys and each of its kind, and the keys that mean nothing here. null is "not said".
+    """Read an entry's values under their known keys, and list its unknown keys. null means that a key is not set.
 
-    BadValue for what cannot be used, and for a key that is one of ours, misspelled or in the wrong place.
+    Raises BadValue for unusable values, and for a known key that is misspelled or in the wrong place.
     """
     values: dict[str, Any] = {}
     unknown: list[str] = []
@@ -139,7 +139,7 @@ def _converted(key: str, text: str) -> Any:
 
 
 def options_of(values: dict[str, Any]) -> GenerationOptions:
-    """As options; BadValue where they contradict each other."""
+    """Build options from values. Raises BadValue if they contradict each other."""
     if (size := values.pop("size", None)) is not None:
         if "width" in values or "height" in values:
             raise BadValue("has a size twice: size, and width or height")

@@ -1,4 +1,4 @@
-"""How a picture is drawn on a machine: nothing here decides what it shows. No torch."""
+"""Options of the machine that draws a picture; none of them decides what it shows. No torch."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal, Self
@@ -22,7 +22,7 @@ from sana_cli.text import did_you_mean
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeOptions:
-    """Where, in which precision and within which memory. Recorded in pictures, never compared with "already drawn"."""
+    """Device, precision and memory of a run. Pictures record them; the search for finished pictures ignores them."""
 
     device: str = "auto"  # "cpu", "cuda" or "mps"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -36,7 +36,7 @@ class RuntimeOptions:
 
     @classmethod
     def of(cls, **values: Any) -> Self:
-        """From what a program says: `max_memory` may be "4GiB". SanaError (usage) for names and values that cannot be."""
+        """Build options from Python values; `max_memory` may be "4GiB". Raises SanaError (usage) for unknown names and values."""
         known = [field.name for field in fields(cls)]
         for name in values:
             if name not in known:
@@ -61,7 +61,7 @@ class RuntimeOptions:
 
 
 def runtime_of(options: GenerationOptions, checkpoint: Checkpoint) -> RuntimeOptions:
-    """How and where pictures are drawn. SanaError (usage) for what cannot be read or does not fit the model."""
+    """Read the runtime options. Raises SanaError (usage) for values that are unreadable or do not fit the model."""
     o = options
     backend: Literal["auto", "native", "torchao", "quanto", "reference"] = Backend(
         o.backend or "auto"
