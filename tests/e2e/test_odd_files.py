@@ -206,8 +206,9 @@ def test_what_lies_around(
 ) -> None:
     """Under names of files of ours: it is not asked for, so nothing fails."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("SANA_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "cache").mkdir()
+    if name.startswith("cache/"):  # an empty one has kernels measured again
+        monkeypatch.setenv("SANA_CACHE", str(tmp_path / "cache"))
+        (tmp_path / "cache").mkdir()
     odd = tmp_path / name
     make(odd)
     os.utime(odd, (0, 0), follow_symlinks=False)
