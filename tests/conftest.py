@@ -239,6 +239,21 @@ def sana_draw(sana: Callable[..., Result], tmp_path: Path) -> Callable[..., list
     return run
 
 
+@pytest.fixture
+def before_opening(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """`before_opening(act)` has `act(path, mode)` called before `Path.open` opens a file, from then on."""
+    opens = Path.open
+
+    def watch(act: Callable[[Path, str], object]) -> None:
+        def opened(path: Path, mode: str = "r", *rest: Any, **named: Any) -> Any:
+            act(path, mode)
+            return opens(path, mode, *rest, **named)
+
+        monkeypatch.setattr(Path, "open", opened)
+
+    return watch
+
+
 _NETWORKS = {
     "text": "sana_cli.models.gemma2",
     "denoise": "sana_cli.models.sana_transformer",

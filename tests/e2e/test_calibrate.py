@@ -1,6 +1,7 @@
 """`sana quantize` with calibration: what it writes, resumes, refuses, and that folders draw what was calibrated."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,10 +9,9 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from calibration import calibrator as calibrator_module
-from calibration import float_model
 from calibration.calibrator import Calibrator, Options
 from calibration.collect import draw_latents, encode_texts, plan_drawings
 from quant.convert import quantized_layer
@@ -232,27 +232,30 @@ def test_keep_more_than_there_are(
 
 
 def test_rerun_goes_on_behind_finished_parts(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before_opening: Callable[..., None],
 ) -> None:
-    original, target = quantize_checkpoint._write_tensor, tmp_path / "out"
+    target, written = tmp_path / "out", []
 
-    def fail_in_vae(*arguments: Any) -> Any:
-        if arguments[4] == "vae":
-            raise KeyboardInterrupt
-        return original(*arguments)
+    def fail_first_in_vae(path: Path, mode: str) -> None:
+        if (path.suffix, mode) == (".safetensors", "wb"):
+            written.append(path.parent.name)
+            if path.parent.name == "vae" and written.count("vae") == 1:
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(quantize_checkpoint, "_write_tensor", fail_in_vae)
+    before_opening(fail_first_in_vae)
     assert sana("quantize", tiny_model, target, *FAST).code == ExitCode.INTERRUPTED
     assert not target.exists()
-    written: list[str] = []
-    monkeypatch.setattr(
-        quantize_checkpoint, "_write_tensor", lambda *a: written.append(a[4]) or original(*a)
-    )
+    assert "transformer" in written
+    written[:] = ["vae"]
     # Would fail if it were called.
     monkeypatch.setattr(calibrator_module, "calibrate_linears", None)
     result = sana("quantize", tiny_model, target, *FAST, "--json")
     assert result.code == 0, result.err
-    assert set(written) == {"vae"}
+    assert written == ["vae", "vae"], "once more"
     layers = result.document["components"]["transformer"]["layers"]
     assert {path: one["scheme"] for path, one in layers.items()} == schemes(target, "transformer")
 
@@ -298,13 +301,16 @@ def test_a_rerun_with_other_options_begins_again(
 
 
 def test_interrupted_while_drawing(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    before_computing: Callable[..., Any],
 ) -> None:
-    def interrupt(*arguments: Any, **named: Any) -> None:
+    def interrupt() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(float_model, "record_steps", interrupt)
-    result = sana("quantize", tiny_model, tmp_path / "out", *FAST)
+    with before_computing("denoise", interrupt):
+        result = sana("quantize", tiny_model, tmp_path / "out", *FAST)
     assert result.code == ExitCode.INTERRUPTED
     assert not (tmp_path / "out").exists()
 
@@ -346,12 +352,16 @@ def test_bad_options(
 
 
 def test_prompts_beyond_the_samples(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    before_opening: Callable[..., None],
 ) -> None:
-    def interrupt(*arguments: Any) -> None:
-        raise KeyboardInterrupt
+    def interrupt(path: Path, mode: str) -> None:
+        if path.suffix == ".safetensors":
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(quantize_checkpoint, "_quantize_component", interrupt)
+    before_opening(interrupt)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a fox\na cat\na hen\n")
     options = ("--samples", "2", "--device", "cpu", "--calibration-prompts", prompts)
@@ -361,13 +371,14 @@ def test_prompts_beyond_the_samples(
 
 
 def test_a_model_that_draws_nothing(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path
 ) -> None:
-    from sana_cli.models.sana_transformer import SanaTransformer2D
-
-    original = SanaTransformer2D.forward
-    monkeypatch.setattr(SanaTransformer2D, "forward", lambda *a, **k: original(*a, **k) * torch.nan)
-    result = sana("quantize", tiny_model, tmp_path / "out", *FAST)
+    """Its numbers are finite, and what it computes of them is not."""
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    path = next((model / "transformer").glob("*.safetensors"))
+    tensors = load_file(path)
+    save_file(tensors | {"proj_out.bias": tensors["proj_out.bias"] + 3e38}, path)
+    result = sana("quantize", model, tmp_path / "out", *FAST)
     assert result.code == ExitCode.CHECKPOINT
     assert "cannot calibrate: NaN" in result.err
     assert "--samples 0" in result.err

@@ -136,31 +136,31 @@ def test_info_of_a_folder_without_a_report(
 
 
 def test_rerun_goes_on_behind_finished_parts(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    before_opening: Callable[..., None],
 ) -> None:
-    from sana_cli import quantize_checkpoint
+    read: list[str] = []  # the part of each tensor
+    written: list[str] = []
 
-    original, seen = quantize_checkpoint._write_tensor, []
-
-    def fail_in_vae(*arguments: Any) -> Any:
-        seen.append(arguments[4])
-        if arguments[4] == "vae" and len(seen) > 60:
+    def fail_in_vae(path: Path, mode: str) -> None:
+        part = path.parent.name
+        if path.suffix == ".safetensors":
+            (written if "w" in mode else read).append(part)
+        if read.count("vae") == 20 and (part, mode) == ("vae", "rb"):
             raise KeyboardInterrupt
-        return original(*arguments)
 
-    monkeypatch.setattr(quantize_checkpoint, "_write_tensor", fail_in_vae)
+    before_opening(fail_in_vae)
     target = tmp_path / "out"
     assert sana("quantize", tiny_model, target, *NO_DATA).code == ExitCode.INTERRUPTED
     assert not target.exists()
-    monkeypatch.setattr(quantize_checkpoint, "_write_tensor", original)
-    monkeypatch.setattr(
-        quantize_checkpoint,
-        "_write_tensor",
-        lambda *a: seen.append(f"again {a[4]}") or original(*a),
-    )
+    finished = written[:-1]
+    assert (written[-1], "transformer" in finished) == ("vae", True)
+    written.clear()
     assert sana("quantize", tiny_model, target, *NO_DATA, "--quiet").code == 0
-    assert "again vae" in seen
-    assert "again transformer" not in seen
+    assert "vae" in written
+    assert set(written).isdisjoint(finished)
     assert list(target.glob("*/done.json")) == []
 
 
@@ -308,15 +308,14 @@ def test_out_of_memory(
     sana: Callable[..., Any],
     tiny_model: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    before_opening: Callable[..., None],
     error: Exception,
 ) -> None:
-    from sana_cli import quantize_checkpoint
+    def fail(path: Path, mode: str) -> None:
+        if path.suffix == ".safetensors":
+            raise error
 
-    def fail(*arguments: Any) -> Any:
-        raise error
-
-    monkeypatch.setattr(quantize_checkpoint, "quantized_layer", fail)
+    before_opening(fail)
     result = sana("quantize", tiny_model, tmp_path / "out", *NO_DATA)
     assert result.code == ExitCode.ENVIRONMENT, result.err
     assert "not enough memory" in result.err
@@ -388,14 +387,16 @@ def test_quantized_already(sana: Callable[..., Any], folder: Path, tmp_path: Pat
 
 
 def test_disk_full(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    before_opening: Callable[..., None],
 ) -> None:
-    from quant.stream_writer import StreamWriter
+    def full(path: Path, mode: str) -> None:
+        if (path.suffix, mode) == (".safetensors", "wb"):
+            raise OSError(28, "No space left on device")
 
-    def full(self: StreamWriter, name: str, tensor: torch.Tensor) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(StreamWriter, "add", full)
+    before_opening(full)
     result = sana("quantize", tiny_model, tmp_path / "out", *NO_DATA)
     assert result.code == ExitCode.ENVIRONMENT
     assert "No space left on device" in result.err
