@@ -6,6 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Protocol
 
+from sana_cli.system.redact import without_secrets
+from sana_cli.text import one_line
+
 if TYPE_CHECKING:
     import torch
 
@@ -84,3 +87,13 @@ class Stopwatch:
         total = time.perf_counter() - self._started
         other = max(0.0, total - sum(self._seconds.values()))
         return {**self._seconds, "other": other, "total": total}
+
+
+class Formatter(logging.Formatter):
+    """A record keeps to its line; a traceback has lines of its own. Neither shows a secret."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return one_line(super().formatMessage(record))

@@ -7,9 +7,7 @@ show a text in another order than it has. All printing therefore passes through 
 for other ways.
 """
 
-import difflib
 import json
-import logging
 import math
 import re
 import shlex
@@ -179,6 +177,8 @@ def _is_mark(character: str) -> bool:
 def closest(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str | None:
     """Return the known word that a mistyped one probably means; None if none resembles it by `cutoff`, 0 to 1."""
 
+    import difflib  # a millisecond, for mistakes only
+
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=cutoff)), None)
 
 
@@ -222,13 +222,3 @@ def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in shown
     ]
-
-
-class Formatter(logging.Formatter):
-    """A record keeps to its line; a traceback has lines of its own. Neither shows a secret."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return without_secrets(super().format(record))
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return one_line(super().formatMessage(record))

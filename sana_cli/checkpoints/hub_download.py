@@ -36,8 +36,8 @@ from sana_cli.checkpoints.hub_answer import LARGEST_ANSWER, BadAnswer, Listing, 
 from sana_cli.checkpoints.hub_environment import is_token
 from sana_cli.checkpoints.hub_files import RemoteFile, RepoFolder, has_digest, is_sound
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.progress import Formatter
 from sana_cli.system.redact import without_secrets
-from sana_cli.text import Formatter
 
 Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in total
 

@@ -8,10 +8,10 @@ this table; what an option does is `request/params.py`'s to say. No torch.
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache
-from typing import Annotated, Any, Literal, Self, get_args, get_type_hints
+from typing import Annotated, Any, Literal, Self, get_args
 
 from sana_cli.config.choices import (
     BLENDED_TILE,
@@ -346,7 +346,7 @@ def _table() -> dict[str, Field]:
         str: "text", int: "whole number", float: "number", bool: "true or false", tuple[str, ...]: "texts",
     }  # fmt: skip
     table = {}
-    for name, hint in get_type_hints(GenerationOptions, include_extras=True).items():
+    for name, hint in GenerationOptions.__annotations__.items():
         if name != "sources":
             annotated, option = get_args(hint)
             table[name] = Field(name=name, value=kinds[get_args(annotated)[0]], option=option)
@@ -354,4 +354,3 @@ def _table() -> dict[str, Field]:
 
 
 FIELDS: Mapping[str, Field] = _table()
-assert list(FIELDS) == [f.name for f in fields(GenerationOptions) if f.name != "sources"]

@@ -6,7 +6,7 @@ Our own modules log under "sana": what was read from where, what was chosen, and
 import logging
 import sys
 
-from sana_cli.text import Formatter
+from sana_cli.progress import Formatter
 
 LOGGER = "sana"
 # They report, with handlers of their own, GPU extensions that do not load on this machine.

@@ -24,6 +24,7 @@ LAYERS = (
 BESIDE = {
     "files": {"errors", "quant"},
     "system": {"errors", "quant"},
+    "progress": {"system", "text"},  # a log line is shown as any other
     "text": {"system"},  # secrets of the machine are never shown
     "models": {"checkpoints"},  # a tokenizer is a file
     "memory": {"request"},  # a plan is made for what is to be drawn
