@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISREG
 from typing import TYPE_CHECKING, Any
@@ -37,6 +37,8 @@ class PromptCache:
     """Encoded prompts of one encoder, in one precision, on one kind of device."""
 
     encoder: str  # JSON of all that decides embeddings, except the text
+    folder: Path = field(default_factory=lambda: _folder())
+    largest: int = LARGEST  # bytes of all files that `prune` leaves
 
     @classmethod
     def of(
@@ -91,7 +93,7 @@ class PromptCache:
     def prune(self) -> None:
         """Remove what was not used for longest until the rest is small enough. Looks at every file of the cache."""
         with suppress(OSError):
-            _prune(_folder())
+            _prune(self.folder, self.largest)
 
     def read_instruction(self, token_ids: list[int]) -> "Instruction | None":
         """Read the encoder's keys, values and first state of an instruction, on the CPU; None if they are missing."""
@@ -114,7 +116,7 @@ class PromptCache:
 
     def _named(self, *what: Any) -> Path:
         key = json.dumps([self.encoder, *what])
-        return _folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
+        return self.folder / f"{hashlib.sha256(key.encode()).hexdigest()}.safetensors"
 
     def _paths(self, settings: GenerationParams) -> list[Path]:
         paths = [self.path(settings.prompt, enhance=settings.enhance)]
@@ -202,12 +204,12 @@ def _write(path: Path, tensors: "dict[str, Tensor]", facts: dict[str, Any]) -> N
             file.write(save(tensors, metadata={"sana": json.dumps(facts)}))
 
 
-def _prune(folder: Path) -> None:
+def _prune(folder: Path, largest: int) -> None:
     """Remove what was not used for longest until the rest is small enough; other processes may do the same."""
     files = [(s, p) for p in folder.glob("*.safetensors") if (s := _stat(p)) and S_ISREG(s.st_mode)]
     total = 0
     for state, path in sorted(files, key=lambda pair: pair[0].st_mtime, reverse=True):
         total += state.st_size
-        if total > LARGEST:
+        if total > largest:
             with suppress(OSError):  # somebody else's: the others go all the same
                 path.unlink()

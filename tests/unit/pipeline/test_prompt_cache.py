@@ -15,16 +15,20 @@ from safetensors.torch import save
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.models.text_encoder import EncodedPrompt, Instruction
-from sana_cli.pipeline import prompt_cache, text
+from sana_cli.pipeline import text
 from sana_cli.pipeline.prompt_cache import PromptCache
 from sana_cli.pipeline.text import EncodedPair
 from sana_cli.request.params import GenerationParams, resolve
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(prompt_cache, "_folder", lambda: tmp_path / "prompts")
+def folder(tmp_path: Path) -> Path:
     return tmp_path / "prompts"
+
+
+@pytest.fixture
+def cache(folder: Path) -> PromptCache:
+    return PromptCache("encoder", folder=folder)
 
 
 @pytest.fixture
@@ -34,18 +38,19 @@ def settings() -> GenerationParams:
     )
 
 
-CACHE = PromptCache("encoder")
 PAIR = EncodedPair(
     EncodedPrompt(torch.randn(1, 4, 8), 2, ("flurb",)), EncodedPrompt(torch.randn(1, 2, 8))
 )
 
 
-def test_what_was_written_is_read(folder: Path, settings: GenerationParams) -> None:
-    assert CACHE.read(settings) is None
-    assert not CACHE.holds(settings)
-    CACHE.write(settings, PAIR)
-    assert CACHE.holds(settings)
-    found = CACHE.read(settings)
+def test_what_was_written_is_read(
+    folder: Path, cache: PromptCache, settings: GenerationParams
+) -> None:
+    assert cache.read(settings) is None
+    assert not cache.holds(settings)
+    cache.write(settings, PAIR)
+    assert cache.holds(settings)
+    found = cache.read(settings)
     assert found is not None
     assert found.negative is not None
     assert PAIR.negative is not None
@@ -56,13 +61,13 @@ def test_what_was_written_is_read(folder: Path, settings: GenerationParams) -> N
 
 
 def test_what_decides_the_embeddings_decides_the_file(
-    folder: Path, settings: GenerationParams
+    cache: PromptCache, settings: GenerationParams
 ) -> None:
-    CACHE.write(settings, PAIR)
-    assert CACHE.holds(replace(settings, prompt="  a CAT ")), "the text is lower-cased and stripped"
-    assert not CACHE.holds(replace(settings, prompt="a dog"))
-    assert not CACHE.holds(replace(settings, negative_prompt="rain"))
-    assert not CACHE.holds(replace(settings, enhance=not settings.enhance))
+    cache.write(settings, PAIR)
+    assert cache.holds(replace(settings, prompt="  a CAT ")), "the text is lower-cased and stripped"
+    assert not cache.holds(replace(settings, prompt="a dog"))
+    assert not cache.holds(replace(settings, negative_prompt="rain"))
+    assert not cache.holds(replace(settings, enhance=not settings.enhance))
     assert not PromptCache("another").holds(settings)
     model = open_checkpoint("builtin")
     ways = {"precision": "fp32", "device": "cpu", "backend": "auto"}
@@ -76,14 +81,14 @@ def test_what_decides_the_embeddings_decides_the_file(
 
 @pytest.mark.parametrize("damage", [b"", b"no safetensors", None])
 def test_damaged_files_are_made_again(
-    folder: Path, settings: GenerationParams, damage: bytes | None
+    folder: Path, cache: PromptCache, settings: GenerationParams, damage: bytes | None
 ) -> None:
-    CACHE.write(settings, PAIR)
+    cache.write(settings, PAIR)
     for path in folder.iterdir():
         path.write_bytes(path.read_bytes()[:-7] if damage is None else damage)
-    assert CACHE.read(settings) is None
-    CACHE.write(settings, PAIR)
-    assert CACHE.read(settings) is not None
+    assert cache.read(settings) is None
+    cache.write(settings, PAIR)
+    assert cache.read(settings) is not None
 
 
 @pytest.mark.parametrize(
@@ -97,104 +102,102 @@ def test_damaged_files_are_made_again(
     ],
 )
 def test_files_that_somebody_changed(
-    folder: Path, settings: GenerationParams, embeds: torch.Tensor | None, facts: dict[str, object]
+    folder: Path,
+    cache: PromptCache,
+    settings: GenerationParams,
+    embeds: torch.Tensor | None,
+    facts: dict[str, object],
 ) -> None:
-    CACHE.write(settings, PAIR)
-    assert CACHE.holds(settings)
+    cache.write(settings, PAIR)
+    assert cache.holds(settings)
     for path in folder.iterdir():
         with safe_open(path, framework="pt") as file:
             kept, told = file.get_tensor("embeds"), json.loads(file.metadata()["sana"])
         changed = {"embeds": kept if embeds is None else embeds}
         path.write_bytes(save(changed, metadata={"sana": json.dumps(told | facts)}))
-    assert not CACHE.holds(settings), "a plan must not count on it"
-    assert CACHE.read(settings) is None
+    assert not cache.holds(settings), "a plan must not count on it"
+    assert cache.read(settings) is None
 
 
-def test_files_under_the_names_of_others(folder: Path, settings: GenerationParams) -> None:
+def test_files_under_the_names_of_others(cache: PromptCache, settings: GenerationParams) -> None:
     """A whole file of another prompt, or of an instruction, is not taken for this one's."""
     other = replace(settings, prompt="a dog")
-    CACHE.write(settings, PAIR)
-    CACHE.write(other, PAIR)
-    path, strange = (CACHE.path(s.prompt, enhance=s.enhance) for s in (settings, other))
+    cache.write(settings, PAIR)
+    cache.write(other, PAIR)
+    path, strange = (cache.path(s.prompt, enhance=s.enhance) for s in (settings, other))
     path.write_bytes(strange.read_bytes())
-    assert not CACHE.holds(settings)
-    assert CACHE.read(settings) is None
+    assert not cache.holds(settings)
+    assert cache.read(settings) is None
     tensor = torch.zeros(1, 2, 8)
-    CACHE.write_instruction(Instruction([1, 2], [(tensor, tensor)], tensor))
-    instruction = CACHE._named([1, 2])
+    cache.write_instruction(Instruction([1, 2], [(tensor, tensor)], tensor))
+    instruction = cache._named([1, 2])
     path.write_bytes(instruction.read_bytes())
-    assert CACHE.read(settings) is None
+    assert cache.read(settings) is None
     instruction.write_bytes(strange.read_bytes())
-    assert CACHE.read_instruction([1, 2]) is None
+    assert cache.read_instruction([1, 2]) is None
 
 
 def test_what_cannot_be_removed_keeps_nothing_else(
-    folder: Path, settings: GenerationParams, monkeypatch: pytest.MonkeyPatch
+    folder: Path, settings: GenerationParams
 ) -> None:
-    monkeypatch.setattr(prompt_cache, "LARGEST", 0)
+    cache = PromptCache("encoder", folder=folder, largest=0)
     for name in (".old", "folder.safetensors"):
         (folder / name).mkdir(parents=True)
         os.utime(folder / name, (0, 0))
-    CACHE.write(settings, PAIR)
-    CACHE.prune()
+    cache.write(settings, PAIR)
+    cache.prune()
     assert sorted(path.name for path in folder.iterdir()) == [".old", "folder.safetensors"]
 
 
-def test_broken_values_are_not_used(folder: Path, settings: GenerationParams) -> None:
+def test_broken_values_are_not_used(cache: PromptCache, settings: GenerationParams) -> None:
     broken = EncodedPrompt(torch.full((1, 2, 3), torch.nan))
-    CACHE.write(settings, EncodedPair(broken, broken))
-    assert CACHE.read(settings) is None
+    cache.write(settings, EncodedPair(broken, broken))
+    assert cache.read(settings) is None
 
 
-def test_the_folder_stays_small(
-    folder: Path, settings: GenerationParams, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(prompt_cache, "LARGEST", 1000)
+def test_the_folder_stays_small(folder: Path, settings: GenerationParams) -> None:
+    cache = PromptCache("encoder", folder=folder, largest=1000)
     one = replace(settings, guidance_scale=1.0)
     for i in range(8):
-        CACHE.write(replace(one, prompt=str(i)), PAIR)
-        CACHE.prune()
+        cache.write(replace(one, prompt=str(i)), PAIR)
+        cache.prune()
         for path in folder.iterdir():  # each older than the next
             os.utime(path, (path.stat().st_mtime - 10,) * 2)
-    assert CACHE.holds(replace(one, prompt="7")), "the newest stays"
-    assert not CACHE.holds(replace(one, prompt="0"))
+    assert cache.holds(replace(one, prompt="7")), "the newest stays"
+    assert not cache.holds(replace(one, prompt="0"))
     assert sum(path.stat().st_size for path in folder.iterdir()) <= 1000
 
 
-def test_abandoned_files_go(folder: Path, settings: GenerationParams) -> None:
+def test_abandoned_files_go(folder: Path, cache: PromptCache, settings: GenerationParams) -> None:
     folder.mkdir()
     old, new = folder / ".sana-1.tmp", folder / ".sana-2.tmp"
     for path in (old, new):
         path.write_bytes(b"half")
     os.utime(old, (0, 0))
-    CACHE.write(settings, PAIR)
+    cache.write(settings, PAIR)
     assert not old.exists()
     assert new.exists(), "another process may be at it"
 
 
-def test_without_a_place_to_write(
-    tmp_path: Path, settings: GenerationParams, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_a_place_to_write(tmp_path: Path, settings: GenerationParams) -> None:
     (tmp_path / "file").write_text("")
-    monkeypatch.setattr(prompt_cache, "_folder", lambda: tmp_path / "file" / "prompts")
-    CACHE.write(settings, PAIR)
-    assert CACHE.read(settings) is None
+    cache = PromptCache("encoder", folder=tmp_path / "file" / "prompts")
+    cache.write(settings, PAIR)
+    assert cache.read(settings) is None
 
 
-def test_many_at_once(
-    folder: Path, settings: GenerationParams, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_at_once(folder: Path, settings: GenerationParams) -> None:
     """Writers, readers and removal in each other's way: whoever reads gets a whole prompt or none."""
-    monkeypatch.setattr(prompt_cache, "LARGEST", 4000)
+    cache = PromptCache("encoder", folder=folder, largest=4000)
     problems: list[BaseException] = []
 
     def work(seed: int) -> None:
         try:
             for i in range(25):
                 mine = replace(settings, prompt=str((seed + i) % 5))
-                CACHE.write(mine, PAIR)
-                CACHE.prune()
-                found = CACHE.read(mine)
+                cache.write(mine, PAIR)
+                cache.prune()
+                found = cache.read(mine)
                 assert found is None or torch.equal(found.positive.embeds, PAIR.positive.embeds)
         except BaseException as error:  # noqa: BLE001  told below
             problems.append(error)
@@ -208,17 +211,20 @@ def test_many_at_once(
     assert all(path.suffix == ".safetensors" for path in folder.iterdir()), "nothing half-written"
 
 
-def test_it_is_pruned_once_a_run(
-    folder: Path, settings: GenerationParams, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_is_pruned_once_a_run(folder: Path, settings: GenerationParams) -> None:
     """Looking at all that is kept takes the longer the more there is."""
     looked: list[Path] = []
-    monkeypatch.setattr(prompt_cache, "_prune", looked.append)
+
+    class Watched(PromptCache):
+        def prune(self) -> None:
+            looked.append(self.folder)
+
+    cache = Watched("encoder", folder=folder)
     components = SimpleNamespace(unpruned=10**9)
     for _ in range(30):
-        CACHE.write(settings, PAIR)
-        text._prune(components, CACHE, 1)  # type: ignore[arg-type]
+        cache.write(settings, PAIR)
+        text._prune(components, cache, 1)  # type: ignore[arg-type]
     assert looked == [folder]
     for _ in range(10):
-        text._prune(components, CACHE, 1)  # type: ignore[arg-type]
+        text._prune(components, cache, 1)  # type: ignore[arg-type]
     assert looked == [folder, folder], "a long run does not fill the disk"
