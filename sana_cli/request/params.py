@@ -75,7 +75,6 @@ def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationPar
     cache, prompt, negative = o.cache or 0.0, o.prompt or "", o.negative_prompt or ""
     scheduler: SchedulerName = Scheduler(o.scheduler).value if o.scheduler else defaults.scheduler
     _require_prompts(prompt, negative)
-    _require_names(o)
     _require_numbers(o, steps, guidance, cache)
     _require(
         (scheduler == "scm") == checkpoint.transformer.guidance_embeds,
@@ -153,16 +152,6 @@ def _require_prompts(prompt: str, negative: str) -> None:
             f"at most {MAX_PROMPT:,}; models read about the first 300 words",
         )
         _require(is_text(text), "the prompt is not valid text", "write it in UTF-8")
-
-
-def _require_names(o: GenerationOptions) -> None:
-    """Refuse paths that a picture's settings cannot store as text."""
-    for what, name in (("--image", o.image), ("--mask", o.mask)):
-        _require(
-            name is None or is_text(str(name)),
-            f"the name {name} ({what}) is not UTF-8",
-            "rename it",
-        )
 
 
 def _require_numbers(o: GenerationOptions, steps: int, guidance: float, cache: float) -> None:

@@ -16,7 +16,7 @@ from sana_cli.config.choices import (
 )
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import usage_error
-from sana_cli.request.options import is_text, require_library
+from sana_cli.request.options import require_library
 from sana_cli.text import did_you_mean
 
 
@@ -74,8 +74,6 @@ def runtime_of(options: GenerationOptions, checkpoint: Checkpoint) -> RuntimeOpt
             "quantize it first: sana quantize MODEL OUT",
         )
     require_library(backend)
-    if not is_text(str(checkpoint.folder)):  # pictures store it
-        raise usage_error(f"the name {checkpoint.folder} (model) is not UTF-8", "rename it")
     return RuntimeOptions(
         device=o.device or "auto",
         precision=Precision(o.precision or "auto").value,
