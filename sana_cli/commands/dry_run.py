@@ -19,7 +19,7 @@ _COLUMNS = ("weights", "activations", "workspace", "host", "total")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """What one picture takes, or several alike."""
+    """Predicted memory and time of one picture, or of several similar ones."""
 
     facts: dict[str, Any]
     choice: "MemoryPlan"
@@ -37,7 +37,7 @@ class Forecast:
         count: int,
         cap_source: str,
     ) -> "Forecast":
-        """Errors as the run itself would raise them. `count`: pictures in all, which decides what stays loaded."""
+        """Predict a run; raises its errors. `count`: number of all pictures, which decides which parts stay loaded."""
         from sana_cli.bench.history import foretell
         from sana_cli.memory.planner import choose_for
         from sana_cli.pipeline.prompt_cache import PromptCache
@@ -149,9 +149,9 @@ def print_batch_forecast(
     cap_source: str,
     json: bool,
 ) -> None:
-    """How many pictures there are to draw, what the largest takes in memory, and all of them in time.
+    """Print the number of pending pictures, the memory of the largest one and the time of all.
 
-    SanaError at the end for lines that cannot be drawn.
+    Raises SanaError at the end if some lines cannot be drawn.
     """
     from sana_cli.request.prompt_file import summed_up
     from sana_cli.terminal.batch_report import error_facts, place_facts
@@ -201,14 +201,14 @@ def print_batch_forecast(
 
 
 def _tell_download(checkpoint: "Checkpoint") -> None:
-    """Where a model is not here, what a run would fetch first, and what the plan knows of it."""
+    """Report the size of a missing model's download, and the source of the plan."""
     if checkpoint.absent is not None:
         size = readable_bytes(checkpoint.absent.download_bytes)
         say(f"not here: {size} to download; planned from {checkpoint.absent.source}")
 
 
 def _batch_seconds(forecasts: "list[tuple[int, Forecast]]") -> float | None:
-    """Loading once, and every picture's own stages; None where a part was never measured."""
+    """Add up the seconds of one load and of every picture's stages; None if a part was never measured."""
     total = 0.0
     for count, forecast in forecasts:
         if forecast.seconds is None:
@@ -224,7 +224,7 @@ def _bytes(stage: "StagePeak") -> dict[str, Any]:
 
 
 def duration(seconds: float) -> str:
-    """So that a person can picture it: 12.3 s, 39 min, 2 h 5 min."""
+    """Write seconds for people: 12.3 s, 39 min, 2 h 5 min."""
     if seconds < 120:
         return f"{seconds:.1f} s"
     hours, minutes = divmod(round(seconds / 60), 60)
@@ -232,7 +232,7 @@ def duration(seconds: float) -> str:
 
 
 def _time(seconds: "dict[str, Any] | None", model: str, count: int, *, streams: bool) -> str:
-    """What a measurement of this model on this machine lets expect."""
+    """Describe the expected time, by a measurement of this model on this machine."""
     if seconds is None:
         return f"time unknown: `sana bench --model {model}` measures it once"
     measured = seconds["measured"]

@@ -1,4 +1,4 @@
-"""What `sana generate` and `sana repl` do with their options: one picture or many, new or once more."""
+"""Draw the pictures of `sana generate` and `sana repl`: one or many, new or repeated."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -38,14 +38,14 @@ Pictures = list[tuple[GenerationParams, Path]]
 
 
 class GenerateSession:
-    """Draws with one model what options say. `components` and `refusal` are for the report of a command."""
+    """Draws pictures with one model by the options. `components` and `refusal` are for the report of a command."""
 
     def __init__(
         self, *, options: GenerationOptions, checkpoint: Checkpoint, overwrite: bool,
         reporter: "ConsoleReporter", safety: SafetyCheck | None = None, grid: bool = False,
         watching: "Watching | None" = None,
     ) -> None:  # fmt: skip
-        """SanaError for options that do not fit the model."""
+        """Raises SanaError for options that do not fit the model."""
         self.options, self.checkpoint, self.reporter = options, checkpoint, reporter
         self.runtime = runtime_of(options, checkpoint)
         self.safety, self.watching, self.overwrite = safety, watching, overwrite
@@ -56,13 +56,13 @@ class GenerateSession:
 
     @property
     def components(self) -> "Components | None":
-        """Of the pipeline that draws; None before one does."""
+        """The parts of the pipeline; None before the first picture."""
         return self._pipeline.components if self._pipeline else None
 
     # -- one prompt --
 
     def single(self, picture: Picture | None) -> Iterator["SavedResult"]:
-        """The pictures of one prompt; `picture` is the one that is repeated."""
+        """Draw the pictures of one prompt; `picture` is the one to repeat."""
         pictures = self._checked()
         device = self._device(picture, pick_device)
         self._require_safe(pictures, device)
@@ -73,7 +73,7 @@ class GenerateSession:
         yield from self._drawn(pipeline, pictures)
 
     def next(self, options: GenerationOptions) -> Iterator["SavedResult"]:
-        """The pictures of one more prompt, of which others follow: what is loaded stays."""
+        """Draw the pictures of another prompt; parts stay loaded for the prompts that follow."""
         pictures = planned(options, self.checkpoint, overwrite=self.overwrite)
         Target.of(options.output).make_folder()
         self._tell_syntax(pictures[0][0].prompt)
@@ -96,7 +96,7 @@ class GenerateSession:
         )  # fmt: skip
 
     def _checked(self, *, is_drawn: bool = True) -> Pictures:
-        """What is to be drawn of one prompt. Mistakes are told before the seconds that torch takes."""
+        """Check the pictures of one prompt, so that errors appear before torch is imported, which takes seconds."""
         with self.options.naming_source_of("output"), self.options.naming_settings():
             pictures = planned(self.options, self.checkpoint, overwrite=self.overwrite)
             if is_drawn:
@@ -115,7 +115,7 @@ class GenerateSession:
     # -- a file of prompts --
 
     def batch(self, prompts: str, report: "BatchReport") -> Iterator["SavedResult"]:
-        """The pictures of a file of prompts that are not there yet."""
+        """Draw the pictures of a file of prompts, except finished ones."""
         from sana_cli.pipeline.batch import draw_batch
 
         batch = self._planned(prompts)
@@ -161,7 +161,7 @@ class GenerateSession:
         )
 
     def _planned(self, prompts: str) -> "Batch":
-        """All pictures of a file of prompts. Every line is checked before any is drawn."""
+        """Draw all pictures of a file of prompts. Every line is checked before any is drawn."""
         from sana_cli.pipeline.batch import plan_batch
         from sana_cli.request.prompt_file import read_prompt_file
 
@@ -191,7 +191,7 @@ class GenerateSession:
     def _refused(
         self, prompts: Sequence[str], device: "torch.device", *, spare: int | None = 0
     ) -> dict[str, SanaError]:
-        """Why prompts are refused, by prompt. The check stays for the next ones if it fits into `spare` bytes."""
+        """Map each refused prompt to the reason. The check stays in memory if it fits into `spare` bytes."""
         if self.safety is None:
             return {}
         return self.safety.refusals(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Picture:
-    """One to draw again: what its file says."""
+    """A picture to draw again, with the settings in its file."""
 
     name: str
     settings: dict[str, Any]
@@ -32,7 +32,7 @@ class Picture:
 
     @classmethod
     def of(cls, name: str) -> Self:
-        """Read it; SanaError for a file that is none of ours."""
+        """Read a picture's settings. Raises SanaError for a file that sana did not write."""
         from sana_cli.images.png import SHEET_KEY, read_settings
 
         settings = read_settings(local_path(name))
@@ -45,12 +45,12 @@ class Picture:
         return cls(name=name, settings=settings, options=options_of_picture(settings, name))
 
     def changed_by(self, typed: GenerationOptions) -> GenerationOptions:
-        """What was typed, and for the rest what repeats the picture. SanaError where files are not as they were."""
+        """Combine the typed options with those that repeat the picture. Raises SanaError if files have changed."""
         left: dict[str, Any] = dict.fromkeys(self._left_away(typed))
         return self._with_files(typed.over(replace(self.options, **left)))
 
     def _left_away(self, typed: GenerationOptions) -> list[str]:
-        """A mask does not fit another original than its own, nor does the strength that goes with it."""
+        """List options that a new original drops: a mask, and the strength used with it, fit their own original only."""
         if typed.image is None or self.options.mask is None:
             return []
         path = local_path(typed.image)
@@ -59,7 +59,7 @@ class Picture:
         return [key for key in ("mask", "strength") if getattr(typed, key) is None]
 
     def _with_files(self, options: GenerationOptions) -> GenerationOptions:
-        """Files that the picture was made from are sought where it says, then beside it."""
+        """Find the files that the picture was made from: at their recorded paths, then in the picture's folder."""
         found: dict[str, Any] = {}
         for kind in FILES:
             name = getattr(options, kind)
@@ -104,11 +104,11 @@ class Picture:
             tell_another_model(self.settings, checkpoint, self.name, reporter)
 
     def tell_other_rounding(self, now: dict[str, str], reporter: "ConsoleReporter") -> None:
-        """Say so if it was drawn under another plan, which rounds in another way."""
+        """Report a picture that was drawn under another plan, which rounds differently."""
         keys = ("branches", "decode")
         if now != {key: self.settings[key] for key in keys if key in self.settings}:
             reporter.notice(
-                f"{self.name} was drawn under another plan of memory, which rounds in another way: "
+                f"{self.name} was drawn under another memory plan, which rounds differently: "
                 "pixels may differ by 1 of 255"
             )
 
@@ -116,7 +116,7 @@ class Picture:
 def tell_another_model(
     settings: dict[str, Any], checkpoint: Checkpoint, picture: str, reporter: "ConsoleReporter"
 ) -> None:
-    """Say so if the model that has the name of the picture's is another one."""
+    """Report a model that has the name of the picture's model but other content."""
     digest = model_digest(checkpoint)
     if digest and settings.get("model_digest", digest) != digest:
         reporter.notice(

@@ -138,7 +138,7 @@ def repl(
 
 
 def _from_pipe(session: "Session") -> int:
-    """All lines are tried; the code is that of the first failure."""
+    """Try all lines. Returns the exit code of the first failure."""
     from sana_cli.terminal.line_reader import piped_lines
 
     code: int = ExitCode.OK
@@ -188,9 +188,10 @@ def _from_terminal(session: "Session", *, keep_history: bool) -> None:
 
 
 def _import_ahead() -> None:
-    """While the first prompt is typed. An interrupted import of torch could not be repeated, and only the
-    main thread is interrupted."""
-    with suppress(ImportError):  # told when a picture needs it
+    """Import torch in another thread while the first prompt is typed.
+    Ctrl-C interrupts only the main thread; an interrupted import of torch could not be repeated.
+    """
+    with suppress(ImportError):  # raised again when a picture needs it
         import sana_cli.pipeline.saving  # noqa: F401
 
 

@@ -1,4 +1,4 @@
-"""What is set in a sitting of `sana repl`: options that hold until they are changed, checked against the model."""
+"""Options of a `sana repl` session: they hold until they are changed, and are checked against the model."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,10 +18,10 @@ _ALIASES = {f"/{alias[2:]}": f"/{name}" for name, aliases in ALIASES.items() for
 
 
 class SessionOptions:
-    """The options of now, and what `default` goes back to."""
+    """The current options, and those that `default` restores."""
 
     def __init__(self, options: GenerationOptions, checkpoint: Checkpoint) -> None:
-        """SanaError for options that do not fit the model."""
+        """Raises SanaError for options that do not fit the model."""
         check(options, checkpoint)
         self.usual = self.now = options
         self.checkpoint = checkpoint
@@ -46,7 +46,7 @@ class SessionOptions:
         return [n for n, s in SETTERS.items() if n == name or s.keys[0] in changed], still
 
     def for_line(self, line: str, *, last_seed: Callable[[], str]) -> tuple[str, GenerationOptions]:
-        """A prompt, and what the options behind it change for this line alone. SanaError for others than these."""
+        """Split a line into its prompt and the options after it, for this line only. Raises SanaError for others."""
         prompt, typed = split_options(line)
         options = self.now
         for said, value in typed:
@@ -64,7 +64,7 @@ class SessionOptions:
         return prompt, options
 
     def can_draw(self) -> bool:
-        """Whether what is set is still there."""
+        """Check whether the options still fit the model and their files still exist."""
         try:
             check(self.now, self.checkpoint)
         except SanaError:
@@ -72,7 +72,7 @@ class SessionOptions:
         return True
 
     def params(self) -> GenerationParams:
-        """What a prompt would be drawn with; without files, where one of them has gone."""
+        """Resolve the parameters of a prompt; without any files if one of them is missing."""
         options = _any_prompt(self.now)
         try:
             return resolve(options, self.checkpoint)
@@ -81,13 +81,13 @@ class SessionOptions:
             return resolve(bare, self.checkpoint)
 
     def turned_to(self, typed: GenerationOptions, checkpoint: Checkpoint) -> "SessionOptions":
-        """The same for another model. SanaError for what does not fit it."""
+        """Keep the options for another model. Raises SanaError for options that do not fit it."""
         turned = SessionOptions(typed.over(self.now), checkpoint)
         turned.usual = typed.over(self.usual)
         return turned
 
     def _parsed(self, name: str, value: str, options: GenerationOptions) -> dict[str, Any]:
-        """What a value changes of the options."""
+        """Parse a value into the options that it changes. Raises SanaError (usage) if it is invalid."""
         setter = SETTERS[name]
         if value == DEFAULT:
             return {key: getattr(self.usual, key) for key in setter.keys}
@@ -98,7 +98,7 @@ class SessionOptions:
 
 
 def check(options: GenerationOptions, checkpoint: Checkpoint) -> None:
-    """SanaError for options that no prompt can be drawn with."""
+    """Raise SanaError for options that no prompt can be drawn with."""
     params = resolve(_any_prompt(options), checkpoint)
     if params.loras:
         from sana_cli.loading.load import check_loras

@@ -1,7 +1,7 @@
-"""What the lines of `sana repl` do: a prompt is drawn, `/command` changes how. No torch until the first picture.
+"""Run the lines of `sana repl`: a prompt is drawn, a `/command` changes settings. No torch until the first picture.
 
-The model stays loaded, and a setting that was made holds until it is changed. A line that cannot be done raises a
-`SanaError` and changes nothing.
+The model stays loaded, and a setting holds until it is changed. A line that fails raises a `SanaError` and changes
+nothing.
 """
 
 from collections.abc import Iterator
@@ -41,13 +41,13 @@ _LEAVE = ("exit", "quit", "/exit", ":q")
 
 
 class Looks(Protocol):
-    """What people see of pictures, from what was said about it; None for nothing. SanaError for what cannot be."""
+    """Choose the display of pictures and previews; None: not set by the user. Raises SanaError if it is impossible."""
 
     def __call__(self, *, show: bool | None, preview: bool | None) -> Seeing: ...
 
 
 class Session:
-    """One sitting. `take` does what a line says."""
+    """A session of `sana repl`. `take` runs a line."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Session:
         looks: Looks,
         show: bool | None = None,
     ) -> None:
-        """SanaError for a model that cannot be opened, or settings that do not fit it."""
+        """Raises SanaError for a model that cannot be opened, or settings that do not fit it."""
         self.offline, self.yes = offline, yes
         self.safety, self.reporter, self.looks = safety, reporter, looks
         self.options = SessionOptions(options, self._found(options))
@@ -76,12 +76,12 @@ class Session:
 
     @property
     def schedulers(self) -> list[str]:
-        """Those that fit the model."""
+        """The schedulers that fit the model."""
         sprint = self.options.checkpoint.transformer.guidance_embeds
         return [name for name in Scheduler if (name == Scheduler.SCM) == sprint]
 
     def take(self, line: str) -> bool:
-        """Do what a line says; False when it says to leave."""
+        """Run a line. Returns False if it ends the session."""
         text = line.strip()
         word = text.lower()
         if word in _LEAVE:

@@ -21,15 +21,15 @@ _MOST_DIGITS = 100  # more are no seed, and Python reads no more than some thous
 class Setter:
     """A command that changes one setting.
 
-    `parse` gives the options that a value means, beside those there are; ValueError says what a value should be.
+    `parse` maps a value and the current options to changed options. Raises ValueError, which says what it should be.
     """
 
     argument: str
     help: str
     parse: Callable[[str, GenerationOptions], dict[str, Any]]
-    keys: tuple[str, ...]  # of `GenerationOptions`, which `default` takes back; its own first
+    keys: tuple[str, ...]  # fields of `GenerationOptions` that `default` resets; its own first
     values: tuple[str, ...] = ()  # offered when Tab is pressed
-    files: Literal["", "pictures", "loras"] = ""  # offered beside them
+    files: Literal["", "pictures", "loras"] = ""  # file names that are offered, too
 
 
 def _plain(field: Field) -> Setter:
@@ -70,7 +70,7 @@ def _negative(text: str, now: GenerationOptions) -> dict[str, Any]:
 
 
 def _image(text: str, now: GenerationOptions) -> dict[str, Any]:
-    """A file, and behind it a strength; names may hold blanks."""
+    """Parse a file name, which may hold blanks, and an optional strength after it."""
     if text == OFF:
         return {"image": None, "strength": None, "mask": None}  # a mask is of a picture
     text = _unquoted(text)
@@ -100,7 +100,7 @@ def _lora_path(text: str) -> object:
 
 
 def _unquoted(text: str) -> str:
-    """Terminals put quotes around the name of a file that is dragged into them."""
+    """Remove the quotes that terminals put around the name of a dragged file."""
     match = re.fullmatch(r"(['\"])(.+)\1(.*)", text)
     return match[2] + match[3] if match else text
 

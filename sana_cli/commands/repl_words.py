@@ -25,7 +25,7 @@ COMMANDS = (*SETTERS, *SWITCHES, *OTHERS)
 
 
 def in_commands(text: str) -> str:
-    """A message in the words of a session: options that are commands here are called so."""
+    """Rewrite a message for a session, with `/commands` in place of options."""
     known = re.sub(
         r"--([a-z]+)\b(?!-)", lambda m: f"/{m[1]}" if f"/{m[1]}" in COMMANDS else m[0], text
     )

@@ -1,4 +1,4 @@
-"""Every choice by name, and how its text is read. No torch."""
+"""Choices by name, and the parsers of their texts. No torch."""
 
 import re
 from enum import StrEnum
@@ -30,7 +30,7 @@ class Precision(StrEnum):
 
 
 class Backend(StrEnum):
-    """Whose kernels run quantized layers."""
+    """Library whose kernels run quantized layers."""
 
     AUTO = "auto"
     NATIVE = "native"
@@ -40,7 +40,7 @@ class Backend(StrEnum):
 
 
 class Device(StrEnum):
-    """Where a model runs."""
+    """Device that a model runs on."""
 
     AUTO = "auto"
     CPU = "cpu"
@@ -49,7 +49,7 @@ class Device(StrEnum):
 
 
 class Decode(StrEnum):
-    """How latents become pixels."""
+    """Mode of decoding latents to pixels."""
 
     AUTO = "auto"
     WHOLE = "whole"
@@ -58,7 +58,7 @@ class Decode(StrEnum):
 
 
 class PlanName(StrEnum):
-    """What stays in memory, the fastest first; `memory.plans` says what they mean."""
+    """Memory plan by name, the fastest first; `memory.plans` describes the parts that each keeps in memory."""
 
     AUTO = "auto"
     RESIDENT = "resident"
@@ -152,7 +152,7 @@ def parse_interval(text: str) -> tuple[float, float]:
 
 
 def decode_mode(decode: Decode | None, tile: int | None) -> DecodeMode:
-    """What --decode and --tile ask for together; SanaError for a tile that cannot be."""
+    """Combine --decode and --tile (pixels) into a mode. Raises SanaError (usage) for an impossible tile."""
     if tile is None:
         return "auto" if decode is None else _MODES[decode]
     if tile % 32 or not 32 <= tile <= 16384:

@@ -1,6 +1,6 @@
-"""What a user sets once instead of with every command: environment variables and one TOML file. No torch.
+"""Settings that hold for every command: environment variables and one TOML file. No torch.
 
-A flag wins over its variable, the variable over the file, the file over what the model was made for.
+A flag wins over its variable, the variable over the file, the file over the model's own default.
 """
 
 import logging
@@ -29,18 +29,18 @@ _NOT_SETTINGS = ("SANA_CONFIG", "SANA_CACHE", "SANA_MODELS", "SANA_HISTORY")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setting:
-    """One thing that can be set, and which values make sense."""
+    """A setting and its valid values."""
 
     kind: Literal["text", "whole number", "number", "true or false", "size", "shape"]
     help: str
-    unset: str  # what is used without it, in words
+    unset: str  # the value that is used without it, in words
     choices: tuple[str, ...] = ()
     limits: tuple[int, int] | None = None  # inclusive
-    default: Value | None = None  # what is used without it, where that is one value for every model
-    reads: Callable[[str], object] | None = None  # of a text: SanaError for what makes no sense
+    default: Value | None = None  # used without it, if all models use the same
+    reads: Callable[[str], object] | None = None  # parses a text: SanaError if it is invalid
 
     def check(self, value: Any) -> Value:
-        """The value as it is used; ValueError says what it should be."""
+        """Check and convert a value. Raises ValueError, which says what it should be."""
         if value == AUTO and self.takes_auto:
             return AUTO
         if self.kind == "number" and type(value) is int:
@@ -68,7 +68,7 @@ class Setting:
         return checked
 
     def parse(self, text: str) -> Value:
-        """The value that was typed, or ValueError."""
+        """Read a typed value. Raises ValueError, which says what it should be."""
         text = text.strip()
         if text.lower() == AUTO and self.takes_auto:
             return AUTO
@@ -83,7 +83,7 @@ class Setting:
 
     @property
     def expected(self) -> str:
-        """What values make sense, in words."""
+        """The valid values, in words."""
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.limits:
@@ -96,7 +96,7 @@ class Setting:
 
     @property
     def takes_auto(self) -> bool:
-        """Whether `auto` sets it back to what is used without it, against a setting elsewhere."""
+        """True if the value `auto` restores the behaviour without the setting, even if it is set elsewhere."""
         return self.default is None and self.kind == "true or false"
 
 
@@ -179,20 +179,20 @@ class UserSettings:
         return cls(options=options, **own, values=values, sources=sources)
 
     def is_quiet(self, typed: bool | None) -> bool:
-        """What --quiet said, else what is set."""
+        """Resolve --quiet: the typed value, else the setting."""
         return bool(self.quiet if typed is None else typed)
 
     def is_checked(self, typed: bool | None) -> bool:
-        """What --safety said, else what is set."""
+        """Resolve --safety: the typed value, else the setting."""
         return bool(self.safety if typed is None else typed)
 
     def is_offline(self, typed: bool | None) -> bool:
-        """What --offline said, else what is set."""
+        """Resolve --offline: the typed value, else the setting."""
         return bool(self.offline if typed is None else typed)
 
 
 def preferences() -> UserSettings:
-    """What the user set, from the environment and the file. SanaError for what makes no sense."""
+    """Read the user's settings from the environment and the file. Raises SanaError for invalid ones."""
     path = config_path()
     values: dict[str, Any] = dict(read_config_file())
     sources = dict.fromkeys(values, str(path))
@@ -227,41 +227,41 @@ def variable(key: str) -> str:
 
 
 def unknown_variables() -> list[str]:
-    """Variables that look like settings and are none, each in words."""
+    """List variables that look like settings but are none, each in words."""
     known = [*map(variable, SETTINGS), *_NOT_SETTINGS]
     names = sorted(n for n in os.environ if n.startswith("SANA_") and n not in known)
     return [f"{name} is not a setting{did_you_mean(name, known)}" for name in names]
 
 
 def config_path() -> Path:
-    """Where the file is looked for, whether it exists or not; SANA_CONFIG names another one."""
+    """Path of the settings file, which may not exist; SANA_CONFIG names another one. Raises SanaError without a home."""
     return _place("SANA_CONFIG", lambda: _platformdirs().user_config_path("sana") / "config.toml")
 
 
 def cache_folder() -> Path:
-    """Where what can be found out again is kept; SANA_CACHE names another one."""
+    """Folder of the cache, which may be deleted; SANA_CACHE names another one. Errors as for `config_path`."""
     return _place("SANA_CACHE", lambda: _platformdirs().user_cache_path("sana"))
 
 
 def models_folder() -> Path:
-    """Where models that were made here are kept by name; SANA_MODELS names another one."""
+    """Folder of the models made on this machine; SANA_MODELS names another one. Errors as for `config_path`."""
     return _place("SANA_MODELS", lambda: _platformdirs().user_data_path("sana") / "models")
 
 
 def history_file() -> Path:
-    """Where `sana repl` keeps what was typed; SANA_HISTORY names another file."""
+    """File with the typed lines of `sana repl`; SANA_HISTORY names another one. Errors as for `config_path`."""
     return _place("SANA_HISTORY", lambda: _platformdirs().user_state_path("sana") / "history")
 
 
 def _platformdirs() -> Any:
-    """Imported when it is needed: a third of the time that settings take."""
+    """Import platformdirs only when it is needed: it takes a third of the time to read settings."""
     import platformdirs
 
     return platformdirs
 
 
 def _place(variable: str, usual: Callable[[], Path]) -> Path:
-    """What a variable names, else the platform's folder; SanaError where there is no home to find it in."""
+    """Path from a variable, else the platform's usual one. Raises SanaError (environment) without a home folder."""
     named = os.environ.get(variable)
     try:
         return Path(named).expanduser() if named else usual()
@@ -276,7 +276,7 @@ def _place(variable: str, usual: Callable[[], Path]) -> Path:
 
 
 def read_config_file() -> dict[str, Value]:
-    """The settings in the file; {} without one. SanaError for what we do not know."""
+    """Read the settings in the file; {} if there is no file. Raises SanaError for unknown settings."""
     path = config_path()
     try:
         values = tomllib.loads(read_small_text(path, LARGEST_CONFIG))
@@ -298,7 +298,7 @@ def read_config_file() -> dict[str, Value]:
 
 
 def find_setting(key: str) -> Setting:
-    """By its key; SanaError for an unknown one, with the one that was probably meant."""
+    """Find a setting by its key. Raises SanaError for an unknown key, with the most similar one."""
     if key not in SETTINGS:
         raise SanaError(
             f"there is no setting {key!r}{did_you_mean(key, SETTINGS)}",
