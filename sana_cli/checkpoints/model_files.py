@@ -58,6 +58,15 @@ def read_json(path: Path, problem: str = "is not readable JSON") -> dict[str, An
     return value
 
 
+def require_json_object(path: Path, problem: str) -> None:
+    """SanaError for a file that begins like no JSON object; for large ones, which are parsed when they are needed."""
+    with reading(path, problem):
+        with open_regular(path) as file:
+            head = file.read(4096)
+        if not head.lstrip().startswith(b"{"):
+            raise ValueError("it does not hold a JSON object")
+
+
 def read_config(path: Path, parse: Callable[[dict[str, Any]], _Config]) -> _Config:
     """Read a configuration from a JSON file of the model; raise SanaError if it is invalid."""
     values = read_json(path)

@@ -26,7 +26,7 @@ from sana_cli.checkpoints.folder_facts import (
     run_defaults,
     trained_precision,
 )
-from sana_cli.checkpoints.model_files import read_json
+from sana_cli.checkpoints.model_files import read_json, require_json_object
 from sana_cli.checkpoints.model_names import (
     BUILTIN_FOLDER,
     kept_folder,
@@ -187,8 +187,8 @@ def _open_parts(
     transformer = weight_headers(checkpoint, "transformer")
     trained = trained_precision(transformer, manifest, variant, own)
     _require_fitting_tensors(checkpoint, text)
-    if absent is None and not (folder / TOKENIZER).is_file():
-        raise checkpoint_error(f"missing file {folder / TOKENIZER}")
+    if absent is None:
+        require_json_object(folder / TOKENIZER, "is not a readable tokenizer")
     return replace(checkpoint, trained_precision=trained)
 
 

@@ -92,6 +92,11 @@ def require_png(target: Path, is_folder: bool, option: str = "--output") -> None
     if is_folder:
         raise files.no_folder(target, option)
     _require(
+        target.name != "-",
+        "pictures are not written to standard output",
+        f"name a file: {option} picture.png; with --json, its path is printed",
+    )
+    _require(
         target.suffix.lower() == ".png",
         f"cannot write {target.name}: pictures are saved as .png",
         f"use {target.with_suffix('.png')}",

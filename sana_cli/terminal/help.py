@@ -5,7 +5,7 @@ Typer's own panels of help need Rich, 100 ms of it.
 """
 
 from copy import copy
-from itertools import islice
+from itertools import islice, takewhile
 from shlex import quote
 from typing import Any
 
@@ -92,11 +92,11 @@ class Verbs(TyperGroup):
             path = str(ctx.command_path)
             if word.startswith("-"):
                 raise usage_error(f"there is no option {word}", f"see `{path} --help`")
-            raise usage_error(f"there is no command {word!r}", self._hint(ctx, path, word))
+            raise usage_error(f"there is no command {word!r}", self._hint(ctx, path, args))
         return super().resolve_command(ctx, args)
 
-    def _hint(self, ctx: Any, path: str, word: str) -> str:
-        names = self.list_commands(ctx)
+    def _hint(self, ctx: Any, path: str, args: list[str]) -> str:
+        word, names = args[0], self.list_commands(ctx)
         meant = _MEANT.get(path, {}).get(word.lower())
         begun = [f"{path} {name}" for name in names if len(word) > 1 and name.startswith(word)]
         near = closest(word.lower(), names)
@@ -106,7 +106,8 @@ class Verbs(TyperGroup):
         if path != "sana":
             return f"commands: {', '.join(names)}"
         listed = "" if " " in word else "`sana --help` lists the commands; "
-        return f"{listed}to draw it: sana generate {quote(word)}"
+        prompt = " ".join(takewhile(lambda arg: not arg.startswith("-"), args))
+        return f"{listed}to draw it: sana generate {quote(prompt)}"
 
 
 class Command(TyperCommand):

@@ -35,7 +35,25 @@ def piped_prompt(*, asked: bool) -> str | None:
         found = f"{len(lines)} lines" if lines else "no prompt"
         hint = _MANY if lines else 'pipe one line of text: echo "a cat" | sana generate -'
         raise usage_error(f"standard input holds {found}", hint)
+    if _is_no_words(lines[0]):
+        raise usage_error(
+            "standard input holds JSON or options, not the words of a prompt",
+            "to draw what they say: sana generate --prompts -",
+        )
     return lines[0]
+
+
+def _is_no_words(line: str) -> bool:
+    """Return whether a file of prompts would be read in another form than as a line of words."""
+    from sana_cli.request.prompt_entries import UnreadableForm
+    from sana_cli.request.prompt_forms import read_entries
+
+    if not line.startswith(("{", "[", "--")):
+        return False
+    try:
+        return [dict(entry.said) for entry in read_entries(line, "").entries] != [{"prompt": line}]
+    except UnreadableForm:
+        return True
 
 
 def _is_piped() -> bool:

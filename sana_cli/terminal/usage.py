@@ -14,6 +14,26 @@ from sana_cli.text import closest
 _TYPES = {
     "is not a valid int": "is not a whole number", "is not a valid float": "is not a number",
 }  # fmt: skip
+# What other programs call what ours say with an option and a value, or what resembles another option of ours.
+_MEANT = {
+    **dict.fromkeys(("--ar", "--ratio", "--aspect-ratio"), "--aspect"),
+    **dict.fromkeys(("--res", "--resolution", "--dimensions"), "--size"),
+    **dict.fromkeys(("--batch", "--batch-size", "--images", "-c"), "--count"),
+    **dict.fromkeys(("--gpu", "--cuda", "--use-gpu"), "--device cuda"),
+    **dict.fromkeys(("--cpu", "--no-gpu", "--no-cuda", "--use-cpu"), "--device cpu"),
+    **{f"--{kind}": f"--precision {kind}" for kind in ("fp32", "bf16", "fp16")},
+    **dict.fromkeys(("--half", "--dtype"), "--precision"),
+    **dict.fromkeys(("--lowvram", "--low-vram", "--medvram", "--low-memory", "--memory"), "--max-memory"),
+    **dict.fromkeys(("--tiling", "--vae-tiling"), "--decode exact-tiles"),
+    **dict.fromkeys(("--denoise", "--denoising-strength", "--denoising"), "--strength"),
+    **dict.fromkeys(("--ckpt", "--checkpoint", "--model-path", "--model-id"), "--model"),
+    **dict.fromkeys(("--outdir", "--output-dir", "--save", "--filename"), "--output"),
+    **dict.fromkeys(("--prompt-file", "--file", "--input", "--batch-file", "-f"), "--prompts"),
+    **dict.fromkeys(("--inpaint", "--mask-image"), "--mask"),
+    **dict.fromkeys(("--open", "--display", "--view"), "--show"),
+    "-i": "--image", "-s": "--steps or --seed", "-g": "--guidance", "-d": "--device",
+}  # fmt: skip
+_RESEMBLES = 0.75  # for `closest`: "--step" does, "--res" does not resemble "--yes"
 UsageError: Any = typer.BadParameter.__mro__[1]
 
 
@@ -23,7 +43,7 @@ def in_our_words(error: Any) -> tuple[str, str]:
     see = f"see `{command} --help`"
     kind = type(error).__name__
     if kind == "NoSuchOption":
-        return f"there is no option {error.option_name}", _instead(error, command) or see
+        return f"there is no option {error.option_name}", _instead(error, command)
     if kind == "BadOptionUsage":
         takes = "takes no value" if "not take" in error.message else "needs a value"
         return f"{error.option_name} {takes}", see
@@ -42,11 +62,17 @@ def in_our_words(error: Any) -> tuple[str, str]:
 
 def _instead(error: Any, command: str) -> str:
     """Suggest what an unknown option was probably meant to be."""
-    if meant := closest(error.option_name, error.possibilities or [], cutoff=0.0):
-        return f"did you mean {meant}? see `{command} --help`"
-    if command == "sana generate" and not error.option_name.startswith("--"):
-        return 'a prompt that begins with a dash: sana generate -p "-PROMPT"; see `sana generate --help`'
-    return ""
+    name = error.option_name
+    known = (
+        {opt for param in error.ctx.command.params for opt in param.opts} if error.ctx else set()
+    )
+    meant = _MEANT.get(name.lower(), "")
+    if meant.split(" ")[0] not in known:
+        meant = closest(name, error.possibilities or [], cutoff=_RESEMBLES) or ""
+    hints = [f"did you mean {meant}?"] if meant else []
+    if command == "sana generate" and not name.startswith("--"):
+        hints.append('a prompt that begins with a dash: sana generate -p "-PROMPT";')
+    return " ".join([*hints, f"see `{command} --help`"])
 
 
 def _name(error: Any) -> str:

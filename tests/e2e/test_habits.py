@@ -157,7 +157,47 @@ def test_commands_of_other_programs(
     assert f"hint: did you mean {meant}?" in result.err
 
 
+@pytest.mark.parametrize("text", ['{"prompt": "a cat"}', '["a cat"]', "--prompt 'a cat' --steps 2"])
+def test_what_comes_through_a_pipe_is_words(
+    sana: Callable[..., Any], pipe: Callable[[bytes], None], text: str
+) -> None:
+    pipe(text.encode())
+    result = sana("generate", "-")
+    assert result.code == ExitCode.USAGE
+    assert "sana generate --prompts -" in result.err
+
+
+@pytest.mark.parametrize(
+    ("option", "meant"),
+    [
+        ("--ar", "--aspect"), ("--res", "--size"), ("--resolution", "--size"), ("--batch-size", "--count"),
+        ("--gpu", "--device cuda"), ("--cpu", "--device cpu"), ("--fp16", "--precision fp16"), ("--lowvram", "--max-memory"),
+        ("--denoise", "--strength"), ("--ckpt", "--model"), ("--outdir", "--output"), ("--file", "--prompts"), ("-i", "--image"),
+        ("-s", "--steps or --seed"), ("--stesp", "--steps"), ("--promts", "--prompts"),
+    ],
+)  # fmt: skip
+def test_options_that_others_call_otherwise(
+    sana: Callable[..., Any], option: str, meant: str
+) -> None:
+    result = sana("generate", "a cat", option, "x")
+    assert result.code == ExitCode.USAGE
+    assert f"hint: did you mean {meant}?" in result.err
+
+
+@pytest.mark.parametrize("words", [("models", "--ar"), ("generate", "a cat", "--xyzzy")])
+def test_nothing_is_suggested_at_random(sana: Callable[..., Any], words: tuple[str, ...]) -> None:
+    result = sana(*words)
+    assert (result.code, "did you mean" in result.err) == (ExitCode.USAGE, False)
+
+
+def test_standard_output_is_no_file(sana: Callable[..., Any]) -> None:
+    result = sana("generate", "a cat", "-o", "-")
+    assert result.code == ExitCode.USAGE
+    assert "hint: name a file: --output picture.png" in result.err
+
+
 def test_a_word_that_is_no_command_may_be_a_prompt(sana: Callable[..., Any]) -> None:
+    assert "to draw it: sana generate 'a red fox'" in sana("a", "red", "fox", "--steps", "2").err
     assert "hint: to draw it: sana generate 'a red fox'" in sana("a red fox").err
     assert "to draw it: sana generate xyzzy" in sana("xyzzy").err
 

@@ -147,7 +147,8 @@ SCHEDULER, TOKENIZER = "scheduler/scheduler_config.json", "tokenizer/tokenizer.j
         (TRANSFORMER, "{"), (TRANSFORMER, "[]"), (TRANSFORMER, '{"num_attention_heads": "many"}'),
         (TRANSFORMER, '{"qk_norm": "layer_norm"}'), (VAE, '{"encoder_block_out_channels": [8, 8]}'),
         (VAE, '{"latent_channels": 8}'), (SCHEDULER, '{"_class_name": "DDIMScheduler"}'),
-        (TEXT, '{"model_type": "llama"}'), (TOKENIZER, "{}"), ("sana.json", "{"),
+        (TEXT, '{"model_type": "llama"}'), (TOKENIZER, "{}"), (TOKENIZER, ""), (TOKENIZER, "[]"),
+        (TOKENIZER, "version https://git-lfs.github.com/spec/v1"), ("sana.json", "{"),
         ("manifest.json", "{"), ("manifest.json", "{}"),
     ],
 )  # fmt: skip
@@ -232,7 +233,7 @@ def test_own_settings(folder: Path, changes: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["folder", "pipe"])
-@pytest.mark.parametrize("file", ["sana.json", TRANSFORMER, "manifest.json"])
+@pytest.mark.parametrize("file", ["sana.json", TRANSFORMER, "manifest.json", TOKENIZER])
 def test_configuration_that_is_no_file(
     folder: Path, file: str, make: Callable[[Path], None]
 ) -> None:
