@@ -21,7 +21,7 @@ _MEANT = {
     **dict.fromkeys(("--batch", "--batch-size", "--images", "-c"), "--count"),
     **dict.fromkeys(("--gpu", "--cuda", "--use-gpu"), "--device cuda"),
     **dict.fromkeys(("--cpu", "--no-gpu", "--no-cuda", "--use-cpu"), "--device cpu"),
-    **{f"--{kind}": f"--precision {kind}" for kind in ("fp32", "bf16", "fp16")},
+    "--fp32": "--precision fp32", "--bf16": "--precision bf16", "--fp16": "--precision fp16",
     **dict.fromkeys(("--half", "--dtype"), "--precision"),
     **dict.fromkeys(("--lowvram", "--low-vram", "--medvram", "--low-memory", "--memory"), "--max-memory"),
     **dict.fromkeys(("--tiling", "--vae-tiling"), "--decode exact-tiles"),
