@@ -361,7 +361,7 @@ def test_one_notice_a_file(tmp_path: Path) -> None:
     frames = [Image.new("RGBA", (8, 8), (0, 0, 0, n)) for n in (1, 2)]
     path = tmp_path / "a.png"
     frames[0].save(path, save_all=True, append_images=frames[1:])
-    asked = init_image.source_of(path, strength=0.5, mask=None, steps=4, scheduler="flow-dpm")
+    asked = init_image.init_image_of(path, strength=0.5, mask=None, steps=4, scheduler="flow-dpm")
     assert asked is not None
     assert init_image.notices(asked, 8, 8) == [
         "a.png: only the first of 2 pictures is used; transparent parts become white"
