@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,9 +29,6 @@ def _compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("Triton is not installed")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    # The rehearsal may have imported kernels in this process to be interpreted, which cannot be compiled.
-    for name in [name for name in sys.modules if name.startswith("quant.kernels.")]:
-        monkeypatch.delitem(sys.modules, name)
 
 
 def fast() -> Iterator[Case]:
