@@ -20,7 +20,6 @@ class Terminal:
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.pid, self._terminal = pty.fork()
         if self.pid == 0:
-            signal.signal(signal.SIGINT, signal.SIG_DFL)  # whoever runs the tests may ignore it
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # ignored in the background of a shell
             if folder is not None:
                 os.chdir(folder)
