@@ -12,7 +12,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -319,7 +318,8 @@ def _models() -> Iterator[Finding]:
     from sana_cli.checkpoints.installed import listed_models, total_bytes
     from sana_cli.checkpoints.opening import open_if_here
 
-    here = [model for model in listed_models() if model.state in ("downloaded", "quantized")]
+    listed = listed_models()
+    here = [model for model in listed if model.state in ("downloaded", "quantized")]
     names = [model.name for model in here]
     total = total_bytes()
     yield Finding(
@@ -336,7 +336,7 @@ def _models() -> Iterator[Finding]:
                 topic="models", state="problem",
                 text=f"{model.name} cannot be drawn with: {error.message}", remedy=error.hint,
             )  # fmt: skip
-    for model in listed_models():
+    for model in listed:
         if model.state == "partly downloaded":
             yield Finding(
                 topic="models", state="problem",
@@ -481,14 +481,3 @@ CHECKS: dict[str, Check] = {
     "kernels": _kernels,
     "drawing": _drawing,
 }
-
-
-class _Silent:
-    """A reporter for a run that nobody watches."""
-
-    @contextmanager
-    def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
-        yield lambda: None
-
-    def notice(self, message: str) -> None:
-        del message

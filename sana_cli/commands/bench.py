@@ -219,11 +219,10 @@ def _check_files(*, json: str | None, plot: Path | None, html: Path | None) -> N
 
 def _check_conditions(conditions: "Sequence[Condition]", document: dict[str, Any]) -> None:
     """Raise SanaError where a condition of --fail-if holds."""
-    broken = [c.text for c in conditions if c.broken_by(document)]
-    reasons = [reason for c in conditions if (reason := c.broken_by(document))]
+    broken = [(c.text, reason) for c in conditions if (reason := c.broken_by(document))]
     if broken:
         raise SanaError(
-            f"--fail-if {broken[0]!r}: {'; '.join(reasons)}",
+            f"--fail-if {broken[0][0]!r}: {'; '.join(reason for _, reason in broken)}",
             hint="the machine may be busy; confirm on an idle one",
             code=ExitCode.CONDITION,
         )
