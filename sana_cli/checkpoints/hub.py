@@ -153,11 +153,8 @@ def ask(
             if verify and request.folder.is_here(listing.commit, file)
             and not is_sound(request.folder.snapshot(listing.commit) / file.name, file)
         ]  # fmt: skip
-        here = {
-            file.name: 0 if file in damaged else _bytes_here(request, listing.commit, file)
-            for file in selected
-        }
-        _check_disk(request, sum(file.size - here[file.name] for file in selected))
+        again = {file.name for file in damaged}
+        here = _fitting_the_disk(request, listing.commit, selected, again)
         return Offer(
             repo_id=repo_id,
             revision=listing.commit,
@@ -222,11 +219,7 @@ def _download(request: HubRequest, renew: Collection[str], progress: Progress) -
     folder, commit = request.folder, listing.commit
     selected = _selected(request, listing)
     wanted = [file for file in selected if file.name in renew or not folder.is_here(commit, file)]
-    here = {
-        file.name: 0 if file.name in renew else _bytes_here(request, commit, file)
-        for file in wanted
-    }
-    _check_disk(request, sum(file.size - here[file.name] for file in wanted))
+    here = _fitting_the_disk(request, commit, wanted, renew)
     for file in wanted:
         if file.is_large:
             progress(file.name, here[file.name], file.size)
@@ -250,6 +243,17 @@ def _bytes_here(request: HubRequest, commit: str, file: RemoteFile) -> int:
     if find_twin(folder, file):
         return file.size
     return min(bytes_in(folder.incomplete(file.digest)), file.size)
+
+
+def _fitting_the_disk(
+    request: HubRequest, commit: str, files: Sequence[RemoteFile], renew: Collection[str]
+) -> dict[str, int]:
+    """Count the bytes of each file that need no download, none of those in `renew`; SanaError if the rest has no room."""
+    here = {
+        file.name: 0 if file.name in renew else _bytes_here(request, commit, file) for file in files
+    }
+    _check_disk(request, sum(file.size - here[file.name] for file in files))
+    return here
 
 
 def _check_disk(request: HubRequest, needed: int) -> None:

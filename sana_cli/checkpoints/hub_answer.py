@@ -34,10 +34,12 @@ class Listing:
         """These files; BadAnswer where one cannot be fetched safely, or could not be verified."""
         if (name := unsafe_name(names)) is not None:
             raise BadAnswer(f"it lists {name!r}, which cannot be a file's name on every system")
+        taken = []
         for name in names:
-            if self.announced[name] is None:
+            if (file := self.announced[name]) is None:
                 raise BadAnswer(f"it gives no proper size and digest of {name}")
-        return [self.files[name] for name in names]
+            taken.append(file)
+        return taken
 
 
 def parse_listing(body: bytes) -> Listing:

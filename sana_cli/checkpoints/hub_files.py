@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quant.files import open_regular, read_small
+from quant.files import new_file, open_regular, read_small
 
 _REPO = re.compile(r"(?!.*(?:--|\.\.))\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -259,9 +259,5 @@ def _noted_file(name: str, entry: Any) -> RemoteFile | None:
 
 def _write_whole(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        new.write_text(text, encoding="utf-8")
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
+    with new_file(path, overwrite=True) as file:
+        file.write(text.encode())
