@@ -46,6 +46,12 @@ def usage_error(message: str, hint: str) -> SanaError:
     return SanaError(message, hint=hint, code=ExitCode.USAGE)
 
 
+def require(condition: bool, message: str, hint: str) -> None:
+    """Raise such an error unless the condition holds."""
+    if not condition:
+        raise usage_error(message, hint)
+
+
 def checkpoint_error(message: str, *, hint: str = "") -> SanaError:
     """An error about a model's files, with the remedy that fits most of them."""
     hint = (

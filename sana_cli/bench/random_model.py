@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from quant.stream_writer import StreamWriter, TensorSpec
 from sana_cli.bench.flops import GEMMA_2_2B
-from sana_cli.checkpoints.file_selection import STEMS
+from sana_cli.checkpoints.file_selection import STEMS, TOKENIZER
 from sana_cli.checkpoints.published_outline import write_configuration
 from sana_cli.config.networks import DCAEConfig, Gemma2Config, TransformerConfig
 from sana_cli.config.published import complex_human_instruction
@@ -98,7 +98,7 @@ def _values(name: str, shape: tuple[int, ...], generator: torch.Generator) -> Te
 
 def _write_tokenizer(folder: Path) -> None:
     (folder / "tokenizer").mkdir()
-    _tokenizer().save(str(folder / "tokenizer/tokenizer.json"))
+    _tokenizer().save(str(folder / TOKENIZER))
     special = {
         "bos_token": "<bos>",
         "eos_token": "<eos>",

@@ -12,6 +12,7 @@ from sana_cli.terminal.completion import complete_model
 from sana_cli.terminal.confirm import approval
 from sana_cli.terminal.options import (
     DeviceOption,
+    ForceOption,
     JsonOption,
     OfflineOption,
     QuietOption,
@@ -93,7 +94,7 @@ def compare(
     device: DeviceOption = None,
     offline: OfflineOption = None,
     yes: YesOption = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    force: ForceOption = False,
     json: JsonOption = False,
     quiet: QuietOption = None,
 ) -> None:
@@ -102,15 +103,12 @@ def compare(
     Both get the same prompts, seeds and size. Saves a labelled sheet: A's picture, B's, and their difference. PSNR above 40 dB is hard to see, below 25 dB it is
     another picture.
     """
-    import os
-
     from sana_cli.checkpoints.obtaining import Access
     from sana_cli.checkpoints.opening import open_checkpoint
     from sana_cli.config.generation import GenerationOptions
     from sana_cli.config.user_settings import preferences
-    from sana_cli.files import local_path
     from sana_cli.pipeline.safety import SafetyCheck
-    from sana_cli.request.output_paths import picture_path
+    from sana_cli.request.output_paths import Target, picture_path
     from sana_cli.request.runtime import runtime_of
     from sana_cli.terminal.progress_bars import ConsoleReporter
     from sana_cli.text import slug
@@ -123,8 +121,7 @@ def compare(
     typed = GenerationOptions(width=width, height=height, steps=steps, device=device)
     common = typed.over(chosen.options)
     target = picture_path(
-        local_path(output) if output else None,
-        is_folder=(output or "").endswith(("/", os.sep)),
+        Target.of(output),
         default=lambda: Path(f"compare-{slug(_label(first))}-{slug(_label(second))}.png"),
         overwrite=force,
     )

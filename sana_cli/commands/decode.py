@@ -1,6 +1,5 @@
 """`sana decode`: finish a picture from the latents that an interrupted run has kept."""
 
-import os
 from typing import Annotated
 
 import typer
@@ -11,6 +10,7 @@ from sana_cli.terminal.confirm import approval
 from sana_cli.terminal.options import (
     DecodeOption,
     DeviceOption,
+    ForceOption,
     JsonOption,
     MaxMemoryOption,
     OfflineOption,
@@ -53,7 +53,7 @@ def decode(
     max_memory: MaxMemoryOption = None,
     offline: OfflineOption = None,
     yes: YesOption = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
+    force: ForceOption = False,
     json: JsonOption = False,
     quiet: QuietOption = None,
 ) -> None:
@@ -67,7 +67,7 @@ def decode(
     from sana_cli.config.user_settings import preferences
     from sana_cli.files import local_path, real_path
     from sana_cli.pipeline import latents_file
-    from sana_cli.request.output_paths import picture_path
+    from sana_cli.request.output_paths import Target, picture_path
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
     chosen = preferences()
@@ -80,8 +80,7 @@ def decode(
     if how is None and tile is None:
         mode, tile = kept.how.decode, kept.how.tile
     target = picture_path(
-        local_path(output) if output else None,
-        is_folder=(output or "").endswith(("/", os.sep)),
+        Target.of(output),
         default=lambda: latents_file.picture_of(path),
         overwrite=force,
     )

@@ -161,7 +161,7 @@ class GenerateSession:
         )
 
     def _planned(self, prompts: str) -> "Batch":
-        """Draw all pictures of a file of prompts. Every line is checked before any is drawn."""
+        """Plan all pictures of a file of prompts: every line is checked before any is drawn."""
         from sana_cli.pipeline.batch import plan_batch
         from sana_cli.request.prompt_file import read_prompt_file
 

@@ -226,7 +226,7 @@ class OwnSettings:
         if self.guidance is not None and not 0 <= self.guidance <= 100:
             raise ValueError(f"guidance cannot be {self.guidance}")
         size = self.native_size
-        if size is not None and (size % 32 or not 32 <= size <= 16384):
+        if size is not None and (size % 32 or not 32 <= size <= MAX_SIDE):
             raise ValueError(f"native_size cannot be {size}")
         words = [word for group in (self.vocabulary or {}).values() for word in group]
         if self.vocabulary is not None and not all(word.strip() for word in words or [""]):

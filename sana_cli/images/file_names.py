@@ -1,7 +1,7 @@
 """File names of several pictures: patterns such as `{index}-{slug}-{seed}.png`. No torch."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from string import Formatter
 from typing import NamedTuple
@@ -94,6 +94,14 @@ def readings(name: str) -> set[str]:
 def has_folder_fields(pattern: Path) -> bool:
     """Return whether the folder differs between the names of a pattern."""
     return any(_fields(str(pattern.parent)))
+
+
+def free_name(path: Path, is_taken: Callable[[Path], bool]) -> Path:
+    """Return the path, or the first of NAME-2, NAME-3, ... that is not taken."""
+    candidate, number = path, 2
+    while is_taken(candidate):
+        candidate, number = path.with_stem(f"{path.stem}-{number}"), number + 1
+    return candidate
 
 
 def without_fields(pattern: Path) -> tuple[Path, str]:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from quant.dtypes import ITEMSIZE
 from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.file_selection import TOKENIZER
 from sana_cli.config.networks import DCAEConfig
 from sana_cli.errors import checkpoint_error
 from sana_cli.memory.component_sizes import Weights, takes_int8, weights_of
@@ -313,7 +314,7 @@ def _hosts(checkpoint: Checkpoint, device: Device, *, text_is_cached: bool) -> t
     """Return host memory while the text is encoded, and afterwards; on other devices it is not the plan's."""
     table = 0
     if not text_is_cached:
-        tokenizer = checkpoint.folder / "tokenizer/tokenizer.json"
+        tokenizer = checkpoint.folder / TOKENIZER
         if not tokenizer.is_file():
             raise checkpoint_error(f"missing file {tokenizer}")
         table = _TOKENIZER_FACTOR * tokenizer.stat().st_size

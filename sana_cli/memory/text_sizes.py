@@ -4,6 +4,7 @@ from pathlib import Path
 
 from quant.dtypes import ITEMSIZE
 from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.file_selection import TOKENIZER
 from sana_cli.checkpoints.model_files import read_config
 from sana_cli.config.networks import Gemma2Config
 from sana_cli.config.published import complex_human_instruction
@@ -40,7 +41,7 @@ def text_tokens(checkpoint: Checkpoint, settings: GenerationParams) -> tuple[int
 
 def count_tokens(folder: Path, text: str) -> int:
     """Tokens of a text: counted where the tokenizer is small, else by the four letters of a usual one."""
-    path = folder / "tokenizer/tokenizer.json"
+    path = folder / TOKENIZER
     if not path.is_file() or path.stat().st_size > _READABLE_TOKENIZER:
         return len(text) // 4 + 1
     try:

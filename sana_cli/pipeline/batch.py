@@ -237,18 +237,11 @@ def _under_free_names(
         if occupied and not finished:
             if not done or there.settings_of(job.path) is None:
                 raise _in_the_way(job.path)
-            path = _free_name(job.path, taken)
+            path = file_names.free_name(job.path, lambda p: p in taken or os.path.lexists(p))
             taken.add(path)
             job = job.at(path)
         placed.append(job)
     return placed
-
-
-def _free_name(path: Path, taken: Container[Path]) -> Path:
-    candidate, number = path, 2
-    while candidate in taken or os.path.lexists(candidate):
-        candidate, number = path.with_stem(f"{path.stem}-{number}"), number + 1
-    return candidate
 
 
 def draw_batch(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from quant.files import new_file, read_small
 from sana_cli.checkpoints.checkpoint import Checkpoint, weight_files
+from sana_cli.checkpoints.file_selection import TOKENIZER
 from sana_cli.config.published import complex_human_instruction
 from sana_cli.config.user_settings import cache_folder
 from sana_cli.request.params import GenerationParams
@@ -49,7 +50,7 @@ class PromptCache:
         paths = [
             *sorted(weight_files(checkpoint, "text_encoder").paths),
             folder / "text_encoder/config.json",
-            folder / "tokenizer/tokenizer.json",
+            folder / TOKENIZER,
         ]
         states = [(str(p.resolve()), s.st_size, s.st_mtime_ns) for p in paths if (s := _stat(p))]
         return cls(json.dumps([_VERSION, states, precision, device, backend]))

@@ -9,9 +9,10 @@ from typing import Self
 from sana_cli import files, text
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.config.generation import GenerationOptions
+from sana_cli.errors import require
 from sana_cli.files import local_path
 from sana_cli.images import file_names
-from sana_cli.request.params import GenerationParams, _require, resolve_all
+from sana_cli.request.params import GenerationParams, resolve_all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +54,9 @@ def output_paths(
     path = target.path
     if path is None or path.is_dir() or files.is_new_folder(path, target.is_folder):
         folder, base = path or Path(), text.slug(pictures[0].prompt)
-        paths = [_free_name(folder / f"{base}-{p.seed}.png", overwrite) for p in pictures]
+        paths = [folder / f"{base}-{p.seed}.png" for p in pictures]
+        if not overwrite:
+            paths = [file_names.free_name(each, os.path.lexists) for each in paths]
     else:
         require_png(path, target.is_folder)
         if target.is_pattern:
@@ -70,17 +73,15 @@ def output_paths(
     return paths
 
 
-def picture_path(
-    target: Path | None, *, is_folder: bool, default: Callable[[], Path], overwrite: bool
-) -> Path:
+def picture_path(target: Target, *, default: Callable[[], Path], overwrite: bool) -> Path:
     """Choose the file of one picture whose usual name is `default()`; errors as for `output_paths`."""
-    if target is None:
+    path = target.path
+    if path is None:
         path = default()
-    elif target.is_dir():
-        path = target / default().name
+    elif path.is_dir():
+        path = path / default().name
     else:
-        require_png(target, is_folder)
-        path = target
+        require_png(path, target.is_folder)
     if os.path.lexists(path) and not overwrite:
         raise files.already_exists(path)
     files.check_writable(path)
@@ -91,20 +92,13 @@ def require_png(target: Path, is_folder: bool, option: str = "--output") -> None
     """SanaError (usage) for the name of a file that is no picture's. `is_folder`: it was written as one."""
     if is_folder:
         raise files.no_folder(target, option)
-    _require(
+    require(
         target.name != "-",
         "pictures are not written to standard output",
         f"name a file: {option} picture.png; with --json, its path is printed",
     )
-    _require(
+    require(
         target.suffix.lower() == ".png",
         f"cannot write {target.name}: pictures are saved as .png",
         f"use {target.with_suffix('.png')}",
     )
-
-
-def _free_name(path: Path, overwrite: bool) -> Path:
-    candidate, number = path, 2
-    while os.path.lexists(candidate) and not overwrite:
-        candidate, number = path.with_stem(f"{path.stem}-{number}"), number + 1
-    return candidate

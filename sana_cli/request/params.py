@@ -16,7 +16,7 @@ from sana_cli.config.choices import (
 from sana_cli.config.generation import FIELDS, GenerationOptions
 from sana_cli.config.networks import MAX_SIDE
 from sana_cli.config.published import aspect_ratio_bins, has_bins
-from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.errors import require, usage_error
 from sana_cli.files import local_path
 from sana_cli.request.init_image import (
     InitImage,
@@ -76,7 +76,7 @@ def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationPar
     scheduler: SchedulerName = Scheduler(o.scheduler).value if o.scheduler else defaults.scheduler
     _require_prompts(prompt, negative)
     _require_numbers(o, steps, guidance, cache)
-    _require(
+    require(
         (scheduler == "scm") == checkpoint.transformer.guidance_embeds,
         f"scheduler {scheduler} does not fit {checkpoint.name}",
         "Sprint models need scm, all others flow-dpm or flow-euler",
@@ -144,38 +144,31 @@ def _require_sane_numbers(o: GenerationOptions) -> None:
 
 
 def _require_prompts(prompt: str, negative: str) -> None:
-    _require(bool(prompt.strip()), "the prompt is empty", 'say what to draw: "a cat"')
+    require(bool(prompt.strip()), "the prompt is empty", 'say what to draw: "a cat"')
     for text in (prompt, negative):
-        _require(
+        require(
             len(text) <= MAX_PROMPT,
             f"a prompt of {len(text):,} characters is too long",
             f"at most {MAX_PROMPT:,}; models read about the first 300 words",
         )
-        _require(is_text(text), "the prompt is not valid text", "write it in UTF-8")
+        require(is_text(text), "the prompt is not valid text", "write it in UTF-8")
 
 
 def _require_numbers(o: GenerationOptions, steps: int, guidance: float, cache: float) -> None:
     count = count_of(o)
-    _require(1 <= steps <= 1000, f"cannot draw in {steps} steps", "use 1 to 1000; 20 is usual")
-    _require(
-        0 <= guidance <= 100, f"guidance {guidance} is out of range", "use 1 (off) to about 10"
-    )
-    _require(
+    require(1 <= steps <= 1000, f"cannot draw in {steps} steps", "use 1 to 1000; 20 is usual")
+    require(0 <= guidance <= 100, f"guidance {guidance} is out of range", "use 1 (off) to about 10")
+    require(
         0 <= cache <= 1,
         f"--cache {cache:g} is out of range",
         "use 0 (off) to 1; 0.1 is a beginning",
     )
-    _require(1 <= count <= 10_000, f"cannot draw {count} pictures", "use --count 1 to 10000")
-    _require(
+    require(1 <= count <= 10_000, f"cannot draw {count} pictures", "use --count 1 to 10000")
+    require(
         o.seed is None or 0 <= o.seed <= MAX_SEED - count + 1,
         f"seed {o.seed} is out of range",
         f"use 0 to {MAX_SEED}",
     )
-
-
-def _require(condition: bool, message: str, hint: str) -> None:
-    if not condition:
-        raise SanaError(message, hint=hint, code=ExitCode.USAGE)
 
 
 def _finished_size(o: GenerationOptions, native: int, image: PictureFile | None) -> tuple[int, int]:
@@ -196,14 +189,14 @@ def _finished_size(o: GenerationOptions, native: int, image: PictureFile | None)
 
 def _drawn_size(width: int, height: int, native: int, *, bins: bool) -> tuple[int, int]:
     for side in (width, height):
-        _require(
+        require(
             32 <= side <= MAX_SIDE,
             f"size {width}x{height} is out of range",
             f"use sides of 32 to {MAX_SIDE} pixels; this model is at its best near {native}",
         )
     if not bins:
         near = f"{nearest_multiple(width)}x{nearest_multiple(height)}"
-        _require(
+        require(
             width % 32 == 0 and height % 32 == 0,
             f"size {width}x{height} is not a multiple of 32",
             f"use {near}"
@@ -213,11 +206,8 @@ def _drawn_size(width: int, height: int, native: int, *, bins: bool) -> tuple[in
     try:
         table = aspect_ratio_bins(native)
     except ValueError as error:
-        raise SanaError(
-            str(error),
-            hint="omit --bins, and use sides that are multiples of 32",
-            code=ExitCode.USAGE,
-        ) from error
+        hint = "omit --bins, and use sides that are multiples of 32"
+        raise usage_error(str(error), hint) from error
     closest = min(table, key=lambda ratio: abs(ratio - height / width))
     drawn_height, drawn_width = table[closest]
     return drawn_width, drawn_height

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from quant.plain_text import decode_text
 from sana_cli.config.generation import GenerationOptions
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import SanaError, usage_error
 from sana_cli.request.prompt_entries import Content, Entry, Place, UnreadableForm, within
 from sana_cli.request.prompt_forms import read_entries
 from sana_cli.request.prompt_values import KEYS, BadValue, options_of, values_of
@@ -86,7 +86,7 @@ class _Reader:
                     Problem(order=order, place=entry.place, error=error, id=_id_of(entry))
                 )
         if not lines and not problems:
-            raise _usage(
+            raise usage_error(
                 f"{self.called} holds no prompts", "write one a line, or one JSON object a line"
             )
         if not lines:
@@ -134,11 +134,13 @@ class _Reader:
         try:
             text = decode_text(data)
         except ValueError as error:
-            raise _usage(f"cannot read {called}: {error}", "save it as text in UTF-8") from error
+            raise usage_error(
+                f"cannot read {called}: {error}", "save it as text in UTF-8"
+            ) from error
         try:
             content = read_entries(text, name)
         except UnreadableForm as error:
-            raise _usage(f"{called} {error}", _FORMS) from error
+            raise usage_error(f"{called} {error}", _FORMS) from error
         self._comments += [line.strip() for _, line in content.comments]
         return content
 
@@ -228,7 +230,7 @@ def _limited(file: BinaryIO, called: str) -> bytes:
 
 def _unreadable(called: str, error: Exception) -> SanaError:
     reason = (error.strerror if isinstance(error, OSError) else None) or error
-    return _usage(
+    return usage_error(
         f"cannot read {called}: {reason}",
         f"--prompts takes a file, a folder of them, or -: {_FORMS}",
     )
@@ -237,8 +239,4 @@ def _unreadable(called: str, error: Exception) -> SanaError:
 def _wrong(where: str, problem: str) -> SanaError:
     example = json.dumps({"prompt": "a red fox"})
     others = ", ".join(key for key in KEYS if key != "prompt")
-    return _usage(f"{where} {problem}", f"a line is {example}; further keys: {others}")
-
-
-def _usage(message: str, hint: str) -> SanaError:
-    return SanaError(message, hint=hint, code=ExitCode.USAGE)
+    return usage_error(f"{where} {problem}", f"a line is {example}; further keys: {others}")

@@ -5,6 +5,7 @@ from typing import Any
 from sana_cli.config.choices import parse_size
 from sana_cli.config.generation import FIELDS, GenerationOptions
 from sana_cli.errors import SanaError
+from sana_cli.request.options import is_text
 from sana_cli.request.prompt_entries import Entry
 from sana_cli.text import closest
 
@@ -108,22 +109,12 @@ def _checked(key: str, value: Any, *, is_typed: bool) -> Any:
     if key == "seed" and value == -1:
         return None  # other programs' word for "any"
     texts = value if isinstance(value, list) else [value]
-    if not all(_is_text(text) for text in texts):
+    # Escapes of JSON can say what no text holds: half a character, or NUL.
+    if not all(is_text(text) for text in texts if isinstance(text, str)):
         raise BadValue(f"has a {key!r} that is not valid text")
     if key == "id" and not 0 < len(str(value)) <= _LONGEST_ID:
         raise BadValue(f"has an id of {len(str(value))} characters, {_LONGEST_ID} are the most")
     return value
-
-
-def _is_text(value: object) -> bool:
-    """Escapes of JSON can say what no text holds: half a character, or NUL."""
-    if not isinstance(value, str):
-        return True
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return "\0" not in value
 
 
 def _converted(key: str, text: str) -> Any:

@@ -30,6 +30,7 @@ SafetyOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 QuietOption = Annotated[
     bool | None,
     typer.Option(
