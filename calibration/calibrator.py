@@ -39,7 +39,7 @@ from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.component_weights import component_weights
 from sana_cli.config.components import NETWORKS
 from sana_cli.config.recipes import KeepRule, component_recipe
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
 from sana_cli.loading.load import empty_module, load_vae
 from sana_cli.pipeline.decode import decode
 from sana_cli.pipeline.recovery import translate_out_of_memory
@@ -115,10 +115,9 @@ class Calibrator(FloatModel):
                 error.hint = "close other programs; --samples 0 holds one layer in memory"
             raise
         except BrokenValues as broken:
-            raise SanaError(
+            raise checkpoint_error(
                 f"cannot calibrate: {broken} of the unquantized model",
                 hint="--samples 0 quantizes without running it",
-                code=ExitCode.CHECKPOINT,
             ) from broken
         finally:
             release_memory(self.device)
@@ -233,10 +232,9 @@ class Calibrator(FloatModel):
         keep = self.options.keep
         count = len(self._configs("transformer")[0])
         if keep is not None and keep.count is not None and keep.count > count:
-            raise SanaError(
+            raise usage_error(
                 f"--keep {keep.count}: only {count} layers of the transformer are quantized",
-                hint=f"use 0 to {count}",
-                code=ExitCode.USAGE,
+                f"use 0 to {count}",
             )
 
     def _calibrate(

@@ -6,7 +6,7 @@ from dataclasses import replace
 from calibration.linears import Found
 from calibration.sensitivity import enough_for, to_db, worst
 from sana_cli.config.recipes import KeepRule
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import usage_error
 from sana_cli.quantize_checkpoint import ComponentPlan
 
 
@@ -31,10 +31,9 @@ def choose_kept(
     found_enough = enough_for(noise, rest, budget_db=keep.budget_db, offset_db=offset)
     if found_enough is None:
         most = to_db(sum(rest.values())) + offset
-        raise SanaError(
+        raise usage_error(
             f"--budget-db {keep.budget_db:g} is out of reach: about {most:.1f} dB with every layer kept",
-            hint="ask for less, or choose a scheme with more bits",
-            code=ExitCode.USAGE,
+            "ask for less, or choose a scheme with more bits",
         )
     return found_enough
 

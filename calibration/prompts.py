@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sana_cli.config.generation import GenerationOptions
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import usage_error
 from sana_cli.request.params import MAX_PROMPT
 from sana_cli.request.prompt_file import read_prompt_file
 
@@ -95,9 +95,8 @@ def read_prompts(path: Path, *, notice: Callable[[str], None] = lambda message: 
     for line, prompt in zip(lines, prompts, strict=True):
         if not 0 < len(prompt) <= MAX_PROMPT:
             problem = f"is too long: {len(prompt):,} characters" if prompt else "is empty"
-            raise SanaError(
+            raise usage_error(
                 f"{path}, {line.place}: the prompt {problem}",
-                hint=f"write 1 to {MAX_PROMPT:,} characters",
-                code=ExitCode.USAGE,
+                f"write 1 to {MAX_PROMPT:,} characters",
             )
     return prompts

@@ -26,9 +26,7 @@ def local_path(text: str) -> Path:
         path.is_file()
     except (OSError, ValueError, RuntimeError) as error:
         shown = text if len(text) < 80 else f"{text[:80]}..."
-        raise SanaError(
-            f"{shown!r} cannot be a path", hint="check the spelling", code=ExitCode.USAGE
-        ) from error
+        raise usage_error(f"{shown!r} cannot be a path", "check the spelling") from error
     return path
 
 
@@ -82,9 +80,7 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
 
 
 def already_exists(path: Path) -> SanaError:
-    return SanaError(
-        f"{path} exists", hint="choose another --output, or --force", code=ExitCode.USAGE
-    )
+    return usage_error(f"{path} exists", "choose another --output, or --force")
 
 
 def _unwritable(path: Path, error: OSError, option: str) -> SanaError:
@@ -150,17 +146,11 @@ def check_writable(path: Path, option: str = "--output", *, folder_is_new: bool 
     try:
         files.require_replaceable(path)
     except OSError as error:
-        raise SanaError(
-            f"{path} is not a regular file", hint=f"choose another {option}", code=ExitCode.USAGE
-        ) from error
+        raise usage_error(f"{path} is not a regular file", f"choose another {option}") from error
 
 
 def no_folder(path: Path, option: str = "--output") -> SanaError:
-    return SanaError(
-        f"no such folder: {path}",
-        hint=f"create it, or choose another {option}",
-        code=ExitCode.USAGE,
-    )
+    return usage_error(f"no such folder: {path}", f"create it, or choose another {option}")
 
 
 def temporary_folder(owner: object) -> Path:

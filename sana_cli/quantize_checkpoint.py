@@ -47,7 +47,7 @@ from sana_cli.checkpoints.component_weights import ComponentWeights, component_w
 from sana_cli.checkpoints.file_selection import select_files
 from sana_cli.config.components import NETWORKS, RUN_ORDER
 from sana_cli.config.recipes import component_recipe
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.loading.assign import require_finite, require_fit, require_same_names
 from sana_cli.loading.load import TOKEN_CONVS, empty_module
 from sana_cli.loading.lora import Adapters
@@ -166,33 +166,21 @@ def _translate_errors(target: Path) -> Iterator[None]:
 
 def _check_target(target: Path, *, overwrite: bool) -> None:
     if target.name in ("", ".."):
-        raise SanaError(
-            f"{target} is a place, not the name of a folder to make",
-            hint="write the folder's name",
-            code=ExitCode.USAGE,
+        raise usage_error(
+            f"{target} is a place, not the name of a folder to make", "write the folder's name"
         )
     if target.is_symlink():  # what it points to would stay, or be replaced where nobody looks
-        raise SanaError(
-            f"{target} is a symbolic link",
-            hint="give the folder that it points to, or another one",
-            code=ExitCode.USAGE,
+        raise usage_error(
+            f"{target} is a symbolic link", "give the folder that it points to, or another one"
         )
     if not target.parent.is_dir():
-        raise SanaError(
-            f"no such folder: {target.parent}", hint="create it first", code=ExitCode.USAGE
-        )
+        raise usage_error(f"no such folder: {target.parent}", "create it first")
     if not target.exists():
         return
     if not overwrite:
-        raise SanaError(
-            f"{target} exists", hint="choose another folder, or --force", code=ExitCode.USAGE
-        )
+        raise usage_error(f"{target} exists", "choose another folder, or --force")
     if not (target / MANIFEST).is_file():  # --force is for our own folders, not for anything else
-        raise SanaError(
-            f"{target} exists and is no quantized model",
-            hint="choose another folder",
-            code=ExitCode.USAGE,
-        )
+        raise usage_error(f"{target} exists and is no quantized model", "choose another folder")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 
 from quant.files import read_small_text
 from sana_cli.bench.statistics import rounded
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import usage_error
 
 _FORM = re.compile(
     r"\s*(?:(?P<contender>[^:<>]+):)?(?P<metric>[a-z_]+)\s*(?P<sign>[<>])\s*"
@@ -47,10 +47,9 @@ def parse_condition(text: str) -> Condition:
     """Read `[CONTENDER:]METRIC > [FACTOR*]FILE` or `... > NUMBER`; SanaError for anything else."""
     match = _FORM.fullmatch(text)
     if match is None or match["metric"] not in _METRICS:
-        raise SanaError(
+        raise usage_error(
             f"cannot read --fail-if {text!r}",
-            hint=f'write "total>1.2*baseline.json" or "step>0.5"; metrics: {", ".join(_METRICS)}',
-            code=ExitCode.USAGE,
+            f'write "total>1.2*baseline.json" or "step>0.5"; metrics: {", ".join(_METRICS)}',
         )
     file = match["file"] or match["bare"]
     return Condition(
@@ -67,16 +66,12 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(read_small_text(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise SanaError(
-            f"--fail-if cannot read {path}",
-            hint="name a file that --json wrote",
-            code=ExitCode.USAGE,
+        raise usage_error(
+            f"--fail-if cannot read {path}", "name a file that --json wrote"
         ) from error
     if not isinstance(document, dict) or not isinstance(document.get("contenders"), dict):
-        raise SanaError(
-            f"{path} is not a document of sana bench",
-            hint="name a file that --json wrote",
-            code=ExitCode.USAGE,
+        raise usage_error(
+            f"{path} is not a document of sana bench", "name a file that --json wrote"
         )
     return document
 
@@ -100,10 +95,9 @@ def _value(document: dict[str, Any], contender: str | None, metric: str) -> floa
     except (KeyError, TypeError, ValueError, AttributeError, StopIteration) as error:
         which = contender or ("any contender" if metric == "psnr" else "the first contender")
         hint = "time two contenders or more: their pictures are compared with the first one's"
-        raise SanaError(
+        raise usage_error(
             f"--fail-if: nothing was measured for {metric} of {which}",
-            hint=hint if metric == "psnr" else "compare documents with the same contenders",
-            code=ExitCode.USAGE,
+            hint if metric == "psnr" else "compare documents with the same contenders",
         ) from error
 
 

@@ -12,7 +12,7 @@ from quant.dtypes import PRECISIONS
 from quant.installed import is_installed
 from sana_cli.checkpoints.model_names import lasting_name
 from sana_cli.config.recipes import RECIPES
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.system.packages import pip_install
 from sana_cli.system.precision import Precision
 
@@ -71,9 +71,7 @@ def parse_schemes(text: str) -> list[str]:
     names = _parts(text, "--scheme")
     for name in names:
         if name not in known:
-            raise SanaError(
-                f"unknown scheme {name!r}", hint=f"known: {', '.join(known)}", code=ExitCode.USAGE
-            )
+            raise usage_error(f"unknown scheme {name!r}", f"known: {', '.join(known)}")
     return names
 
 
@@ -102,9 +100,7 @@ def _require_model(name: str) -> None:
 def _parts(text: str, option: str) -> list[str]:
     names = list(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not names:
-        raise SanaError(
-            f"{option} {text!r} names nothing", hint=f"omit {option}", code=ExitCode.USAGE
-        )
+        raise usage_error(f"{option} {text!r} names nothing", f"omit {option}")
     return names
 
 

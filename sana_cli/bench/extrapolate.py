@@ -16,7 +16,7 @@ from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.config.choices import parse_size
 from sana_cli.config.networks import DCAEConfig, TransformerConfig
 from sana_cli.config.variants import VARIANTS
-from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.errors import usage_error
 
 ASSUMPTIONS = (
     "PREDICTION, not a measurement: nothing ran on the device it names.",
@@ -41,9 +41,7 @@ def parse_devices(text: str) -> list[str]:
         raise usage_error(f"--predict {text!r} names no device", f"known: {', '.join(DEVICES)}")
     for name in names:
         if name not in DEVICES:
-            raise SanaError(
-                f"unknown device {name!r}", hint=f"known: {', '.join(DEVICES)}", code=ExitCode.USAGE
-            )
+            raise usage_error(f"unknown device {name!r}", f"known: {', '.join(DEVICES)}")
     return names
 
 
@@ -51,9 +49,7 @@ def parse_subject(text: str) -> tuple[str, tuple[int, int]]:
     """`sana-0.6b` or `sana-0.6b@1024x1024` -> a variant's name and (width, height)."""
     name, _, size = text.partition("@")
     if name not in VARIANTS:
-        raise SanaError(
-            f"unknown variant {name!r}", hint=f"known: {', '.join(VARIANTS)}", code=ExitCode.USAGE
-        )
+        raise usage_error(f"unknown variant {name!r}", f"known: {', '.join(VARIANTS)}")
     native = VARIANTS[name].native_size
     return name, parse_size(size) if size else (native, native)
 

@@ -14,7 +14,7 @@ from sana_cli.bench.adapter import PARTS, Engine, EnoughSteps, Seconds, count_to
 from sana_cli.bench.contenders import Contender, Workload
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.config.published import complex_human_instruction
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import usage_error
 from sana_cli.loading.assign import DTYPES
 
 
@@ -43,10 +43,9 @@ class DiffusersEngine(Engine):
     def __init__(self, contender: Contender, workload: Workload) -> None:
         super().__init__(contender, workload)
         if self.checkpoint.manifest is not None or self.checkpoint.pth is not None:
-            raise SanaError(
+            raise usage_error(
                 f"{contender.kind} cannot read {contender.model}",
-                hint="compare on a model folder in the diffusers layout",
-                code=ExitCode.USAGE,
+                "compare on a model folder in the diffusers layout",
             )
         self._pipe: Any = None
         self._embeds: tuple[Tensor | None, ...] = ()

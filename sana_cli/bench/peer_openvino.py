@@ -14,7 +14,7 @@ from sana_cli.bench.adapter import PARTS, count_tokens
 from sana_cli.bench.contenders import Contender, Workload
 from sana_cli.bench.openvino_convert import Conversion
 from sana_cli.bench.peer_diffusers import DiffusersEngine, open_pipeline
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 
 _WEIGHTS = {"openvino-w8a16": "w8a16", "openvino-int8": "int8"}
 _WHILE_CONVERTING = 3  # copies of the weights: torch's, OpenVINO's, and those of what is written
@@ -29,10 +29,9 @@ class OpenVINOEngine(DiffusersEngine):
     def __init__(self, contender: Contender, workload: Workload) -> None:
         super().__init__(contender, workload)
         if self.device.type != "cpu":
-            raise SanaError(
+            raise usage_error(
                 f"{contender.kind} runs on a CPU, not on {self.device.type}",
-                hint="use --device cpu, or omit --device",
-                code=ExitCode.USAGE,
+                "use --device cpu, or omit --device",
             )
         self._files = tempfile.TemporaryDirectory(prefix="openvino-")
         self._compiled: Any = None

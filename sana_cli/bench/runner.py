@@ -20,7 +20,7 @@ from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.generation import BUILTIN, GenerationOptions
 from sana_cli.config.recipes import RECIPES
 from sana_cli.config.variants import VARIANTS
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.request.params import GenerationParams, resolve
 from sana_cli.system import cpu
 from sana_cli.system.precision import Precision
@@ -75,11 +75,7 @@ def run(
         names = [contender.name for contender in contenders]
         base = options.base or next((c.name for c in contenders if c.kind != "sana"), names[0])
         if base not in names:
-            raise SanaError(
-                f"--base {base} is not timed",
-                hint=f"one of: {', '.join(names)}",
-                code=ExitCode.USAGE,
-            )
+            raise usage_error(f"--base {base} is not timed", f"one of: {', '.join(names)}")
         results = measure(
             contenders, workload, runs=options.runs, warmup=options.warmup, scratch=scratch,
             announce=reporter.count,
@@ -123,10 +119,9 @@ def _check(options: BenchOptions, checkpoint: Checkpoint) -> Workload:
     settings = _settings(options.workload, checkpoint)
     quantizing = [scheme for scheme in options.schemes if scheme not in FLOATS]
     if checkpoint.manifest is not None and quantizing:
-        raise SanaError(
+        raise usage_error(
             f"{checkpoint.name} is quantized already",
-            hint=f"omit --scheme {quantizing[0]}, or name the model it was made from",
-            code=ExitCode.USAGE,
+            f"omit --scheme {quantizing[0]}, or name the model it was made from",
         )
     return replace(
         options.workload, width=settings.width, height=settings.height, steps=settings.steps

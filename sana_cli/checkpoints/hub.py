@@ -25,7 +25,7 @@ from sana_cli.checkpoints.hub_snapshot import (
     require_repo,
 )
 from sana_cli.config.components import COMPONENTS
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 
 Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in total
 
@@ -203,11 +203,10 @@ def _selected(request: HubRequest, listing: Listing) -> list[RemoteFile]:
     """The files of a repo that we read; SanaError if it is no repo in our layout."""
     selected = request.select(list(listing.announced))
     if lacking := missing_files(selected, components=request.components):
-        raise SanaError(
+        raise checkpoint_error(
             f"{request.repo_id} has no {lacking[0]}",
             hint="sana reads repos in the diffusers layout with safetensors weights;"
             " published ones end in _diffusers",
-            code=ExitCode.CHECKPOINT,
         )
     return listing.take(selected)
 

@@ -19,7 +19,7 @@ from huggingface_hub.errors import (
 
 from sana_cli.checkpoints.hub_answer import BadAnswer
 from sana_cli.config.variants import suggest
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.system.redact import without_secrets
 
 
@@ -102,10 +102,9 @@ def _explain_status(status: int, repo: str) -> tuple[str, str]:
 
 def no_repo(repo: str) -> SanaError:
     """Return an error for a text that cannot name a model."""
-    return SanaError(
+    return usage_error(
         f"{repo!r} is neither a folder, nor a known model, nor a repo id like owner/name",
-        hint=_did_you_mean(repo) or "check the spelling of the model's name",
-        code=ExitCode.USAGE,
+        _did_you_mean(repo) or "check the spelling of the model's name",
     )
 
 

@@ -11,7 +11,7 @@ from sana_cli.checkpoints import hub_cache
 from sana_cli.checkpoints.file_selection import missing_files, select_files
 from sana_cli.checkpoints.hub_files import RemoteFile, RepoFolder, is_repo_id, is_sound, unsafe_name
 from sana_cli.config.components import COMPONENTS
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 
 MAIN = "main"
 
@@ -84,10 +84,8 @@ def find_snapshot(request: HubRequest, *, offline: bool) -> HubSnapshot | None:
         if known is not None and not folder.is_here(commit, known[name]):
             if not offline:
                 return None  # it is fetched again
-            raise SanaError(
-                f"{name} of {request.repo_id} is damaged in the local cache",
-                hint=_again(offline),
-                code=ExitCode.CHECKPOINT,
+            raise checkpoint_error(
+                f"{name} of {request.repo_id} is damaged in the local cache", hint=_again(offline)
             )
     require_indexed_files(request, snapshot, selected)
     return HubSnapshot(path=snapshot, revision=commit)
@@ -136,16 +134,14 @@ def require_indexed_files(request: HubRequest, folder: Path, selected: Sequence[
             weight_map = json.loads(read_small(folder / name))["weight_map"]
             needed = {f"{Path(name).parent.as_posix()}/{shard}" for shard in weight_map.values()}
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise SanaError(
+            raise checkpoint_error(
                 f"{name} of {request.repo_id} is not a safetensors index",
                 hint="the repo itself is broken; choose another revision or model",
-                code=ExitCode.CHECKPOINT,
             ) from error
         if lost := sorted(needed - set(selected)):
-            raise SanaError(
+            raise checkpoint_error(
                 f"{request.repo_id} lacks {lost[0]}, which {name} asks for",
                 hint="the repo itself is broken; choose another revision or model",
-                code=ExitCode.CHECKPOINT,
             )
 
 

@@ -7,7 +7,7 @@ from sana_cli.config.generation import BUILTIN
 from sana_cli.config.recipes import RECIPES
 from sana_cli.config.user_settings import models_folder
 from sana_cli.config.variants import VARIANTS, find_variant, suggest
-from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+from sana_cli.errors import SanaError, checkpoint_error, usage_error
 from sana_cli.files import local_path, require_file
 from sana_cli.text import closest
 
@@ -38,14 +38,11 @@ def lasting_name(model: str) -> str:
     if model == BUILTIN:
         return model
     if not model.strip():
-        raise SanaError(
-            "the model's name is empty", hint="`sana models` lists them", code=ExitCode.USAGE
-        )
+        raise usage_error("the model's name is empty", "`sana models` lists them")
     if path.is_dir() and not (path / "model_index.json").is_file():
-        raise SanaError(
+        raise usage_error(
             f"{path} is not a model folder: it has no model_index.json",
-            hint="give a known name, or the folder that holds transformer/, vae/ and the others",
-            code=ExitCode.USAGE,
+            "give a known name, or the folder that holds transformer/, vae/ and the others",
         )
     if path.exists():
         refuse_part(path)
@@ -92,8 +89,7 @@ def unknown_model(model: str) -> SanaError:
         base = model.removesuffix(f"-{recipe}")
         if base != model and find_variant(base) is not None:
             hint = f"`sana pull {base} --quantize {recipe}` makes it; "
-    return SanaError(
+    return usage_error(
         f"unknown model {model!r}: neither a folder, a .pth file, a known name nor OWNER/NAME",
-        hint=f"{hint}known names: {names}",
-        code=ExitCode.USAGE,
+        f"{hint}known names: {names}",
     )

@@ -20,7 +20,7 @@ from torch.serialization import safe_globals
 from quant.files import open_regular
 from sana_cli.checkpoints.model_files import NO_PTH, reading
 from sana_cli.config.networks import TransformerConfig
-from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+from sana_cli.errors import checkpoint_error
 
 # Buffers of training and of a stored position table; every loader recomputes or ignores them.
 _DROPPED = ("y_embedder.y_embedding", "pos_embed", "logvar_linear.weight", "logvar_linear.bias")
@@ -212,10 +212,9 @@ def _infer_config(
     except KeyError as error:
         raise checkpoint_error(f"{path}: missing tensor {error.args[0]}", hint=_NO_SANA) from error
     if D not in _CROSS_HEADS:
-        raise SanaError(
+        raise checkpoint_error(
             f"{path}: no published Sana model is {D} wide",
             hint=f"known widths: {', '.join(map(str, _CROSS_HEADS))}",
-            code=ExitCode.CHECKPOINT,
         )
     layers = len({n.split(".")[1] for n in tensors if n.startswith("transformer_blocks.")})
     positions = native.get("pos_embed")

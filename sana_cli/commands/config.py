@@ -143,9 +143,7 @@ def set_(
     try:
         parsed = setting.parse(value)
     except ValueError as error:
-        raise SanaError(
-            f"{key} cannot be {value!r}", hint=f"it {error}", code=ExitCode.USAGE
-        ) from error
+        raise usage_error(f"{key} cannot be {value!r}", f"it {error}") from error
     here = True
     if key == "model":
         parsed, here = usable_name(value)

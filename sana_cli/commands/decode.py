@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from sana_cli.config.choices import decode_mode, parse_bytes
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
 from sana_cli.terminal.confirm import approval
 from sana_cli.terminal.options import (
     DecodeOption,
@@ -85,10 +85,9 @@ def decode(
         overwrite=force,
     )
     if real_path(target) == real_path(path):
-        raise SanaError(
+        raise usage_error(
             f"{target} holds the latents themselves",
-            hint="give the picture another name: --output picture.png",
-            code=ExitCode.USAGE,
+            "give the picture another name: --output picture.png",
         )
     with ConsoleReporter(quiet=quiet) as reporter:
         try:
@@ -107,11 +106,10 @@ def decode(
             raise
         channels = kept.latents.shape[1]
         if checkpoint.transformer.in_channels != channels:
-            raise SanaError(
+            raise checkpoint_error(
                 f"latents of {channels} channels do not fit {checkpoint.name}, "
                 f"whose have {checkpoint.transformer.in_channels}",
                 hint="name the model that drew them: --model",
-                code=ExitCode.CHECKPOINT,
             )
         if checkpoint.name != kept.settings["model"]:
             reporter.notice(

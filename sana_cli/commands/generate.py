@@ -7,7 +7,7 @@ import typer
 
 from sana_cli.config.choices import Decode, decode_mode, parse_bytes, parse_size
 from sana_cli.config.generation import GenerationOptions
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import usage_error
 from sana_cli.terminal.display import (
     GridOption,
     LivePreview,
@@ -97,10 +97,9 @@ def generate(
     if prompt == "-" or (prompt is None and not prompts and not from_):
         prompt = piped_prompt(asked=prompt == "-")
     if prompt is None and not prompts and not from_:
-        raise SanaError(
+        raise usage_error(
             "there is no prompt",
-            hint='say what to draw: sana generate "a cat"; or --prompts FILE, --from PICTURE.png',
-            code=ExitCode.USAGE,
+            'say what to draw: sana generate "a cat"; or --prompts FILE, --from PICTURE.png',
         )
     from sana_cli.commands.generate_session import GenerateSession
     from sana_cli.commands.repeat import Picture, open_model

@@ -202,10 +202,9 @@ def quantize_model(
     )
     checkpoint = open_checkpoint(model, access)
     if checkpoint.manifest is not None:
-        raise SanaError(
+        raise usage_error(
             f"{model} is quantized already",
-            hint=f"quantize the model it was made from: {checkpoint.manifest.base_model}",
-            code=ExitCode.USAGE,
+            f"quantize the model it was made from: {checkpoint.manifest.base_model}",
         )
     if opened:
         from sana_cli.loading.load import check_loras

@@ -37,10 +37,9 @@ class Picture:
 
         settings = read_settings(local_path(name))
         if SHEET_KEY in settings:
-            raise SanaError(
+            raise usage_error(
                 f"{name} is a sheet of several pictures",
-                hint="repeat one of them; `sana info` lists what it shows",
-                code=ExitCode.USAGE,
+                "repeat one of them; `sana info` lists what it shows",
             )
         return cls(name=name, settings=settings, options=options_of_picture(settings, name))
 

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 import typer
 
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import usage_error
 
 SchedulerName = Literal["flow-dpm", "flow-euler", "scm"]
 
@@ -80,10 +80,9 @@ def parse_size(text: str) -> tuple[int, int]:
     """Read "1024x768" as (1024, 768), width first, and "512" as a square; SanaError otherwise."""
     match = re.fullmatch(r"\s*(\d{1,6})\s*(?:[xX*\u00d7]\s*(\d{1,6})\s*)?", text, re.ASCII)
     if not match:
-        raise SanaError(
+        raise usage_error(
             f"cannot read size {text!r}",
-            hint="write WIDTHxHEIGHT: 1024x768, or one number for a square: 512",
-            code=ExitCode.USAGE,
+            "write WIDTHxHEIGHT: 1024x768, or one number for a square: 512",
         )
     return int(match[1]), int(match[2] or match[1])
 
@@ -105,10 +104,8 @@ def size_of_aspect(text: str, native_size: int) -> tuple[int, int]:
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*[:/]\s*(\d+(?:\.\d+)?)\s*", text)
     ratio = float(match[1]) / float(match[2]) if match and float(match[2]) else 0.0
     if not 1 / 8 <= ratio <= 8:
-        raise SanaError(
-            f"cannot use aspect ratio {text!r}",
-            hint="write W:H between 1:8 and 8:1, such as 16:9",
-            code=ExitCode.USAGE,
+        raise usage_error(
+            f"cannot use aspect ratio {text!r}", "write W:H between 1:8 and 8:1, such as 16:9"
         )
     sides = native_size * sqrt(ratio), native_size / sqrt(ratio)
     width, height = (max(32, round(side / 32) * 32) for side in sides)
@@ -128,12 +125,11 @@ def parse_bytes(text: str) -> int:
     amount = number * _UNITS[unit]
     if not 2**20 <= amount < 2**50:
         bare = number and not unit
-        raise SanaError(
+        raise usage_error(
             f"cannot use {text!r} as an amount of memory",
-            hint=f"give it a unit: {number:g}GiB, or {number:g}MiB"
+            f"give it a unit: {number:g}GiB, or {number:g}MiB"
             if bare
             else "write a number and GiB, GB, MiB or MB, at least 1MiB: 4GiB",
-            code=ExitCode.USAGE,
         )
     return int(amount)
 
@@ -143,10 +139,9 @@ def parse_interval(text: str) -> tuple[float, float]:
     match = re.fullmatch(r"\s*(\d*\.?\d+)\s*-\s*(\d*\.?\d+)\s*", text)
     low, high = (float(match[1]), float(match[2])) if match else (1.0, 0.0)
     if not 0 <= low < high <= 1:
-        raise SanaError(
+        raise usage_error(
             f"cannot use the interval {text!r}",
-            hint="write LOW-HIGH, noise levels between 0 and 1: --guidance-interval 0.2-0.9",
-            code=ExitCode.USAGE,
+            "write LOW-HIGH, noise levels between 0 and 1: --guidance-interval 0.2-0.9",
         )
     return low, high
 
@@ -156,15 +151,12 @@ def decode_mode(decode: Decode | None, tile: int | None) -> DecodeMode:
     if tile is None:
         return "auto" if decode is None else _MODES[decode]
     if tile % 32 or not 32 <= tile <= 16384:
-        raise SanaError(
+        raise usage_error(
             f"cannot decode in tiles of {tile} pixels",
-            hint="use a multiple of 32 from 32 to 16384, such as --tile 512",
-            code=ExitCode.USAGE,
+            "use a multiple of 32 from 32 to 16384, such as --tile 512",
         )
     if decode in (Decode.AUTO, Decode.WHOLE):
-        raise SanaError(
-            f"--decode {decode} has no tiles",
-            hint="omit --tile, or use --decode exact-tiles",
-            code=ExitCode.USAGE,
+        raise usage_error(
+            f"--decode {decode} has no tiles", "omit --tile, or use --decode exact-tiles"
         )
     return "exact-tiles" if decode is None else _MODES[decode]

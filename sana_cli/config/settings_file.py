@@ -55,6 +55,4 @@ def _read(path: Path) -> tomlkit.TOMLDocument:
     except FileNotFoundError:
         return tomlkit.document()
     except (ValueError, RecursionError, TOMLKitError) as error:
-        raise SanaError(
-            f"{path} is not readable TOML: {error}", hint="mend or remove it", code=ExitCode.USAGE
-        ) from error
+        raise usage_error(f"{path} is not readable TOML: {error}", "mend or remove it") from error

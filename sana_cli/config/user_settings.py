@@ -14,7 +14,7 @@ from typing import Any, Literal, Self
 from quant.files import read_small_text
 from sana_cli.config.choices import parse_bytes, parse_size, size_of_aspect
 from sana_cli.config.generation import FIELDS, Field, GenerationOptions
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.text import did_you_mean
 
 _log = logging.getLogger("sana.settings")
@@ -204,10 +204,8 @@ def preferences() -> UserSettings:
         try:
             values[key] = setting.parse(text)
         except ValueError as error:
-            raise SanaError(
-                f"{name} is {text!r}, and {error}",
-                hint=f"unset {name}, or give it such a value",
-                code=ExitCode.USAGE,
+            raise usage_error(
+                f"{name} is {text!r}, and {error}", f"unset {name}, or give it such a value"
             ) from error
         sources[key] = name
     for key, value in values.items():
@@ -300,18 +298,15 @@ def read_config_file() -> dict[str, Value]:
 def find_setting(key: str) -> Setting:
     """Find a setting by its key. Raises SanaError for an unknown key, with the most similar one."""
     if key not in SETTINGS:
-        raise SanaError(
+        raise usage_error(
             f"there is no setting {key!r}{did_you_mean(key, SETTINGS)}",
-            hint=f"settings: {', '.join(SETTINGS)}",
-            code=ExitCode.USAGE,
+            f"settings: {', '.join(SETTINGS)}",
         )
     return SETTINGS[key]
 
 
 def _unusable(path: Path, problem: str) -> SanaError:
     known = ", ".join(SETTINGS)
-    return SanaError(
-        f"{path} {problem}",
-        hint=f"edit it, or `sana config unset KEY`; known keys: {known}",
-        code=ExitCode.USAGE,
+    return usage_error(
+        f"{path} {problem}", f"edit it, or `sana config unset KEY`; known keys: {known}"
     )

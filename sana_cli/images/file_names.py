@@ -7,7 +7,7 @@ from string import Formatter
 from typing import NamedTuple
 
 from sana_cli import text as output
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import SanaError, usage_error
 from sana_cli.text import closest
 
 FIELDS = ("index", "seed", "slug", "id")
@@ -49,10 +49,9 @@ def expand(pattern: Path, pictures: Sequence[tuple[str, int] | Named]) -> list[P
         for each, number in zip(named, numbers, strict=True)
     ]
     if len(set(names)) < len(names):
-        raise SanaError(
+        raise usage_error(
             f"--output {pattern} gives {len(names)} pictures {len(set(names))} different names",
-            hint="add {index} or {seed} to it",
-            code=ExitCode.USAGE,
+            "add {index} or {seed} to it",
         )
     return names
 
@@ -163,4 +162,4 @@ def _fields(pattern: str) -> Iterator[tuple[str, str]]:
 
 
 def _unusable(pattern: object, problem: str) -> SanaError:
-    return SanaError(f"--output {pattern}: {problem}", hint=_HINT, code=ExitCode.USAGE)
+    return usage_error(f"--output {pattern}: {problem}", _HINT)

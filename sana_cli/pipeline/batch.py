@@ -20,7 +20,7 @@ from sana_cli import files
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.digest import model_digest
 from sana_cli.config.generation import GenerationOptions
-from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.errors import SanaError, usage_error
 from sana_cli.images import file_names
 from sana_cli.images.png import read_settings
 from sana_cli.pipeline.finished_pictures import FinishedPictures, fits
@@ -181,10 +181,9 @@ def _pattern(target: Target, jobs: list[Job], *, several: bool) -> Path:
     if file_names.is_pattern(path):
         return path
     if len(jobs) > 1:
-        raise SanaError(
+        raise usage_error(
             f"{len(jobs)} pictures cannot all be called {path}",
-            hint=f"--output {path}/ for a folder, or a pattern such as {path.stem}-{{index}}.png",
-            code=ExitCode.USAGE,
+            f"--output {path}/ for a folder, or a pattern such as {path.stem}-{{index}}.png",
         )
     return Path(_literal(path))
 

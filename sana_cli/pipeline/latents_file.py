@@ -25,7 +25,7 @@ from sana_cli.checkpoints.model_files import CORRUPT, one_line, reading
 from sana_cli.checkpoints.safetensors_headers import read_header, read_metadata
 from sana_cli.config.choices import DecodeMode
 from sana_cli.config.networks import MAX_SIDE
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
 from sana_cli.files import in_utf8, new_file, require_file
 from sana_cli.request.init_image import Composite
 
@@ -108,10 +108,8 @@ def picture_of(path: Path) -> Path:
     """Derive a picture's path from that of its kept latents. Raises SanaError (usage) if the file was renamed."""
     name = re.sub(r"(-\d+)?$", "", path.name.removesuffix(SUFFIX))
     if name == path.name or not name.lower().endswith(".png"):
-        raise SanaError(
-            f"the picture's name does not follow from {path.name}",
-            hint="give one: --output picture.png",
-            code=ExitCode.USAGE,
+        raise usage_error(
+            f"the picture's name does not follow from {path.name}", "give one: --output picture.png"
         )
     return path.with_name(name)
 
@@ -149,10 +147,9 @@ def read(path: Path) -> KeptLatents:
     latents = tensors.get("latents")
     version = metadata.get("format_version", "")
     if metadata.get("format") != FORMAT:
-        raise SanaError(
+        raise usage_error(
             f"{path} holds no finished latents",
-            hint=f"`sana generate` keeps them as PICTURE.png{SUFFIX}",
-            code=ExitCode.USAGE,
+            f"`sana generate` keeps them as PICTURE.png{SUFFIX}",
         )
     if version not in (str(VERSION), str(PASTE_VERSION)):
         raise _damaged(
@@ -216,10 +213,9 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             return metadata, {name: handle.get_tensor(name).clone() for name in known}
     except SanaError as error:
         if path.suffix.lower() == ".png":
-            raise SanaError(
+            raise usage_error(
                 f"{path} is a picture, not latents: nothing is left to decode",
-                hint=f"`sana generate` keeps unfinished pictures as PICTURE.png{SUFFIX}",
-                code=ExitCode.USAGE,
+                f"`sana generate` keeps unfinished pictures as PICTURE.png{SUFFIX}",
             ) from error
         if CORRUPT in error.message:
             reason = error.message.partition(f"{CORRUPT}: ")[2]
@@ -265,4 +261,4 @@ def _size(text: str) -> tuple[int, int]:
 
 
 def _damaged(path: Path, what: str, hint: str = _AGAIN) -> SanaError:
-    return SanaError(f"cannot finish {path}: {what}", hint=hint, code=ExitCode.CHECKPOINT)
+    return checkpoint_error(f"cannot finish {path}: {what}", hint=hint)

@@ -6,7 +6,7 @@ from typing import TypeVar
 
 import torch
 
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 from sana_cli.memory.planner import Cap
 from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.planning import Stage
@@ -76,10 +76,9 @@ def in_fp32_if_broken(components: Components, stage: Callable[[], _T]) -> _T:
 
 
 def _no_picture(broken: BrokenValues) -> SanaError:
-    return SanaError(
+    return checkpoint_error(
         f"no picture: {broken}, in fp32",
         hint="the weights are probably damaged; download the model again",
-        code=ExitCode.CHECKPOINT,
     )
 
 

@@ -14,7 +14,7 @@ from sana_cli.config.choices import (
     parse_size,
 )
 from sana_cli.config.generation import FIELDS, FILES, GenerationOptions
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.files import local_path
 from sana_cli.system.packages import pip_install
 from sana_cli.text import shortened
@@ -104,10 +104,9 @@ def _sides(size: object, name: str) -> tuple[int, int]:
 
 def _senseless(name: str, key: str, value: object) -> SanaError:
     shown = shortened(repr(value), 60)
-    return SanaError(
+    return usage_error(
         f"{name} carries {key} = {shown}, which makes no sense",
-        hint="another program has changed it; give the settings yourself",
-        code=ExitCode.USAGE,
+        "another program has changed it; give the settings yourself",
     )
 
 

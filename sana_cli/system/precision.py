@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 
 if TYPE_CHECKING:
     import torch
@@ -93,10 +93,9 @@ def plan_dtypes(requested: Precision, trained: str, device: Device) -> DtypePlan
     on this device.
     """
     if {requested, trained} == {"fp16", "bf16"}:
-        raise SanaError(
+        raise usage_error(
             f"this model was trained in {trained}; {requested} would give a broken picture",
-            hint=f"use --precision {trained}, fp32 or auto",
-            code=ExitCode.USAGE,
+            f"use --precision {trained}, fp32 or auto",
         )
     if requested == "bf16" and device.type == "cuda" and not cuda_has_bf16():
         raise SanaError(

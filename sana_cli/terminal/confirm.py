@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.text import one_line, say
 
 if TYPE_CHECKING:
@@ -22,11 +22,7 @@ def confirm(
     if yes:
         return
     if not sys.stdin.isatty():
-        raise SanaError(
-            f"not confirmed, since this is no terminal: {question}",
-            hint=otherwise,
-            code=ExitCode.USAGE,
-        )
+        raise usage_error(f"not confirmed, since this is no terminal: {question}", otherwise)
     if not typer.confirm(one_line(question), err=True):
         raise SanaError("cancelled", code=ExitCode.INTERRUPTED)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.errors import SanaError, usage_error
 from sana_cli.terminal.options import contradiction
 from sana_cli.text import note
 
@@ -87,10 +87,8 @@ class Seeing:
             if typed and (json or quiet):
                 raise contradiction(option, "--json" if json else "--quiet")
         if every is not None and every < 1:
-            raise SanaError(
-                f"cannot show a preview every {every} steps",
-                hint="use --preview-every 1, or more",
-                code=ExitCode.USAGE,
+            raise usage_error(
+                f"cannot show a preview every {every} steps", "use --preview-every 1, or more"
             )
         path = _preview_path(file, output, overwrite=overwrite) if file else None
         wanted = chosen.show if show is None else show

@@ -9,7 +9,7 @@ import typer
 
 from sana_cli.config.choices import Decode, Device, parse_seed
 from sana_cli.config.generation import FIELDS, GenerationOptions
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import SanaError, usage_error
 from sana_cli.terminal.completion import complete_model
 
 OfflineOption = Annotated[
@@ -43,12 +43,12 @@ def refuse_empty(values: Mapping[str, str | None]) -> None:
     """SanaError for an option that was given nothing: mostly an unset variable of a script."""
     for option, value in values.items():
         if value == "":
-            raise SanaError(f"{option} is empty", hint=f"omit {option}", code=ExitCode.USAGE)
+            raise usage_error(f"{option} is empty", f"omit {option}")
 
 
 def contradiction(one: str, other: str) -> SanaError:
     """Two options that cannot be given together, or an argument and an option."""
-    return SanaError(f"give {one} or {other}, not both", hint=f"omit {one}", code=ExitCode.USAGE)
+    return usage_error(f"give {one} or {other}, not both", f"omit {one}")
 
 
 def flag(name: str) -> Any:
