@@ -4,7 +4,7 @@ import gzip
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -57,6 +57,7 @@ ANSWERS = {
 def answering(answer: Callable[[], bytes]) -> Iterator[str]:
     """A server that sends the same bytes to everybody, and hangs up."""
     server = socket.create_server(("127.0.0.1", 0))
+    sockets = [server]
 
     def serve() -> None:
         while True:
@@ -64,6 +65,7 @@ def answering(answer: Callable[[], bytes]) -> Iterator[str]:
                 connection, _ = server.accept()
             except OSError:
                 return
+            sockets.append(connection)
             with connection:
                 try:
                     connection.recv(65536)
@@ -79,7 +81,9 @@ def answering(answer: Callable[[], bytes]) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
     finally:
-        server.shutdown(socket.SHUT_RDWR)
+        for each in sockets:  # a client may keep its connection for the next request
+            with suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
         server.close()
         thread.join()
 
