@@ -10,7 +10,7 @@ import contextlib
 import threading
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -151,7 +151,9 @@ class Device:
             return self.wrap(value)
         return value
 
-    def _check(self, name: str, tensors: list[torch.Tensor], ours: list[torch.Tensor]) -> None:
+    def _check(
+        self, name: str, tensors: Sequence[torch.Tensor], ours: Sequence[torch.Tensor]
+    ) -> None:
         with torch._C.DisableTorchFunction():
             hosts = [t for t in tensors if not isinstance(t, OnDevice) and t.ndim]
         if ours and hosts and name not in _ANYWHERE:
@@ -169,7 +171,7 @@ class Device:
             self.capturing.invalidate(f"{name} draws random numbers")
 
     def _operate(
-        self, name: str, func: Any, args: Any, kwargs: dict[str, Any], ours: list[torch.Tensor]
+        self, name: str, func: Any, args: Any, kwargs: dict[str, Any], ours: Sequence[torch.Tensor]
     ) -> Any:
         self.fails(name)
         written = _written(name, args, kwargs)
@@ -201,7 +203,8 @@ class Device:
         return out
 
     def _to(self, tensor: torch.Tensor, args: Any, kwargs: dict[str, Any]) -> torch.Tensor:
-        target, rest = kwargs.pop("device", None), []
+        target = kwargs.pop("device", None)
+        rest: list[Any] = []
         for value in args:
             if isinstance(value, torch.Tensor):
                 target, kwargs["dtype"] = value.device, value.dtype

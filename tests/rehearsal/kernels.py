@@ -82,8 +82,9 @@ def install(device: Device, patch: Callable[..., Any]) -> None:
         mask: Any, out: Any, out_largest: Any,
     ) -> None:  # fmt: skip
         def run(
-            x, largest, weight, weight_scale, bias, smooth, keys, values, mask, out, out_largest
-        ):  # type: ignore[no-untyped-def]
+            x: Any, largest: Any, weight: Any, weight_scale: Any, bias: Any, smooth: Any, keys: Any,
+            values: Any, mask: Any, out: Any, out_largest: Any,
+        ) -> None:  # fmt: skip
             rest = {"mask": mask, "out_largest": out_largest}
             if weight is None:
                 out.copy_(of.cross_attention(x, keys, values, **rest))
