@@ -145,6 +145,14 @@ def _adapter_in(folder: Path) -> Path:
     known = [name for name in _IN_FOLDERS if name in found]
     if known or len(found) == 1:
         return folder / (known or found)[0]
+    others = sorted(
+        p.name for p in folder.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt")
+    )
+    if others and not found:
+        raise checkpoint_error(
+            f"the folder {folder} holds no .safetensors file, but {others[0]}",
+            hint="other formats can run code when they are read: get the LoRA as .safetensors",
+        )
     what = "several LoRAs" if found else f"no {' or '.join(_IN_FOLDERS)}"
     raise usage_error(f"the folder {folder} holds {what}", "--lora FOLDER/FILE.safetensors")
 
@@ -181,6 +189,12 @@ def _examined(path: Path, size: int, changed_ns: int) -> LoraFile:
         raise checkpoint_error(f"{path}: {what}", hint="is the file whole, and a LoRA?")
     layers = {}
     for place, down in downs.items():
+        for half in (down, ups[place]):
+            if headers[half][0].startswith(("I", "U", "B8", "BOOL")):
+                raise checkpoint_error(
+                    f"{path}: {half} holds {headers[half][0]}, no floating-point numbers",
+                    hint=_TRAINER,
+                )
         shapes = headers[down][1], headers[ups[place]][1]
         if (
             min(map(len, shapes)) < 2

@@ -89,6 +89,7 @@ def test_alpha(tmp_path: Path) -> None:
         ({"a.lora_A.weight": torch.ones(2, 6)}, "a has only a half"),
         ({"a.alpha": torch.ones(1)}, "a has only a half"),
         ({}, "changes no layer"),
+        ({**halves("a"), "a.lora_A.weight": torch.ones(2, 6, dtype=torch.int8)}, "holds I8, no floating-point numbers"),
         ({**halves("a"), "a.lora_B.weight": torch.ones(4, 3)}, "do not multiply"),
         ({**halves("a"), "a.lora_A.weight": torch.ones(2)}, "do not multiply"),
         ({**halves("a"), "a.alpha": torch.ones(2)}, "a.alpha is not one number"),
@@ -127,6 +128,13 @@ def test_a_folder_with_an_adapter(tmp_path: Path, name: str) -> None:
     assert lora.file.path == path
     (alpha,) = {layer.alpha for layer in lora.file.layers.values()}
     assert alpha == (8.0 if name == "adapter_model" else None)
+
+
+def test_a_folder_in_another_format(tmp_path: Path) -> None:
+    (tmp_path / "adapter_model.bin").touch()
+    with pytest.raises(SanaError, match=r"no \.safetensors file, but adapter_model\.bin") as caught:
+        open_loras([(tmp_path, 1.0)])
+    assert caught.value.code == ExitCode.CHECKPOINT
 
 
 @pytest.mark.parametrize("names", [[], ["a.safetensors", "b.safetensors"]], ids=len)
