@@ -54,6 +54,8 @@ _OTHERS = (
     (rb"\s*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype )?svg", "is an SVG drawing", _CONVERT),
     (rb"PK\x03\x04|\x1f\x8b|Rar!|7z\xbc\xaf", "is an archive", "unpack it, and use a picture of it"),
 )  # fmt: skip
+# How files begin that are read: what cannot be read of these is damaged.
+_KNOWN = re.compile(rb"\x89PNG\r\n|\xff\xd8\xff|RIFF....WEBP|GIF8|II\*\0|MM\0\*", re.DOTALL)
 _AGAIN = "it is damaged or not whole: copy or download it again"
 
 
@@ -158,6 +160,8 @@ def _unreadable(path: Path, error: Exception) -> SanaError:
         for pattern, what, remedy in _OTHERS:
             if re.match(pattern, head, re.DOTALL | re.IGNORECASE):
                 return usage_error(f"cannot read {path} as a picture: it {what}", remedy)
+        if _KNOWN.match(head) and isinstance(error, UnidentifiedImageError):
+            return usage_error(f"cannot read {path} as a picture: its beginning is damaged", _AGAIN)
     if isinstance(error, UnidentifiedImageError):
         return usage_error(
             f"cannot read {path} as a picture: no known format", "use a PNG, JPEG or WebP file"

@@ -115,6 +115,9 @@ OTHERS = {
     "zip": (b"PK\x03\x04" + bytes(20), "archive", "unpack"),
     "empty": (b"", "empty", "again"),
     "text": (b"no picture", "no known format", "PNG, JPEG or WebP"),
+    "cut jpeg": (b"\xff\xd8\xff\xe0\0", "damaged", "again"),
+    "cut webp": (b"RIFF\0\0\0\0WEBPVP8 ", "cannot read", "again"),
+    "cut png": (SIGNATURE, "damaged", "again"),
     "cut": (SIGNATURE + b"\0\0\0\rIHDR", "cannot read", "damaged"),
 }  # fmt: skip
 
