@@ -150,7 +150,8 @@ def check_writable(path: Path, option: str = "--output", *, folder_is_new: bool 
 
 
 def no_folder(path: Path, option: str = "--output") -> SanaError:
-    return usage_error(f"no such folder: {path}", f"create it, or choose another {option}")
+    named = f"{path} is not a folder" if os.path.lexists(path) else f"no such folder: {path}"
+    return usage_error(named, f"create it, or choose another {option}")
 
 
 def temporary_folder(owner: object) -> Path:

@@ -120,8 +120,9 @@ def compare(
     width, height = parse_size(size) if size else (None, None)
     typed = GenerationOptions(width=width, height=height, steps=steps, device=device)
     common = typed.over(chosen.options)
+    place = Target.of(output)
     target = picture_path(
-        Target.of(output),
+        place,
         default=lambda: Path(f"compare-{slug(_label(first))}-{slug(_label(second))}.png"),
         overwrite=force,
     )
@@ -148,6 +149,7 @@ def compare(
             )  # fmt: skip
             for error in refused.values():
                 raise error
+        place.make_folder()
         found = comparing.compare(
             *contenders, device=on, target=target, overwrite=force, reporter=reporter
         )

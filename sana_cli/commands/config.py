@@ -211,9 +211,11 @@ def _missing_folder(output: str) -> str | None:
     from sana_cli.files import local_path
     from sana_cli.images.file_names import is_pattern
 
+    if output.endswith(("/", os.sep)):
+        return None  # it is made when it is needed
     path = local_path(output)
     names_files = is_pattern(path) or path.suffix.lower() == ".png"
-    folder = path.parent if names_files and not output.endswith(("/", os.sep)) else path
+    folder = path.parent if names_files else path
     return None if folder.is_dir() else str(folder)
 
 

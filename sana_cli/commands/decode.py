@@ -79,11 +79,8 @@ def decode(
     kept = latents_file.read(path)
     if how is None and tile is None:
         mode, tile = kept.how.decode, kept.how.tile
-    target = picture_path(
-        Target.of(output),
-        default=lambda: latents_file.picture_of(path),
-        overwrite=force,
-    )
+    place = Target.of(output)
+    target = picture_path(place, default=lambda: latents_file.picture_of(path), overwrite=force)
     if real_path(target) == real_path(path):
         raise usage_error(
             f"{target} holds the latents themselves",
@@ -122,6 +119,7 @@ def decode(
 
         with options.naming_source_of("device"):
             on = pick_device(options.device or "auto")
+        place.make_folder()
         picture, components = finish(
             path,
             kept,

@@ -183,7 +183,7 @@ def _pattern(target: Target, jobs: list[Job], *, several: bool) -> Path:
     if len(jobs) > 1:
         raise usage_error(
             f"{len(jobs)} pictures cannot all be called {path}",
-            f"--output {path}/ for a folder, or a pattern such as {path.stem}-{{index}}.png",
+            f"--output {path.with_suffix('')}/ for a folder, or a pattern such as {path.stem}-{{index}}.png",
         )
     return Path(_literal(path))
 

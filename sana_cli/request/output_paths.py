@@ -78,13 +78,13 @@ def picture_path(target: Target, *, default: Callable[[], Path], overwrite: bool
     path = target.path
     if path is None:
         path = default()
-    elif path.is_dir():
+    elif path.is_dir() or files.is_new_folder(path, target.is_folder):
         path = path / default().name
     else:
         require_png(path, target.is_folder)
     if os.path.lexists(path) and not overwrite:
         raise files.already_exists(path)
-    files.check_writable(path)
+    files.check_writable(path, folder_is_new=target.is_folder)
     return path
 
 

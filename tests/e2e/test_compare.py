@@ -47,6 +47,9 @@ def test_a_model_and_its_quantized_folder(
 
     again = sana(*words)
     assert (again.code, "exists" in again.err) == (ExitCode.USAGE, True)
+    assert sana(*words, "-o", tmp_path / "no/a.png").code == ExitCode.USAGE
+    again = sana(*words, "-o", f"{tmp_path}/new/")
+    assert [path.parent.name for path in tmp_path.glob("*/*.png")] == ["new"], again.err
     again = sana(*words, "--force", "-o", tmp_path)
     assert again.code == 0, again.err
     assert f"PSNR {min(values):.1f} dB" in again.out
@@ -96,6 +99,7 @@ def test_rows_that_have_no_room(
         (("builtin", "builtin", "--prompts", "no.txt"), "no.txt"),
         (("builtin", "builtin", "-o", "a.jpg"), "pictures are saved as .png"),
         (("builtin", "builtin", "-o", "no/a.png"), "no such folder"),
+        (("builtin", "builtin", "-o", "no/", "--steps", "0"), "builtin: "),  # no folder is left
     ],
 )
 def test_bad_input(

@@ -454,6 +454,7 @@ def test_resized_pictures(
 def test_output(sana: Callable[..., Any], whole: Path, kept: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copy(kept, copy)
+    shutil.copy(kept, tmp_path / "c.png.latents.safetensors")
     result = sana("decode", copy, "--device", "cpu")
     assert result.code == ExitCode.USAGE
     assert "the picture's name does not follow from copy" in result.err
@@ -467,13 +468,15 @@ def test_output(sana: Callable[..., Any], whole: Path, kept: Path, tmp_path: Pat
     folder.mkdir()
     assert sana("decode", kept, "--device", "cpu", "-o", folder).code == 0
     assert names(folder) == ["a.png"]
+    new = f"{folder}/new/er/"
+    result = sana("decode", tmp_path / "c.png.latents.safetensors", "--device", "cpu", "-o", new)
+    assert (result.code, names(Path(new))) == (0, ["c.png"])
 
 
 @pytest.mark.parametrize(
     ("output", "message"),
     [
         ("b.gif", "saved as .png"),
-        ("no/", "no such folder"),
         ("no/b.png", "no such folder"),
         ("", "--output is empty"),
     ],

@@ -106,6 +106,14 @@ def test_a_session_begins_with_options(lines: Callable[..., Any], tmp_path: Path
     assert result.err.endswith("seed a new one each time\ncount 2\n")
 
 
+def test_a_folder_that_is_written_with_a_slash_is_made(
+    lines: Callable[..., Any], tmp_path: Path
+) -> None:
+    result = lines("a cat\n/output other/\na cat\n", "--steps", 1, "--size", 64, "-o", "new/")
+    assert result.code == 0, result.err
+    assert sorted(p.parent.name for p in tmp_path.glob("*/a-cat*.png")) == ["new", "other"]
+
+
 def test_open_needs_a_viewer(
     lines: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -164,7 +172,7 @@ def test_quit_and_help(lines: Callable[..., Any]) -> None:
         ("/again", "no picture has been drawn yet"),
         ("/count 0", "/count cannot be '0'"),
         ("/help me", "/help takes no value, but was given 'me'"),
-        ("/output nowhere/", "no such folder: nowhere\nhint: create it"),
+        ("/output nowhere", "no such folder: nowhere\nhint: create it"),
         ("/output nowhere/{slug}-{seed}.png", "no such folder: nowhere"),
         ("a cat --ar 16:9", "--ar is no option of a prompt here\nhint: known: --seed, --size"),
         ("a cat --seed", "--seed needs a value\nhint: for example: a cat --seed 4"),
