@@ -125,7 +125,20 @@ def _in_words(error: BaseException) -> SanaError | None:
         return error
     if isinstance(error, UsageError):
         return usage_error(*in_our_words(error))
+    if isinstance(error, ValueError) and _is_from(error, "tqdm"):  # torch imports it, too
+        from sana_cli.checkpoints.hub_environment import blame
+
+        return blame(error)
     return explained(error)
+
+
+def _is_from(error: BaseException, package: str) -> bool:
+    """Return whether a package, by its name, raised an error itself."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    module = str(trace.tb_frame.f_globals.get("__name__", "")) if trace is not None else ""
+    return module.partition(".")[0] == package
 
 
 def _wants_json(arguments: Sequence[str]) -> bool:

@@ -31,9 +31,10 @@ from huggingface_hub.utils import (
 )
 from huggingface_hub.utils import logging as hub_logging
 
+from quant.files import read_small
 from sana_cli import __version__
 from sana_cli.checkpoints.hub_answer import LARGEST_ANSWER, BadAnswer, Listing, parse_listing
-from sana_cli.checkpoints.hub_environment import is_token
+from sana_cli.checkpoints.hub_environment import TOKENS, is_token
 from sana_cli.checkpoints.hub_files import RemoteFile, RepoFolder, has_digest, is_sound
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.progress import Formatter
@@ -41,6 +42,7 @@ from sana_cli.system.redact import without_secrets
 
 Progress = Callable[[str, int, int], None]  # file, bytes done, bytes in total
 
+_LONGEST_TOKEN = 10_000  # bytes of its file
 _CHUNK = 2**20  # bytes that are written at once
 _TRIES = 5  # in a row that bring nothing
 _PAUSE_S = 1.0  # before the next one
@@ -207,6 +209,11 @@ def _headers() -> dict[str, str]:
     if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:
         return sent
     try:
+        if not any(os.environ.get(name) for name in TOKENS):
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # huggingface_hub reads pipes and devices, too
+                read_small(Path(constants.HF_TOKEN_PATH), _LONGEST_TOKEN)
         token = get_token() or ""
     except (OIDCError, DeviceCodeError) as error:
         reason = without_secrets((str(error).splitlines() or ["no reason is given"])[0])

@@ -16,6 +16,7 @@ from sana_cli.system.redact import without_secrets
 
 _FOLDERS = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
 _TIMEOUTS = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
+TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _PREFIXES = ("HF_", "TQDM_")
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 _PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
@@ -67,7 +68,7 @@ def _error(bad: BadVariable) -> SanaError:
 
 
 def _bad_when_imported(environment: Mapping[str, str]) -> Iterator[BadVariable]:
-    if endpoint := environment.get("HF_ENDPOINT"):
+    if (endpoint := environment.get("HF_ENDPOINT")) is not None:
         yield from _bad_endpoint(endpoint)
     for name in _FOLDERS:
         if (value := environment.get(name)) is not None:
@@ -91,7 +92,7 @@ def _bad_folder(name: str, value: str) -> Iterator[BadVariable]:
 
 
 def _bad_endpoint(value: str) -> Iterator[BadVariable]:
-    reason = _why_no_address(value, ("http", "https"))
+    reason = _why_no_address(value, ("http", "https")) if value else "it is empty"
     if not reason and ("?" in value or "#" in value):
         reason = "it has a query"
     if reason:
@@ -122,7 +123,7 @@ def _bad_when_connecting(environment: Mapping[str, str]) -> Iterator[BadVariable
             problem=f"is {_shown(log)}, which cannot be written",
             remedy="name a file in a folder of yours",
         )
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+    for name in TOKENS:
         # Line breaks are taken out by huggingface_hub.
         if not is_token(environment.get(name, "").replace("\r", "").replace("\n", "").strip()):
             yield BadVariable(
@@ -218,7 +219,9 @@ def _holds_certificates(file: str, changed_ns: int) -> bool:
 
 def _can_be_file(value: str) -> bool:
     path = Path(value)
-    return not path.is_dir() and os.access(path if path.exists() else path.parent, os.W_OK)
+    if os.path.lexists(path) and not path.is_file():  # opening a pipe would wait for ever
+        return False
+    return os.access(path if path.exists() else path.parent, os.W_OK)
 
 
 def _shown(value: str) -> str:

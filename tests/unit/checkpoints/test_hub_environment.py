@@ -1,5 +1,6 @@
 """Variables of the hub's libraries that cannot work: one line with the variable's name, exit 3, shown by doctor."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from sana_cli import doctor
 from sana_cli.checkpoints import hub as client
 from sana_cli.checkpoints import hub_cache
 from sana_cli.checkpoints.hub_environment import bad_variables, blame
+from sana_cli.cli import _in_words
 from sana_cli.errors import ExitCode, SanaError
 
 NO_ADDRESS = (
@@ -17,7 +19,7 @@ NO_ADDRESS = (
     "http://a b", "http://h\n", "http://" + "a" * 70, "http://me:pa/ss@h", "http://me:p?ss@h", "http://xn--\u00fc.\u2026", "file:///etc",
 )  # fmt: skip
 BAD = {
-    "HF_ENDPOINT": (*NO_ADDRESS, "http://h/?token=x", "http://h#x"),
+    "HF_ENDPOINT": ("", *NO_ADDRESS, "http://h/?token=x", "http://h#x"),
     "HF_HUB_ETAG_TIMEOUT": ("abc", "-1", "1.5", "", "inf", "9" * 5_000, "9" * 30),
     "HF_HUB_DOWNLOAD_TIMEOUT": ("abc", "-1", "1e3", ""),
     "HF_HOME": ("", "~nobody-of-this-name/x"),
@@ -27,13 +29,13 @@ BAD = {
     "ALL_PROXY": ("socks5://h:1",),  # without the package that it needs
     "SSL_CERT_FILE": ("/nowhere/x.pem", "/", __file__),
     "SSL_CERT_DIR": ("/nowhere", __file__),
-    "SSLKEYLOGFILE": ("/nowhere/x", "/"),
+    "SSLKEYLOGFILE": ("/nowhere/x", "/", "/dev/full"),
     "HF_TOKEN": ("two words", "\u00fcber", "hf_x\x07"),
     "HUGGING_FACE_HUB_TOKEN": ("\u00fc",),
 }
 CASES = [(name, value) for name, values in BAD.items() for value in values]
 GOOD = {
-    "HF_ENDPOINT": ("", "https://huggingface.co/", "http://[::1]:80", "http://me:pw@h/hub", "HTTP://H"),
+    "HF_ENDPOINT": ("https://huggingface.co/", "http://[::1]:80", "http://me:pw@h/hub", "HTTP://H"),
     "HF_HUB_ETAG_TIMEOUT": ("0", "60", " 7 "),
     "HTTP_PROXY": ("", "127.0.0.1:9", "http://me:pw@h:8080", "https://h"),
     "NO_PROXY": ("*", "[::1", "a,b"),
@@ -116,16 +118,42 @@ def test_another_variable_is_blamed_by_its_value(monkeypatch: pytest.MonkeyPatch
     assert error.code == ExitCode.ENVIRONMENT
 
 
-@pytest.mark.parametrize(
-    "content",
-    [b"\xff\xfe", b"two words", "\u00fc".encode(), None],
-    ids=["bytes", "words", "umlaut", "folder"],
-)
+def test_what_torch_imports_is_blamed_too() -> None:
+    """It imports tqdm, which reads numbers from variables then: whatever command runs, it is one line."""
+    values: dict[str, Any] = {"__name__": "tqdm.utils"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TQDM_DELAY", "soon")
+        try:
+            exec(
+                "def wrap():\n    raise ValueError(\"could not convert string to float: 'soon'\")",
+                values,
+            )
+            values["wrap"]()
+        except ValueError as error:
+            known = _in_words(error)
+    assert known is not None
+    assert (known.code, known.message[:10]) == (ExitCode.ENVIRONMENT, "TQDM_DELAY")
+    assert _in_words(ValueError("a bug")) is None
+
+
+FILES: dict[str, Callable[[Path], object]] = {
+    "bytes": lambda path: path.write_bytes(b"\xff\xfe"),
+    "words": lambda path: path.write_bytes(b"two words"),
+    "umlaut": lambda path: path.write_bytes("\u00fc".encode()),
+    "large": lambda path: path.write_bytes(b"x" * 20_000),
+    "folder": Path.mkdir,
+    "pipe": os.mkfifo,
+    "device": lambda path: path.symlink_to("/dev/zero"),
+}
+
+
+@pytest.mark.timeout(30)  # a reader of a pipe waits for ever
+@pytest.mark.parametrize("make", FILES.values(), ids=FILES)
 def test_a_token_file_that_cannot_be_used(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make: Callable[[Path], object]
 ) -> None:
     path = tmp_path / "token"
-    path.mkdir() if content is None else path.write_bytes(content)
+    make(path)
     monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(path))
     with pytest.raises(SanaError, match="the access token in") as caught:
         client.ask("own/tiny")
