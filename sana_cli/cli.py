@@ -143,10 +143,12 @@ def _is_from(error: BaseException, package: str) -> bool:
 
 def _wants_json(arguments: Sequence[str]) -> bool:
     """Return whether a program reads stdout. `sana bench --json FILE` writes a file, and its stdout
-    is for people.
+    is for people, unless FILE is `-`.
     """
     words = list(itertools.takewhile(lambda word: word != "--", arguments))
-    return "--json" in words and "bench" not in words[: words.index("--json")]
+    if "bench" in itertools.takewhile(lambda word: not word.startswith("--json"), words):
+        return "--json=-" in words or ("--json", "-") in itertools.pairwise(words)
+    return "--json" in words
 
 
 def _global_options_first(argv: Sequence[str]) -> list[str]:

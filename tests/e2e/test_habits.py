@@ -255,3 +255,21 @@ def test_programs_that_ask_for_json_get_errors_as_json(
         f"error: {document['error']['message']}",
         f"hint: {document['error']['hint']}",
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "is_json"),
+    [
+        (("bench", "--json", "-", "--runs", "0"), True), (("bench", "--runs", "0", "--json=-"), True),
+        (("bench", "--json", "x.json", "--runs", "0"), False), (("generate", "", "--json"), True), (("generate", "", "--", "--json"), False),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_errors_are_json_where_stdout_is(
+    sana: Callable[..., Any], words: tuple[str, ...], is_json: bool
+) -> None:
+    result = sana(*words)
+    assert result.code == ExitCode.USAGE
+    assert bool(result.out) == is_json
+    if is_json:
+        assert result.document["error"]["code"] == ExitCode.USAGE
