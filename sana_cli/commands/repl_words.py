@@ -33,7 +33,7 @@ def in_commands(text: str) -> str:
 
 
 def in_words(name: str, options: GenerationOptions, settings: GenerationParams) -> str:
-    source = settings.source
+    init = settings.init_image
     match name:
         case "/seed":
             return "a new one each time" if options.seed is None else str(options.seed)
@@ -46,7 +46,7 @@ def in_words(name: str, options: GenerationOptions, settings: GenerationParams) 
         case "/negative":
             return settings.negative_prompt or OFF
         case "/image":
-            told = f"{source.image.name} at strength {source.strength:g}" if source else None
+            told = f"{init.image.name} at strength {init.strength:g}" if init else None
             return told or options.image or OFF
         case "/mask":
             return options.mask or OFF

@@ -291,16 +291,16 @@ def _denoise(
 def _init_image(
     checkpoint: Checkpoint, settings: GenerationParams, dtypes: DtypePlan, device: Device
 ) -> _InitImage:
-    source = settings.source
-    if source is None or not source.is_encoded:
+    init = settings.init_image
+    if init is None or not init.is_encoded:
         return _InitImage()
     activations = encode_activations(
         checkpoint.vae, settings.drawn_height, settings.drawn_width, ITEMSIZE[dtypes.vae]
     )
-    files = [source.image] if source.mask is None else [source.image, source.mask]
+    files = [init.image] if init.mask is None else [init.image, init.mask]
     largest = max(file.reading_bytes for file in files)
     on_host = (
-        source.mask is not None and device.type == "cpu"
+        init.mask is not None and device.type == "cpu"
     )  # else in another memory than the plan's
     return _InitImage(
         encoder=weights_of(checkpoint, "vae", dtypes.vae, without="decoder."),

@@ -21,7 +21,7 @@ Velocity = Callable[[Tensor, float], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class InitLatents:
     """A picture to begin with instead of noise."""
 
     latents: Tensor  # of the original, (1, C, h, w) fp32, as the sampler would finish them
@@ -51,21 +51,19 @@ def denoise(
     noise: Tensor,
     sampler: Sampler,
     *,
-    begin: Start | None = None,
+    init: InitLatents | None = None,
     after_step: Callable[[int, Tensor], None] = lambda i, latents: None,
     preview: Callable[[int, Tensor], None] | None = None,
 ) -> Tensor:
     """The denoising loop: unit noise (B, C, h, w) fp32 -> finished latents, same shape and dtype.
 
-    `begin` runs the last steps only, on a picture with that much noise; positions that it keeps are put back after
+    `init` runs the last steps only, on a picture with that much noise; positions that it keeps are put back after
     every step, with as much noise as the others have then (as in diffusers' legacy inpainting; RePaint, arXiv
     2201.09865, without its resampling). `after_step` sees the latents of every step and may raise to stop.
     `preview` sees every step's estimate of the finished latents. Raises BrokenValues.
     """
-    first = begin.first if begin else 0
-    latents = (
-        sampler.noised(begin.latents, noise, first) if begin and first else sampler.start(noise)
-    )
+    first = init.first if init else 0
+    latents = sampler.noised(init.latents, noise, first) if init and first else sampler.start(noise)
     with keeping_freed():
         for i in range(first, sampler.steps):
             velocity = velocity_at(*sampler.inputs(i, latents))
@@ -73,8 +71,8 @@ def denoise(
             if preview is not None:
                 preview(i, sampler.estimate(i, latents, velocity))
             latents = sampler.step(i, latents, velocity)
-            if begin and begin.redrawn is not None:
-                kept = sampler.noised(begin.latents, noise, i + 1)
-                latents = torch.where(begin.redrawn, latents, kept)
+            if init and init.redrawn is not None:
+                kept = sampler.noised(init.latents, noise, i + 1)
+                latents = torch.where(init.redrawn, latents, kept)
             after_step(i, latents)
     return latents

@@ -15,7 +15,7 @@ from sana_cli.loading.load import check_loras
 from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.decode import decode_latents
 from sana_cli.pipeline.guidance import PassCount
-from sana_cli.pipeline.init_images import paste_of
+from sana_cli.pipeline.init_images import composite_of
 from sana_cli.pipeline.inputs import Inputs
 from sana_cli.pipeline.latent_preview import Watching
 from sana_cli.pipeline.notices import notices_for
@@ -86,8 +86,8 @@ class Drawing:
         )
         with components.stopwatch.timed("save"):
             image = to_image(decoded)
-            paste = paste_of(params)
-            image = paste.over(image) if paste else image
+            composite = composite_of(params)
+            image = composite.over(image) if composite else image
         return result_of(image, components, self.settings_of(params), passes=self._passes)
 
     def settings_of(self, params: GenerationParams) -> dict[str, Any]:

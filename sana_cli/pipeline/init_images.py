@@ -11,7 +11,7 @@ from torch import Tensor
 from sana_cli.images.tensors import to_tensor
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.pipeline.components import Components
-from sana_cli.pipeline.denoise import Start
+from sana_cli.pipeline.denoise import InitLatents
 from sana_cli.pipeline.values import check_values
 from sana_cli.request.init_image import (
     Composite,
@@ -25,7 +25,7 @@ from sana_cli.request.init_image import (
 from sana_cli.request.params import GenerationParams
 
 _Key = tuple[str, int, int, int, int, str]
-InitLatents = dict[_Key, Tensor]  # (1, C, h, w) fp32 of each original
+EncodedImages = dict[_Key, Tensor]  # (1, C, h, w) fp32 of each original
 
 
 @torch.inference_mode()
@@ -42,13 +42,13 @@ def encode_image(vae: AutoencoderDC, image: Tensor) -> Tensor:
 
 
 def encode_init_images(
-    components: Components, wanted: Iterable[GenerationParams], known: InitLatents
-) -> InitLatents:
+    components: Components, wanted: Iterable[GenerationParams], known: EncodedImages
+) -> EncodedImages:
     """Latents of the originals of these pictures, those that are not `known` by the encoder. Raises BrokenValues."""
     distinct = {
         _key(params, components): params
         for params in wanted
-        if params.source is not None and params.source.is_encoded
+        if params.init_image is not None and params.init_image.is_encoded
     }
     latents = {key: known[key] for key in distinct if key in known}
     missing = {key: params for key, params in distinct.items() if key not in known}
@@ -67,44 +67,46 @@ def encode_init_images(
     return latents
 
 
-def start_of(components: Components, params: GenerationParams, known: InitLatents) -> Start | None:
+def init_latents_of(
+    components: Components, params: GenerationParams, known: EncodedImages
+) -> InitLatents | None:
     """Find the latents to start from; None to start from noise. The original must be in `known`."""
-    source = params.source
-    if source is None or not source.is_encoded:
+    init = params.init_image
+    if init is None or not init.is_encoded:
         return None
     redrawn = None
-    if source.mask is not None:
-        mask = as_drawn(_mask(source, params), params.drawn_width, params.drawn_height)
+    if init.mask is not None:
+        mask = as_drawn(_mask(init, params), params.drawn_width, params.drawn_height)
         touched = torch.from_numpy(touched_positions(mask, components.checkpoint.vae.downscale))
         redrawn = touched[None, None].to(components.device)
-    return Start(known[_key(params, components)], source.first, redrawn)
+    return InitLatents(known[_key(params, components)], init.first, redrawn)
 
 
-def paste_of(params: GenerationParams) -> Composite | None:
+def composite_of(params: GenerationParams) -> Composite | None:
     """Read the original and the mask to paste it back with; None if the whole picture is redrawn."""
-    source = params.source
-    if source is None or source.mask is None:
+    init = params.init_image
+    if init is None or init.mask is None:
         return None
-    return Composite(original=_original(params), mask=_mask(source, params))
+    return Composite(original=_original(params), mask=_mask(init, params))
 
 
 def _original(params: GenerationParams) -> Image.Image:
     """Read the original and fit it to the finished picture's size."""
-    assert params.source is not None
-    return fitted(read_image(params.source.image), params.width, params.height)
+    assert params.init_image is not None
+    return fitted(read_image(params.init_image.image), params.width, params.height)
 
 
-def _mask(source: InitImage, params: GenerationParams) -> Image.Image:
+def _mask(init: InitImage, params: GenerationParams) -> Image.Image:
     """Read the mask and fit it to the finished picture's size, cropped as the original is."""
-    assert source.mask is not None
-    size = source.image.width, source.image.height
-    mask = read_mask(source.mask).resize(size, Image.Resampling.NEAREST)
+    assert init.mask is not None
+    size = init.image.width, init.image.height
+    mask = read_mask(init.mask).resize(size, Image.Resampling.NEAREST)
     return fitted(mask, params.width, params.height)
 
 
 def _key(params: GenerationParams, components: Components) -> _Key:
     """Key of an original's latents: all values that change them."""
-    p, source = params, params.source
-    assert source is not None
+    p, init = params, params.init_image
+    assert init is not None
     precision = components.dtypes.vae
-    return source.image.digest, p.width, p.height, p.drawn_width, p.drawn_height, precision
+    return init.image.digest, p.width, p.height, p.drawn_width, p.drawn_height, precision

@@ -10,8 +10,8 @@ import torch
 from sana_cli.loading.assign import DTYPES
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.pipeline.components import Components
-from sana_cli.pipeline.denoise import Start
-from sana_cli.pipeline.init_images import InitLatents, encode_init_images, start_of
+from sana_cli.pipeline.denoise import InitLatents
+from sana_cli.pipeline.init_images import EncodedImages, encode_init_images, init_latents_of
 from sana_cli.pipeline.recovery import retrying
 from sana_cli.pipeline.text import EncodedPair, Texts, encode_texts, text_key
 from sana_cli.request.params import GenerationParams
@@ -28,7 +28,7 @@ class Inputs:
         """Forget everything."""
         self._texts: Texts = {}
         self._texts_in = ""  # precision
-        self._init_latents: InitLatents = {}
+        self._images: EncodedImages = {}
         self._contexts: list[TextContext] = []
         self._contexts_of: object = None
 
@@ -39,7 +39,7 @@ class Inputs:
 
     def encode_originals(self, wanted: Sequence[GenerationParams]) -> None:
         """Encode originals before any other part is loaded: their encoder is alone in memory. Raises BrokenValues."""
-        self._init_latents = encode_init_images(self._components, wanted, self._init_latents)
+        self._images = encode_init_images(self._components, wanted, self._images)
 
     def text(self, params: GenerationParams) -> EncodedPair:
         """Encode the texts of one picture, or reuse them. Raises BrokenValues."""
@@ -52,9 +52,9 @@ class Inputs:
         self._texts = encode_texts(self._components, wanted)
         self._texts_in = self._components.dtypes.text_encoder
 
-    def start(self, params: GenerationParams) -> Start | None:
+    def init_latents(self, params: GenerationParams) -> InitLatents | None:
         """Find the latents to start from; None to start from noise. The original must be encoded already."""
-        return start_of(self._components, params, self._init_latents)
+        return init_latents_of(self._components, params, self._images)
 
     def transformer(self, params: GenerationParams) -> tuple[SanaTransformer2D, list[TextContext]]:
         """The transformer, and keys and values of its cross-attention, a context a branch.

@@ -31,7 +31,9 @@ from sana_cli.request.init_image import Composite
 
 FORMAT = "sana-latents"
 VERSION = 1
-PASTE_VERSION = 2  # of files that hold what stays of an original: older readers would draw over it
+COMPOSITE_VERSION = (
+    2  # of files that hold what stays of an original: older readers would draw over it
+)
 SUFFIX = ".latents.safetensors"
 _LONGEST_NAME = 255  # bytes, of common file systems
 _NEEDED = (  # settings that every picture has
@@ -59,7 +61,7 @@ class KeptLatents:
     latents: Tensor  # (1, C, h, w) fp32
     settings: dict[str, Any]  # what the picture carries
     how: HowToFinish
-    paste: Composite | None = None
+    composite: Composite | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -126,16 +128,16 @@ def write(path: Path, kept: KeptLatents, *, overwrite: bool) -> None:
 
     metadata = {
         "format": FORMAT,
-        "format_version": str(PASTE_VERSION if kept.paste else VERSION),
+        "format_version": str(COMPOSITE_VERSION if kept.composite else VERSION),
         # For people: a path may hold what is not UTF-8. `finish` keeps it to the byte.
         "model": in_utf8(kept.how.model),
         "settings": json.dumps(kept.settings),
         "finish": json.dumps(asdict(kept.how)),
     }
     tensors = {"latents": kept.latents.detach().float().cpu().contiguous()}
-    if kept.paste is not None:
-        tensors["original"] = torch.from_numpy(np.array(kept.paste.original))  # (H, W, 3) uint8
-        tensors["mask"] = torch.from_numpy(np.array(kept.paste.mask))  # (H, W) uint8
+    if kept.composite is not None:
+        tensors["original"] = torch.from_numpy(np.array(kept.composite.original))  # (H, W, 3) uint8
+        tensors["mask"] = torch.from_numpy(np.array(kept.composite.mask))  # (H, W) uint8
     data = save(tensors, metadata)
     with new_file(path, overwrite=overwrite) as file:
         file.write(data)
@@ -151,10 +153,10 @@ def read(path: Path) -> KeptLatents:
             f"{path} holds no finished latents",
             f"`sana generate` keeps them as PICTURE.png{SUFFIX}",
         )
-    if version not in (str(VERSION), str(PASTE_VERSION)):
+    if version not in (str(VERSION), str(COMPOSITE_VERSION)):
         raise _damaged(
             path,
-            f"its format version is {version!r}, not {VERSION} or {PASTE_VERSION}",
+            f"its format version is {version!r}, not {VERSION} or {COMPOSITE_VERSION}",
             "install a newer sana",
         )
     if latents is None or latents.ndim != 4 or latents.shape[0] != 1 or 0 in latents.shape:
@@ -168,18 +170,18 @@ def read(path: Path) -> KeptLatents:
         settings, how = _parse(metadata)
         drawn, shape = _size(settings["drawn_size"]), tuple(latents.shape[-2:])
         size = _size(settings["size"])
-        paste = _paste(tensors, size) if version == str(PASTE_VERSION) else None
+        composite = _composite(tensors, size) if version == str(COMPOSITE_VERSION) else None
     except (ValueError, TypeError, KeyError, RecursionError, ArithmeticError) as error:
         raise _damaged(path, f"its settings cannot be read: {one_line(error)}") from error
     if drawn != (32 * shape[1], 32 * shape[0]):
         raise _damaged(
             path, f"latents of {shape[1]}x{shape[0]} are none of a {drawn[0]}x{drawn[1]} picture"
         )
-    return KeptLatents(latents=latents, settings=settings, how=how, paste=paste)
+    return KeptLatents(latents=latents, settings=settings, how=how, composite=composite)
 
 
-def _paste(tensors: dict[str, Tensor], size: tuple[int, int]) -> Composite:
-    """Build the paste from `original` (H, W, 3) and `mask` (H, W), uint8; `size`: W, H. Raises ValueError or KeyError."""
+def _composite(tensors: dict[str, Tensor], size: tuple[int, int]) -> Composite:
+    """Build the composite from `original` (H, W, 3) and `mask` (H, W), uint8; `size`: W, H. Raises ValueError or KeyError."""
     original, mask = tensors["original"], tensors["mask"]
     width, height = size
     shapes = tuple(original.shape), tuple(mask.shape)

@@ -23,8 +23,8 @@ def notices_for(params: GenerationParams, checkpoint: Checkpoint) -> Iterator[st
     if in_vain := checkpoint.own.colours_in_vain(params.prompt):
         better = ", ".join(f'"{with_article(thing)}"' for _, thing in in_vain)
         yield f"{checkpoint.name} draws things without a colour word best: try {better}"
-    if params.source is not None:
-        yield from init_image.notices(params.source, params.width, params.height)
+    if params.init_image is not None:
+        yield from init_image.notices(params.init_image, params.width, params.height)
     if params.negative_prompt and not params.uses_two_branches:
         yield "--negative has no effect: guidance is 1 or less, or built in (Sprint)"
     yield from without_effect(params, blocks=checkpoint.transformer.num_layers)

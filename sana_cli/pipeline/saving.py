@@ -21,7 +21,7 @@ from sana_cli.images.tensors import to_image
 from sana_cli.pipeline import latents_file
 from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.decode import decode_latents
-from sana_cli.pipeline.init_images import paste_of
+from sana_cli.pipeline.init_images import composite_of
 from sana_cli.pipeline.latents_file import HowToFinish, KeptLatents
 from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.pipeline.recovery import in_fp32_if_broken, within_cap
@@ -89,7 +89,7 @@ def finish(
         )
         with components.stopwatch.timed("save"):
             image = to_image(decoded)
-            image = kept.paste.over(image) if kept.paste else image
+            image = kept.composite.over(image) if kept.composite else image
         fell_back = components.dtypes.vae != precision
         settings = kept.settings | ({"precision": "fp32"} if fell_back else {})
         result = _saved(
@@ -121,7 +121,7 @@ def _to_keep(pipeline: SanaPipeline, params: GenerationParams, latents: Tensor) 
         latents=latents,
         settings=pipeline.drawing.settings_of(params),
         how=how,
-        paste=paste_of(params),
+        composite=composite_of(params),
     )
 
 

@@ -69,7 +69,7 @@ def denoise_picture(
             velocity,
             noise.to(components.device),
             sampler,
-            begin=inputs.start(params),
+            init=inputs.init_latents(params),
             after_step=after_step,
             preview=_previewer(components, params, watching),
         )

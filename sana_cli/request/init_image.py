@@ -152,9 +152,9 @@ def nearest_multiple(side: float) -> int:
     return max(32, round(side / 32) * 32)
 
 
-def notices(source: InitImage, width: int, height: int) -> list[str]:
+def notices(init: InitImage, width: int, height: int) -> list[str]:
     """List notices on how the files are used for a picture of this size."""
-    image, mask, lines = source.image, source.mask, []
+    image, mask, lines = init.image, init.mask, []
     if (image.width, image.height) != (width, height):
         scale = max(width / image.width, height / image.height)
         lost = 1 - width * height / (scale * scale * image.width * image.height)
@@ -175,13 +175,13 @@ def notices(source: InitImage, width: int, height: int) -> list[str]:
             f"{mask.path.name} ({mask.width}x{mask.height}) is resized to fit "
             f"{image.path.name} ({image.width}x{image.height})"
         )
-    if not source.is_encoded:
+    if not init.is_encoded:
         why = (
             "--strength 1"
-            if source.strength == 1
-            else f"--strength {source.strength:g} of so few steps"
+            if init.strength == 1
+            else f"--strength {init.strength:g} of so few steps"
         )
-        more = "" if source.strength == 1 else "; use more --steps or less --strength"
+        more = "" if init.strength == 1 else "; use more --steps or less --strength"
         lines.append(f"{why} draws from noise: only the size is the picture's{more}")
     return lines
 

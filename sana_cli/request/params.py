@@ -52,7 +52,7 @@ class GenerationParams:
     scheduler: SchedulerName
     flow_shift: float
     enhance: bool
-    source: InitImage | None = None  # None: drawn from noise
+    init_image: InitImage | None = None  # None: drawn from noise
     loras: tuple[Lora, ...] = ()
 
     @property
@@ -63,7 +63,7 @@ class GenerationParams:
     @property
     def steps_to_run(self) -> int:
         """The number of steps that run: all, or fewer when an original picture is redrawn."""
-        return self.steps - (self.source.first if self.source else 0)
+        return self.steps - (self.init_image.first if self.init_image else 0)
 
 
 def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationParams:
@@ -81,9 +81,9 @@ def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationPar
         f"scheduler {scheduler} does not fit {checkpoint.name}",
         "Sprint models need scm, all others flow-dpm or flow-euler",
     )
-    source = _source(o, steps, scheduler)
+    init_image = _init_image(o, steps, scheduler)
     native = defaults.native_size
-    width, height = _finished_size(o, native, source.image if source else None)
+    width, height = _finished_size(o, native, init_image.image if init_image else None)
     drawn_width, drawn_height = _drawn_size(width, height, native, bins=bool(o.bins))
     return GenerationParams(
         prompt=prompt,
@@ -100,7 +100,7 @@ def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationPar
         scheduler=scheduler,
         flow_shift=defaults.flow_shift,
         enhance=defaults.enhance if o.enhance is None else o.enhance,
-        source=source,
+        init_image=init_image,
         loras=open_loras(lora_paths(o.loras or ())),
     )
 
@@ -116,8 +116,8 @@ def count_of(options: GenerationOptions) -> int:
     return 1 if options.count is None else options.count
 
 
-def _source(o: GenerationOptions, steps: int, scheduler: SchedulerName) -> InitImage | None:
-    """The picture to begin with. What may be read of it at once is what is free, or what may be used."""
+def _init_image(o: GenerationOptions, steps: int, scheduler: SchedulerName) -> InitImage | None:
+    """Open the picture to begin with. At most as much of it is read at once as is free, or may be used."""
     room = None
     if o.image is not None:
         asked = parse_bytes(o.max_memory) if o.max_memory else None

@@ -28,7 +28,7 @@ def picture_settings(params: GenerationParams, checkpoint: Checkpoint) -> dict[s
         "enhance": params.enhance,
         "model": checkpoint.name,
         "revision": checkpoint.revision or "",
-        **_source_settings(params.source),
+        **_init_image_settings(params.init_image),
         **_lora_settings(params.loras),
     }
     return settings | _others(params, settings)
@@ -40,14 +40,14 @@ def _others(params: GenerationParams, settings: Mapping[str, Any]) -> dict[str, 
     return {f.option.picture: value for f in plain if (value := getattr(params, f.name, None))}
 
 
-def _source_settings(source: InitImage | None) -> dict[str, Any]:
+def _init_image_settings(init: InitImage | None) -> dict[str, Any]:
     """Files by name and digest: `--from` needs the same ones."""
-    if source is None:
+    if init is None:
         return {}
-    told = {"image": source.image.name, "image_digest": source.image.digest}
-    if source.mask is not None:
-        told |= {"mask": source.mask.name, "mask_digest": source.mask.digest}
-    return {**told, "strength": source.strength}
+    told = {"image": init.image.name, "image_digest": init.image.digest}
+    if init.mask is not None:
+        told |= {"mask": init.mask.name, "mask_digest": init.mask.digest}
+    return {**told, "strength": init.strength}
 
 
 def _lora_settings(loras: tuple[Lora, ...]) -> dict[str, Any]:

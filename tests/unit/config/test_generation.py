@@ -73,8 +73,8 @@ def test_an_option_is_a_field_and_its_use(tmp_path: Path) -> None:
     edit(params, "    flow_shift: float\n", "    flow_shift: float\n    sharpness: float\n")
     edit(
         params,
-        "        source=source,\n",
-        "        source=source,\n        sharpness=o.sharpness or 0.0,\n",
+        "        init_image=init_image,\n",
+        "        init_image=init_image,\n        sharpness=o.sharpness or 0.0,\n",
     )
     here = tmp_path / "here"
     here.mkdir()
