@@ -15,7 +15,7 @@ import typer
 
 from benchmarks.record import record
 from quant.backends.dispatch import all_kernels
-from quant.backends.measurement import measure
+from quant.backends.measurement import Probe, measure
 from quant.backends.timing import best_seconds
 from quant.config import QuantConfig
 from quant.layers import QuantLinear
@@ -46,7 +46,10 @@ def main(
             assert config is not None
             layer = QuantLinear.from_weight(weight, None, config)
             kernels = [kernel for kernel in all_kernels() if kernel.supports(layer, device)]
-            for result in measure(layer, device, kernels, allow_int8_activations=True, rows=M):
+            probe = Probe(rows=M)
+            for result in measure(
+                layer, device, kernels, allow_int8_activations=True, probe=probe
+            ):
                 row = _row(M, K, N, scheme, f"{result.backend} {result.kernel}", result.seconds)
                 rows.append(row | {"error": result.error, "note": result.note})
     for row in rows:

@@ -78,11 +78,13 @@ def _search_block(weight_NK: Tensor, group_size: int, steps: int, smallest: floa
     return best_scale
 
 
-def dequantize_per_channel(q_NK: Tensor, scale_N: Tensor, dtype: torch.dtype) -> Tensor:
-    """(N, K) floating point; the product is taken in fp32."""
+def dequantize_per_channel(
+    q_NK: Tensor, scale_N: Tensor, dtype: torch.dtype, *, block: int = _BLOCK
+) -> Tensor:
+    """(N, K) floating point; the product is taken in fp32. A CPU expands about `block` values at once."""
     out_NK = torch.empty(q_NK.shape, dtype=dtype, device=q_NK.device)
     # A CPU finds short blocks in its caches again; a GPU would rather start one kernel.
-    rows = max(_BLOCK // q_NK.shape[1], 1) if q_NK.device.type == "cpu" else len(q_NK)
+    rows = max(block // q_NK.shape[1], 1) if q_NK.device.type == "cpu" else len(q_NK)
     parts = (t.split(rows) for t in (out_NK, q_NK, scale_N.float()[:, None]))
     for out, q, scale in zip(*parts, strict=True):
         wide = out.copy_(q) if dtype == torch.float32 else q.float()

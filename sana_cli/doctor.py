@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -27,7 +27,9 @@ from sana_cli.system.redact import without_secrets
 from sana_cli.text import counted, readable_bytes, readable_memory
 
 if TYPE_CHECKING:
-    from quant.backends.measurement import Measurement
+    import torch
+
+    from quant.backends.measurement import Measurement, Probe
     from sana_cli.config.user_settings import UserSettings
 
 State = Literal["ok", "note", "problem"]
@@ -219,7 +221,7 @@ def _memory() -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _kernels() -> Iterator[Finding]:
+def _kernels(probe: "Probe | None" = None) -> Iterator[Finding]:
     """Run the kernels that may be chosen for every scheme on a layer of a usual size, and compare them with the reference."""
     import torch
 
@@ -228,29 +230,36 @@ def _kernels() -> Iterator[Finding]:
     from sana_cli.system.precision import pick_device
 
     device = pick_device("auto")
-    for kind, layer in probe_layers(device):
-        results = measure(layer, device, usable_kernels(layer, device))
-        good = sorted((m for m in results if m.seconds is not None), key=lambda m: m.seconds or 0)
-        times = [f"{_name_of(m)} {(m.seconds or 0) * 1000:.1f} ms" for m in good]
-        clock = " of CPU time" if device.type == "cpu" else ""
-        measured = {_name_of(m): m.seconds for m in good}
-        yield Finding(
-            topic="kernels", text=f"{kind} on {device}: {', '.join(times)}{clock}",
-            facts={"kind": kind, "device": str(device), "seconds": measured},
-        )  # fmt: skip
-        for failed in (m for m in results if m.seconds is None):
-            yield Finding(
-                topic="kernels", state="note",
-                text=f"{kind}: {_name_of(failed)} is not used: {failed.note}",
-            )  # fmt: skip
-        ours = [m for m in results if m.backend == "native"]  # none for weights of 8 bits alone
-        if device.type == "cuda" and ours and not any(m in good for m in ours):
-            yield Finding(
-                topic="kernels", state="problem", text=f"{kind}: our own kernel does not run here",
-                remedy="pip install triton (Windows: triton-windows); it needs gcc and Python's headers",
-            )  # fmt: skip
+    for kind, layer in probe_layers(device, probe):
+        results = measure(layer, device, usable_kernels(layer, device), probe=probe)
+        yield from kernel_findings(kind, device, results)
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def kernel_findings(
+    kind: str, device: "torch.device", results: Sequence["Measurement"]
+) -> Iterator[Finding]:
+    """Report what was measured for one kind of layer: the times, then each kernel that is not used."""
+    good = sorted((m for m in results if m.seconds is not None), key=lambda m: m.seconds or 0)
+    times = [f"{_name_of(m)} {(m.seconds or 0) * 1000:.1f} ms" for m in good]
+    clock = " of CPU time" if device.type == "cpu" else ""
+    measured = {_name_of(m): m.seconds for m in good}
+    yield Finding(
+        topic="kernels", text=f"{kind} on {device}: {', '.join(times)}{clock}",
+        facts={"kind": kind, "device": str(device), "seconds": measured},
+    )  # fmt: skip
+    for failed in (m for m in results if m.seconds is None):
+        yield Finding(
+            topic="kernels", state="note",
+            text=f"{kind}: {_name_of(failed)} is not used: {failed.note}",
+        )  # fmt: skip
+    ours = [m for m in results if m.backend == "native"]  # none for weights of 8 bits alone
+    if device.type == "cuda" and ours and not any(m in good for m in ours):
+        yield Finding(
+            topic="kernels", state="problem", text=f"{kind}: our own kernel does not run here",
+            remedy="pip install triton (Windows: triton-windows); it needs gcc and Python's headers",
+        )  # fmt: skip
 
 
 def _name_of(measurement: "Measurement") -> str:
@@ -351,12 +360,12 @@ def _models() -> Iterator[Finding]:
     yield from _digests([model.name for model in here if model.state == "downloaded"])
 
 
-def _digests(names: list[str]) -> Iterator[Finding]:
-    """Compare downloaded files with the hub's digests; those that changed last first, as far as time allows."""
+def _digests(names: list[str], *, seconds: float = _DIGESTS_S) -> Iterator[Finding]:
+    """Compare downloaded files with the hub's digests; those that changed last first, as far as `seconds` allow."""
     from sana_cli.checkpoints.hub_snapshot import verify
     from sana_cli.config.variants import find_variant
 
-    end = time.monotonic() + _DIGESTS_S
+    end = time.monotonic() + seconds
     for name in names:
         variant = find_variant(name)
         verdict = verify(

@@ -6,13 +6,11 @@ once instead of downloading.
 
 import functools
 import gc
-import importlib.util
 import io
 import itertools
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
@@ -59,51 +57,78 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
             pytest.skip("no CUDA device")
 
 
-def load_helper(file: str) -> ModuleType:
-    """A module beside this file: tests are no package, and pytest leaves sys.path alone."""
-    name = f"sana_test_{Path(file).stem}"
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(file))
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
-        spec.loader.exec_module(module)
-    return sys.modules[name]
-
-
 @pytest.fixture(scope="session")
 def reference() -> ModuleType:
     """`tests/reference.py`: lively random pipelines and diffusers' own pictures."""
-    module = load_helper("reference.py")
+    from tests import reference
+
     gc.collect()
     gc.freeze()  # `sana` collects garbage between stages; half of its time here without this
-    return module
+    return reference
 
 
 @pytest.fixture(scope="session")
 def lora_files() -> ModuleType:
     """Random LoRAs, as trainers save them: `tests/lora_files.py`."""
-    return load_helper("lora_files.py")
+    from tests import lora_files
+
+    return lora_files
 
 
 @pytest.fixture
 def hub(tmp_path: Path) -> Iterator[Any]:
     """A Hugging Face hub on the loopback, `tests/hub_server.py`."""
-    with load_helper("hub_server.py").serve_hub(tmp_path / "hf") as server:
+    from tests.hub_server import serve_hub
+
+    with serve_hub(tmp_path / "hf") as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def terminal() -> Any:
     """A program in a pseudo-terminal: the class of `tests/terminal.py`."""
-    return load_helper("terminal.py").Terminal
+    from tests.terminal import Terminal
+
+    return Terminal
 
 
 @pytest.fixture(scope="session")
 def terminal_pictures() -> ModuleType:
     """Decoders of what terminals are sent: `tests/terminal_pictures.py`."""
-    return load_helper("terminal_pictures.py")
+    from tests import terminal_pictures
+
+    return terminal_pictures
+
+
+@pytest.fixture
+def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A simulated CUDA device of 24 GiB and capability 8.9; `indirect` parameters are options of `install`."""
+    import torch
+
+    from tests.rehearsal.device import Calls, install
+
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    options = getattr(request, "param", {})
+    converts = torch.__future__.get_overwrite_module_params_on_conversion()
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    found = install(monkeypatch.setattr, **options)
+    with Calls():
+        yield found
+    torch.__future__.set_overwrite_module_params_on_conversion(converts)
+
+
+@pytest.fixture
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """`program("nvidia-smi", "echo 570.1")` puts a script of the shell before all other programs of that name."""
+
+    def put(name: str, script: str) -> None:
+        file = tmp_path / "programs" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(f"#!/bin/sh\n{script}\n")
+        file.chmod(0o755)
+        monkeypatch.setenv("PATH", str(file.parent), prepend=os.pathsep)
+
+    return put
 
 
 @pytest.fixture
@@ -127,7 +152,9 @@ def environment(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture(scope="session")
 def documents() -> ModuleType:
     """`tests/documents.py`: the commands that documents show."""
-    return load_helper("documents.py")
+    from tests import documents
+
+    return documents
 
 
 @pytest.fixture(scope="session")

@@ -260,7 +260,11 @@ def _times_groups(wide: Tensor, factor_NG: Tensor, layer: QuantLinear) -> Tensor
 
 
 def _times_expanded(
-    x: Tensor, layer: QuantLinear, product: Callable[[Tensor, Tensor], Tensor] = F.linear
+    x: Tensor,
+    layer: QuantLinear,
+    product: Callable[[Tensor, Tensor], Tensor] = F.linear,
+    *,
+    block: int = _EXPANDED,
 ) -> Tensor:
     """x (..., K) times the weight of a 4-bit layer, in the type of x: (..., N).
 
@@ -268,7 +272,7 @@ def _times_expanded(
     ones take their place in memory.
     """
     parts = []
-    for rows in _blocks(layer.out_features, layer.in_features, _EXPANDED):
+    for rows in _blocks(layer.out_features, layer.in_features, block):
         packed, scale = layer.qweight[rows], layer.scale[rows].to(x.dtype)
         parts.append(product(x, _times_groups(_unpack(packed, x.dtype), scale, layer)))
     return torch.cat(parts, dim=-1)

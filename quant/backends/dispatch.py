@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from quant.backends.kernel import Kernel, kind_of
-from quant.backends.measurement import Measurement, measure, probe_like
+from quant.backends.measurement import Measurement, Probe, measure, probe_like
 from quant.backends.verdicts import Passing, remembered
 from quant.layers import AcceleratedLayer
 
@@ -96,13 +96,18 @@ def kernel_for(
     allow_int8_activations: bool = False,
     verdicts: Path | None = None,
     before_measuring: Callable[[], None] = lambda: None,
+    kernels: Sequence[Kernel] | None = None,
+    probe: Probe | None = None,
 ) -> Kernel | None:
-    """Choose the kernel for layers of this kind; None means the reference."""
+    """Choose the kernel for layers of this kind; None means the reference.
+
+    `kernels` are those to choose among (None: all), `probe` the sizes that they are tried on (None: the usual ones).
+    """
     if backend == "reference":
         return None
-    candidates = usable_kernels(layer, device, backend)
+    candidates = usable_kernels(layer, device, backend, kernels=kernels)
     if not candidates:
-        backend, candidates = "auto", usable_kernels(layer, device)
+        backend, candidates = "auto", usable_kernels(layer, device, kernels=kernels)
     if not candidates:
         return None
     names = [kernel.name for kernel in candidates]
@@ -114,9 +119,10 @@ def kernel_for(
         before_measuring()
         return _verdict(
             measure(
-                probe_like(layer, device),
+                probe_like(layer, device, probe),
                 device,
                 candidates,
+                probe=probe,
                 with_reference=backend == "auto",
                 allow_int8_activations=allow_int8_activations,
             )
@@ -130,14 +136,19 @@ def kernel_for(
 
 
 def usable_kernels(
-    layer: AcceleratedLayer, device: torch.device, backend: Backend = "auto"
+    layer: AcceleratedLayer,
+    device: torch.device,
+    backend: Backend = "auto",
+    *,
+    kernels: Sequence[Kernel] | None = None,
 ) -> list[Kernel]:
-    """List the kernels that may run a layer on this device, of one backend or of all.
+    """List those of `kernels` (None: of all) that may run a layer on this device, of one backend or of all.
 
     On a CPU "auto" omits libraries if a kernel of ours exists: they multiply by the same
     instructions, and importing them takes seconds.
     """
-    usable = [kernel for kernel in all_kernels() if kernel.supports(layer, device)]
+    known = all_kernels() if kernels is None else kernels
+    usable = [kernel for kernel in known if kernel.supports(layer, device)]
     if backend != "auto":
         return [kernel for kernel in usable if kernel.backend == backend]
     ours = [kernel for kernel in usable if kernel.backend == "native"]

@@ -19,14 +19,27 @@ from quant.config import QuantConfig
 from quant.layers import AcceleratedLayer, QuantConv2d, QuantLinear
 from quant.schemes import examples_for
 
-_ROWS = 512  # a guided picture of 512 pixels
-_CUDA_ROWS = 2048  # of 1024 pixels: products of fewer end before the next launch is made, which would then be timed
-_WIDTH = 1152
-_WIDE = 4 * _WIDTH  # output channels: kernels that want another order each time lose most there
-_PROBE_SIDE, _CUDA_PROBE_SIDE = 32, 256  # pixels of the picture that convolutions are tried on
-_TOO_SLOW_S = 0.5  # a run on a few rows; some kernels have a path that takes minutes
 _HOPELESS = 20  # times as slow as the best so far: not called again
 _NO_MATTER_S = 0.01  # a difference that may be chance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """Sizes of the layers and inputs that kernels are tried on, and the time that one may take."""
+
+    rows: int = 512  # M of linear layers: a guided picture of 512 pixels
+    in_features: int = 1152
+    out_features: int = 4608  # kernels that want another order each time lose most in wide layers
+    side: int = 32  # pixels of the picture that convolutions are tried on
+    too_slow_s: float = 0.5  # a run on a few rows; some kernels have a path that takes minutes
+
+
+def usual_probe(device: torch.device) -> Probe:
+    """Return the sizes that tell kernels apart on a device.
+
+    On CUDA small products end before the next launch is made, which would then be timed.
+    """
+    return Probe(rows=2048, side=256) if device.type == "cuda" else Probe()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +62,15 @@ def measure(
     *,
     with_reference: bool = True,
     allow_int8_activations: bool = False,
-    rows: int | None = None,
+    probe: Probe | None = None,
 ) -> list[Measurement]:
-    """Time kernels on one layer that holds its integers, and compare them with its reference."""
+    """Time kernels on one layer that holds its integers, and compare them with its reference.
+
+    `probe` has the sizes of the input; None: `usual_probe`.
+    """
+    probe = probe or usual_probe(device)
     with torch.inference_mode():
-        trial = _Trial(
-            layer, _probe_input(layer, device, rows), allow_int8_activations=allow_int8_activations
-        )
+        trial = _Trial(layer, device, probe, allow_int8_activations=allow_int8_activations)
         tried = [trial.of(kernel) for kernel in kernels]
         if with_reference:
             itself = Measurement(kernel="reference", backend="reference", seconds=None, error=0.0)
@@ -67,8 +82,17 @@ def measure(
 class _Trial:
     """First runs of kernels on one input: which are right, and quick enough to be timed."""
 
-    def __init__(self, layer: AcceleratedLayer, x: Tensor, *, allow_int8_activations: bool) -> None:
-        self.layer, self.x = layer, x
+    def __init__(
+        self,
+        layer: AcceleratedLayer,
+        device: torch.device,
+        probe: Probe,
+        *,
+        allow_int8_activations: bool,
+    ) -> None:
+        self.layer = layer
+        self.x = x = _probe_input(layer, device, probe)
+        self._too_slow_s = probe.too_slow_s
         self.few = x[..., :8, :] if isinstance(layer, QuantLinear) else x[..., :8, :8]
         self.expected = layer.reference(x)
         scheme = layer.config.scheme
@@ -113,7 +137,7 @@ class _Trial:
             run(self.x)
         started = self._now()
         run(self.few)
-        if self._now() - started > _TOO_SLOW_S:
+        if self._now() - started > self._too_slow_s:
             return None, None
         started = self._now()
         run(self.few)
@@ -131,26 +155,31 @@ class _Trial:
         return seconds > _HOPELESS * least + _NO_MATTER_S
 
 
-def probe_layers(device: torch.device) -> Iterator[tuple[str, AcceleratedLayer]]:
+def probe_layers(
+    device: torch.device, probe: Probe | None = None
+) -> Iterator[tuple[str, AcceleratedLayer]]:
     """A layer of a usual size for every scheme that layers have, with its kind, for `measure`."""
     for scheme in examples_for("linear"):
         config = QuantConfig.parse(scheme)
         assert config is not None
         layer = QuantLinear.from_weight(torch.eye(64), None, config)
-        yield kind_of(layer), probe_like(layer, device)
+        yield kind_of(layer), probe_like(layer, device, probe)
     for scheme in examples_for("conv"):
         config = QuantConfig.parse(scheme)
         assert config is not None
         conv = QuantConv2d.from_conv(nn.Conv2d(8, 8, 3, padding=1), config)
-        yield kind_of(conv), probe_like(conv, device)
+        yield kind_of(conv), probe_like(conv, device, probe)
 
 
-def probe_like(layer: AcceleratedLayer, device: torch.device) -> AcceleratedLayer:
+def probe_like(
+    layer: AcceleratedLayer, device: torch.device, probe: Probe | None = None
+) -> AcceleratedLayer:
     """A layer of the same kind with random weights, of a usual size."""
+    probe = probe or usual_probe(device)
     config = layer.config.plain
     generator = torch.Generator().manual_seed(0)
     if isinstance(layer, QuantLinear):
-        weight = torch.randn(_WIDE, _WIDTH, generator=generator)
+        weight = torch.randn(probe.out_features, probe.in_features, generator=generator)
         return QuantLinear.from_weight(weight, None, config).to(device)
     assert isinstance(layer, QuantConv2d)
     height, width = layer.qweight.shape[2:]
@@ -159,12 +188,9 @@ def probe_like(layer: AcceleratedLayer, device: torch.device) -> AcceleratedLaye
     return QuantConv2d.from_conv(conv, config).to(device)
 
 
-def _probe_input(layer: AcceleratedLayer, device: torch.device, rows: int | None) -> Tensor:
+def _probe_input(layer: AcceleratedLayer, device: torch.device, probe: Probe) -> Tensor:
     generator = torch.Generator().manual_seed(1)
-    on_cuda = device.type == "cuda"
     if isinstance(layer, QuantLinear):
-        rows = rows or (_CUDA_ROWS if on_cuda else _ROWS)
-        return torch.randn(rows, layer.in_features, generator=generator).to(device)
+        return torch.randn(probe.rows, layer.in_features, generator=generator).to(device)
     channels = layer.qweight.shape[1]
-    side = _CUDA_PROBE_SIDE if on_cuda else _PROBE_SIDE
-    return torch.randn(1, channels, side, side, generator=generator).to(device)
+    return torch.randn(1, channels, probe.side, probe.side, generator=generator).to(device)

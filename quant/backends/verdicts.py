@@ -20,7 +20,7 @@ from quant.backends.attempt import Failure, attempt
 from quant.files import changing, new_file, read_small_text
 
 _VERSION = 8  # counts up when kernels or the way to time them change
-
+_DRIVER_FILE = Path("/sys/module/nvidia/version")
 
 _of_this_process: dict[tuple[Path, str], "Passing"] = {}
 
@@ -36,13 +36,14 @@ def remembered(
     *,
     verdicts: Path | None,
     is_known: Callable[[str], bool] = lambda verdict: True,
+    driver_file: Path = _DRIVER_FILE,
 ) -> str:
     """Return what was decided about `kind` on this machine before, or what `decide` says now.
 
     A verdict that is not known any more is decided again, and a `Passing` one by the next process. Of two processes that decide at the same time, the first
     is right. Without a file that can be written, nothing is remembered.
     """
-    key = _key(kind, device)
+    key = _key(kind, device, driver_file)
     verdict = _read(verdicts).get(key)
     if verdict is not None and is_known(verdict):
         return verdict
@@ -65,11 +66,11 @@ def remembered(
     return verdict
 
 
-def _key(kind: str, device: torch.device) -> str:
+def _key(kind: str, device: torch.device, driver_file: Path) -> str:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         name = torch.cuda.get_device_name(device)
-        machine = f"{name} {major}.{minor}, driver {_driver()}, triton {triton_version()}"
+        machine = f"{name} {major}.{minor}, driver {_driver(driver_file)}, triton {triton_version()}"
     else:
         limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
         capability = f"{torch.backends.cpu.get_cpu_capability()} {limit}".strip()
@@ -83,10 +84,10 @@ def triton_version() -> str:
     return "" if isinstance(version, Failure) else version
 
 
-def _driver() -> str:
+def _driver(file: Path) -> str:
     """Version of NVIDIA's kernel module; "" if the system does not report it (Windows, WSL)."""
     try:
-        return Path("/sys/module/nvidia/version").read_text(encoding="utf-8").strip()
+        return file.read_text(encoding="utf-8").strip()
     except OSError:
         return ""
 

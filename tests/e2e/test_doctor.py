@@ -69,30 +69,23 @@ def test_kernels_are_named_once_and_libraries_are_left_alone(
         assert not any("torchao" in text or "quanto" in text for text in texts)
 
 
-def test_a_scheme_without_a_kernel_of_ours_is_no_problem(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_scheme_without_a_kernel_of_ours_is_no_problem() -> None:
     """On CUDA nothing of ours multiplies weights of 8 bits alone, by design; only a kernel that fails is told."""
     import torch
 
-    from quant.backends import dispatch, measurement
     from quant.backends.measurement import Measurement
 
-    def layers(device: torch.device) -> Any:
-        return [("linear w8a8", None), ("linear w8a16", None)]
+    reference = Measurement(kernel="reference", backend="reference", seconds=1.0, error=0.0)
+    fails = Measurement(kernel="triton", backend="native", seconds=None, error=None, note="no gcc")
 
-    def measured(layer: object, device: torch.device, kernels: list[str]) -> list[Measurement]:
-        reference = Measurement(kernel="reference", backend="reference", seconds=1.0, error=0.0)
-        facts: Any = {"backend": "native", "error": None, "note": "no gcc"}
-        return [reference, *(Measurement(kernel=k, seconds=None, **facts) for k in kernels)]
+    def problems(kind: str, *measured: Measurement) -> list[str]:
+        found = doctor.kernel_findings(kind, torch.device("cuda"), measured)
+        return [finding.text for finding in found if finding.state == "problem"]
 
-    kernels = iter((["triton"], []))
-    monkeypatch.setattr("sana_cli.system.precision.pick_device", lambda _: torch.device("cuda"))
-    monkeypatch.setattr(measurement, "probe_layers", layers)
-    monkeypatch.setattr(dispatch, "usable_kernels", lambda layer, device: next(kernels))
-    monkeypatch.setattr(measurement, "measure", measured)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
-    found = list(doctor._kernels())
-    problems = [finding.text for finding in found if finding.state == "problem"]
-    assert problems == ["linear w8a8: our own kernel does not run here"]
+    assert problems("linear w8a8", reference, fails) == [
+        "linear w8a8: our own kernel does not run here"
+    ]
+    assert problems("linear w8a16", reference) == []
 
 
 @pytest.mark.parametrize(
@@ -232,13 +225,13 @@ def test_a_broken_library_is_a_finding(examined: Callable[..., Any]) -> None:
 
 
 def test_a_driver_without_a_torch_for_it(
-    examined: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    examined: Callable[..., Any], program: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
 
+    program("nvidia-smi", "echo 570.1")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
-    monkeypatch.setattr(doctor, "_nvidia_smi", lambda: "570.1")
     monkeypatch.setattr(torch.version, "cuda", None)
     assert "built without CUDA" in examined("gpu").out
     monkeypatch.setattr(torch.version, "cuda", "12.8")

@@ -66,16 +66,15 @@ def test_the_same_picture(
 
 
 def test_the_doctor_finds_nothing_wrong(
-    gpu: Device, examined: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    gpu: Device, examined: Callable[..., Any], program: Callable[..., None]
 ) -> None:
     """What has no kernel of ours by design is no problem, and a first run is not a slow one."""
+    from quant.backends.measurement import Probe
     from sana_cli import doctor
 
-    monkeypatch.setattr(doctor, "_nvidia_smi", lambda: "550.54")
-    monkeypatch.setattr("quant.backends.measurement._WIDE", 128)
-    monkeypatch.setattr("quant.backends.measurement._CUDA_ROWS", 64)
-    monkeypatch.setattr("quant.backends.measurement._CUDA_PROBE_SIDE", 8)
-    result = examined("gpu", "kernels", json=True)
+    program("nvidia-smi", "echo 550.54")
+    probe = Probe(out_features=128, rows=64, side=8)
+    result = examined("gpu", json=True, kernels=lambda: doctor._kernels(probe))
     assert [f for f in result.document["findings"] if f["state"] == "problem"] == []
     assert result.code == 0
     assert any("linear w8a8 on cuda: " in f["text"] for f in result.document["findings"])

@@ -48,14 +48,15 @@ def trusted_kernels(
     verdicts: Path | None,
     notice: Notice,
     candidates: Kernels = TRITON,
+    definitions: Kernels = REFERENCE,
 ) -> Kernels:
     """The candidates that agree with their definitions on this device, and the definitions of the others."""
-    trusted = REFERENCE
+    trusted = definitions
     for name in NAMES:
         kind = f"engine {_VERSION} {name} {dtype} {widths}"
 
         def decide(name: str = name) -> str:
-            return trial(name, candidates, widths, dtype, device)
+            return trial(name, candidates, widths, dtype, device, definitions)
 
         found = remembered(kind, device, decide, verdicts=verdicts)
         if found == "right":
@@ -71,10 +72,11 @@ def trial(
     widths: Widths,
     dtype: torch.dtype,
     device: torch.device,
+    definitions: Kernels = REFERENCE,
 ) -> str:
     """Try a kernel; return what is wrong with it, or "right"."""
     with exact_convolutions():
-        expected = _results(getattr(REFERENCE, name), _arguments(name, widths, dtype, device))
+        expected = _results(getattr(definitions, name), _arguments(name, widths, dtype, device))
 
     def error() -> float:
         results = _results(getattr(candidates, name), _arguments(name, widths, dtype, device))

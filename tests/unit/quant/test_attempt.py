@@ -1,19 +1,20 @@
 """What a compiler, a driver or a device raises is a reason, not a traceback; but for what every other call meets too."""
 
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from quant.backends import dispatch, measurement
 from quant.backends.attempt import Failure, attempt
 from quant.backends.dispatch import kernel_for
 from quant.backends.kernel import Kernel
-from quant.backends.measurement import measure
+from quant.backends.measurement import Probe, measure
 from quant.config import QuantConfig
 from quant.layers import QuantLinear
+from tests.rehearsal.device import CUDA
 
 CPU = torch.device("cpu")
 
@@ -39,13 +40,13 @@ def raising(error: BaseException) -> Callable[..., torch.Tensor]:
     return run
 
 
-def layer() -> QuantLinear:
-    return QuantLinear.from_weight(torch.eye(64), None, QuantConfig(act_bits=8))
+def layer(device: torch.device = CPU) -> QuantLinear:
+    return QuantLinear.from_weight(torch.eye(64), None, QuantConfig(act_bits=8)).to(device)
 
 
 def kernel(run: Callable[..., torch.Tensor]) -> Kernel:
     return Kernel(
-        name="ours", backend="native", schemes=("w8a8",), layer=QuantLinear, devices=("cpu",),
+        name="ours", backend="native", schemes=("w8a8",), layer=QuantLinear, devices=("cpu", "cuda"),
         run=run,
     )  # fmt: skip
 
@@ -69,38 +70,44 @@ def test_memory_and_a_broken_device_are_the_callers_business(error: Exception) -
         measure(layer(), CPU, [kernel(raising(error))], with_reference=False)
 
 
-def on_cuda(monkeypatch: pytest.MonkeyPatch, run: Callable[..., torch.Tensor]) -> None:
-    """Layers "on CUDA" lie on the CPU, and the only kernel is the given one."""
-    monkeypatch.setattr(dispatch, "usable_kernels", lambda *a, **k: [kernel(run)])
-    monkeypatch.setattr(measurement._Trial, "is_on_cuda", property(lambda self: True))
+SMALL = Probe(rows=32, in_features=64, out_features=64, too_slow_s=0.1)
 
 
-def test_a_cold_compiler_is_not_a_slow_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+def chosen_on_cuda(run: Callable[..., torch.Tensor], verdicts: Path | None = None) -> Kernel | None:
+    return kernel_for(
+        layer(CUDA), CUDA, backend="native", kernels=[kernel(run)], probe=SMALL, verdicts=verdicts
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("gpu")
+def test_a_cold_compiler_is_not_a_slow_kernel() -> None:
     """Each kind of shape is compiled by its first run, which takes seconds; the ones after it count."""
     shapes: set[torch.Size] = set()
-    clock = [0.0]
 
     def run(x: torch.Tensor, packed: object, layer: QuantLinear) -> torch.Tensor:
-        clock[0] += 0.001 if x.shape in shapes else 2.0
+        if x.shape not in shapes:
+            time.sleep(3 * SMALL.too_slow_s)
         shapes.add(x.shape)
         return layer.reference(x)
 
-    on_cuda(monkeypatch, run)
-    monkeypatch.setattr(measurement, "clock_of", lambda device: lambda: clock[0])
-    monkeypatch.setattr(measurement, "best_seconds", lambda runs, device: [0.001, 1.0])
-    chosen = kernel_for(layer(), CPU)
+    chosen = chosen_on_cuda(run)
     assert chosen is not None
-    assert chosen.name == "ours"
+    assert len(shapes) == 2
 
 
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(
+    ("error", "is_kept"),
+    [
+        (RuntimeError("Failed to find C compiler."), False),
+        (NotImplementedError("only 3x3"), True),  # a kernel that refuses will refuse tomorrow, too
+    ],
+    ids=["missing compiler", "refusal"],
+)
 def test_a_missing_compiler_is_asked_for_again_by_the_next_process(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    tmp_path: Path, error: Exception, is_kept: bool
 ) -> None:
+    """What stands in the file holds for the next process (`test_verdicts.py`)."""
     path = tmp_path / "kernels.json"
-    on_cuda(monkeypatch, raising(RuntimeError("Failed to find C compiler.")))
-    assert kernel_for(layer(), CPU, verdicts=path) is None
-    assert not path.exists()
-    on_cuda(monkeypatch, raising(NotImplementedError("only 3x3")))
-    monkeypatch.setattr("quant.backends.verdicts._of_this_process", {})
-    assert kernel_for(layer(), CPU, verdicts=path) is None
-    assert path.exists(), "a kernel that refuses will refuse tomorrow, too"
+    assert chosen_on_cuda(raising(error), path) is None
+    assert path.exists() == is_kept

@@ -13,10 +13,10 @@ import torch
 from torch import nn
 
 from quant import primitives
-from quant.backends import cpu, dispatch, libraries, measurement, timing
+from quant.backends import cpu, libraries, timing
 from quant.backends.dispatch import accelerate_, kernel_for, usable_kernels
 from quant.backends.kernel import Kernel
-from quant.backends.measurement import measure
+from quant.backends.measurement import Probe, measure
 from quant.backends.timing import best_seconds
 from quant.config import QuantConfig
 from quant.installed import is_installed
@@ -136,29 +136,26 @@ def test_kernels_on_a_cpu_with_avx2_alone() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_weights_are_expanded_in_blocks(
-    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_weights_are_expanded_in_blocks(dtype: torch.dtype) -> None:
     layer = linear(40, 33, W8A16)
     expected = (layer.qweight.float() * layer.scale[:, None]).to(dtype)
+    assert torch.equal(layer.dequantize(dtype), expected)
     for block in (1, 200, 10_000):
-        monkeypatch.setattr(primitives, "_BLOCK", block)
-        assert torch.equal(layer.dequantize(dtype), expected)
+        found = primitives.dequantize_per_channel(layer.qweight, layer.scale, dtype, block=block)
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("group", [32, 64, 128])
 @pytest.mark.parametrize("K", [64, 98, 100, 192])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_4_bit_weights(
-    group: int, K: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_4_bit_weights(group: int, K: int, dtype: torch.dtype) -> None:
     layer = linear(K, 40, QuantConfig(weight_bits=4, group_size=group))
     expected = layer.dequantize(dtype)
-    monkeypatch.setattr(cpu, "_EXPANDED", 7 * K)  # a few channels at a time
-    expanded = cpu._times_expanded(torch.eye(K, dtype=dtype), layer).T
-    torch.testing.assert_close(expanded, expected, rtol=0.01, atol=0)
-    if dtype == torch.float32:
-        assert torch.equal(expanded, expected)
+    for block in (7 * K, cpu._EXPANDED):  # a few channels at a time, and all
+        expanded = cpu._times_expanded(torch.eye(K, dtype=dtype), layer, block=block).T
+        torch.testing.assert_close(expanded, expected, rtol=0.01, atol=0)
+        if dtype == torch.float32:
+            assert torch.equal(expanded, expected)
     x = inputs(2, 5, K).to(dtype)
     expected = layer.reference(x)
     for kernel in (k for k in cpu.KERNELS if "w4a16" in k.schemes):
@@ -169,15 +166,15 @@ def test_4_bit_weights(
         assert (out - expected).float().norm() < most * expected.float().norm(), kernel.name
 
 
-def test_8_bit_inputs_only_where_a_model_bears_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_8_bit_inputs_only_where_a_model_bears_them() -> None:
     """The kernel is the fastest by far here, but a text encoder must not get it."""
     layer = linear(1152, 64, W4)
     only = [kernel for kernel in cpu.KERNELS if kernel.name == "expanded, int8"]
     if not only[0].is_available():
         pytest.skip("no exact integer product in this torch")
-    monkeypatch.setattr(dispatch, "all_kernels", lambda: only)
-    assert kernel_for(layer, CPU, backend="native") is None
-    assert kernel_for(layer, CPU, backend="native", allow_int8_activations=True) is only[0]
+    assert kernel_for(layer, CPU, backend="native", kernels=only) is None
+    allowed = kernel_for(layer, CPU, backend="native", kernels=only, allow_int8_activations=True)
+    assert allowed is only[0]
 
 
 def test_int_mm_that_saturates_gets_weights_of_7_bits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +230,7 @@ def fake(name: str, factor: float) -> Kernel:
     )  # fmt: skip
 
 
-def test_wrong_kernels_are_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_kernels_are_never_chosen() -> None:
     def breaks(x: torch.Tensor, packed: object, layer: QuantLinear) -> torch.Tensor:
         raise RuntimeError("could not create a primitive\ndetails")
 
@@ -241,13 +238,12 @@ def test_wrong_kernels_are_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None
     results = measure(linear(128, 64, W8A8), CPU, kernels)
     assert [r.seconds is None for r in results] == [True, True, True, False]
     assert results[2].note == "could not create a primitive"
-    monkeypatch.setattr(dispatch, "all_kernels", lambda: kernels)
-    assert kernel_for(linear(128, 64, W8A8), CPU) is None
+    assert kernel_for(linear(128, 64, W8A8), CPU, kernels=kernels) is None
 
 
-def test_slow_kernels_are_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measurement, "_TOO_SLOW_S", -1.0)
-    results = measure(linear(128, 64, W8A8), CPU, [fake("slow", 1.0)])
+def test_slow_kernels_are_not_timed() -> None:
+    impatient = Probe(too_slow_s=-1.0)
+    results = measure(linear(128, 64, W8A8), CPU, [fake("slow", 1.0)], probe=impatient)
     assert results[0].note == "too slow"
 
 
@@ -314,10 +310,8 @@ def test_libraries_are_tried_where_nothing_of_ours_is() -> None:
     assert {kernel.backend for kernel in usable_kernels(layer, CPU)} == {"native"}
     if is_installed("torchao"):
         assert [kernel.backend for kernel in usable_kernels(layer, CPU, "torchao")] == ["torchao"]
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(dispatch, "all_kernels", lambda: libraries.KERNELS)
-        expected = {"torchao"} if is_installed("torchao") else set()
-        assert {kernel.backend for kernel in usable_kernels(layer, CPU)} == expected
+    usable = usable_kernels(layer, CPU, kernels=libraries.KERNELS)
+    assert {kernel.backend for kernel in usable} == ({"torchao"} if is_installed("torchao") else set())
 
 
 def test_other_programs_do_not_decide() -> None:
@@ -358,40 +352,41 @@ def test_short_computations_fill_a_turn(monkeypatch: pytest.MonkeyPatch) -> None
     assert len(elapsed) - 2 in range(each * timing._ROUNDS, (each + 1) * timing._ROUNDS + 1)
 
 
-@pytest.fixture
-def steady(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels are the faster the earlier they are tried, whatever else the machine does; the reference is last."""
-    monkeypatch.setattr(measurement, "_TOO_SLOW_S", float("inf"))
-    monkeypatch.setattr(
-        measurement, "best_seconds", lambda runs, device: [i + 1.0 for i in range(len(runs))]
-    )
+# One kernel that is right, the reference not being tried with "native": it is chosen, whatever else the machine does.
+ONLY = fake("only", 1.0)
+PATIENT = Probe(rows=32, in_features=64, out_features=64, too_slow_s=float("inf"))
 
 
-@pytest.mark.usefixtures("steady")
-def test_verdict_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def chosen_once(verdicts: Path) -> tuple[Kernel | None, bool]:
+    """The kernel of a layer, and whether kernels were measured for it."""
+    measured: list[bool] = []
+    kernel = kernel_for(
+        linear(64, 32, W8A8), CPU, backend="native", verdicts=verdicts, kernels=[ONLY], probe=PATIENT,
+        before_measuring=lambda: measured.append(True),
+    )  # fmt: skip
+    return kernel, bool(measured)
+
+
+def test_verdict_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "cache/kernels.json"
-    first = kernel_for(linear(64, 32, W8A8), CPU, verdicts=path)
+    assert chosen_once(path) == (ONLY, True)
     assert path.is_file()
-    with monkeypatch.context() as patched:
-        patched.setattr(dispatch, "measure", lambda *a, **k: pytest.fail("measured again"))
-        assert kernel_for(linear(64, 32, W8A8), CPU, verdicts=path) == first
+    assert chosen_once(path) == (ONLY, False)
     path.write_text("{ damaged")
-    assert kernel_for(linear(64, 32, W8A8), CPU, verdicts=path) is not None
+    assert chosen_once(path) == (ONLY, True)
     (tmp_path / "file").write_text("")
-    kernel_for(linear(64, 32, W8A8), CPU, verdicts=tmp_path / "file/kernels.json")
+    assert chosen_once(tmp_path / "file/kernels.json") == (ONLY, True)
 
 
-@pytest.mark.usefixtures("steady")
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_verdict_that_helps_nobody(tmp_path: Path, deep: bool) -> None:
     """A kernel that is not known here is measured again; it is no reason for the slow reference."""
     path = tmp_path / "kernels.json"
-    first = kernel_for(linear(64, 32, W8A8), CPU, verdicts=path)
+    assert chosen_once(path) == (ONLY, True)
     [key] = json.loads(path.read_text())
     path.write_text("[" * 10**5 if deep else json.dumps({key: "gone"}))
-    assert kernel_for(linear(64, 32, W8A8), CPU, verdicts=path) is not None
-    assert first is not None
-    assert json.loads(path.read_text())[key] != "gone"
+    assert chosen_once(path) == (ONLY, True)
+    assert json.loads(path.read_text())[key] == "only"
 
 
 def test_a_folder_in_place_of_the_verdicts(tmp_path: Path) -> None:
@@ -410,15 +405,14 @@ def test_accelerate() -> None:
     assert (model(x) - expected).norm() < 0.03 * expected.norm()
 
 
-def test_layers_without_weights_decide_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_without_weights_decide_nothing() -> None:
     """A decoder is loaded without its encoder, whose layers come first."""
     with torch.device("meta"):
-        absent = QuantLinear(64, 48, bias=False, config=W8A8)
+        absent = QuantLinear(64, 48, bias=False, config=W4)
     model = nn.Sequential(absent, linear(64, 48, W8A8))
-    asked: list[object] = []
-    monkeypatch.setattr(dispatch, "kernel_for", lambda layer, *_, **__: asked.append(layer))
-    accelerate_(model, CPU)
-    assert asked == [model[1]]
+    measured: list[int] = []
+    chosen = accelerate_(model, CPU, before_measuring=lambda: measured.append(1))
+    assert (list(chosen), measured) == (["linear w8a8"], [1])
 
 
 def test_reference_backend_changes_nothing() -> None:

@@ -1,5 +1,7 @@
 """Which kernels a CUDA device is given; their products, as far as a CPU has the same."""
 
+import sys
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +13,10 @@ from quant.backends import cuda
 from quant.backends.dispatch import usable_kernels
 from quant.backends.kernel import Kernel
 from quant.config import QuantConfig
-from quant.kernels import reference
+from quant.kernels.conv3x3_w8a8 import conv3x3_w8a8
 from quant.layers import QuantConv2d, QuantLinear
 from sana_cli.accelerate.cuda.trial import relative_error
+from tests.rehearsal.device import CUDA, Device
 
 W8A8 = QuantConfig(act_bits=8)
 
@@ -56,23 +59,20 @@ def test_int_mm_refuses_other_widths(int_mm: Kernel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("installed", "capability", "names"),
+    ("installed", "gpu", "names"),
     [
-        (True, (8, 0), {"triton"}),
-        (True, (7, 5), {"int_mm"}),  # Triton compiles no int8 product there
-        (False, (8, 9), {"int_mm"}),  # Windows
+        (True, {"capability": (8, 0)}, {"triton"}),
+        (True, {"capability": (7, 5)}, {"int_mm"}),  # Triton compiles no int8 product there
+        (False, {"capability": (8, 9)}, {"int_mm"}),  # Windows
     ],
+    indirect=["gpu"],
 )
 def test_who_multiplies(
-    monkeypatch: pytest.MonkeyPatch,
-    installed: bool,
-    capability: tuple[int, int],
-    names: set[str],
+    gpu: Device, monkeypatch: pytest.MonkeyPatch, installed: bool, names: set[str]
 ) -> None:
-    monkeypatch.setattr(cuda, "is_installed", lambda module: installed)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
-    usable = usable_kernels(layer(), torch.device("cuda"), "native")
+    found = SimpleNamespace(__spec__="found") if installed else None  # None: as if it were not there
+    monkeypatch.setitem(sys.modules, "triton", found)
+    usable = usable_kernels(layer(), CUDA, "native")
     assert {kernel.name for kernel in usable} == names
 
 
@@ -89,27 +89,21 @@ class Copies(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("scaled", [False, True], ids=["a scale a picture", "a stored scale"])
-def test_a_map_is_quantized_as_it_lies(monkeypatch: pytest.MonkeyPatch, scaled: bool) -> None:
+def test_a_map_is_quantized_as_it_lies(gpu: Device, scaled: bool) -> None:
     """A map of 1024 x 1024 x 128 was transposed twice, which took longer than its convolution."""
     conv = nn.Conv2d(16, 16, 3, padding=1)
     layer = QuantConv2d.from_conv(conv, W8A8)
     if scaled:
         layer.act_scale = torch.tensor(0.02)
-
-    def product(q: torch.Tensor, scale: torch.Tensor, *rest: Any, **options: Any) -> torch.Tensor:
-        return reference.conv3x3_w8a8(q, scale, layer.qweight, layer.scale, **options)
-
-    monkeypatch.setattr(cuda.conv3x3_w8a8, "conv3x3_w8a8", product)
-    x = torch.randn(2, 16, 6, 5).to(memory_format=torch.channels_last)
+    layer.to(CUDA)
+    packed = cuda._conv_pack(layer)
+    x = torch.randn(2, 16, 6, 5).to(memory_format=torch.channels_last).to(CUDA)
     with Copies() as copies, torch.no_grad():
-        out = cuda._conv_run(x, torch.empty(0), layer)
+        out = cuda._conv_run(x, packed, layer)
     before = copies.count
     assert relative_error(out, layer.reference(x)) < 1e-5
+    q = torch.zeros(2, 6, 5, 16, dtype=torch.int8, device=CUDA)
+    scale = torch.ones(2, device=CUDA)
     with Copies() as copies, torch.no_grad():
-        product(
-            torch.zeros(2, 6, 5, 16, dtype=torch.int8),
-            torch.ones(2),
-            bias=layer.bias,
-            out_dtype=x.dtype,
-        )
+        conv3x3_w8a8(q, scale, packed, layer.scale, bias=layer.bias, out_dtype=x.dtype)
     assert before <= copies.count

@@ -1,14 +1,20 @@
 """What was measured is remembered, also by processes that end at the same moment."""
 
+import functools
 import json
+import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from quant.backends import verdicts
 from quant.backends.verdicts import remembered
+from tests.rehearsal.device import CUDA, install
 
 CPU = torch.device("cpu")
 
@@ -52,7 +58,7 @@ def test_without_a_place_to_write_it_is_decided_again(tmp_path: Path, place: str
 
 
 def test_a_passing_verdict_holds_for_this_process_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, interpreted: Callable[..., Any]
 ) -> None:
     """A compiler may be there tomorrow, and memory."""
     path, asked = tmp_path / "kernels.json", []
@@ -64,8 +70,8 @@ def test_a_passing_verdict_holds_for_this_process_alone(
     for _ in range(2):
         assert remembered("kind", CPU, decide, verdicts=path) == "fails (no gcc)"
     assert (len(asked), path.exists()) == (1, False)
-    monkeypatch.setattr(verdicts, "_of_this_process", {})  # the next process
-    assert remembered("kind", CPU, lambda: "right", verdicts=path) == "right"
+    decide_there = functools.partial(str, "right")
+    assert interpreted(remembered, "kind", CPU, decide_there, verdicts=path) == "right"
     assert list(json.loads(path.read_text()).values()) == ["right"]
 
 
@@ -73,17 +79,20 @@ def test_a_passing_verdict_holds_for_this_process_alone(
 def test_another_device_driver_or_compiler_is_asked_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: str
 ) -> None:
-    path, cuda = tmp_path / "kernels.json", torch.device("cuda")
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "a GPU")
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 9))
-    monkeypatch.setattr(verdicts, "_driver", lambda: "550")
-    monkeypatch.setattr(verdicts, "triton_version", lambda: "3.7")
-    assert remembered("kind", cuda, lambda: "before", verdicts=path) == "before"
-    assert remembered("kind", cuda, lambda: "after", verdicts=path) == "before"
-    place, name = {
-        "capability": (torch.cuda, "get_device_capability"),
-        "triton": (verdicts, "triton_version"),
-        "driver": (verdicts, "_driver"),
-    }[changes]
-    monkeypatch.setattr(place, name, lambda *device: (9, 0))
-    assert remembered("kind", cuda, lambda: "after", verdicts=path) == "after"
+    def machine(capability: tuple[int, int], triton: str, driver: str) -> None:
+        install(monkeypatch.setattr, capability=capability)
+        monkeypatch.setitem(sys.modules, "triton", SimpleNamespace(__version__=triton))
+        (tmp_path / "driver").write_text(driver)
+
+    def ask(verdict: str) -> str:
+        return remembered(
+            "kind", CUDA, lambda: verdict, verdicts=tmp_path / "kernels.json",
+            driver_file=tmp_path / "driver",
+        )  # fmt: skip
+
+    facts: dict[str, Any] = {"capability": (8, 9), "triton": "3.7", "driver": "550"}
+    machine(**facts)
+    assert ask("before") == "before"
+    assert ask("after") == "before"
+    machine(**facts | {changes: {"capability": (9, 0)}.get(changes, "580")})
+    assert ask("after") == "after"
