@@ -47,9 +47,7 @@ def main(
             layer = QuantLinear.from_weight(weight, None, config)
             kernels = [kernel for kernel in all_kernels() if kernel.supports(layer, device)]
             probe = Probe(rows=M)
-            for result in measure(
-                layer, device, kernels, allow_int8_activations=True, probe=probe
-            ):
+            for result in measure(layer, device, kernels, allow_int8_activations=True, probe=probe):
                 row = _row(M, K, N, scheme, f"{result.backend} {result.kernel}", result.seconds)
                 rows.append(row | {"error": result.error, "note": result.note})
     for row in rows:

@@ -74,11 +74,19 @@ ITEMS = (
 
 
 def run_suite(
-    items: Sequence[Item], *, minutes: float, path: Path, rehearse: bool = False
+    items: Sequence[Item],
+    *,
+    minutes: float,
+    path: Path,
+    rehearse: bool = False,
+    root: Path = ROOT,
 ) -> dict[str, Any]:
-    """Run what is not done yet, those that failed before last; returns the document, which is at `path` at any time."""
+    """Run what is not done yet, those that failed before last; returns the document, which is at `path` at any time.
+
+    Results of other code than what lies in `root` are begun anew.
+    """
     ends = time.monotonic() + 60 * minutes
-    document = _begun(path)
+    document = _begun(path, code_digest(root))
     done: dict[str, Any] = document["items"]
     todo = [item for item in items if done.get(item.name, {}).get("state") not in _FINISHED]
     todo.sort(key=lambda item: item.name in done)
@@ -157,9 +165,8 @@ def _answer(path: Path) -> dict[str, Any]:
 # -- what is kept ----------------------------------------------------------------------------------
 
 
-def _begun(path: Path) -> dict[str, Any]:
+def _begun(path: Path, code: str) -> dict[str, Any]:
     """The document of an earlier run of the same code, or a new one."""
-    code = code_digest()
     found = _answer(path)
     if found.get("code") == code and isinstance(found.get("items"), dict):
         return found
@@ -168,12 +175,12 @@ def _begun(path: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def code_digest() -> str:
+def code_digest(root: Path = ROOT) -> str:
     """Identify the code that is measured and that measures: results of other code are not results of this."""
     digest = hashlib.sha256()
     for folder in ("sana_cli", "quant", "benchmarks"):
-        for source in sorted((ROOT / folder).rglob("*.py")):
-            digest.update(str(source.relative_to(ROOT)).encode() + source.read_bytes())
+        for source in sorted((root / folder).rglob("*.py")):
+            digest.update(str(source.relative_to(root)).encode() + source.read_bytes())
     return digest.hexdigest()[:16]
 
 

@@ -173,11 +173,11 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 @contextmanager
-def changing(path: Path) -> Iterator[None]:
+def changing(path: Path, *, patience_s: float = _PATIENCE_S) -> Iterator[None]:
     """Only one process at a time is in such a block of a file: for reading it, changing it and writing it again.
 
     The folder is made if it is not there. It is what gets locked, so no lock file stays, and a kill ends the lock.
-    TimeoutError if another process keeps it; nothing is locked where a file system has no locks.
+    TimeoutError if another process keeps it for `patience_s`; nothing is locked where a file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     if fcntl is None:
@@ -185,14 +185,14 @@ def changing(path: Path) -> Iterator[None]:
         return
     handle = os.open(path.parent, os.O_RDONLY)
     try:
-        _lock_patiently(handle, path)
+        _lock_patiently(handle, path, patience_s)
         yield
     finally:
         os.close(handle)
 
 
-def _lock_patiently(handle: int, path: Path) -> None:
-    end = time.monotonic() + _PATIENCE_S
+def _lock_patiently(handle: int, path: Path, patience_s: float) -> None:
+    end = time.monotonic() + patience_s
     while True:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

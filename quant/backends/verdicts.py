@@ -70,7 +70,9 @@ def _key(kind: str, device: torch.device, driver_file: Path) -> str:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         name = torch.cuda.get_device_name(device)
-        machine = f"{name} {major}.{minor}, driver {_driver(driver_file)}, triton {triton_version()}"
+        machine = (
+            f"{name} {major}.{minor}, driver {_driver(driver_file)}, triton {triton_version()}"
+        )
     else:
         limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
         capability = f"{torch.backends.cpu.get_cpu_capability()} {limit}".strip()

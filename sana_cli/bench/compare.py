@@ -96,7 +96,7 @@ def compare(
             )
             for r, pair in zip(first.requests, pairs, strict=True)
         ]
-        _save(target, (first.name, second.name), found, pairs, overwrite, reporter)
+        save_sheet(target, (first.name, second.name), found, pairs, overwrite, reporter)
     return Comparison(
         contenders=(first, second), drawn=(drawn[0], drawn[1]), pictures=found,
         device=device.type, sheet=target,
@@ -125,7 +125,7 @@ def _draw(
         )
 
 
-def _save(
+def save_sheet(
     target: Path,
     names: tuple[str, str],
     found: Sequence[Compared],

@@ -138,7 +138,6 @@ def test_what_a_killed_run_left_goes_at_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    monkeypatch.setattr("quant.files._ABANDONED_S", 0)
     process = subprocess.Popen(
         [sys.executable, "-c", _WRITES_FOR_EVER], stdout=subprocess.PIPE,
         env=os.environ | {"TMPDIR": str(tmp_path)},
@@ -147,6 +146,8 @@ def test_what_a_killed_run_left_goes_at_the_next(
         assert process.stdout is not None
         assert process.stdout.readline() == b"begun\n"
         (theirs,) = tmp_path.iterdir()
+        for path in theirs.iterdir():
+            os.utime(path, (0, 0))  # nothing was written for long
         with scratch_folder() as folder:
             assert sorted(tmp_path.iterdir()) == sorted([theirs, folder]), "it is alive"
         process.kill()
@@ -217,7 +218,8 @@ def test_bad_input(sana: Callable[..., Any], options: list[str], message: str) -
 def test_a_peer_that_is_not_installed(
     sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sana_cli.bench.contenders.is_installed", lambda module: False)
+    for module in ("diffusers", "torchao"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not there
     result = sana("bench", "--compare", "torchao")
     assert result.code == ExitCode.ENVIRONMENT
     assert 'pip install "diffusers' in result.err

@@ -1,6 +1,7 @@
 """`sana bench --compare openvino` on tiny models. Needs the extra `openvino`."""
 
 import json
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -66,9 +67,8 @@ def test_sprint(sana: Callable[..., Any], pipelines: Any, tmp_path: Path) -> Non
 
 
 def test_without_it(sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "sana_cli.bench.contenders.is_installed", lambda module: module == "diffusers"
-    )
+    for module in ("openvino", "nncf"):
+        monkeypatch.setitem(sys.modules, module, None)  # as if it were not there
     result = sana("bench", "--compare", "openvino-int8")
     assert result.code == ExitCode.ENVIRONMENT
     assert '"openvino<' in result.err

@@ -5,10 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from sana_cli.errors import ExitCode
+from sana_cli.images.comparison_sheet import Closeness, most_rows
+from sana_cli.terminal.progress_bars import ConsoleReporter
 
 SMALL = ("--size", "64x64", "--steps", 1, "--device", "cpu")
 
@@ -72,17 +75,26 @@ def test_the_same_model_draws_the_same(
     assert [model["name"] for model in result.document["models"]] == [str(tiny_model)] * 2
 
 
-def test_rows_that_have_no_room(
-    sana: Callable[..., Any], tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("sana_cli.bench.compare.most_rows", lambda: 1)
-    result = sana(
-        "compare", tiny_model, tiny_model, *SMALL, "-p", "a fox", "-p", "an owl", "-o", "s.png"
-    )
-    assert result.code == 0, result.err
-    assert "s.png shows the 1 of 2 prompts that differ most" in result.err
+def test_rows_that_have_no_room(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two pictures more than have room: those that differ least are omitted."""
+    from sana_cli.bench.compare import Compared, save_sheet
+
+    Image.new("RGB", (32, 32)).save("before.png")
+    pairs, found = [], []
+    for number in range(most_rows() + 2):
+        shade = 200 - number  # the later, the closer
+        Image.new("RGB", (32, 32), (shade, shade, shade)).save(f"{number}.png")
+        pairs.append((Path("before.png"), Path(f"{number}.png")))
+        arrays = [np.asarray(Image.open(path)) for path in pairs[-1]]
+        found.append(Compared(prompt=f"p{number}", seed=number, closeness=Closeness.of(*arrays)))
+    save_sheet(Path("s.png"), ("one", "two"), found, pairs, False, ConsoleReporter())
+    said = f"s.png shows the {most_rows()} of {most_rows() + 2} prompts that differ most"
+    assert said in capsys.readouterr().err
     with Image.open("s.png") as sheet:
-        assert sheet.height == 24 + 64 + 24
+        assert sheet.height == 24 + most_rows() * (32 + 24)
+        shown = str(sheet.info)
+    assert f"p{most_rows() - 1} --seed" in shown
+    assert f"p{most_rows()} --seed" not in shown
 
 
 @pytest.mark.parametrize(

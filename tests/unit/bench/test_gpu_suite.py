@@ -56,15 +56,17 @@ def test_an_item_costs_itself_alone(tmp_path: Path, program: str, state: str, re
 
 
 def test_it_resumes_and_tries_failures_last(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, bad = tmp_path / "gpu.json", item("bad", "raise OSError('busy')")
     run_suite([bad, GOOD], minutes=1, path=path)
     capsys.readouterr()
     run_suite([bad, GOOD, item("new", answers())], minutes=1, path=path)
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["new", "bad"]
-    monkeypatch.setattr(gpu_suite, "code_digest", lambda: "other code")
-    run_suite([GOOD], minutes=1, path=path)
+    other = tmp_path / "other"
+    (other / "quant").mkdir(parents=True)
+    (other / "quant/layers.py").write_text("changed = True\n")
+    run_suite([GOOD], minutes=1, path=path, root=other)
     assert list(json.loads(path.read_text())["items"]) == ["good"]
 
 

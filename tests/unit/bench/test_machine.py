@@ -19,16 +19,17 @@ class NVMLError(Exception):
 
 
 @pytest.mark.parametrize("refused", _READERS)
+@pytest.mark.usefixtures("gpu")
 def test_a_refused_value_costs_itself_alone(monkeypatch: pytest.MonkeyPatch, refused: str) -> None:
     def refuse(*arguments: Any) -> None:
         raise NVMLError("Not Supported")
 
     library = SimpleNamespace(
         NVMLError=NVMLError, NVML_CLOCK_SM=1, NVML_CLOCK_MEM=2,
+        nvmlInit=lambda: None, nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
         **{name: lambda *arguments: 100_000 for name in _READERS} | {refused: refuse},
     )  # fmt: skip
     monkeypatch.setitem(sys.modules, "pynvml", library)
-    monkeypatch.setattr(machine, "_nvml_handle", lambda: object())
     state = machine._gpu_state()
     assert state is not None
     refusals = [name for name, value in state.items() if value is None]

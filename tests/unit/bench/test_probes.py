@@ -2,36 +2,35 @@
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from quant.backends.cpu import int8_products
 from sana_cli.bench import probes
 
 
-def test_without_bf16_instructions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a CPU with AVX2 alone, oneDNN refuses bf16, and torch multiplies it by other means."""
+class Avx2Alone(TorchDispatchMode):
+    """oneDNN refuses bf16, and torch multiplies it by other means."""
 
-    def refuses(a: Tensor, b: Tensor) -> Tensor:
-        if a.dtype == torch.bfloat16:
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "mkldnn" and args[0].dtype == torch.bfloat16:
             raise RuntimeError("could not create a primitive descriptor")
-        return torch.nn.functional.linear(a, b)
+        return func(*args, **(kwargs or {}))
 
-    monkeypatch.setattr(probes, "_onednn", refuses)
-    monkeypatch.setattr(probes, "_SHAPE", (32, 64, 64))
-    monkeypatch.setattr(probes, "_SECONDS", 0.0)
-    monkeypatch.setattr(probes, "_COPY_BYTES", 2**10)
-    found = probes.ceilings(torch.device("cpu"))
+
+def test_without_bf16_instructions() -> None:
+    effort = probes.Effort(shape=(32, 64, 64), copy_bytes=2**10, seconds=0.0)
+    with Avx2Alone():
+        found = probes.ceilings(torch.device("cpu"), effort)
     assert set(found) == {"fp32", "bf16", "int8", "copy"}
     assert all(value > 0 for value in found.values())
 
 
 @pytest.mark.parametrize("slow_first", [False, True])
-def test_the_fastest_library_is_the_ceiling(
-    monkeypatch: pytest.MonkeyPatch, slow_first: bool
-) -> None:
+def test_the_fastest_library_is_the_ceiling(slow_first: bool) -> None:
     """On some CPUs `torch._int_mm` is 60 times as slow as oneDNN: w8a8 then reached 505 % of the floor."""
     calls: list[str] = []
 
@@ -43,8 +42,7 @@ def test_the_fastest_library_is_the_ceiling(
         return run
 
     products = [product("quick", 0.001), product("slow", 0.2)]
-    monkeypatch.setattr(probes, "_SECONDS", 0.0)
-    best = probes._best(products[::-1] if slow_first else products, torch.device("cpu"))
+    best = probes._best(products[::-1] if slow_first else products, torch.device("cpu"), 0.0)
     assert best < 0.1
     assert calls.count("slow") == (1 + probes._LEAST if slow_first else 1)
 

@@ -311,7 +311,9 @@ def test_libraries_are_tried_where_nothing_of_ours_is() -> None:
     if is_installed("torchao"):
         assert [kernel.backend for kernel in usable_kernels(layer, CPU, "torchao")] == ["torchao"]
     usable = usable_kernels(layer, CPU, kernels=libraries.KERNELS)
-    assert {kernel.backend for kernel in usable} == ({"torchao"} if is_installed("torchao") else set())
+    assert {kernel.backend for kernel in usable} == (
+        {"torchao"} if is_installed("torchao") else set()
+    )
 
 
 def test_other_programs_do_not_decide() -> None:

@@ -70,7 +70,9 @@ def test_int_mm_refuses_other_widths(int_mm: Kernel) -> None:
 def test_who_multiplies(
     gpu: Device, monkeypatch: pytest.MonkeyPatch, installed: bool, names: set[str]
 ) -> None:
-    found = SimpleNamespace(__spec__="found") if installed else None  # None: as if it were not there
+    found = (
+        SimpleNamespace(__spec__="found") if installed else None
+    )  # None: as if it were not there
     monkeypatch.setitem(sys.modules, "triton", found)
     usable = usable_kernels(layer(), CUDA, "native")
     assert {kernel.name for kernel in usable} == names

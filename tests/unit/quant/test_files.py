@@ -142,8 +142,8 @@ def test_changes_wait_for_each_other(tmp_path: Path) -> None:
     assert os.listdir(path.parent) == ["count"], "no lock stays"
 
 
-def test_nobody_waits_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("quant.files._PATIENCE_S", 0.02)
+def test_nobody_waits_for_ever(tmp_path: Path) -> None:
     path = tmp_path / "x"
-    with changing(path), pytest.raises(TimeoutError, match="another process"), changing(path):
-        pass
+    with changing(path), pytest.raises(TimeoutError, match="another process"):  # noqa: SIM117
+        with changing(path, patience_s=0.02):
+            pass
