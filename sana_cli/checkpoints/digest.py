@@ -6,7 +6,7 @@ only if they are the same.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from quant.files import open_regular
@@ -25,14 +25,19 @@ def model_digest(checkpoint: Checkpoint) -> str:
     """
     if checkpoint.absent is not None:
         return ""
-    digest = hashlib.sha256()
     try:
-        for path in _files(checkpoint):
-            digest.update(path.stat().st_size.to_bytes(8, "little"))
-            for piece in _pieces(path):
-                digest.update(piece)
+        return files_digest(_files(checkpoint))
     except OSError as error:
         raise unreadable(Path(error.filename or checkpoint.folder), CORRUPT, error) from error
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """Return a digest of lengths and pieces of files, in their order. Raises OSError."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.stat().st_size.to_bytes(8, "little"))
+        for piece in _pieces(path):
+            digest.update(piece)
     return digest.hexdigest()[:_DIGITS]
 
 

@@ -35,8 +35,12 @@ def pipeline_index(repo_id: str) -> dict[str, Any]:
 class Outline:
     """The files of an offer that are no weights, in a temporary folder that goes when this object does."""
 
-    def __init__(self, offer: Offer) -> None:
-        """SanaError where the hub cannot be reached or a file is unusable."""
+    def __init__(self, offer: Offer, *, first_bytes: int = _FIRST) -> None:
+        """SanaError where the hub cannot be reached or a file is unusable.
+
+        Headers longer than `first_bytes` take a second request.
+        """
+        self._first_bytes = first_bytes
         self.offer = offer
         self.folder = temporary_folder(self)
         self.headers: Callable[[str], Headers] = cache(self._headers)
@@ -81,7 +85,9 @@ class Outline:
 
     def _read_headers(self, names: Sequence[str]) -> list[Headers]:
         """Read the headers of safetensors files; usually the first bytes of a file hold all of it."""
-        starts = self._read([(name, 0, min(self._sizes[name], _FIRST)) for name in names])
+        starts = self._read(
+            [(name, 0, min(self._sizes[name], self._first_bytes)) for name in names]
+        )
         lengths = [int.from_bytes(start[:8], "little") for start in starts]
         for name, length in zip(names, lengths, strict=True):
             if not 0 < length <= min(_LONGEST, self._sizes[name] - 8):

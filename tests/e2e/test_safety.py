@@ -219,7 +219,7 @@ def test_where_the_check_is_looked_for(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     """In the hub's cache; nothing is downloaded, and its lack is told before the model is opened."""
-    monkeypatch.setattr("sana_cli.checkpoints.hub_cache.root", lambda: tmp_path / "hub")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     missing = sana("generate", "a cat", "-m", "sana-0.6b", "--safety")
     assert missing.code == ExitCode.ENVIRONMENT
     assert f"--safety needs {MODEL}, which is not here" in missing.err

@@ -1,16 +1,16 @@
-"""A model folder that a test may damage."""
+"""A model folder that a test may damage, and a hub that serves it."""
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from sana_cli.checkpoints import hub
-from sana_cli.checkpoints.file_selection import select_files
-from sana_cli.checkpoints.hub import Offer, OfferedFile
+from sana_cli.checkpoints import hub as client
+from sana_cli.checkpoints.hub import Offer
 from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
+from tests.hub_server import Hub
 
 
 def _link_weights(source: str, target: str) -> None:
@@ -27,19 +27,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def offered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Offer]:
-    """Offer `folder`, as it is by then, as a repository of which nothing is here; pieces of it are read from the disk."""
-
-    def pieces(repo_id: str, revision: str | None, wanted: Sequence[hub.Piece]) -> list[bytes]:
-        return [(folder / name).read_bytes()[at : at + count] for name, at, count in wanted]
+def offered(folder: Path, hub: Hub) -> Iterator[Callable[[], Offer]]:
+    """Serve `folder`, as it is by then, as the repository own/tiny of a hub; return what that offers. Nothing of it is here."""
 
     def offer() -> Offer:
         paths = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-        sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
-        files = [OfferedFile(name=n, size=sizes[n], here=0) for n in select_files(list(sizes))]
-        return Offer(
-            repo_id="own/tiny", revision="c" * 40, licence="", files=tuple(files), cache=folder.parent / "cache"
-        )  # fmt: skip
+        hub.repos["own/tiny"] = {
+            path.relative_to(folder).as_posix(): path.read_bytes() for path in paths
+        }
+        return client.ask("own/tiny")
 
-    monkeypatch.setattr(hub, "pieces", pieces)
-    return offer
+    with hub.here():
+        yield offer

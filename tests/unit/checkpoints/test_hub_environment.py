@@ -1,6 +1,7 @@
 """Variables of the hub's libraries that cannot work: one line with the variable's name, exit 3, shown by doctor."""
 
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ GOOD = {
 def _without(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in (*BAD, "HTTPS_PROXY", "http_proxy", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("sana_cli.checkpoints.hub_environment.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "socksio", None)  # as if it were not there
 
 
 @pytest.mark.parametrize(("name", "value"), CASES, ids=lambda text: ascii(text)[:40])

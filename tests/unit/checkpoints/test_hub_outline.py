@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from sana_cli.checkpoints import hub
 from sana_cli.checkpoints.checkpoint import weight_headers
 from sana_cli.checkpoints.hub import Offer
 from sana_cli.checkpoints.hub_outline import Outline, pipeline_index
 from sana_cli.checkpoints.opening import judge_offer, open_checkpoint
 from sana_cli.errors import ExitCode, SanaError
+from tests.hub_server import Hub
 
 PARTS = ("transformer", "vae", "text_encoder")
 
@@ -43,12 +43,10 @@ def test_weights_stay_where_they_are(offered: Callable[[], Offer]) -> None:
     assert json.loads(tokenizer.read_bytes())
 
 
-def test_long_headers_are_read_in_two_pieces(
-    offered: Callable[[], Offer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    expected = {part: Outline(offered()).headers(part) for part in PARTS}
-    monkeypatch.setattr("sana_cli.checkpoints.hub_outline._FIRST", 100)
-    assert {part: Outline(offered()).headers(part) for part in PARTS} == expected
+def test_long_headers_are_read_in_two_pieces(offered: Callable[[], Offer]) -> None:
+    whole, halves = Outline(offered()), Outline(offered(), first_bytes=100)
+    for part in PARTS:
+        assert halves.headers(part) == whole.headers(part)
 
 
 def header(content: object) -> bytes:
@@ -93,12 +91,9 @@ def test_headers_that_lie(offered: Callable[[], Offer], folder: Path, lie: str) 
     assert "\n" not in caught.value.message
 
 
-def test_a_file_that_ends_early(offered: Callable[[], Offer], folder: Path) -> None:
+def test_a_file_that_ends_early(offered: Callable[[], Offer], hub: Hub) -> None:
     offer = offered()
-    path = folder / VAE
-    content = path.read_bytes()
-    path.unlink()
-    path.write_bytes(content[:5])
+    hub.served_instead[VAE] = hub.repos["own/tiny"][VAE][:5]
     with pytest.raises(SanaError, match="ends after 5 bytes"):
         Outline(offer).headers("vae")
 
@@ -108,8 +103,7 @@ def test_a_file_that_ends_early(offered: Callable[[], Offer], folder: Path) -> N
     [(b'{"_class_name": "X"}', {"_class_name": "X"}), (b"{", {}), (b"[]", {}), (b"[" * 99_999, {})],
     ids=["object", "cut", "list", "deep"],
 )
-def test_the_kind_of_a_pipeline(
-    monkeypatch: pytest.MonkeyPatch, content: bytes, expected: dict[str, str]
-) -> None:
-    monkeypatch.setattr(hub, "pieces", lambda *_: [content])
-    assert pipeline_index("own/tiny") == expected
+def test_the_kind_of_a_pipeline(hub: Hub, content: bytes, expected: dict[str, str]) -> None:
+    hub.repos["own/tiny"] = {"model_index.json": content}
+    with hub.here():
+        assert pipeline_index("own/tiny") == expected

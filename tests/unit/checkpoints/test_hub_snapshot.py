@@ -29,7 +29,7 @@ def file_of(name: str) -> RemoteFile:
 @pytest.fixture
 def repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RepoFolder:
     """A whole model, each file of which holds its name."""
-    monkeypatch.setattr(hub_cache, "root", lambda: tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     folder = hub_cache.repo_folder(REPO)
     for name in NAMES:
         file = file_of(name)

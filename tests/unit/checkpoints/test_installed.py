@@ -4,34 +4,40 @@ from pathlib import Path
 
 import pytest
 
-from sana_cli.checkpoints import hub_cache, installed
-from sana_cli.checkpoints.hub_cache import CachedRepo
+from sana_cli.checkpoints import installed
 from sana_cli.checkpoints.installed import ListedModel, listed_models, quantized_models, total_bytes
 from sana_cli.config.variants import VARIANTS
 
 
 @pytest.fixture
-def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, CachedRepo]:
-    """What the hub's cache holds: nothing yet."""
-    repos: dict[str, CachedRepo] = {}
-    monkeypatch.setattr(hub_cache, "find", lambda repo, weight_variant=None: repos.get(repo))
-    monkeypatch.setattr(hub_cache, "sana_repos", lambda: iter(repos))
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The hub's cache, which holds nothing yet."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setenv("SANA_MODELS", str(tmp_path / "models"))
-    return repos
+    return tmp_path / "hub"
 
 
-def cache(folder: Path, repo: str, *, complete: bool) -> CachedRepo:
-    folder = folder / repo.replace("/", "--")
-    (folder / "snapshot").mkdir(parents=True)
-    (folder / "snapshot/a").write_bytes(bytes(100))
-    return CachedRepo(repo_id=repo, folder=folder, snapshot=folder / "snapshot", complete=complete)
+def put(cached: Path, repo: str, *, complete: bool) -> int:
+    """Put a model into the cache, as a download does; return its bytes."""
+    folder, commit = cached / f"models--{repo.replace('/', '--')}", "c" * 40
+    stems = {"transformer": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "text_encoder": "model"}  # fmt: skip
+    names = ["scheduler/scheduler_config.json", "tokenizer/tokenizer.json"]
+    names += [f"{part}/config.json" for part in stems]
+    names += [f"{part}/{stem}{end}" for part, stem in stems.items() for end in (".safetensors", ".fp16.safetensors")]  # fmt: skip
+    files = {f"snapshots/{commit}/{name}": "weights" for name in names[: None if complete else 3]}
+    files[f"snapshots/{commit}/model_index.json"] = '{"_class_name": "SanaPipeline"}'
+    files["refs/main"] = commit
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content)
+    return sum(map(len, files.values()))
 
 
 def by_name() -> dict[str, ListedModel]:
     return {model.name: model for model in listed_models()}
 
 
-def test_nothing_is_here(cached: dict[str, CachedRepo]) -> None:
+def test_nothing_is_here(cached: Path) -> None:
     models = by_name()
     assert list(models) == ["builtin", *VARIANTS]
     assert models["builtin"].state == "built in"
@@ -43,23 +49,24 @@ def test_nothing_is_here(cached: dict[str, CachedRepo]) -> None:
     assert total_bytes() == 0
 
 
-def test_downloads(cached: dict[str, CachedRepo], tmp_path: Path) -> None:
+def test_downloads(cached: Path) -> None:
     whole, part = list(VARIANTS.values())[:2]
-    cached[whole.repo] = cache(tmp_path, whole.repo, complete=True)
-    cached[part.repo] = cache(tmp_path, part.repo, complete=False)
-    cached["some/one"] = cache(tmp_path, "some/one", complete=True)
+    sizes = [
+        put(cached, whole.repo, complete=True), put(cached, part.repo, complete=False),
+        put(cached, "some/one", complete=True),
+    ]  # fmt: skip
     models = by_name()
     assert models[whole.alias].state == "downloaded"
-    assert (models[whole.alias].size_bytes, models[whole.alias].download_bytes) == (100, 0)
+    assert (models[whole.alias].size_bytes, models[whole.alias].download_bytes) == (sizes[0], 0)
     assert models[part.alias].state == "partly downloaded"
-    rest = sum(part.download_bytes.values()) - 100
+    rest = sum(part.download_bytes.values()) - sizes[1]
     assert models[part.alias].download_bytes == rest
     assert models["some/one"].state == "downloaded"
     assert list(models)[-1] == "some/one", "published ones are not listed twice"
-    assert total_bytes() == 300
+    assert total_bytes() == sum(sizes)
 
 
-def test_quantized_models(cached: dict[str, CachedRepo], tmp_path: Path) -> None:
+def test_quantized_models(cached: Path, tmp_path: Path) -> None:
     """Folders without a manifest are not ours, and one that cannot be read is listed with its problem."""
     for name, content in (("a", "{"), ("b", None), (".c", "{}")):
         folder = tmp_path / "models" / name

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from sana_cli.checkpoints import hub, obtaining
+from sana_cli.checkpoints import hub as client
 from sana_cli.checkpoints.hub import Offer
-from sana_cli.checkpoints.hub_snapshot import HubSnapshot
 from sana_cli.checkpoints.obtaining import (
     LARGE,
     Access,
@@ -21,42 +20,18 @@ from sana_cli.checkpoints.obtaining import (
 )
 from sana_cli.config.variants import VARIANTS
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+from tests.hub_server import Hub
 
 REPO, VARIANT = "own/tiny", VARIANTS["sana-0.6b"]
-
-
-class Hub:
-    """Stands for `checkpoints.hub`: what it has, and what it was asked."""
-
-    def __init__(self, offer: Offer) -> None:
-        self.offer = offer
-        self.snapshot = HubSnapshot(path=offer.cache / "snapshot", revision=offer.revision)
-        self.is_here = self.is_offline = False
-        self.fails: SanaError | None = None
-        self.asked: list[str] = []
-
-    def cached(self, repo_id: str, **options: Any) -> HubSnapshot | None:
-        return self.snapshot if self.is_here else None
-
-    def ask(self, repo_id: str, **options: Any) -> Offer:
-        self.asked.append("ask")
-        if self.fails:
-            raise self.fails
-        return self.offer
-
-    def fetch(self, repo_id: str, *, offline: bool, **options: Any) -> HubSnapshot:
-        self.asked.append("fetch offline" if offline else "fetch")
-        return self.snapshot
+WEIGHTS = "text_encoder/model.safetensors"
 
 
 @pytest.fixture
-def at(offered: Callable[[], Offer], monkeypatch: pytest.MonkeyPatch) -> Hub:
-    there = Hub(offered())
-    for name in ("cached", "ask", "fetch"):
-        monkeypatch.setattr(hub, name, getattr(there, name))
-    monkeypatch.setattr(hub, "is_offline", lambda: there.is_offline)
-    monkeypatch.setattr(hub, "is_refusal", lambda error: error is there.fails)
-    return there
+def at(offered: Callable[[], Offer], hub: Hub) -> Hub:
+    """A hub that has the model, and was asked nothing yet."""
+    offered()
+    hub.requests.clear()
+    return hub
 
 
 def fits(found: Found) -> str:
@@ -64,17 +39,21 @@ def fits(found: Found) -> str:
 
 
 def test_what_is_here_asks_nobody(at: Hub) -> None:
-    at.is_here = True
-    assert obtain(REPO, None, Access(), judge=fits).folder == at.snapshot.path
-    assert at.asked == []
+    snapshot = client.fetch(REPO)
+    at.requests.clear()
+    assert obtain(REPO, None, Access(), judge=fits).folder == snapshot.path
+    assert at.requests == []
 
 
 def test_a_download_is_judged_and_approved_first(at: Hub) -> None:
     told: list[object] = []
-    access = Access(approve=lambda offer, model: told.append((offer.repo_id, model)))
-    assert obtain(REPO, None, access, judge=fits).revision == at.offer.revision
-    assert told == [(REPO, "judged")]
-    assert at.asked == ["ask", "fetch"]
+
+    def approve(offer: Offer, model: object) -> None:
+        told.append((offer.repo_id, model, at.downloaded()))
+
+    assert obtain(REPO, None, Access(approve=approve), judge=fits).revision == at.commit(REPO)
+    assert told == [(REPO, "judged", set())]
+    assert WEIGHTS in at.downloaded()
 
 
 def test_an_unfit_model_is_not_fetched(at: Hub) -> None:
@@ -85,39 +64,51 @@ def test_an_unfit_model_is_not_fetched(at: Hub) -> None:
         obtain(REPO, None, Access(approve=lambda *_: None), judge=refuse)
     assert caught.value.message == "own/tiny: vae/config.json is bad"
     assert caught.value.hint == "look; nothing was downloaded"
-    assert at.asked == ["ask"]
+    assert at.downloaded() == set()
 
 
-def test_nobody_to_ask(at: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nobody_to_ask(at: Hub) -> None:
     """Small downloads need no yes."""
-    obtain(REPO, None, Access(), judge=fits)
-    assert at.asked == ["ask", "fetch"]
-    monkeypatch.setattr(obtaining, "LARGE", 1)
+
+    def with_a_large_tokenizer(info: dict[str, Any]) -> dict[str, Any]:
+        (file,) = (f for f in info["siblings"] if f["rfilename"] == "tokenizer/tokenizer.json")
+        file["size"] = file["lfs"]["size"] = LARGE
+        return info
+
+    at.lie = with_a_large_tokenizer
     with pytest.raises(SanaError, match=r"own/tiny is not here: .* to download") as caught:
         obtain(REPO, None, Access(), judge=fits)
     assert caught.value.code == ExitCode.ENVIRONMENT
     assert "sana pull own/tiny" in caught.value.hint
+    assert at.downloaded() == set()
+    at.lie = None
+    obtain(REPO, None, Access(), judge=fits)
+    assert WEIGHTS in at.downloaded()
 
 
 def test_planning_fetches_no_weights(at: Hub) -> None:
     found = obtain(REPO, None, Access(planning=True), judge=fits)
     assert found.absent is not None
     assert found.absent.source == "the headers of its files on the hub"
-    assert at.asked == ["ask"]
+    assert at.downloaded() == set()
 
 
 @pytest.mark.parametrize("why", ["offline", "variable", "refused"])
-def test_planning_needs_no_hub_for_a_published_model(at: Hub, why: str) -> None:
-    at.is_offline = why == "variable"
-    at.fails = SanaError("cannot reach it", hint="x", code=ExitCode.ENVIRONMENT)
+def test_planning_needs_no_hub_for_a_published_model(
+    at: Hub, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    at.statuses[("/api/",)] = (403, {})
+    with pytest.raises(SanaError) as caught:
+        client.ask(VARIANT.repo)
+    reason = caught.value.message if why == "refused" else "offline"
     access = Access(planning=True, offline=why == "offline")
-    found = obtain(VARIANT.repo, VARIANT, access, judge=fits)
+    with monkeypatch.context() as patch:
+        patch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", why == "variable")
+        found = obtain(VARIANT.repo, VARIANT, access, judge=fits)
     assert found.absent is not None
-    reason = "cannot reach it" if why == "refused" else "offline"
     assert found.absent.source == f"its published configuration ({reason})"
     assert found.absent.download_bytes == sum(VARIANT.download_bytes.values())
-    at.is_offline = False
-    with pytest.raises(SanaError, match="cannot reach it"):
+    with pytest.raises(SanaError, match=REPO):
         obtain(REPO, None, Access(planning=True), judge=fits)
 
 
@@ -125,14 +116,15 @@ def test_a_picture_chooses_no_download(at: Hub) -> None:
     with pytest.raises(SanaError, match=r"a\.png names the model own/tiny") as caught:
         obtain(REPO, None, Access(named_by="a.png"), judge=fits)
     assert "if you trust it" in caught.value.hint
-    assert at.asked == []
-    at.is_here = True
+    assert at.requests == []
+    client.fetch(REPO)
     obtain(REPO, None, Access(named_by="a.png"), judge=fits)
 
 
 def test_offline_asks_the_cache_for_its_error(at: Hub) -> None:
-    obtain(REPO, None, Access(offline=True), judge=fits)
-    assert at.asked == ["fetch offline"]
+    with pytest.raises(SanaError, match="own/tiny is not in the local cache"):
+        obtain(REPO, None, Access(offline=True), judge=fits)
+    assert at.requests == []
 
 
 def test_large_is_a_hundred_megabytes(offered: Callable[[], Offer]) -> None:
@@ -148,11 +140,8 @@ def test_names_to_pull() -> None:
     assert pull_name(REPO) == REPO
 
 
-def test_a_repo_without_our_files_is_called_by_its_kind(
-    at: Hub, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at.fails = checkpoint_error("own/tiny has no transformer/config.json", hint="x")
-    monkeypatch.setattr(hub, "pieces", lambda *_: [b'{"_class_name": "FluxPipeline"}'])
+def test_a_repo_without_our_files_is_called_by_its_kind(at: Hub) -> None:
+    at.repos[REPO] = {"model_index.json": b'{"_class_name": "FluxPipeline"}'}
     with pytest.raises(SanaError, match="own/tiny is a FluxPipeline, no Sana pipeline"):
         obtain(REPO, None, Access(), judge=fits)
 
