@@ -145,8 +145,7 @@ def test_the_architecture_names_every_part() -> None:
     assert {part for part in parts if f"`{part}" not in text} == set()
 
 
-# Parts whose modules each have a test of their name, which needs no command line. These do not yet: to be written, or
-# left to `tests/e2e` for good with a reason; nothing comes in addition.
+# Parts whose modules each have a test of their name, which needs no command line.
 MIRRORED = (
     "checkpoints",
     "decoding",
@@ -157,11 +156,6 @@ MIRRORED = (
     "request",
     "system",
 )
-UNTESTED = {
-    "pipeline/components", "pipeline/decode", "pipeline/denoise", "pipeline/drawing", "pipeline/finished_pictures",
-    "pipeline/init_images", "pipeline/inputs", "pipeline/latents_file", "pipeline/results", "pipeline/safety",
-    "pipeline/saving", "pipeline/text", "pipeline/transformer_steps", "pipeline/values", "request/prompt_values",
-}  # fmt: skip
 
 
 def test_modules_have_tests_of_their_name() -> None:
@@ -172,7 +166,7 @@ def test_modules_have_tests_of_their_name() -> None:
         if path.name != "__init__.py"
         and not (ROOT / f"tests/unit/{part}/test_{path.name}").is_file()
     }
-    assert untested == UNTESTED
+    assert untested == set()
 
 
 # Workers' answers to their parent, pictures in a terminal, and the reporter that draws bars.

@@ -31,11 +31,12 @@ def params(builtin: Checkpoint) -> Callable[..., GenerationParams]:
 
 
 class Told:
-    """A reporter that remembers."""
+    """A reporter that remembers, and lets stages fail as they begin, once each."""
 
     def __init__(self) -> None:
         self.notices: list[str] = []
         self.stages: list[str] = []
+        self.failures: dict[str, BaseException] = {}  # by the stage that fails next
 
     def notice(self, message: str) -> None:
         self.notices.append(message)
@@ -44,6 +45,8 @@ class Told:
         from contextlib import nullcontext
 
         self.stages.append(title)
+        if title in self.failures:
+            raise self.failures.pop(title)
         return nullcontext(lambda: None)
 
 
