@@ -23,9 +23,11 @@ from sana_cli.commands.generate import generate
 from sana_cli.commands.help import help_
 from sana_cli.commands.info import info
 from sana_cli.commands.models import default, models, remove
+from sana_cli.commands.ps import ps
 from sana_cli.commands.pull import pull
 from sana_cli.commands.quantize import quantize
 from sana_cli.commands.repl import repl
+from sana_cli.commands.serve import serve
 from sana_cli.errors import ExitCode, SanaError, explained, usage_error
 from sana_cli.system.allocator import set_up_allocator
 from sana_cli.system.cpu import limit_spinning
@@ -48,6 +50,8 @@ app = typer.Typer(
 )
 app.command(cls=Grouped)(generate)
 app.command(cls=Command)(repl)
+app.command(cls=Command)(serve)
+app.command(cls=Command)(ps)
 app.command(cls=Command)(decode)
 app.command(cls=Command)(info)
 app.command(cls=Command)(quantize)

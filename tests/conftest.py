@@ -35,6 +35,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "HF_HOME": f"{_scratch}/huggingface",
         "XDG_CACHE_HOME": f"{_scratch}/cache",
         "XDG_CONFIG_HOME": f"{_scratch}/config",
+        "SANA_RUNTIME": f"{_scratch}/runtime",
         "HF_ENDPOINT": "http://127.0.0.1:9",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",

@@ -24,7 +24,9 @@ LARGEST_CONFIG = 2**20  # bytes of the settings file
 Value = str | int | float | bool
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 # Where files are; they cannot be in the file.
-_NOT_SETTINGS = ("SANA_CONFIG", "SANA_CACHE", "SANA_MODELS", "SANA_HISTORY")
+_NOT_SETTINGS = (
+    "SANA_CONFIG", "SANA_CACHE", "SANA_MODELS", "SANA_HISTORY", "SANA_RUNTIME", "SANA_SERVER", "SANA_API_KEY",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,6 +241,11 @@ def config_path() -> Path:
 def cache_folder() -> Path:
     """Folder of the cache, which may be deleted; SANA_CACHE names another one. Errors as for `config_path`."""
     return _place("SANA_CACHE", lambda: _platformdirs().user_cache_path("sana"))
+
+
+def runtime_folder() -> Path:
+    """Folder of what lasts as long as a process; SANA_RUNTIME names another one. Errors as for `config_path`."""
+    return _place("SANA_RUNTIME", lambda: _platformdirs().user_runtime_path("sana"))
 
 
 def models_folder() -> Path:

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -50,6 +50,18 @@ def save_png(
     `parameters` is the text that other tools read; on a sheet it is that of the `first` picture.
     XMP says that a model made the picture. Raises the errors of `files.new_file`.
     """
+    with new_file(path, overwrite=overwrite) as file:
+        write_png(image, file, settings=settings, first=first)
+
+
+def write_png(
+    image: Image.Image,
+    file: BinaryIO,
+    *,
+    settings: Mapping[str, Any],
+    first: Mapping[str, Any] | None = None,
+) -> None:
+    """Write what `save_png` writes to an open file."""
     info = PngInfo()
     info.add_itxt("parameters", _parameters_chunk(first or settings))
     for key, value in settings.items():
@@ -59,8 +71,7 @@ def save_png(
     edited = "image" in settings  # it began with another one
     source_type = EDITED_SOURCE_TYPE if edited else DIGITAL_SOURCE_TYPE
     info.add_itxt(XMP_KEY, _XMP.format(source_type=source_type))
-    with new_file(path, overwrite=overwrite) as file:
-        image.save(file, format="PNG", pnginfo=info)
+    image.save(file, format="PNG", pnginfo=info)
 
 
 def _json(settings: Mapping[str, Any]) -> str:

@@ -153,6 +153,14 @@ def predict(job: Job, plan: Plan) -> list[StagePeak]:
     return stages
 
 
+def kept_bytes(job: Job, plan: Plan) -> int:
+    """Bytes that stay in memory between pictures: weights of kept parts, and a step's graph."""
+    text = _resident(job.text, streamed=plan.streams_text) if job.text and plan.keeps_text else 0
+    if not (plan.together and job.several):
+        return text
+    return text + _resident(job.transformer, streamed=plan.streams_blocks) + job.vae.total + job.graph
+
+
 def predict_decode(
     checkpoint: Checkpoint,
     plan: DecodePlan,

@@ -106,7 +106,17 @@ class Components:
             self.reporter.notice(notice)
         _measure_kernels(self, ("vae",))
 
+    def report_to(self, reporter: Reporter) -> None:
+        """Report to another receiver, which hears every notice again."""
+        self.reporter = reporter
+        self._told.clear()
+
     # -- parts --
+
+    @property
+    def is_loaded(self) -> bool:
+        """Whether any part is in memory."""
+        return any(part is not None for part in (self._text_encoder, self._transformer, self._vae))
 
     def text_encoder(self) -> PromptEncoder:
         """The text encoder; streamed if the plan says so. Other parts are evicted first unless the plan keeps it."""

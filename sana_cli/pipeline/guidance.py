@@ -7,13 +7,13 @@ outside of the interval. First-block caching: `models/block_cache.py`.
 # B batch, C latent channels, h w latent grid
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from sana_cli.models.block_cache import FirstBlockCache
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
+from sana_cli.pipeline.pass_count import PassCount
 from sana_cli.request.params import GenerationParams
 from sana_cli.schedulers import make_scheduler
 
@@ -47,29 +47,6 @@ def guided_velocity(
         return velocity
     unconditional, conditional = velocity.chunk(2)
     return unconditional + guidance_scale * (conditional - unconditional)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PassCount:
-    """Passes of one picture: one per step and branch. The remaining passes, in neither of the last two, were skipped."""
-
-    without_savings: int
-    computed: int
-    first_block_only: int
-
-    @property
-    def saved(self) -> int:
-        """Passes that were not computed as a whole."""
-        return self.without_savings - self.computed
-
-    def __str__(self) -> str:
-        left_out = self.saved - self.first_block_only
-        parts = [
-            f"{self.computed} of {self.without_savings} passes computed",
-            f"{self.first_block_only} ended after the first block" if self.first_block_only else "",
-            f"{left_out} left out" if left_out else "",
-        ]
-        return ", ".join(part for part in parts if part)
 
 
 class Passes:

@@ -179,6 +179,23 @@ class SanaPipeline:
         with self._drawing(params):
             return self.drawing.decode(latents, params)
 
+    # -- between pictures --
+
+    def report_to(self, reporter: Reporter) -> None:
+        """Report what follows to another receiver, which hears every notice again. Not while a picture is drawn."""
+        self.reporter = reporter
+        self.components.report_to(reporter)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Predicted bytes of the parts that are kept for the next picture; 0 where nothing is in memory."""
+        return self.components.planning.kept_bytes if self.components.is_loaded else 0
+
+    def unload(self) -> None:
+        """Give back all memory; the next picture loads its parts again."""
+        with self._turn:
+            self.drawing.clear()
+
     # -- closing --
 
     def close(self) -> None:

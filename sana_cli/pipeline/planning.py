@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
-from sana_cli.memory.forecast import Job, peak, predict
+from sana_cli.memory.forecast import Job, kept_bytes, peak, predict
 from sana_cli.memory.planner import Cap, MemoryPlan, cap_of, choose_decode, choose_for
 from sana_cli.memory.plans import Plan
 from sana_cli.request.params import GenerationParams
@@ -101,6 +101,11 @@ class Planning:
         if self._job is None:
             return self._decode_peak
         return peak(predict(self._job, self.plan)).total
+
+    @property
+    def kept_bytes(self) -> int:
+        """Predicted bytes that stay in memory for the next picture."""
+        return kept_bytes(self._job, self.plan) if self._job is not None else 0
 
     @property
     def keeps_parts(self) -> bool:

@@ -1,6 +1,7 @@
 """A finished picture, in memory, with everything that is known of it."""
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from sana_cli.system.torch_memory import peak_memory_bytes
 
 if TYPE_CHECKING:
     from sana_cli.pipeline.components import Components
-    from sana_cli.pipeline.guidance import PassCount
+    from sana_cli.pipeline.pass_count import PassCount
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,27 @@ class GenerationResult:
     def height(self) -> int:
         """Height in pixels."""
         return self.image.height
+
+    def facts(self) -> dict[str, Any]:
+        """Describe the picture for programs: sizes in pixels and bytes, times in seconds."""
+        return {
+            "seed": self.seed,
+            "width": self.width,
+            "height": self.height,
+            "seconds": {name: round(value, 4) for name, value in self.seconds.items()},
+            "peak_memory_bytes": self.peak_memory_bytes,
+            "predicted_peak_bytes": self.predicted_peak_bytes,
+            "plan": self.plan,
+            "decode": self.decode,
+            **({"passes": asdict(self.passes)} if self.passes else {}),
+            "settings": self.settings,
+        }
+
+    def png(self) -> bytes:
+        """The bytes of the file that `save` writes."""
+        file = BytesIO()
+        png.write_png(self.image, file, settings=self.settings)
+        return file.getvalue()
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> "SavedResult":
         """Write a PNG that carries the settings, whole or not at all.

@@ -26,6 +26,7 @@ from sana_cli.pipeline.latents_file import HowToFinish, KeptLatents
 from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.pipeline.recovery import in_fp32_if_broken, within_cap
 from sana_cli.pipeline.results import GenerationResult, SavedResult, result_of
+from sana_cli.pipeline.transformer_steps import OnStep
 from sana_cli.progress import Reporter
 from sana_cli.request.params import GenerationParams
 from sana_cli.request.runtime import RuntimeOptions
@@ -33,13 +34,18 @@ from sana_cli.system.precision import DtypePlan, plan_dtypes
 
 
 def draw_to_file(
-    pipeline: SanaPipeline, params: GenerationParams, path: Path, *, overwrite: bool
+    pipeline: SanaPipeline,
+    params: GenerationParams,
+    path: Path,
+    *,
+    overwrite: bool,
+    on_step: OnStep | None = None,
 ) -> SavedResult:
-    """Draw a picture and save it. SanaError as for `SanaPipeline.draw` and `GenerationResult.save`."""
+    """Draw a picture and save it. `on_step`, and SanaError, as for `SanaPipeline` and `GenerationResult.save`."""
     watching = pipeline.watching
     if watching is not None and watching.file is not None:
         require_another(watching.file, path)  # its name may not be known before
-    latents = pipeline.denoise(params)
+    latents = pipeline.denoise(params, on_step=on_step)
     with keeping(path, _to_keep(pipeline, params, latents), pipeline.reporter):
         result = pipeline.decode(latents, params)
         return _saved(result, path, pipeline.components, overwrite=overwrite)

@@ -39,11 +39,12 @@ class PictureFile:
     height: int
     oddities: Oddities = NONE
     pixels: Image.Image | None = field(default=None, compare=False, repr=False)  # None: in the file
+    shown: str = ""  # the name that pictures store, where it is not the path's
 
     @property
     def name(self) -> str:
         """The path as pictures store it: without the user's home."""
-        return without_home(self.path)
+        return self.shown or without_home(self.path)
 
     @property
     def reading_bytes(self) -> int:

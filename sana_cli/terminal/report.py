@@ -39,21 +39,7 @@ def summary(picture: "SavedResult", *, quiet: bool) -> list[str]:
 
 def picture_facts(picture: "SavedResult") -> dict[str, Any]:
     """Describe a new picture for programs: sizes in pixels and bytes, times in seconds."""
-    from dataclasses import asdict
-
-    return {
-        "path": str(picture.path),
-        "seed": picture.seed,
-        "width": picture.width,
-        "height": picture.height,
-        "seconds": {name: round(value, 4) for name, value in picture.seconds.items()},
-        "peak_memory_bytes": picture.peak_memory_bytes,
-        "predicted_peak_bytes": picture.predicted_peak_bytes,
-        "plan": picture.plan,
-        "decode": picture.decode,
-        **({"passes": asdict(picture.passes)} if picture.passes else {}),
-        "settings": picture.settings,
-    }
+    return {"path": str(picture.path), **picture.facts()}
 
 
 def print_document(

@@ -18,7 +18,7 @@ LAYERS = (
     ("images", "models", "schedulers", "checkpoints"),
     ("request", "memory", "decoding", "accelerate", "loading"),
     ("pipeline", "quantize_checkpoint"),
-    ("terminal", "bench", "doctor", "calibration"),
+    ("terminal", "bench", "doctor", "calibration", "remote", "server"),
     ("cli", "commands", "__main__"),
 )
 BESIDE = {
@@ -30,6 +30,7 @@ BESIDE = {
     "memory": {"request"},  # a plan is made for what is to be drawn
     "loading": {"accelerate"},  # a module is loaded with its kernels
     "doctor": {"bench"},
+    "server": {"remote"},  # it announces itself where commands look
     "cli": {"commands"},
     "__main__": {"cli"},
 }

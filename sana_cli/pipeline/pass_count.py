@@ -1,0 +1,26 @@
+"""How many passes through the transformer a picture took. No torch."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PassCount:
+    """Passes of one picture: one per step and branch. The remaining passes, in neither of the last two, were skipped."""
+
+    without_savings: int
+    computed: int
+    first_block_only: int
+
+    @property
+    def saved(self) -> int:
+        """Passes that were not computed as a whole."""
+        return self.without_savings - self.computed
+
+    def __str__(self) -> str:
+        left_out = self.saved - self.first_block_only
+        parts = [
+            f"{self.computed} of {self.without_savings} passes computed",
+            f"{self.first_block_only} ended after the first block" if self.first_block_only else "",
+            f"{left_out} left out" if left_out else "",
+        ]
+        return ", ".join(part for part in parts if part)

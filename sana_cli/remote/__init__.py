@@ -1,0 +1,1 @@
+"""The other end of `sana serve`: finding a running server and drawing with it, without torch."""

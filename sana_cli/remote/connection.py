@@ -1,0 +1,160 @@
+"""HTTP to a server of ours, light enough for a command that is to answer at once."""
+
+import hmac
+import json
+import secrets
+import socket
+from collections.abc import Iterator
+from hashlib import sha256
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+from sana_cli import __version__
+from sana_cli.errors import usage_error
+from sana_cli.remote.state_file import Running, running_servers
+
+_CONNECT_SECONDS = 1.0  # to a server of this machine
+_FAR_SECONDS = 10.0
+_SILENT_SECONDS = 60.0  # a server shows every 15 s that it is alive
+
+
+class ServerLost(Exception):
+    """A server does not answer, or stopped in the middle of an answer."""
+
+
+class Answer(Exception):
+    """A server answered with an error."""
+
+    def __init__(self, status: int, error: dict[str, Any]) -> None:
+        super().__init__(error.get("message", ""))
+        self.status, self.error = status, error
+
+
+class Connection:
+    """A connection to one server."""
+
+    def __init__(self, host: str, port: int, *, key: str, secure: bool = False, seconds: float) -> None:
+        kind = HTTPSConnection if secure else HTTPConnection
+        self._http = kind(host, port, timeout=seconds)
+        self._key = key
+        self.version = ""
+
+    @classmethod
+    def own(cls, running: Running) -> Self:
+        """A connection to a server of this user, which has proved that it is that. Raises ServerLost."""
+        connection = cls(running.host, running.port, key="", seconds=_CONNECT_SECONDS)
+        nonce = secrets.token_hex(16)
+        said = connection.get("/v1/hello", {"X-Sana-Nonce": nonce})
+        proof = hmac.new(running.secret.encode(), nonce.encode(), sha256).hexdigest()
+        if not hmac.compare_digest(str(said.get("proof", "")).encode(), proof.encode()):
+            connection.close()
+            raise ServerLost
+        connection._key, connection.version = running.secret, str(said.get("version"))
+        return connection
+
+    @classmethod
+    def to(cls, url: str, key: str) -> Self:
+        """A connection to the server at an address. Raises SanaError for what is none; ServerLost."""
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        try:
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host = None
+        if parts.scheme not in ("http", "https") or not host or parts.path not in ("", "/"):
+            raise usage_error(f"{url!r} is no address of a server", "use http://HOST:PORT, auto or off")
+        secure = parts.scheme == "https"
+        usual = 443 if secure else 7262
+        connection = cls(host, port or usual, key=key, secure=secure, seconds=_FAR_SECONDS)
+        connection.version = str(connection.get("/v1/hello").get("version"))
+        return connection
+
+    def get(self, path: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
+        """The document at a path. Raises ServerLost, Answer."""
+        found = self._document(self._sent("GET", path, None, headers))
+        return found
+
+    def post(self, path: str, document: dict[str, Any]) -> dict[str, Any]:
+        """The answer to a document. Raises ServerLost, Answer."""
+        return self._document(self._sent("POST", path, document))
+
+    def events(self, path: str, document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The server-sent events that answer a document. Raises ServerLost, Answer; closing it closes the connection."""
+        response = self._sent("POST", path, document)
+        if response.status != 200:
+            self._document(response)
+            raise ServerLost
+        if self._http.sock is not None:
+            self._http.sock.settimeout(_SILENT_SECONDS)
+        try:
+            name = ""
+            while line := response.readline():
+                if line.startswith(b"event: "):
+                    name = line[7:].decode().strip()
+                elif line.startswith(b"data: "):
+                    yield name, json.loads(line[6:])
+        except (OSError, HTTPException, ValueError) as error:
+            raise ServerLost from error
+        finally:
+            self.close()
+
+    def _sent(
+        self, method: str, path: str, document: dict[str, Any] | None,
+        headers: dict[str, str] | None = None,
+    ) -> HTTPResponse:  # fmt: skip
+        headers = {"User-Agent": f"sana/{__version__}", **(headers or {})}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        body = None
+        if document is not None:
+            body, headers["Content-Type"] = json.dumps(document).encode(), "application/json"
+        try:
+            self._http.request(method, path, body, headers)
+            if self._http.sock is not None:
+                self._http.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._http.sock.settimeout(_SILENT_SECONDS)
+            return self._http.getresponse()
+        except (OSError, HTTPException) as error:
+            raise ServerLost from error
+
+    def _document(self, response: HTTPResponse) -> dict[str, Any]:
+        try:
+            found = json.loads(response.read())
+        except (OSError, HTTPException, ValueError) as error:
+            raise ServerLost from error
+        if not isinstance(found, dict):
+            raise ServerLost
+        if response.status >= 400:
+            error = found.get("error")
+            raise Answer(response.status, error if isinstance(error, dict) else {})
+        return found
+
+    def close(self) -> None:
+        self._http.close()
+
+
+def own_server() -> Connection | None:
+    """A connection to the latest server of this user that has this version; None where none answers."""
+    for running in running_servers():
+        if running.version != __version__:
+            continue
+        try:
+            connection = Connection.own(running)
+        except (ServerLost, Answer):
+            continue
+        if connection.version == __version__:
+            return connection
+        connection.close()
+    return None
+
+
+def status_of(running: Running) -> dict[str, Any] | None:
+    """What a server of this user says of itself; None where it does not answer."""
+    try:
+        connection = Connection.own(running)
+        try:
+            return connection.get("/v1/status")
+        finally:
+            connection.close()
+    except (ServerLost, Answer):
+        return None

@@ -1,0 +1,108 @@
+"""The files by which commands find a running server: one for each, in the user's runtime folder, readable by nobody else.
+
+A file holds the port and a secret. The secret opens the server to this user's commands, and by it a server proves
+that it is the one which wrote the file.
+"""
+
+import json
+import os
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+from quant.files import read_small
+from sana_cli import __version__
+from sana_cli.config.user_settings import runtime_folder
+
+_LARGEST = 4096  # bytes of a file
+_PATTERN = "serve-*.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """A server of this user."""
+
+    host: str
+    port: int
+    secret: str
+    pid: int
+    version: str
+
+    @classmethod
+    def new(cls, host: str, port: int) -> Self:
+        """This process, with a new secret."""
+        secret = secrets.token_urlsafe(32)
+        return cls(host=host, port=port, secret=secret, pid=os.getpid(), version=__version__)
+
+
+@contextmanager
+def announced(running: Running) -> Iterator[None]:
+    """Let commands find a server within the block. Without a folder that only this user can read, none does."""
+    path = runtime_folder() / f"serve-{running.port}.json"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if not _is_private(path.parent):
+            raise PermissionError(path.parent)
+        temporary = path.with_name(f".{path.name}.{running.pid}")
+        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(handle, "w", encoding="utf-8") as file:
+            json.dump(asdict(running), file)
+        temporary.replace(path)
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        if _read(path) == running:
+            with suppress(OSError):
+                path.unlink()
+
+
+def running_servers() -> list[Running]:
+    """The servers that have announced themselves and whose process is alive, the latest first."""
+    folder = runtime_folder()
+    try:
+        if not _is_private(folder):
+            return []
+        paths = sorted(folder.glob(_PATTERN), key=lambda path: path.stat().st_mtime, reverse=True)
+    except OSError:
+        return []
+    found = []
+    for path in paths:
+        running = _read(path)
+        if running is not None and _is_alive(running.pid):
+            found.append(running)
+    return found
+
+
+def _read(path: Path) -> Running | None:
+    try:
+        said = json.loads(read_small(path, _LARGEST))
+        running = Running(**said)
+    except (OSError, ValueError, TypeError, RecursionError):
+        return None
+    kinds = {"host": str, "port": int, "secret": str, "pid": int, "version": str}
+    return running if all(type(said[name]) is kind for name, kind in kinds.items()) else None
+
+
+def _is_private(folder: Path) -> bool:
+    """Whether a folder is this user's, and nobody else can write to it."""
+    about = folder.stat()
+    if not hasattr(os, "getuid"):  # Windows: the folder is in the user's profile
+        return True
+    return about.st_uid == os.getuid() and not about.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

@@ -1,0 +1,34 @@
+"""Masks of other programs, made masks of ours, which are white where a picture is redrawn."""
+
+import asyncio
+import io
+import tempfile
+from pathlib import Path
+
+from sana_cli.errors import SanaError
+from sana_cli.server.problems import Problem
+
+
+async def redrawn_where_transparent(name: str, content: bytes) -> tuple[str, bytes]:
+    """OpenAI's mask, transparent where the picture is redrawn; one without transparency is ours already. Raises Problem."""
+    try:
+        return name, await asyncio.to_thread(_white_where_transparent, content)
+    except SanaError as error:
+        raise Problem(400, "the mask is no picture that can be read", "send a PNG", param="mask") from error
+
+
+def _white_where_transparent(content: bytes) -> bytes:
+    from PIL import ImageOps
+
+    from sana_cli.images.reading import opened
+
+    with tempfile.NamedTemporaryFile(prefix="sana-mask-") as file:
+        file.write(content)
+        file.flush()
+        with opened(Path(file.name)) as image:
+            if not image.has_transparency_data:
+                return content
+            mask = ImageOps.invert(image.convert("RGBA").getchannel("A"))
+    out = io.BytesIO()
+    mask.save(out, format="PNG")
+    return out.getvalue()

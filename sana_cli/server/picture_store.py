@@ -1,0 +1,48 @@
+"""Where pictures of this server are kept: the folder of `--output`, or a private one that goes with the server."""
+
+import shutil
+import tempfile
+from collections import deque
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sana_cli.request.output_paths import Target, output_paths
+
+if TYPE_CHECKING:
+    from sana_cli.pipeline.pipeline import SanaPipeline
+    from sana_cli.pipeline.results import SavedResult
+    from sana_cli.pipeline.transformer_steps import OnStep
+    from sana_cli.request.params import GenerationParams
+
+_MOST = 200  # pictures that a private folder holds; the oldest goes
+
+
+class PictureStore:
+    """Draws into a folder. Only the engine's thread writes."""
+
+    def __init__(self, folder: Path | None) -> None:
+        """`folder`: an existing one, whose pictures stay; None: a private one."""
+        self._is_private = folder is None
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="sana-serve-"))
+        self._written: deque[Path] = deque()
+
+    def draw(
+        self, pipeline: "SanaPipeline", params: "GenerationParams", on_step: "OnStep"
+    ) -> "tuple[Path, SavedResult]":
+        """Draw a picture into a new file. Its finished latents are kept beside it until it is saved."""
+        from sana_cli.pipeline.saving import draw_to_file
+
+        target = Target(path=self.folder, is_folder=False, is_pattern=False)
+        path = output_paths(target, [params], overwrite=False)[0]
+        result = draw_to_file(pipeline, params, path, overwrite=False, on_step=on_step)
+        if self._is_private:
+            self._written.append(path)
+            while len(self._written) > _MOST:
+                self._written.popleft().unlink(missing_ok=True)
+        return path, result
+
+    def close(self) -> None:
+        if self._is_private:
+            with suppress(OSError):
+                shutil.rmtree(self.folder)

@@ -1,0 +1,199 @@
+"""Run a server in this process: its sockets, its signals, its end."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from sana_cli import __version__
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.remote.state_file import Running, announced
+from sana_cli.server.app import make_app
+from sana_cli.server.desk import Desk
+from sana_cli.server.engine import Engine
+from sana_cli.server.fair_queue import FairQueue
+from sana_cli.server.guard import App, Doors
+from sana_cli.server.limits import Limits
+from sana_cli.server.metrics import Metrics
+from sana_cli.server.picture_store import PictureStore
+from sana_cli.server.served_models import ServedModels
+
+if TYPE_CHECKING:
+    from sana_cli.pipeline.safety import SafetyCheck
+
+_log = logging.getLogger("sana.serve")
+_GRACE_SECONDS = 5  # for a stage that cannot be interrupted, after the deadline
+_CONNECTIONS = 1000  # at once
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Serving:
+    """How a server is run."""
+
+    host: str
+    port: int  # 0: a free one
+    models: ServedModels
+    limits: Limits
+    keys: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    max_memory: int | None = None
+    keep_alive: float | None = 300.0
+    output: Path | None = None
+    safety: "SafetyCheck | None" = None
+    log: TextIO | None = None
+
+
+def run(serving: Serving, *, listening: Callable[[str, int], None]) -> None:
+    """Serve until a signal asks to end. `listening` is called with the address. SanaError where it cannot be bound."""
+    sock = _bound(serving.host, serving.port)
+    port = sock.getsockname()[1]
+    running = Running.new(_reachable(serving.host), port)
+    with announced(running):
+        listening(serving.host, port)
+        asyncio.run(_serve(serving, sock, running.secret))
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        sock.bind((host, port))
+    except (OSError, OverflowError) as error:
+        sock.close()
+        reason = getattr(error, "strerror", None) or str(error)
+        raise SanaError(
+            f"cannot listen on {host}, port {port}: {reason}",
+            hint="another server may run there (`sana ps`); --port 0 takes a free one",
+            code=ExitCode.ENVIRONMENT,
+        ) from error
+    return sock
+
+
+def _reachable(host: str) -> str:
+    """The address by which this machine's own commands reach the server."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server without its signals: they are ours."""
+
+    def capture_signals(self) -> Any:
+        return nullcontext()
+
+
+async def _serve(serving: Serving, sock: socket.socket, secret: str) -> None:
+    metrics, limits = Metrics(), serving.limits
+    queue, store = FairQueue(limits.queue), PictureStore(serving.output)
+    engine = Engine(
+        queue, store, limits=limits, metrics=metrics, max_memory=serving.max_memory,
+        keep_alive=serving.keep_alive, safety=serving.safety,
+    )  # fmt: skip
+    desk = Desk(queue=queue, engine=engine, models=serving.models, limits=limits)
+    loop = asyncio.get_running_loop()
+    engine.moved = lambda: _from_thread(loop, desk.tell_places)
+    _watch(metrics, desk)
+    doors = Doors(secret=secret, keys=serving.keys, names=serving.names)
+    app = make_app(desk, doors=doors, metrics=metrics, log=serving.log)
+    server = _Server(_config(app, limits))
+    ending = _Ending(desk, server, limits.drain_seconds)
+    handled = [number for number in (signal.SIGINT, signal.SIGTERM) if _handle(loop, number, ending)]
+    engine.start()
+    try:
+        await server.serve(sockets=[sock])
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)
+        queue.close()
+        for job in desk.jobs.open():
+            job.cancel()
+        if not await asyncio.to_thread(engine.join, _GRACE_SECONDS):
+            _log.error("a stage did not end in time")
+            sys.stdout.flush()
+            os._exit(ExitCode.OK)
+        store.close()
+
+
+def _config(app: App, limits: Limits) -> uvicorn.Config:
+    class Timed(_TimedProtocol):
+        head_seconds = limits.head_seconds
+
+    return uvicorn.Config(
+        app, log_config=None, access_log=False, lifespan="off", ws="none", http=Timed, loop="asyncio",
+        proxy_headers=False,
+        timeout_keep_alive=30, timeout_graceful_shutdown=_GRACE_SECONDS, limit_concurrency=_CONNECTIONS,
+        server_header=False, headers=[("server", f"sana/{__version__}")],
+        h11_max_incomplete_event_size=64 * 1024,
+    )  # fmt: skip
+
+
+class _TimedProtocol(H11Protocol):
+    """Ends a connection whose first request does not come: uvicorn would wait for ever."""
+
+    head_seconds = 10.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(self.head_seconds, self._end_if_silent)
+
+    def _end_if_silent(self) -> None:
+        if self.scope is None and not self.transport.is_closing():  # type: ignore[redundant-expr]
+            self.transport.close()
+
+
+class _Ending:
+    """What signals do: the first lets everything end in order, a second one at once."""
+
+    def __init__(self, desk: Desk, server: uvicorn.Server, seconds: float) -> None:
+        self._desk, self._server, self._seconds = desk, server, seconds
+        self._draining: asyncio.Task[None] | None = None
+
+    def __call__(self) -> None:
+        if self._draining is None:
+            self._draining = asyncio.ensure_future(self._drain(self._seconds))
+        else:
+            for job in self._desk.jobs.open():
+                self._desk.cancel(job)
+
+    async def _drain(self, seconds: float) -> None:
+        await self._desk.finish(seconds)
+        self._server.should_exit = True
+
+
+def _handle(loop: asyncio.AbstractEventLoop, number: int, what: Callable[[], None]) -> bool:
+    """Handle a signal in the loop. False where the system or the thread cannot."""
+    try:
+        loop.add_signal_handler(number, what)
+    except (NotImplementedError, RuntimeError, ValueError):
+        return False
+    return True
+
+
+def _from_thread(loop: asyncio.AbstractEventLoop, what: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop has ended
+        loop.call_soon_threadsafe(what)
+
+
+def _watch(metrics: Metrics, desk: Desk) -> None:
+    metrics.watch("sana_queue_length", "Requests that wait", lambda: len(desk.queue))
+    metrics.watch(
+        "sana_models_loaded", "Models in memory", lambda: len(desk.engine.status()["loaded"])
+    )
+    metrics.watch(
+        "sana_model_evictions", "Models that made room or were idle",
+        lambda: desk.engine.status()["evictions"],
+    )  # fmt: skip
+    metrics.watch(
+        "sana_resident_bytes", "Memory of the process",
+        lambda: desk.engine.status().get("resident_bytes", 0),
+    )  # fmt: skip

@@ -1,0 +1,74 @@
+"""The body of a native request, made of the one table of options: a new option is a new field here."""
+
+from functools import cache
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from sana_cli.config.generation import FIELDS, Field, GenerationOptions
+
+# What no request sets: places on the server's disk, and what only pictures say.
+NOT_ASKED = ("output", "loras", "branches_apart")
+FILES = ("image", "mask")
+_INT64 = 2**63 - 1
+
+
+class Upload(msgspec.Struct, forbid_unknown_fields=True):
+    """A file: its content in base64 or as a data URL, and the name that the finished picture stores."""
+
+    data: str
+    name: Annotated[str, Meta(max_length=4096)] = ""
+
+
+def _type(field: Field) -> Any:
+    option = field.option
+    if field.name in FILES:
+        return Annotated[Upload | None, Meta(description=_help(field))]
+    kinds: dict[str, Any] = {
+        "text": str, "whole number": int, "number": float, "true or false": bool, "texts": list[str],
+    }  # fmt: skip
+    kind: Any = kinds[field.value]
+    if option.choices:
+        kind = Literal[tuple(choice.value for choice in option.choices)]
+    limits: dict[str, Any] = {}
+    if option.limits:
+        low, high = option.limits
+        limits["ge"] = low
+        if high <= _INT64:
+            limits["le"] = high
+        else:
+            limits["extra_json_schema"] = {"maximum": high}
+    elif field.name == "prompt":
+        limits["extra_json_schema"] = {"minLength": 1}
+    kind = Annotated[kind, Meta(**limits)] if limits else kind
+    return Annotated[kind | None, Meta(description=_help(field))]
+
+
+def _help(field: Field) -> str:
+    return field.option.help or ("What to draw." if field.name == "prompt" else field.word)
+
+
+OWN_FIELDS: list[tuple[str, Any, Any]] = [
+    ("stream", Annotated[bool, Meta(description="Answer with server-sent events; closing the connection cancels.")], False),
+    ("previews", Annotated[bool, Meta(description="Send pictures of what is not finished, too.")], False),
+    ("preview_every", Annotated[int, Meta(ge=1, le=1000, description="Steps from one preview to the next.")] | None, None),
+    ("keep", Annotated[bool, Meta(description="Keep the pictures in the gallery; false: only in the events.")], True),
+]  # fmt: skip
+
+
+@cache
+def job_request() -> Any:
+    """The struct of `POST /v1/jobs`. Made on first use: `FIELDS` may have grown."""
+    fields: list[Any] = [
+        (field.name, _type(field), None) for field in FIELDS.values() if field.name not in NOT_ASKED
+    ]
+    return msgspec.defstruct(
+        "JobRequest", [*fields, *OWN_FIELDS], forbid_unknown_fields=True, kw_only=True
+    )
+
+
+def options_of(body: Any) -> GenerationOptions:
+    """The options that a decoded request sets; its files are not among them."""
+    names = [n for n in FIELDS if n not in NOT_ASKED and n not in FILES]
+    return GenerationOptions.of(**{name: getattr(body, name) for name in names})

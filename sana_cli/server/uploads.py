@@ -1,0 +1,76 @@
+"""Files that a request brings: kept in a private folder as long as its job, under the names that the client gave them.
+
+A client's path decides nothing here. It is only shown, and stored in the picture as the local command would store it.
+"""
+
+import base64
+import binascii
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from sana_cli.errors import SanaError, usage_error
+from sana_cli.request.init_image import PictureFile
+from sana_cli.request.params import GenerationParams
+
+_LONGEST_NAME = 200  # bytes of a file's name
+
+
+class Uploads:
+    """The files of one request."""
+
+    def __init__(self) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="sana-upload-"))
+        self._shown: dict[Path, str] = {}
+
+    def add(self, kind: str, data: bytes, name: str) -> str:
+        """Keep a file as the `kind` ("image", "mask") of its request; the path to it. `name` is what the client calls it."""
+        folder = self._folder / kind
+        folder.mkdir()
+        path = folder / _last_part(name, kind)
+        path.write_bytes(data)
+        self._shown[path] = name or path.name
+        return str(path)
+
+    def named(self, params: GenerationParams) -> GenerationParams:
+        """The same picture, whose file will carry the client's names."""
+        source = params.source
+        if source is None:
+            return params
+        mask = self._under_its_name(source.mask) if source.mask else None
+        image = self._under_its_name(source.image)
+        return replace(params, source=replace(source, image=image, mask=mask))
+
+    def _under_its_name(self, file: PictureFile) -> PictureFile:
+        return replace(file, shown=self._shown.get(file.path, file.path.name))
+
+    def in_words(self, error: SanaError) -> SanaError:
+        """The error with the client's names in place of our paths."""
+        for path, name in self._shown.items():
+            error.message = error.message.replace(str(path), name)
+            error.hint = error.hint.replace(str(path), name)
+        return error
+
+    def remove(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _last_part(name: str, kind: str) -> str:
+    """A file's name without its folders, on whatever system they are."""
+    last = PureWindowsPath(PurePosixPath(name).name).name
+    kept = "".join(c for c in last if c.isprintable() and c not in '<>:"|?*/\\')
+    cut = kept.encode(errors="ignore")[-_LONGEST_NAME:].decode(errors="ignore").strip(". ")
+    return cut or f"{kind}.png"
+
+
+def decoded(text: str, field: str) -> bytes:
+    """The bytes of a base64 text, or of a data URL. SanaError (usage) for anything else."""
+    if text.startswith("data:"):
+        head, comma, text = text.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise usage_error(f"{field} is no base64 data URL", "send the file's bytes in base64")
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise usage_error(f"{field} is not base64", "send the file's bytes in base64") from error
