@@ -34,7 +34,8 @@ from sana_cli.images.tensors import to_image
 from sana_cli.loading.load import accelerate, load_prompt_encoder, load_transformer, load_vae
 from sana_cli.pipeline.decode import decode
 from sana_cli.pipeline.denoise import denoise, init_noise
-from sana_cli.pipeline.guidance import PassCount, Passes
+from sana_cli.pipeline.guidance import Passes
+from sana_cli.pipeline.pass_count import PassCount
 from sana_cli.pipeline.text import encode_prompt
 from sana_cli.request.params import GenerationParams, resolve
 from sana_cli.schedulers import make_scheduler

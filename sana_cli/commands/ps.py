@@ -7,7 +7,7 @@ from sana_cli.text import columns, counted, print_json, readable_memory, say
 
 
 def ps(json: JsonOption = False) -> None:
-    """Show running servers of this user: models in memory, what is drawn, what waits."""
+    """Show running servers and the models in their memory."""
     from sana_cli.remote.connection import status_of
     from sana_cli.remote.state_file import running_servers
 

@@ -8,7 +8,13 @@ from typing import Annotated
 import typer
 
 from sana_cli.errors import ExitCode, SanaError, require, usage_error
-from sana_cli.terminal.options import MaxMemoryOption, OfflineOption, QuietOption, SafetyOption, refuse_empty
+from sana_cli.terminal.options import (
+    MaxMemoryOption,
+    OfflineOption,
+    QuietOption,
+    SafetyOption,
+    refuse_empty,
+)
 from sana_cli.text import say
 
 DEFAULT_PORT = 7262  # "sana" on a telephone
@@ -18,52 +24,80 @@ _SHORTEST_KEY = 16  # characters
 
 def serve(
     host: Annotated[
-        str, typer.Option(metavar="ADDRESS", help="Address to listen on; other than loopback needs a key.")
+        str,
+        typer.Option(
+            metavar="ADDRESS", help="Address to listen on; other than loopback needs a key."
+        ),
     ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0: a free one.", min=0, max=65535)] = DEFAULT_PORT,
+    port: Annotated[
+        int, typer.Option(help="Port to listen on; 0: a free one.", min=0, max=65535)
+    ] = DEFAULT_PORT,
     models: Annotated[
         str | None,
         typer.Option(
-            metavar="A,B", show_default=False,
+            metavar="A,B",
+            show_default=False,
             help="Models that may be used, the default one first [default: all that are here]",
         ),
     ] = None,
     keep_alive: Annotated[
-        str, typer.Option("--keep-alive", metavar="TIME", help="How long an idle model stays in memory: 5m, 30s, forever.")
+        str,
+        typer.Option(
+            "--keep-alive",
+            metavar="TIME",
+            help="How long an idle model stays in memory: 5m, 30s, forever.",
+        ),
     ] = "5m",
     max_memory: MaxMemoryOption = None,
-    queue: Annotated[int, typer.Option(help="Requests that may wait; more are refused.", min=1, max=100_000)] = 64,
+    queue: Annotated[
+        int, typer.Option(help="Requests that may wait; more are refused.", min=1, max=100_000)
+    ] = 64,
     output: Annotated[
         str | None,
         typer.Option(
-            "--output", "-o", metavar="FOLDER", show_default=False,
+            "--output",
+            "-o",
+            metavar="FOLDER",
+            show_default=False,
             help="Keep pictures that programs and the page ask for in this folder [default: as long as the server runs]",
         ),
     ] = None,
     api_key_file: Annotated[
         str | None,
         typer.Option(
-            "--api-key-file", metavar="FILE", show_default=False,
+            "--api-key-file",
+            metavar="FILE",
+            show_default=False,
             help="Ask for one of the keys in this file, one a line [default: SANA_API_KEY, else none]",
         ),
     ] = None,
     name: Annotated[
         list[str] | None,
-        typer.Option("--name", metavar="HOST", show_default=False, help="Answer to this host name, too; repeat for several."),
+        typer.Option(
+            "--name",
+            metavar="HOST",
+            show_default=False,
+            help="Answer to this host name, too; repeat for several.",
+        ),
     ] = None,
     drain: Annotated[
-        str, typer.Option(metavar="TIME", help="How long pictures that wait or run may take after SIGTERM.")
+        str,
+        typer.Option(
+            metavar="TIME", help="How long pictures that wait or run may take after SIGTERM."
+        ),
     ] = "30s",
     safety: SafetyOption = None,
     offline: OfflineOption = None,
     quiet: QuietOption = None,
 ) -> None:
-    """Keep models loaded and draw over HTTP: for OpenAI's and A1111's clients, for pages, and for `sana generate`.
+    """Keep models loaded and draw for programs over HTTP.
 
-    Where a server runs, `sana generate` and `sana repl` draw with it, and answer at once. Ctrl-C or SIGTERM ends it
+    OpenAI's and A1111's clients can draw with it. Where a server runs, `sana generate` and `sana repl` draw with it, and answer at once. Ctrl-C or SIGTERM ends it
     when what runs is drawn.
     """
-    refuse_empty({"--models": models, "--output": output, "--api-key-file": api_key_file, "--host": host})
+    refuse_empty(
+        {"--models": models, "--output": output, "--api-key-file": api_key_file, "--host": host}
+    )
     keys = _keys(api_key_file)
     address = "127.0.0.1" if host == "localhost" else host
     if host not in _LOOPBACK and not keys:
@@ -104,7 +138,8 @@ def serve(
         log=None if chosen.is_quiet(quiet) else sys.stderr,
     )  # fmt: skip
 
-    def listening(host: str, port: int) -> None:
+    def listening(host: str, port: int, stop: object) -> None:
+        del stop  # signals end it
         shown = f"[{host}]" if ":" in host else host
         say(f"http://{shown}:{port}")
         sys.stdout.flush()
@@ -137,7 +172,9 @@ def _keys(file: str | None) -> tuple[str, ...]:
             lines = read_small_text(local_path(file), 2**16).splitlines()
         except (OSError, ValueError) as error:
             reason = getattr(error, "strerror", None) or "it is no text"
-            raise usage_error(f"cannot read the keys in {file}: {reason}", "write one key a line") from error
+            raise usage_error(
+                f"cannot read the keys in {file}: {reason}", "write one key a line"
+            ) from error
         keys = [line.strip() for line in lines if line.strip() and not line.startswith("#")]
         require(bool(keys), f"{file} holds no key", "write one key a line")
     require(

@@ -158,7 +158,9 @@ def kept_bytes(job: Job, plan: Plan) -> int:
     text = _resident(job.text, streamed=plan.streams_text) if job.text and plan.keeps_text else 0
     if not (plan.together and job.several):
         return text
-    return text + _resident(job.transformer, streamed=plan.streams_blocks) + job.vae.total + job.graph
+    return (
+        text + _resident(job.transformer, streamed=plan.streams_blocks) + job.vae.total + job.graph
+    )
 
 
 def predict_decode(

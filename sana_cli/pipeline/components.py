@@ -71,10 +71,9 @@ class Components:
         self._transformer: SanaTransformer2D | None = None
         self._loras: tuple[Lora, ...] = ()  # of the transformer
         self._vae: AutoencoderDC | None = None
-        self.unpruned = (
-            10**9
-        )  # prompts that were kept since the cache was pruned; many, before the first time
-        self._told: set[str] = set()
+        # Prompts that were kept since the cache was pruned; many, before the first time.
+        self.unpruned = 10**9
+        self.told: set[str] = set()  # notices that are not repeated
 
     @property
     def plan(self) -> Plan:
@@ -106,17 +105,12 @@ class Components:
             self.reporter.notice(notice)
         _measure_kernels(self, ("vae",))
 
-    def report_to(self, reporter: Reporter) -> None:
-        """Report to another receiver, which hears every notice again."""
-        self.reporter = reporter
-        self._told.clear()
-
     # -- parts --
 
     @property
     def is_loaded(self) -> bool:
-        """Whether any part is in memory."""
-        return any(part is not None for part in (self._text_encoder, self._transformer, self._vae))
+        """Check whether any part is in memory."""
+        return not (self._text_encoder is self._transformer is self._vae is None)
 
     def text_encoder(self) -> PromptEncoder:
         """The text encoder; streamed if the plan says so. Other parts are evicted first unless the plan keeps it."""
@@ -232,8 +226,8 @@ class Components:
 
     def tell_once(self, message: str) -> None:
         """Give a notice unless it was given before."""
-        if message not in self._told:
-            self._told.add(message)
+        if message not in self.told:
+            self.told.add(message)
             self.reporter.notice(message)
 
     def _accelerate(self, model: torch.nn.Module) -> None:

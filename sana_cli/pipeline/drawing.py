@@ -14,11 +14,11 @@ from sana_cli.images.tensors import to_image
 from sana_cli.loading.load import check_loras
 from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.decode import decode_latents
-from sana_cli.pipeline.guidance import PassCount
 from sana_cli.pipeline.init_images import composite_of
 from sana_cli.pipeline.inputs import Inputs
 from sana_cli.pipeline.latent_preview import Watching
 from sana_cli.pipeline.notices import notices_for
+from sana_cli.pipeline.pass_count import PassCount
 from sana_cli.pipeline.recovery import in_fp32_if_broken
 from sana_cli.pipeline.results import GenerationResult, result_of
 from sana_cli.pipeline.text import EncodedPair

@@ -1,4 +1,4 @@
-"""How many passes through the transformer a picture took. No torch."""
+"""The count of passes through the transformer. No torch."""
 
 from dataclasses import dataclass
 

@@ -183,8 +183,8 @@ class SanaPipeline:
 
     def report_to(self, reporter: Reporter) -> None:
         """Report what follows to another receiver, which hears every notice again. Not while a picture is drawn."""
-        self.reporter = reporter
-        self.components.report_to(reporter)
+        self.reporter = self.components.reporter = reporter
+        self.components.told.clear()
 
     @property
     def kept_bytes(self) -> int:

@@ -34,7 +34,9 @@ class Answer(Exception):
 class Connection:
     """A connection to one server."""
 
-    def __init__(self, host: str, port: int, *, key: str, secure: bool = False, seconds: float) -> None:
+    def __init__(
+        self, host: str, port: int, *, key: str, secure: bool = False, seconds: float
+    ) -> None:
         kind = HTTPSConnection if secure else HTTPConnection
         self._http = kind(host, port, timeout=seconds)
         self._key = key
@@ -62,7 +64,9 @@ class Connection:
         except ValueError:
             host = None
         if parts.scheme not in ("http", "https") or not host or parts.path not in ("", "/"):
-            raise usage_error(f"{url!r} is no address of a server", "use http://HOST:PORT, auto or off")
+            raise usage_error(
+                f"{url!r} is no address of a server", "use http://HOST:PORT, auto or off"
+            )
         secure = parts.scheme == "https"
         usual = 443 if secure else 7262
         connection = cls(host, port or usual, key=key, secure=secure, seconds=_FAR_SECONDS)
@@ -71,8 +75,7 @@ class Connection:
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
         """The document at a path. Raises ServerLost, Answer."""
-        found = self._document(self._sent("GET", path, None, headers))
-        return found
+        return self._document(self._sent("GET", path, None, headers))
 
     def post(self, path: str, document: dict[str, Any]) -> dict[str, Any]:
         """The answer to a document. Raises ServerLost, Answer."""
@@ -125,8 +128,8 @@ class Connection:
         if not isinstance(found, dict):
             raise ServerLost
         if response.status >= 400:
-            error = found.get("error")
-            raise Answer(response.status, error if isinstance(error, dict) else {})
+            said = found.get("error")
+            raise Answer(response.status, said if isinstance(said, dict) else {})
         return found
 
     def close(self) -> None:
@@ -149,7 +152,7 @@ def own_server() -> Connection | None:
 
 
 def status_of(running: Running) -> dict[str, Any] | None:
-    """What a server of this user says of itself; None where it does not answer."""
+    """Ask a server of this user for its status; None where it does not answer."""
     try:
         connection = Connection.own(running)
         try:

@@ -91,7 +91,7 @@ def _read(path: Path) -> Running | None:
 
 
 def _is_private(folder: Path) -> bool:
-    """Whether a folder is this user's, and nobody else can write to it."""
+    """Check that a folder is this user's, and that nobody else can write to it."""
     about = folder.stat()
     if not hasattr(os, "getuid"):  # Windows: the folder is in the user's profile
         return True

@@ -1,4 +1,4 @@
-"""One line of JSON for each request, on stderr or in a file: what came, from whom, how it ended. No prompts, no keys."""
+"""Log each request as one line of JSON on stderr: what came, from whom, how it ended. No prompts, no keys."""
 
 import json
 import sys
@@ -67,8 +67,3 @@ class _Sent:
         else:
             self.bytes += len(message.get("body", b""))
         await self._send(message)
-
-
-def standard_out() -> TextIO:
-    """Where lines go unless a file is named: stderr, since nothing here is a result."""
-    return sys.stderr

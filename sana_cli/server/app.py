@@ -1,4 +1,4 @@
-"""The ASGI application: routes of every dialect behind the guard, and errors in the caller's dialect."""
+"""The ASGI application: guarded routes of every dialect, and errors in the caller's dialect."""
 
 from collections.abc import Sequence
 from typing import TextIO
@@ -21,7 +21,7 @@ def make_app(
     desk: Desk, *, doors: Doors, metrics: Metrics, log: TextIO | None,
     more: Sequence[BaseRoute] = (),
 ) -> App:  # fmt: skip
-    """The whole application; `more` are routes beside the dialects'."""
+    """The whole application; `more` are routes next to the dialects'."""
     inner = Starlette(
         routes=[*native.ROUTES, *openai.ROUTES, *status.ROUTES, *more],
         exception_handlers={Problem: _refused, HTTPException: _not_routed, Exception: _failed},

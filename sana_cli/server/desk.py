@@ -57,7 +57,7 @@ class Desk:
     def _resolved(self, wanted: Wanted) -> Work:
         uploads = Uploads() if wanted.files else None
         try:
-            paths = {
+            paths: dict[str, Any] = {
                 kind: uploads.add(kind, content, name)
                 for kind, (name, content) in (wanted.files or {}).items()
                 if uploads is not None
@@ -147,7 +147,7 @@ class Desk:
                 job.cancel()
 
     def status(self) -> dict[str, Any]:
-        """What the server does now."""
+        """Describe what the server does now."""
         running = self.engine.current
         return {
             "running": running.id if running else None,

@@ -50,7 +50,7 @@ class Engine:
 
     @property
     def is_ready(self) -> bool:
-        """Whether torch is there."""
+        """Check whether torch is imported."""
         return self._pool is not None
 
     def join(self, timeout: float) -> bool:
@@ -71,7 +71,7 @@ class Engine:
 
             pool = ModelPool(max_memory=self._max_memory, keep_alive=self._keep_alive)
             freeze_imports()
-        except Exception as error:  # noqa: BLE001  requests are told
+        except Exception as error:  # noqa: BLE001  requests get the error
             self.problem = explained(error) or SanaError(f"nothing can be drawn: {error}")
             _log.exception("the engine cannot start")
             return
@@ -104,7 +104,7 @@ class Engine:
             self._end(job, "failed" if late else "cancelled", _too_slow() if late else None)
         except SanaError as error:
             self._end(job, "failed", error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  one picture's bug ends no server
             _log.exception("job %s ended in a bug", job.id)
             self._end(job, "failed", explained(error) or SanaError("a bug ended this picture"))
         else:
@@ -147,11 +147,11 @@ class Engine:
         if job.keep:
             path, result = self._store.draw(pipeline, params, on_step)
             return Finished(index=number, facts=_facts(pipeline, result), path=path)
-        result = pipeline(params, on_step=on_step)
+        drawn = pipeline(params, on_step=on_step)
         with pipeline.components.stopwatch.timed("save"), reporter.stage("save"):
-            png = result.png()
+            png = drawn.png()
         seconds = {k: round(v, 4) for k, v in pipeline.components.stopwatch.seconds.items()}
-        facts = _facts(pipeline, result) | {"seconds": seconds}
+        facts = _facts(pipeline, drawn) | {"seconds": seconds}
         return Finished(index=number, facts=facts, png=png)
 
     def _require_safe(self, pipeline: "SanaPipeline", job: Job, reporter: "JobReporter") -> None:

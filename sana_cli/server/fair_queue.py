@@ -1,6 +1,6 @@
 """The queue between front and engine: clients take turns, and so do the jobs of one client, a picture at a time.
 
-A job of the model that is in memory may go first, so that two models under a cap that holds one are not read anew for
+A job of the model that is in memory may go first, so that two models under a cap that holds one are not read again for
 every picture; nobody is passed over more than `PATIENCE` times.
 """
 
@@ -14,7 +14,7 @@ PATIENCE = 8  # pictures that may go before the one whose turn it is
 
 
 class QueueFull(Exception):
-    """As many requests wait as may."""
+    """Raised when as many requests wait as may."""
 
 
 class FairQueue:
@@ -75,7 +75,7 @@ class FairQueue:
             self._clients.move_to_end(job.client)
 
     def order(self) -> list[Job]:
-        """Those that wait, about in the order in which they come."""
+        """List the jobs that wait, about in the order in which they come."""
         with self._changed:
             rows = [list(jobs) for jobs in self._clients.values()]
         longest = max(map(len, rows), default=0)

@@ -41,7 +41,9 @@ async def read_form(request: Request) -> Form:
                     texts.setdefault(name, value)
     except (MultiPartException, HTTPException, KeyError, UnicodeDecodeError) as error:
         said = getattr(error, "detail", None) or getattr(error, "message", None) or "it is damaged"
-        raise Problem(400, f"the form cannot be read: {said}", "send multipart/form-data") from error
+        raise Problem(
+            400, f"the form cannot be read: {said}", "send multipart/form-data"
+        ) from error
     except ClientDisconnect as error:
         raise Problem(400, "the connection ended within the body") from error
     return Form(texts=texts, files=files)

@@ -1,4 +1,4 @@
-"""What stands before every route: who may ask, from which page, under which name, and how large a body is.
+"""Check every request before its route: who asks, from which page, under which name, and how large the body is.
 
 A server on loopback is reachable by every page in the user's browser. Such a page cannot set Host, and a browser says
 in Origin where a request comes from: both are checked, so that neither another site's form nor a name that was rebound
@@ -29,11 +29,13 @@ OPEN_PATHS = ("/healthz", "/", "/favicon.ico")  # need no key; neither does what
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Doors:
-    """Who gets in."""
+    """Keys and names that let a request in."""
 
     secret: str  # of this user's own commands
     keys: tuple[str, ...] = ()  # (): none is needed
-    names: tuple[str, ...] = ()  # host names that this server answers to, apart from localhost and addresses
+    names: tuple[
+        str, ...
+    ] = ()  # host names that this server answers to, apart from localhost and addresses
 
     def knows(self, key: str, among: tuple[str, ...]) -> bool:
         """Compare with each, in a time that depends on neither what matches nor where they differ."""
@@ -72,14 +74,28 @@ class Guard:
                 "use its address, or start it with --name",
             )  # fmt: skip
         origin = headers.get("origin")
-        if origin is not None and origin.lower() not in (f"http://{host.lower()}", f"https://{host.lower()}"):
-            raise Problem(403, "a page of another origin cannot use this server", "open the page that it serves")
+        if origin is not None and origin.lower() not in (
+            f"http://{host.lower()}",
+            f"https://{host.lower()}",
+        ):
+            raise Problem(
+                403,
+                "a page of another origin cannot use this server",
+                "open the page that it serves",
+            )
         if headers.get("sec-fetch-site") == "cross-site" and scope["path"] != "/":
-            raise Problem(403, "a page of another site cannot use this server", "open the page that it serves")
+            raise Problem(
+                403, "a page of another site cannot use this server", "open the page that it serves"
+            )
         key = _key_of(headers)
         scope["sana.own"] = key is not None and self._doors.knows(key, (self._doors.secret,))
         free = scope["path"] in OPEN_PATHS or scope["path"].startswith("/page/")
-        if self._doors.keys and not free and not scope["sana.own"] and not self._doors.knows(key or "", self._doors.keys):
+        if (
+            self._doors.keys
+            and not free
+            and not scope["sana.own"]
+            and not self._doors.knows(key or "", self._doors.keys)
+        ):
             raise Problem(
                 401, "a key is needed" if key is None else "this key is not known",
                 "send Authorization: Bearer KEY", code="invalid_api_key",
@@ -119,7 +135,9 @@ class _Body:
                 message = await self._receive()
         except TimeoutError as error:
             raise Problem(
-                408, f"the body did not come within {self._limits.body_seconds:g} s", "send it at once"
+                408,
+                f"the body did not come within {self._limits.body_seconds:g} s",
+                "send it at once",
             ) from error
         self._size += len(message.get("body", b""))
         if self._size > self._limits.body_bytes:

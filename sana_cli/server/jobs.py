@@ -36,7 +36,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """What a request asks for, checked and resolved for one model."""
+    """A request, checked and resolved for one model."""
 
     options: GenerationOptions
     checkpoint: Checkpoint
@@ -60,7 +60,7 @@ class Finished:
 
 
 class Job:
-    """One request and its pictures."""
+    """A request and its pictures."""
 
     def __init__(
         self, work: Work, *, client: str, dialect: str = "native", keep: bool = True,
@@ -200,5 +200,5 @@ class Jobs:
         return list(reversed(self._jobs.values()))
 
     def open(self) -> list[Job]:
-        """Those that wait or run, in the order in which they came."""
+        """List the jobs that wait or run, in the order in which they came."""
         return [job for job in self._jobs.values() if not job.is_over]

@@ -1,4 +1,4 @@
-"""What a request may ask for, and how long it may take. The user's own `sana` commands are held to none but the body's."""
+"""Limits of a request: sizes, counts and times. For the user's own `sana` commands only the body's hold."""
 
 from dataclasses import dataclass
 

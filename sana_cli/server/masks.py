@@ -14,7 +14,9 @@ async def redrawn_where_transparent(name: str, content: bytes) -> tuple[str, byt
     try:
         return name, await asyncio.to_thread(_white_where_transparent, content)
     except SanaError as error:
-        raise Problem(400, "the mask is no picture that can be read", "send a PNG", param="mask") from error
+        raise Problem(
+            400, "the mask is no picture that can be read", "send a PNG", param="mask"
+        ) from error
 
 
 def _white_where_transparent(content: bytes) -> bytes:

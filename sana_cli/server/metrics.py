@@ -17,7 +17,10 @@ class Metrics:
         )
         self._pictures = Counter("sana_pictures", "Drawn pictures", ("model",), registry=registry)
         self._unfinished = Counter(
-            "sana_unfinished_jobs", "Jobs that failed or were cancelled", ("how",), registry=registry
+            "sana_unfinished_jobs",
+            "Jobs that failed or were cancelled",
+            ("how",),
+            registry=registry,
         )
         self._stages = Histogram(
             "sana_stage_seconds", "Seconds of a picture, by stage", ("stage",),

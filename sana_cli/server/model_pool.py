@@ -78,7 +78,7 @@ class ModelPool:
         return self._devices[name]
 
     def _make_room(self, entry: _Entry, work: Work) -> None:
-        """Evict others until the fastest plan of this picture fits beside the rest."""
+        """Evict others until the fastest plan of this picture fits next to the rest."""
         others = [each for each in self._entries.values() if each is not entry and each.kept_bytes]
         if not others:
             return
@@ -102,7 +102,7 @@ class ModelPool:
         self.evictions += 1
 
     def is_warm(self, work: Work) -> bool:
-        """Whether its model is in memory."""
+        """Check whether its model is in memory."""
         entry = self._entries.get(_key(work.checkpoint, work.runtime))
         return entry is not None and entry.kept_bytes > 0
 
@@ -116,7 +116,9 @@ class ModelPool:
         """Seconds until something is to be evicted; None: nothing is."""
         if self.keep_alive is None:
             return None
-        left = [self._seconds_left(entry) or 0.0 for entry in self._entries.values() if entry.kept_bytes]
+        left = [
+            self._seconds_left(entry) or 0.0 for entry in self._entries.values() if entry.kept_bytes
+        ]
         return min(left, default=None)
 
     def _seconds_left(self, entry: _Entry) -> float | None:
@@ -125,7 +127,7 @@ class ModelPool:
         return max(0.0, entry.used + self.keep_alive - time.monotonic())
 
     def status(self) -> dict[str, Any]:
-        """What is in memory, for people and programs."""
+        """Describe what is in memory, for people and programs."""
         loaded = [entry for entry in list(self._entries.values()) if entry.kept_bytes]
         return {
             "max_memory_bytes": self.max_memory,

@@ -24,7 +24,14 @@ from sana_cli.server.problems import Problem, json_text, sentence, validation_pr
 from sana_cli.server.requests import client_of, desk_of, is_own, json_body, wait_for
 from sana_cli.server.schema import FILES, NOT_ASKED, job_request
 
-_HOSTED = ("dall-e-2", "dall-e-3", "gpt-image-1", "gpt-image-1-mini", "gpt-image-1.5", "chatgpt-image-latest")
+_HOSTED = (
+    "dall-e-2",
+    "dall-e-3",
+    "gpt-image-1",
+    "gpt-image-1-mini",
+    "gpt-image-1.5",
+    "chatgpt-image-latest",
+)
 _OURS = [
     n for n in FIELDS if n not in (*NOT_ASKED, *FILES, "prompt", "model", "count", "width", "height")
 ]  # fmt: skip
@@ -78,7 +85,7 @@ async def edit(request: Request) -> Response:
 
 
 def _is_json(value: bytes) -> bool:
-    """Whether a form's text is a JSON number or word; other texts are strings."""
+    """Check whether a form's text is a JSON number or word; other texts are strings."""
     try:
         return not isinstance(msgspec.json.decode(value), str | dict | list)
     except msgspec.DecodeError:
@@ -171,18 +178,32 @@ def _stream(desk: Desk, job: Job, kind: str, partial: int) -> StreamingResponse:
         sent = 0
         try:
             async for event in job.events():
-                if event.name == "preview" and sent < partial and event.data["step"] < event.data["steps"]:
+                if (
+                    event.name == "preview"
+                    and sent < partial
+                    and event.data["step"] < event.data["steps"]
+                ):
                     due = (sent + 1) / (partial + 1)
                     if event.data["step"] / event.data["steps"] >= due:
-                        yield _event(job, f"{kind}.partial_image", event.data["png"], partial_image_index=sent)
+                        yield _event(
+                            job,
+                            f"{kind}.partial_image",
+                            event.data["png"],
+                            partial_image_index=sent,
+                        )
                         sent += 1
                 elif event.name == "picture":
                     done = event.data["picture"]
-                    yield _event(job, f"{kind}.completed", done.read(), seed=done.facts["seed"], usage=_USAGE)
+                    yield _event(
+                        job, f"{kind}.completed", done.read(), seed=done.facts["seed"], usage=_USAGE
+                    )
                     sent = 0
                 elif event.data.get("error") is not None:
                     problem = Problem.of(event.data["error"])
-                    body = {"type": "error", "error": {"message": sentence(problem), "code": problem.code or None}}
+                    body = {
+                        "type": "error",
+                        "error": {"message": sentence(problem), "code": problem.code or None},
+                    }
                     yield f"event: error\ndata: {json_text(body)}\n\n".encode()
         finally:
             if not job.is_over:
@@ -208,7 +229,9 @@ def _event(job: Job, name: str, png: bytes, **more: Any) -> bytes:
 
 async def models(request: Request) -> Response:
     """GET /v1/models"""
-    return JSONResponse({"object": "list", "data": [_model(m) for m in desk_of(request).models.names()]})
+    return JSONResponse(
+        {"object": "list", "data": [_model(m) for m in desk_of(request).models.names()]}
+    )
 
 
 async def model(request: Request) -> Response:
@@ -217,7 +240,12 @@ async def model(request: Request) -> Response:
     for served in desk_of(request).models.names():
         if served.name == name:
             return JSONResponse(_model(served))
-    raise Problem(404, f"this server has no model {name[:80]!r}", "GET /v1/models lists them", code="model_not_found")
+    raise Problem(
+        404,
+        f"this server has no model {name[:80]!r}",
+        "GET /v1/models lists them",
+        code="model_not_found",
+    )
 
 
 def _model(served: Any) -> dict[str, Any]:

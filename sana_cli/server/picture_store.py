@@ -1,4 +1,4 @@
-"""Where pictures of this server are kept: the folder of `--output`, or a private one that goes with the server."""
+"""The folder of a server's pictures: that of `--output`, or a private one that goes with the server."""
 
 import shutil
 import tempfile
@@ -30,7 +30,7 @@ class PictureStore:
     def draw(
         self, pipeline: "SanaPipeline", params: "GenerationParams", on_step: "OnStep"
     ) -> "tuple[Path, SavedResult]":
-        """Draw a picture into a new file. Its finished latents are kept beside it until it is saved."""
+        """Draw a picture into a new file. Its finished latents are kept next to it until it is saved."""
         from sana_cli.pipeline.saving import draw_to_file
 
         target = Target(path=self.folder, is_folder=False, is_pattern=False)

@@ -101,7 +101,11 @@ _BODIES = {"native": _native, "openai": _openai, "a1111": _a1111}
 
 def sentence(problem: Problem) -> str:
     """Message and hint in one text, with fields in place of the command's flags."""
-    words = f"{problem.message}. {problem.hint[:1].upper()}{problem.hint[1:]}." if problem.hint else problem.message
+    words = (
+        f"{problem.message}. {problem.hint[:1].upper()}{problem.hint[1:]}."
+        if problem.hint
+        else problem.message
+    )
     return in_fields(without_secrets(words))
 
 
@@ -111,7 +115,7 @@ def in_fields(text: str) -> str:
 
 
 def validation_problem(message: str) -> Problem:
-    """What msgspec says of a body, with the field in front."""
+    """Translate what msgspec says of a body, with the field in front."""
     message, _, where = message.partition(" - at ")
     field = where.strip("`").removeprefix("$.").removeprefix("$")
     unknown = re.search(r"unknown field `(.*)`", message)

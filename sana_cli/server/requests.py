@@ -1,4 +1,4 @@
-"""What every dialect asks of a request: its body within the limits, and who sent it."""
+"""Read what every dialect needs of a request: its body, and who sent it."""
 
 import asyncio
 from typing import Any
@@ -18,12 +18,12 @@ def desk_of(request: Request) -> Desk:
 
 
 def is_own(request: Request) -> bool:
-    """Whether it carries this user's secret: then it comes from the user's own command."""
+    """Check whether it carries this user's secret: then it comes from the user's own command."""
     return bool(request.scope.get("sana.own"))
 
 
 def client_of(request: Request) -> str:
-    """Who takes turns with others: a host, or a connection from this machine, where a host is everybody."""
+    """Name who takes turns with others: a host, or a connection from this machine, where a host is everybody."""
     host, port = request.client or ("", 0)
     return f"{host}:{port}" if host in _LOOPBACK else host
 

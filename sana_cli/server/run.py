@@ -34,11 +34,12 @@ if TYPE_CHECKING:
 _log = logging.getLogger("sana.serve")
 _GRACE_SECONDS = 5  # for a stage that cannot be interrupted, after the deadline
 _CONNECTIONS = 1000  # at once
+_BACKLOG = 512  # connections that wait to be taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """How a server is run."""
+    """The settings of a server."""
 
     host: str
     port: int  # 0: a free one
@@ -53,14 +54,24 @@ class Serving:
     log: TextIO | None = None
 
 
-def run(serving: Serving, *, listening: Callable[[str, int], None]) -> None:
-    """Serve until a signal asks to end. `listening` is called with the address. SanaError where it cannot be bound."""
+Stop = Callable[[], None]  # ends a server in order; a second call at once. For any thread
+
+
+def run(serving: Serving, *, listening: Callable[[str, int, Stop], None]) -> None:
+    """Serve until a signal or `Stop` asks to end. `listening` is called with address, port and the latter.
+
+    SanaError where the address cannot be bound.
+    """
     sock = _bound(serving.host, serving.port)
     port = sock.getsockname()[1]
     running = Running.new(_reachable(serving.host), port)
     with announced(running):
-        listening(serving.host, port)
-        asyncio.run(_serve(serving, sock, running.secret))
+        asyncio.run(
+            _serve(
+                serving, sock, running.secret,
+                lambda stop: listening(serving.host, port, stop),
+            )
+        )  # fmt: skip
 
 
 def _bound(host: str, port: int) -> socket.socket:
@@ -92,7 +103,9 @@ class _Server(uvicorn.Server):
         return nullcontext()
 
 
-async def _serve(serving: Serving, sock: socket.socket, secret: str) -> None:
+async def _serve(
+    serving: Serving, sock: socket.socket, secret: str, listening: Callable[[Stop], None]
+) -> None:
     metrics, limits = Metrics(), serving.limits
     queue, store = FairQueue(limits.queue), PictureStore(serving.output)
     engine = Engine(
@@ -107,7 +120,11 @@ async def _serve(serving: Serving, sock: socket.socket, secret: str) -> None:
     app = make_app(desk, doors=doors, metrics=metrics, log=serving.log)
     server = _Server(_config(app, limits))
     ending = _Ending(desk, server, limits.drain_seconds)
-    handled = [number for number in (signal.SIGINT, signal.SIGTERM) if _handle(loop, number, ending)]
+    handled = [
+        number for number in (signal.SIGINT, signal.SIGTERM) if _handle(loop, number, ending)
+    ]
+    sock.listen(_BACKLOG)  # before the address is printed: who connects now waits for an answer
+    listening(lambda: _from_thread(loop, ending))
     engine.start()
     try:
         await server.serve(sockets=[sock])
@@ -142,17 +159,17 @@ class _TimedProtocol(H11Protocol):
 
     head_seconds = 10.0
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.loop.call_later(self.head_seconds, self._end_if_silent)
 
     def _end_if_silent(self) -> None:
-        if self.scope is None and not self.transport.is_closing():  # type: ignore[redundant-expr]
+        if self.scope is None and not self.transport.is_closing():
             self.transport.close()
 
 
 class _Ending:
-    """What signals do: the first lets everything end in order, a second one at once."""
+    """Ends the server: in order at the first signal, at once at a second one."""
 
     def __init__(self, desk: Desk, server: uvicorn.Server, seconds: float) -> None:
         self._desk, self._server, self._seconds = desk, server, seconds

@@ -39,7 +39,9 @@ class NoSuchModel(SanaError):
 class ServedModels:
     """Finds and opens models for requests. For any thread."""
 
-    def __init__(self, names: tuple[str, ...], *, default: str | None, offline: bool = True) -> None:
+    def __init__(
+        self, names: tuple[str, ...], *, default: str | None, offline: bool = True
+    ) -> None:
         """`names`: all that may be used, opened now; (): all that are here. SanaError for one that cannot be opened."""
         self._lock = threading.Lock()
         self._opened: dict[str, tuple[object, Checkpoint]] = {}
@@ -118,7 +120,7 @@ def _written(folder: Path | None) -> int:
 
 
 def _state(checkpoint: Checkpoint) -> object:
-    """What changes when a model's files do."""
+    """List what changes when a model's files do."""
     roots = [checkpoint.folder, *([checkpoint.pth] if checkpoint.pth else [])]
     files = [f for root in roots for f in (root.rglob("*") if root.is_dir() else [root])]
     found = []

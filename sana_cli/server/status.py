@@ -1,4 +1,4 @@
-"""What the server is and does: `/healthz`, `/v1/status`, `/metrics`, and the proof that it is this user's own."""
+"""Report what the server does: `/healthz`, `/v1/status`, `/metrics`, and the proof that it is this user's own."""
 
 import hmac
 import os
