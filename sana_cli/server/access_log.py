@@ -1,7 +1,6 @@
 """Log each request as one line of JSON on stderr: what came, from whom, how it ended. No prompts, no keys."""
 
 import json
-import sys
 import time
 from collections.abc import MutableMapping
 from datetime import UTC, datetime
