@@ -110,7 +110,8 @@ class Components:
     @property
     def is_loaded(self) -> bool:
         """Check whether any part is in memory."""
-        return not (self._text_encoder is self._transformer is self._vae is None)
+        parts = (self._text_encoder, self._transformer, self._vae)
+        return any(part is not None for part in parts)
 
     def text_encoder(self) -> PromptEncoder:
         """The text encoder; streamed if the plan says so. Other parts are evicted first unless the plan keeps it."""

@@ -35,12 +35,12 @@ class Uploads:
 
     def named(self, params: GenerationParams) -> GenerationParams:
         """The same picture, whose file will carry the client's names."""
-        source = params.source
-        if source is None:
+        begin = params.init_image
+        if begin is None:
             return params
-        mask = self._under_its_name(source.mask) if source.mask else None
-        image = self._under_its_name(source.image)
-        return replace(params, source=replace(source, image=image, mask=mask))
+        mask = self._under_its_name(begin.mask) if begin.mask else None
+        image = self._under_its_name(begin.image)
+        return replace(params, init_image=replace(begin, image=image, mask=mask))
 
     def _under_its_name(self, file: PictureFile) -> PictureFile:
         return replace(file, shown=self._shown.get(file.path, file.path.name))
