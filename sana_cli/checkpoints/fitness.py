@@ -24,8 +24,15 @@ from sana_cli.errors import SanaError, checkpoint_error
 PartConfig = TransformerConfig | DCAEConfig | Gemma2Config
 
 REMEDY = "sana draws with Sana models: `sana models` lists the published ones"
-_PIPELINES = ("SanaPipeline", "SanaSprintPipeline", "SanaPAGPipeline")
+# Those of diffusers that draw with the five parts of Sana, and with nothing else.
+_PIPELINES = (
+    "SanaPipeline",
+    "SanaSprintPipeline",
+    "SanaPAGPipeline",
+    "SanaSprintImg2ImgPipeline",
+)
 _CLASSES = {"transformer": "SanaTransformer2DModel", "vae": "AutoencoderDC"}  # by component
+_TEXT_ENCODERS = ("Gemma2Model", "Gemma2ForCausalLM")
 
 
 @contextmanager
@@ -39,6 +46,37 @@ def naming_pipeline(model: str, index: Mapping[str, Any]) -> Iterator[None]:
             error.message = f"{model} is a {_shown(kind)}, no Sana pipeline: {error.message}"
             error.hint = REMEDY
         raise
+
+
+def require_pipeline(index: Mapping[str, Any]) -> None:
+    """Raise SanaError for a model_index.json of a pipeline that draws with other parts than Sana's.
+
+    A class of any name is accepted if its parts are Sana's and it has no others: such a pipeline
+    differs in how it samples. A ControlNet or an image encoder would be omitted in silence.
+    """
+    if reason := _unlike_sana(index):
+        raise checkpoint_error(reason, hint=REMEDY)
+
+
+def is_sana(index: Mapping[str, Any]) -> bool:
+    """Return whether a model_index.json describes a pipeline that `require_pipeline` accepts."""
+    return bool(index.get("_class_name")) and not _unlike_sana(index)
+
+
+def _unlike_sana(index: Mapping[str, Any]) -> str:
+    """Name a part that is none of Sana's, or that is not there; "" if all are Sana's."""
+    if not index.get("_class_name") or index["_class_name"] in _PIPELINES:
+        return ""
+    classes = {"scheduler": None, "tokenizer": None, "text_encoder": _TEXT_ENCODERS}
+    allowed = classes | {part: (kind,) for part, kind in _CLASSES.items()}
+    for part, described in index.items():
+        if not isinstance(described, list) or not described or described[-1] is None:
+            continue  # a setting, or a part that is not there
+        kind, known = str(described[-1]), allowed.get(part, ())
+        if known is not None and kind not in known:
+            return f"it draws with a {_shown(part)} ({_shown(kind)}), which sana does not"
+    missing = next((part for part in allowed if not isinstance(index.get(part), list)), None)
+    return f"it lists no {missing}" if missing else ""
 
 
 def require_class(component: str, config: Mapping[str, Any]) -> None:

@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from quant.files import read_small_text
 from sana_cli.checkpoints.file_selection import missing_files, select_files
+from sana_cli.checkpoints.fitness import is_sana
 from sana_cli.checkpoints.hub_environment import require_environment
 from sana_cli.checkpoints.hub_files import RepoFolder, is_repo_id
 from sana_cli.errors import ExitCode, SanaError
@@ -89,7 +90,7 @@ def sana_repos() -> Iterator[str]:
             continue
         with contextlib.suppress(OSError, ValueError, AttributeError, RecursionError):
             index = json.loads(read_small_text(snapshot / "model_index.json", 2**20))
-            if str(index.get("_class_name", "")).startswith("Sana"):
+            if is_sana(index):
                 yield folder.name.removeprefix(_PREFIX).replace("--", "/", 1)
 
 

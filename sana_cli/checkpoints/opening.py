@@ -18,6 +18,7 @@ from sana_cli.checkpoints.fitness import (
     naming_pipeline,
     require_fitting_parts,
     require_fitting_tensors,
+    require_pipeline,
 )
 from sana_cli.checkpoints.folder_facts import (
     manifest_of,
@@ -149,8 +150,11 @@ def _open_folder(
             hint="give the folder that holds transformer/, vae/, text_encoder/ and tokenizer/",
         )
     _log.info("model %s: %s", name, folder)
-    with naming_pipeline(name, read_json(folder / "model_index.json")):
-        return _open_parts(folder, name=name, revision=revision, variant=variant, absent=absent)
+    index = read_json(folder / "model_index.json")
+    with naming_pipeline(name, index):
+        opened = _open_parts(folder, name=name, revision=revision, variant=variant, absent=absent)
+        require_pipeline(index)
+    return opened
 
 
 def _open_parts(

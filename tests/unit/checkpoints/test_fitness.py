@@ -7,10 +7,12 @@ import pytest
 
 from sana_cli.checkpoints.fitness import (
     REMEDY,
+    is_sana,
     naming_pipeline,
     require_class,
     require_fitting_parts,
     require_fitting_tensors,
+    require_pipeline,
 )
 from sana_cli.checkpoints.shapes import autoencoder_shapes
 from sana_cli.config.networks import DCAEConfig, Gemma2Config, TransformerConfig
@@ -73,6 +75,39 @@ def test_a_pipeline_of_any_name_is_printable() -> None:
         raise checkpoint_error("x")
     assert caught.value.message.isprintable()
     assert len(caught.value.message) < 100
+
+
+PARTS = {
+    "scheduler": ["diffusers", "DPMSolverMultistepScheduler"], "text_encoder": ["transformers", "Gemma2Model"],
+    "tokenizer": ["transformers", "GemmaTokenizer"], "transformer": ["diffusers", "SanaTransformer2DModel"],
+    "vae": ["diffusers", "AutoencoderDC"],
+}  # fmt: skip
+CONTROL = {"controlnet": ["diffusers", "SanaControlNetModel"]}
+
+
+@pytest.mark.parametrize(
+    ("index", "reason"),
+    [
+        ({"_class_name": "SanaPipeline"}, ""),
+        ({"_class_name": "SanaSprintImg2ImgPipeline"}, ""),
+        ({"_class_name": "MyPipeline", "strength": [1, 2], "safety_checker": [None, None], **PARTS}, "it draws with a strength (2), which"),
+        ({"_class_name": "MyPipeline", "shift": 3.0, "safety_checker": [None, None], **PARTS}, ""),
+        ({"_class_name": "SanaControlNetPipeline", **PARTS, **CONTROL}, "it draws with a controlnet (SanaControlNetModel), which"),
+        ({"_class_name": "SanaVideoPipeline", **PARTS, "vae": ["diffusers", "AutoencoderKLWan"]}, "it draws with a vae (AutoencoderKLWan), which"),
+        ({"_class_name": "StableDiffusionPipeline"}, "it lists no scheduler"),
+        ({"_class_name": 3}, "it lists no scheduler"),
+        ({}, ""),
+    ],
+)  # fmt: skip
+def test_pipelines_that_draw_with_other_parts(index: dict[str, Any], reason: str) -> None:
+    """A class of another name draws if its parts are Sana's, and it has no others."""
+    assert is_sana(index) == (not reason and bool(index))
+    if not reason:
+        require_pipeline(index)
+        return
+    with pytest.raises(SanaError) as caught:
+        require_pipeline(index)
+    assert caught.value.message.startswith(reason)
 
 
 def test_tensors_are_those_of_the_configuration() -> None:

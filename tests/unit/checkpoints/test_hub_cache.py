@@ -156,6 +156,7 @@ def test_a_folder_of_which_no_commit_is_known(cache: Path) -> None:
         ('{"_class_name": "SanaPipeline"}', True),
         ('{"_class_name": "SanaSprintPipeline"}', True),
         ('{"_class_name": "FluxPipeline"}', False),
+        ('{"_class_name": "SanaVideoPipeline", "vae": ["diffusers", "AutoencoderKLWan"]}', False),
         ("[]", False),
         ("{", False),
     ],

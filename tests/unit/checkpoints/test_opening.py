@@ -254,9 +254,15 @@ def as_flux(folder: Path) -> None:
     edit(folder / TRANSFORMER, _class_name="FluxTransformer2DModel")
 
 
+def as_control_net(folder: Path) -> None:
+    part = ["diffusers", "SanaControlNetModel"]
+    edit(folder / "model_index.json", _class_name="SanaControlNetPipeline", controlnet=part)
+
+
 MISFITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "text encoder of another kind": (lambda f: edit(f / TEXT, model_type="qwen2"), "'qwen2'"),
     "another pipeline": (as_flux, "is a FluxPipeline, no Sana pipeline"),
+    "a pipeline with more parts": (as_control_net, "is a SanaControlNetPipeline, no Sana pipeline: it draws with a controlnet"),
     "another autoencoder": (lambda f: edit(f / VAE, _class_name="AutoencoderKL"), "AutoencoderKL"),
     "another scheduler": (lambda f: edit(f / SCHEDULER, _class_name="DDIMScheduler"), "DDIMScheduler"),
     "heads of the autoencoder": (lambda f: edit(f / VAE, attention_head_dim=16), "vae: "),
