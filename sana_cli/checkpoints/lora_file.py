@@ -1,12 +1,13 @@
 """LoRA files: which layers they change, by their headers. No torch.
 
-Named as diffusers and PEFT save them, or as kohya's sd-scripts do, whose names have underscores for dots and so are a
-model's only once its layers are known (`in_model`). A file without any `alpha` means one of the rank, as theirs do.
+Named as diffusers and PEFT save them, as kohya's sd-scripts do, whose names have underscores for dots, or after
+NVIDIA's original layers. So names are a model's only once its layers are known (`in_model`). A file without any
+`alpha` means one of the rank, as theirs do.
 """
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from math import isfinite, prod
@@ -17,6 +18,7 @@ from warnings import catch_warnings
 from quant.files import read_small_text
 from quant.manifest import sha256_of
 from sana_cli.checkpoints.model_files import reading
+from sana_cli.checkpoints.native_names import published_layers
 from sana_cli.checkpoints.safetensors_headers import read_header, read_metadata
 from sana_cli.errors import SanaError, checkpoint_error, usage_error
 from sana_cli.files import require_file, require_utf8_name
@@ -57,6 +59,7 @@ class LoraLayer:
     rank: int
     down_shape: tuple[int, ...]
     up_shape: tuple[int, ...]
+    first_row: int = 0  # of N in the stored up: a projection may be a third of a fused one
     alpha_name: str | None  # of a tensor with one number
     alpha: float | None  # from the file's metadata; None, and no tensor: the rank
 
@@ -93,11 +96,29 @@ def in_model(lora: Lora, paths: Iterable[str]) -> Lora:
     by_flat = {path.replace(".", "_"): path for path in paths}
     layers: dict[str, LoraLayer] = {}
     for place, layer in lora.file.layers.items():
-        path = by_flat.get(place.replace(".", "_"), place)
-        if path in layers:
-            raise _twice(lora.file.path, path)
-        layers[path] = layer
+        for path, part in _parts(place, layer, by_flat):
+            if path in layers:
+                raise _twice(lora.file.path, path)
+            layers[path] = part
     return replace(lora, file=replace(lora.file, layers=layers))
+
+
+def _parts(
+    place: str, layer: LoraLayer, by_flat: Mapping[str, str]
+) -> Iterator[tuple[str, LoraLayer]]:
+    """Yield the model's layers that a LoRA's layer changes: several for NVIDIA's fused projections."""
+    flat = place.replace(".", "_")
+    native = [
+        by_flat.get(name) or by_flat.get(name.replace("time_embed_emb_", "time_embed_"))  # Sprint's
+        for name in (each.replace(".", "_") for each in published_layers(place))
+    ]
+    known = [path for path in native if path is not None]
+    if flat in by_flat or not native or len(known) < len(native):
+        yield by_flat.get(flat, place), layer
+        return
+    rows = layer.up_shape[0] // len(known)
+    for n, path in enumerate(known):
+        yield path, replace(layer, up_shape=(rows, *layer.up_shape[1:]), first_row=n * rows)
 
 
 def parse_lora(text: str) -> tuple[str, float]:

@@ -1,13 +1,11 @@
 """Read NVIDIA's original `.pth` transformer files: names, fused projections, and configuration.
 
 Only tensors are unpickled (`weights_only=True`); a file that wants to run code is refused. What else a trainer saves
-next to them, such as the state of NumPy's random numbers, is replaced by a stand-in that does nothing. The key
-table is that of the published converter (NVlabs/Sana, scripts/convert_sana_to_diffusers.py).
+next to them, such as the state of NumPy's random numbers, is replaced by a stand-in that does nothing.
 """
 
 import os
 import pickle
-import re
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -19,37 +17,12 @@ from torch.serialization import safe_globals
 
 from quant.files import open_regular
 from sana_cli.checkpoints.model_files import NO_PTH, reading
+from sana_cli.checkpoints.native_names import published_names
 from sana_cli.config.networks import TransformerConfig
 from sana_cli.errors import checkpoint_error
 
 # Buffers of training and of a stored position table; every loader recomputes or ignores them.
 _DROPPED = ("y_embedder.y_embedding", "pos_embed", "logvar_linear.weight", "logvar_linear.bias")
-
-_RENAMED = (
-    (r"^x_embedder\.proj\.", "patch_embed.proj."),
-    (r"^y_embedder\.y_proj\.fc([12])\.", r"caption_projection.linear_\1."),
-    (r"^t_embedder\.mlp\.0\.", "time_embed.emb.timestep_embedder.linear_1."),
-    (r"^t_embedder\.mlp\.2\.", "time_embed.emb.timestep_embedder.linear_2."),
-    (r"^cfg_embedder\.mlp\.0\.", "time_embed.guidance_embedder.linear_1."),
-    (r"^cfg_embedder\.mlp\.2\.", "time_embed.guidance_embedder.linear_2."),
-    (r"^t_block\.1\.", "time_embed.linear."),
-    (r"^attention_y_norm\.", "caption_norm."),
-    (r"^blocks\.(\d+)\.attn\.proj\.", r"transformer_blocks.\1.attn1.to_out.0."),
-    (r"^blocks\.(\d+)\.attn\.([qk])_norm\.", r"transformer_blocks.\1.attn1.norm_\2."),
-    (r"^blocks\.(\d+)\.attn\.qkv\.", r"transformer_blocks.\1.attn1.qkv."),
-    (r"^blocks\.(\d+)\.cross_attn\.proj\.", r"transformer_blocks.\1.attn2.to_out.0."),
-    (r"^blocks\.(\d+)\.cross_attn\.([qk])_norm\.", r"transformer_blocks.\1.attn2.norm_\2."),
-    (r"^blocks\.(\d+)\.cross_attn\.q_linear\.", r"transformer_blocks.\1.attn2.to_q."),
-    (r"^blocks\.(\d+)\.cross_attn\.kv_linear\.", r"transformer_blocks.\1.attn2.kv."),
-    (r"^blocks\.(\d+)\.mlp\.inverted_conv\.conv\.", r"transformer_blocks.\1.ff.conv_inverted."),
-    (r"^blocks\.(\d+)\.mlp\.depth_conv\.conv\.", r"transformer_blocks.\1.ff.conv_depth."),
-    (r"^blocks\.(\d+)\.mlp\.point_conv\.conv\.", r"transformer_blocks.\1.ff.conv_point."),
-    (r"^blocks\.(\d+)\.scale_shift_table$", r"transformer_blocks.\1.scale_shift_table"),
-    (r"^final_layer\.linear\.", "proj_out."),
-    (r"^final_layer\.scale_shift_table$", "scale_shift_table"),
-)
-
-_FUSED = {".qkv.": (".to_q.", ".to_k.", ".to_v."), ".kv.": (".to_k.", ".to_v.")}
 
 # Width -> cross-attention heads, the one thing that shapes do not show.
 _CROSS_HEADS = {1152: 16, 2240: 20}
@@ -188,17 +161,8 @@ def _is_plain(name: object, value: object) -> bool:
 
 
 def _convert(name: str, tensor: Tensor, path: Path) -> dict[str, Tensor]:
-    for pattern, replacement in _RENAMED:
-        renamed, count = re.subn(pattern, replacement, name)
-        if count:
-            for fused, parts in _FUSED.items():
-                if fused in renamed:
-                    chunks = tensor.chunk(len(parts))
-                    return {
-                        renamed.replace(fused, part): chunk
-                        for part, chunk in zip(parts, chunks, strict=True)
-                    }
-            return {renamed: tensor}
+    if names := published_names(name):
+        return dict(zip(names, tensor.chunk(len(names)), strict=True))
     raise checkpoint_error(f"{path}: unexpected tensor {name}", hint=_NO_SANA)
 
 

@@ -122,6 +122,7 @@ def _halves(lora: Lora, path: str) -> tuple[Tensor, Tensor]:
         down, up = handle.get_tensor(layer.down), handle.get_tensor(layer.up)
     for name, tensor in ((layer.down, down), (layer.up, up)):
         require_finite(tensor, name, str(lora.file.path))
+    up = up[layer.first_row : layer.first_row + layer.up_shape[0]]
     return down.float().flatten(1), up.float().flatten(1)
 
 

@@ -107,6 +107,47 @@ def test_names(files: Any, model: Checkpoint, shapes: Any, tmp_path: Path, namin
     assert "time_embed.linear" in halves, "paths with underscores of their own"
 
 
+NATIVE = {  # NVIDIA's name of a layer: the layers whose rows it has
+    "blocks.1.attn.qkv": tuple(f"transformer_blocks.1.attn1.to_{x}" for x in "qkv"),
+    "blocks.0.attn.proj": ("transformer_blocks.0.attn1.to_out.0",),
+    "blocks.0.cross_attn.q_linear": ("transformer_blocks.0.attn2.to_q",),
+    "blocks.2.cross_attn.kv_linear": tuple(f"transformer_blocks.2.attn2.to_{x}" for x in "kv"),
+    "blocks.0.mlp.inverted_conv.conv": ("transformer_blocks.0.ff.conv_inverted",),
+    "t_embedder.mlp.0": ("time_embed.emb.timestep_embedder.linear_1",),
+    "final_layer.linear": ("proj_out",),
+}
+
+
+@pytest.mark.parametrize("flat", [False, True], ids=["dots", "underscores"])
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model.", "lora_unet_"])
+@pytest.mark.parametrize("native", NATIVE)
+def test_layers_under_the_names_of_nvidia(
+    model: Checkpoint, shapes: Any, tmp_path: Path, native: str, prefix: str, flat: bool
+) -> None:
+    layers = NATIVE[native]
+    N, *rest = shapes[f"{layers[0]}.weight"]
+    down = torch.randn(3, *rest, generator=torch.Generator().manual_seed(1))
+    up = torch.randn(len(layers) * N, 3, *[1] * (len(rest) - 1))
+    name = prefix + (native.replace(".", "_") if flat else native)
+    path = tmp_path / "a.safetensors"
+    save_file({f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}, path)
+    before, after = loaded(model), loaded(model, (path, 0.5))
+    changed = {f"{layer}.weight": rows for layer, rows in zip(layers, up.split(N), strict=True)}
+    for key, weight in before.items():
+        expected = weight
+        if key in changed:
+            expected = weight + 0.5 * product((down, changed[key]), weight.shape)
+        torch.testing.assert_close(after[key], expected, rtol=1e-6, atol=1e-6)
+
+
+def test_rows_of_a_fused_layer_that_do_not_fit(model: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    halves = {"lora_A": torch.ones(2, 7), "lora_B": torch.ones(9, 2)}
+    save_file({f"blocks.0.attn.qkv.{name}.weight": half for name, half in halves.items()}, path)
+    with pytest.raises(SanaError, match=r"attn1.to_q as a layer of \[7\] -> 3, which is one of"):
+        loaded(model, (path, 1.0))
+
+
 PREFIXES = (
     "base_model.model", "model", "module", "diffusion_model", "model.diffusion_model", "unet", "lora_unet",
     "lora_transformer", "lycoris", "transformer", "base_model.model.transformer", "lora_unet_transformer",
