@@ -5,6 +5,9 @@ The table is that of the published converter (NVlabs/Sana, scripts/convert_sana_
 
 import re
 
+# What programs put before the names of all tensors: ComfyUI, and trainers that wrap the model.
+PREFIXES = ("model.diffusion_model.", "diffusion_model.", "module.", "_orig_mod.", "model.")
+
 _RENAMED = (
     (r"^x_embedder\.proj\.", "patch_embed.proj."),
     (r"^y_embedder\.y_proj\.fc([12])\.", r"caption_projection.linear_\1."),

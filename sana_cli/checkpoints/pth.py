@@ -6,6 +6,7 @@ next to them, such as the state of NumPy's random numbers, is replaced by a stan
 
 import os
 import pickle
+import re
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch.serialization import safe_globals
 
 from quant.files import open_regular
 from sana_cli.checkpoints.model_files import NO_PTH, reading
-from sana_cli.checkpoints.native_names import published_names
+from sana_cli.checkpoints.native_names import PREFIXES, published_names
 from sana_cli.config.networks import TransformerConfig
 from sana_cli.errors import checkpoint_error
 
@@ -58,6 +59,7 @@ _STAND_INS: list[Callable[..., object] | tuple[Callable[..., object], str]] = [
     (_ignored_dict, "collections.defaultdict"),
 ]
 _LONGEST_PICKLE = 64 * 2**20  # bytes; those of models have less than one million
+_DIFFUSERS = "its names are those of diffusers: such tensors go into transformer/ of a model folder, as safetensors"
 _NO_SANA = "is this the transformer of a Sana model?"
 
 
@@ -66,7 +68,7 @@ def read_pth(path: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
 
     Tensors are mapped from the file. Raises SanaError for anything but a Sana transformer.
     """
-    native = _unpickle(path)
+    native = _unwrapped(_unpickle(path))
     tensors: dict[str, Tensor] = {}
     try:
         for name, tensor in native.items():
@@ -80,6 +82,15 @@ def read_pth(path: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
             f"{path} holds tensors of shapes that no Sana transformer has",
             hint=_NO_SANA,
         ) from error
+
+
+def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors without the prefixes that all of them have from a program that wrapped the model."""
+    while tensors and (
+        prefix := next((p for p in PREFIXES if all(n.startswith(p) for n in tensors)), "")
+    ):
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def stored_precision(tensors: dict[str, Tensor]) -> str:
@@ -163,7 +174,10 @@ def _is_plain(name: object, value: object) -> bool:
 def _convert(name: str, tensor: Tensor, path: Path) -> dict[str, Tensor]:
     if names := published_names(name):
         return dict(zip(names, tensor.chunk(len(names)), strict=True))
-    raise checkpoint_error(f"{path}: unexpected tensor {name}", hint=_NO_SANA)
+    hint = (
+        _DIFFUSERS if re.match(r"transformer_blocks\.|caption_|patch_embed\.", name) else _NO_SANA
+    )
+    raise checkpoint_error(f"{path}: unexpected tensor {name}", hint=hint)
 
 
 def _infer_config(

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from quant.config import QuantConfig
 from quant.dtypes import FLOATS
 from quant.schemes import LayerKind
+from sana_cli.checkpoints.native_names import PREFIXES, published_names
 from sana_cli.config.networks import DCAEConfig, Gemma2Config, TransformerConfig
 from sana_cli.errors import SanaError, checkpoint_error
 
@@ -94,6 +95,8 @@ def quantized_shapes(
 
 def require_shapes(expected: Mapping[str, Shape], found: Headers, component: str) -> None:
     """SanaError naming a tensor of a file that is missing, unexpected, misshapen or of no usable type."""
+    if expected.keys() - found.keys():
+        _refuse_other_names(expected, found, component)
     for problem, names in (
         ("missing", expected.keys() - found.keys()),
         ("unexpected", found.keys() - expected.keys()),
@@ -117,6 +120,24 @@ def require_shapes(expected: Mapping[str, Shape], found: Headers, component: str
                 f"{component}: {name} is stored as {stored.lower()}",
                 hint="use a release in fp32, bf16 or fp16, or a folder made by `sana quantize`",
             )
+
+
+def _refuse_other_names(expected: Mapping[str, Shape], found: Headers, component: str) -> None:
+    """SanaError where the tensors are there, under the names of another program."""
+    for name in found:
+        for prefix in PREFIXES:
+            bare = name.removeprefix(prefix)
+            if bare != name and (bare in expected or published_names(bare)):
+                raise checkpoint_error(
+                    f"{component}: its tensors begin with {prefix!r}, as ComfyUI and trainers save them",
+                    hint="use the model's release for diffusers, or save the tensors again without that "
+                    "beginning",
+                )
+    if sum(bool(published_names(name)) for name in found) > len(found) // 2:
+        raise checkpoint_error(
+            f"{component}: its tensors have the names of NVIDIA's original files ({min(found)})",
+            hint="use the model's release for diffusers, or name the .pth file: --model FILE.pth",
+        )
 
 
 def _layer(path: str, weight: Shape, *, bias: bool = True) -> dict[str, Shape]:

@@ -48,6 +48,19 @@ def test_what_trainers_save_beside_the_weights(tmp_path: Path, kind: str) -> Non
     assert "missing tensor caption_projection" in error.message
 
 
+@pytest.mark.parametrize(
+    "prefix", ["module.", "model.diffusion_model.", "_orig_mod.module.", "model."]
+)
+def test_weights_of_a_wrapped_model(tmp_path: Path, prefix: str) -> None:
+    torch.save({prefix + name: tensor for name, tensor in STATE.items()}, tmp_path / "a.pth")
+    assert "missing tensor caption_projection" in error_of(tmp_path / "a.pth").message
+
+
+def test_weights_under_the_names_of_diffusers(tmp_path: Path) -> None:
+    torch.save({"transformer_blocks.0.attn1.to_q.weight": torch.ones(2, 2)}, tmp_path / "a.pth")
+    assert "transformer/ of a model folder" in error_of(tmp_path / "a.pth").hint
+
+
 def test_arrays_of_an_older_numpy(tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     content = pickle.dumps({"state_dict": {}, "x": np.arange(3)}, protocol=2)

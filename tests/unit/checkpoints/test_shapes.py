@@ -135,3 +135,23 @@ def test_tensors_that_do_not_fit(change: dict[str, Any], message: str) -> None:
         require_shapes(
             {"a.weight": (2, 3)}, {n: header for n, header in found.items() if header}, "vae"
         )
+
+
+OTHER_NAMES = {
+    "ComfyUI": (lambda name: f"model.diffusion_model.{name}", "'model.diffusion_model.', as ComfyUI"),
+    "a trainer": (lambda name: f"module.{name}", "'module.', as ComfyUI and trainers"),
+    "NVIDIA": (lambda name: f"blocks.0.attn.proj.{name}", "the names of NVIDIA's original files"),
+    "both": (lambda name: f"model.diffusion_model.blocks.0.attn.proj.{name}", "'model.diffusion_model.'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("program", OTHER_NAMES)
+def test_tensors_under_the_names_of_another_program(program: str) -> None:
+    """They are not missing, so "a file is incomplete" would be no help."""
+    renamed, message = OTHER_NAMES[program]
+    expected = transformer_shapes(TransformerConfig(num_layers=1))
+    found = {renamed(name): ("F32", shape) for name, shape in expected.items()}
+    with pytest.raises(SanaError) as caught:
+        require_shapes(expected, found, "transformer")
+    assert message in caught.value.message
+    assert "release for diffusers" in caught.value.hint
