@@ -1,8 +1,9 @@
 """Many pictures from one loaded model; what is there already is not drawn again. No torch of its own.
 
 A picture counts as done when its file carries the settings that it would be drawn with, whatever its number is: a rerun
-after a kill draws the others, and a line that is inserted or edited draws that line only. Lines without a seed get one
-that follows from their text, so that a rerun asks for the same pictures. Nothing of others is ever replaced.
+after a kill draws the others, a line that is inserted or edited draws that line only, and settings that are changed for
+all lines draw all of them, next to the earlier pictures. Lines without a seed get one that follows from their text, so
+that a rerun asks for the same pictures. Nothing is ever replaced.
 """
 
 import hashlib
@@ -117,7 +118,7 @@ def plan_batch(
     if not overwrite:
         jobs = _found(jobs, there, done, is_pattern=file_names.is_pattern(pattern))
         usual = jobs
-        jobs = _under_free_names(usual, there, done)
+        jobs = _under_free_names(usual, there, done, is_pattern=file_names.is_pattern(pattern))
         renamed = [job.path for job, before in zip(jobs, usual, strict=True) if job is not before]
     new_folder = _folder_to_make(target)
     for job in jobs:
@@ -221,11 +222,16 @@ def _found(
 
 
 def _under_free_names(
-    jobs: list[Job], there: FinishedPictures, done: Mapping[Path, Mapping[str, Any]]
+    jobs: list[Job],
+    there: FinishedPictures,
+    done: Mapping[Path, Mapping[str, Any]],
+    *,
+    is_pattern: bool,
 ) -> list[Job]:
-    """The jobs, those under new names whose own is taken by a picture of this batch, or of a line that was edited.
+    """The jobs, those under new names whose own is taken by another picture of ours: of this batch, or with settings
+    that were changed since, be it in a line or for all.
 
-    SanaError where it is not: where nothing of the batch is done, the folder belongs to another one.
+    SanaError where it is taken by a file of others, or the user gave that very name.
     """
     taken = {job.path for job in jobs} | set(done)
     mine = Counter(job.path for job in jobs)
@@ -234,7 +240,7 @@ def _under_free_names(
         occupied = mine[job.path] > 1 or os.path.lexists(job.path)
         finished = job.path in done and fits(done[job.path], job.wanted, there.model_digest)
         if occupied and not finished:
-            if not done or there.settings_of(job.path) is None:
+            if not is_pattern or there.settings_of(job.path) is None:
                 raise _in_the_way(job.path)
             path = file_names.free_name(job.path, lambda p: p in taken or os.path.lexists(p))
             taken.add(path)

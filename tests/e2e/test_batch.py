@@ -56,7 +56,7 @@ def test_lines_of_text(
     assert [[i[key] for key in same] for i in again] == [[i[key] for key in same] for i in drawn]
 
 
-def test_pictures_of_another_model_of_the_same_name_are_in_the_way(
+def test_pictures_of_another_model_of_the_same_name_stay(
     sana: Callable[..., Any],
     tiny_model: Path,
     quantized: Callable[..., Path],
@@ -71,7 +71,8 @@ def test_pictures_of_another_model_of_the_same_name_are_in_the_way(
     shutil.rmtree(folder)
     shutil.copytree(quantized("w8a8"), folder)
     result = sana(*words)
-    assert (result.code, "another picture" in result.err) == (ExitCode.USAGE, True)
+    assert result.code == 0, result.err
+    assert names(out) == ["1-a-red-fox-2.png", "1-a-red-fox.png"]
 
 
 def test_lines_of_json(
@@ -224,8 +225,34 @@ def test_what_is_in_the_way_is_told_before_any_work(
     assert names(out) == ["2-b.png"]
     assert sana(*words, "--force").code == 0
     assert read_settings(out / "2-b.png")["prompt"] == "b"
-    other = sana(*words, "--guidance", 2)
-    assert (other.code, "another picture" in other.err) == (ExitCode.USAGE, True)
+
+
+@pytest.mark.parametrize(
+    "change", [("--guidance", 2), ("--steps", 2), ("edit the line",)], ids=lambda change: change[0]
+)
+def test_changed_settings_are_drawn_next_to_the_earlier_pictures(
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    out: Path,
+    change: tuple[object, ...],
+) -> None:
+    """In a line and for all lines alike: nothing is replaced, and a rerun draws nothing."""
+    file = tmp_path / "prompts.jsonl"
+    file.write_text('{"prompt": "a"}\n')
+    words = ("generate", "--prompts", file, "-m", tiny_model, "-o", out, *SMALL)
+    assert sana(*words, "--seed", 1).code == 0
+    before = (out / "1-a.png").read_bytes()
+    if len(change) == 1:
+        file.write_text('{"prompt": "a", "seed": 2}\n')
+        change = ()
+    for told in ("name belongs to other pictures, which stay", "1 of 1 pictures are done"):
+        result = sana(*words, "--seed", 1, *change)
+        assert (result.code, told in result.err) == (0, True), result.err
+    assert names(out) == ["1-a-2.png", "1-a.png"]
+    assert (out / "1-a.png").read_bytes() == before
+    one = sana(*words[:-2], "-o", out / "1-a.png", "--size", 32, "--seed", 3)
+    assert (one.code, "1-a.png is another picture" in one.err) == (ExitCode.USAGE, True)
 
 
 @pytest.mark.parametrize(

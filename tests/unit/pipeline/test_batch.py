@@ -79,11 +79,14 @@ def test_only_new_lines_are_drawn(
     assert plan(edit(LINES), pattern).pending == [], "and they are found the next time"
 
 
-def test_another_batch_in_the_folder_is_refused(plan: Callable[..., Batch]) -> None:
-    """Nothing of it is this batch's, so its names are somebody else's."""
+def test_settings_that_changed_for_all_lines(plan: Callable[..., Batch], tmp_path: Path) -> None:
+    """As for a line that is edited: all are drawn next to the earlier ones, and found the next time."""
     plan(LINES, draw=True)
-    with pytest.raises(SanaError, match=r"1-line-a.png is another picture"):
-        plan(LINES, steps=7)
+    batch = plan(LINES, steps=7, draw=True)
+    assert len(batch.renamed) == len(batch.pending) == len(LINES)
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2 * len(LINES)
+    assert not plan(LINES, steps=7).pending
+    assert not plan(LINES).pending
 
 
 @pytest.mark.parametrize("content", [b"somebody's picture", b""])
