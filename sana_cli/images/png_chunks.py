@@ -16,7 +16,9 @@ from quant.files import open_regular
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
-_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+_PIXELS = (b"IHDR", b"PLTE", b"IDAT", b"IEND")
+_COLOR_TYPE = 9  # its place in the data of IHDR
+_TRANSPARENCY = {0: 2, 2: 6, 3: 1}  # bytes of tRNS at least, by colour type
 _MOST_CHUNKS = 2**20  # a picture of 4096x4096 has some thousands
 _LONGEST_TEXT = 4 * 2**20  # bytes, inflated
 _LARGEST_FILE = 2**28  # bytes, of which a copy without texts is made
@@ -63,18 +65,27 @@ def read_texts(path: Path, *keywords: str) -> dict[str, str | None]:
 
 
 def pixels_only(path: Path) -> io.BytesIO | None:
-    """Copy a PNG's pixels and orientation alone; None if a file is no PNG. Raises OSError."""
+    """Copy a PNG's pixels, transparency and orientation alone; None if a file is no PNG. Raises OSError."""
     with open_regular(path) as file:
         if file.seek(0, io.SEEK_END) > _LARGEST_FILE or not any(chunks(file)):
             return None
+        file.seek(next(chunks(file)).start + _COLOR_TYPE)
+        color_type = int.from_bytes(file.read(1))
         copy = io.BytesIO()
         copy.write(SIGNATURE)
         for chunk in chunks(file):
-            if chunk.kind in _PIXELS or (chunk.kind == b"eXIf" and _data(file, chunk) is not None):
+            if chunk.kind in _PIXELS or _is_sound(file, chunk, color_type):
                 file.seek(chunk.start - 8)
                 copy.write(file.read(chunk.length + 12))
     copy.seek(0)
     return copy
+
+
+def _is_sound(file: BinaryIO, chunk: Chunk, color_type: int) -> bool:
+    """Return whether a chunk changes how pixels look, and is whole."""
+    if chunk.kind == b"tRNS" and chunk.length < _TRANSPARENCY.get(color_type, chunk.length + 1):
+        return False
+    return chunk.kind in (b"tRNS", b"eXIf") and _data(file, chunk) is not None
 
 
 def _data(file: BinaryIO, chunk: Chunk) -> bytes | None:

@@ -10,6 +10,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sana_cli.images.png_chunks import SIGNATURE, chunks, pixels_only, read_texts
+from sana_cli.images.reading import opened
 
 LONG = "x" * 3 * 2**20
 
@@ -84,6 +85,34 @@ def test_pixels_alone(tmp_path: Path) -> None:
     damaged = pixels_only(path)
     assert damaged is not None
     assert b"eXIf" not in {chunk.kind for chunk in chunks(damaged)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "mode", "kept"),
+    [
+        (b"tRNS", b"", "L", False), (b"tRNS", b"\0", "L", False), (b"tRNS", b"\0\3", "L", True),
+        (b"tRNS", bytes(5), "RGB", False), (b"tRNS", bytes(6), "RGB", True), (b"tRNS", bytes(6), "RGBA", False),
+        (b"tRNS", b"", "P", False), (b"tRNS", b"\0", "P", True),
+        (b"gAMA", b"", "L", False), (b"cHRM", b"\0", "RGB", False), (b"pHYs", b"\0", "P", False),
+        (b"sRGB", b"", "L", False), (b"iCCP", b"x", "RGB", False), (b"acTL", b"x", "RGB", False),
+    ],
+)  # fmt: skip
+def test_chunks_that_are_too_short(
+    tmp_path: Path, kind: bytes, data: bytes, mode: str, kept: bool
+) -> None:
+    """They hold nothing that decides about the pixels; Pillow refuses the picture for them."""
+    path, picture = tmp_path / "a.png", Image.linear_gradient("L").convert(mode)
+    picture.save(path)
+    content = path.read_bytes()
+    at = content.index(b"IDAT") - 4
+    checksum = struct.pack(">I", zlib.crc32(kind + data))
+    chunk = struct.pack(">I", len(data)) + kind + data + checksum
+    path.write_bytes(content[:at] + chunk + content[at:])
+    with opened(path) as image:
+        assert image.convert(mode).tobytes() == picture.tobytes()
+    copy = pixels_only(path)
+    assert copy is not None
+    assert (kind in {chunk.kind for chunk in chunks(copy)}) == kept
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a", SIGNATURE, SIGNATURE + b"\0\0"])
