@@ -35,6 +35,9 @@ COMPOSITE_VERSION = (
     2  # of files that hold what stays of an original: older readers would draw over it
 )
 SUFFIX = ".latents.safetensors"
+_LARGEST = (
+    1e6  # of values; those of models are below 100, and much larger ones overflow in decoders
+)
 _LONGEST_NAME = 255  # bytes, of common file systems
 _NEEDED = (  # settings that every picture has
     "prompt", "seed", "steps", "guidance", "scheduler", "size", "drawn_size", "model", "version",
@@ -166,6 +169,8 @@ def read(path: Path) -> KeptLatents:
         raise _damaged(path, f"its latents are {latents.dtype}, not torch.float32")
     if not latents.isfinite().all():
         raise _damaged(path, "its latents hold NaN or infinite values")
+    if (largest := latents.abs().max().item()) > _LARGEST:
+        raise _damaged(path, f"its latents hold values up to {largest:.0e}, which no model draws")
     try:
         settings, how = _parse(metadata)
         drawn, shape = _size(settings["drawn_size"]), tuple(latents.shape[-2:])

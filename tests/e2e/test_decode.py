@@ -531,6 +531,7 @@ CHANGES: dict[str, tuple[Callable[..., Any], str]] = {
     "empty": (lambda t, m: t.update(latents=torch.zeros(1, 32, 0, 3)), "have the shape"),
     "other size": (lambda t, m: t.update(latents=torch.ones(1, 32, 3, 3)), "are none of a 96x64"),
     "half": (lambda t, m: t.update(latents=t["latents"].half()), "are torch.float16"),
+    "huge": (lambda t, m: t.update(latents=t["latents"] * 1e30), "which no model draws"),
     "no tensor": (lambda t, m: t.update(other=t.pop("latents")), "have the shape None"),
     "channels": (
         lambda t, m: t.update(latents=torch.ones(1, 16, 2, 3)),
