@@ -4,10 +4,10 @@ Caches go to a temporary folder, and the hub's address to a closed port: a test 
 once instead of downloading.
 """
 
+import errno
 import functools
 import gc
 import io
-import itertools
 import json
 import os
 import shutil
@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
+from unittest import mock
 
 import pytest
 
 _scratch: str | None = None
-_tests = itertools.count()
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -282,10 +282,11 @@ def before_opening(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return watch
 
 
+# The network of each stage: its module, its class, and the folder of its weights.
 _NETWORKS = {
-    "text": "sana_cli.models.gemma2",
-    "denoise": "sana_cli.models.sana_transformer",
-    "decode": "sana_cli.models.dc_ae",
+    "text": ("sana_cli.models.gemma2", "Gemma2", "text_encoder"),
+    "denoise": ("sana_cli.models.sana_transformer", "SanaTransformer2D", "transformer"),
+    "decode": ("sana_cli.models.dc_ae", "AutoencoderDC", "vae"),
 }
 
 
@@ -298,7 +299,7 @@ def before_computing() -> Callable[..., AbstractContextManager[None]]:
         from torch.nn.modules.module import register_module_forward_pre_hook
 
         def called(module: Any, inputs: Any) -> None:
-            if type(module).__module__ == _NETWORKS[stage]:
+            if type(module).__module__ == _NETWORKS[stage][0]:
                 act()
 
         with register_module_forward_pre_hook(called):
@@ -307,17 +308,82 @@ def before_computing() -> Callable[..., AbstractContextManager[None]]:
     return hook
 
 
+@pytest.fixture(scope="session")
+def before_loading() -> Callable[..., AbstractContextManager[None]]:
+    """`with before_loading("denoise", act): ...` calls `act()` whenever that stage's network was built and its weights are read."""
+
+    @contextmanager
+    def hook(stage: str, act: Callable[[], object]) -> Iterator[None]:
+        from torch.nn.modules.module import register_module_module_registration_hook
+
+        _, network, folder = _NETWORKS[stage]
+        opens, built = Path.open, [False]
+
+        def registered(module: Any, name: str, child: Any) -> None:
+            built[0] |= type(module).__name__ == network
+
+        def opened(path: Path, *rest: Any, **named: Any) -> Any:
+            if built[0] and path.parent.name == folder:
+                built[0] = False
+                act()
+            return opens(path, *rest, **named)
+
+        with (
+            register_module_module_registration_hook(registered),
+            mock.patch.object(Path, "open", opened),
+        ):
+            yield
+
+    return hook
+
+
+@pytest.fixture(scope="session")
+def at_stage(
+    before_computing: Callable[..., Any], before_loading: Callable[..., Any]
+) -> Callable[..., AbstractContextManager[Any]]:
+    """`with at_stage("load denoise", act): ...`, one of STAGES: `act()` is called when a run is there."""
+
+    def hook(stage: str, act: Callable[[], object]) -> AbstractContextManager[Any]:
+        if stage == "save":
+            from PIL import Image
+
+            return mock.patch.object(Image.Image, "save", side_effect=lambda *_, **__: act())
+        kind, _, part = stage.rpartition(" ")
+        return (before_loading if kind else before_computing)(part, act)
+
+    return hook
+
+
 @pytest.fixture
-def fast_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+def system_file(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str | None], None]:
+    """`system_file("/proc/cpuinfo", text)`: what the kernel says there from then on; None: it has no such file."""
+    reads, texts = Path.read_text, {}
+
+    def read(path: Path, *rest: Any, **named: Any) -> str:
+        text = texts.get(str(path), "")
+        if text is None:
+            raise FileNotFoundError(errno.ENOENT, "No such file", str(path))
+        return text or reads(path, *rest, **named)
+
+    def put(path: str, text: str | None) -> None:
+        texts[path] = text
+        monkeypatch.setattr(Path, "read_text", read)
+
+    return put
+
+
+@pytest.fixture
+def fast_bf16(system_file: Callable[..., None]) -> None:
     """This processor has instructions for bf16."""
-    monkeypatch.setattr("sana_cli.system.precision.cpu_has_fast_bf16", lambda: True)
+    system_file("/proc/cpuinfo", "flags\t: avx2 avx512f avx512_bf16\n")
 
 
 @pytest.fixture(autouse=True)
-def _own_prompt_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No test finds what another has encoded: it would not run the text encoder."""
-    folder = Path(f"{_scratch}/prompts/{next(_tests)}")  # made by the first that needs it
-    monkeypatch.setattr("sana_cli.pipeline.prompt_cache._folder", lambda: folder)
+def prompts() -> Path:
+    """The folder of encoded prompts. No test finds what another has encoded: it would not run the text encoder."""
+    folder = Path(f"{_scratch}/cache/sana/prompts")
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sana_cli.errors import ExitCode
+from tests.faults import STAGES, raising
 
 FAST = ("--size", "64x64", "--steps", "2", "--device", "cpu", "--precision", "fp32")
 
@@ -264,26 +265,13 @@ def test_damaged_weights(refused: Callable[..., str], broken: Path, file: str, d
 
 # -- the run itself ----------------------------------------------------------------------------
 
-STAGES = [
-    "pipeline.components.load_prompt_encoder", "pipeline.text.encode_prompt",
-    "pipeline.components.load_transformer", "pipeline.transformer_steps.denoise", "pipeline.components.load_vae",
-    "pipeline.decode.decode", "images.png.save_png",
-]  # fmt: skip
-
-
-def fail_at(monkeypatch: pytest.MonkeyPatch, stage: str, error: BaseException) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(f"sana_cli.{stage}", fail)
-
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_interrupted(
-    refused: Callable[..., str], tiny_model: Path, monkeypatch: pytest.MonkeyPatch, stage: str
+    refused: Callable[..., str], tiny_model: Path, at_stage: Callable[..., Any], stage: str
 ) -> None:
-    fail_at(monkeypatch, stage, KeyboardInterrupt())
-    assert "interrupted" in refused(ExitCode.INTERRUPTED, tiny_model, *FAST)
+    with at_stage(stage, raising(KeyboardInterrupt())):
+        assert "interrupted" in refused(ExitCode.INTERRUPTED, tiny_model, *FAST)
 
 
 @pytest.mark.parametrize("stage", STAGES[:-1])
@@ -299,12 +287,12 @@ def test_interrupted(
 def test_out_of_memory(
     refused: Callable[..., str],
     tiny_model: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    at_stage: Callable[..., Any],
     stage: str,
     error: BaseException,
 ) -> None:
-    fail_at(monkeypatch, stage, error)
-    assert "out of memory at 64x64" in refused(ExitCode.ENVIRONMENT, tiny_model, *FAST)
+    with at_stage(stage, raising(error)):
+        assert "out of memory at 64x64" in refused(ExitCode.ENVIRONMENT, tiny_model, *FAST)
 
 
 def test_real_allocation_failure(tiny_model: Path, tmp_path: Path) -> None:
@@ -363,10 +351,10 @@ def test_ctrl_c_of_a_process(tiny_model: Path, tmp_path: Path, module: str, late
 
 
 def test_bugs_keep_their_traceback(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, at_stage: Callable[..., Any]
 ) -> None:
-    fail_at(monkeypatch, "pipeline.transformer_steps.denoise", ZeroDivisionError("a bug"))
-    with pytest.raises(ZeroDivisionError):
+    bug = at_stage("denoise", raising(ZeroDivisionError("a bug")))
+    with bug, pytest.raises(ZeroDivisionError):
         sana("generate", "x", "-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
 
 

@@ -15,7 +15,6 @@ import pytest
 from sana_cli.errors import ExitCode
 from sana_cli.images.png import read_settings
 from sana_cli.pipeline.batch import _claim, _lock_of
-from sana_cli.terminal.batch_report import BatchReport
 
 SMALL = ("--size", "32x32", "--steps", "1", "--device", "cpu", "--precision", "fp32")
 
@@ -438,20 +437,19 @@ def test_an_interrupted_batch_tells_how_many_are_done(
     tiny_model: Path,
     tmp_path: Path,
     out: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    before_computing: Callable[..., Any],
 ) -> None:
     file = tmp_path / "p.txt"
     file.write_text("a\nb\nc\n")
     words = ("generate", "--prompts", file, "-m", tiny_model, "-o", out, *SMALL)
-    drawn = BatchReport.drawn
-
-    def once(self: BatchReport, *arguments: Any) -> None:
-        drawn(self, *arguments)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(BatchReport, "drawn", once)
     for done in (1, 2):
-        result = sana(*words, "--json")
+
+        def interrupt(done: int = done) -> None:
+            if len(list(out.glob("*.png"))) == done:
+                raise KeyboardInterrupt
+
+        with before_computing("denoise", interrupt):
+            result = sana(*words, "--json")
         assert result.code == ExitCode.INTERRUPTED
         assert (
             f"error: interrupted: {done} of 3 pictures are done\nhint: the same command"

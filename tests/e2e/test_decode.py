@@ -8,9 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,12 +23,10 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode
 from sana_cli.images.png import read_settings
-from sana_cli.memory import planner
-from sana_cli.memory.planner import Cap
-from sana_cli.pipeline import decode as decoding
-from sana_cli.pipeline import latents_file, recovery
+from sana_cli.pipeline import latents_file
+from tests.faults import full_disk, raising
 
 FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
 KEPT = "a.png.latents.safetensors"
@@ -36,13 +35,6 @@ KEPT = "a.png.latents.safetensors"
 def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image).astype(int)
-
-
-def raising(error: BaseException) -> Callable[..., Any]:
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    return fail
 
 
 @pytest.fixture(scope="module")
@@ -146,15 +138,14 @@ def test_bad_options(
     assert message in result.err
 
 
+@pytest.mark.parametrize("gpu", [{"total": 200 << 20}], indirect=True)
 def test_auto_takes_tiles_under_pressure(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gpu: Any, sana: Callable[..., Any], tiny_model: Path, tmp_path: Path
 ) -> None:
-    words = ("generate", "A Fox", "-m", tiny_model, *FAST, "--size", "1024x64", "-o")
-    assert sana(*words, tmp_path / "whole.png").code == 0
-    monkeypatch.setattr(planner, "free_bytes", lambda device: 1000)
-    monkeypatch.setattr(planner, "held_bytes", lambda device: 1000)
-    result = sana(*words, tmp_path / "a.png")
-    assert result.code == 0
+    words = ("generate", "A Fox", "-m", tiny_model, *FAST, "--size", "1024x64")
+    assert sana(*words, "-o", tmp_path / "whole.png").code == 0
+    result = sana(*words, "--device", "cuda", "--backend", "reference", "-o", tmp_path / "a.png")
+    assert result.code == 0, result.err
     assert "decode exact-tiles 128" in result.err
     assert "the smallest, and it may not be enough; predicted peak" in result.err
     assert np.abs(pixels(tmp_path / "a.png") - pixels(tmp_path / "whole.png")).max() <= 1
@@ -175,28 +166,29 @@ def test_out_of_memory_takes_tiles(
     sana: Callable[..., Any],
     tiny_model: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    at_stage: Callable[..., Any],
     error: BaseException,
     failures: int,
 ) -> None:
-    original, plans = decoding.decode, []
+    there: list[list[str]] = []
+    fail = raising(error, failures)
 
-    def decode(*arguments: Any, plan: Any, **options: Any) -> Any:
-        plans.append(str(plan))
-        if len(plans) <= failures:
-            assert names(tmp_path) == ["a-3.png.latents.safetensors"]
-            raise error
-        return original(*arguments, plan=plan, **options)
+    def decode() -> None:
+        there.append(names(tmp_path))
+        fail()
 
-    monkeypatch.setattr(decoding, "decode", decode)
     path = tmp_path / "a.png"
-    result = sana(
-        "generate", "x", "-m", tiny_model, "-o", path, *FAST, "--size", "1024x64", "--count", 2,
-        "--json",
-    )  # fmt: skip
+    with at_stage("decode", decode):
+        result = sana(
+            "generate", "x", "-m", tiny_model, "-o", path, *FAST, "--size", "1024x64", "--count", 2,
+            "--json",
+        )  # fmt: skip
     assert result.code == 0, result.err
-    tried = ["whole", "whole", "exact-tiles 512"]
-    assert plans == [*tried[: failures + 1], tried[failures]], "the second picture knows already"
+    assert there[:failures] == [["a-3.png.latents.safetensors"]] * failures
+    took = ["whole", "whole", "exact-tiles 512"][failures]
+    drawn = [image["decode"] for image in result.document["images"]]
+    assert drawn == [took] * 2
+    assert result.err.count("out of memory") == failures, "the second picture knows already"
     assert "out of memory: decode whole; trying without the transformer" in result.err
     assert ("trying exact-tiles 512" in result.err) == (failures == 2)
     assert names(tmp_path) == ["a-3.png", "a-4.png"]
@@ -222,9 +214,7 @@ def test_out_of_memory_to_the_end(
     assert names(tmp_path) == ["a.png", "whole.png"]
 
 
-@pytest.mark.parametrize(
-    "stage", ["pipeline.components.load_vae", "pipeline.decode.decode", "images.png.save_png"]
-)
+@pytest.mark.parametrize("stage", ["load decode", "decode", "save"])
 @pytest.mark.parametrize("command", ["generate", "decode"])
 def test_interrupted_anywhere(
     sana: Callable[..., Any],
@@ -232,13 +222,12 @@ def test_interrupted_anywhere(
     tmp_path: Path,
     whole: Path,
     kept: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    at_stage: Callable[..., Any],
     stage: str,
     command: str,
 ) -> None:
     """Also an interrupted `sana decode` loses nothing, and drawing again takes the same file."""
-    with monkeypatch.context() as patch:
-        patch.setattr(f"sana_cli.{stage}", raising(KeyboardInterrupt()))
+    with at_stage(stage, raising(KeyboardInterrupt())):
         if command == "decode":
             result = sana("decode", kept, "--device", "cpu")
         else:
@@ -285,15 +274,15 @@ def test_latents_of_one_name_at_once(
     """Every one has found the same name free when they begin to write; tries at the same picture share a file."""
     first = latents_file.read(kept)
     prompts = ["A Cat", "A Cat", "A Cow", "A Dog"]
-    barrier, write = threading.Barrier(len(prompts)), latents_file.write
+    barrier, make = threading.Barrier(len(prompts)), tempfile.mkstemp
 
-    def together(*words: Any, **options: Any) -> None:
+    def together(**options: Any) -> tuple[int, str]:
         with suppress(threading.BrokenBarrierError):
             barrier.wait(2)
         barrier.abort()  # only the first time
-        write(*words, **options)
+        return make(**options)
 
-    monkeypatch.setattr(latents_file, "write", together)
+    monkeypatch.setattr(tempfile, "mkstemp", together)  # how each begins to write
     written: list[tuple[str, Path]] = []
 
     def work(prompt: str) -> None:
@@ -315,11 +304,13 @@ def test_latents_that_cannot_be_kept(
     sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A full disk spoils the precaution, not the picture."""
-    full = SanaError("cannot write: No space left on device")
-    monkeypatch.setattr(latents_file, "write", raising(full))
+    # The first file shows that the folder can be written, the third is the picture.
+    monkeypatch.setattr(tempfile, "mkstemp", full_disk(tmp_path, {2}))
     result = sana("generate", "x", "-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
-    assert result.code == 0
-    assert "finished latents are not kept: cannot write: No space left on device" in result.err
+    assert result.code == 0, result.err
+    assert "finished latents are not kept: cannot write " in result.err
+    assert "No space left on device" in result.err
+    assert names(tmp_path) == ["a.png"]
 
 
 @pytest.mark.parametrize("stage", ["decode", "save_png"])
@@ -386,30 +377,34 @@ def test_a_cap_that_allocations_are_held_to(
     tiny_model: Path,
     before_computing: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
+    gpu: Any,
     command: str,
 ) -> None:
-    """As on a CUDA device: it may be the cap that is in the way, whoever set it."""
-    monkeypatch.setattr(
-        recovery, "held_to", lambda cap, device: nullcontext(cap if cap.asked else None)
-    )
+    """On a CUDA device: it may be the cap that is in the way, whoever set it."""
     monkeypatch.setenv("SANA_MAX_MEMORY", "4GiB")
-    words = ("decode", kept, "--device", "cpu")
+    words: tuple[object, ...] = ("decode", kept, "--device", "cuda")
     if command == "generate":
-        words = ("generate", "x", "-m", tiny_model, "-o", kept.parent / "b.png", *FAST)
+        words = ("generate", "x", "-m", tiny_model, "-o", kept.parent / "b.png", *FAST, "--device", "cuda")  # fmt: skip
     with before_computing("decode", raising(MemoryError())):
         told = sana(*words).err
     assert ", limit 4.00 GiB, set by SANA_MAX_MEMORY\nhint: give a higher --max-memory, " in told
     monkeypatch.delenv("SANA_MAX_MEMORY")
     with before_computing("decode", raising(MemoryError())):
-        free = sana("decode", kept, "--device", "cpu").err
+        free = sana("decode", kept, "--device", "cuda").err
+    assert "out of memory" in free
     assert "--max-memory" not in free
     assert "--size" not in free, "which this command has not"
 
 
-def test_a_cap(sana: Callable[..., Any], kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cap(
+    sana: Callable[..., Any],
+    kept: Path,
+    before_computing: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    gpu: Any,
+) -> None:
     """As for `sana generate`, with remedies that this command has."""
-    held: list[Cap] = []
-    monkeypatch.setattr(recovery, "held_to", lambda cap, device: nullcontext(held.append(cap)))
+    held: set[float] = set()  # of the device's 24 GiB
     refused = sana("decode", kept, "--device", "cpu", "--max-memory", "64MiB")
     assert refused.code == ExitCode.USAGE
     assert "no plan fits into 64 MiB" in refused.err
@@ -418,14 +413,15 @@ def test_a_cap(sana: Callable[..., Any], kept: Path, monkeypatch: pytest.MonkeyP
     assert "error: decode exact-tiles 32 needs " in refused.err
     assert re.search(r"hint: use --max-memory \d+MiB(, or --decode auto: .*)?\n", refused.err)
     monkeypatch.setenv("SANA_MAX_MEMORY", "64MiB")
-    assert "into 64 MiB, set by SANA_MAX_MEMORY: the" in sana("decode", kept).err
+    assert "into 64 MiB, set by SANA_MAX_MEMORY: the" in sana("decode", kept, "--device", "cpu").err
     monkeypatch.delenv("SANA_MAX_MEMORY")
-    assert held == []
     assert kept.is_file()
-    result = sana("decode", kept, "--device", "cpu", "--max-memory", "4GiB")
+    with before_computing("decode", lambda: held.add(gpu.memory.fraction)):
+        result = sana("decode", kept, "--device", "cuda", "--max-memory", "4GiB")
     assert result.code == 0, result.err
     assert "limit 4.00 GiB" in result.err
-    assert held == [Cap(bytes=4 * 2**30, asked=True)]
+    assert held == {4 / 24}
+    assert gpu.memory.fraction == 1
 
 
 def test_what_resizing_takes_is_planned(sana: Callable[..., Any], kept: Path) -> None:

@@ -1,48 +1,41 @@
 """A broken stage is tried once more in fp32, says so, and fails clearly if that does not help."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from sana_cli.errors import ExitCode
-from sana_cli.pipeline import components, init_images
 from sana_cli.pipeline.values import BrokenValues, check_values
+from tests.faults import raising
 
 OPTIONS = ("--size", "64x64", "--steps", "2", "--device", "cpu", "--seed", "1")
 
 
-def spoil(
-    monkeypatch: pytest.MonkeyPatch,
-    part: str,
-    *,
-    always: bool,
-    half: str = "decoder.",
-) -> None:
-    """Put a NaN into a part's weights, of an autoencoder into one `half`: only when it runs below fp32, or always."""
-    other = {"decoder.": "encoder.", "encoder.": "decoder."}[half]
-    original = getattr(components, f"load_{part}")
+@contextmanager
+def spoiled(part: str, *, always: bool) -> Iterator[None]:
+    """Within the block modules of these classes get a NaN before they compute: only below fp32, or always."""
 
-    def load(checkpoint: Any, *, dtype: str, device: torch.device, **options: Any) -> Any:
-        module = original(checkpoint, dtype=dtype, device=device, **options)
-        if always or dtype != "fp32":
-            weights = module.model if part == "prompt_encoder" else module
-            parameter = [p for n, p in weights.named_parameters() if not n.startswith(other)][-1]
-            with torch.no_grad():
+    def spoil(module: nn.Module, inputs: Any) -> None:
+        if type(module).__name__ in part.split():
+            parameter = list(module.parameters())[-1]
+            if always or parameter.dtype != torch.float32:
                 parameter.view(-1)[0] = torch.nan
-        return module
 
-    monkeypatch.setattr(components, f"load_{part}", load)
+    with register_module_forward_pre_hook(spoil):
+        yield
 
 
 PARTS = {
-    "prompt_encoder": "text encoding",
-    "transformer": "denoising step 1",
-    "vae": "decoding",
+    "Gemma2": "text encoding",
+    "SanaTransformer2D": "denoising step 1",
+    "Encoder Decoder": "decoding",
 }
 
 
@@ -52,7 +45,6 @@ def test_second_try_in_fp32(
     sana: Callable[..., Any],
     pipelines: Any,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     part: str,
 ) -> None:
     model = pipelines.folder("plain", "bf16")
@@ -61,8 +53,8 @@ def test_second_try_in_fp32(
         "generate", "x", "-m", model, "-o", tmp_path / "b.png", *OPTIONS, "--precision", "fp32"
     )
     assert good.code == 0
-    spoil(monkeypatch, part, always=False)
-    result = sana("generate", "x", "-m", model, "-o", path, *OPTIONS, "--json")
+    with spoiled(part, always=False):
+        result = sana("generate", "x", "-m", model, "-o", path, *OPTIONS, "--json")
     assert result.code == 0, result.err
     assert f"values after {PARTS[part]} in bf16; trying once more in fp32" in result.err
     assert result.document["images"][0]["settings"]["precision"] == "fp32"
@@ -70,24 +62,23 @@ def test_second_try_in_fp32(
 
 @pytest.mark.usefixtures("fast_bf16")
 @pytest.mark.parametrize(
-    ("part", "stage"), [("prompt_encoder", "text encoding"), ("vae", "encoding the picture")]
+    ("part", "stage"), [("Gemma2", "text encoding"), ("Encoder Decoder", "encoding the picture")]
 )
 def test_second_try_for_a_file_of_prompts(
     sana: Callable[..., Any],
     pipelines: Any,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     part: str,
     stage: str,
 ) -> None:
     """Texts and originals of all pictures are encoded at once, before the first is drawn."""
     Image.linear_gradient("L").convert("RGB").save(tmp_path / "original.png")
     (tmp_path / "p.txt").write_text("x\ny\n")
-    spoil(monkeypatch, part, always=False, half="encoder.")
-    result = sana(
-        "generate", "--prompts", tmp_path / "p.txt", "--image", tmp_path / "original.png", "-m",
-        pipelines.folder("plain", "bf16"), "-o", f"{tmp_path}/{{index}}.png", *OPTIONS, "--json",
-    )  # fmt: skip
+    with spoiled(part, always=False):
+        result = sana(
+            "generate", "--prompts", tmp_path / "p.txt", "--image", tmp_path / "original.png", "-m",
+            pipelines.folder("plain", "bf16"), "-o", f"{tmp_path}/{{index}}.png", *OPTIONS, "--json",
+        )  # fmt: skip
     assert result.code == 0, result.err
     assert f"values after {stage} in bf16; trying once more in fp32" in result.err
     assert [i["settings"]["precision"] for i in result.told("drawn")] == ["fp32", "fp32"]
@@ -98,17 +89,14 @@ def test_no_memory_for_the_originals_of_a_file_of_prompts(
     sana: Callable[..., Any],
     tiny_model: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    before_computing: Callable[..., Any],
     error: Exception,
 ) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise error
-
-    monkeypatch.setattr(init_images, "encode_image", fail)
     Image.linear_gradient("L").convert("RGB").save(tmp_path / "original.png")
     (tmp_path / "p.txt").write_text("x\ny\n")
     words = ("--prompts", tmp_path / "p.txt", "--image", tmp_path / "original.png")
-    result = sana("generate", *words, "-m", tiny_model, "-o", tmp_path, *OPTIONS)
+    with before_computing("decode", raising(error)):  # the autoencoder
+        result = sana("generate", *words, "-m", tiny_model, "-o", tmp_path, *OPTIONS)
     assert result.code == ExitCode.ENVIRONMENT
     assert "error: out of memory at 64x64" in result.err
 
@@ -120,14 +108,13 @@ def test_clear_failure_when_fp32_does_not_help(
     sana: Callable[..., Any],
     pipelines: Any,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     part: str,
     precision: str,
 ) -> None:
-    spoil(monkeypatch, part, always=True)
     model = pipelines.folder("plain", "bf16")
     options = ("-o", tmp_path / "a.png", *OPTIONS, "--precision", precision)
-    result = sana("generate", "x", "-m", model, *options)
+    with spoiled(part, always=True):
+        result = sana("generate", "x", "-m", model, *options)
     assert result.code == ExitCode.CHECKPOINT
     assert f"error: no picture: NaN or infinite values after {PARTS[part]}" in result.err
     assert ("trying once more" in result.err) == (precision == "auto")

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sana_cli.errors import ExitCode
+from sana_cli.images.png import read_settings
 
 
 @pytest.fixture
@@ -71,20 +72,12 @@ def test_names_that_are_read_but_not_listed(
 
 @pytest.mark.parametrize("prompt", ["- a cat", "-5 degrees, snow", "--ar 16:9 cats", "-nice cat"])
 def test_a_sentence_that_begins_with_a_dash_is_a_prompt(
-    forecast: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch, prompt: str
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, prompt: str
 ) -> None:
-    from sana_cli.commands import generate_session
-
-    seen = []
-    check = generate_session.GenerateSession.print_forecast
-    monkeypatch.setattr(
-        generate_session.GenerateSession, "print_forecast",
-        lambda order, *rest, **more: (seen.append(order.options.prompt), check(order, *rest, **more)),
-    )  # fmt: skip
-    forecast(prompt, "--size", "64x64")
-    forecast("--size", "64x64", "-p", prompt)
-    forecast("--size", "64x64", "--", prompt)
-    assert seen == [prompt] * 3
+    small = ("--size", "32x32", "--steps", 1, "-m", tiny_model, "-o", tmp_path / "a.png", "--force")
+    for words in ((prompt, *small), (*small, "-p", prompt), (*small, "--", prompt)):
+        assert sana("generate", *words).code == 0
+        assert read_settings(tmp_path / "a.png")["prompt"] == prompt
 
 
 def test_a_word_with_a_dash_is_a_wrong_option(sana: Callable[..., Any]) -> None:

@@ -14,6 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 
 from sana_cli.errors import ExitCode
+from tests.faults import raising
 
 FAST = ("--size", "64x64", "--steps", "1", "--device", "cpu", "--precision", "fp32", "--seed", "1")
 
@@ -98,12 +99,13 @@ def test_odd_values(
 
 
 def test_dangling_link_as_output_is_found_before_any_work(
-    fails: Callable[..., str], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fails: Callable[..., str], tiny_model: Path, tmp_path: Path, before_loading: Callable[..., Any]
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     (tmp_path / "link").rename(tmp_path / "link.PNG")
-    monkeypatch.setattr("sana_cli.pipeline.components.load_prompt_encoder", None)
-    fails(ExitCode.USAGE, "generate", "x", "-m", tiny_model, "-o", tmp_path / "link.PNG", *FAST)
+    words = ("generate", "x", "-m", tiny_model, "-o", tmp_path / "link.PNG", *FAST)
+    with before_loading("text", raising(AssertionError("work was begun"))):
+        fails(ExitCode.USAGE, *words)
 
 
 def test_long_but_legal_name(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
@@ -129,21 +131,18 @@ def test_a_pipe_is_not_replaced(
 
 
 def test_finished_pictures_are_told_when_a_later_one_fails(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    before_computing: Callable[..., Any],
 ) -> None:
-    from sana_cli.pipeline import transformer_steps as drawing
-
-    original, calls = drawing.denoise, []
-
-    def fail_second(*args: Any, **kwargs: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 2:
+    def fail_second() -> None:
+        if (tmp_path / "a-1.png").exists():
             raise MemoryError
-        return original(*args, **kwargs)
 
-    monkeypatch.setattr(drawing, "denoise", fail_second)
     options = ("-m", tiny_model, "-o", tmp_path / "a.png", "--count", "3", "--json", *FAST)
-    result = sana("generate", "x", *options)
+    with before_computing("denoise", fail_second):
+        result = sana("generate", "x", *options)
     assert result.code == ExitCode.ENVIRONMENT
     assert [Path(image["path"]).name for image in result.documents[0]["images"]] == ["a-1.png"]
     assert result.documents[-1]["error"]["code"] == ExitCode.ENVIRONMENT

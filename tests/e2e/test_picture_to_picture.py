@@ -11,8 +11,7 @@ from PIL import Image, ImageDraw
 
 from sana_cli.errors import ExitCode
 from sana_cli.images.png import XMP_KEY, read_settings
-from sana_cli.pipeline import decode as decoding
-from sana_cli.pipeline import guidance
+from sana_cli.pipeline import SanaPipeline
 
 CPU = ("--device", "cpu", "--precision", "fp32")
 CAT = "a cat left of a pizza on a blue background"
@@ -93,21 +92,16 @@ def test_full_strength_draws_from_noise(draw: Callable[..., Any], original: Path
 
 
 @pytest.mark.parametrize("scheduler", ["flow-dpm", "flow-euler"])
-def test_the_share_of_steps(
-    sana: Callable[..., Any], original: Path, tmp_path: Path, scheduler: str,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    ran = []
-    inner = guidance.guided_velocity
-
-    def counted(*arguments: Any, **options: Any) -> Any:
-        ran.append(1)
-        return inner(*arguments, **options)
-
-    monkeypatch.setattr(guidance, "guided_velocity", counted)
-    words = ("--image", original, "--strength", 0.29, "--steps", 10, "--scheduler", scheduler, *CPU)
-    assert sana("generate", PROMPT, *words, "-o", tmp_path / "a.png").code == 0
-    assert len(ran) == 2
+def test_the_share_of_steps(original: Path, scheduler: str) -> None:
+    ran: list[tuple[int, int]] = []
+    with SanaPipeline.open(device="cpu") as pipeline:
+        result = pipeline(
+            PROMPT, image=str(original), strength=0.29, steps=10, scheduler=scheduler,
+            on_step=lambda *step: ran.append(step),
+        )  # fmt: skip
+    assert ran == [(1, 2), (2, 2)]
+    assert result.passes is not None
+    assert result.passes.computed == 4, "both branches"
 
 
 # -- sizes and files -------------------------------------------------------------------------------
@@ -190,15 +184,18 @@ def test_every_plan_draws_the_same(
 
 def test_an_interrupted_decoding_is_finished_with_the_original(
     sana: Callable[..., Any], draw: Callable[..., Any], original: Path, mask: Path, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    before_loading: Callable[..., Any],
 ) -> None:  # fmt: skip
     _, expected = draw("whole", "--image", original, "--mask", mask)
+    begun: list[int] = []
 
-    def interrupt(*arguments: Any, **options: Any) -> Any:
-        raise KeyboardInterrupt
+    def interrupt_second() -> None:
+        """First the encoder is loaded, then the decoder."""
+        begun.append(1)
+        if len(begun) == 2:
+            raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched:
-        patched.setattr(decoding, "decode", interrupt)
+    with before_loading("decode", interrupt_second):
         words = ("--image", original, "--mask", mask, *SHORT)
         result = sana("generate", PROMPT, *words, "-o", tmp_path / "a.png")
     assert result.code == ExitCode.INTERRUPTED

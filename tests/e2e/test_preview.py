@@ -1,7 +1,8 @@
 """`--preview`: a picture while it is drawn, in the terminal and in a file."""
 
 import os
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,31 +10,39 @@ import pytest
 from PIL import Image
 
 from sana_cli.errors import ExitCode
-from sana_cli.images.png import DIGITAL_SOURCE_TYPE, XMP_KEY, is_preview, save_preview
+from sana_cli.images.png import DIGITAL_SOURCE_TYPE, XMP_KEY, is_preview, preview_state
+from tests.faults import full_disk
 
 DRAW = ("generate", "a cat", "--steps", "4", "--seed", "1", "--device", "cpu")
 
 
+class Watcher:
+    """Looks at the preview's file again and again, as a viewer of pictures does: its states, and the sizes of the pictures."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.seen: dict[str, tuple[int, int]] = {}
+
+    def look(self) -> None:
+        if self.file.exists() and (state := preview_state(self.file)):
+            with Image.open(self.file) as image:
+                self.seen[state] = image.size
+
+
 @pytest.fixture
-def saved(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, Image.Image]]:
-    """What is written to the preview's file: step, of how many, and the picture."""
-    seen: list[tuple[int, int, Image.Image]] = []
-
-    def save(image: Image.Image, path: Path, *, step: int, steps: int) -> None:
-        seen.append((step, steps, image))
-        save_preview(image, path, step=step, steps=steps)
-
-    monkeypatch.setattr("sana_cli.images.png.save_preview", save)
-    return seen
+def watched(tmp_path: Path, before_computing: Callable[..., Any]) -> Iterator[Watcher]:
+    watcher = Watcher(tmp_path / "so-far.png")
+    with before_computing("denoise", watcher.look), before_computing("decode", watcher.look):
+        yield watcher
 
 
-def test_a_file_that_follows_the_picture(sana: Any, saved: Any, tmp_path: Path) -> None:
+def test_a_file_that_follows_the_picture(sana: Any, watched: Watcher, tmp_path: Path) -> None:
     """It ends as a soft version of the picture, stays, and is replaced by the next run's."""
     file, picture = tmp_path / "so-far.png", tmp_path / "a.png"
     words = (*DRAW, "--preview-file", file, "--preview-every", 2, "-o", picture)
     result = sana(*words)
     assert result.code == 0, result.err
-    assert [(step, steps) for step, steps, _ in saved] == [(2, 4), (4, 4)]
+    assert list(watched.seen) == ["step 2 of 4", "step 4 of 4"]
     assert is_preview(file)
     assert DIGITAL_SOURCE_TYPE in Image.open(file).info[XMP_KEY]
     shown, drawn = (
@@ -47,7 +56,7 @@ def test_a_file_that_follows_the_picture(sana: Any, saved: Any, tmp_path: Path) 
 
 
 def test_learnt_from_the_first_picture(
-    sana: Any, saved: Any, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Any, watched: Watcher, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A model that brings no map has none for its first picture, says so, and has one for the second."""
     monkeypatch.setenv("SANA_CACHE", str(tmp_path / "cache"))
@@ -61,11 +70,10 @@ def test_learnt_from_the_first_picture(
         tmp_path / "so-far.png",
     )
     first = sana(*words, "-o", tmp_path / "a.png")
-    assert (first.code, "no preview yet" in first.err, saved) == (0, True, [])
+    assert (first.code, "no preview yet" in first.err, watched.seen) == (0, True, {})
     second = sana(*words, "-o", tmp_path / "b.png")
     assert (second.code, "no preview yet" in second.err) == (0, False)
-    assert [step for step, *_ in saved] == [1, 2, 3, 4]
-    assert saved[0][2].size == (512, 512)
+    assert watched.seen == {f"step {step} of 4": (512, 512) for step in (1, 2, 3, 4)}
 
 
 def test_what_cannot_be(sana: Any, tmp_path: Path) -> None:
@@ -98,14 +106,12 @@ def test_in_vain(sana: Any, tmp_path: Path) -> None:
 def test_a_full_disk_costs_no_picture(
     sana: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from sana_cli.errors import SanaError
-
-    def fail(*_: object, **__: object) -> None:
-        raise SanaError("the disk is full")
-
-    monkeypatch.setattr("sana_cli.images.png.save_preview", fail)
-    result = sana(*DRAW, "--preview-file", tmp_path / "b.png", "-o", tmp_path / "a.png")
-    assert (result.code, result.err.count("the disk is full")) == (0, 1)
+    full = tmp_path / "full"
+    full.mkdir()
+    # The first file shows that the folder can be written.
+    monkeypatch.setattr(tempfile, "mkstemp", full_disk(full, range(2, 99)))
+    result = sana(*DRAW, "--preview-file", full / "b.png", "-o", tmp_path / "a.png")
+    assert (result.code, result.err.count("No space left on device")) == (0, 1), result.err
 
 
 def test_in_the_terminal(
@@ -131,9 +137,7 @@ def test_in_the_terminal(
 
 
 @pytest.mark.parametrize("output", ["", "{slug}-{index}.png"], ids=["folder", "pattern"])
-def test_a_name_that_the_picture_will_get(
-    sana: Any, saved: Any, tmp_path: Path, output: str
-) -> None:
+def test_a_name_that_the_picture_will_get(sana: Any, tmp_path: Path, output: str) -> None:
     """Known only once names are made; before anything is drawn all the same."""
     folder = tmp_path / "out"
     folder.mkdir()
@@ -141,4 +145,4 @@ def test_a_name_that_the_picture_will_get(
     result = sana(*DRAW, "-o", f"{folder}/{output}", "--preview-file", preview, "--force")
     assert result.code == ExitCode.USAGE
     assert "cannot be the picture and its preview" in result.err
-    assert (saved, list(folder.iterdir())) == ([], [])
+    assert list(folder.iterdir()) == []

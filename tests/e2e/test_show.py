@@ -255,15 +255,17 @@ def test_off_where_it_would_be_blocks(monkeypatch: pytest.MonkeyPatch, tmp_path:
     ],
 )
 def test_what_wins(
-    monkeypatch: pytest.MonkeyPatch, graphics: Any, flags: dict[str, bool], settings: dict[str, bool], shown: bool
+    graphics: Any, flags: dict[str, bool], settings: dict[str, bool], shown: bool
 ) -> None:  # fmt: skip
-    monkeypatch.setattr("sana_cli.terminal.image.find_screen", lambda: Screen(graphics=graphics))
     # They follow the same rules, but that previews are asked for.
     for option in ("show", "preview"):
         given: dict[str, Any] = {"show": False, "preview": False, "json": False, "quiet": None}
         given |= {option: None} | {option if k == "show" else k: v for k, v in flags.items()}
         chosen = UserSettings(**{option if k == "show" else k: v for k, v in settings.items()})
-        seeing = Seeing.plan(chosen, **given, file=None, every=None, output=None, overwrite=False)
+        seeing = Seeing.plan(
+            chosen, **given, file=None, every=None, output=None, overwrite=False,
+            find=lambda: Screen(graphics=graphics),
+        )  # fmt: skip
         asked_for = "show" in flags or "show" in settings
         if option == "show":
             assert seeing.shows == shown

@@ -363,6 +363,7 @@ def install(
         "max_memory_allocated": lambda device=None: memory.peak,
         "reset_peak_memory_stats": reset,
         "set_per_process_memory_fraction": limit,
+        "get_per_process_memory_fraction": lambda device=None: memory.fraction,
         "synchronize": found.synchronize,
         "empty_cache": found.empty_cache,
         "Stream": Stream,
