@@ -7,20 +7,17 @@ from typing import Any
 
 import pytest
 
-from quant.backends import measurement
-
 SAID = "measuring which kernels are the fastest here, once"
 
 
 def test_the_first_picture_of_a_quantized_model(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    measured: list[str],
 ) -> None:
     monkeypatch.setenv("SANA_CACHE", str(tmp_path / "cache"))
-    measured: list[int] = []
-    # The fastest is the first that is right.
-    monkeypatch.setattr(
-        measurement, "best_seconds", lambda runs, _: measured.append(1) or [0.1] * len(runs)
-    )
 
     def draw() -> str:
         words = ("--steps", 1, "--size", "64x64", "--device", "cpu", "--force")

@@ -6,7 +6,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +17,11 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from quant.backends import dispatch
 from sana_cli.errors import ExitCode
-from sana_cli.loading import load as loading
 from sana_cli.models.gemma2 import Gemma2
-from sana_cli.models.text_encoder import PromptEncoder
-from sana_cli.pipeline import components, guidance, prompt_cache, saving
-from sana_cli.pipeline import decode as decoding
-from sana_cli.pipeline import text as texts
-from sana_cli.terminal.progress_bars import ConsoleReporter
+from tests.faults import raising
 
 FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
 PROMPT = ("generate", "A Fox", "--negative", "snow")
@@ -34,6 +31,24 @@ PLANS = ("resident", "stages", "branches", "streamed")
 def pixels(path: Path) -> np.ndarray:
     with Image.open(path) as image:
         return np.asarray(image).astype(int)
+
+
+@pytest.fixture
+def text_passes() -> Callable[[], AbstractContextManager[list[int]]]:
+    """`with text_passes() as lengths: ...` collects the tokens of each pass of the text encoder."""
+
+    @contextmanager
+    def watch() -> Iterator[list[int]]:
+        lengths: list[int] = []
+
+        def called(module: torch.nn.Module, inputs: Any) -> None:
+            if isinstance(module, Gemma2):
+                lengths.append(inputs[0].shape[1])
+
+        with register_module_forward_pre_hook(called):
+            yield lengths
+
+    return watch
 
 
 @pytest.fixture
@@ -147,33 +162,31 @@ def test_a_cap_from_the_environment(
 
 
 def test_kernels_are_measured_while_nothing_else_is_there(
-    sana: Callable[..., Any], int4: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any],
+    int4: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    measured: list[str],
+    before_loading: Callable[..., Any],
+    before_computing: Callable[..., Any],
 ) -> None:
     """What that takes would otherwise come on top of a part that was planned to fill the cap."""
     monkeypatch.setenv("SANA_CACHE", str(tmp_path / "cache"))
-    events: list[str] = []
-    fill = loading.assign_weights
-
-    def load(*arguments: Any, component: str, **options: Any) -> None:
-        events.append(component)
-        fill(*arguments, component=component, **options)
-
-    monkeypatch.setattr(loading, "assign_weights", load)
-    kept: list[Path] = []
-    monkeypatch.setattr(saving, "_remove", lambda path, reporter: kept.append(path))
-    monkeypatch.setattr(dispatch, "measure", lambda *_, **__: events.append("measure") or [])
+    events = measured
     words = ("-m", int4, "-o", tmp_path / "a.png", *FAST, "--max-memory", "4GiB")
-    assert sana("generate", "a cat", *words).code == 0
-    measured = events.count("measure")
-    assert measured > 1
-    assert events[:measured] == ["measure"] * measured
-    assert {"text_encoder", "transformer", "vae decoder"} <= set(events)
-    (latents,) = kept
-    (tmp_path / "cache/kernels.json").unlink()
-    events.clear()
-    assert sana("decode", latents, "--max-memory", "4GiB", "-o", tmp_path / "b.png").code == 0
-    assert events[-1] == "vae decoder"
-    assert set(events[:-1]) == {"measure"}
+    with ExitStack() as stages:
+        for stage in ("text", "denoise", "decode"):
+            stages.enter_context(before_loading(stage, partial(events.append, stage)))
+        with before_computing("decode", raising(KeyboardInterrupt())):
+            assert sana("generate", "a cat", *words).code == ExitCode.INTERRUPTED
+        assert events.count("measured") > 1
+        assert events == ["measured"] * events.count("measured") + ["text", "denoise", "decode"]
+        (tmp_path / "cache/kernels.json").unlink()
+        events.clear()
+        (latents,) = tmp_path.glob("*.latents.safetensors")
+        assert sana("decode", latents, "--max-memory", "4GiB", "--device", "cpu").code == 0
+    assert events == ["measured"] * events.count("measured") + ["decode"]
+    assert len(events) > 1
 
 
 def test_dry_run_draws_nothing_and_needs_no_torch(tiny_model: Path, tmp_path: Path) -> None:
@@ -275,30 +288,17 @@ def test_a_dry_run_warns_of_streaming_where_there_is_some(
 # -- memory that runs out --------------------------------------------------------------------------
 
 
-class Refusing:
-    """Fails the first calls of a function as an allocator would."""
-
-    def __init__(self, original: Callable[..., Any], error: BaseException, times: int) -> None:
-        self.original, self.error, self.left = original, error, times
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        if self.left:
-            self.left -= 1
-            raise self.error
-        return self.original(*arguments, **options)
-
-
 REFUSED = "DefaultCPUAllocator: can't allocate memory: you tried to allocate 1 bytes"
 STEPS = {
-    # where: (module, function, times, what is told)
-    "load text": (components, "load_prompt_encoder", 1, "out of memory: text; trying"),
-    "text": (texts, "encode_prompt", 1, "text encoder streamed"),
-    "load transformer": (components, "load_transformer", 1, "loading the transformer; trying"),
-    "denoise": (guidance, "guided_velocity", 1, "trying branches, decode"),
-    "denoise, apart": (guidance, "guided_velocity", 2, "transformer streamed"),
-    "denoise, streamed": (guidance, "guided_velocity", 3, "transformer streamed"),
-    "load decoder": (components, "load_vae", 1, "decode whole; trying exact-tiles"),
-    "decode": (decoding, "decode", 1, "decode whole; trying exact-tiles"),
+    # where: (stage, times, what is told)
+    "load text": ("load text", 1, "out of memory: text; trying"),
+    "text": ("text", 1, "text encoder streamed"),
+    "load transformer": ("load denoise", 1, "loading the transformer; trying"),
+    "denoise": ("denoise", 1, "trying branches, decode"),
+    "denoise, apart": ("denoise", 2, "transformer streamed"),
+    "denoise, streamed": ("denoise", 3, "transformer streamed"),
+    "load decoder": ("load decode", 1, "decode whole; trying exact-tiles"),
+    "decode": ("decode", 1, "decode whole; trying exact-tiles"),
 }
 
 
@@ -306,40 +306,44 @@ STEPS = {
 @pytest.mark.parametrize("where", STEPS)
 def test_a_refused_allocation_takes_the_next_plan(
     draw: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
+    at_stage: Callable[..., Any],
     tmp_path: Path,
     where: str,
     error: BaseException,
 ) -> None:
-    module, function, times, told = STEPS[where]
+    stage, times, told = STEPS[where]
     _, usual = draw("usual", "--no-prompt-cache")
-    monkeypatch.setattr(module, function, Refusing(getattr(module, function), error, times))
     plan = ("--plan", "resident") if times == 3 else ()  # which has three smaller ones
-    result, picture = draw("refused", "--no-prompt-cache", *plan)
+    with at_stage(stage, raising(error, times)):
+        result, picture = draw("refused", "--no-prompt-cache", *plan)
     assert told in result.err
     assert np.abs(picture - usual).max() <= 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["refused.png", "usual.png"]
 
 
-@pytest.mark.parametrize("fails_at", [0, 1, 2])
+@pytest.mark.parametrize("share", [0.4, 0.6, 0.9])
 def test_a_streamed_block_that_finds_no_memory(
     sana: Callable[..., Any],
     tiny_model: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    fails_at: int,
+    before_opening: Callable[..., None],
+    share: float,
 ) -> None:
     """The last plan has no next one: an error in one line, no traceback, nothing left behind."""
-    original = loading.assign_weights
+    reads, last = [0], [10**9]
 
-    def assign(*arguments: Any, component: str, **options: Any) -> None:
-        if component.endswith(f"transformer_blocks.{fails_at}"):
-            raise MemoryError
-        original(*arguments, component=component, **options)
+    def refuse(path: Path, mode: str) -> None:
+        if path.parent.name == "transformer":  # once a tensor, those of blocks again and again
+            reads[0] += 1
+            if reads[0] > last[0]:
+                raise MemoryError
 
-    monkeypatch.setattr(loading, "assign_weights", assign)
-    words = (*PROMPT, "-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
-    result = sana(*words, "--plan", "streamed")
+    before_opening(refuse)
+    words = (*PROMPT, "-m", tiny_model, "-o", tmp_path / "a.png", *FAST, "--plan", "streamed")
+    assert sana(*words).code == 0
+    (tmp_path / "a.png").unlink()
+    last[0] = reads[0] + int(share * reads[0])
+    result = sana(*words)
     assert result.code == ExitCode.ENVIRONMENT
     assert "error: out of memory at 96x64" in result.err
     assert list(tmp_path.iterdir()) == []
@@ -375,78 +379,68 @@ def test_a_kill_before_the_latents_are_there(
 
 
 def test_a_repeated_prompt_never_loads_the_text_encoder(
-    draw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    draw: Callable[..., Any], before_loading: Callable[..., Any]
 ) -> None:
     _, first = draw("first")
-    monkeypatch.setattr(components, "load_prompt_encoder", None)
-    result, second = draw("second", "--seed", 3)
+    with before_loading("text", raising(AssertionError("the text encoder is loaded"))):
+        result, second = draw("second", "--seed", 3)
     assert np.array_equal(first, second)
     assert result.document["images"][0]["seconds"]["text"] < 1
 
 
 def test_the_instruction_is_run_once_for_all_prompts(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    prompts: Path,
+    text_passes: Callable[[], AbstractContextManager[list[int]]],
 ) -> None:
     """And a prompt gives the same picture whether another one has been there before it or not."""
-    lengths: list[int] = []
-    forward = Gemma2.forward
 
-    def counted(self: Gemma2, ids: torch.Tensor, *arguments: Any, **options: Any) -> Any:
-        lengths.append(ids.shape[1])
-        return forward(self, ids, *arguments, **options)
-
-    monkeypatch.setattr(Gemma2, "forward", counted)
-
-    def drawn(name: str, prompt: str, cache: Path) -> Any:
-        lengths.clear()
-        monkeypatch.setattr(prompt_cache, "_folder", lambda: cache)
+    def drawn(name: str, prompt: str) -> tuple[Any, list[int]]:
         path = tmp_path / f"{name}.png"
-        result = sana("generate", prompt, "-m", tiny_model, "-o", path, *FAST)
+        with text_passes() as lengths:
+            result = sana("generate", prompt, "-m", tiny_model, "-o", path, *FAST)
         assert result.code == 0, result.err
-        return np.asarray(Image.open(path))
+        return np.asarray(Image.open(path)), lengths
 
-    drawn("a", "a red fox", tmp_path / "one")
-    assert len(lengths) == 2, "the instruction, and what follows; its first token is the empty text"
-    instruction = lengths[0]
-    second = drawn("b", "a blue cat", tmp_path / "one")
-    assert len(lengths) == 1
-    assert lengths[0] < instruction
-    assert np.array_equal(second, drawn("c", "a blue cat", tmp_path / "two"))
-    damaged = max((tmp_path / "two").iterdir(), key=lambda path: path.stat().st_size)
+    _, (instruction, *rest) = drawn("a", "a red fox")
+    assert len(rest) == 1, "what follows the instruction, whose first token is the empty text"
+    second, (length,) = drawn("b", "a blue cat")
+    assert length < instruction
+    shutil.rmtree(prompts)
+    assert np.array_equal(second, drawn("c", "a blue cat")[0])
+    damaged = max(prompts.iterdir(), key=lambda path: path.stat().st_size)
     damaged.write_bytes(damaged.read_bytes()[:-1])
-    drawn("d", "a blue dog", tmp_path / "two")
+    _, lengths = drawn("d", "a blue dog")
     assert lengths[0] == instruction, "made again"
 
 
 def test_a_known_negative_is_not_encoded_again(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    text_passes: Callable[[], AbstractContextManager[list[int]]],
 ) -> None:
     """Neither by the next prompt of a batch, nor by the next run."""
-    encoded: list[str] = []
-    encode = PromptEncoder.encode_negative
-
-    def noted(self: PromptEncoder, text: str, **options: Any) -> Any:
-        encoded.append(text)
-        return encode(self, text, **options)
-
-    monkeypatch.setattr(PromptEncoder, "encode_negative", noted)
-    for i, prompts in enumerate((("a cat", "a dog"), ("a fox", "a cow"))):
+    runs = (
+        (("a cat", "a dog"), "instruction, a cat, snow, a dog"),
+        (("a fox", "a cow"), "a fox, a cow"),
+    )
+    for i, (prompts, encoded) in enumerate(runs):
         file = tmp_path / "prompts.txt"
         file.write_text("\n".join(prompts))
         options = ("-m", tiny_model, "-o", tmp_path / f"{i}-{{index}}.png", "--negative", "snow")
-        assert sana("generate", "--prompts", file, *options, *FAST).code == 0
-        assert encoded == ["snow"]
+        with text_passes() as lengths:
+            assert sana("generate", "--prompts", file, *options, *FAST).code == 0
+        assert len(lengths) == len(encoded.split(", "))
 
 
-def test_the_cache_can_be_left_alone(
-    draw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    folder = tmp_path / "cache"
-    monkeypatch.setattr(prompt_cache, "_folder", lambda: folder)
+def test_the_cache_can_be_left_alone(draw: Callable[..., Any], prompts: Path) -> None:
     draw("a", "--no-prompt-cache")
-    assert not folder.exists()
+    assert not prompts.exists()
     draw("b")
-    assert len(list(folder.iterdir())) == 3, "both branches and the instruction"
+    assert len(list(prompts.iterdir())) == 3, "both branches and the instruction"
 
 
 # -- options ---------------------------------------------------------------------------------------
@@ -501,22 +495,3 @@ def test_every_option_of_generate_is_known_to_a_test() -> None:
         )
     ]
     assert unknown == []
-
-
-def test_the_next_part_is_read_while_one_computes(
-    draw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    order: list[str] = []
-    monkeypatch.setattr(components, "prefetch", lambda c, part: order.append(part))
-    inner = ConsoleReporter.stage
-
-    def stage(self: ConsoleReporter, title: str, total: int | None = None) -> Any:
-        order.append(title)
-        return inner(self, title, total)
-
-    monkeypatch.setattr(ConsoleReporter, "stage", stage)
-    draw("a", "--no-prompt-cache")
-    assert order == [
-        "load text encoder", "transformer", "text", "load transformer", "vae", "denoise",
-        "load decoder", "decode", "save",
-    ]  # fmt: skip

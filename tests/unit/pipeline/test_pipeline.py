@@ -1,11 +1,13 @@
 """`SanaPipeline`, as a program uses it: pictures, parts, callbacks, threads, and a process that is as it was."""
 
+import ctypes
 import gc
 import os
 import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,6 +21,7 @@ from sana_cli.pipeline import SanaPipeline
 from sana_cli.pipeline.saving import draw_to_file
 from sana_cli.request.params import GenerationParams
 from sana_cli.system.resident import give_back, resident_bytes
+from tests.faults import raising
 
 Open = Callable[..., SanaPipeline]
 SMALL = {"width": 64, "height": 64, "steps": 2}
@@ -242,7 +245,8 @@ def test_the_process_is_as_it_was(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     mallopt: list[object] = []
-    monkeypatch.setattr("sana_cli.system.allocator._set", lambda *a: mallopt.append(a))
+    library = SimpleNamespace(mallopt=lambda *a: mallopt.append(a), malloc_trim=lambda size: 0)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: library)
     before = state_of_the_process()
     with SanaPipeline.open("builtin", device="cpu", max_memory="2GiB") as pipeline:
         pipeline("a cat", seed=1, negative_prompt="a dog", **SMALL)
@@ -264,23 +268,18 @@ def test_progress_is_drawn_for_who_asks(capfd: pytest.CaptureFixture[str]) -> No
 
 
 def test_latents_are_kept_until_the_picture_is_there(
-    opened: Open, params: Callable[..., GenerationParams], tmp_path: Path, monkeypatch: Any
+    opened: Open, params: Callable[..., GenerationParams], tmp_path: Path, at_stage: Any
 ) -> None:
     pipeline, path = opened(), tmp_path / "a.png"
-    with monkeypatch.context() as patch:
-        patch.setattr("sana_cli.pipeline.saving.GenerationResult.save", interrupted)
-        with pytest.raises(SanaError, match="interrupted") as caught:
-            draw_to_file(pipeline, params(), path, overwrite=False)
+    interrupted = at_stage("save", raising(KeyboardInterrupt()))
+    with interrupted, pytest.raises(SanaError, match="interrupted") as caught:
+        draw_to_file(pipeline, params(), path, overwrite=False)
     assert "sana decode" in caught.value.hint
     assert [p.name for p in tmp_path.iterdir()] == ["a.png.latents.safetensors"]
     saved = draw_to_file(pipeline, params(), path, overwrite=False)
     assert saved.path == path
     assert saved.seconds["save"] > 0
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
-
-
-def interrupted(*_: object, **__: object) -> None:
-    raise KeyboardInterrupt
 
 
 def test_what_stays_in_memory(
@@ -318,6 +317,25 @@ def test_a_picture_in_memory_is_begun_with(pipe: SanaPipeline, tmp_path: Path) -
     assert drawn.settings["image"] == "(in memory)"
     with pytest.raises(SanaError, match="nothing white"):
         pipe("a cat", image=original, mask=Image.new("L", (64, 64)), **options)
+
+
+def test_the_next_part_is_read_while_one_computes(
+    opened: Open,
+    params: Callable[..., GenerationParams],
+    told: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The system is asked to read its files ahead."""
+
+    def advise(handle: int, start: int, size: int, advice: int) -> None:
+        told.stages.append(Path(os.readlink(f"/proc/self/fd/{handle}")).parent.name)
+
+    monkeypatch.setattr(os, "posix_fadvise", advise)
+    opened(prompt_cache=False)(params())
+    assert told.stages == [
+        "load text encoder", "transformer", "text", "load transformer", "vae", "denoise",
+        "load decoder", "decode",
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

@@ -2,18 +2,17 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.memory.planner import Cap
-from sana_cli.pipeline import recovery
 from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.pipeline.recovery import held_to, in_fp32_if_broken, retrying, within_cap
 from sana_cli.pipeline.values import BrokenValues
 from sana_cli.request.params import GenerationParams
+from tests.rehearsal.device import Device
 
 Params = Callable[..., GenerationParams]
 NO_MEMORY = [
@@ -100,24 +99,14 @@ def test_no_memory_left_is_one_error(
         raise RuntimeError("a bug")
 
 
-def test_a_cap_on_cuda_ends_with_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    fraction = [1.0]
-
-    def set_fraction(value: float, device: object) -> None:
-        fraction[0] = value
-
-    cuda = SimpleNamespace(
-        get_device_properties=lambda device: SimpleNamespace(total_memory=8 * 2**30),
-        get_per_process_memory_fraction=lambda device: fraction[0],
-        set_per_process_memory_fraction=set_fraction,
-    )
-    monkeypatch.setattr(recovery.torch, "cuda", cuda)
+@pytest.mark.parametrize("gpu", [{"total": 8 * 2**30}], indirect=True)
+def test_a_cap_on_cuda_ends_with_the_block(gpu: Device) -> None:
     cap = Cap(bytes=2 * 2**30, asked=True)
     with suppress(ValueError), held_to(cap, torch.device("cuda")) as held:
         assert held == cap
-        assert fraction == [0.25]
+        assert gpu.memory.fraction == 0.25
         raise ValueError
-    assert fraction == [1.0], "the process is as it was"
+    assert gpu.memory.fraction == 1, "the process is as it was"
     with held_to(Cap(bytes=2 * 2**30), torch.device("cuda")) as held:
         assert held is None
-        assert fraction == [1.0], "what happens to be free is no cap"
+        assert gpu.memory.fraction == 1, "what happens to be free is no cap"
