@@ -14,7 +14,8 @@ from sana_cli import __version__
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.images.comparison_sheet import Closeness, Pixels, Row, caption, most_rows, sheet
-from sana_cli.images.png import SHEET_KEY, load_picture, save_png
+from sana_cli.images.picture_file import SHEET_KEY, load_picture
+from sana_cli.images.png import save_png
 from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.pipeline.saving import draw_to_file
 from sana_cli.progress import Reporter

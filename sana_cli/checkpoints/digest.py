@@ -6,17 +6,20 @@ only if they are the same.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from quant.files import open_regular
-from quant.manifest import MANIFEST
+from quant.manifest import MANIFEST, sha256_of
 from sana_cli.checkpoints.checkpoint import Checkpoint, weight_files
 from sana_cli.checkpoints.file_selection import STEMS
 from sana_cli.checkpoints.model_files import CORRUPT, unreadable
 
 _PIECES, _PIECE = 16, 4096  # of each file; bytes
 _DIGITS = 16
+_SHORT = 10  # digits
+_HASHED = 2**28  # bytes of a file that is read whole, in less than a second
 
 
 def model_digest(checkpoint: Checkpoint) -> str:
@@ -39,6 +42,28 @@ def files_digest(paths: Iterable[Path]) -> str:
         for piece in _pieces(path):
             digest.update(piece)
     return digest.hexdigest()[:_DIGITS]
+
+
+def weights_hash(checkpoint: Checkpoint) -> str:
+    """Return the beginning of the SHA-256 of the transformer's file, by which galleries look up models.
+
+    "" where it is not one file, or would have to be read for seconds: a large file that neither a manifest nor the
+    hub's cache, which names files by their digests, knows.
+    """
+    if checkpoint.absent is not None:
+        return ""
+    if checkpoint.manifest is not None:
+        part = checkpoint.manifest.components.get("transformer")
+        return part.sha256[:_SHORT] if part else ""
+    paths = (
+        [checkpoint.pth] if checkpoint.pth else list(weight_files(checkpoint, "transformer").paths)
+    )
+    if len(paths) != 1:
+        return ""
+    blob = paths[0].resolve()
+    if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
+        return blob.name[:_SHORT]
+    return sha256_of(blob)[:_SHORT] if blob.stat().st_size <= _HASHED else ""
 
 
 def _files(checkpoint: Checkpoint) -> Iterator[Path]:

@@ -200,10 +200,10 @@ def _check_numbers(*, batch: int, runs: int, warmup: int, timed_steps: int | Non
 def _check_files(*, json: str | None, plot: Path | None, html: Path | None) -> None:
     """Refuse what cannot be written, or would be twice, before minutes of work."""
     from sana_cli.files import check_writable, real_path
-    from sana_cli.request.output_paths import require_png
+    from sana_cli.request.output_paths import PNG_ONLY, require_picture
 
     if plot is not None:
-        require_png(plot, is_folder=False, option="--plot")
+        require_picture(plot, is_folder=False, option="--plot", suffixes=PNG_ONLY)
     files: dict[Path, str] = {}
     document_file = Path(json) if json and json != "-" else None
     for option, path in (("--plot", plot), ("--html", html), ("--json", document_file)):

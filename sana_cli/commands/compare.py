@@ -108,7 +108,7 @@ def compare(
     from sana_cli.config.generation import GenerationOptions
     from sana_cli.config.user_settings import preferences
     from sana_cli.pipeline.safety import SafetyCheck
-    from sana_cli.request.output_paths import Target, picture_path
+    from sana_cli.request.output_paths import PNG_ONLY, Target, picture_path
     from sana_cli.request.runtime import runtime_of
     from sana_cli.terminal.progress_bars import ConsoleReporter
     from sana_cli.text import slug
@@ -123,6 +123,7 @@ def compare(
     place = Target.of(output)
     target = picture_path(
         place,
+        suffixes=PNG_ONLY,
         default=lambda: Path(f"compare-{slug(_label(first))}-{slug(_label(second))}.png"),
         overwrite=force,
     )

@@ -183,11 +183,11 @@ def _check_output(value: str) -> None:
     """SanaError for a pattern that no picture can be named by."""
     from sana_cli.files import local_path
     from sana_cli.images.file_names import Named, expand, is_pattern
-    from sana_cli.request.output_paths import require_png
+    from sana_cli.request.output_paths import require_picture
 
     path = local_path(value)
     if is_pattern(path):
-        require_png(path, is_folder=False)
+        require_picture(path, is_folder=False)
         expand(path, [Named("a prompt", 0, 1, "id")])
 
 
@@ -210,11 +210,12 @@ def _missing_folder(output: str) -> str | None:
 
     from sana_cli.files import local_path
     from sana_cli.images.file_names import is_pattern
+    from sana_cli.images.formats import format_of
 
     if output.endswith(("/", os.sep)):
         return None  # it is made when it is needed
     path = local_path(output)
-    names_files = is_pattern(path) or path.suffix.lower() == ".png"
+    names_files = is_pattern(path) or format_of(path) is not None
     folder = path.parent if names_files else path
     return None if folder.is_dir() else str(folder)
 

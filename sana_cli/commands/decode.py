@@ -33,7 +33,7 @@ def decode(
             "--output",
             "-o",
             metavar="PATH",
-            help="A .png file, or a folder [default: where it was going to be]",
+            help="A .png, .jpg or .webp file, or a folder [default: where it was going to be]",
             show_default=False,
         ),
     ] = None,

@@ -1,7 +1,7 @@
 """Draw the pictures of `sana generate` and `sana repl`: one or many, new or repeated."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -11,6 +11,7 @@ from sana_cli.commands.repeat import Picture
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError
 from sana_cli.files import make_folder
+from sana_cli.images.formats import format_of
 from sana_cli.pipeline.safety import SafetyCheck
 from sana_cli.request.foreign_syntax import tell_foreign_syntax
 from sana_cli.request.output_paths import Target, planned
@@ -70,19 +71,19 @@ class GenerateSession:
         pipeline.drawing.prepare(pictures[0][0])
         if picture is not None:
             picture.tell_other_rounding(pipeline.drawing.rounding, self.reporter)
-        yield from self._drawn(pipeline, pictures)
+        yield from self._drawn(pipeline, pictures, self.options.quality)
 
     def next(self, options: GenerationOptions) -> Iterator["SavedResult"]:
         """Draw the pictures of another prompt; parts stay loaded for the prompts that follow."""
         pictures = planned(options, self.checkpoint, overwrite=self.overwrite)
-        Target.of(options.output).make_folder()
+        Target.of_options(options).make_folder()
         self._tell_syntax(pictures[0][0].prompt)
         device = self._device(None, pick_device)
         pipeline = self._pipeline or self._opened(device, expects="more")
         pipeline.watching = self.watching
         pipeline.drawing.prepare(pictures[0][0])
         self._require_safe(pictures, device, spare=pipeline.components.planning.spare)
-        yield from self._drawn(pipeline, pictures)
+        yield from self._drawn(pipeline, pictures, options.quality)
 
     def print_forecast(self, picture: Picture | None, *, json: bool) -> None:
         """Show what `single` would take; errors are those that it would end in before it draws."""
@@ -100,17 +101,20 @@ class GenerateSession:
         with self.options.naming_source_of("output"), self.options.naming_settings():
             pictures = planned(self.options, self.checkpoint, overwrite=self.overwrite)
             if is_drawn:
-                Target.of(self.options.output).make_folder()
+                Target.of_options(self.options).make_folder()
             if self.grid:
                 self.grid.plan(len(pictures), slug(pictures[0][0].prompt))
+        self._tell_quality(path for _, path in pictures)
         self._tell_syntax(pictures[0][0].prompt)
         return pictures
 
-    def _drawn(self, pipeline: "SanaPipeline", pictures: Pictures) -> Iterator["SavedResult"]:
+    def _drawn(
+        self, pipeline: "SanaPipeline", pictures: Pictures, quality: int | None
+    ) -> Iterator["SavedResult"]:
         from sana_cli.pipeline.saving import draw_to_file
 
         for params, path in pictures:
-            yield draw_to_file(pipeline, params, path, overwrite=self.overwrite)
+            yield draw_to_file(pipeline, params, path, overwrite=self.overwrite, quality=quality)
 
     # -- a file of prompts --
 
@@ -170,10 +174,17 @@ class GenerateSession:
             self.reporter.notice(message)
         with self.options.naming_source_of("output"):
             batch = plan_batch(found, self.options, self.checkpoint, overwrite=self.overwrite)
+        self._tell_quality(job.path for job in batch.jobs)
         self._tell_syntax(*(job.params.prompt for job in batch.jobs))
         return batch
 
     # -- what both need --
+
+    def _tell_quality(self, paths: Iterable[Path]) -> None:
+        """Say that quality was asked for where no file has one."""
+        typed = self.options.quality is not None and "quality" not in self.options.sources
+        if typed and all(format_of(path) == "PNG" for path in paths):
+            self.reporter.notice("--quality has no effect on PNG, which is always exact")
 
     def _tell_syntax(self, *prompts: str) -> None:
         """Say once that what other programs read as instructions is words here."""

@@ -22,7 +22,7 @@ class Grid:
         self, options: GenerationOptions, *, overwrite: bool, reporter: "ConsoleReporter"
     ) -> None:
         self._target, self._overwrite, self._reporter = (
-            Target.of(options.output),
+            Target.of_options(options),
             overwrite,
             reporter,
         )

@@ -1,16 +1,18 @@
 """`sana info`: what a model is and needs, or how a picture was made."""
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from sana_cli.commands.picture_folder import documents_of, line_of, pictures_in
 from sana_cli.terminal.completion import complete_model
 from sana_cli.terminal.display import show_picture
 from sana_cli.terminal.options import JsonOption, contradiction
 from sana_cli.text import print_json, say, say_command, shortened
 
-# By suffix, those that cannot be read too: their errors say what helps. Only PNGs of ours carry settings.
-_PICTURES = [
+# By suffix, those that cannot be read too: their errors say what helps.
+_PICTURES = (
     ".png",
     ".jpg",
     ".jpeg",
@@ -28,7 +30,7 @@ _PICTURES = [
     ".svg",
     ".psd",
     ".eps",
-]
+)
 
 
 def info(
@@ -36,7 +38,7 @@ def info(
         str,
         typer.Argument(
             metavar="MODEL|FOLDER|PICTURE",
-            help="A model's name or folder, or a PNG.",
+            help="A model's name or folder, a picture, or a folder of pictures.",
             autocompletion=complete_model,
         ),
     ],
@@ -45,12 +47,17 @@ def info(
     ] = False,
     json: JsonOption = False,
 ) -> None:
-    """Show what a model is and can draw, or how a picture was made."""
+    """Show what a model is and can draw, or how pictures were made."""
     if show and json:
         raise contradiction("--show", "--json")
     from sana_cli.files import local_path
 
     path = local_path(subject)
+    if path.is_dir() and (pictures := pictures_in(path, _PICTURES)):
+        _list_pictures(path, pictures, json=json)
+        if show:
+            show_picture(None)
+        return
     is_picture = path.suffix.lower() in _PICTURES and not path.is_dir()
     if is_picture:
         from sana_cli.commands.picture_facts import facts_of
@@ -70,6 +77,14 @@ def info(
             say_command(label, command)
     if show:
         show_picture(path if is_picture else None)
+
+
+def _list_pictures(folder: Path, pictures: list[Path], *, json: bool) -> None:
+    if json:
+        print_json({"folder": str(folder), "pictures": list(documents_of(pictures))})
+        return
+    for document in documents_of(pictures):
+        say(line_of(document))
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:

@@ -19,7 +19,9 @@ class PictureFacts:
 
 def facts_of(path: Path) -> PictureFacts:
     """Read a picture file's facts. Raises SanaError if it is no picture, or carries no settings."""
-    from sana_cli.images.png import SHEET_KEY, preview_state, read_foreign_settings, read_settings
+    from sana_cli.images.picture_file import SHEET_KEY, read_foreign_settings, read_settings
+    from sana_cli.images.png import preview_state
+    from sana_cli.request.foreign_options import command_words, options_of_foreign
 
     document: dict[str, Any] = {"picture": str(path), "settings": {}}
     state = preview_state(path)
@@ -35,22 +37,29 @@ def facts_of(path: Path) -> PictureFacts:
         return PictureFacts(
             document={**document, "settings": settings}, facts=_given(settings), command=command
         )
+    found = options_of_foreign(foreign, str(path))
     told = {
         "prompt": foreign.prompt,
         "negative_prompt": foreign.negative_prompt,
         "size": foreign.size,
     }
-    others = {"others": dict(foreign.others)}
+    numbers = {
+        "model": foreign.model,
+        "seed": foreign.seed,
+        "steps": foreign.steps,
+        "guidance": foreign.guidance,
+    }
+    others = {**numbers, "others": dict(foreign.others)}
     facts = {
         "drawn by": foreign.program,
-        **{key: value for key, value in told.items() if value},
+        **{key: value for key, value in {**told, **numbers}.items() if value not in (None, "")},
         **({"its settings": foreign.others} if foreign.others else {}),
     }
     return PictureFacts(
         document={**document, "foreign": {"program": foreign.program, **told, **others}},
         facts=facts,
         label="something like it",
-        command=foreign.command,
+        command=command_words(found),
     )
 
 

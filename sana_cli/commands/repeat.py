@@ -27,15 +27,21 @@ class Picture:
     """A picture to draw again, with the settings in its file."""
 
     name: str
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # empty where another program drew it
     options: GenerationOptions
+    foreign: str = ""  # a notice on how far another program's settings go
 
     @classmethod
     def of(cls, name: str) -> Self:
-        """Read a picture's settings. Raises SanaError for a file that sana did not write."""
-        from sana_cli.images.png import SHEET_KEY, read_settings
+        """Read a picture's settings, or another program's. Raises SanaError for a file without any."""
+        from sana_cli.images.picture_file import SHEET_KEY, read_foreign_settings, read_settings
+        from sana_cli.request.foreign_options import options_of_foreign
 
-        settings = read_settings(local_path(name))
+        path = local_path(name)
+        if foreign := read_foreign_settings(path):
+            found = options_of_foreign(foreign, name)
+            return cls(name=name, settings={}, options=found.options, foreign=found.notice)
+        settings = read_settings(path)
         if SHEET_KEY in settings:
             raise usage_error(
                 f"{name} is a sheet of several pictures",
@@ -81,6 +87,9 @@ class Picture:
         self, typed: GenerationOptions, checkpoint: Checkpoint, reporter: "ConsoleReporter"
     ) -> None:
         """Say what may keep the new picture from being the same."""
+        if self.foreign:
+            reporter.notice(self.foreign)
+            return
         if left := self._left_away(typed):
             reporter.notice(
                 f"{self.name} was made from another picture than {typed.image}: drawn without its "
@@ -104,6 +113,8 @@ class Picture:
 
     def tell_other_rounding(self, now: dict[str, str], reporter: "ConsoleReporter") -> None:
         """Report a picture that was drawn under another plan, which rounds differently."""
+        if self.foreign:
+            return
         keys = ("branches", "decode")
         if now != {key: self.settings[key] for key in keys if key in self.settings}:
             reporter.notice(

@@ -11,6 +11,7 @@ from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError, usage_error
 from sana_cli.files import is_new_folder, local_path, no_folder
 from sana_cli.images.file_names import is_pattern
+from sana_cli.images.formats import format_of
 from sana_cli.request.output_paths import Target
 from sana_cli.request.params import GenerationParams, resolve
 from sana_cli.terminal.help import ALIASES
@@ -109,10 +110,10 @@ def check(options: GenerationOptions, checkpoint: Checkpoint) -> None:
         output = local_path(options.output)
         folder = output.parent if is_pattern(output) else output
         is_new = is_new_folder(output, Target.of(options.output).is_folder)
-        names_folder = is_pattern(output) or output.suffix.lower() != ".png"
+        names_folder = is_pattern(output) or format_of(output) is None
         if not folder.is_dir() and names_folder and not is_new:
             raise no_folder(folder)
-        one_name = output.suffix.lower() == ".png" and not output.is_dir() and not is_new
+        one_name = format_of(output) is not None and not output.is_dir() and not is_new
         if one_name and (not is_pattern(output) or "{index" in options.output):
             raise usage_error(
                 f"pictures of a session cannot all be called {options.output}",

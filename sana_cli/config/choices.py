@@ -39,6 +39,14 @@ class Backend(StrEnum):
     REFERENCE = "reference"
 
 
+class PictureFormat(StrEnum):
+    """Format of a picture whose name does not say it, by the suffix that its name gets."""
+
+    PNG = "png"
+    JPG = "jpg"
+    WEBP = "webp"
+
+
 class Device(StrEnum):
     """Device that a model runs on."""
 

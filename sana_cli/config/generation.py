@@ -19,6 +19,7 @@ from sana_cli.config.choices import (
     Backend,
     Decode,
     Device,
+    PictureFormat,
     PlanName,
     Precision,
     Scheduler,
@@ -66,9 +67,25 @@ class GenerationOptions:
         str | None,
         Option(
             flags=("--output", "-o"), metavar="PATH",
-            help="A .png file, a folder (made if written with a slash: new/), or a pattern: "
+            help="A .png, .jpg or .webp file, a folder (made if written with a slash: new/), or a pattern: "
             "{index}-{slug}-{seed}.png, {id} with --prompts [default: your setting, else here]",
             setting="folder for pictures, or a pattern", unset="the working folder",
+        ),
+    ] = None  # fmt: skip
+    format: Annotated[
+        str | None,
+        Option(
+            flags=("--format",), choices=PictureFormat,
+            help="Format of pictures in a folder [default: png; a name in --output decides itself]",
+            setting="format of pictures in a folder", unset="png", usual="png", repl="format of pictures",
+        ),
+    ] = None  # fmt: skip
+    quality: Annotated[
+        int | None,
+        Option(
+            flags=("--quality",), limits=(1, 100), picture="quality",
+            help="Of JPEG and WebP, 1 to 100; WebP with 100 is lossless [default: 95, WebP 100]",
+            setting="quality of JPEG and WebP files", unset="95, WebP 100", repl="quality of JPEG and WebP files",
         ),
     ] = None  # fmt: skip
     width: Annotated[

@@ -17,7 +17,8 @@ from PIL import Image, ImageDraw, ImageFont
 from sana_cli import files
 from sana_cli.errors import SanaError
 from sana_cli.images import file_names
-from sana_cli.images.png import SHEET_KEY, load_picture, read_settings, save_png
+from sana_cli.images.picture_file import SHEET_KEY, load_picture, read_settings
+from sana_cli.images.png import save_png
 
 LARGEST = 4096  # pixels, of either side of a sheet
 FONT_SIZE, _LINE = 13, 20  # pixels
@@ -106,7 +107,8 @@ class ContactSheet:
             folder, stem = file_names.without_fields(target)
             self.path = folder / f"{stem or name}-grid.png"
         else:
-            self.path = target.with_stem(f"{target.stem}-grid")
+            suffix = target.suffix if target.suffix.lower() == ".png" else ".png"
+            self.path = target.with_name(f"{target.stem}-grid{suffix}")
             if os.path.lexists(self.path) and not overwrite:
                 raise files.already_exists(self.path)
         files.check_writable(self.path, folder_is_new=is_folder)

@@ -19,7 +19,7 @@ from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.images import png_chunks
 from sana_cli.text import readable_memory
 
-OURS = ("PNG",)  # what we save
+OURS = ("PNG", "JPEG", "WEBP")  # what we save
 PHOTOS = (
     "PNG",
     "JPEG",
@@ -92,7 +92,7 @@ def _decoded(path: Path, file: BinaryIO, formats: Sequence[str], room: int | Non
         if bare is None:
             raise _unreadable(path, error) from error
     try:
-        return _loaded(path, bare, OURS, room)
+        return _loaded(path, bare, ("PNG",), room)
     except (SanaError, MemoryError):
         raise
     except Exception as error:

@@ -23,9 +23,9 @@ from sana_cli.checkpoints.digest import model_digest
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError, usage_error
 from sana_cli.images import file_names
-from sana_cli.images.png import read_settings
+from sana_cli.images.picture_file import read_settings
 from sana_cli.pipeline.finished_pictures import FinishedPictures, fits
-from sana_cli.request.output_paths import Target, require_png
+from sana_cli.request.output_paths import Target, require_fit, require_picture
 from sana_cli.request.params import MAX_SEED, GenerationParams, count_of, resolve_all
 from sana_cli.request.picture_settings import picture_settings
 from sana_cli.request.prompt_file import Line, Problem, PromptFile, summed_up
@@ -78,6 +78,7 @@ class Batch:
     problems: tuple[Problem, ...]
     model_digest: str
     overwrite: bool
+    quality: int | None  # of JPEG and WebP
     renamed: tuple[Path, ...]  # new names, of pictures whose usual ones are taken
     new_folder: Path | None  # to be made before the first picture
 
@@ -102,7 +103,7 @@ def plan_batch(
 
     SanaError where no line can be drawn, and for names that are taken by other pictures.
     """
-    target = Target.of(common.output)
+    target = Target.of_options(common)
     jobs, problems = _jobs(found, replace(common, output=None), checkpoint)
     if not jobs:
         raise summed_up(problems)
@@ -111,7 +112,8 @@ def plan_batch(
     names = file_names.expand(pattern, [job.named for job in jobs])
     jobs = [job.at(name) for job, name in zip(jobs, names, strict=True)]
     for job in jobs:
-        require_png(job.path, False)
+        require_picture(job.path, False)
+        require_fit(job.path, job.params)
     there = FinishedPictures(pattern, digest)
     done: dict[Path, Mapping[str, Any]] = {}
     renamed: list[Path] = []
@@ -132,6 +134,7 @@ def plan_batch(
         problems=tuple(problems),
         model_digest=digest,
         overwrite=overwrite,
+        quality=common.quality,
         renamed=tuple(renamed),
         new_folder=new_folder,
     )
@@ -177,8 +180,8 @@ def _pattern(target: Target, jobs: list[Job], *, several: bool) -> Path:
     if path is None or path.is_dir() or target.is_folder:
         if path is not None and os.path.lexists(path) and not path.is_dir():
             raise files.no_folder(path)
-        name = "{index}-{slug}-{seed}.png" if several else "{index}-{slug}.png"
-        return Path(_literal(path or Path())) / name
+        name = "{index}-{slug}-{seed}" if several else "{index}-{slug}"
+        return Path(_literal(path or Path())) / f"{name}{target.suffix}"
     if file_names.is_pattern(path):
         return path
     if len(jobs) > 1:
@@ -271,8 +274,9 @@ def draw_batch(
                     with _claim(job.path, wait):
                         if batch.overwrite or not _another_did_it(job, batch.model_digest):
                             yield draw_to_file(
-                                pipeline, job.params, job.path, overwrite=batch.overwrite
-                            )
+                                pipeline, job.params, job.path,
+                                overwrite=batch.overwrite, quality=batch.quality,
+                            )  # fmt: skip
                         finished += 1
                 except Timeout:
                     claimed_by_others.append(job)

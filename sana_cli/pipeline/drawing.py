@@ -4,12 +4,13 @@
 
 import logging
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any
 
 from torch import Tensor
 
 from sana_cli import __version__
-from sana_cli.checkpoints.digest import model_digest
+from sana_cli.checkpoints.digest import model_digest, weights_hash
 from sana_cli.images.tensors import to_image
 from sana_cli.loading.load import check_loras
 from sana_cli.pipeline.components import Components
@@ -97,11 +98,16 @@ class Drawing:
             **{key: value for key, value in decisive.items() if value is not None},
             **self._branches,
             "model_digest": self._digest,
+            **({"model_hash": self._weights_hash} if self._weights_hash else {}),
             "precision": str(self.components.dtypes),
             "device": self.components.device.type,
             "backend": self.components.runtime.backend,
             "version": __version__,
         }
+
+    @cached_property
+    def _weights_hash(self) -> str:
+        return weights_hash(self.checkpoint)
 
     @property
     def rounding(self) -> dict[str, str]:

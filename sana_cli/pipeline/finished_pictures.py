@@ -10,7 +10,8 @@ from typing import Any
 
 from sana_cli.errors import SanaError
 from sana_cli.images import file_names
-from sana_cli.images.png import read_settings
+from sana_cli.images.formats import format_of
+from sana_cli.images.picture_file import read_settings
 
 Settings = Mapping[str, Any]
 
@@ -67,7 +68,7 @@ class FinishedPictures:
             except OSError:
                 paths = []
             for path in paths:
-                if path.suffix.lower() == ".png":
+                if format_of(path) is not None:
                     for name in file_names.readings(str(path)):
                         self._by_name[name].append(path)
         return self._by_name

@@ -27,6 +27,7 @@ from sana_cli.config.choices import DecodeMode
 from sana_cli.config.networks import MAX_SIDE
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
 from sana_cli.files import in_utf8, new_file, require_file
+from sana_cli.images.formats import format_of
 from sana_cli.request.init_image import Composite
 
 FORMAT = "sana-latents"
@@ -112,7 +113,7 @@ def _is_of(path: Path, settings: dict[str, Any]) -> bool:
 def picture_of(path: Path) -> Path:
     """Derive a picture's path from that of its kept latents. Raises SanaError (usage) if the file was renamed."""
     name = re.sub(r"(-\d+)?$", "", path.name.removesuffix(SUFFIX))
-    if name == path.name or not name.lower().endswith(".png"):
+    if name == path.name or format_of(Path(name)) is None:
         raise usage_error(
             f"the picture's name does not follow from {path.name}", "give one: --output picture.png"
         )
@@ -219,7 +220,7 @@ def _open(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
             # Copies: the file may be removed while its latents are decoded.
             return metadata, {name: handle.get_tensor(name).clone() for name in known}
     except SanaError as error:
-        if path.suffix.lower() == ".png":
+        if format_of(path) is not None:
             raise usage_error(
                 f"{path} is a picture, not latents: nothing is left to decode",
                 f"`sana generate` keeps unfinished pictures as PICTURE.png{SUFFIX}",

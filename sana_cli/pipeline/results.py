@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from sana_cli.images import png
+from sana_cli.errors import usage_error
+from sana_cli.images import picture_file, png
+from sana_cli.images.formats import NAMES, format_of
 from sana_cli.system.torch_memory import peak_memory_bytes
 
 if TYPE_CHECKING:
@@ -60,14 +62,25 @@ class GenerationResult:
         png.write_png(self.image, file, settings=self.settings)
         return file.getvalue()
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> "SavedResult":
-        """Write a PNG that carries the settings, whole or not at all.
+    def save(
+        self, path: str | Path, *, overwrite: bool = False, quality: int | None = None
+    ) -> "SavedResult":
+        """Write a PNG, JPEG or WebP that carries the settings, whole or not at all; the name decides the format.
 
-        SanaError where the folder cannot be written, or the file is there and `overwrite` is not.
+        `quality` is 1 to 100 for JPEG (95 unless given) and WebP (lossless unless given, and at 100). SanaError where
+        the folder cannot be written, or the file is there and `overwrite` is not.
         """
-        png.save_png(self.image, Path(path), settings=self.settings, overwrite=overwrite)
+        if format_of(Path(path)) is None:
+            hint = "PNG holds what was drawn, JPEG and WebP can be smaller"
+            raise usage_error(f"cannot write {path}: pictures are saved as {NAMES}", hint)
+        settings = picture_file.save_picture(
+            self.image,
+            Path(path),
+            settings=with_quality(self.settings, quality),
+            overwrite=overwrite,
+        )
         own = {field.name: getattr(self, field.name) for field in fields(GenerationResult)}
-        return SavedResult(**own, path=Path(path))
+        return SavedResult(**{**own, "settings": settings}, path=Path(path))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +88,11 @@ class SavedResult(GenerationResult):
     """A picture that is in a file, too."""
 
     path: Path
+
+
+def with_quality(settings: dict[str, Any], quality: int | None) -> dict[str, Any]:
+    """Add the quality of a JPEG or WebP file to a picture's settings, if one is given."""
+    return settings if quality is None else settings | {"quality": quality}
 
 
 def result_of(

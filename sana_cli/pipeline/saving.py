@@ -25,7 +25,7 @@ from sana_cli.pipeline.init_images import composite_of
 from sana_cli.pipeline.latents_file import HowToFinish, KeptLatents
 from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.pipeline.recovery import in_fp32_if_broken, within_cap
-from sana_cli.pipeline.results import GenerationResult, SavedResult, result_of
+from sana_cli.pipeline.results import GenerationResult, SavedResult, result_of, with_quality
 from sana_cli.pipeline.transformer_steps import OnStep
 from sana_cli.progress import Reporter
 from sana_cli.request.params import GenerationParams
@@ -40,15 +40,16 @@ def draw_to_file(
     *,
     overwrite: bool,
     on_step: OnStep | None = None,
+    quality: int | None = None,
 ) -> SavedResult:
     """Draw a picture and save it. `on_step`, and SanaError, as for `SanaPipeline` and `GenerationResult.save`."""
     watching = pipeline.watching
     if watching is not None and watching.file is not None:
         require_another(watching.file, path)  # its name may not be known before
     latents = pipeline.denoise(params, on_step=on_step)
-    with keeping(path, _to_keep(pipeline, params, latents), pipeline.reporter):
+    with keeping(path, _to_keep(pipeline, params, latents, quality), pipeline.reporter):
         result = pipeline.decode(latents, params)
-        return _saved(result, path, pipeline.components, overwrite=overwrite)
+        return _saved(result, path, pipeline.components, overwrite=overwrite, quality=quality)
 
 
 def finish(
@@ -106,14 +107,21 @@ def finish(
 
 
 def _saved(
-    result: GenerationResult, path: Path, components: Components, *, overwrite: bool
+    result: GenerationResult,
+    path: Path,
+    components: Components,
+    *,
+    overwrite: bool,
+    quality: int | None = None,
 ) -> SavedResult:
     with components.stopwatch.timed("save"), components.reporter.stage("save"):
-        saved = result.save(path, overwrite=overwrite)
+        saved = result.save(path, overwrite=overwrite, quality=quality)
     return replace(saved, seconds=components.stopwatch.seconds)
 
 
-def _to_keep(pipeline: SanaPipeline, params: GenerationParams, latents: Tensor) -> KeptLatents:
+def _to_keep(
+    pipeline: SanaPipeline, params: GenerationParams, latents: Tensor, quality: int | None
+) -> KeptLatents:
     runtime = pipeline.components.runtime
     how = HowToFinish(
         model=model_reference(pipeline.checkpoint),
@@ -125,7 +133,7 @@ def _to_keep(pipeline: SanaPipeline, params: GenerationParams, latents: Tensor) 
     )
     return KeptLatents(
         latents=latents,
-        settings=pipeline.drawing.settings_of(params),
+        settings=with_quality(pipeline.drawing.settings_of(params), quality),
         how=how,
         composite=composite_of(params),
     )

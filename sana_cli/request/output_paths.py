@@ -1,36 +1,66 @@
 """Choose the files of pictures; refuse names that are taken or cannot be written, before any work. No torch."""
 
+import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 from sana_cli import files, text
 from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.config.choices import PictureFormat
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import require
 from sana_cli.files import local_path
-from sana_cli.images import file_names
+from sana_cli.images import file_names, formats
+from sana_cli.images.formats import SUFFIXES
 from sana_cli.request.params import GenerationParams, resolve_all
+
+PNG_ONLY = (".png",)  # of sheets and plots
+_OTHER_SETTINGS = 6000  # bytes of a picture's settings, except its prompts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """The value of `--output`: a .png file, a folder, or a pattern."""
+    """The value of `--output`: a picture's file, a folder, or a pattern."""
 
     path: Path | None  # None: the working folder
     is_folder: bool  # it was written with a slash at its end: made if it is not there
     is_pattern: bool  # it has fields, as `file_names` fills them in
+    suffix: str = ".png"  # of names that are made up in a folder
 
     @classmethod
-    def of(cls, text: str | None) -> Self:
+    def of(cls, text: str | None, format: str | None = None) -> Self:
         path = local_path(text) if text else None
         return cls(
             path=path,
             is_folder=(text or "").endswith(("/", os.sep)),
             is_pattern=path is not None and file_names.is_pattern(path),
+            suffix=f".{PictureFormat(format or 'png')}",
         )
+
+    @classmethod
+    def of_options(cls, options: GenerationOptions) -> Self:
+        """Read where pictures go, and in which format. SanaError (usage) for a format that the name contradicts."""
+        quality = options.quality
+        require(
+            quality is None or 1 <= quality <= 100,
+            f"quality {quality} is out of range",
+            "use 1 (smallest file) to 100 (lossless WebP)",
+        )
+        target = cls.of(options.output, options.format)
+        path = target.path
+        named = (
+            formats.format_of(path) if path and not (target.is_folder or path.is_dir()) else None
+        )
+        if named and "format" not in options.sources and options.format is not None:
+            require(
+                named == formats.SUFFIXES[target.suffix],
+                f"--format {options.format} does not fit --output {options.output}",
+                "omit --format: the name decides",
+            )
+        return target
 
     def make_folder(self) -> None:
         """Make what was written as a folder and is not there. SanaError where that fails."""
@@ -43,7 +73,7 @@ def planned(
 ) -> list[tuple[GenerationParams, Path]]:
     """List every requested picture and its file. Raises the errors of drawing that can be found before any work."""
     pictures = resolve_all(options, checkpoint)
-    paths = output_paths(Target.of(options.output), pictures, overwrite=overwrite)
+    paths = output_paths(Target.of_options(options), pictures, overwrite=overwrite)
     return list(zip(pictures, paths, strict=True))
 
 
@@ -54,11 +84,11 @@ def output_paths(
     path = target.path
     if path is None or path.is_dir() or files.is_new_folder(path, target.is_folder):
         folder, base = path or Path(), text.slug(pictures[0].prompt)
-        paths = [folder / f"{base}-{p.seed}.png" for p in pictures]
+        paths = [folder / f"{base}-{p.seed}{target.suffix}" for p in pictures]
         if not overwrite:
             paths = [file_names.free_name(each, os.path.lexists) for each in paths]
     else:
-        require_png(path, target.is_folder)
+        require_picture(path, target.is_folder)
         if target.is_pattern:
             paths = file_names.expand(path, [(p.prompt, p.seed) for p in pictures])
         elif len(pictures) > 1:
@@ -68,12 +98,19 @@ def output_paths(
         for each in paths:
             if os.path.lexists(each) and not overwrite:
                 raise files.already_exists(each)
-    for each in paths:
+    for each, params in zip(paths, pictures, strict=True):
+        require_fit(each, params)
         files.check_writable(each, folder_is_new=target.is_folder)
     return paths
 
 
-def picture_path(target: Target, *, default: Callable[[], Path], overwrite: bool) -> Path:
+def picture_path(
+    target: Target,
+    *,
+    default: Callable[[], Path],
+    overwrite: bool,
+    suffixes: Iterable[str] = SUFFIXES,
+) -> Path:
     """Choose the file of one picture whose usual name is `default()`; errors as for `output_paths`."""
     path = target.path
     if path is None:
@@ -81,14 +118,16 @@ def picture_path(target: Target, *, default: Callable[[], Path], overwrite: bool
     elif path.is_dir() or files.is_new_folder(path, target.is_folder):
         path = path / default().name
     else:
-        require_png(path, target.is_folder)
+        require_picture(path, target.is_folder, suffixes=suffixes)
     if os.path.lexists(path) and not overwrite:
         raise files.already_exists(path)
     files.check_writable(path, folder_is_new=target.is_folder)
     return path
 
 
-def require_png(target: Path, is_folder: bool, option: str = "--output") -> None:
+def require_picture(
+    target: Path, is_folder: bool, option: str = "--output", suffixes: Iterable[str] = SUFFIXES
+) -> None:
     """SanaError (usage) for the name of a file that is no picture's. `is_folder`: it was written as one."""
     if is_folder:
         raise files.no_folder(target, option)
@@ -97,8 +136,27 @@ def require_png(target: Path, is_folder: bool, option: str = "--output") -> None
         "pictures are not written to standard output",
         f"name a file: {option} picture.png; with --json, its path is printed",
     )
+    known = formats.NAMES if len(list(suffixes)) > 1 else next(iter(suffixes))
     require(
-        target.suffix.lower() == ".png",
-        f"cannot write {target.name}: pictures are saved as .png",
+        target.suffix.lower() in suffixes,
+        f"cannot write {target.name}: pictures are saved as {known}",
         f"use {target.with_suffix('.png')}",
+    )
+
+
+def require_fit(path: Path, params: GenerationParams) -> None:
+    """SanaError (usage) for a picture whose sides or settings have no room in the format of its file."""
+    format = formats.format_of(path) or "PNG"
+    longest = formats.LONGEST_SIDE[format]
+    require(
+        max(params.width, params.height) <= longest,
+        f"{path.name} cannot hold {params.width}x{params.height}: {format} takes sides of {longest} pixels",
+        f"use {path.with_suffix('.png')}",
+    )
+    room = formats.LONGEST_TEXT[format] - _OTHER_SETTINGS
+    written = len(json.dumps([params.prompt, params.negative_prompt], ensure_ascii=False).encode())
+    require(
+        written <= room,
+        f"{path.name} has no room for a prompt of {written:,} bytes: JPEG carries {room:,}",
+        f"use {path.with_suffix('.webp')}, or a shorter prompt",
     )

@@ -170,7 +170,7 @@ def _preview_path(file: str, output: str | None, *, overwrite: bool) -> "Path":
 
     from sana_cli.files import already_exists, check_writable, local_path, require_another
     from sana_cli.images.png import is_preview
-    from sana_cli.request.output_paths import require_png
+    from sana_cli.request.output_paths import PNG_ONLY, require_picture
 
     path = local_path(file)
     option = "--preview-file"
@@ -178,7 +178,7 @@ def _preview_path(file: str, output: str | None, *, overwrite: bool) -> "Path":
         raise usage_error(
             f"{path} is a folder", f"name a file in it: {option} {path / 'so-far.png'}"
         )
-    require_png(path, file.endswith(("/", os.sep)), option)
+    require_picture(path, file.endswith(("/", os.sep)), option, PNG_ONLY)
     check_writable(path, option)
     if output:
         require_another(path, local_path(output))

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from PIL import Image
 
-from sana_cli.images.png import load_picture
+from sana_cli.images.picture_file import load_picture
 from sana_cli.images.reading import PHOTOS
 
 Graphics = Literal["sixel", "kitty", "blocks"]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sana_cli.errors import ExitCode
-from sana_cli.images.png import read_settings
+from sana_cli.images.picture_file import read_settings
 from sana_cli.pipeline.batch import _claim, _lock_of
 
 SMALL = ("--size", "32x32", "--steps", "1", "--device", "cpu", "--precision", "fp32")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from sana_cli.errors import ExitCode
-from sana_cli.images.png import read_settings
+from sana_cli.images.picture_file import read_settings
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from sana_cli.errors import ExitCode
-from sana_cli.images.png import read_settings
+from sana_cli.images.picture_file import read_settings
 from sana_cli.pipeline import latents_file
 from tests.faults import full_disk, raising
 
@@ -313,13 +313,13 @@ def test_latents_that_cannot_be_kept(
     assert names(tmp_path) == ["a.png"]
 
 
-@pytest.mark.parametrize("stage", ["decode", "save_png"])
+@pytest.mark.parametrize("stage", ["decode", "save_picture"])
 def test_kill(tiny_model: Path, tmp_path: Path, whole: Path, stage: str, sana: Any) -> None:
     """SIGKILL in a process of its own, which can clean up nothing."""
-    module = "png" if stage == "save_png" else "decoding"
+    module = "picture_file" if stage == "save_picture" else "decoding"
     program = (
         f"import os, signal, torch\ntorch.set_num_threads({torch.get_num_threads()})\n"
-        f"from sana_cli.images import png\nfrom sana_cli.pipeline import decode as decoding\nfrom sana_cli.cli import main\n"
+        f"from sana_cli.images import picture_file\nfrom sana_cli.pipeline import decode as decoding\nfrom sana_cli.cli import main\n"
         f"def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n{module}.{stage} = die\n"
         f"main({['generate', 'A Fox', '-m', str(tiny_model), '-o', str(tmp_path / 'a.png'), *FAST]!r})"
     )

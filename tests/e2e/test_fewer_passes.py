@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sana_cli.errors import ExitCode
-from sana_cli.images.png import read_settings
+from sana_cli.images.picture_file import read_settings
 
 DRAWN = ("generate", "a red cat left of a blue car", "--seed", 3, "--steps", 10, "--device", "cpu")
 BOTH = ("--guidance-interval", "0.2-0.8", "--cache", 0.1)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from sana_cli.images.png import read_settings
+from sana_cli.images.picture_file import read_settings
 
 FAST = ("--size", "64x96", "--steps", "2", "--device", "cpu", "--precision", "fp32")
 

@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from sana_cli.errors import ExitCode
-from sana_cli.images.png import DIGITAL_SOURCE_TYPE, XMP_KEY, read_settings
+from sana_cli.images.picture_file import read_settings
+from sana_cli.images.png import XMP_KEY
+from sana_cli.images.xmp import DIGITAL_SOURCE_TYPE
 
 SMALL = ("--size", "64x96", "--steps", "1", "--seed", "5", "--device", "cpu")
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sana_cli.checkpoints.checkpoint import weight_headers
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.errors import ExitCode
-from sana_cli.images.png import read_settings
+from sana_cli.images.picture_file import read_settings
 
 FAST = ("--size", "64x64", "--steps", 2, "--seed", 3, "--device", "cpu", "--precision", "fp32")
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from sana_cli.errors import ExitCode
-from sana_cli.images.png import SHEET_KEY, read_settings
+from sana_cli.images.picture_file import SHEET_KEY, read_settings
 
 ODD = os.fsdecode(b"b\xff")
 FAST = ("--size", "64x64", "--steps", "1", "--device", "cpu", "--seed", "1")

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from sana_cli.errors import ExitCode
-from sana_cli.images.png import XMP_KEY, read_settings
+from sana_cli.images.picture_file import read_settings
+from sana_cli.images.png import XMP_KEY
 from sana_cli.pipeline import SanaPipeline
 
 CPU = ("--device", "cpu", "--precision", "fp32")

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from sana_cli.errors import ExitCode
-from sana_cli.images.png import DIGITAL_SOURCE_TYPE, XMP_KEY, is_preview, preview_state
+from sana_cli.images.png import XMP_KEY, is_preview, preview_state
+from sana_cli.images.xmp import DIGITAL_SOURCE_TYPE
 from tests.faults import full_disk
 
 DRAW = ("generate", "a cat", "--steps", "4", "--seed", "1", "--device", "cpu")

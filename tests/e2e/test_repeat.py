@@ -13,7 +13,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from sana_cli.errors import ExitCode
-from sana_cli.images.png import read_settings, save_png
+from sana_cli.images.picture_file import read_settings
+from sana_cli.images.png import save_png
 
 CPU = ("--device", "cpu")
 SHORT = ("--steps", 2, "--size", "256x256")

@@ -17,7 +17,7 @@ from sana_cli.checkpoints.checkpoint import weight_headers
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.commands.repl_words import COMMANDS
 from sana_cli.errors import ExitCode
-from sana_cli.images.png import read_settings
+from sana_cli.images.picture_file import read_settings
 
 
 class Slow(io.BytesIO):

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.images.png import SHEET_KEY, read_settings
+from sana_cli.images.picture_file import SHEET_KEY, read_settings
 from sana_cli.loading import load as loading
 from sana_cli.pipeline.safety import _POLICY, _QUESTION, MODEL, THRESHOLD, SafetyCheck, _Judge
 from sana_cli.terminal.progress_bars import ConsoleReporter

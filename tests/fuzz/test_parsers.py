@@ -31,7 +31,7 @@ from sana_cli.commands.picture_facts import facts_of
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.config.user_settings import SETTINGS, preferences
 from sana_cli.errors import SanaError
-from sana_cli.images.png import load_picture, read_settings
+from sana_cli.images.picture_file import load_picture, read_settings
 from sana_cli.loading.load import check_loras
 from sana_cli.models.tokenizer import load_tokenizer
 from sana_cli.pipeline.latents_file import read as read_latents

@@ -126,6 +126,7 @@ def test_info(
     sana: Callable[..., Any], picture: tuple[Path, Any], folder: tuple[Path, Any]
 ) -> None:
     compare("`sana info PICTURE`", sana("info", picture[0], "--json").document)
+    compare("`sana info FOLDER`", sana("info", picture[0].parent, "--json").document)
     compare("`sana info MODEL`", sana("info", folder[0], "--json").document)
 
 

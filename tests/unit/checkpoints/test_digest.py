@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sana_cli.checkpoints.digest import files_digest, model_digest
+from quant.manifest import sha256_of
+from sana_cli.checkpoints.digest import files_digest, model_digest, weights_hash
 from sana_cli.checkpoints.opening import open_checkpoint, open_published
 from sana_cli.config.variants import VARIANTS
 
@@ -69,3 +70,16 @@ def test_a_quantized_folder_is_known_by_its_manifest(folder: Path) -> None:
 
 def test_a_model_that_is_not_here() -> None:
     assert model_digest(open_published(VARIANTS["sana-0.6b"])) == ""
+
+
+def test_the_hash_of_galleries(folder: Path, tmp_path: Path) -> None:
+    """It begins the SHA-256 of the transformer's file, which the hub's cache names its files by."""
+    (path,) = (folder / "transformer").glob("*.safetensors")
+    expected = sha256_of(path)
+    assert weights_hash(open_checkpoint(str(folder))) == expected[:10]
+    blob = tmp_path / "blobs" / ("ab" * 32)
+    blob.parent.mkdir()
+    path.rename(blob)
+    path.symlink_to(blob)
+    assert weights_hash(open_checkpoint(str(folder))) == "ababababab", "not read"
+    assert weights_hash(open_published(VARIANTS["sana-0.6b"])) == ""

@@ -8,7 +8,8 @@ from PIL import Image
 
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.images.contact_sheet import LARGEST, Cell, ContactSheet, Layout, caption_lines
-from sana_cli.images.png import read_settings, save_png
+from sana_cli.images.picture_file import read_settings
+from sana_cli.images.png import save_png
 
 
 def saved(folder: Path, seed: int, prompt: str = "x") -> Cell:

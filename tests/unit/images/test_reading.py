@@ -16,7 +16,8 @@ from PIL import Image
 
 from sana_cli.errors import SanaError
 from sana_cli.images import reading
-from sana_cli.images.png import load_picture, read_settings, save_png
+from sana_cli.images.picture_file import load_picture, read_settings
+from sana_cli.images.png import save_png
 from sana_cli.images.png_chunks import SIGNATURE
 from sana_cli.images.reading import PHOTOS, opened
 from sana_cli.request import init_image

@@ -16,7 +16,7 @@ from PIL import Image
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.errors import Cancelled, ExitCode, SanaError
-from sana_cli.images.png import read_settings
+from sana_cli.images.picture_file import read_settings
 from sana_cli.pipeline import SanaPipeline
 from sana_cli.pipeline.saving import draw_to_file
 from sana_cli.request.params import GenerationParams

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.images.png import read_settings
+from sana_cli.images.picture_file import read_settings
 from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.pipeline.results import GenerationResult, SavedResult, result_of

@@ -14,7 +14,7 @@ from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.images.png import read_settings
+from sana_cli.images.picture_file import read_settings
 from sana_cli.pipeline import latents_file
 from sana_cli.pipeline.latent_preview import Watching
 from sana_cli.pipeline.latents_file import HowToFinish, KeptLatents

@@ -56,7 +56,7 @@ def test_a_folder_that_is_written_as_one_is_made_later(builtin: Checkpoint, tmp_
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("fox.jpg", "pictures are saved as .png"), ("nowhere/fox.png", "no such folder"), ("fox", "saved as .png")],
+    [("fox.gif", "pictures are saved as .png, .jpg or .webp"), ("nowhere/fox.png", "no such folder"), ("fox", "saved as .png")],
 )  # fmt: skip
 def test_names_that_cannot_be(builtin: Checkpoint, tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(SanaError, match=message):

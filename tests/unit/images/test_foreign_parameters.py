@@ -1,0 +1,37 @@
+"""`parameters`: which program wrote them, and what is in quotes."""
+
+import pytest
+
+from sana_cli.images.foreign_parameters import settings_of_parameters
+
+LAST = "Steps: 5, Sampler: Euler, CFG scale: 7, Seed: 1"
+
+
+@pytest.mark.parametrize(
+    ("more", "program"),
+    [
+        ("", "another program (parameters)"),
+        (", Version: v1.10.1", "AUTOMATIC1111's web UI"),
+        (", Version: f2.0.1v1.10.1-previous-1", "Forge"),
+        (", Version: stable-diffusion.cpp", "stable-diffusion.cpp"),
+        (", App: SD.Next, Version: 1a2b3c4", "SD.Next"),
+        (", Version: ComfyUI", "ComfyUI"),
+    ],
+)
+def test_programs(more: str, program: str) -> None:
+    found = settings_of_parameters(f"a fox\n{LAST}{more}", "64x64")
+    assert found is not None
+    assert found.program == program
+
+
+def test_values_in_quotes_keep_their_commas() -> None:
+    found = settings_of_parameters(
+        f'a fox\n{LAST}, Lora hashes: "a: 1, b: 2", Size: 10x20', "64x64"
+    )
+    assert found is not None
+    assert found.others["Lora hashes"] == "a: 1, b: 2"
+    assert found.size == "10x20"
+
+
+def test_fewer_than_three_pairs_are_a_prompt() -> None:
+    assert settings_of_parameters("a fox: red, a cat: blue", "64x64") is None
