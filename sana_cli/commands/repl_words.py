@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from sana_cli.commands.repl_setters import DEFAULT, OFF, ON, SETTERS
-from sana_cli.config.generation import GenerationOptions
+from sana_cli.config.generation import FIELDS, GenerationOptions
 from sana_cli.request.params import GenerationParams
 from sana_cli.text import columns
 
@@ -54,6 +54,9 @@ def in_words(name: str, options: GenerationOptions, settings: GenerationParams) 
             return ", ".join(map(str, settings.loras or options.loras or ())) or OFF
         case "/output":
             return options.output or "the working folder"
+        case "/format" | "/quality":  # of files, not of what is drawn
+            field = FIELDS[name[1:]]
+            return str(getattr(options, field.name) or field.option.unset)
         case _:
             return str(getattr(settings, name[1:]))
 

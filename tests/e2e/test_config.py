@@ -84,7 +84,7 @@ def test_joiners_are_words(sana: Callable[..., Any], file: Path, text: str) -> N
         (("set", "steps=3"), "VALUE"),
         (("set", "model", "sana-0.7b"), "did you mean sana-0.6b"),
         (("set", "output", "{nope}.png"), "there is no field {nope}"),
-        (("set", "output", "out/{seed}.jpg"), "pictures are saved as .png"),
+        (("set", "output", "out/{seed}.gif"), "pictures are saved as .png"),
         (("unset", "modle"), "did you mean 'model'"),
         (("show", "steps"), "unexpected argument"),
     ],

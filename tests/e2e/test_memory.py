@@ -215,7 +215,7 @@ def test_dry_run_draws_nothing_and_needs_no_torch(tiny_model: Path, tmp_path: Pa
     [
         (("-o", "taken.png"), "taken.png exists"),
         (("-o", "missing/a.png"), "no such folder: missing"),
-        (("-o", "a.jpg"), "pictures are saved as .png"),
+        (("-o", "a.gif"), "pictures are saved as .png"),
         (("--show", "--json"), "give --show or --json, not both"),
         (("--count", 2, "--grid", "-o", "b.png"), "b-grid.png exists"),
         (("--precision", "bf16", "-m", "fp16"), "this model was trained in fp16"),
