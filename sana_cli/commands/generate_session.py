@@ -1,7 +1,7 @@
 """Draw the pictures of `sana generate` and `sana repl`: one or many, new or repeated."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -104,7 +104,7 @@ class GenerateSession:
                 Target.of_options(self.options).make_folder()
             if self.grid:
                 self.grid.plan(len(pictures), slug(pictures[0][0].prompt))
-        self._tell_quality(path for _, path in pictures)
+        tell_quality(self.options, [path for _, path in pictures], self.reporter)
         self._tell_syntax(pictures[0][0].prompt)
         return pictures
 
@@ -174,17 +174,11 @@ class GenerateSession:
             self.reporter.notice(message)
         with self.options.naming_source_of("output"):
             batch = plan_batch(found, self.options, self.checkpoint, overwrite=self.overwrite)
-        self._tell_quality(job.path for job in batch.jobs)
+        tell_quality(self.options, [job.path for job in batch.jobs], self.reporter)
         self._tell_syntax(*(job.params.prompt for job in batch.jobs))
         return batch
 
     # -- what both need --
-
-    def _tell_quality(self, paths: Iterable[Path]) -> None:
-        """Say that quality was asked for where no file has one."""
-        typed = self.options.quality is not None and "quality" not in self.options.sources
-        if typed and all(format_of(path) == "PNG" for path in paths):
-            self.reporter.notice("--quality has no effect on PNG, which is always exact")
 
     def _tell_syntax(self, *prompts: str) -> None:
         """Say once that what other programs read as instructions is words here."""
@@ -274,3 +268,12 @@ def open_pipeline(
         expects=expects,
         cap_source=cap_source,
     )
+
+
+def tell_quality(
+    options: GenerationOptions, paths: Sequence[Path], reporter: "ConsoleReporter"
+) -> None:
+    """Say that quality was asked for where no file has one."""
+    typed = options.quality is not None and "quality" not in options.sources
+    if typed and all(format_of(path) == "PNG" for path in paths):
+        reporter.notice("--quality has no effect on PNG, which is always exact")
