@@ -71,7 +71,7 @@ class GenerateSession:
         pipeline.drawing.prepare(pictures[0][0])
         if picture is not None:
             picture.tell_other_rounding(pipeline.drawing.rounding, self.reporter)
-        yield from self._drawn(pipeline, pictures, self.options.quality)
+        yield from _drawn(pipeline, pictures, self.options, overwrite=self.overwrite)
 
     def next(self, options: GenerationOptions) -> Iterator["SavedResult"]:
         """Draw the pictures of another prompt; parts stay loaded for the prompts that follow."""
@@ -83,7 +83,7 @@ class GenerateSession:
         pipeline.watching = self.watching
         pipeline.drawing.prepare(pictures[0][0])
         self._require_safe(pictures, device, spare=pipeline.components.planning.spare)
-        yield from self._drawn(pipeline, pictures, options.quality)
+        yield from _drawn(pipeline, pictures, options, overwrite=self.overwrite)
 
     def print_forecast(self, picture: Picture | None, *, json: bool) -> None:
         """Show what `single` would take; errors are those that it would end in before it draws."""
@@ -107,14 +107,6 @@ class GenerateSession:
         tell_quality(self.options, [path for _, path in pictures], self.reporter)
         self._tell_syntax(pictures[0][0].prompt)
         return pictures
-
-    def _drawn(
-        self, pipeline: "SanaPipeline", pictures: Pictures, quality: int | None
-    ) -> Iterator["SavedResult"]:
-        from sana_cli.pipeline.saving import draw_to_file
-
-        for params, path in pictures:
-            yield draw_to_file(pipeline, params, path, overwrite=self.overwrite, quality=quality)
 
     # -- a file of prompts --
 
@@ -268,6 +260,15 @@ def open_pipeline(
         expects=expects,
         cap_source=cap_source,
     )
+
+
+def _drawn(
+    pipeline: "SanaPipeline", pictures: Pictures, options: GenerationOptions, *, overwrite: bool
+) -> Iterator["SavedResult"]:
+    from sana_cli.pipeline.saving import draw_to_file
+
+    for params, path in pictures:
+        yield draw_to_file(pipeline, params, path, overwrite=overwrite, quality=options.quality)
 
 
 def tell_quality(
