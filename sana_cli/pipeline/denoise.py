@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from sana_cli.pipeline.values import check_values
+from sana_cli.pipeline.values import begin_check
 from sana_cli.request.params import GenerationParams
 from sana_cli.schedulers import Sampler
 from sana_cli.system.allocator import keeping_freed
@@ -60,14 +60,17 @@ def denoise(
     `init` runs the last steps only, on a picture with that much noise; positions that it keeps are put back after
     every step, with as much noise as the others have then (as in diffusers' legacy inpainting; RePaint, arXiv
     2201.09865, without its resampling). `after_step` sees the latents of every step and may raise to stop.
-    `preview` sees every step's estimate of the finished latents. Raises BrokenValues.
+    `preview` sees every step's estimate of the finished latents. Raises BrokenValues, on a CUDA device one step later: there
+    a step is checked while the next one runs.
     """
     first = init.first if init else 0
     latents = sampler.noised(init.latents, noise, first) if init and first else sampler.start(noise)
+    finish_check: Callable[[], None] = lambda: None  # of the step before
     with keeping_freed():
         for i in range(first, sampler.steps):
             velocity = velocity_at(*sampler.inputs(i, latents))
-            check_values(velocity, f"denoising step {i + 1}")
+            finish_check()
+            finish_check = begin_check(velocity, f"denoising step {i + 1}")
             if preview is not None:
                 preview(i, sampler.estimate(i, latents, velocity))
             latents = sampler.step(i, latents, velocity)
@@ -75,4 +78,5 @@ def denoise(
                 kept = sampler.noised(init.latents, noise, i + 1)
                 latents = torch.where(init.redrawn, latents, kept)
             after_step(i, latents)
+        finish_check()
     return latents

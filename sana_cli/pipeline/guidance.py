@@ -42,7 +42,7 @@ def guided_velocity(
         scaled = timestep * config.timestep_scale
         velocity = transformer.velocity(batch, scaled, contexts[group], embedded, caches[group])
         velocities.append(velocity.float())
-    velocity = torch.cat(velocities)
+    velocity = velocities[0] if len(velocities) == 1 else torch.cat(velocities)
     if len(contexts) == 1:
         return velocity
     unconditional, conditional = velocity.chunk(2)

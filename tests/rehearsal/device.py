@@ -221,7 +221,8 @@ class Device:
                     return torch.Tensor.to(tensor, *rest, **kwargs)
             ours = [tensor]
             return self._operate("to", torch.Tensor.to, (tensor, *rest), kwargs, ours)
-        self.copy_over("to", to_host=here)
+        if not (here and kwargs.get("non_blocking") and self.capturing is None):
+            self.copy_over("to", to_host=here)
         if here:
             self.streams.order("to", [storage_of(tensor)], [])
         with torch._C.DisableTorchFunction():

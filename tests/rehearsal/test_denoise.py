@@ -307,3 +307,34 @@ def test_a_velocity_in_the_graphs_memory_is_caught(
         kept = first.clone()
         model.velocity(latents.cuda() * 2, 300.0, on_device(contexts))
         assert torch.equal(first, kept) == (fault is None)
+
+
+def test_the_host_waits_for_no_step(gpu: Device) -> None:
+    """Checked values are read a step later; the last ones before the loop ends."""
+    from sana_cli.pipeline.denoise import denoise
+    from sana_cli.schedulers import FlowEuler
+
+    noise = torch.randn(1, 2, 3, 3).cuda()
+    gpu.counts.clear()
+    denoise(lambda latents, timestep: latents * 0.5, noise, FlowEuler([1.0, 0.7, 0.3, 0.0]))
+    assert gpu.counts["syncs"] == 0
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_a_broken_step_is_found(gpu: Device, broken: int) -> None:
+    from sana_cli.pipeline.denoise import denoise
+    from sana_cli.pipeline.values import BrokenValues
+    from sana_cli.schedulers import FlowEuler
+
+    seen: list[int] = []
+
+    def velocity(latents: Tensor, timestep: float) -> Tensor:
+        return latents * (torch.nan if len(seen) == broken else 1.0)
+
+    with pytest.raises(BrokenValues, match=f"after denoising step {broken + 1}"):
+        denoise(
+            velocity,
+            torch.randn(1, 2, 3, 3).cuda(),
+            FlowEuler([1.0, 0.7, 0.3, 0.0]),
+            after_step=lambda i, latents: seen.append(i),
+        )

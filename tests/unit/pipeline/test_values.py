@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from sana_cli.pipeline.denoise import denoise
 from sana_cli.pipeline.values import BrokenValues, check_values
+from sana_cli.schedulers import FlowEuler
 
 SPREAD = torch.linspace(-1, 1, 24).reshape(2, 3, 4)
 
@@ -46,3 +48,31 @@ def test_too_few_values_are_not_flat(tensor: Tensor) -> None:
 
 def test_one_colour_is_a_picture_where_it_may_be() -> None:
     check_values(torch.zeros(1, 32, 2, 2), "encoding the picture", flat_below=-1)
+
+
+def test_values_whose_squares_overflow_are_no_broken_ones() -> None:
+    check_values(torch.tensor([3e38, -3e38, 1.0]), "a test")
+
+
+def test_one_value_is_not_flat() -> None:
+    check_values(torch.tensor([2.0]), "a test")
+    with pytest.raises(BrokenValues, match="NaN or infinite values after a test"):
+        check_values(torch.tensor([torch.nan]), "a test")
+
+
+@pytest.mark.parametrize("broken", [0, 1, 2])
+def test_every_step_is_checked(broken: int) -> None:
+    """On a CPU before anybody sees it."""
+    seen: list[int] = []
+
+    def velocity(latents: torch.Tensor, timestep: float) -> torch.Tensor:
+        return latents * (torch.nan if len(seen) == broken else 1.0)
+
+    with pytest.raises(BrokenValues, match=f"after denoising step {broken + 1}"):
+        denoise(
+            velocity,
+            torch.randn(1, 2, 3, 3),
+            FlowEuler([1.0, 0.7, 0.3, 0.0]),
+            after_step=lambda i, latents: seen.append(i),
+        )
+    assert seen == list(range(broken))
