@@ -46,6 +46,11 @@ class AcceleratedLayer(nn.Module):
         if free:
             self.qweight = torch.empty_like(self.qweight, device="meta")
 
+    @property
+    def holds_weight(self) -> bool:
+        """True while the stored integers are here: a kernel may have packed and dropped them."""
+        return self._kernel is None or not self.qweight.is_meta
+
     def forward(self, x: Tensor) -> Tensor:
         if self._kernel is None:
             return self.reference(x)

@@ -25,6 +25,7 @@ def conv3x3_w8a8_kernel(
     K,
     H,
     W,
+    steps,  # 9 * BLOCKS_K; the compiler would unroll the loop of a constant
     stride_act,
     stride_out,
     SILU: tl.constexpr,
@@ -50,7 +51,7 @@ def conv3x3_w8a8_kernel(
     q_tile = q_ptr + first * K + read_rows[:, None] * K + ks[None, :]
     w_tile = weight_ptr + first_col * K * 9 + read_cols[None, :] * K * 9 + ks[:, None]
     sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32)
-    for step in range(9 * BLOCKS_K):
+    for step in range(steps):
         tap = step // BLOCKS_K
         k = step % BLOCKS_K * BLOCK_K
         dy = tap // 3 - 1
@@ -103,6 +104,7 @@ def launch(
             K,
             H,
             W,
+            9 * triton.cdiv(K, tile.k),
             act_scale.stride(0) if act_scale.ndim else 0,
             N,
             SILU=activation == "silu",

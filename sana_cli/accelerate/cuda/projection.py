@@ -142,7 +142,7 @@ def _is_w8a8(layer: QuantLinear) -> bool:
     """Return whether a layer is w8a8 with its integers as stored: another library's kernel may have
     taken them.
     """
-    return layer.config.scheme.name == "w8a8" and not layer.qweight.is_meta
+    return layer.config.scheme.name == "w8a8" and layer.holds_weight
 
 
 def _same_smooth(layers: Sequence[QuantLinear]) -> bool:

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.launches import counting
 from quant.packing import pack_int4, unpack_int4
 from quant.primitives import (
     dequantize_per_channel,
@@ -109,3 +110,14 @@ def test_packing_round_trip(K: int) -> None:
 
 def test_packing_is_the_documented_one() -> None:
     assert pack_int4(torch.tensor([[-8, 7, 0]], dtype=torch.int8)).tolist() == [[0xF0, 0x88]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_a_device_expands_weights_in_one_launch(dtype: torch.dtype) -> None:
+    """With nothing as wide as fp32 in between; the values are those that a CPU makes in blocks."""
+    q, scale = quantize_per_channel(randn(5, 40))
+    with counting() as counts:
+        dequantize_per_channel(q.to("meta"), scale.to("meta"), dtype)
+    assert dict(counts) == {"_to_copy": 2, "mul": 1}  # the copies are this test's
+    out = torch.mul(q, scale[:, None], out=torch.empty(q.shape, dtype=dtype))
+    assert torch.equal(out, dequantize_per_channel(q, scale, dtype))
