@@ -1,41 +1,41 @@
 """Compile every kernel and tile, for devices that need not be at hand, and read the machine code.
 
-`python -m benchmarks.kernels_compile` compiles each for compute capability 8.6, 8.9, 9.0 and 12.0,
-reads registers, stack and shared memory from the machine code, and looks for tensor-core
-instructions in it. It prints a table and, as its last line, one JSON document, which it also writes
-to `benchmarks/results/kernels-compile.json`. Exit code 1 if something spills, does not fit, or
-lacks tensor cores.
+`python -m benchmarks.kernels_compile` compiles each for compute capability 8.0, 8.6, 8.9, 9.0, 10.0 and 12.0 and
+for AMD's gfx942, reads registers, stack, shared memory and the mix of instructions from the machine code
+(`machine_code.py`), and looks for tensor-core instructions in it. It prints a table and, as its last line, one
+JSON document, which it also writes to `benchmarks/results/kernels-compile.json`. Exit code 1 if something spills, does
+not fit, or lacks tensor cores; AMD's rows are told and fail nothing, since nothing of the engine runs there yet.
 """
 
 import json
 import re
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from benchmarks.machine_code import MachineCode, of_amd, of_nvidia
 from benchmarks.record import record
+from quant.backends.attempt import Failure, attempt
 
 # M rows, K input channels, N output channels
 
-CAPABILITIES = (86, 89, 90, 120)
+CAPABILITIES = (80, 86, 89, 90, 100, 120)
+HIP = "gfx942"  # MI300
 SHARED_BYTES = 99 * 1024  # what one program may have on 8.6, 8.9 and 12.0; 9.0 has 227 KB
-
-_TENSOR_CORES = re.compile(r"\b(?:[IHQ]MMA|[IHQ]GMMA)\b[.\w]*")
-
-_LOCAL_MEMORY = re.compile(r"\b(?:STL|LDL)\b")  # where spilled registers go
+_SHARED_OF_HIP = 64 * 1024
+_ON_HIP = {"REMAINDERS": 0, "PRECISION": "ieee"}  # what kernels are given on AMD's devices instead
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
     """A kernel as it would be launched: types of its pointers, constants, warps and stages."""
 
-    kernel: str
+    kernel: str  # its folder
     variant: str
+    function: str = ""  # in it, without "_kernel"; "": of the folder's name
     pointers: dict[str, str]  # None in Triton's place of an absent tensor is a constant
     constants: dict[str, Any]
     warps: int
@@ -62,7 +62,8 @@ def cases() -> Iterator[Case]:
     yield from (_quantize(K) for K in (1152, 2880, 5760))
     for D in (1152, 2240):
         yield from (_layer_norm(D, parts) for parts in ("", "branch", "addend quantize smooth"))
-    yield from (_attention(type_) for type_ in ("bf16", "fp16", "fp32"))
+    for part in ("", "sums", "attend"):
+        yield from (_attention(type_, part) for type_ in ("bf16", "fp16", "fp32"))
     for E in (72, 112):
         for parts in ("", "product bias", "product bias smooth mask", "product bias odd"):
             yield _cross_attention(E, parts)
@@ -127,7 +128,8 @@ def _layer_norm(D: int, parts: str) -> Case:
     )
 
 
-def _attention(type_: str) -> Case:
+def _attention(type_: str, part: str) -> Case:
+    """`part`: of two launches, "sums" or "attend"; else all in one."""
     import torch
     import triton.language as tl
 
@@ -135,20 +137,29 @@ def _attention(type_: str) -> Case:
 
     dot = {"bf16": tl.bfloat16, "fp16": tl.float16, "fp32": tl.float32}[type_]
     step = block_n(torch.float32 if type_ == "fp32" else torch.bfloat16)
+    tensors = {"sums": "kv", "attend": "q"}.get(part, "qkv")
+    pointers = {f"{t}_ptr": f"*{type_}" for t in tensors}
+    pointers |= {"parts_ptr": "*fp32"} if part else {}
+    pointers |= {} if part == "sums" else {"out_ptr": f"*{type_}"}
+    sums, attends = {"DOT": dot}, {"NARROW": type_ != "fp32"}
+    own = {"sums": sums, "attend": attends}.get(part, sums | attends)
+    functions = {"sums": "key_value_sums", "attend": "attend_to_sums"}
     return Case(
         kernel="relu_linear_attention",
-        variant=f"E=32 {type_}",
-        pointers=dict.fromkeys(("q_ptr", "k_ptr", "v_ptr", "out_ptr"), f"*{type_}"),
-        constants={"DOT": dot, "NARROW": type_ != "fp32", "BLOCK_N": step, "BLOCK_E": 32},
+        function=functions.get(part, ""),
+        variant=f"E=32 {type_} {part}".strip(),
+        pointers=pointers,
+        constants={"PRECISION": "tf32x3", "BLOCK_N": step, "BLOCK_E": 32} | own,
         warps=WARPS,
         stages=STAGES,
-        instruction=r"H(G?)MMA",
+        instruction=r"(UTC)?H(G?)MMA",
         numbers=(
             "N",
             "E",
+            "span",
             *(f"stride_{t}_{of}" for t in "qkv" for of in ("picture", "token", "head")),
         ),
-        floats=("eps",),
+        floats=() if part == "sums" else ("eps",),
     )
 
 
@@ -185,7 +196,7 @@ def _cross_attention(E: int, parts: str) -> Case:
         | {name: None for name in optional if name not in present},
         warps=WARPS,
         stages=stages,
-        instruction=r"I(G?)MMA" if "product" in parts else r"H(G?)MMA",
+        instruction=r"(UTC)?I(G?)MMA" if "product" in parts else r"(UTC)?H(G?)MMA",
         numbers=(
             "N", "K", "stride_x", "stride_weight", "stride_out",
             *(f"stride_{t}_{of}" for t in ("key", "value") for of in ("picture", "head", "token")),
@@ -249,7 +260,7 @@ def _int8_product(
         constants=constants | {"SILU": "silu" in parts, "EVEN_K": "odd" not in parts},
         warps=tile.warps,
         stages=tile.stages,
-        instruction=r"I(G?)MMA",
+        instruction=r"(UTC)?I(G?)MMA",
         **more,
     )
 
@@ -298,77 +309,76 @@ def _linear_w4a16(tile: Any, group_size: int) -> Case:
         },
         warps=tile.warps,
         stages=tile.stages,
-        instruction=r"H(G?)MMA",
+        instruction=r"(UTC)?H(G?)MMA",
         numbers=("N", "K", "stride_x", "stride_out"),  # M is the length of a prompt: any
     )
 
 
-def compiled(case: Case, capability: int) -> dict[str, Any]:
-    """Compile one case and read its machine code."""
+def compiled(case: Case, target: int | str) -> dict[str, Any]:
+    """Compile one case for a compute capability (89 is 8.9) or an AMD architecture, and read its machine code."""
     import importlib
 
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    on_hip = isinstance(target, str)
     module = importlib.import_module(f"quant.kernels.{case.kernel}.kernel")
-    function = getattr(module, f"{case.kernel}_kernel")
+    function = getattr(module, f"{case.function or case.kernel}_kernel")
     names = function.arg_names
     signature = {name: case.pointers.get(name, "i32") for name in names}
     signature |= dict.fromkeys(case.floats, "fp32")
-    signature |= dict.fromkeys(case.constants, "constexpr")
+    constants = case.constants | {k: v for k, v in _ON_HIP.items() if on_hip and k in names}
+    signature |= dict.fromkeys(constants, "constexpr")
     aligned = {*case.pointers, *case.numbers}
     result = triton.compile(
         ASTSource(
             function,
             signature,
-            case.constants,
+            constants,
             {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in aligned},
         ),
-        target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": case.warps, "num_stages": case.stages},
+        target=GPUTarget("hip", target, 64) if on_hip else GPUTarget("cuda", target, 32),
+        options={"num_warps": case.warps, "num_stages": min(case.stages, 2) if on_hip else case.stages},
     )
-    code = _machine_code(result.asm["cubin"], Path(triton.__file__).parent)
-    usage = {key: int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", code)}
-    tensor_cores = sorted(set(_TENSOR_CORES.findall(code)))
+    found = of_amd(result.asm["amdgcn"]) if on_hip else of_nvidia(result.asm["cubin"])
+    shared = result.metadata.shared
     return {
         "kernel": case.kernel,
         "variant": case.variant,
-        "capability": f"{capability // 10}.{capability % 10}",
-        "registers": usage["REG"],
-        "stack_bytes": usage["STACK"],
-        "spill_instructions": len(_LOCAL_MEMORY.findall(code)),
-        "shared_bytes": result.metadata.shared,
-        "tensor_cores": tensor_cores,
-        "problems": _problems(case, usage, result.metadata.shared, tensor_cores),
+        "capability": target if isinstance(target, str) else f"{target // 10}.{target % 10}",
+        "registers": found.registers,
+        "stack_bytes": found.stack_bytes,
+        "spill_instructions": found.spills,
+        "shared_bytes": shared,
+        "tensor_cores": found.tensor_cores,
+        "instructions": found.mix,
+        "problems": _problems(case, found, shared, on_hip=on_hip),
     }
 
 
-def _machine_code(cubin: bytes, triton_folder: Path) -> str:
-    tool = triton_folder / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        # Both at once prints the usage alone.
-        return "".join(
-            subprocess.run(
-                [tool, option, file.name], check=True, capture_output=True, text=True
-            ).stdout
-            for option in ("--dump-resource-usage", "--dump-sass")
-        )
-
-
-def _problems(
-    case: Case, usage: dict[str, int], shared_bytes: int, tensor_cores: list[str]
-) -> list[str]:
+def _problems(case: Case, found: MachineCode, shared_bytes: int, *, on_hip: bool) -> list[str]:
     problems = []
-    if usage["STACK"] or usage["LOCAL"]:
+    if found.stack_bytes or found.spills:
         problems.append("registers spill")
-    if shared_bytes > SHARED_BYTES:
+    if shared_bytes > (_SHARED_OF_HIP if on_hip else SHARED_BYTES):
         problems.append("shared memory does not fit")
-    if case.instruction and not any(re.match(case.instruction, name) for name in tensor_cores):
+    wanted = "V_MFMA" if on_hip else case.instruction
+    if case.instruction and not any(re.match(wanted, name) for name in found.tensor_cores):
         problems.append("no tensor cores")
     return problems
+
+
+def _row(case: Case, target: int | str) -> dict[str, Any]:
+    """Compile for one target; for AMD's, what its compiler refuses is a problem and no end."""
+    found = attempt(lambda: compiled(case, target)) if target == HIP else compiled(case, target)
+    if not isinstance(found, Failure):
+        return found
+    return {
+        "kernel": case.kernel, "variant": case.variant, "capability": target, "registers": 0,
+        "stack_bytes": 0, "spill_instructions": 0, "shared_bytes": 0, "tensor_cores": [],
+        "instructions": {}, "problems": [f"does not compile ({found.reason})"],
+    }  # fmt: skip
 
 
 def main() -> int:
@@ -377,8 +387,8 @@ def main() -> int:
     rows = []
     print(f"{'kernel and tile':<58}{'cc':>6}{'regs':>6}{'stack':>7}{'shared':>8}  tensor cores")
     for case in cases():
-        for capability in CAPABILITIES:
-            row = compiled(case, capability)
+        for target in (*CAPABILITIES, HIP):
+            row = _row(case, target)
             rows.append(row)
             print(
                 f"{case.name:<58}{row['capability']:>6}{row['registers']:>6}{row['stack_bytes']:>7}"
@@ -393,7 +403,7 @@ def main() -> int:
     }
     record("kernels-compile", document)
     print(json.dumps(document))
-    return int(any(row["problems"] for row in rows))
+    return int(any(row["problems"] for row in rows if row["capability"] != HIP))
 
 
 if __name__ == "__main__":

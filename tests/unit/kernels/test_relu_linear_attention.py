@@ -27,7 +27,8 @@ def heads(B: int, N: int, H: int, E: int, dtype: torch.dtype = torch.float32) ->
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize(
-    ("B", "N", "H", "E"), [(1, 1, 1, 32), (2, 130, 3, 32), (1, 300, 2, 8), (1, 40, 1, 20)]
+    ("B", "N", "H", "E"),
+    [(1, 1, 1, 32), (2, 130, 3, 32), (1, 300, 2, 8), (1, 40, 1, 20), (2, 1300, 1, 20)],
 )
 def test_against_the_reference(
     interpreted: Callable[..., Any], B: int, N: int, H: int, E: int, dtype: torch.dtype
@@ -37,6 +38,15 @@ def test_against_the_reference(
     expected = reference.relu_linear_attention(q, k, v)
     assert out.is_contiguous()
     torch.testing.assert_close(out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype] / 4)
+
+
+def test_programs_share_the_positions_of_large_maps() -> None:
+    """72 heads of 1024 positions were 72 programs for 128 multiprocessors; 32 of a decoder's map, 256 steps each."""
+    from quant.kernels.relu_linear_attention.kernel import span_of
+
+    assert [span_of(N, 72, 128) for N in (256, 512, 1024, 4096)] == [256, 512, 256, 640]
+    assert span_of(128 * 128, 32, 128) == 1024
+    assert span_of(4096, 1000, 128) == 4096
 
 
 def test_the_reference_is_the_models() -> None:

@@ -1,0 +1,79 @@
+"""Read registers, spills and the mix of instructions from what Triton compiled."""
+
+import re
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+_USAGE = re.compile(r"(REG|STACK|LOCAL):(\d+)")
+_SASS = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.]*)", re.MULTILINE)
+_GCN = re.compile(r"^\t([a-z]+_\w+)", re.MULTILINE)
+_TENSOR_CORES = re.compile(r"(?:[IHQ]MMA|[IHQ]GMMA|OMMA|UTC[IHQO]MMA|V_MFMA)")
+_KINDS = (  # first match wins
+    ("tensor cores", _TENSOR_CORES),
+    ("spills", re.compile(r"(?:STL|LDL)\b|SCRATCH_")),
+    ("16-byte loads", re.compile(r"(?:LDG|LDGSTS)\b.*\.128|(?:GLOBAL|BUFFER)_LOAD_DWORDX4|UTMALDG")),
+    ("narrower loads", re.compile(r"(?:LDG|LDGSTS)\b|(?:GLOBAL|BUFFER)_LOAD")),
+    ("16-byte stores", re.compile(r"STG\b.*\.128|(?:GLOBAL|BUFFER)_STORE_DWORDX4")),
+    ("narrower stores", re.compile(r"STG\b|(?:GLOBAL|BUFFER)_STORE")),
+    ("shared memory", re.compile(r"(?:LDS|LDSM|STS|STSM)\b|DS_")),
+    ("barriers", re.compile(r"(?:BAR|WARPSYNC|SYNCS)\b|S_BARRIER")),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MachineCode:
+    """What one compiled kernel takes."""
+
+    registers: int  # a thread
+    stack_bytes: int
+    spills: int  # instructions
+    tensor_cores: list[str]  # names
+    mix: dict[str, int]  # instructions by kind, "all" included
+
+
+def of_nvidia(cubin: bytes) -> MachineCode:
+    """Disassemble a cubin with the tool in Triton's wheel."""
+    import triton
+
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage, code = (
+            subprocess.run(
+                [tool, option, file.name], check=True, capture_output=True, text=True
+            ).stdout
+            for option in ("--dump-resource-usage", "--dump-sass")  # both at once prints the usage alone
+        )
+    counts = {name: int(value) for name, value in _USAGE.findall(usage)}
+    names = [name for name in _SASS.findall(code) if name != "NOP"]
+    return _described(names, counts["REG"], counts["STACK"] + counts["LOCAL"])
+
+
+def of_amd(assembly: str) -> MachineCode:
+    """Read the assembly that Triton keeps."""
+
+    def number(name: str) -> int:
+        found = re.search(rf"\.{name}:\s+(\d+)", assembly)
+        return int(found[1]) if found else 0
+
+    spilled = number("vgpr_spill_count") * 4
+    names = [name.upper() for name in _GCN.findall(assembly)]
+    return _described(names, number("vgpr_count"), spilled)
+
+
+def _described(names: Iterable[str], registers: int, stack_bytes: int) -> MachineCode:
+    mix: Counter[str] = Counter()
+    used = set()
+    for name in names:
+        mix["all"] += 1
+        kind = next((kind for kind, pattern in _KINDS if pattern.match(name)), None)
+        if kind is not None:
+            mix[kind] += 1
+        if kind == "tensor cores":
+            used.add(name)
+    return MachineCode(registers, stack_bytes, mix["spills"], sorted(used), dict(mix))
