@@ -13,7 +13,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
-from pathlib import Path
 from typing import Any
 
 from benchmarks.machine_code import MachineCode, of_amd, of_nvidia
@@ -339,7 +338,10 @@ def compiled(case: Case, target: int | str) -> dict[str, Any]:
             {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in aligned},
         ),
         target=GPUTarget("hip", target, 64) if on_hip else GPUTarget("cuda", target, 32),
-        options={"num_warps": case.warps, "num_stages": min(case.stages, 2) if on_hip else case.stages},
+        options={
+            "num_warps": case.warps,
+            "num_stages": min(case.stages, 2) if on_hip else case.stages,
+        },
     )
     found = of_amd(result.asm["amdgcn"]) if on_hip else of_nvidia(result.asm["cubin"])
     shared = result.metadata.shared

@@ -15,7 +15,10 @@ _TENSOR_CORES = re.compile(r"(?:[IHQ]MMA|[IHQ]GMMA|OMMA|UTC[IHQO]MMA|V_MFMA)")
 _KINDS = (  # first match wins
     ("tensor cores", _TENSOR_CORES),
     ("spills", re.compile(r"(?:STL|LDL)\b|SCRATCH_")),
-    ("16-byte loads", re.compile(r"(?:LDG|LDGSTS)\b.*\.128|(?:GLOBAL|BUFFER)_LOAD_DWORDX4|UTMALDG")),
+    (
+        "16-byte loads",
+        re.compile(r"(?:LDG|LDGSTS)\b.*\.128|(?:GLOBAL|BUFFER)_LOAD_DWORDX4|UTMALDG"),
+    ),
     ("narrower loads", re.compile(r"(?:LDG|LDGSTS)\b|(?:GLOBAL|BUFFER)_LOAD")),
     ("16-byte stores", re.compile(r"STG\b.*\.128|(?:GLOBAL|BUFFER)_STORE_DWORDX4")),
     ("narrower stores", re.compile(r"STG\b|(?:GLOBAL|BUFFER)_STORE")),
@@ -47,7 +50,10 @@ def of_nvidia(cubin: bytes) -> MachineCode:
             subprocess.run(
                 [tool, option, file.name], check=True, capture_output=True, text=True
             ).stdout
-            for option in ("--dump-resource-usage", "--dump-sass")  # both at once prints the usage alone
+            for option in (
+                "--dump-resource-usage",
+                "--dump-sass",
+            )  # both at once prints the usage alone
         )
     counts = {name: int(value) for name, value in _USAGE.findall(usage)}
     names = [name for name in _SASS.findall(code) if name != "NOP"]

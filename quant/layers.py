@@ -51,6 +51,10 @@ class AcceleratedLayer(nn.Module):
         """True while the stored integers are here: a kernel may have packed and dropped them."""
         return self._kernel is None or not self.qweight.is_meta
 
+    def packed_for(self, run: Callable[[Tensor, Any, Any], Tensor]) -> Any:
+        """Return what a kernel's `pack` made of this layer where that kernel is attached, else None."""
+        return self._packed if self._kernel is run else None
+
     def forward(self, x: Tensor) -> Tensor:
         if self._kernel is None:
             return self.reference(x)

@@ -83,7 +83,9 @@ def dequantize_per_channel(
 ) -> Tensor:
     """(N, K) floating point; the product is taken in fp32. A CPU expands about `block` values at once."""
     out_NK = torch.empty(q_NK.shape, dtype=dtype, device=q_NK.device)
-    if q_NK.device.type != "cpu":  # one kernel, which multiplies in fp32 and keeps nothing in between
+    if (
+        q_NK.device.type != "cpu"
+    ):  # one kernel, which multiplies in fp32 and keeps nothing in between
         return torch.mul(q_NK, scale_N.float()[:, None], out=out_NK)
     # A CPU finds short blocks in its caches again.
     rows = max(block // q_NK.shape[1], 1)

@@ -13,9 +13,14 @@ from torch import Tensor, nn
 from quant.backends.cpu import quantized_tokens
 from quant.backends.kernel import Kernel
 from quant.installed import is_installed
-from quant.kernels import conv3x3_w8a8, linear_w4a16, linear_w8a8, quantize_per_token
+from quant.kernels import (
+    conv3x3_w8a8,
+    linear_w4a16,
+    linear_w8a8,
+    quantize_map,
+    quantize_per_token,
+)
 from quant.layers import QuantConv2d, QuantLinear
-from quant.primitives import INT8_MAX, quantize_per_channel
 
 _INT_MM_ROWS = 17  # at least: with fewer, cuBLAS refuses
 
@@ -55,21 +60,17 @@ def _conv_pack(layer: QuantConv2d) -> Tensor:
 
 
 def _conv_run(x: Tensor, packed: Tensor, layer: QuantConv2d) -> Tensor:
-    scale: Tensor
-    last = x.permute(
-        0, 2, 3, 1
-    )  # (B, H, W, C): how maps of the decoder lie in memory, so nothing is moved
-    if layer.act_scale is None:
-        q, scale = quantize_per_channel(last.flatten(1))
-        q = q.view(last.shape)
-    else:
-        scale = layer.act_scale
-        q = (last.float() / scale).round_().clamp_(-INT8_MAX, INT8_MAX).to(torch.int8)
+    # (B, H, W, C) is how maps of the decoder lie in memory, so nothing is moved.
+    q, scale = quantize_map.quantize_map(x.permute(0, 2, 3, 1).contiguous(), scale=layer.act_scale)
     out = conv3x3_w8a8.conv3x3_w8a8(
-        q.contiguous(), scale, packed, layer.scale,
-        bias=layer.bias, out_dtype=x.dtype,
-    )  # fmt: skip
+        q, scale, packed, layer.scale, bias=layer.bias, out_dtype=x.dtype
+    )
     return out.permute(0, 3, 1, 2)
+
+
+def packed_conv(layer: QuantConv2d) -> Tensor | None:
+    """Return the weight (N, 3, 3, K) of a convolution that runs on our w8a8 kernel; None for any other."""
+    return layer.packed_for(_conv_run)
 
 
 def _int_mm_pack(layer: QuantLinear) -> None:

@@ -42,6 +42,7 @@ def finish(
     SILU: tl.constexpr,
     GATE_PER_TILE: tl.constexpr,  # no tile holds rows of two pictures
 ):
+    """Returns what was stored, as fp32, with zeros outside of the result."""
     in_cols = cols < N
     inside = (first + rows < M)[:, None] & in_cols[None, :]
     if bias_ptr is not None:
@@ -64,8 +65,9 @@ def finish(
     at = rows[:, None] * stride_out + cols[None, :]
     stored = out.to(out_ptr.dtype.element_ty)
     tl.store(out_ptr + at, stored, mask=inside)
+    seen = tl.where(inside, stored.to(tl.float32), 0.0)
     if largest_ptr is not None:
-        seen = stored.to(tl.float32)
         if smooth_ptr is not None:
             seen *= tl.load(smooth_ptr + cols, mask=in_cols, other=0.0).to(tl.float32)[None, :]
         raise_largest(seen, inside, largest_ptr + first + rows, first + rows < M)
+    return seen

@@ -4,6 +4,7 @@ any device.
 
 # M rows (tokens), D channels, K input channels, N output channels, B batch, H x W pixels
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -94,24 +95,79 @@ def cross_attention_w8a8(
 
 
 def conv3x3_w8a8(
-    q_BHWK: Tensor,
+    q: Tensor,
     act_scale: Tensor,
-    weight_NKhw: Tensor,
-    scale_N: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
     *,
     bias: Tensor | None = None,
     activation: str | None = None,
     residual: Tensor | None = None,
+    upsampled: bool = False,
+    shortcut: Tensor | None = None,
+    out_largest: Tensor | None = None,
     out_dtype: torch.dtype,
 ) -> Tensor:
-    """(B, H, W, N): a 3x3 convolution with stride 1 and a border of zeros; sums are exact in fp64."""
-    q_BKHW = q_BHWK.permute(0, 3, 1, 2).double()
-    sums = F.conv2d(q_BKHW, weight_NKhw.double(), padding=1).float().permute(0, 2, 3, 1)
-    scale_BN = act_scale.expand(len(q_BHWK))[:, None] * scale_N
-    out = _finish(sums * scale_BN[:, None, None], bias, activation)
+    """(B, H, W, N): a 3x3 convolution with stride 1 and a border of zeros; sums are exact in fp64.
+
+    q (B, H, W, K), weight (N, 3, 3, K).
+    """
+    q_BKHW = q.permute(0, 3, 1, 2).double()
+    if upsampled:
+        q_BKHW = F.interpolate(q_BKHW, scale_factor=2, mode="nearest")
+    weight_NKhw = weight.permute(0, 3, 1, 2).double()
+    sums = F.conv2d(q_BKHW, weight_NKhw, padding=1).float().permute(0, 2, 3, 1)
+    scale_BN = act_scale.expand(len(q))[:, None] * weight_scale
+    out = sums * scale_BN[:, None, None]
+    if shortcut is not None:
+        out = out + _shuffled(shortcut, out.shape[3])
+    out = _finish(out, bias, activation)
     if residual is not None:
         out = out + residual.float()
-    return out.to(out_dtype)
+    out = out.to(out_dtype)
+    _raise_largest(out_largest, out.flatten(1), None)
+    return out
+
+
+def quantize_map(
+    x: Tensor, *, scale: Tensor | None = None, largest: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """int8 of x's shape with one scale a picture (B,), or one that is given ()."""
+    if scale is None:
+        largest = x.flatten(1).float().abs().amax(dim=1) if largest is None else largest
+        scale = largest / primitives.INT8_MAX
+    divisor = torch.where(scale > 0, scale, 1.0).expand(len(x)).view(-1, *[1] * (x.ndim - 1))
+    q = (x.float() / divisor).round_().clamp_(-primitives.INT8_MAX, primitives.INT8_MAX)
+    return q.to(torch.int8), scale
+
+
+def bias_activation(x: Tensor, bias: Tensor | None, *, activation: str | None = None) -> Tensor:
+    """x = activation(x + bias) in place, (M, C)."""
+    wide = x.float() if bias is None else x.float() + bias.float()
+    return x.copy_(F.silu(wide) if activation == "silu" else F.relu(wide) if activation else wide)
+
+
+def join_phases(
+    phases: Sequence[Tensor], bias: Tensor | None, *, shortcut: Tensor | None = None
+) -> Tensor:
+    """(B, 2H, 2W, N) of four phases (B, H + 1, W + 1, N), a bias and an up-sampling's shortcut (B, H, W, K)."""
+    B, H, W, N = phases[0].shape
+    out = phases[0].new_empty(B, 2 * H - 2, 2 * W - 2, N, dtype=torch.float32)
+    for phase, values in enumerate(phases):
+        i, j = divmod(phase, 2)
+        out[:, i::2, j::2] = values[:, i : i + H - 1, j : j + W - 1].float()
+    if bias is not None:
+        out = out + bias.float()
+    if shortcut is not None:
+        out = out + _shuffled(shortcut, N)
+    return out.to(phases[0].dtype)
+
+
+def _shuffled(shortcut: Tensor, N: int) -> Tensor:
+    """The shortcut of an up-sampling, (B, H, W, K) -> (B, 2H, 2W, N) fp32."""
+    first = shortcut.float().permute(0, 3, 1, 2)
+    wide = first.repeat_interleave(4 * N // first.shape[1], dim=1)
+    return F.pixel_shuffle(wide, 2).permute(0, 2, 3, 1)
 
 
 def layer_norm_modulate(

@@ -27,10 +27,15 @@ def quantize_row(x, inside, q_ptr, scale_ptr):
 
 
 @triton.jit
+def magnitude_bits(x):
+    """The bits of |x|, fp32, which order as the numbers do; NaN's are above any number's."""
+    return x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
+
+
+@triton.jit
 def raise_largest(x, inside, largest_ptrs, in_rows):
-    """Raise the largest magnitudes of rows, as bits, to those of a tile in fp32. NaN's are above any number's."""
-    bits = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    of_rows = tl.max(tl.where(inside, bits, 0), axis=1)
+    """Raise the largest magnitudes of rows, as bits, to those of a tile in fp32."""
+    of_rows = tl.max(tl.where(inside, magnitude_bits(x), 0), axis=1)
     tl.atomic_max(largest_ptrs, of_rows, mask=in_rows, sem="relaxed")
 
 

@@ -115,15 +115,17 @@ class MultiscaleLinearAttention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values of every scale, (B, H, W, heads, E) each."""
-        tokens = x.permute(0, 2, 3, 1)
-        if self.to_qkv is not None:
-            qkv = self.to_qkv(tokens)
-        else:
-            qkv = torch.cat([self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)], dim=-1)
+        qkv = self.qkv(x.permute(0, 2, 3, 1))
         image = qkv.permute(0, 3, 1, 2)
         scales = [qkv, *(scale(image).permute(0, 2, 3, 1) for scale in self.to_qkv_multiscale)]
         heads = torch.cat(scales, dim=-1).unflatten(-1, (-1, 3 * self.head_dim))
         return heads.chunk(3, dim=-1)
+
+    def qkv(self, tokens: Tensor) -> Tensor:
+        """Queries, keys and values of the first scale, (B, H, W, 3C), of tokens (B, H, W, C)."""
+        if self.to_qkv is not None:
+            return self.to_qkv(tokens)
+        return torch.cat([self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)], dim=-1)
 
     def finish(self, x: Tensor, attended: Tensor) -> Tensor:
         """Project what was attended to, (B, H, W, heads, E), and add it to the block's input."""

@@ -65,11 +65,12 @@ def denoise(
     """
     first = init.first if init else 0
     latents = sampler.noised(init.latents, noise, first) if init and first else sampler.start(noise)
-    finish_check: Callable[[], None] = lambda: None  # of the step before
+    finish_check: Callable[[], None] | None = None  # of the step before
     with keeping_freed():
         for i in range(first, sampler.steps):
             velocity = velocity_at(*sampler.inputs(i, latents))
-            finish_check()
+            if finish_check is not None:
+                finish_check()
             finish_check = begin_check(velocity, f"denoising step {i + 1}")
             if preview is not None:
                 preview(i, sampler.estimate(i, latents, velocity))
@@ -78,5 +79,6 @@ def denoise(
                 kept = sampler.noised(init.latents, noise, i + 1)
                 latents = torch.where(init.redrawn, latents, kept)
             after_step(i, latents)
-        finish_check()
+        if finish_check is not None:
+            finish_check()
     return latents

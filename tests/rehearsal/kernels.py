@@ -101,19 +101,45 @@ def install(device: Device, patch: Callable[..., Any]) -> None:
         launch("cross_attention", run, tensors, (9, 10))
 
     def convolution(
-        q: Any, act_scale: Any, weight: Any, weight_scale: Any, bias: Any, residual: Any, out: Any,
-        activation: Any, tile: Any,
+        q: Any, act_scale: Any, weight: Any, weight_scale: Any, bias: Any, residual: Any, shortcut: Any,
+        out: Any, largest: Any, activation: Any, tile: Any,
     ) -> None:  # fmt: skip
-        def run(q, act_scale, weight, weight_scale, bias, residual, out):  # type: ignore[no-untyped-def]
+        def run(q, act_scale, weight, weight_scale, bias, residual, shortcut, out, largest):  # type: ignore[no-untyped-def]
             out.copy_(
                 of.conv3x3_w8a8(
-                    q, act_scale, weight.permute(0, 3, 1, 2), weight_scale, bias=bias,
-                    activation=activation, residual=residual, out_dtype=out.dtype,
+                    q, act_scale, weight, weight_scale, bias=bias, activation=activation,
+                    residual=residual, upsampled=q.shape[1] != out.shape[1], shortcut=shortcut,
+                    out_largest=largest, out_dtype=out.dtype,
                 )
             )  # fmt: skip
 
-        tensors = [q, act_scale, weight, weight_scale, bias, residual, out]
-        launch("conv3x3_w8a8", run, tensors, (6,))
+        tensors = [q, act_scale, weight, weight_scale, bias, residual, shortcut, out, largest]
+        launch("conv3x3_w8a8", run, tensors, (7, 8))
+
+    def quantize_picture(x: Any, scale: Any, largest: Any, q: Any, scales: Any) -> None:
+        def run(x, scale, largest, q, scales):  # type: ignore[no-untyped-def]
+            found = of.quantize_map(x, scale=scale, largest=largest)
+            q.copy_(found[0])
+            scales.copy_(found[1])
+
+        launch(
+            "quantize_map",
+            run,
+            [x, scale, largest, q, scales],
+            (3,) if scale is not None else (3, 4),
+        )
+
+    def bias_and_activation(x: Any, bias: Any, activation: Any) -> None:
+        def run(x, bias):  # type: ignore[no-untyped-def]
+            of.bias_activation(x, bias, activation=activation)
+
+        launch("bias_activation", run, [x, bias], (0,))
+
+    def joined(phases: Any, bias: Any, shortcut: Any, out: Any) -> None:
+        def run(a, b, c, d, bias, shortcut, out):  # type: ignore[no-untyped-def]
+            out.copy_(of.join_phases([a, b, c, d], bias, shortcut=shortcut))
+
+        launch("join_phases", run, [*phases, bias, shortcut, out], (6,))
 
     def four_bits(x: Any, weight: Any, bias: Any, out: Any, tile: Any) -> None:
         def run(x, packed, scale, bias, out):  # type: ignore[no-untyped-def]
@@ -128,5 +154,6 @@ def install(device: Device, patch: Callable[..., Any]) -> None:
         "linear_w8a8": linear, "quantize_per_token": quantize, "layer_norm_modulate": norm,
         "relu_linear_attention": attention, "depthwise3x3_glu": depthwise, "rms_norm": rms,
         "cross_attention": cross, "conv3x3_w8a8": convolution, "linear_w4a16": four_bits,
+        "quantize_map": quantize_picture, "bias_activation": bias_and_activation, "join_phases": joined,
     }.items():  # fmt: skip
         patch(import_module(f"quant.kernels.{name}.kernel"), "launch", definition)

@@ -28,6 +28,9 @@ def conv3x3_w8a8(
     bias: Tensor | None = None,
     activation: Literal["silu"] | None = None,
     residual: Tensor | None = None,
+    upsampled: bool = False,
+    shortcut: Tensor | None = None,
+    out_largest: Tensor | None = None,
     out_dtype: torch.dtype = torch.bfloat16,
     tile: Tile | None = None,
 ) -> Tensor:
@@ -35,7 +38,11 @@ def conv3x3_w8a8(
 
     Stride 1, a border of zeros. q (B, H, W, K) int8; act_scale fp32, () for all pictures or (B,);
     weight (N, 3, 3, K) int8 as from `repack`; weight_scale (N,) fp32; bias (N,); residual (B, H, W, N).
-    All but the sums is fp32. Without `tile`, the table decides.
+    All but the sums is fp32. `out_largest` (B,) fp32 is raised to the largest magnitude of each picture of the result.
+    Without `tile`, the table decides.
+
+    `upsampled`: of q enlarged to (B, 2H, 2W, K) by its nearest neighbours, which are read where they lie; the result and
+    the residual have that size. `shortcut` (B, H, W, K) floats are added to it as `join_phases` does.
     """
     require_tensor("q", q, (None, None, None, None), [torch.int8])
     B, H, W, K = q.shape
@@ -48,19 +55,32 @@ def conv3x3_w8a8(
     require_tensor("weight_scale", weight_scale, (N,), [torch.float32], like=q)
     if bias is not None:
         require_tensor("bias", bias, (N,), like=q)
+    size = (B, 2 * H, 2 * W, N) if upsampled else (B, H, W, N)
     if residual is not None:
-        require_tensor("residual", residual, (B, H, W, N), like=q)
+        require_tensor("residual", residual, size, like=q)
         require_contiguous("residual", residual)
+    if shortcut is not None:
+        if not upsampled or 4 * N % K:
+            raise ValueError(
+                f"a shortcut of {K} channels needs upsampled, and {4 * N} multiples of it"
+            )
+        require_tensor("shortcut", shortcut, q.shape, like=q)
+        require_contiguous("shortcut", shortcut)
+    if out_largest is not None:
+        require_tensor("out_largest", out_largest, (B,), [torch.float32], like=q)
     require_contiguous("q", q)
     require_contiguous("weight", weight)
     if activation not in (None, "silu"):
         raise ValueError(f"activation is {activation!r}, not 'silu' or None")
     require_float("out_dtype", out_dtype)
     require_device(q)
-    out = torch.empty(B, H, W, N, dtype=out_dtype, device=q.device)
+    out = torch.empty(size, dtype=out_dtype, device=q.device)
     if out.numel():
         from quant.kernels.conv3x3_w8a8.kernel import launch
 
-        tile = tile or tile_for(CONV3X3_W8A8, B * H * W, N, K)
-        launch(q, act_scale, weight, weight_scale, bias, residual, out, activation, tile)
+        tile = tile or tile_for(CONV3X3_W8A8, out.numel() // N, N, K)
+        launch(
+            q, act_scale, weight, weight_scale, bias, residual, shortcut, out, out_largest,
+            activation, tile,
+        )  # fmt: skip
     return out

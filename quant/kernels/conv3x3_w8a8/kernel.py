@@ -8,6 +8,7 @@ import triton.language as tl
 from torch import Tensor
 
 from quant.kernels.epilogue import finish, tile_of
+from quant.kernels.rows import magnitude_bits
 from quant.kernels.tiles import Tile
 
 
@@ -18,8 +19,10 @@ def conv3x3_w8a8_kernel(
     weight_ptr,
     weight_scale_ptr,
     bias_ptr,
-    residual_ptr,
+    residual_ptr,  # (M, N) or None
+    shortcut_ptr,  # (B, H / 2, W / 2, K) or None: of an up-sampling
     out_ptr,
+    largest_ptr,  # (B,) bits of fp32, raised to the largest magnitudes of pictures; or None
     M,
     N,
     K,
@@ -29,6 +32,9 @@ def conv3x3_w8a8_kernel(
     stride_act,
     stride_out,
     SILU: tl.constexpr,
+    UPSAMPLED: tl.constexpr,  # q is (B, H / 2, W / 2, K), each position of which is four pixels
+    REPEATS: tl.constexpr,  # 4 * N / K of the shortcut; 0 without one
+    ONE_PICTURE: tl.constexpr,  # no tile holds pixels of two
     EVEN_K: tl.constexpr,
     BLOCKS_K: tl.constexpr,  # of one tap; constant, so that the loop divides by it cheaply
     BLOCK_M: tl.constexpr,
@@ -48,7 +54,10 @@ def conv3x3_w8a8_kernel(
     x = pixels % W
     y = pixels // W % H
     ks = tl.arange(0, BLOCK_K)
+    picture = pixels // (H * W)
     q_tile = q_ptr + first * K + read_rows[:, None] * K + ks[None, :]
+    if UPSAMPLED:
+        of_picture = q_ptr + picture.to(tl.int64) * (H // 2) * (W // 2) * K
     w_tile = weight_ptr + first_col * K * 9 + read_cols[None, :] * K * 9 + ks[:, None]
     sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32)
     for step in range(steps):
@@ -57,22 +66,37 @@ def conv3x3_w8a8_kernel(
         dy = tap // 3 - 1
         dx = tap % 3 - 1
         inside = (y + dy >= 0) & (y + dy < H) & (x + dx >= 0) & (x + dx < W)
-        shift = (dy * W + dx) * K + k
+        if UPSAMPLED:
+            position = ((y + dy) >> 1) * (W // 2) + ((x + dx) >> 1)
+            q_step = of_picture[:, None] + (position.to(tl.int64) * K)[:, None] + (k + ks)[None, :]
+        else:
+            q_step = q_tile + ((dy * W + dx) * K + k)
         if EVEN_K:
-            q = tl.load(q_tile + shift, mask=inside[:, None], other=0)
+            q = tl.load(q_step, mask=inside[:, None], other=0)
             w = tl.load(w_tile + (tap * K + k))
         else:
             in_ks = ks < K - k
-            q = tl.load(q_tile + shift, mask=inside[:, None] & in_ks[None, :], other=0)
+            q = tl.load(q_step, mask=inside[:, None] & in_ks[None, :], other=0)
             w = tl.load(w_tile + (tap * K + k), mask=in_ks[:, None], other=0)
         sums = tl.dot(q, w, sums, out_dtype=tl.int32)
-    scale = tl.load(act_scale_ptr + pixels // (H * W) * stride_act)
+    scale = tl.load(act_scale_ptr + picture * stride_act)
     weight_scale = tl.load(weight_scale_ptr + first_col + read_cols)
     out = sums.to(tl.float32) * (scale[:, None] * weight_scale[None, :])
-    finish(
+    if REPEATS:
+        position = picture.to(tl.int64) * (H // 2) * (W // 2) + (y >> 1) * (W // 2) + (x >> 1)
+        phase = (y & 1) * 2 + (x & 1)
+        channels = (4 * (tile_n * BLOCK_N + read_cols)[None, :] + phase[:, None]) // REPEATS
+        out += tl.load(shortcut_ptr + (position * K)[:, None] + channels).to(tl.float32)
+    stored = finish(
         out, first, rows, tile_n * BLOCK_N + cols, M, N, bias_ptr, None, residual_ptr, out_ptr,
         None, None, M, 0, stride_out, stride_out, SILU, False,
     )  # fmt: skip
+    if largest_ptr is not None:
+        bits = tl.max(magnitude_bits(stored), axis=1)
+        if ONE_PICTURE:  # one for the tile: thousands of programs raise the same number
+            tl.atomic_max(largest_ptr + first // (H * W), tl.max(bits, axis=0), sem="relaxed")
+        else:
+            tl.atomic_max(largest_ptr + picture, bits, mask=first + rows < M, sem="relaxed")
 
 
 def launch(
@@ -82,13 +106,15 @@ def launch(
     weight_scale: Tensor,
     bias: Tensor | None,
     residual: Tensor | None,
+    shortcut: Tensor | None,
     out: Tensor,
+    largest: Tensor | None,
     activation: str | None,
     tile: Tile,
 ) -> None:
-    """Fill out (B, H, W, N)."""
-    B, H, W, K = q.shape
-    M, N = B * H * W, weight.shape[0]
+    """Fill out (B, H, W, N); raise `largest` (B,)."""
+    (B, H, W, N), K = out.shape, q.shape[3]
+    M = B * H * W
     grid = (triton.cdiv(M, tile.m) * triton.cdiv(N, tile.n),)
     with torch.cuda.device_of(q):
         conv3x3_w8a8_kernel[grid](
@@ -98,7 +124,9 @@ def launch(
             weight_scale,
             bias,
             residual,
+            shortcut,
             out,
+            None if largest is None else largest.view(torch.int32),
             M,
             N,
             K,
@@ -108,6 +136,9 @@ def launch(
             act_scale.stride(0) if act_scale.ndim else 0,
             N,
             SILU=activation == "silu",
+            UPSAMPLED=q.shape[1] != H,
+            REPEATS=0 if shortcut is None else 4 * N // K,
+            ONE_PICTURE=H * W % tile.m == 0 or B == 1,
             EVEN_K=K % tile.k == 0,
             BLOCKS_K=triton.cdiv(K, tile.k),
             BLOCK_M=tile.m,

@@ -1,5 +1,5 @@
-"""Run DC-AE's decoder on a CUDA device in fused kernels: norms with residual or activation, linear
-attention and the gated feed-forward. Convolutions stay torch's, or those of their quantized layers.
+"""Run DC-AE's decoder on a CUDA device in fused kernels: norms with residual or activation, linear attention, the gated
+feed-forward, and what follows convolutions (`convolution.py`).
 
 Blocks get other methods, not other weights; decoding in tiles or whole runs the same ones. A method
 holds what it runs and not its block: without cycles, a decoder is freed at once.
@@ -18,7 +18,17 @@ from torch import Tensor
 from quant.backends.attempt import attempt
 from quant.backends.verdicts import remembered
 from quant.kernels.depthwise3x3_glu import repack
-from sana_cli.accelerate.cuda.kernels import TRITON, Kernels
+from quant.layers import QuantConv2d
+from sana_cli.accelerate.cuda.convolution import (
+    Int8Convolution,
+    Map,
+    convolution,
+    first,
+    folding_pays,
+    last,
+    up_block,
+)
+from sana_cli.accelerate.cuda.kernels import OF_DECODER, TRITON, Kernels
 from sana_cli.accelerate.cuda.projection import project
 from sana_cli.accelerate.cuda.trial import (
     Notice,
@@ -34,6 +44,7 @@ from sana_cli.models.dc_ae import (
     MultiscaleLinearAttention,
     NormedGLU,
     ResBlock,
+    UpBlock,
     relu_quadratic_attention,
 )
 from sana_cli.models.layers import RMSNorm
@@ -56,8 +67,9 @@ def fuse_decoder(
     widths = Widths(wide, 4 * wide, config.attention_head_dim, config.attention_head_dim)
     kernels = trusted_kernels(
         widths, weight.dtype, weight.device, verdicts=verdicts, notice=notice,
-        candidates=candidates,
+        candidates=candidates, names=OF_DECODER,
     )  # fmt: skip
+    folds = folding_pays(weight.dtype, weight.device, verdicts=verdicts)
 
     def decide() -> str:
         generator = torch.Generator().manual_seed(0)
@@ -67,38 +79,54 @@ def fuse_decoder(
             expected = vae.decode(latents)
 
             def error() -> float:
-                _replace_methods(vae, kernels, weight.dtype)
+                _replace_methods(vae, kernels, weight.dtype, folds=folds)
                 return relative_error(vae.decode(latents), expected)
 
             return verdict(attempt(error), _TOLERANCE[weight.dtype])
 
-    kind = f"engine decoder {weight.dtype} {config.decoder_block_out_channels}"
+    how = "folded" if folds else "whole"
+    kind = (
+        f"engine decoder {weight.dtype} {config.decoder_block_out_channels} {_schemes(vae)} {how}"
+    )
     found = remembered(kind, weight.device, decide, verdicts=verdicts)
     if found == "right":
-        _replace_methods(vae, kernels, weight.dtype)
+        _replace_methods(vae, kernels, weight.dtype, folds=folds)
         return True
     _restore_methods(vae)
     notice(f"the fused decoder {found} on this device; plain PyTorch runs instead")
     return False
 
 
-def _replace_methods(vae: AutoencoderDC, kernels: Kernels, dtype: torch.dtype) -> None:
+def _schemes(vae: AutoencoderDC) -> str:
+    """The kinds of convolutions that are tried together."""
+    found = (m.config for m in vae.decoder.modules() if isinstance(m, QuantConv2d))
+    return " ".join(sorted({str(config) for config in found}))
+
+
+def _replace_methods(
+    vae: AutoencoderDC, kernels: Kernels, dtype: torch.dtype, *, folds: bool
+) -> None:
     """Attributes of the modules themselves, which go before those of their classes."""
     relu = vae.config.decoder_conv_act_fn == "relu"
     vars(vae.decoder)["normalize"] = _normalize(vae.decoder, kernels, relu=relu)
     for module in vae.decoder.modules():
         if isinstance(module, ResBlock):
             vars(module)["forward"] = _res_block(module, kernels)
+        elif isinstance(module, UpBlock):
+            forward = up_block(module, kernels, folds=folds)
+            if forward is not None:
+                vars(module)["forward"] = forward
         elif isinstance(module, NormedGLU):
             vars(module)["forward"] = _normed_glu(module, kernels, dtype)
         elif isinstance(module, MultiscaleLinearAttention):
-            vars(module)["finish"] = _finish(module, kernels)
+            vars(module)["qkv"] = _qkv(module, kernels, dtype)
+            vars(module)["finish"] = _finish(module, kernels, dtype)
             vars(module)["forward"] = _attention(module, kernels)
 
 
 def _restore_methods(vae: AutoencoderDC) -> None:
     for module in vae.decoder.modules():
-        for name in ("forward", "finish", "normalize"):
+        for name in ("forward", "qkv", "finish", "normalize"):
             vars(module).pop(name, None)
 
 
@@ -120,21 +148,15 @@ def _norm(
     ).view(x.shape)  # fmt: skip
 
 
-def _last(x: Tensor) -> Tensor:
-    """(B, C, H, W) -> (B, H, W, C), a view."""
-    return x.permute(0, 2, 3, 1)
-
-
-def _first(x: Tensor) -> Tensor:
-    """(B, H, W, C) -> (B, C, H, W), a view."""
-    return x.permute(0, 3, 1, 2)
-
-
 def _res_block(block: ResBlock, kernels: Kernels) -> Callable[[Tensor], Tensor]:
-    conv1, act, conv2, norm = block.conv1, block.act, block.conv2, block.norm
+    conv1, conv2 = (convolution(layer, kernels) for layer in (block.conv1, block.conv2))
+    act, norm = block.act, block.norm
+    is_int8 = isinstance(conv2, Int8Convolution)
 
     def forward(x: Tensor) -> Tensor:
-        return _first(_norm(kernels, norm, _last(conv2(act(conv1(x)))), residual=_last(x)))
+        values = last(x).contiguous()
+        out = conv2(conv1(Map(values), act, for_int8=is_int8)).values
+        return first(_norm(kernels, norm, out, residual=values))
 
     return forward
 
@@ -149,26 +171,42 @@ def _normed_glu(
     norm = module.norm
 
     def forward(x: Tensor) -> Tensor:
-        tokens = _last(x).contiguous()
+        tokens = last(x).contiguous()
         hidden = up(tokens.flatten(0, 2), activation="silu")
         mixed = kernels.depthwise3x3_glu(
             hidden.view(*tokens.shape[:3], -1), weight, bias,
             activation=None if up.applies_silu else "silu",
         )  # fmt: skip
         out = down(mixed.view(len(hidden), -1)).view(tokens.shape)
-        return _first(_norm(kernels, norm, out, residual=tokens))
+        return first(_norm(kernels, norm, out, residual=tokens))
 
     return forward
 
 
+def _qkv(
+    module: MultiscaleLinearAttention, kernels: Kernels, dtype: torch.dtype
+) -> Callable[[Tensor], Tensor]:
+    parts = project([module.to_q, module.to_k, module.to_v], kernels, dtype)
+
+    def qkv(tokens: Tensor) -> Tensor:
+        rows = tokens.contiguous().view(-1, tokens.shape[-1])
+        products = [part(rows) for part in parts]  # one of (M, 3C) or three of (M, C)
+        joined = products[0] if len(products) == 1 else torch.cat(products, dim=-1)
+        return joined.view(*tokens.shape[:-1], -1)
+
+    return qkv
+
+
 def _finish(
-    module: MultiscaleLinearAttention, kernels: Kernels
+    module: MultiscaleLinearAttention, kernels: Kernels, dtype: torch.dtype
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    to_out, norm = module.to_out, module.norm_out
+    (to_out,) = project([module.to_out], kernels, dtype)
+    norm = module.norm_out
 
     def finish(x: Tensor, attended: Tensor) -> Tensor:
-        out = to_out(attended.flatten(-2))
-        return _first(_norm(kernels, norm, out, residual=_last(x)))
+        residual = last(x)
+        out = to_out(attended.reshape(residual.numel() // residual.shape[-1], -1))
+        return first(_norm(kernels, norm, out.view(residual.shape), residual=residual))
 
     return finish
 
@@ -191,7 +229,7 @@ def _normalize(decoder: Decoder, kernels: Kernels, *, relu: bool) -> Callable[[T
 
     def normalize(x: Tensor) -> Tensor:
         if relu:
-            return _first(_norm(kernels, norm, _last(x), activation="relu"))
-        return act(_first(_norm(kernels, norm, _last(x))))
+            return first(_norm(kernels, norm, last(x), activation="relu"))
+        return act(first(_norm(kernels, norm, last(x))))
 
     return normalize

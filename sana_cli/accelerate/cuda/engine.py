@@ -19,7 +19,7 @@ from torch import Tensor
 from quant.backends.attempt import Failure, attempt
 from quant.backends.verdicts import remembered
 from sana_cli.accelerate.cuda.graph import CapturedForward
-from sana_cli.accelerate.cuda.kernels import TRITON, Kernels
+from sana_cli.accelerate.cuda.kernels import OF_TRANSFORMER, TRITON, Kernels
 from sana_cli.accelerate.cuda.text_attention import Text
 from sana_cli.accelerate.cuda.transformer import Condition, EngineTransformer
 from sana_cli.accelerate.cuda.trial import (
@@ -85,7 +85,7 @@ class Engine:
         )
         kernels = trusted_kernels(
             widths, self.dtype, self.device, verdicts=verdicts, notice=notice,
-            candidates=candidates,
+            candidates=candidates, names=OF_TRANSFORMER,
         )  # fmt: skip
         self.transformer = EngineTransformer(model, kernels)
         self.graphs = graphs

@@ -2,7 +2,7 @@
 
 # M rows (tokens), D width, E head width
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,12 +17,14 @@ from quant.kernels.depthwise3x3_glu import repack
 from quant.primitives import quantize_per_channel, quantize_per_token
 from sana_cli.accelerate.cuda.kernels import NAMES, REFERENCE, TRITON, Kernels
 
-_VERSION = 2  # of the trials; counts up when kernels change
+_VERSION = 3  # of the trials; counts up when kernels change
 _SIDE = 12  # pixels of the map that they run on
+_CHANNELS = 32  # of the maps of convolutions
 # Of the reference's norm: rounding to the type, and sums in another order. A wrong row would be above 0.05.
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 1e-2}
 _QUANTIZING = (
     "layer_norm_modulate_quantize", "quantize_per_token", "linear_w8a8_on_load", "cross_attention_w8a8",
+    "quantize_map",
 )  # fmt: skip
 # Where a kernel quantizes, an fp32 rounding moves a few of 100,000 values to the next integer, 4e-5 of the norm each.
 _QUANTIZED = 2e-3
@@ -49,10 +51,11 @@ def trusted_kernels(
     notice: Notice,
     candidates: Kernels = TRITON,
     definitions: Kernels = REFERENCE,
+    names: Sequence[str] = NAMES,
 ) -> Kernels:
-    """The candidates that agree with their definitions on this device, and the definitions of the others."""
+    """The candidates of these names that agree with their definitions on this device, and the definitions of the others."""
     trusted = definitions
-    for name in NAMES:
+    for name in names:
         kind = f"engine {_VERSION} {name} {dtype} {widths}"
 
         def decide(name: str = name) -> str:
@@ -105,9 +108,12 @@ def relative_error(out: Tensor, expected: Tensor) -> float:
 
 
 def _results(kernel: Callable[..., Any], arguments: dict[str, Any]) -> list[Tensor]:
-    """List all outputs of a kernel; int8 rows with their scales as the floats they represent."""
+    """List all outputs of a kernel; int8 rows or pictures with their scales as the floats they represent."""
     out = kernel(**arguments)
-    results = [out if isinstance(out, Tensor) else out[0].float() * out[1][:, None]]
+    if not isinstance(out, Tensor):
+        q, scale = out
+        out = q.float() * scale.view(-1, *[1] * (q.ndim - 1))
+    results = [out]
     return results + [arguments[name] for name in arguments if name == "out_largest"]
 
 
@@ -124,6 +130,7 @@ def _arguments(
     x = random(M, D).to(dtype)
     q, scale = quantize_per_token(x)
     weight, weight_scale = quantize_per_channel(random(D, D))
+    taps, taps_scale = quantize_per_channel(random(_CHANNELS, 9 * _CHANNELS))
     heads = random(1, M, 3 * D).to(dtype).unflatten(-1, (-1, widths.head))
     rows = {"shift": random(1, D), "scale": random(1, D), "eps": 1e-6}
     gate, bias, addend = random(1, D), random(D), random(1, D)
@@ -149,6 +156,18 @@ def _arguments(
             "q": q, "scale": scale, "gate": gate, "residual": x, "out": x, "out_largest": zeros,
         } | int8_weight,
         "linear_w8a8_on_load": {"x": x, "largest": largest, "out_dtype": dtype} | int8_weight,
+        "conv3x3_w8a8": {
+            "q": q[:, :_CHANNELS].contiguous().view(1, _SIDE, _SIDE, _CHANNELS),
+            "act_scale": scale[:1], "weight": taps.view(-1, 3, 3, _CHANNELS),
+            "weight_scale": taps_scale, "activation": "silu", "out_dtype": dtype,
+            "out_largest": zeros[:1].clone(),
+        },
+        "quantize_map": {"x": x.view(1, _SIDE, _SIDE, D)},
+        "bias_activation": {"x": x, "bias": bias, "activation": "silu"},
+        "join_phases": {
+            "phases": random(4, 1, _SIDE + 1, _SIDE + 1, _CHANNELS).to(dtype).unbind(),
+            "bias": random(_CHANNELS), "shortcut": random(1, _SIDE, _SIDE, 2 * _CHANNELS).to(dtype),
+        },
         "cross_attention": {"q": x} | attention,
         "cross_attention_w8a8": {"x": x, "largest": largest} | int8_weight | attention,
     }  # fmt: skip

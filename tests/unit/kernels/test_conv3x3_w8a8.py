@@ -38,7 +38,7 @@ def test_sums_are_exact(
         conv3x3_w8a8, q, args[0], repack(weight), args[1], out_dtype=torch.float32, tile=TILE
     )
     assert torch.equal(
-        out, reference.conv3x3_w8a8(q, args[0], weight, args[1], out_dtype=torch.float32)
+        out, reference.conv3x3_w8a8(q, args[0], repack(weight), args[1], out_dtype=torch.float32)
     )
 
 
@@ -60,11 +60,38 @@ def test_epilogue(
         residual=residual, out_dtype=dtype, tile=TILE,
     )  # fmt: skip
     expected = reference.conv3x3_w8a8(
-        q, act_scale, weight, weight_scale, bias=bias, activation=activation,
+        q, act_scale, repack(weight), weight_scale, bias=bias, activation=activation,
         residual=residual, out_dtype=dtype,
     )  # fmt: skip
     relative = 1e-6 if dtype == torch.float32 else 2**-7  # neighbours in bf16
     torch.testing.assert_close(out, expected, rtol=relative, atol=1e-6)
+
+
+@pytest.mark.parametrize("channels", [(24, 12), (16, 16), (8, 16)], ids=str)
+@pytest.mark.parametrize("B", [1, 2])
+def test_upsampled(interpreted: Callable[..., Any], B: int, channels: tuple[int, int]) -> None:
+    """The enlarged map is read where it lies, and its shortcut is added; magnitudes are the result's."""
+    K, N = channels
+    q, weight = integers(B, 3, 5, K), repack(integers(N, K, 3, 3))
+    rest = {
+        "bias": torch.randn(N), "shortcut": torch.randn(B, 3, 5, K), "upsampled": True,
+        "out_dtype": torch.float32,
+    }  # fmt: skip
+    out, largest = interpreted(upsampled_with_largest, q, weight, rest)
+    args = q, torch.tensor(0.01), weight, torch.full((N,), 0.02)
+    expected = reference.conv3x3_w8a8(*args, **rest)
+    assert out.shape == (B, 6, 10, N)
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(largest, out.flatten(1).abs().amax(dim=1))
+
+
+def upsampled_with_largest(
+    q: Tensor, weight: Tensor, rest: dict[str, Any]
+) -> tuple[Tensor, Tensor]:
+    """In the interpreter's process."""
+    largest = torch.zeros(len(q))
+    args = q, torch.tensor(0.01), weight, torch.full((len(weight),), 0.02)
+    return conv3x3_w8a8(*args, **rest, out_largest=largest, tile=TILE), largest
 
 
 def test_it_is_the_layer(interpreted: Callable[..., Any]) -> None:
@@ -93,6 +120,9 @@ def test_it_is_the_layer(interpreted: Callable[..., Any]) -> None:
         ({"bias": torch.ones(5)}, "bias has shape"),
         ({"residual": torch.ones(2, 4, 5, 5)}, "residual has shape"),
         ({"activation": "relu"}, "activation is 'relu'"),
+        ({"shortcut": torch.ones(2, 4, 5, 8)}, "a shortcut of 8 channels needs upsampled"),
+        ({"upsampled": True, "residual": torch.ones(2, 4, 5, 6)}, "residual has shape"),
+        ({"out_largest": torch.ones(3)}, "out_largest has shape"),
         ({"out_dtype": torch.float64}, "out_dtype is torch.float64"),
         ({}, "CUDA device, not on cpu"),
     ],

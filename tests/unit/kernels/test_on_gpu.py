@@ -170,7 +170,9 @@ def test_conv3x3_w8a8(B: int, H: int, W: int, K: int, N: int, tile: Tile | None)
         out = conv3x3_w8a8(
             q, scale, repack_conv(weight), weight_scale, residual=residual, tile=tile, **rest
         )
-        expected = reference.conv3x3_w8a8(q, scale, weight, weight_scale, residual=residual, **rest)
+        expected = reference.conv3x3_w8a8(
+            q, scale, repack_conv(weight), weight_scale, residual=residual, **rest
+        )
         torch.testing.assert_close(out, expected, rtol=1e-5, atol=1e-4)
 
 

@@ -3,18 +3,23 @@
 import gc
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.launches import LaunchCounter
+from quant.backends import cuda
+from quant.backends.verdicts import remembered
 from quant.config import QuantConfig
-from quant.layers import QuantLinear
-from sana_cli.accelerate.cuda.decoder import fuse_decoder
-from sana_cli.accelerate.cuda.kernels import REFERENCE, TRITON
+from quant.layers import QuantConv2d, QuantLinear
+from sana_cli.accelerate.cuda.decoder import _replace_methods, fuse_decoder
+from sana_cli.accelerate.cuda.kernels import NAMES, REFERENCE, TRITON, Kernels
 from sana_cli.accelerate.cuda.trial import relative_error
 from sana_cli.decoding.exact_tiles import decode_exact
-from sana_cli.models.dc_ae import AutoencoderDC
+from sana_cli.models.dc_ae import AutoencoderDC, ResBlock, UpBlock
 from tests.unit.accelerate.cuda.models import autoencoder
 
 
@@ -101,18 +106,81 @@ def test_a_wrong_decoder_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: 
         assert torch.equal(vae.decode(latents()), expected)
 
 
-def on_kernels() -> float:
+def on_kernels(scheme: str) -> float:
     """In the interpreter's process: one fused block of each kind."""
     import sana_cli.accelerate.cuda.decoder as module
 
     with torch.inference_mode():
-        vae = autoencoder()
+        vae = autoencoder(scheme, upsample_block_type="interpolate")
         stages = vae.decoder.up_blocks
-        x, y = torch.randn(1, 16, 3, 2), torch.randn(1, 32, 6, 6)
-        expected = [stages[0][1](x), stages[2][0](y)]
-        module._replace_methods(vae, TRITON, torch.float32)
-        return max(map(relative_error, [stages[0][1](x), stages[2][0](y)], expected))
+        x, y, z = torch.randn(1, 16, 3, 2), torch.randn(1, 32, 6, 6), torch.randn(1, 32, 3, 3)
+        expected = [stages[0][1](x), stages[2][0](y), stages[0][0](z)]
+        packed(vae)
+        module._replace_methods(vae, TRITON, torch.float32, folds=True)
+        results = [stages[0][1](x), stages[2][0](y), stages[0][0](z)]
+        return max(map(relative_error, results, expected))
 
 
-def test_on_kernels(interpreted: Callable[..., Any]) -> None:
-    assert interpreted(on_kernels) < 1e-5
+@pytest.mark.parametrize("scheme", ["none", "w8a8", "w8a16"])
+def test_on_kernels(interpreted: Callable[..., Any], scheme: str) -> None:
+    assert interpreted(on_kernels, scheme) < (5e-3 if scheme == "w8a8" else 1e-5)
+
+
+def packed(vae: AutoencoderDC) -> None:
+    """Give w8a8 convolutions what loading on a device gives them."""
+    for layer in vae.decoder.modules():
+        if isinstance(layer, QuantConv2d) and layer.config.scheme.name == "w8a8":
+            with suppress(NotImplementedError):
+                layer.attach(cuda._conv_run, cuda._conv_pack(layer), free=True)
+
+
+@pytest.mark.parametrize("upsampling", ["interpolate", "pixel_shuffle"])
+@torch.inference_mode()
+def test_int8_convolutions(upsampling: str) -> None:
+    """Whole, and in tiles that share the scales of the picture, as plain layers do."""
+    vae = autoencoder("w8a8", upsample_block_type=upsampling)
+    expected = vae.decode(latents(16))
+    in_tiles = decode_exact(vae.decoder, latents(16), tile=32)
+    packed(vae)
+    with pytest.MonkeyPatch.context() as patch:  # other convolutions run as layers
+        patch.setattr(cuda.conv3x3_w8a8, "conv3x3_w8a8", REFERENCE.conv3x3_w8a8)
+        patch.setattr(cuda.quantize_map, "quantize_map", REFERENCE.quantize_map)
+        assert fused(vae) == (True, [])
+        assert relative_error(vae.decode(latents(16)), expected) < 5e-3
+        assert relative_error(decode_exact(vae.decoder, latents(16), tile=32), in_tiles) < 5e-3
+    block = next(m for m in vae.decoder.modules() if isinstance(m, ResBlock))
+    assert "forward" in vars(block)
+
+
+@pytest.mark.parametrize("scheme", ["none", "w8a8"])
+@torch.inference_mode()
+def test_launches_of_a_residual_block(scheme: str) -> None:
+    """Convolutions of floats add bias and SiLU in one pass; of integers, in the product."""
+    vae = autoencoder(scheme)
+    packed(vae)
+    counter = LaunchCounter()
+    kernels = Kernels(**{name: counter.as_one(name, getattr(REFERENCE, name)) for name in NAMES})
+    _replace_methods(vae, kernels, torch.float32, folds=True)
+    block = next(m for m in vae.decoder.modules() if isinstance(m, ResBlock))
+    x = torch.randn(1, 16, 6, 6).to(memory_format=torch.channels_last)
+    with counter:
+        block(x)
+    expected = {
+        "none": {"conv2d": 2, "bias_activation": 1, "rms_norm": 1},
+        "w8a8": {"quantize_map": 2, "conv3x3_w8a8": 2, "new_zeros": 1, "rms_norm": 1},
+    }
+    assert dict(counter.counts) == expected[scheme]
+
+
+@pytest.mark.parametrize("faster", ["folded", "whole"])
+@torch.inference_mode()
+def test_up_sampling_is_folded_where_that_was_measured(faster: str, tmp_path: Path) -> None:
+    path = tmp_path / "verdicts.json"
+    cpu = torch.device("cpu")
+    remembered("up-sampling torch.float32", cpu, lambda: faster, verdicts=path)
+    vae = autoencoder(upsample_block_type="interpolate")
+    expected = vae.decode(latents())
+    assert fused(vae, verdicts=path) == (True, [])
+    block = next(m for m in vae.decoder.modules() if isinstance(m, UpBlock))
+    assert ("forward" in vars(block)) == (faster == "folded")
+    assert relative_error(vae.decode(latents()), expected) < 1e-5
