@@ -20,6 +20,7 @@ from sana_cli.accelerate.cuda.kernels import NAMES, REFERENCE, TRITON, Kernels
 from sana_cli.accelerate.cuda.trial import relative_error
 from sana_cli.decoding.exact_tiles import decode_exact
 from sana_cli.models.dc_ae import AutoencoderDC, ResBlock, UpBlock
+from tests.rehearsal.device import CUDA, Device
 from tests.unit.accelerate.cuda.models import autoencoder
 
 
@@ -131,23 +132,23 @@ def packed(vae: AutoencoderDC) -> None:
     for layer in vae.decoder.modules():
         if isinstance(layer, QuantConv2d) and layer.config.scheme.name == "w8a8":
             with suppress(NotImplementedError):
-                layer.attach(cuda._conv_run, cuda._conv_pack(layer), free=True)
+                weight = cuda._conv_pack(layer)
+                layer.attach(cuda._conv_run, weight, free=False)
 
 
 @pytest.mark.parametrize("upsampling", ["interpolate", "pixel_shuffle"])
 @torch.inference_mode()
-def test_int8_convolutions(upsampling: str) -> None:
+def test_int8_convolutions(gpu: Device, upsampling: str) -> None:
     """Whole, and in tiles that share the scales of the picture, as plain layers do."""
     vae = autoencoder("w8a8", upsample_block_type=upsampling)
     expected = vae.decode(latents(16))
     in_tiles = decode_exact(vae.decoder, latents(16), tile=32)
+    vae.to(CUDA)
     packed(vae)
-    with pytest.MonkeyPatch.context() as patch:  # other convolutions run as layers
-        patch.setattr(cuda.conv3x3_w8a8, "conv3x3_w8a8", REFERENCE.conv3x3_w8a8)
-        patch.setattr(cuda.quantize_map, "quantize_map", REFERENCE.quantize_map)
-        assert fused(vae) == (True, [])
-        assert relative_error(vae.decode(latents(16)), expected) < 5e-3
-        assert relative_error(decode_exact(vae.decoder, latents(16), tile=32), in_tiles) < 5e-3
+    given = latents(16).to(CUDA)
+    assert fused(vae, candidates=TRITON) == (True, [])
+    assert relative_error(vae.decode(given).cpu(), expected) < 5e-3
+    assert relative_error(decode_exact(vae.decoder, given, tile=32).cpu(), in_tiles) < 5e-3
     block = next(m for m in vae.decoder.modules() if isinstance(m, ResBlock))
     assert "forward" in vars(block)
 
