@@ -1,7 +1,9 @@
-"""Find other programs' instructions in a prompt, which are plain words here. No torch."""
+"""Find what is meant as more than words in a prompt: other programs' instructions, and names of files. No torch."""
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
+from shlex import quote
 
 _SYNTAX = (
     r"<(?:lora|lyco|hypernet|embedding):[^<>]*>",
@@ -23,6 +25,9 @@ _SHOWN = 3
 
 def tell_foreign_syntax(prompts: Iterable[str]) -> str | None:
     """Return one notice for all prompts, with some examples; None if they are words alone."""
+    prompts = list(prompts)
+    if len(prompts) == 1 and (mistaken := _mistaken(prompts[0])):
+        return mistaken
     found: dict[str, None] = {}
     for prompt in prompts:
         found |= dict.fromkeys(match[0] for match in _ANY.finditer(prompt))
@@ -33,3 +38,24 @@ def tell_foreign_syntax(prompts: Iterable[str]) -> str | None:
     shown = ", ".join(list(found)[:_SHOWN])
     lora = "; --lora FILE:SCALE uses a LoRA" if any(each.startswith("<") for each in found) else ""
     return f"drawn as plain words, since sana has no such syntax in prompts: {shown}{lora}"
+
+
+def _mistaken(prompt: str) -> str:
+    """Return a notice for a prompt that was probably meant to be a command's word or a file, else ""."""
+    if prompt.strip().lower() in ("help", "?", "usage", "options"):
+        return f"{prompt!r} is drawn as a prompt; the options: sana generate --help"
+    name = prompt.removeprefix("@")
+    path = Path(name)
+    if " " in name or not path.suffix or not _is_file(path):
+        return ""
+    option = "--from" if path.suffix.lower() == ".png" else "--prompts"
+    if path.suffix.lower() in (".jpg", ".jpeg", ".webp"):
+        option = "PROMPT --image"
+    return f"{prompt!r} is drawn as a prompt; to use the file: sana generate {option} {quote(name)}"
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False

@@ -86,6 +86,20 @@ _PROMPT = ("-p", "--prompt")
 class Verbs(TyperGroup):
     """Commands of a group; knows the names that others give them, and a prompt that lacks its command."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        generate = self.get_command(ctx, "generate")
+        name = args[0].partition("=")[0] if args else ""
+        own = _option_names(self.get_params(ctx))
+        of_generate = {*_PROMPT, *_option_names(generate.get_params(ctx))} if generate else set()
+        if name in of_generate - own:
+            words = " ".join(quote(arg) for arg in args if arg != "generate")
+            raise usage_error(
+                f"there is no option {name}",
+                f"it belongs to `sana generate`: sana generate {words}",
+            )
+        rest: list[str] = super().parse_args(ctx, args)
+        return rest
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         word = args[0]
         if not ctx.resilient_parsing and self.get_command(ctx, word) is None:
@@ -103,6 +117,9 @@ class Verbs(TyperGroup):
         for likely in (meant, *begun[:1], near and f"{path} {near}"):
             if likely:
                 return f"did you mean `{likely}`?"
+        if path == _CONFIG and _is_setting(word.partition("=")[0]):
+            rest = " ".join(quote(arg) for arg in (*word.split("=", 1), *args[1:]))
+            return f"did you mean `{_CONFIG} {'set' if ' ' in rest else 'get'} {rest}`?"
         if path != "sana":
             return f"commands: {', '.join(names)}"
         listed = "" if " " in word else "`sana --help` lists the commands; "
@@ -114,6 +131,7 @@ class Command(TyperCommand):
     """A command that also reads the option names of other programs, and whose mistakes name it."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        args = _with_dashes(args, _option_names(self.get_params(ctx)))
         try:
             rest: list[str] = super().parse_args(ctx, args)
         except UsageError as error:
@@ -131,6 +149,32 @@ class Command(TyperCommand):
         return parser
 
 
+def _is_setting(word: str) -> bool:
+    from sana_cli.config.user_settings import SETTINGS
+
+    return word in SETTINGS
+
+
+def _option_names(params: Any) -> set[str]:
+    return {
+        name
+        for param in params
+        if param.opts[0].startswith("-")
+        for name in (*param.opts, *param.secondary_opts, *_aliases(param))
+    }
+
+
+def _with_dashes(args: list[str], known: set[str]) -> list[str]:
+    """Write --guidance_scale as --guidance-scale: programs in Python name their options so."""
+    options = list(takewhile(lambda arg: arg != "--", args))
+    written = []
+    for arg in options:
+        name, equals, value = arg.partition("=")
+        dashed = name.replace("_", "-")
+        written.append(dashed + equals + value if dashed in known and name not in known else arg)
+    return written + args[len(options) :]
+
+
 def _aliases(param: Any) -> tuple[str, ...]:
     is_option = param.opts[0].startswith("-")
     return ALIASES.get(str(param.name), ()) if is_option else ()
@@ -141,6 +185,7 @@ class Grouped(Command):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.allow_extra_args = True
+        args = _with_dashes(args, _option_names(self.get_params(ctx)))
         rest: list[str] = super().parse_args(ctx, self._prompt_last(ctx, args))
         if rest and not ctx.resilient_parsing:
             prompt = " ".join([*filter(None, [ctx.params.get("prompt")]), *rest])

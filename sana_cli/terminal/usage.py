@@ -9,29 +9,11 @@ from typing import Any
 
 import typer
 
+from sana_cli.terminal.other_words import OPTIONS, SENTENCES, VALUES
 from sana_cli.text import closest
 
 _TYPES = {
     "is not a valid int": "is not a whole number", "is not a valid float": "is not a number",
-}  # fmt: skip
-# What other programs call what ours say with an option and a value, or what resembles another option of ours.
-_MEANT = {
-    **dict.fromkeys(("--ar", "--ratio", "--aspect-ratio"), "--aspect"),
-    **dict.fromkeys(("--res", "--resolution", "--dimensions"), "--size"),
-    **dict.fromkeys(("--batch", "--batch-size", "--images", "-c"), "--count"),
-    **dict.fromkeys(("--gpu", "--cuda", "--use-gpu"), "--device cuda"),
-    **dict.fromkeys(("--cpu", "--no-gpu", "--no-cuda", "--use-cpu"), "--device cpu"),
-    "--fp32": "--precision fp32", "--bf16": "--precision bf16", "--fp16": "--precision fp16",
-    **dict.fromkeys(("--half", "--dtype"), "--precision"),
-    **dict.fromkeys(("--lowvram", "--low-vram", "--medvram", "--low-memory", "--memory"), "--max-memory"),
-    **dict.fromkeys(("--tiling", "--vae-tiling"), "--decode exact-tiles"),
-    **dict.fromkeys(("--denoise", "--denoising-strength", "--denoising"), "--strength"),
-    **dict.fromkeys(("--ckpt", "--checkpoint", "--model-path", "--model-id"), "--model"),
-    **dict.fromkeys(("--outdir", "--output-dir", "--save", "--filename"), "--output"),
-    **dict.fromkeys(("--prompt-file", "--file", "--input", "--batch-file", "-f"), "--prompts"),
-    **dict.fromkeys(("--inpaint", "--mask-image"), "--mask"),
-    **dict.fromkeys(("--open", "--display", "--view"), "--show"),
-    "-i": "--image", "-s": "--steps or --seed", "-g": "--guidance", "-d": "--device",
 }  # fmt: skip
 _RESEMBLES = 0.75  # for `closest`: "--step" does, "--res" does not resemble "--yes"
 UsageError: Any = typer.BadParameter.__mro__[1]
@@ -50,7 +32,7 @@ def in_our_words(error: Any) -> tuple[str, str]:
     if kind == "MissingParameter":
         return f"{_name(error)} is missing", see
     if kind == "BadParameter" and (error.param or error.param_hint):
-        return f"{_name(error)}: {_plain(error.message)}", see
+        return f"{_name(error)}: {_plain(error.message)}", _other_value(error) or see
     message = error.format_message()
     if extra := re.match(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", message):
         return f"unexpected argument {extra[1]!r}", see
@@ -63,16 +45,37 @@ def in_our_words(error: Any) -> tuple[str, str]:
 def _instead(error: Any, command: str) -> str:
     """Suggest what an unknown option was probably meant to be."""
     name = error.option_name
+    plain = name.lower().replace("_", "-")
     known = (
-        {opt for param in error.ctx.command.params for opt in param.opts} if error.ctx else set()
+        {opt for param in error.ctx.command.params for opt in (*param.opts, *param.secondary_opts)}
+        if error.ctx
+        else set()
     )
-    meant = _MEANT.get(name.lower(), "")
+    meant = OPTIONS.get(plain, "")
     if meant.split(" ")[0] not in known:
+        meant = ""
+    said = "" if meant else SENTENCES.get(name, SENTENCES.get(plain, ""))
+    if not meant and not said:
         meant = closest(name, error.possibilities or [], cutoff=_RESEMBLES) or ""
     hints = [f"did you mean {meant}?"] if meant else []
-    if command == "sana generate" and not name.startswith("--"):
+    if said:
+        hints.append(f"{said};")
+    elif command == "sana generate" and not name.startswith("--"):
         hints.append('a prompt that begins with a dash: sana generate -p "-PROMPT";')
     return " ".join([*hints, f"see `{command} --help`"])
+
+
+def _other_value(error: Any) -> str:
+    """Suggest a value in place of one that is none of an option's choices; "" if nothing resembles it."""
+    choice = re.match(r"'(.*)' is not one of (.*)", _plain(error.message))
+    if choice:
+        value, known = choice[1].lower(), re.findall(r"'([^']+)'", choice[2])
+        meant = VALUES.get(value, "")
+        near = meant if meant in known else closest(value, known, cutoff=_RESEMBLES)
+        return f"did you mean {near}?" if near else ""
+    if error.param is not None and error.param.name == "count":
+        return "-n is the number of pictures; what to keep out of them: --negative"
+    return ""
 
 
 def _name(error: Any) -> str:

@@ -46,6 +46,8 @@ def pipe(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
         (("-n", "3"), "count", 3),
         (("--num-images", "2"), "count", 2),
         (("--num-inference-steps", "7"), "steps", 7),
+        (("--num_inference_steps", "7"), "steps", 7),
+        (("--num_images=2",), "count", 2),
     ],
 )
 def test_options_of_other_programs(
@@ -167,6 +169,11 @@ def test_what_comes_through_a_pipe_is_words(
         ("--gpu", "--device cuda"), ("--cpu", "--device cpu"), ("--fp16", "--precision fp16"), ("--lowvram", "--max-memory"),
         ("--denoise", "--strength"), ("--ckpt", "--model"), ("--outdir", "--output"), ("--file", "--prompts"), ("-i", "--image"),
         ("-s", "--steps or --seed"), ("--stesp", "--steps"), ("--promts", "--prompts"),
+        ("-b", "--count"), ("--batch_size", "--count"), ("--n_iter", "--count"), ("--torch_dtype", "--precision"),
+        ("--lora-paths", "--lora FILE:SCALE"), ("--lora_scale", "--lora FILE:SCALE"), ("--image-path", "--image"),
+        ("--image-strength", "--strength"), ("--low-ram", "--max-memory"), ("--vae-on-cpu", "--max-memory"),
+        ("--enable_model_cpu_offload", "--max-memory"), ("--from-file", "--prompts"), ("--diffusion-model", "--model"),
+        ("--no-safety-checker", "--no-safety"), ("--masked-image-path", "--mask"),
     ],
 )  # fmt: skip
 def test_options_that_others_call_otherwise(
@@ -175,6 +182,80 @@ def test_options_that_others_call_otherwise(
     result = sana("generate", "a cat", option, "x")
     assert result.code == ExitCode.USAGE
     assert f"hint: did you mean {meant}?" in result.err
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("--quantize", "sana pull MODEL --quantize RECIPE"), ("--type", "sana quantize MODEL"), ("--threads", "OMP_NUM_THREADS=4"),
+        ("-t", "OMP_NUM_THREADS=4"), ("--xformers", "by itself"), ("--diffusion-fa", "by itself"), ("--compile", "by itself"),
+        ("--attention_slicing", "--max-memory"), ("--style", "write the style into the prompt"), ("--upscale", "--size 2048x2048"),
+        ("--hires-fix", "--size 2048x2048"), ("--metadata", "sana info PICTURE.png"), ("--format", "saved as PNG"),
+        ("--shift", "is the model's"), ("--token", "HF_TOKEN=..."), ("--cache_dir", "HF_HOME=FOLDER"), ("--config", "sana config set"),
+        ("--version", "sana --version"), ("--clip-skip", "no Sana model has that"), ("--controlnet", "no Sana model has that"),
+    ],
+)  # fmt: skip
+def test_options_that_have_no_like_here(sana: Callable[..., Any], option: str, told: str) -> None:
+    result = sana("generate", "a cat", option, "x")
+    assert (result.code, told in result.err) == (ExitCode.USAGE, True), result.err
+    assert "did you mean" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "meant"),
+    [
+        ("--precision", "float16", "fp16"), ("--precision", "bfloat16", "bf16"), ("--precision", "full", "fp32"),
+        ("--device", "gpu", "cuda"), ("--device", "cuda:0", "cuda"), ("--device", "metal", "mps"),
+        ("--scheduler", "euler", "flow-euler"), ("--sampler", "Euler a", "flow-euler"), ("--sampler", "DPM++ 2M", "flow-dpm"),
+        ("--sampling-method", "lcm", "scm"), ("--scheduler", "flow-eulr", "flow-euler"), ("--decode", "exact-tile", "exact-tiles"),
+    ],
+)  # fmt: skip
+def test_values_that_others_call_otherwise(
+    sana: Callable[..., Any], option: str, value: str, meant: str
+) -> None:
+    result = sana("generate", "a cat", option, value)
+    assert result.code == ExitCode.USAGE
+    assert f"hint: did you mean {meant}?" in result.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("-p", "a cat"), "sana generate -p 'a cat'"),
+        (("--steps", "4", "generate", "a cat"), "sana generate --steps 4 'a cat'"),
+        (("--model=builtin", "generate", "x"), "sana generate --model=builtin x"),
+        (("-V",), "sana --version"),
+        (("config", "steps", "4"), "`sana config set steps 4`"),
+        (("config", "steps=4"), "`sana config set steps 4`"),
+        (("config", "steps"), "`sana config get steps`"),
+        (("generate", "a cat", "-n", "dog"), "what to keep out of them: --negative"),
+    ],
+    ids=str,
+)
+def test_words_in_the_wrong_place(
+    sana: Callable[..., Any], words: tuple[str, ...], told: str
+) -> None:
+    result = sana(*words)
+    assert (result.code, told in result.err) == (ExitCode.USAGE, True), result.err
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told"),
+    [
+        ("help", "sana generate --help"), ("p.txt", "sana generate --prompts p.txt"), ("@p.txt", "sana generate --prompts p.txt"),
+        ("i.png", "sana generate --from i.png"), ("i.jpg", "sana generate PROMPT --image i.jpg"), ("a cat", None), ("no.txt", None),
+    ],
+)  # fmt: skip
+def test_a_prompt_that_was_meant_as_something_else(
+    sana: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompt: str, told: str | None
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    for name in ("p.txt", "i.png", "i.jpg"):
+        Path(name).touch()
+    result = sana("generate", prompt, "--dry-run")
+    assert result.code == ExitCode.OK
+    assert (told or "is drawn as a prompt; ") in result.err or told is None
+    assert ("is drawn as a prompt" in result.err) == (told is not None)
 
 
 @pytest.mark.parametrize("words", [("models", "--ar"), ("generate", "a cat", "--xyzzy")])

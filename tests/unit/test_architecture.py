@@ -192,7 +192,8 @@ def test_all_printing_passes_through_one_module() -> None:
 # What one module knows is asked of it: code that is a sign of a second home, and who may have it.
 HOMES = {
     "difflib": {"text.py"},
-    '"bfloat16"': {"bench/flops.py"},  # a config as Hugging Face writes it
+    # A config as Hugging Face writes it, and what users of diffusers type.
+    '"bfloat16"': {"bench/flops.py", "terminal/other_words.py"},
     'in ("fp32", "bf16", "fp16")': {"pipeline/latents_file.py"},
     '("transformer", "vae", "text_encoder"': {"config/components.py"},
 }

@@ -1,0 +1,84 @@
+"""What other programs call options and values, or have as options, and what ours is.
+
+From diffusers' scripts, AUTOMATIC1111's web UI, ComfyUI, stable-diffusion.cpp, mflux and ollama.
+"""
+
+# Options that ours say with an option and a value, or that resemble another option of ours.
+OPTIONS = {
+    **dict.fromkeys(("--ar", "--ratio", "--aspect-ratio"), "--aspect"),
+    **dict.fromkeys(("--res", "--resolution", "--dimensions"), "--size"),
+    **dict.fromkeys(
+        ("--batch", "--batch-size", "--images", "--n-iter", "--n-samples", "--samples", "-b", "-c"), "--count"
+    ),
+    **dict.fromkeys(("--gpu", "--cuda", "--use-gpu"), "--device cuda"),
+    **dict.fromkeys(("--cpu", "--no-gpu", "--no-cuda", "--use-cpu"), "--device cpu"),
+    "--fp32": "--precision fp32", "--bf16": "--precision bf16", "--fp16": "--precision fp16",
+    **dict.fromkeys(("--half", "--dtype", "--torch-dtype", "--data-type"), "--precision"),
+    **dict.fromkeys(
+        ("--lowvram", "--low-vram", "--medvram", "--low-memory", "--low-ram", "--memory", "--offload",
+         "--cpu-offload", "--offload-to-cpu", "--enable-model-cpu-offload", "--sequential-offload",
+         "--enable-sequential-cpu-offload", "--vae-on-cpu", "--clip-on-cpu"),
+        "--max-memory",
+    ),
+    **dict.fromkeys(("--tiling", "--vae-tiling", "--enable-vae-tiling"), "--decode exact-tiles"),
+    **dict.fromkeys(("--denoise", "--denoising-strength", "--denoising", "--image-strength"), "--strength"),
+    **dict.fromkeys(
+        ("--ckpt", "--checkpoint", "--model-path", "--model-id", "--diffusion-model",
+         "--pretrained-model-name-or-path"), "--model",
+    ),
+    **dict.fromkeys(("--outdir", "--output-dir", "--save", "--filename"), "--output"),
+    **dict.fromkeys(
+        ("--prompt-file", "--prompts-file", "--from-file", "--file", "--input", "--batch-file", "-f"), "--prompts"
+    ),
+    **dict.fromkeys(("--image-path", "--image-paths", "--input-image"), "--image"),
+    **dict.fromkeys(("--inpaint", "--mask-image", "--masked-image-path"), "--mask"),
+    **dict.fromkeys(("--open", "--display", "--view"), "--show"),
+    **dict.fromkeys(
+        ("--lora-path", "--lora-paths", "--lora-file", "--lora-scale", "--lora-scales", "--lora-weight",
+         "--lora-model-dir", "--adapter"), "--lora FILE:SCALE",
+    ),
+    **dict.fromkeys(
+        ("--nsfw", "--no-safety-checker", "--disable-safety-checker", "--no-nsfw"), "--no-safety"
+    ),
+    "-i": "--image", "-s": "--steps or --seed", "-g": "--guidance", "-d": "--device",
+}  # fmt: skip
+
+_MEMORY = "sana plans memory by itself; a limit: --max-memory 4GiB"
+_KERNELS = "sana chooses the fastest way by itself; `sana doctor` shows it"
+# Options that ours have no like of: how it is done here.
+SENTENCES = {
+    **dict.fromkeys(("--quantize", "--type", "--load-in-4bit", "--load-in-8bit", "--quantization"),
+                    "a model is quantized once: sana quantize MODEL, or sana pull MODEL --quantize RECIPE"),
+    **dict.fromkeys(("--threads", "-t", "--num-threads", "--n-threads"), "the number of threads is a variable: OMP_NUM_THREADS=4 sana ..."),
+    **dict.fromkeys(("--xformers", "--flash-attention", "--diffusion-fa", "--flash-attn", "--compile", "--sdpa",
+                     "--opt-sdp-attention", "--attention"), _KERNELS),
+    **dict.fromkeys(("--attention-slicing", "--vae-slicing", "--enable-attention-slicing", "--no-half-vae", "--vram"), _MEMORY),
+    **dict.fromkeys(("--style", "--styles", "--preset"), "write the style into the prompt"),
+    **dict.fromkeys(("--upscale", "--hires-fix", "--upscale-model", "--hr-scale"),
+                    "sana draws large pictures at once: --size 2048x2048, best with sana-1.6b-2k or -4k"),
+    **dict.fromkeys(("--metadata", "--save-metadata"), "pictures always carry their settings: sana info PICTURE.png"),
+    **dict.fromkeys(("--format", "--output-format", "--extension"), "pictures are saved as PNG"),
+    **dict.fromkeys(("--shift", "--flow-shift"), "the flow shift is the model's"),
+    **dict.fromkeys(("--token", "--hf-token", "--use-auth-token"), "the hub's token is a variable: HF_TOKEN=... sana ..., or `hf auth login`"),
+    **dict.fromkeys(("--cache-dir", "--models-dir", "--model-dir"), "the folder of downloads is a variable: HF_HOME=FOLDER sana ..."),
+    **dict.fromkeys(("--config", "--config-file", "--settings"), "settings that last: sana config set KEY VALUE; another file of them: SANA_CONFIG=FILE sana ..."),
+    **dict.fromkeys(("--version", "-V"), "sana --version"),
+    **dict.fromkeys(("--controlnet", "--control-net", "--control-image", "--ip-adapter", "--refiner", "--clip-skip", "--eta",
+                     "--textual-inversion", "--embeddings", "--embd-dir", "--vae", "--taesd", "--clip-l", "--t5xxl"),
+                    "no Sana model has that"),
+}  # fmt: skip
+
+# Values of options with choices.
+VALUES = {
+    **dict.fromkeys(("float16", "half", "f16"), "fp16"),
+    **dict.fromkeys(("bfloat16", "bf"), "bf16"),
+    **dict.fromkeys(("float32", "float", "full", "f32"), "fp32"),
+    **dict.fromkeys(("gpu", "nvidia", "cuda:0"), "cuda"),
+    **dict.fromkeys(("metal", "apple"), "mps"),
+    **dict.fromkeys(("euler", "euler a", "euler_a", "euler_ancestral", "flow_euler", "flowmatch", "flow-match"), "flow-euler"),
+    **dict.fromkeys(
+        ("dpm", "dpm++", "dpm++ 2m", "dpm++2m", "dpmpp_2m", "dpm++ 2m karras", "dpmsolver", "dpmsolver++", "unipc",
+         "ddim", "heun", "dpm2", "flow_dpm-solver", "flow-dpm-solver"), "flow-dpm",
+    ),
+    **dict.fromkeys(("lcm", "tcd", "sprint"), "scm"),
+}  # fmt: skip
