@@ -157,6 +157,8 @@ def set_(
     elif key == "output":
         _check_output(value)
         parsed = _lasting_output(value)
+    elif key == "wildcards_folder":
+        parsed = _lasting_folder(value)
     from sana_cli.config.settings_file import set_value
 
     file = set_value(key, parsed)
@@ -189,6 +191,16 @@ def _check_output(value: str) -> None:
     if is_pattern(path):
         require_picture(path, is_folder=False)
         expand(path, [Named("a prompt", 0, 1, "id")])
+
+
+def _lasting_folder(value: str) -> str:
+    """The same folder wherever commands run. SanaError (usage) where there is none."""
+    from sana_cli.files import local_path, no_folder
+
+    path = local_path(value)
+    if not path.is_dir():
+        raise no_folder(path, "wildcards_folder")
+    return value if value.startswith("~") else str(path.absolute())
 
 
 def _lasting_output(value: str) -> str:

@@ -126,6 +126,8 @@ def print_forecast(
         print_json({"dry_run": True, **forecast.document})
         return
     _tell_download(checkpoint)
+    if params.template is not None:
+        say(f"prompt: {params.prompt}")
     forecast.print()
     if checkpoint.absent is not None:
         from sana_cli.bench.history import ELSEWHERE, seconds_elsewhere

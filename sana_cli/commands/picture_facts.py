@@ -2,6 +2,7 @@
 program's.
 """
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,8 @@ def _command(settings: dict[str, Any]) -> list[str]:
     if settings.get("backend", "auto") != "auto":
         words += ["--backend", str(settings["backend"])]
     words.append("--enhance" if settings.get("enhance") else "--no-enhance")
+    if re.search(r"[{}]|__", prompt):  # a setting could take them for choices
+        words.append("--no-wildcards")
     if prompt.startswith("-"):  # only after "--" it is no option
         words += ["--", prompt]
     return words

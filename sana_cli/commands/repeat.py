@@ -16,6 +16,7 @@ from sana_cli.config.user_settings import preferences
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.files import local_path
 from sana_cli.request.options import options_of_picture
+from sana_cli.request.params import uses_wildcards
 from sana_cli.terminal.confirm import approval
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ class Picture:
     def changed_by(self, typed: GenerationOptions) -> GenerationOptions:
         """Combine the typed options with those that repeat the picture. Raises SanaError if files have changed."""
         left: dict[str, Any] = dict.fromkeys(self._left_away(typed))
+        if typed.prompt is None and uses_wildcards(typed) and self.options.template:
+            left["prompt"] = self.options.template  # choices are made anew
+        if typed.prompt is not None or "prompt" in left:
+            left |= {"template": None, "wildcards": None}
         return self._with_files(typed.over(replace(self.options, **left)))
 
     def _left_away(self, typed: GenerationOptions) -> list[str]:

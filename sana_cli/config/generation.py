@@ -56,6 +56,23 @@ class GenerationOptions:
     """The options of one place; None where it says nothing. `sources` names the place where nobody typed it."""
 
     prompt: Annotated[str | None, Option(picture="prompt", line="prompt")] = None
+    template: Annotated[str | None, Option(picture="template")] = None  # said by pictures only
+    wildcards: Annotated[
+        bool | None,
+        Option(
+            flags=("--wildcards/--no-wildcards",), line="wildcards",
+            help="Choose by the seed in prompts: {red|green}, {2$$a|b|c}, __animals__ [default: your setting, else off]",
+            setting="make choices of {a|b} and __name__ in prompts", unset="false", usual=False,
+        ),
+    ] = None  # fmt: skip
+    wildcards_folder: Annotated[
+        str | None,
+        Option(
+            flags=("--wildcards-folder",), metavar="FOLDER",
+            help="Text files of choices: __animals__ is a line of animals.txt; means --wildcards [default: your setting, else ./wildcards]",
+            setting="folder of text files for __name__ in prompts", unset="./wildcards",
+        ),
+    ] = None  # fmt: skip
     model: Annotated[
         str | None,
         Option(

@@ -40,6 +40,7 @@ def options_of_foreign(foreign: ForeignSettings, name: str) -> ForeignPicture:
         guidance_scale=guidance,
         width=width,
         height=height,
+        wildcards=False,
         sources={"model": name} if variant else {},
     )
     taken = [

@@ -36,8 +36,12 @@ def tell_foreign_syntax(prompts: Iterable[str]) -> str | None:
     if not found:
         return None
     shown = ", ".join(list(found)[:_SHOWN])
+    choices = any(each.startswith(("{", "__")) for each in found)
+    wildcards = "; --wildcards chooses among {a|b} and __name__" if choices else ""
     lora = "; --lora FILE:SCALE uses a LoRA" if any(each.startswith("<") for each in found) else ""
-    return f"drawn as plain words, since sana has no such syntax in prompts: {shown}{lora}"
+    return (
+        f"drawn as plain words, since sana has no such syntax in prompts: {shown}{wildcards}{lora}"
+    )
 
 
 def _mistaken(prompt: str) -> str:

@@ -61,6 +61,7 @@ def options_of_picture(settings: Mapping[str, Any], name: str) -> GenerationOpti
         decode=mode or "auto",
         tile=int(tile) if tile else None,
         branches_apart=branches == "apart",
+        wildcards=False,  # its prompt is what was chosen
         sources=dict.fromkeys(("model", "device", "precision", "loras", *FILES), name),
     )
 

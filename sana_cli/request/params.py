@@ -27,6 +27,7 @@ from sana_cli.request.init_image import (
     other_side,
 )
 from sana_cli.request.options import is_text, lora_paths
+from sana_cli.request.wildcards import expand
 from sana_cli.system.memory import free_bytes
 from sana_cli.system.precision import NamedDevice
 
@@ -41,6 +42,7 @@ class GenerationParams:
     prompt: str
     negative_prompt: str
     seed: int  # of the noise
+    template: str | None = None  # that became the prompt by choices
     width: int  # of the finished picture, pixels
     height: int
     drawn_width: int  # of what the model draws; differs with bins
@@ -72,7 +74,9 @@ def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationPar
     _require_sane_numbers(o)
     steps = defaults.steps if o.steps is None else o.steps
     guidance = defaults.guidance_scale if o.guidance_scale is None else o.guidance_scale
-    cache, prompt, negative = o.cache or 0.0, o.prompt or "", o.negative_prompt or ""
+    cache, negative = o.cache or 0.0, o.negative_prompt or ""
+    seed = secrets.randbelow(2**32) if o.seed is None else o.seed
+    prompt, template = _chosen_prompt(o, seed)
     scheduler: SchedulerName = Scheduler(o.scheduler).value if o.scheduler else defaults.scheduler
     _require_prompts(prompt, negative)
     _require_numbers(o, steps, guidance, cache)
@@ -88,7 +92,8 @@ def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationPar
     return GenerationParams(
         prompt=prompt,
         negative_prompt=negative,
-        seed=secrets.randbelow(2**32) if o.seed is None else o.seed,
+        seed=seed,
+        template=template,
         width=width,
         height=height,
         drawn_width=drawn_width,
@@ -108,7 +113,28 @@ def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationPar
 def resolve_all(options: GenerationOptions, checkpoint: Checkpoint) -> list[GenerationParams]:
     """Resolve the parameters of each picture, with seeds S, S+1, ...; errors as for `resolve`."""
     first = resolve(options, checkpoint)
-    return [replace(first, seed=first.seed + i) for i in range(count_of(options))]
+    others = range(first.seed + 1, first.seed + count_of(options))
+    if uses_wildcards(options):  # each seed makes choices of its own
+        return [first, *(resolve(replace(options, seed=seed), checkpoint) for seed in others)]
+    return [first, *(replace(first, seed=seed) for seed in others)]
+
+
+def uses_wildcards(options: GenerationOptions) -> bool:
+    """Check whether braces and `__names__` of the prompt are choices; in other prompts they are words."""
+    if options.wildcards is None:
+        return options.wildcards_folder is not None and "wildcards_folder" not in options.sources
+    return options.wildcards
+
+
+def _chosen_prompt(o: GenerationOptions, seed: int) -> tuple[str, str | None]:
+    """Return the prompt, and the template that it comes from if choices were made in it."""
+    prompt = o.prompt or ""
+    if not uses_wildcards(o):
+        return prompt, o.template
+    _require_prompts(prompt, "")
+    folder = local_path(o.wildcards_folder or "wildcards")
+    chosen = expand(prompt, seed, folder)
+    return chosen, (prompt if chosen != prompt else None)
 
 
 def count_of(options: GenerationOptions) -> int:

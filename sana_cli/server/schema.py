@@ -9,7 +9,15 @@ from msgspec import Meta
 from sana_cli.config.generation import FIELDS, Field, GenerationOptions
 
 # What no request sets: places on the server's disk, and what only pictures say.
-NOT_ASKED = ("output", "format", "quality", "loras", "branches_apart")  # files are the server's
+NOT_ASKED = (
+    "output",
+    "format",
+    "quality",
+    "loras",
+    "branches_apart",
+    "wildcards_folder",
+    "template",
+)  # files are the server's
 FILES = ("image", "mask")
 _INT64 = 2**63 - 1
 

@@ -30,6 +30,7 @@ def summary(picture: "SavedResult", *, quiet: bool) -> list[str]:
     saved = picture.passes is not None and picture.passes.saved
     return [
         f"{picture.path}  seed {picture.seed}  {picture.width}x{picture.height}",
+        *([f"  prompt: {picture.settings['prompt']}"] if "template" in picture.settings else []),
         f"  seconds: {stages}",
         f"  peak memory: {peak}, {predicted} predicted",
         *([f"  transformer: {picture.passes}"] if saved else []),
