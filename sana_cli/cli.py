@@ -7,7 +7,7 @@ import functools
 import itertools
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Annotated
 
@@ -104,11 +104,16 @@ def _root(
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `sana` with the given arguments and return its exit code; never raises for bad input."""
     arguments = _global_options_first(sys.argv[1:] if argv is None else argv)
+    return at_the_edge(arguments, lambda: _run(arguments))
+
+
+def at_the_edge(arguments: Sequence[str], work: Callable[[], int]) -> int:
+    """Do the work of a command line and return its exit code; errors become text, bugs keep their traceback."""
     json = _wants_json(arguments)
     with ending_by_signals():
         try:
             _require_working_folder()
-            return _run(arguments)
+            return work()
         except (KeyboardInterrupt, typer.Abort):
             return _fail("interrupted", "", ExitCode.INTERRUPTED, json=json)
         except BrokenPipeError:

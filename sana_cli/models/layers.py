@@ -61,9 +61,11 @@ class RMSNorm(nn.Module):
         x = x if self.bias is None else add_to(self.bias, x)
         return x if residual is None else add_to(residual, x)
 
-    def _in_blocks(self, x: Tensor, residual: Tensor | None, *, inplace: bool) -> Tensor:
-        """Normalize in fp32 in one pass over memory: each step finds the last step's output in the
-        cores' caches.
+    def _in_blocks(
+        self, x: Tensor, residual: Tensor | None, *, inplace: bool, block: int = _NORM_BLOCK
+    ) -> Tensor:
+        """Normalize in fp32 in one pass over memory: each step, of about `block` elements, finds the
+        last step's output in the cores' caches.
         """
         C = x.shape[-1]
         contiguous = torch.contiguous_format
@@ -71,7 +73,7 @@ class RMSNorm(nn.Module):
         sources = [t.reshape(-1, C) for t in (x, residual) if t is not None]
         targets = out.view(-1, C)
         weight, bias = self.weight.float(), None if self.bias is None else self.bias.float()
-        rows = max(_NORM_BLOCK // C, 1)
+        rows = max(block // C, 1)
         for target, *parts in zip(*(t.split(rows) for t in (targets, *sources)), strict=True):
             norm = torch.linalg.vector_norm(parts[0], dim=-1, keepdim=True, dtype=torch.float32)
             factor = norm.square_().div_(C).add_(self.eps).rsqrt_()

@@ -2,15 +2,16 @@
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
-
-new_event = threading.Event
 
 
 class FairLock:
     """Use as a context manager. Not reentrant: a thread that holds it and asks again gets a RuntimeError."""
 
-    def __init__(self) -> None:
+    def __init__(self, new_event: Callable[[], threading.Event] = threading.Event) -> None:
+        """`new_event` makes what a waiter waits for."""
+        self._new_event = new_event
         self._inside = threading.Lock()
         self._waiting: deque[threading.Event] = deque()
         self._owner: int | None = None
@@ -23,7 +24,7 @@ class FairLock:
             if self._owner is None:
                 self._owner = me
                 return
-            turn = new_event()
+            turn = self._new_event()
             self._waiting.append(turn)
         try:
             turn.wait()

@@ -3,7 +3,7 @@
 import io
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
+from torch.nn.modules.module import register_module_module_registration_hook
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
+from sana_cli.checkpoints.model_files import read_json
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.images.picture_file import SHEET_KEY, read_settings
-from sana_cli.loading import load as loading
+from sana_cli.loading.streaming import StreamedBlocks
+from sana_cli.models.gemma2 import Gemma2
 from sana_cli.pipeline.safety import _POLICY, _QUESTION, MODEL, THRESHOLD, SafetyCheck, _Judge
 from sana_cli.terminal.progress_bars import ConsoleReporter
 
@@ -92,7 +95,7 @@ def shield(tmp_path_factory: pytest.TempPathFactory) -> Shield:
 @pytest.fixture(autouse=True)
 def _in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also on processors with bf16 instructions, whose answers differ in the second digit."""
-    monkeypatch.setattr("sana_cli.system.precision.cpu_has_fast_bf16", lambda: False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 
 @pytest.mark.parametrize("max_memory", [None, 2**20], ids=["resident", "streamed"])
@@ -143,17 +146,21 @@ def test_a_batch(checked: Callable[..., Any], shield: Shield, tmp_path: Path) ->
 
 
 @pytest.fixture
-def loads(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+def loads(shield: Shield) -> Iterator[list[bool]]:
     """Every time the checking model is loaded: whether its layers are streamed."""
-    seen = []
-    load = loading.load_language_model
+    seen: list[bool] = []
+    layers = read_json(shield.folder / "config.json")["num_hidden_layers"]
 
-    def counted(*arguments: Any, **options: Any) -> Any:
-        seen.append(options["streamed"])
-        return load(*arguments, **options)
+    def registered(module: torch.nn.Module, name: str, child: torch.nn.Module) -> None:
+        """Its list of layers is put into the model, and replaced by another one if it is streamed."""
+        if isinstance(module, Gemma2) and name == "layers" and len(child) == layers:  # type: ignore[arg-type]
+            if isinstance(child, StreamedBlocks):
+                seen[-1] = True
+            else:
+                seen.append(False)
 
-    monkeypatch.setattr(loading, "load_language_model", counted)
-    return seen
+    with register_module_module_registration_hook(registered):
+        yield seen
 
 
 @pytest.mark.parametrize("good", [1, 2])

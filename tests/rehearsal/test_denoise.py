@@ -16,6 +16,7 @@ from sana_cli.accelerate.cuda.transformer import Condition, EngineBlock, EngineT
 from sana_cli.accelerate.cuda.trial import relative_error
 from sana_cli.models.sana_transformer import TextContext
 from tests.rehearsal.device import Device
+from tests.rehearsal.streams import Stream
 from tests.unit.accelerate.cuda.models import inputs, transformer
 
 QK_NORM = {"qk_norm": "rms_norm_across_heads"}
@@ -104,6 +105,41 @@ def test_a_step_costs_a_replay_and_a_few_copies(gpu: Device) -> None:
         "operations": 4,
         "replays": 1,
     }  # latents, the condition's two, the velocity
+
+
+@pytest.mark.parametrize("scheme", ["none", "w8a8"])
+def test_texts_of_many_lengths_share_a_graph(gpu: Device, scheme: str) -> None:
+    """A file of prompts has as many lengths, and a capture takes longer than a picture."""
+    model, untouched = transformer(scheme).cuda(), transformer(scheme)
+    model.engine = Engine(model, notice=pytest.fail)
+    for lengths in ((1, 5), (1, 40), (1, 64), (1, 7), (3, 5), (50, 9), (1, 65), (1, 128), (1, 300)):
+        latents, contexts = inputs(untouched, lengths)
+        out = model.velocity(latents.cuda(), 700.0, on_device(contexts))
+        expected = untouched.velocity(latents, 700.0, contexts)
+        assert relative_error(out.cpu(), expected) < LIMIT
+    # Up to 64 tokens, the same with a negative prompt, up to 128, up to 320.
+    assert gpu.counts["captures"] == 4
+
+
+def test_a_graph_for_both_branches_and_one_for_one_of_them(gpu: Device) -> None:
+    """Guidance in some steps only goes from one to the other; neither is captured again, nor reads old texts."""
+    model, untouched = transformer().cuda(), transformer()
+    model.engine = Engine(model, notice=pytest.fail)
+    latents, contexts = inputs(untouched)
+    _, others = inputs(untouched, (1, 5), h=4)
+    others = [others[0], replace(others[1], values=[-v for v in others[1].values])]
+    for texts in (contexts, others):
+        there = on_device(texts)
+        for branches in (slice(None), slice(1, None)) * 2:
+            needed = latents[: len(texts[branches])]
+            out = model.velocity(needed.cuda(), 700.0, there[branches])
+            expected = untouched.velocity(needed, 700.0, texts[branches])
+            assert relative_error(out.cpu(), expected) < LIMIT
+    assert gpu.counts["captures"] == 2
+    larger, _ = inputs(untouched, h=4)
+    for batch in (larger, latents):
+        model.velocity(batch.cuda(), 700.0, on_device(contexts))
+    assert gpu.counts["captures"] == 4, "a graph of another size replaces those that were there"
 
 
 def test_a_capture_that_fails_costs_the_graph_alone(gpu: Device) -> None:
@@ -240,10 +276,6 @@ def _other_layer(add_to: Callable[..., Any]) -> Callable[..., Any]:
     return lambda self, x, text, layer, largest: add_to(self, x, text, 0, largest)
 
 
-def _no_wait(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("tests.rehearsal.streams.Stream.wait_stream", lambda self, other: None)
-
-
 def _another_stream(call: Callable[..., Any]) -> Callable[..., Any]:
     """Replays on a stream of its own, for which no one waits."""
 
@@ -264,7 +296,7 @@ FAULTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "an upload while capturing": (_patched(EngineBlock, "__call__", _upload_in_capture), {}),
     "random numbers while capturing": (_patched(EngineBlock, "__call__", _random_in_capture), {}),
     "a tensor of the host": (_patched(EngineBlock, "__call__", _a_constant_of_the_host), {}),
-    "a missing wait": (_no_wait, {}),
+    "a missing wait": (_patched(Stream, "wait_stream", _nothing), {}),
     "a wrong stream": (_patched(CapturedForward, "__call__", _another_stream), {}),
     "stale latents": (_patched(CapturedForward, "__call__", _own_latents), {}),
     "a stale timestep": (_patched(CapturedForward, "__call__", _own_condition), {}),
@@ -299,7 +331,7 @@ def test_a_velocity_in_the_graphs_memory_is_caught(
     """The next replay overwrites it: samplers keep the velocities of earlier steps."""
     for fault in (None, _no_copy):
         if fault is not None:
-            monkeypatch.setattr(CapturedForward, "__call__", fault(CapturedForward.__call__))
+            _patched(CapturedForward, "__call__", fault)(monkeypatch)
         model = transformer().cuda()
         latents, contexts = inputs(transformer())
         model.engine = Engine(model, notice=pytest.fail)

@@ -1,6 +1,7 @@
 """What makes the CPU path fast changes nothing: each short cut beside the plain way."""
 
 import copy
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 from quant.backends.cpu import _quantize_tokens
 from quant.config import QuantConfig
@@ -17,7 +19,6 @@ from sana_cli.accelerate.cpu_fused_qkv import fuse_projections_, join
 from sana_cli.accelerate.cpu_packed_linear import PackedLinear, is_worth_packing, pack_linears_
 from sana_cli.config.networks import TransformerConfig
 from sana_cli.loading import load
-from sana_cli.models import dc_ae, layers
 from sana_cli.models.dc_ae import MultiscaleLinearAttention, UpBlock
 from sana_cli.models.layers import PointwiseConv2d, RMSNorm, silu_of
 from sana_cli.models.sana_transformer import SanaTransformer2D
@@ -146,9 +147,7 @@ def test_quantizing_tokens_in_place_is_the_scheme_to_the_bit() -> None:
 @pytest.mark.parametrize("inplace", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
-def test_norm_in_blocks(
-    bias: bool, dtype: torch.dtype, inplace: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_norm_in_blocks(bias: bool, dtype: torch.dtype, inplace: bool) -> None:
     norm = RMSNorm(12, bias=bias).to(dtype)
     for parameter in norm.parameters():
         nn.init.normal_(parameter)
@@ -159,9 +158,9 @@ def test_norm_in_blocks(
             exact = copy.deepcopy(norm).float()
             expected = exact(values.float(), None if more is None else more.float())
             with torch.inference_mode():
+                assert torch.equal(norm(values, more), norm._in_blocks(values, more, inplace=False))
                 for block in (5, 30, 10**6):
-                    monkeypatch.setattr(layers, "_NORM_BLOCK", block)
-                    out = norm(values.clone(), more, inplace=inplace)
+                    out = norm._in_blocks(values.clone(), more, inplace=inplace, block=block)
                     assert out.dtype == dtype
                     closeness = 2e-6 if dtype == torch.float32 else 0.01
                     torch.testing.assert_close(
@@ -170,15 +169,19 @@ def test_norm_in_blocks(
     assert torch.equal(residual, more), "only the normed values may be overwritten"
 
 
-def test_an_upsampling_of_8_bit_weights_is_folded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_upsampling_of_8_bit_weights_is_folded() -> None:
     block = UpBlock(8, 4, interpolate=True)
     block.conv = QuantConv2d.from_conv(block.conv, QuantConfig())
-    x = torch.randn(1, 8, 6, 7).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        expected = block(x)
-        monkeypatch.setattr(dc_ae, "_WORTH_FOLDING", 1)
-        monkeypatch.setattr(block.conv, "forward", None)
-        torch.testing.assert_close(block(x), expected, rtol=0, atol=1e-5)
+    x = torch.randn(1, 8, 24, 24).contiguous(memory_format=torch.channels_last)
+    expected = block(x)  # autograd is on: nothing is folded
+    run: list[type] = []
+    with (
+        torch.inference_mode(),
+        register_module_forward_pre_hook(lambda module, _: run.append(type(module))),
+    ):
+        found = block(x)
+    torch.testing.assert_close(found, expected.detach(), rtol=0, atol=1e-5)
+    assert QuantConv2d not in run
 
 
 @pytest.mark.parametrize(("channels", "out"), [(16, 16), (16, 8), (16, 4), (8, 12)])
@@ -191,18 +194,23 @@ def test_the_shortcut_is_added_phase_by_phase(channels: int, out: int) -> None:
         torch.testing.assert_close(block(x), expected.detach(), rtol=0, atol=1e-5)
 
 
-def test_a_verdict_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verdict_is_remembered(tmp_path: Path) -> None:
     """A machine decides once, and a model is packed by what it decided."""
-    verdicts = tmp_path / "kernels.json"
-    monkeypatch.setattr(load, "is_worth_packing", lambda: True)
-    device = torch.device("cpu")
-    model = nn.Sequential(nn.Linear(8, 8))
-    assert load._pack_floats(model, device, verdicts) == {"linear fp32": "native onednn"}
-    assert isinstance(model[0], PackedLinear)
-    monkeypatch.setattr(load, "is_worth_packing", lambda: False)
-    assert load._pack_floats(nn.Sequential(nn.Linear(8, 8)), device, verdicts) != {}
-    verdicts.unlink()
-    assert load._pack_floats(nn.Sequential(nn.Linear(8, 8)), device, verdicts) == {}
+    verdicts, device = tmp_path / "kernels.json", torch.device("cpu")
+
+    def packed() -> bool:
+        model = nn.Sequential(nn.Linear(8, 8))
+        chosen = load._pack_floats(model, device, verdicts)
+        assert chosen == ({"linear fp32": "native onednn"} if "linear fp32" in chosen else {})
+        assert isinstance(model[0], PackedLinear) == bool(chosen)
+        return bool(chosen)
+
+    measured = packed()
+    [(key, kernel)] = json.loads(verdicts.read_text()).items()
+    assert kernel == ("onednn" if measured else "torch")
+    for other in ("onednn", "torch"):
+        verdicts.write_text(json.dumps({key: other}))
+        assert packed() == (other == "onednn")
 
 
 def test_the_measurement_ends_in_a_decision() -> None:

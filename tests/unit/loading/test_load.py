@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from quant.config import QuantConfig
+from quant.layers import QuantLinear
 from quant.manifest import Component, Manifest
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
@@ -24,6 +26,8 @@ from sana_cli.loading.load import (
     load_vae,
 )
 from sana_cli.loading.streaming import StreamedBlocks
+from tests.faults import raising
+from tests.rehearsal.device import CUDA, Device
 
 CPU = torch.device("cpu")
 
@@ -115,17 +119,20 @@ def _raise(error: BaseException) -> Callable[[], Any]:
     return fail
 
 
-def test_a_device_that_stops(builtin: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_that_stops(gpu: Device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SANA_CACHE", str(tmp_path))
+    layer = QuantLinear.from_weight(torch.eye(64), None, QuantConfig(act_bits=8)).to(CUDA)
     error = torch.AcceleratorError.__new__(torch.AcceleratorError)
     Exception.__init__(error, "CUDA error: an illegal memory access\nmore")
-    monkeypatch.setattr(load, "_accelerate", lambda *_: _raise(error)())
+    gpu.fails = raising(error)
     with pytest.raises(SanaError, match="the device stopped while kernels were tried") as caught:
-        accelerate(torch.nn.Identity(), CPU, "auto")
+        accelerate(torch.nn.Sequential(layer), CUDA, "auto")
     assert "--backend reference" in caught.value.hint
 
 
 def test_nothing_is_measured_for_a_float_model(
-    builtin: Checkpoint, monkeypatch: pytest.MonkeyPatch
+    builtin: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(load, "measure_ahead", None)
-    choose_kernels(builtin, CPU, "auto")
+    monkeypatch.setenv("SANA_CACHE", str(tmp_path / "cache"))
+    choose_kernels(builtin, CPU, "auto", notice=pytest.fail)
+    assert not (tmp_path / "cache").exists()

@@ -4,17 +4,19 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import torch
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.networks import DCAEConfig
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.memory import planner
 from sana_cli.memory.forecast import Job, Weights, peak, predict, predict_decode
 from sana_cli.memory.planner import Cap, MemoryPlan, cap_of, choose, choose_decode, smallest_peak
 from sana_cli.memory.plans import NAMED, WHOLE, decode_plans, exact_tiles
+from sana_cli.system.memory import free_bytes, held_bytes
 from sana_cli.system.precision import NamedDevice
 from sana_cli.text import readable_memory
+from tests.rehearsal.device import CUDA, Device
 
 CPU, GIB, MIB = NamedDevice("cpu"), 2**30, 2**20
 
@@ -214,23 +216,27 @@ def test_decoding_alone(builtin: Checkpoint) -> None:
         chosen(Cap(bytes=MIB, asked=True))
 
 
-def test_caps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_caps() -> None:
     """What the process holds already may be used again, and others need a tenth."""
     assert cap_of(CPU, 5) == Cap(bytes=5, asked=True)
     assert str(cap_of(CPU, GIB, "SANA_MAX_MEMORY")) == "limit 1.00 GiB, set by SANA_MAX_MEMORY"
     assert str(cap_of(NamedDevice("mps"), None)) == "no limit known"
-    monkeypatch.setattr(planner, "free_bytes", lambda device: 3 * GIB)
-    monkeypatch.setattr(planner, "held_bytes", lambda device: 2 * GIB)
-    assert cap_of(CPU, None) == Cap(bytes=int(4.5 * GIB))
-    assert str(cap_of(CPU, None)) == "limit 4.50 GiB (free memory minus 10 %)"
+    found = cap_of(CPU, None)
+    free, held = free_bytes(CPU), held_bytes(CPU)
+    assert free is not None
+    assert held > 0
+    assert found.bytes == pytest.approx(0.9 * (free + held), rel=0.05)
+    assert str(found).endswith(" GiB (free memory minus 10 %)")
 
 
-def test_libraries_of_a_gpu_are_left_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("gpu", [{"total": 6 * GIB}], indirect=True)
+def test_libraries_of_a_gpu_are_left_their_memory(gpu: Device) -> None:
     """Handles, kernels and graphs lie outside of what torch counts; a cap that was asked for stays as it is."""
-    monkeypatch.setattr(planner, "free_bytes", lambda device: 6 * GIB)
-    monkeypatch.setattr(planner, "held_bytes", lambda device: 0)
-    on_cpu, on_gpu = (cap_of(NamedDevice(name), None).bytes for name in ("cpu", "cuda"))
-    assert on_cpu is not None
-    assert on_gpu is not None
-    assert on_cpu - on_gpu >= 300 * MIB
-    assert cap_of(NamedDevice("cuda"), 5).bytes == 5
+    cap = cap_of(CUDA, None)
+    assert cap.bytes is not None
+    assert 300 * MIB <= int(0.9 * 6 * GIB) - cap.bytes < GIB
+    block = torch.zeros(50 * MIB, dtype=torch.uint8, device=CUDA)
+    assert held_bytes(CUDA) == block.nbytes
+    assert free_bytes(CUDA) == 6 * GIB - block.nbytes
+    assert cap_of(CUDA, None) == cap, "what is held may be used again"
+    assert cap_of(CUDA, 5).bytes == 5

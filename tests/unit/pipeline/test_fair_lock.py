@@ -63,22 +63,24 @@ def test_a_thread_that_asks_twice_is_told() -> None:
         pass
 
 
-class Interrupted:
+class Interrupted(threading.Event):
     """An event whose waiting ends as by Ctrl-C, once somebody else waits, too."""
 
-    def __init__(self, lock: FairLock) -> None:
-        self.lock = lock
+    def __init__(self, is_time: Callable[[], bool]) -> None:
+        super().__init__()
+        self.is_time = is_time
 
-    def wait(self) -> None:
-        wait_until(lambda: len(self.lock._waiting) == 2)
+    def wait(self, timeout: float | None = None) -> bool:
+        wait_until(self.is_time)
         raise KeyboardInterrupt
 
     def set(self) -> None:
         raise AssertionError("it has given up its place")
 
 
-def test_an_interrupted_waiter_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    lock, done = FairLock(), []
+def test_an_interrupted_waiter_holds_up_nobody() -> None:
+    events = iter((Interrupted(lambda: len(lock._waiting) == 2), threading.Event()))
+    lock, done = FairLock(lambda: next(events)), []
 
     def first() -> None:
         with pytest.raises(KeyboardInterrupt), lock:
@@ -91,10 +93,8 @@ def test_an_interrupted_waiter_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) 
 
     one, two = threading.Thread(target=first), threading.Thread(target=second)
     with lock:
-        with monkeypatch.context() as patch:
-            patch.setattr("sana_cli.pipeline.fair_lock.new_event", lambda: Interrupted(lock))
-            one.start()
-            wait_until(lambda: len(lock._waiting) == 1)
+        one.start()
+        wait_until(lambda: len(lock._waiting) == 1)
         two.start()
         one.join(5)
     two.join(5)

@@ -227,10 +227,11 @@ def test_a_folder(tmp_path: Path) -> None:
         read_prompt_file(str(tmp_path))
 
 
-def test_a_file_without_end(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("sana_cli.request.prompt_file._LARGEST", 10)
-    with pytest.raises(SanaError, match="it is larger than"):
-        read(tmp_path, "a very long prompt\n")
+def test_a_file_without_end(tmp_path: Path) -> None:
+    with (tmp_path / "p.txt").open("wb") as file:
+        file.truncate(2**31)  # a hole: it takes no space
+    with pytest.raises(SanaError, match="it is larger than 256 MiB"):
+        read_prompt_file(str(tmp_path / "p.txt"))
 
 
 def test_standard_input_that_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,6 +50,6 @@ def test_a_loop_ends_as_it_began(calls: list[tuple[int, int]]) -> None:
 
 
 def test_another_c_library(calls: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(allocator.ctypes, "CDLL", lambda name: SimpleNamespace())
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
     set_up_allocator()
     assert calls == []

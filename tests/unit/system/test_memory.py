@@ -3,6 +3,7 @@
 import mmap
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,13 +49,21 @@ def test_own_memory() -> None:
     assert (peak_resident_bytes() or 0) >= resident_bytes()
 
 
-def test_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory(tmp_path: Path, system_file: Callable[..., None]) -> None:
     found = free_bytes(torch.device("cpu"))
     assert found is not None
     assert 0 < found < 2**50
     assert free_bytes(torch.device("meta")) is None, "nothing to ask"
-    monkeypatch.setattr(memory, "_container_free", lambda: 5)
-    assert free_bytes(torch.device("cpu")) == 5
+    system_file("/proc/meminfo", "MemTotal: 9 kB\nMemAvailable: 7 kB\n")
+    assert free_bytes(torch.device("cpu")) == 7 * 1024
+    own = own_groups(tmp_path, "v2", "/jobs/1", "/")
+    for name in ("cgroup", "mountinfo"):
+        system_file(f"/proc/self/{name}", (own / name).read_text())
+    group = tmp_path / "mount/jobs/1"
+    group.mkdir(parents=True)
+    (group / "memory.max").write_text("50\n")
+    (group / "memory.current").write_text("45\n")
+    assert free_bytes(torch.device("cpu")) == 5, "the least of all"
 
 
 # -- control groups ------------------------------------------------------------------------------

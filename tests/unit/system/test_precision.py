@@ -1,5 +1,7 @@
 """Which dtype runs where; machines are simulated."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -15,8 +17,8 @@ def plan(requested: str, trained: str, device: torch.device) -> str:
 
 
 @pytest.fixture(params=[True, False], ids=["fast bf16", "slow bf16"])
-def fast_bf16(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> bool:
-    monkeypatch.setattr(precision, "cpu_has_fast_bf16", lambda: request.param)
+def fast_bf16(request: pytest.FixtureRequest, system_file: Callable[..., None]) -> bool:
+    system_file("/proc/cpuinfo", f"flags\t: avx2{' amx_tile' * request.param}\n")
     return request.param
 
 
@@ -107,7 +109,7 @@ def test_instructions_that_are_forbidden_do_not_count(
     ],
 )
 def test_a_slow_precision_is_named(
-    requested: str, device: torch.device, fast: bool, slow: bool, monkeypatch: pytest.MonkeyPatch
+    requested: str, device: torch.device, fast: bool, slow: bool, system_file: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(precision, "cpu_has_fast_bf16", lambda: fast)
+    system_file("/proc/cpuinfo", f"flags\t: avx2{' avx512_bf16' * fast}\n")
     assert ("slower than fp32" in precision.slowness(requested, device)) == slow  # type: ignore[arg-type]

@@ -16,6 +16,7 @@ from PIL import Image
 from sana_cli import cli
 from sana_cli.errors import ExitCode
 from sana_cli.system.process import AskedToEnd, ending_by_signals, exit_code, was_asked_to_end
+from tests.faults import raising
 
 SIGNALS = [signal.SIGTERM, signal.SIGHUP]
 
@@ -102,38 +103,30 @@ class PanicException(BaseException):
 )
 @pytest.mark.parametrize("debug", [False, True])
 def test_errors_that_no_code_expected(
-    sana: Callable[..., Any],
-    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
     error: Any,
     code: int,
     told: str,
     debug: bool,
 ) -> None:
-    def fail(_: object) -> int:
+    def fail() -> int:
         if callable(error):
             error()
         raise error
 
-    monkeypatch.setattr(cli, "_run", fail)
-    result = sana(*(["--debug"] if debug else []), "models")
-    assert result.code == code
-    lines = result.err.splitlines()
-    assert lines[-2].startswith(f"error: {told}"), result.err
+    assert cli.at_the_edge([*(["--debug"] if debug else []), "models"], fail) == code
+    err = capsys.readouterr().err
+    lines = err.splitlines()
+    assert lines[-2].startswith(f"error: {told}"), err
     assert lines[-1].startswith("hint: ")
     assert (len(lines) == 2) != debug
-    assert ("Traceback" in result.err) == debug
+    assert ("Traceback" in err) == debug
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError(), KeyError("x"), RuntimeError("of ours")])
-def test_bugs_keep_their_traceback(
-    sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def fail(_: object) -> int:
-        raise error
-
-    monkeypatch.setattr(cli, "_run", fail)
+def test_bugs_keep_their_traceback(error: Exception) -> None:
     with pytest.raises(type(error)):
-        sana("models")
+        cli.at_the_edge(["models"], raising(error))
 
 
 @pytest.mark.parametrize(

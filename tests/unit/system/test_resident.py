@@ -1,11 +1,13 @@
 """Memory of this process, as the kernel counts it."""
 
+import ctypes
 import sys
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
-from sana_cli.system import resident
-from sana_cli.system.resident import give_back, peak_resident_bytes, resident_bytes
+from sana_cli.system.resident import _malloc_trim, give_back, peak_resident_bytes, resident_bytes
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 MIB = 2**20
@@ -25,20 +27,19 @@ def test_memory_that_is_held_is_counted() -> None:
     assert resident_bytes() - before < 32 * MIB
 
 
-def test_the_kernel_counts_in_kibibytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "Name:\tsana\nVmHWM:\t    7 kB\nVmRSS:\t    5 kB\n"
-    monkeypatch.setattr(resident.Path, "read_text", lambda *_, **__: text)
+def test_the_kernel_counts_in_kibibytes(system_file: Callable[..., None]) -> None:
+    system_file("/proc/self/status", "Name:\tsana\nVmHWM:\t    7 kB\nVmRSS:\t    5 kB\n")
     assert (resident_bytes(), peak_resident_bytes()) == (5 * 1024, 7 * 1024)
 
 
-def test_a_system_that_does_not_say(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> str:
-        raise FileNotFoundError
-
-    monkeypatch.setattr(resident.Path, "read_text", refuse)
+def test_a_system_that_does_not_say(system_file: Callable[..., None]) -> None:
+    system_file("/proc/self/status", None)
     assert (resident_bytes(), peak_resident_bytes()) == (0, None)
 
 
 def test_another_c_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resident, "_malloc_trim", lambda: None)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
+    _malloc_trim.cache_clear()
     give_back()
+    assert _malloc_trim() is None
+    _malloc_trim.cache_clear()

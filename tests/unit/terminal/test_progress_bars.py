@@ -1,7 +1,7 @@
 """Bars: what is finished vanishes, and what takes seconds in silence has one."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
 
@@ -26,15 +26,17 @@ def test_finished_bars_vanish() -> None:
 
 
 def test_torch_is_loaded_under_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    reporter, shown = ConsoleReporter(), []
+    shown = []
 
-    @contextmanager
-    def stage(title: str) -> Iterator[None]:
-        shown.append(title)
-        sys.modules["torch"] = ModuleType("torch")  # importing the real one twice would fail
-        yield
+    class Watched(ConsoleReporter):
+        @contextmanager
+        def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
+            shown.append(title)
+            sys.modules["torch"] = ModuleType("torch")  # importing the real one twice would fail
+            with super().stage(title, total) as advance:
+                yield advance
 
-    monkeypatch.setattr(reporter, "stage", stage)
+    reporter = Watched()
     monkeypatch.setitem(sys.modules, "torch", ModuleType("torch"))  # so that it is undone
     del sys.modules["torch"]
     reporter.load_torch()
