@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from torch.nn.modules.module import register_module_forward_pre_hook
 
-from calibration import calibrator as calibrator_module
 from calibration.calibrator import Calibrator, Options
 from calibration.collect import draw_latents, encode_texts, plan_drawings
 from quant.convert import quantized_layer
@@ -235,10 +235,15 @@ def test_rerun_goes_on_behind_finished_parts(
     sana: Callable[..., Any],
     tiny_model: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     before_opening: Callable[..., None],
 ) -> None:
     target, written = tmp_path / "out", []
+    observed: list[int] = []
+
+    def called(module: torch.nn.Module, inputs: Any) -> None:
+        """Observers are hooks of layers while a model is calibrated."""
+        if isinstance(module, torch.nn.Linear) and module._forward_pre_hooks:
+            observed.append(1)
 
     def fail_first_in_vae(path: Path, mode: str) -> None:
         if (path.suffix, mode) == (".safetensors", "wb"):
@@ -247,14 +252,17 @@ def test_rerun_goes_on_behind_finished_parts(
                 raise KeyboardInterrupt
 
     before_opening(fail_first_in_vae)
-    assert sana("quantize", tiny_model, target, *FAST).code == ExitCode.INTERRUPTED
+    with register_module_forward_pre_hook(called):
+        assert sana("quantize", tiny_model, target, *FAST).code == ExitCode.INTERRUPTED
+    assert observed
     assert not target.exists()
     assert "transformer" in written
     written[:] = ["vae"]
-    # Would fail if it were called.
-    monkeypatch.setattr(calibrator_module, "calibrate_linears", None)
-    result = sana("quantize", tiny_model, target, *FAST, "--json")
+    observed.clear()
+    with register_module_forward_pre_hook(called):
+        result = sana("quantize", tiny_model, target, *FAST, "--json")
     assert result.code == 0, result.err
+    assert observed == [], "no linear layer is calibrated again"
     assert written == ["vae", "vae"], "once more"
     layers = result.document["components"]["transformer"]["layers"]
     assert {path: one["scheme"] for path, one in layers.items()} == schemes(target, "transformer")

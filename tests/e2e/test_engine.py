@@ -82,21 +82,20 @@ def test_what_cannot_run_is_told(
 
 
 def test_a_device_that_stops_is_told(
-    sana: Callable[..., Any],
-    tiny_model: Path,
-    on_the_engine: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    gpu: Any, sana: Callable[..., Any], tiny_model: Path, tmp_path: Path
 ) -> None:
     """After an illegal access every later call of the process fails: no verdict, no traceback, and a way on."""
     import torch
 
-    def stops(*arguments: object, **options: object) -> None:
-        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore")
+    def stops(name: str) -> None:
+        if name == "layer_norm_modulate":  # the first kernel that is tried
+            raise torch.AcceleratorError(
+                "CUDA error: an illegal memory access was encountered\nmore"
+            )
 
-    on_the_engine()
-    monkeypatch.setattr("sana_cli.loading.load.Engine", stops)
-    result = sana("generate", "a cat", "-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
+    gpu.fails = stops
+    words = ("-m", tiny_model, "-o", tmp_path / "a.png", *FAST, "--device", "cuda")
+    result = sana("generate", "a cat", *words)
     assert result.code == 3
     assert "an illegal memory access" in result.err
     assert "--backend reference" in result.err

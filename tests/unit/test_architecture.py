@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.replaced import replaced
+
 ROOT = Path(__file__).parents[2]
 
 # The six layers of docs/architecture.md, lowest first. A part imports from layers below its own, and beside it only
@@ -208,6 +210,42 @@ def test_what_is_known_has_one_home(sign: str) -> None:
         if sign in path.read_text(encoding="utf-8")
     }
     assert found <= HOMES[sign]
+
+
+REPLACED = 30  # places of all tests
+
+
+def test_few_tests_replace_what_they_test() -> None:
+    """Pass in what a test varies, plant a fault where a user's machine has one (`at_stage` of conftest.py), simulate a device."""
+    places = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in sorted((ROOT / "tests").rglob("*.py"))
+        for line in replaced(path.read_text(encoding="utf-8"))
+    ]
+    assert len(places) <= REPLACED, places
+
+
+REPLACING = (
+    'monkeypatch.setattr("sana_cli.doctor._gpu", None)', 'patch.setattr(f"quant.{name}", 1)',
+    'monkeypatch.setattr(doctor, "_gpu", None)', 'monkeypatch.setattr(doctor.os, "link", None)',
+    'monkeypatch.setattr(place, name, None)', 'monkeypatch.setitem(VARIANTS, "a", 1)', "doctor._gpu = None",
+    "VARIANTS['a'] = 1", 'setattr(doctor, "_gpu", None)', 'mock.patch("quant.files.lock")', "del VARIANTS['a']",
+    'mock.patch.object(doctor, "_gpu")', 'patch(import_module(f"quant.{name}"), "launch", run)',
+)  # fmt: skip
+NOT_REPLACING = (
+    'monkeypatch.setattr(os, "link", None)', 'monkeypatch.setattr("sys.stdin", None)', "found.name = 1",
+    'monkeypatch.setitem(sys.modules, "torchao", None)', 'patch(torch.cuda, "is_available", yes)',
+    'setattr(block, "to_q", layer)', 'mock.patch.object(Path, "open")', "x = doctor._gpu", 'info.dict("a")',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("line", [*REPLACING, *NOT_REPLACING])
+def test_replacements_are_found(line: str) -> None:
+    imports = (
+        "import os, sys, torch\nfrom pathlib import Path\nfrom unittest import mock\n"
+        "from sana_cli import doctor\nfrom sana_cli.config.variants import VARIANTS\n"
+    )
+    assert bool(replaced(imports + line)) == (line in REPLACING)
 
 
 def test_every_package_is_installed() -> None:
