@@ -4,8 +4,8 @@ import gc
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
