@@ -12,7 +12,8 @@ import math
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import ceil
 from types import TracebackType
 from unicodedata import category
@@ -72,6 +73,22 @@ def say_command(label: str, words: Sequence[str]) -> None:
 def note(message: str) -> None:
     """Print a notice on stderr."""
     typer.echo(f"note: {message_line(message)}", err=True)
+
+
+@contextmanager
+def noting_delay(message: str, *, seconds: float = 1.5) -> Iterator[Callable[[], None]]:
+    """Print a notice if the block takes longer than this, unless it calls what it is given: it no
+    longer waits then.
+    """
+    import threading
+
+    timer = threading.Timer(seconds, note, [message])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield timer.cancel
+    finally:
+        timer.cancel()
 
 
 def show_traceback(

@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +14,7 @@ from sana_cli.errors import SanaError, usage_error
 from sana_cli.request.prompt_entries import Content, Entry, Place, UnreadableForm, within
 from sana_cli.request.prompt_forms import read_entries
 from sana_cli.request.prompt_values import KEYS, BadValue, options_of, values_of
-from sana_cli.text import counted
+from sana_cli.text import counted, noting_delay
 
 _SUFFIXES = ("", ".txt", ".prompt", ".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".tab")
 _LARGEST, _PIECE = 256 * 2**20, 2**20  # bytes
@@ -127,7 +128,8 @@ class _Reader:
             return _read(Path(self.name).expanduser(), self.called)
         if sys.stdin is None:
             raise _unreadable(self.called, ValueError("it is closed"))
-        return _limited(sys.stdin.buffer, self.called)
+        with _waiting(self.called) as read:
+            return _limited(sys.stdin.buffer, self.called, read)
 
     def _content(self, data: bytes, name: str) -> Content:
         called = self.called if name == self.name else name
@@ -212,16 +214,25 @@ def _listed(texts: list[str]) -> str:
 
 def _read(path: Path, called: str) -> bytes:
     try:
-        with path.open("rb") as file:  # may be a pipe, as shells make of <(...)
-            return _limited(file, called)
+        with (
+            _waiting(called) as read,
+            path.open("rb") as file,
+        ):  # may be a pipe, as shells make of <(...)
+            return _limited(file, called, read)
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable(called, error) from error
 
 
-def _limited(file: BinaryIO, called: str) -> bytes:
+def _waiting(called: str) -> AbstractContextManager[Callable[[], None]]:
+    """Say so if nothing comes: a pipe without a writer looks like a program that hangs."""
+    return noting_delay(f"waiting for prompts from {called}; Ctrl-C ends it")
+
+
+def _limited(file: BinaryIO, called: str, has_begun: Callable[[], None]) -> bytes:
     """All of it; in pieces, since one large read takes its memory beforehand."""
     data = bytearray()
-    while piece := file.read(_PIECE):
+    while piece := file.read1(_PIECE):  # type: ignore[attr-defined]
+        has_begun()
         data += piece
         if len(data) > _LARGEST:
             raise _unreadable(called, ValueError(f"it is larger than {_LARGEST // 2**20} MiB"))

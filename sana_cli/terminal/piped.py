@@ -6,7 +6,7 @@ import sys
 
 from quant.plain_text import decode_text, split_lines
 from sana_cli.errors import usage_error
-from sana_cli.text import note
+from sana_cli.text import note, noting_delay
 
 _MANY = "to draw each line: sana generate --prompts -"
 
@@ -22,7 +22,8 @@ def piped_prompt(*, asked: bool) -> str | None:
     if sys.stdin.isatty():
         note("reading the prompt from standard input; Ctrl-D ends it")
     try:
-        text = decode_text(sys.stdin.buffer.read())
+        with noting_delay("waiting for the prompt on standard input; Ctrl-C ends it"):
+            text = decode_text(sys.stdin.buffer.read())
     except ValueError as error:
         raise usage_error(
             f"the prompt on standard input {str(error).removeprefix('it ')}",

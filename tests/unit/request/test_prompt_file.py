@@ -1,6 +1,8 @@
 """Files of prompts in every form that people have them, and what is said of those that cannot be read."""
 
 import json
+import os
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +259,17 @@ def test_a_cell_without_end(tmp_path: Path, content: str) -> None:
     path.write_text(content)
     with pytest.raises(SanaError):
         read_prompt_file(str(path))
+
+
+def test_a_pipe_that_nothing_comes_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It looks like a program that hangs, so it is said; what comes later is read all the same."""
+    pipe = tmp_path / "p"
+    os.mkfifo(pipe)
+    late = threading.Timer(1.9, pipe.write_text, ["a cat\n"])
+    late.start()
+    assert [line.options.prompt for line in read_prompt_file(str(pipe)).lines] == ["a cat"]
+    assert capsys.readouterr().err == f"note: waiting for prompts from {pipe}; Ctrl-C ends it\n"
+    late.join()
+    threading.Timer(0.0, pipe.write_text, ["an owl\n"]).start()
+    assert len(read_prompt_file(str(pipe)).lines) == 1
+    assert not capsys.readouterr().err
