@@ -40,6 +40,7 @@ OPTIONS = {
     **dict.fromkeys(
         ("--nsfw", "--no-safety-checker", "--disable-safety-checker", "--no-nsfw"), "--no-safety"
     ),
+    **dict.fromkeys(("--output-format", "--extension", "--image-format"), "--format"),
     "-i": "--image", "-s": "--steps or --seed", "-g": "--guidance", "-d": "--device",
 }  # fmt: skip
 
@@ -57,7 +58,6 @@ SENTENCES = {
     **dict.fromkeys(("--upscale", "--hires-fix", "--upscale-model", "--hr-scale"),
                     "sana draws large pictures at once: --size 2048x2048, best with sana-1.6b-2k or -4k"),
     **dict.fromkeys(("--metadata", "--save-metadata"), "pictures always carry their settings: sana info PICTURE.png"),
-    **dict.fromkeys(("--format", "--output-format", "--extension"), "pictures are saved as PNG"),
     **dict.fromkeys(("--shift", "--flow-shift"), "the flow shift is the model's"),
     **dict.fromkeys(("--token", "--hf-token", "--use-auth-token"), "the hub's token is a variable: HF_TOKEN=... sana ..., or `hf auth login`"),
     **dict.fromkeys(("--cache-dir", "--models-dir", "--model-dir"), "the folder of downloads is a variable: HF_HOME=FOLDER sana ..."),
