@@ -13,14 +13,15 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-from unittest import mock
 
 import pytest
+
+from tests import faults
 
 _scratch: str | None = None
 
@@ -282,76 +283,22 @@ def before_opening(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return watch
 
 
-# The network of each stage: its module, its class, and the folder of its weights.
-_NETWORKS = {
-    "text": ("sana_cli.models.gemma2", "Gemma2", "text_encoder"),
-    "denoise": ("sana_cli.models.sana_transformer", "SanaTransformer2D", "transformer"),
-    "decode": ("sana_cli.models.dc_ae", "AutoencoderDC", "vae"),
-}
-
-
 @pytest.fixture(scope="session")
 def before_computing() -> Callable[..., AbstractContextManager[None]]:
     """`with before_computing("denoise", act): ...` calls `act()` before each module of that stage's network runs."""
-
-    @contextmanager
-    def hook(stage: str, act: Callable[[], object]) -> Iterator[None]:
-        from torch.nn.modules.module import register_module_forward_pre_hook
-
-        def called(module: Any, inputs: Any) -> None:
-            if type(module).__module__ == _NETWORKS[stage][0]:
-                act()
-
-        with register_module_forward_pre_hook(called):
-            yield
-
-    return hook
+    return faults.before_computing
 
 
 @pytest.fixture(scope="session")
 def before_loading() -> Callable[..., AbstractContextManager[None]]:
-    """`with before_loading("denoise", act): ...` calls `act()` whenever that stage's network was built and its weights are read."""
-
-    @contextmanager
-    def hook(stage: str, act: Callable[[], object]) -> Iterator[None]:
-        from torch.nn.modules.module import register_module_module_registration_hook
-
-        _, network, folder = _NETWORKS[stage]
-        opens, built = Path.open, [False]
-
-        def registered(module: Any, name: str, child: Any) -> None:
-            built[0] |= type(module).__name__ == network
-
-        def opened(path: Path, *rest: Any, **named: Any) -> Any:
-            if built[0] and path.parent.name == folder:
-                built[0] = False
-                act()
-            return opens(path, *rest, **named)
-
-        with (
-            register_module_module_registration_hook(registered),
-            mock.patch.object(Path, "open", opened),
-        ):
-            yield
-
-    return hook
+    """`with before_loading("denoise", act): ...` calls `act()` whenever that stage's weights begin to be read."""
+    return faults.before_loading
 
 
 @pytest.fixture(scope="session")
-def at_stage(
-    before_computing: Callable[..., Any], before_loading: Callable[..., Any]
-) -> Callable[..., AbstractContextManager[Any]]:
-    """`with at_stage("load denoise", act): ...`, one of STAGES: `act()` is called when a run is there."""
-
-    def hook(stage: str, act: Callable[[], object]) -> AbstractContextManager[Any]:
-        if stage == "save":
-            from PIL import Image
-
-            return mock.patch.object(Image.Image, "save", side_effect=lambda *_, **__: act())
-        kind, _, part = stage.rpartition(" ")
-        return (before_loading if kind else before_computing)(part, act)
-
-    return hook
+def at_stage() -> Callable[..., AbstractContextManager[Any]]:
+    """`with at_stage("load denoise", act): ...`, one of `faults.STAGES`: `act()` is called when a run is there."""
+    return faults.at_stage
 
 
 @pytest.fixture

@@ -1,14 +1,91 @@
-"""Functions that fail, to be called in a run's stages (`at_stage` of conftest.py)."""
+"""Plant a fault where a user's run may have one: at its stages, on its disk. Nothing of the project is replaced.
+
+`python -m tests.faults STAGE THREADS WORDS...` runs `sana WORDS...` and kills itself at that stage.
+"""
 
 import errno
 import itertools
+import os
+import signal
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
-# What a run can be asked for by name: before a network's weights are opened, and before it computes.
+# What `at_stage` knows: before a network's weights are read, before it computes, and before a picture is written.
 STAGES = ("load text", "text", "load denoise", "denoise", "load decode", "decode", "save")
+
+# The network of each stage: its module, its class, and the folder of its weights.
+_NETWORKS = {
+    "text": ("sana_cli.models.gemma2", "Gemma2", "text_encoder"),
+    "denoise": ("sana_cli.models.sana_transformer", "SanaTransformer2D", "transformer"),
+    "decode": ("sana_cli.models.dc_ae", "AutoencoderDC", "vae"),
+}
+
+
+def at_stage(stage: str, act: Callable[[], object]) -> AbstractContextManager[Any]:
+    """Within the block call `act()` whenever a run is at this stage, one of STAGES."""
+    if stage == "save":
+        from PIL import Image
+
+        return mock.patch.object(Image.Image, "save", side_effect=lambda *_, **__: act())
+    kind, _, part = stage.rpartition(" ")
+    return (before_loading if kind else before_computing)(part, act)
+
+
+@contextmanager
+def before_computing(stage: str, act: Callable[[], object]) -> Iterator[None]:
+    """Within the block call `act()` before each module of the network of "text", "denoise" or "decode" runs."""
+    from torch.nn.modules.module import register_module_forward_pre_hook
+
+    def called(module: Any, inputs: Any) -> None:
+        if type(module).__module__ == _NETWORKS[stage][0]:
+            act()
+
+    with register_module_forward_pre_hook(called):
+        yield
+
+
+@contextmanager
+def before_loading(stage: str, act: Callable[[], object]) -> Iterator[None]:
+    """Within the block call `act()` whenever the network of a stage was built and its weights begin to be read."""
+    from torch.nn.modules.module import register_module_module_registration_hook
+
+    _, network, folder = _NETWORKS[stage]
+    opens, built = Path.open, [False]
+
+    def registered(module: Any, name: str, child: Any) -> None:
+        built[0] |= type(module).__name__ == network
+
+    def opened(path: Path, *rest: Any, **named: Any) -> Any:
+        if built[0] and path.parent.name == folder:
+            built[0] = False
+            act()
+        return opens(path, *rest, **named)
+
+    with (
+        register_module_module_registration_hook(registered),
+        mock.patch.object(Path, "open", opened),
+    ):
+        yield
+
+
+def raising(error: BaseException, times: int | None = None) -> Callable[..., Any]:
+    """Make a function that raises the error, in every call or in the first `times`."""
+    left = [times]
+
+    def fail(*_: object, **__: object) -> None:
+        if left[0] is None:
+            raise error
+        if left[0]:
+            left[0] -= 1
+            raise error
+
+    return fail
 
 
 def full_disk(folder: Path, files: Container[int]) -> Callable[..., tuple[int, str]]:
@@ -23,15 +100,28 @@ def full_disk(folder: Path, files: Container[int]) -> Callable[..., tuple[int, s
     return mkstemp
 
 
-def raising(error: BaseException, times: int | None = None) -> Callable[..., Any]:
-    """Raise the error, in every call or in the first `times`."""
-    left = [times]
+def killed_at(stage: str, *words: object) -> None:
+    """Run `sana WORDS...` in a process that is killed at this stage and can clean up nothing."""
+    import torch
 
-    def fail(*_: object, **__: object) -> None:
-        if left[0] is None:
-            raise error
-        if left[0]:
-            left[0] -= 1
-            raise error
+    root, threads = Path(__file__).parents[1], torch.get_num_threads()
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.faults", stage, str(threads), *map(str, words)],
+        cwd=root, capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
-    return fail
+
+def _main() -> None:
+    import torch
+
+    from sana_cli.cli import main
+
+    stage, threads, *words = sys.argv[1:]
+    torch.set_num_threads(int(threads))
+    with at_stage(stage, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+        main(words)
+
+
+if __name__ == "__main__":
+    _main()

@@ -5,9 +5,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Callable
@@ -26,7 +23,7 @@ from safetensors.torch import load_file, save_file
 from sana_cli.errors import ExitCode
 from sana_cli.images.picture_file import read_settings
 from sana_cli.pipeline import latents_file
-from tests.faults import full_disk, raising
+from tests.faults import full_disk, killed_at, raising
 
 FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
 KEPT = "a.png.latents.safetensors"
@@ -313,18 +310,13 @@ def test_latents_that_cannot_be_kept(
     assert names(tmp_path) == ["a.png"]
 
 
-@pytest.mark.parametrize("stage", ["decode", "save_picture"])
+@pytest.mark.parametrize("stage", ["load decode", "decode", "save"])
 def test_kill(tiny_model: Path, tmp_path: Path, whole: Path, stage: str, sana: Any) -> None:
     """SIGKILL in a process of its own, which can clean up nothing."""
-    module = "picture_file" if stage == "save_picture" else "decoding"
-    program = (
-        f"import os, signal, torch\ntorch.set_num_threads({torch.get_num_threads()})\n"
-        f"from sana_cli.images import picture_file\nfrom sana_cli.pipeline import decode as decoding\nfrom sana_cli.cli import main\n"
-        f"def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n{module}.{stage} = die\n"
-        f"main({['generate', 'A Fox', '-m', str(tiny_model), '-o', str(tmp_path / 'a.png'), *FAST]!r})"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    killed_at(stage, "generate", "A Fox", "-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
+    for part in tmp_path.glob(".sana-*.tmp"):  # of a picture, removed a minute later
+        assert stage == "save"
+        part.unlink()
     assert names(tmp_path) == [KEPT, "whole.png"]
     assert sana("decode", tmp_path / KEPT, "--device", "cpu").code == 0
     assert (tmp_path / "a.png").read_bytes() == whole.read_bytes()

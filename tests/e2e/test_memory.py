@@ -21,7 +21,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from sana_cli.errors import ExitCode
 from sana_cli.models.gemma2 import Gemma2
-from tests.faults import raising
+from tests.faults import killed_at, raising
 
 FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
 PROMPT = ("generate", "A Fox", "--negative", "snow")
@@ -352,24 +352,14 @@ def test_a_streamed_block_that_finds_no_memory(
 # -- kills -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "stage",
-    ["components.load_prompt_encoder", "components.load_transformer", "guidance.guided_velocity"],
-)
+@pytest.mark.parametrize("stage", ["load text", "load denoise", "denoise"])
 def test_a_kill_before_the_latents_are_there(
     draw: Callable[..., Any], tiny_model: Path, tmp_path: Path, stage: str
 ) -> None:
     """Of those after, `test_decode.py` knows."""
     _, usual = draw("usual")
-    words = [*PROMPT, "-m", str(tiny_model), "-o", str(tmp_path / "a.png"), *FAST]
-    program = (
-        f"import os, signal, torch\ntorch.set_num_threads({torch.get_num_threads()})\n"
-        "from sana_cli.pipeline import components, guidance\nfrom sana_cli.cli import main\n"
-        f"def die(*_, **__): os.kill(os.getpid(), signal.SIGKILL)\n{stage} = die\n"
-        f"main({[*words, '--no-prompt-cache']!r})"
-    )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
-    assert done.returncode == -9, done.stderr
+    words = (*PROMPT, "-m", tiny_model, "-o", tmp_path / "a.png", *FAST, "--no-prompt-cache")
+    killed_at(stage, *words)
     assert [path.name for path in tmp_path.iterdir()] == ["usual.png"], "nothing is left behind"
     _, again = draw("a")
     assert np.array_equal(again, usual)
