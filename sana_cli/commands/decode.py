@@ -1,6 +1,7 @@
 """`sana decode`: finish a picture from the latents that an interrupted run has kept."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +22,12 @@ from sana_cli.terminal.options import (
 )
 from sana_cli.terminal.report import print_document, summary
 from sana_cli.text import say
+
+if TYPE_CHECKING:
+    from sana_cli.checkpoints.checkpoint import Checkpoint
+    from sana_cli.pipeline.latents_file import KeptLatents
+    from sana_cli.request.output_paths import Target
+    from sana_cli.terminal.progress_bars import ConsoleReporter
 
 
 def decode(
@@ -60,60 +67,26 @@ def decode(
     """Finish a picture whose decoding failed or was interrupted."""
     refuse_empty({"--output": output, "--model": model, "--max-memory": max_memory})
     mode = decode_mode(how, tile)
-    from sana_cli.checkpoints.obtaining import Access
-    from sana_cli.checkpoints.opening import open_checkpoint
-    from sana_cli.commands.repeat import tell_another_model
     from sana_cli.config.generation import GenerationOptions
     from sana_cli.config.user_settings import preferences
-    from sana_cli.files import local_path, real_path
+    from sana_cli.files import local_path
     from sana_cli.pipeline import latents_file
-    from sana_cli.request.output_paths import Target, picture_path
+    from sana_cli.request.output_paths import Target
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
     chosen = preferences()
     options = GenerationOptions(device=device, max_memory=max_memory).over(chosen.options)
-    offline = chosen.is_offline(offline)
-    quiet = chosen.is_quiet(quiet)
     asked = parse_bytes(options.max_memory) if options.max_memory else None
     path = local_path(file)
     kept = latents_file.read(path)
     if how is None and tile is None:
         mode, tile = kept.how.decode, kept.how.tile
     place = Target.of(output)
-    target = picture_path(place, default=lambda: latents_file.picture_of(path), overwrite=force)
-    if real_path(target) == real_path(path):
-        raise usage_error(
-            f"{target} holds the latents themselves",
-            "give the picture another name: --output picture.png",
+    target = _picture(place, path, overwrite=force)
+    with ConsoleReporter(quiet=chosen.is_quiet(quiet)) as reporter:
+        checkpoint = _open_model(
+            model, kept, path, offline=chosen.is_offline(offline), yes=yes, reporter=reporter
         )
-    with ConsoleReporter(quiet=quiet) as reporter:
-        try:
-            access = Access(
-                offline=offline,
-                progress=reporter.download,
-                approve=approval(reporter, yes=yes),
-                named_by="" if model else str(path),
-            )
-            checkpoint = open_checkpoint(model or kept.how.model, access)
-        except SanaError as error:
-            if model is None:
-                error.message = f"cannot open the model that drew this: {error.message}"
-            if model is None and error.code != ExitCode.ENVIRONMENT:
-                error.hint = "name the model: --model NAME or --model FOLDER"
-            raise
-        channels = kept.latents.shape[1]
-        if checkpoint.transformer.in_channels != channels:
-            raise checkpoint_error(
-                f"latents of {channels} channels do not fit {checkpoint.name}, "
-                f"whose have {checkpoint.transformer.in_channels}",
-                hint="name the model that drew them: --model",
-            )
-        if checkpoint.name != kept.settings["model"]:
-            reporter.notice(
-                f"drawn by {kept.settings['model']}; another decoder makes another picture of it"
-            )
-        else:
-            tell_another_model(kept.settings, checkpoint, str(path), reporter)
         from sana_cli.pipeline.saving import finish
         from sana_cli.system.precision import pick_device
 
@@ -121,18 +94,9 @@ def decode(
             on = pick_device(options.device or "auto")
         place.make_folder()
         picture, components = finish(
-            path,
-            kept,
-            checkpoint,
-            output=target,
-            device=on,
-            mode=mode,
-            tile=tile,
-            max_memory=asked,
-            cap_source=options.sources.get("max_memory", ""),
-            overwrite=force,
-            reporter=reporter,
-        )
+            path, kept, checkpoint, output=target, device=on, mode=mode, tile=tile, max_memory=asked,
+            cap_source=options.sources.get("max_memory", ""), overwrite=force, reporter=reporter,
+        )  # fmt: skip
     if json:
         print_document(
             checkpoint,
@@ -142,4 +106,66 @@ def decode(
             kernels=components.kernels,
         )
     else:
-        say(*summary(picture, quiet=quiet))
+        say(*summary(picture, quiet=chosen.is_quiet(quiet)))
+
+
+def _picture(place: "Target", latents: Path, *, overwrite: bool) -> Path:
+    """Choose the picture's file. SanaError (usage) for one that cannot be written, or is that of the latents."""
+    from sana_cli.files import real_path
+    from sana_cli.pipeline.latents_file import picture_of
+    from sana_cli.request.output_paths import picture_path
+
+    target = picture_path(place, default=lambda: picture_of(latents), overwrite=overwrite)
+    if real_path(target) == real_path(latents):
+        raise usage_error(
+            f"{target} holds the latents themselves",
+            "give the picture another name: --output picture.png",
+        )
+    return target
+
+
+def _open_model(
+    model: str | None,
+    kept: "KeptLatents",
+    latents: Path,
+    *,
+    offline: bool,
+    yes: bool,
+    reporter: "ConsoleReporter",
+) -> "Checkpoint":
+    """Open the model that drew the latents, or the named one; a notice where its decoder makes another picture.
+
+    SanaError where it cannot be opened, or its latents have other channels.
+    """
+    from sana_cli.checkpoints.obtaining import Access
+    from sana_cli.checkpoints.opening import open_checkpoint
+    from sana_cli.commands.repeat import tell_another_model
+
+    access = Access(
+        offline=offline,
+        progress=reporter.download,
+        approve=approval(reporter, yes=yes),
+        named_by="" if model else str(latents),
+    )
+    try:
+        checkpoint = open_checkpoint(model or kept.how.model, access)
+    except SanaError as error:
+        if model is None:
+            error.message = f"cannot open the model that drew this: {error.message}"
+        if model is None and error.code != ExitCode.ENVIRONMENT:
+            error.hint = "name the model: --model NAME or --model FOLDER"
+        raise
+    channels = kept.latents.shape[1]
+    if checkpoint.transformer.in_channels != channels:
+        raise checkpoint_error(
+            f"latents of {channels} channels do not fit {checkpoint.name}, "
+            f"whose have {checkpoint.transformer.in_channels}",
+            hint="name the model that drew them: --model",
+        )
+    if checkpoint.name != kept.settings["model"]:
+        reporter.notice(
+            f"drawn by {kept.settings['model']}; another decoder makes another picture of it"
+        )
+    else:
+        tell_another_model(kept.settings, checkpoint, str(latents), reporter)
+    return checkpoint

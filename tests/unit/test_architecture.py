@@ -120,10 +120,10 @@ def test_few_modules_lie_loose() -> None:
     assert len(list((ROOT / "sana_cli").glob("*.py"))) <= 10
 
 
-TOO_LONG = {  # to be taken apart; nothing comes in addition
-    "quant.kernels.cross_attention.kernel.cross_attention_kernel",
-    "sana_cli.commands.decode.decode", "sana_cli.config.generation.GenerationOptions",  # a table
-}  # fmt: skip
+TOO_LONG = {  # each of these is one thing; nothing comes in addition
+    "quant.kernels.cross_attention.kernel.cross_attention_kernel",  # a Triton program: the sums of its two tiles run through all of it
+    "sana_cli.config.generation.GenerationOptions",  # the table of options, a field a row
+}
 
 
 def test_classes_and_functions_can_be_read_at_once() -> None:
