@@ -338,6 +338,13 @@ def fast_bf16(system_file: Callable[..., None]) -> None:
     system_file("/proc/cpuinfo", "flags\t: avx2 avx512f avx512_bf16\n")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _frozen() -> None:
+    """What was imported and drawn before is no garbage: `sana` looks for some after each stage, at every object."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def prompts() -> Path:
     """The folder of encoded prompts. No test finds what another has encoded: it would not run the text encoder."""

@@ -100,7 +100,8 @@ def test_every_item_has_its_code_and_the_first_minute_is_for_what_matters() -> N
     assert sum(each.seconds for each in ITEMS[:7]) <= 8 * 60
 
 
-@pytest.mark.parametrize("name", ["facts", "products", "tiles", "blocks"])
+# The others are run by the slow test below, that takes each in a process of its own, too.
+@pytest.mark.parametrize("name", ["facts", "blocks"])
 def test_an_item_runs_on_the_simulated_device(tmp_path: Path, name: str) -> None:
     [chosen] = [each for each in ITEMS if each.name == name]
     found = run_suite([chosen], minutes=2, path=tmp_path / "gpu.json", rehearse=True)["items"][name]

@@ -1,6 +1,7 @@
 """Blended tiles are those of diffusers."""
 
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -10,12 +11,19 @@ from sana_cli.decoding.blended_tiles import count_tiles, decode_blended, stride_
 from sana_cli.models.dc_ae import AutoencoderDC
 
 
-@pytest.mark.parametrize(("h", "w"), [(2, 2), (5, 7), (9, 4), (12, 12)])
-@pytest.mark.parametrize("tile", [128, 256, 1024])
-def test_as_diffusers(reference: ModuleType, h: int, w: int, tile: int) -> None:
+@pytest.fixture(scope="module")
+def pair(reference: ModuleType) -> tuple[AutoencoderDC, Any]:
+    """Ours and theirs, of the same weights."""
     theirs = reference.lively_vae(reference.VAE_TINY, 3)
     ours = AutoencoderDC(DCAEConfig(**reference.VAE_TINY)).eval()
     ours.load_state_dict(theirs.state_dict())
+    return ours, theirs
+
+
+@pytest.mark.parametrize(("h", "w"), [(2, 2), (5, 7), (9, 4)])
+@pytest.mark.parametrize("tile", [128, 256, 1024])
+def test_as_diffusers(pair: tuple[AutoencoderDC, Any], h: int, w: int, tile: int) -> None:
+    ours, theirs = pair
     stride = stride_of(tile)
     theirs.enable_tiling(tile, tile, stride, stride)
     z = torch.randn(1, 32, h, w, generator=torch.Generator().manual_seed(2))

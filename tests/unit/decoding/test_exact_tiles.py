@@ -86,11 +86,11 @@ def test_all_depths(depths: str) -> None:
 def test_every_size_of_tiles_and_strips(h: int, w: int) -> None:
     decoder, z = build(), latents(h, w)
     expected = undivided(decoder, z)
-    for tile in (32, 33, 64, 96, 32 * max(h, w), 4096):
-        for strip in (None, 1, 32, 64, 4096):
-            found = decode_exact(decoder, z, tile=tile, strip=strip)
-            assert found.shape == expected.shape
-            torch.testing.assert_close(found, expected, rtol=0, atol=ROUNDING)
+    pairs = [(32, None), (32, 1), (33, 32), (64, 64), (64, 1), (96, None), (32 * max(h, w), 4096)]
+    for tile, strip in (*pairs, (4096, None), (4096, 32)):
+        found = decode_exact(decoder, z, tile=tile, strip=strip)
+        assert found.shape == expected.shape
+        torch.testing.assert_close(found, expected, rtol=0, atol=ROUNDING)
 
 
 class NoNorm(nn.Module):
@@ -120,14 +120,15 @@ def of_integers(decoder: Decoder) -> Decoder:
 @pytest.mark.parametrize("layers", [(3,) * 6, (1, 2, 1, 1, 1, 1), (0, 2, 1, 3, 1, 1)])
 def test_bit_for_bit(layers: tuple[int, ...], upsample: str) -> None:
     """Each value is computed from the same values: equal, not close, for every size."""
-    decoder = of_integers(build(layers, upsample=upsample, kinds=("ResBlock",) * 6))
+    narrow = (8, 16, 16, 32, 32, 32)  # attention of the encoder has heads of 32
+    kinds = ("ResBlock",) * 6
+    decoder = of_integers(build(layers, widths=narrow, upsample=upsample, kinds=kinds))
     for h, w in ((1, 2), (3, 5)):
         z = latents(h, w).mul(2).round()
         expected = undivided(decoder, z)
         assert expected.unique().numel() > 5
-        for tile in (32, 40, 64, 97, 1024):
-            for strip in (None, 32, 64):
-                assert torch.equal(decode_exact(decoder, z, tile=tile, strip=strip), expected)
+        for tile, strip in ((32, None), (32, 32), (40, 64), (64, 32), (97, None), (1024, 64)):
+            assert torch.equal(decode_exact(decoder, z, tile=tile, strip=strip), expected)
 
 
 def halo(steps: list[exact_tiles.Step]) -> int:

@@ -30,8 +30,8 @@ def operands(B: int, H: int, W: int, C: int, dtype: torch.dtype) -> tuple[Tensor
     ("shape", "dtype"),
     [
         ((1, 1, 1, 1), torch.float32),
-        ((2, 3, 17, 3), torch.float32),  # two blocks of columns
-        ((1, 3, 2, 33), torch.float32),  # two blocks of channels
+        ((2, 1, 17, 3), torch.float32),  # two blocks of columns
+        ((1, 2, 2, 33), torch.float32),  # two blocks of channels
         ((1, 2, 3, 5), torch.bfloat16),
         ((1, 2, 3, 5), torch.float16),
     ],
@@ -51,9 +51,9 @@ def test_against_the_reference(
     torch.testing.assert_close(out, expected, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("strip", [1, 3, 8])
+@pytest.mark.parametrize("strip", [1, 2, 8])
 def test_strips(interpreted: Callable[..., Any], strip: int) -> None:
-    args = operands(2, 4, 3, 4, torch.float32)
+    args = operands(2, 3, 3, 4, torch.float32)
     out = interpreted(depthwise3x3_glu, *args, strip=strip)
     torch.testing.assert_close(out, reference.depthwise3x3_glu(*args), rtol=2e-6, atol=2e-6)
 
