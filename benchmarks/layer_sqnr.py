@@ -1,9 +1,9 @@
-"""Measure each layer's w8a8 SQNR in a full-size transformer with random weights, on its real
+"""Measure each layer's SQNR, in w8a8 or another scheme of 8-bit inputs, in a full-size transformer with random weights, on its real
 inputs.
 
 `python -m benchmarks.layer_sqnr [--variant sana-0.6b]` replays four timesteps of a guided picture,
 smooths and quantizes every layer as `sana quantize` does, and writes the SQNR on rows that did not
-choose the factors to `benchmarks/results/layer-sqnr.json`.
+choose the factors to `benchmarks/results/layer-sqnr.json`, or `layer-sqnr-SCHEME.json` for `--scheme`.
 """
 
 import json
@@ -58,7 +58,7 @@ def main(
         "sqnr_db_worst": dict(worst),
         "sqnr_db_median": round(statistics.median(found.sqnr.values()), 2),
     }
-    record("layer-sqnr", document)
+    record("layer-sqnr" if scheme == "w8a8" else f"layer-sqnr-{scheme}", document)
     print(json.dumps(document, indent=1))
 
 

@@ -15,6 +15,8 @@ from quant.schemes import EXAMPLES, SCHEMES, Scheme, scheme_named, scheme_of_bit
 _NAMES = "|".join(re.escape(scheme.name) for scheme in SCHEMES)
 _WRITTEN = re.compile(rf"(?P<name>{_NAMES})(?:-g(?P<g>\d+))?(?P<s>-smooth)?(?P<t>-static)?")
 
+_FLAGS = ("smooth", "static_act", "float8")  # that a manifest holds where they are true
+
 # Wider than the layers of any model we know; rows are padded to whole groups.
 MAX_GROUP_SIZE = 2**14
 
@@ -34,6 +36,7 @@ class QuantConfig:
     group_size: int = 0  # input channels that share a scale; 0: all of them
     smooth: bool = False  # inputs are first multiplied by a stored factor per channel (SmoothQuant)
     static_act: bool = False  # the activation scale is stored, not found while running
+    float8: bool = False  # weights and inputs of 8 bits are floats (e4m3) instead of integers
 
     def __post_init__(self) -> None:
         scheme = self.scheme
@@ -53,7 +56,7 @@ class QuantConfig:
     @property
     def scheme(self) -> Scheme:
         """The record of the scheme, whatever the group size. Ask it instead of comparing bits."""
-        return scheme_of_bits(self.weight_bits, self.act_bits)
+        return scheme_of_bits(self.weight_bits, self.act_bits, floats=self.float8)
 
     @property
     def plain(self) -> Self:
@@ -80,6 +83,7 @@ class QuantConfig:
             group_size=int(match["g"] or 0),
             smooth=match["s"] is not None,
             static_act=match["t"] is not None,
+            float8=found.floats,
         )
 
 
@@ -119,7 +123,7 @@ def config_to_json(config: QuantConfig | None) -> dict[str, Any] | None:
     """Return a resolved scheme in the form of a manifest."""
     if config is None:
         return None
-    found = {name: value for name in ("smooth", "static_act") if (value := getattr(config, name))}
+    found = {name: value for name in _FLAGS if (value := getattr(config, name))}
     return {
         "weight_bits": config.weight_bits,
         "act_bits": config.act_bits,
@@ -133,7 +137,7 @@ def config_from_json(values: Mapping[str, Any] | None) -> QuantConfig | None:
     if values is None:
         return None
     for name, value in values.items():
-        wanted = bool if name in ("smooth", "static_act") else int
+        wanted = bool if name in _FLAGS else int
         if type(value) is not wanted:  # 64.0 is no size, and "no" would count as true
             raise TypeError(f"{name} {value!r} is not of type {wanted.__name__}")
     return QuantConfig(**values)

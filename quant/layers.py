@@ -18,6 +18,7 @@ from quant.config import QuantConfig
 from quant.primitives import (
     INT8_MAX,
     dequantize_per_channel,
+    linear_f8a8,
     linear_w8a8,
     quantize_per_channel,
 )
@@ -139,6 +140,8 @@ class QuantLinear(AcceleratedLayer):
     def reference(self, x: Tensor) -> Tensor:
         if self.config.scheme.inputs == "int8":
             return linear_w8a8(x, self.qweight, self.scale, self.bias, smooth_K=self.smooth)
+        if self.config.scheme.inputs == "float8":
+            return linear_f8a8(x, self.qweight, self.scale, self.bias, smooth_K=self.smooth)
         if self.smooth is not None:
             x = x * self.smooth.to(x.dtype)
         bias = None if self.bias is None else self.bias.to(x.dtype)

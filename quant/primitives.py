@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 INT8_MAX = 127  # -128 is not used, so that |q| fits 7 bits on every instruction set
+FLOAT8 = torch.float8_e4m3fn  # 4 bits of exponent, 3 of fraction, no infinity
+FLOAT8_MAX = 448.0
 INT4_MAX = 7  # stored values are -8..7; scales are chosen over -7..7 and may use -8
 
 _SEARCH_BLOCK = 2**18  # weights
@@ -28,6 +30,17 @@ def quantize_per_channel(weight_NK: Tensor) -> tuple[Tensor, Tensor]:
 def quantize_per_token(x_MK: Tensor) -> tuple[Tensor, Tensor]:
     """int8 values (M, K) and fp32 scales (M,), one scale per row."""
     return quantize_per_channel(x_MK)
+
+
+def quantize_rows_float8(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """e4m3 values (M, K) and fp32 scales (M,), one scale per row: of weights per output channel, of inputs per token.
+
+    A row with a NaN gets the scale NaN.
+    """
+    rows = rows.float()
+    scale = rows.abs().amax(dim=1) / FLOAT8_MAX
+    scaled = rows / torch.where(scale > 0, scale, torch.ones_like(scale))[:, None]
+    return scaled.clamp_(-FLOAT8_MAX, FLOAT8_MAX).to(FLOAT8), scale
 
 
 def quantize_per_group(
@@ -83,9 +96,8 @@ def dequantize_per_channel(
 ) -> Tensor:
     """(N, K) floating point; the product is taken in fp32. A CPU expands about `block` values at once."""
     out_NK = torch.empty(q_NK.shape, dtype=dtype, device=q_NK.device)
-    if (
-        q_NK.device.type != "cpu"
-    ):  # one kernel, which multiplies in fp32 and keeps nothing in between
+    if q_NK.device.type != "cpu" and q_NK.dtype == torch.int8:
+        # One kernel, which multiplies in fp32 and keeps nothing in between.
         return torch.mul(q_NK, scale_N.float()[:, None], out=out_NK)
     # A CPU finds short blocks in its caches again.
     rows = max(block // q_NK.shape[1], 1)
@@ -137,6 +149,24 @@ def linear_w8a8(
     x_MK = x.flatten(0, -2).float()
     q_MK, scale_M = quantize_per_token(x_MK if smooth_K is None else x_MK * smooth_K)
     product_MN = int8_matmul(q_MK, weight_NK).float().mul_(scale_N)
+    return finish_product(product_MN, scale_M, bias).to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+def linear_f8a8(
+    x: Tensor,
+    weight_NK: Tensor,
+    scale_N: Tensor,
+    bias: Tensor | None,
+    *,
+    smooth_K: Tensor | None = None,
+) -> Tensor:
+    """x (..., K) in any floating type -> (..., N) in the same: the arithmetic of 8-bit floats.
+
+    Inputs times `smooth_K`, per-token e4m3, fp32 sums, then both scales and the bias in fp32.
+    """
+    x_MK = x.flatten(0, -2).float()
+    q_MK, scale_M = quantize_rows_float8(x_MK if smooth_K is None else x_MK * smooth_K)
+    product_MN = (q_MK.float() @ weight_NK.float().T).mul_(scale_N)
     return finish_product(product_MN, scale_M, bias).to(x.dtype).unflatten(0, x.shape[:-1])
 
 

@@ -20,7 +20,9 @@ class Scheme:
     name: str  # as kernels list it, and as users write it where weights have no groups
     weight_bits: int
     act_bits: int  # 16: weight-only, activations keep their floating-point type
-    storage: Literal["int8", "int4"]  # whose functions in `storage.py` make and read `qweight`
+    storage: Literal[
+        "int8", "int4", "float8"
+    ]  # whose functions in `storage.py` make and read `qweight`
     qweight_dtype: str  # torch's name
     scale_dtype: str
     values_per_item: int = 1  # weights in one element of `qweight`
@@ -28,7 +30,8 @@ class Scheme:
     integers: (
         tuple[int, int] | None
     )  # smallest and largest stored value; None: GPTQ cannot round it
-    inputs: Literal["float", "int8"]  # what they are when they are multiplied
+    floats: bool = False  # 8 bits are floats (e4m3) instead of integers
+    inputs: Literal["float", "int8", "float8"]  # what they are when they are multiplied
     layers: frozenset[LayerKind]
     # So few levels that rounding shows: calibration pays for weights alone, and sensitive layers get 8 bits.
     coarse: bool = False
@@ -66,6 +69,11 @@ SCHEMES = (
         tolerance=0.02, least_sqnr_db=30,
     ),
     Scheme(
+        name="f8a8", example="f8a8", weight_bits=8, act_bits=8, floats=True, inputs="float8",
+        storage="float8", qweight_dtype="float8_e4m3fn", scale_dtype="float32", integers=None,
+        layers=frozenset({"linear"}), tolerance=0.02, least_sqnr_db=27,
+    ),
+    Scheme(
         name="w8a16", example="w8a16", weight_bits=8, act_bits=16, inputs="float",
         storage="int8", qweight_dtype="int8", scale_dtype="float32", integers=_INT8,
         layers=frozenset({"linear", "conv", "embedding"}), tolerance=0.01, least_sqnr_db=30,
@@ -80,15 +88,16 @@ SCHEMES = (
 )  # fmt: skip
 
 EXAMPLES = tuple(scheme.example for scheme in SCHEMES)
-_BY_BITS = {(scheme.weight_bits, scheme.act_bits): scheme for scheme in SCHEMES}
+_BY_BITS = {(scheme.weight_bits, scheme.act_bits, scheme.floats): scheme for scheme in SCHEMES}
 _BY_NAME = {scheme.name: scheme for scheme in SCHEMES}
 
 
-def scheme_of_bits(weight_bits: int, act_bits: int) -> Scheme:
+def scheme_of_bits(weight_bits: int, act_bits: int, *, floats: bool = False) -> Scheme:
     """The scheme with such weights and inputs; ValueError where there is none."""
-    found = _BY_BITS.get((weight_bits, act_bits))
+    found = _BY_BITS.get((weight_bits, act_bits, floats))
     if found is None:
-        raise ValueError(f"no scheme has {weight_bits}-bit weights, {act_bits}-bit inputs")
+        kind = "float " if floats else ""
+        raise ValueError(f"no scheme has {weight_bits}-bit {kind}weights, {act_bits}-bit inputs")
     return found
 
 

@@ -14,6 +14,7 @@ from quant.primitives import (
     dequantize_per_group,
     quantize_per_channel,
     quantize_per_group,
+    quantize_rows_float8,
     search_group_scales,
 )
 from quant.schemes import Scheme
@@ -44,6 +45,13 @@ def _dequantize_int4(
 _STORAGES = {
     "int8": Storage(
         quantize=lambda weight_NK, group_size: quantize_per_channel(weight_NK),
+        pack=lambda q_NK: q_NK,
+        dequantize=lambda q_NK, scale, K, group_size, dtype: dequantize_per_channel(
+            q_NK, scale, dtype
+        ),
+    ),
+    "float8": Storage(
+        quantize=lambda weight_NK, group_size: quantize_rows_float8(weight_NK),
         pack=lambda q_NK: q_NK,
         dequantize=lambda q_NK, scale, K, group_size, dtype: dequantize_per_channel(
             q_NK, scale, dtype

@@ -15,6 +15,7 @@ from quant.backends.kernel import Kernel
 from quant.installed import is_installed
 from quant.kernels import (
     conv3x3_w8a8,
+    linear_f8a8,
     linear_w4a16,
     linear_w8a8,
     quantize_map,
@@ -31,6 +32,30 @@ def _linear_w8a8_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
         q_MK, scale_M, layer.qweight, layer.scale, bias=layer.bias, out_dtype=x.dtype
     )
     return out.unflatten(0, x.shape[:-1])
+
+
+def _linear_f8a8_pack(layer: QuantLinear) -> None:
+    if layer.qweight.shape[0] % 16 or layer.qweight.shape[1] % 16:
+        raise NotImplementedError("8-bit floats are multiplied in multiples of 16")
+
+
+def _linear_f8a8_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
+    q_MK, scale_M = quantize_per_token.quantize_per_token(
+        x.flatten(0, -2), smooth=layer.smooth, q_dtype=torch.float8_e4m3fn
+    )
+    out = linear_f8a8.linear_f8a8(
+        q_MK, scale_M, layer.qweight, layer.scale, bias=layer.bias, out_dtype=x.dtype
+    )
+    return out.unflatten(0, x.shape[:-1])
+
+
+def multiplies_float8() -> bool:
+    """Return whether this device has products of 8-bit floats: from capability 8.9 on."""
+    return (
+        torch.version.hip is None
+        and triton_runs()
+        and (not torch.cuda.is_available() or torch.cuda.get_device_capability() >= (8, 9))
+    )
 
 
 def _linear_w4a16_pack(layer: QuantLinear) -> linear_w4a16.GroupedWeight:
@@ -110,6 +135,10 @@ def _kernel(scheme: str, layer: type, run: Any, **rest: Any) -> Kernel:
 
 KERNELS = (
     _kernel("w8a8", QuantLinear, _linear_w8a8_run),
+    Kernel(
+        name="scaled_mm", backend="native", schemes=("f8a8",), layer=QuantLinear, devices=("cuda",),
+        pack=_linear_f8a8_pack, run=_linear_f8a8_run, is_available=multiplies_float8,
+    ),
     _kernel(
         "w4a16", QuantLinear, _linear_w4a16_run, pack=_linear_w4a16_pack, frees_weight=True,
         note="products of 16-bit inputs",

@@ -53,6 +53,11 @@ def require_float(name: str, dtype: torch.dtype) -> None:
         raise ValueError(f"{name} is {dtype}, not {' or '.join(map(str, FLOATS))}")
 
 
+def require_quantized(name: str, dtype: torch.dtype) -> None:
+    if dtype not in (torch.int8, torch.float8_e4m3fn):
+        raise ValueError(f"{name} is {dtype}, not torch.int8 or torch.float8_e4m3fn")
+
+
 def interpreted() -> bool:
     """Return whether Triton interprets kernels, which also runs them on CPU tensors."""
     return os.environ.get("TRITON_INTERPRET") == "1"

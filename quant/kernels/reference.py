@@ -197,18 +197,39 @@ def layer_norm_modulate_quantize(
     scale: Tensor,
     *,
     eps: float,
+    branch: Tensor | None = None,
+    gate: Tensor | None = None,
     addend: Tensor | None = None,
     smooth: Tensor | None = None,
+    q_dtype: torch.dtype = torch.int8,
 ) -> tuple[Tensor, Tensor]:
-    """int8 (M, D) and scales (M,) of the above."""
-    return quantize_per_token(
-        layer_norm_modulate(x, shift, scale, eps=eps, addend=addend), smooth=smooth
-    )
+    """int8 or e4m3 (M, D) and scales (M,) of the above."""
+    normed = layer_norm_modulate(x, shift, scale, eps=eps, branch=branch, gate=gate, addend=addend)
+    return quantize_per_token(normed, smooth=smooth, q_dtype=q_dtype)
 
 
-def quantize_per_token(x: Tensor, *, smooth: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """int8 (M, K) and scales (M,) of x * smooth."""
-    return primitives.quantize_per_token(x.float() if smooth is None else x.float() * smooth)
+def quantize_per_token(
+    x: Tensor, *, smooth: Tensor | None = None, q_dtype: torch.dtype = torch.int8
+) -> tuple[Tensor, Tensor]:
+    """int8 or e4m3 (M, K) and scales (M,) of x * smooth."""
+    wide = x.float() if smooth is None else x.float() * smooth
+    if q_dtype == torch.int8:
+        return primitives.quantize_per_token(wide)
+    return primitives.quantize_rows_float8(wide)
+
+
+def linear_f8a8(
+    q: Tensor,
+    scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    *,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype = torch.bfloat16,
+) -> Tensor:
+    """(M, N) of e4m3: fp32 sums, then both scales and the bias."""
+    sums = q.float() @ weight.float().T
+    return _finish(sums * scale[:, None] * weight_scale, bias, None).to(out_dtype)
 
 
 def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, *, eps: float = 1e-15) -> Tensor:

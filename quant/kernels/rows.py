@@ -12,17 +12,36 @@ from quant.kernels.checks import interpreted
 
 
 @triton.jit
+def round_to_integers(x):
+    """Half to even, as the reference does: 1.5 * 2^23 leaves a float no bits below one."""
+    return (x + 12582912.0) - 12582912.0
+
+
+@triton.jit
+def round_to_e4m3(x):
+    """fp32 values that e4m3 holds, half to even, so that casting them changes nothing.
+
+    A device's cast would round as well; the interpreter's loses the carry into the exponent and bits of subnormal values.
+    """
+    bits = x.to(tl.int32, bitcast=True)
+    bits = (bits + 0x7FFFF + ((bits >> 20) & 1)) & -0x100000  # three bits of fraction are left
+    normal = bits.to(tl.float32, bitcast=True)
+    subnormal = (x + 24576.0) - 24576.0  # 1.5 * 2^14: steps of 2^-9
+    return tl.where(tl.abs(x) < 0.015625, subnormal, normal)
+
+
+@triton.jit
 def quantize_row(x, inside, q_ptr, scale_ptr):
-    """Write a row of fp32 values as int8 and its scale; columns past the end of the row hold zeros."""
+    """Write a row of fp32 values as int8 or e4m3 and its scale; columns past the end of the row hold zeros."""
+    HIGHEST: tl.constexpr = 127.0 if q_ptr.dtype.element_ty == tl.int8 else 448.0
     # Divisions round correctly, as the reference's do: an approximate one moves values across .5.
-    scale = tl.div_rn(tl.max(tl.abs(x), axis=0), 127.0)
+    scale = tl.div_rn(tl.max(tl.abs(x), axis=0), HIGHEST)
     broken = tl.max((x != x).to(tl.int32), axis=0)  # the maximum passes NaN over
     scale = tl.where(broken != 0, float("nan"), scale)
     q = tl.div_rn(x, tl.where(scale > 0, scale, 1.0))
-    # 1.5 * 2^23 leaves a float no bits below one: adding it rounds half to even, as the reference does.
-    q = (q + 12582912.0) - 12582912.0
-    q = tl.minimum(tl.maximum(q, -127.0), 127.0)
-    tl.store(q_ptr + tl.arange(0, x.shape[0]), q.to(tl.int8), mask=inside)
+    q = round_to_integers(q) if HIGHEST == 127.0 else round_to_e4m3(q)
+    q = tl.minimum(tl.maximum(q, -HIGHEST), HIGHEST)
+    tl.store(q_ptr + tl.arange(0, x.shape[0]), q.to(q_ptr.dtype.element_ty), mask=inside)
     tl.store(scale_ptr, scale)
 
 

@@ -14,6 +14,7 @@ from quant.schemes import examples_for
 # component -> scheme, by the recipe's name
 RECIPES: dict[str, dict[str, str]] = {
     "w8a8": {"transformer": "w8a8", "vae": "w8a16", "text_encoder": "w4a16-g64"},
+    "f8a8": {"transformer": "f8a8", "vae": "w8a16", "text_encoder": "w4a16-g64"},
     "int4": {"transformer": "w4a16-g64", "vae": "w8a16", "text_encoder": "w4a16-g64"},
     "mixed": {"transformer": "w4a16-g64", "vae": "w8a16", "text_encoder": "w4a16-g64"},
 }

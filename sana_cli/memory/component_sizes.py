@@ -79,9 +79,9 @@ def _layers(checkpoint: Checkpoint, component: str) -> Mapping[str, QuantConfig 
     return checkpoint.manifest.components[component].layers if checkpoint.manifest else {}
 
 
-def takes_int8(checkpoint: Checkpoint, component: str) -> bool:
+def takes_8_bits(checkpoint: Checkpoint, component: str) -> bool:
     """Return whether a layer of the component multiplies 8-bit inputs."""
     return any(
-        config and config.scheme.inputs == "int8"
+        config and config.scheme.inputs != "float"
         for config in _layers(checkpoint, component).values()
     )

@@ -16,7 +16,7 @@ from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.file_selection import TOKENIZER
 from sana_cli.config.networks import DCAEConfig
 from sana_cli.errors import checkpoint_error
-from sana_cli.memory.component_sizes import Weights, takes_int8, weights_of
+from sana_cli.memory.component_sizes import Weights, takes_8_bits, weights_of
 from sana_cli.memory.decoder_sizes import (
     RETURNED,
     decode_activations,
@@ -284,7 +284,7 @@ def _denoise(
     itemsize, length = ITEMSIZE[dtypes.transformer], text_tokens(checkpoint, settings)[1]
     states = tokens * config.inner_dim * itemsize * branches
     maps: float = _FEED_FORWARD_MAPS
-    if takes_int8(checkpoint, "transformer"):
+    if takes_8_bits(checkpoint, "transformer"):
         maps = _INT8_FEED_FORWARD_MAPS[0 if states >= RETURNED else 1]
         if device.type == "cuda":
             maps = _CUDA_INT8_FEED_FORWARD_MAPS

@@ -30,7 +30,7 @@ def install(device: Device, patch: Callable[..., Any]) -> None:
     def quantize(x: Any, smooth: Any, q: Any, scale: Any) -> None:
         def run(x, smooth, q, scale):  # type: ignore[no-untyped-def]
             for mine, value in zip(
-                (q, scale), of.quantize_per_token(x, smooth=smooth), strict=True
+                (q, scale), of.quantize_per_token(x, smooth=smooth, q_dtype=q.dtype), strict=True
             ):
                 mine.copy_(value)
 
@@ -48,7 +48,9 @@ def install(device: Device, patch: Callable[..., Any]) -> None:
                 out.copy_(found)
                 return
             for mine, value in zip(
-                (out, token_scale), of.quantize_per_token(found, smooth=smooth), strict=True
+                (out, token_scale),
+                of.quantize_per_token(found, smooth=smooth, q_dtype=out.dtype),
+                strict=True,
             ):
                 mine.copy_(value)
 

@@ -5,7 +5,7 @@
 import torch
 from torch import Tensor
 
-from quant.kernels.checks import require_device, require_groups, require_tensor
+from quant.kernels.checks import require_device, require_groups, require_quantized, require_tensor
 from quant.kernels.quantize_per_token import MAX_K
 
 
@@ -36,18 +36,22 @@ def layer_norm_modulate_quantize(
     scale: Tensor,
     *,
     eps: float,
+    branch: Tensor | None = None,
+    gate: Tensor | None = None,
     addend: Tensor | None = None,
     smooth: Tensor | None = None,
+    q_dtype: torch.dtype = torch.int8,
 ) -> tuple[Tensor, Tensor]:
-    """Compute `layer_norm_modulate`, round to x's type and quantize by row: int8 (M, D) and fp32
-    scales (M,).
+    """Compute `layer_norm_modulate`, round to x's type and quantize by row: int8 or e4m3 (M, D) and
+    fp32 scales (M,).
 
     With `smooth` (D,), values are multiplied by it before they are quantized, as in
     `quantize_per_token`.
     """
-    q = torch.empty(x.shape, dtype=torch.int8, device=x.device)
+    require_quantized("q_dtype", q_dtype)
+    q = torch.empty(x.shape, dtype=q_dtype, device=x.device)
     scale_M = torch.empty(x.shape[:1], dtype=torch.float32, device=x.device)
-    _run(x, shift, scale, eps, None, None, addend, smooth, q, scale_M)
+    _run(x, shift, scale, eps, branch, gate, addend, smooth, q, scale_M)
     return q, scale_M
 
 

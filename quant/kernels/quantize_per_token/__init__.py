@@ -5,13 +5,15 @@
 import torch
 from torch import Tensor
 
-from quant.kernels.checks import require_device, require_tensor
+from quant.kernels.checks import require_device, require_quantized, require_tensor
 
 MAX_K = 32768  # a whole row is held in the registers of one program
 
 
-def quantize_per_token(x: Tensor, *, smooth: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """x (M, K) -> int8 (M, K) and fp32 scales (M,), of x * smooth where `smooth` (K,) is given.
+def quantize_per_token(
+    x: Tensor, *, smooth: Tensor | None = None, q_dtype: torch.dtype = torch.int8
+) -> tuple[Tensor, Tensor]:
+    """x (M, K) -> int8 or e4m3 (M, K) and fp32 scales (M,), of x * smooth where `smooth` (K,) is given.
 
     A row with a NaN gets the scale NaN, so what comes of it is NaN and not a plausible number.
     """
@@ -21,8 +23,9 @@ def quantize_per_token(x: Tensor, *, smooth: Tensor | None = None) -> tuple[Tens
         raise ValueError(f"x has {K} channels, not 1 to {MAX_K}")
     if smooth is not None:
         require_tensor("smooth", smooth, (K,), like=x)
+    require_quantized("q_dtype", q_dtype)
     require_device(x)
-    q = torch.empty(M, K, dtype=torch.int8, device=x.device)
+    q = torch.empty(M, K, dtype=q_dtype, device=x.device)
     scale = torch.empty(M, dtype=torch.float32, device=x.device)
     if M:
         from quant.kernels.quantize_per_token.kernel import launch

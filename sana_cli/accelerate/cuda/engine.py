@@ -18,8 +18,9 @@ from torch import Tensor
 
 from quant.backends.attempt import Failure, attempt
 from quant.backends.verdicts import remembered
+from quant.layers import QuantLinear
 from sana_cli.accelerate.cuda.graph import CapturedForward
-from sana_cli.accelerate.cuda.kernels import OF_TRANSFORMER, TRITON, Kernels
+from sana_cli.accelerate.cuda.kernels import OF_FLOAT8, OF_TRANSFORMER, TRITON, Kernels
 from sana_cli.accelerate.cuda.text_attention import Text
 from sana_cli.accelerate.cuda.transformer import Condition, EngineTransformer
 from sana_cli.accelerate.cuda.trial import (
@@ -58,6 +59,13 @@ class _Prepared:
         return same and self.shape[0] == latents.shape
 
 
+def _kernels_of(model: SanaTransformer2D) -> tuple[str, ...]:
+    """The kernels that a model may need: devices that lack products of 8-bit floats need not be asked for them."""
+    layers = (m for m in model.modules() if isinstance(m, QuantLinear))
+    float8 = any(layer.config.scheme.floats for layer in layers)
+    return (*OF_TRANSFORMER, *OF_FLOAT8) if float8 else OF_TRANSFORMER
+
+
 class Engine:
     """The velocity of one model. Keeps embedded timesteps, and for both branches and for one of them a graph of the
     last shape: guidance may be limited to some of the steps.
@@ -85,7 +93,7 @@ class Engine:
         )
         kernels = trusted_kernels(
             widths, self.dtype, self.device, verdicts=verdicts, notice=notice,
-            candidates=candidates, names=OF_TRANSFORMER,
+            candidates=candidates, names=_kernels_of(model),
         )  # fmt: skip
         self.transformer = EngineTransformer(model, kernels)
         self.graphs = graphs

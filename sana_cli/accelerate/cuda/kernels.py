@@ -11,6 +11,7 @@ from quant.kernels.cross_attention import cross_attention, cross_attention_w8a8
 from quant.kernels.depthwise3x3_glu import depthwise3x3_glu
 from quant.kernels.join_phases import join_phases
 from quant.kernels.layer_norm_modulate import layer_norm_modulate, layer_norm_modulate_quantize
+from quant.kernels.linear_f8a8 import linear_f8a8
 from quant.kernels.linear_w8a8 import linear_w8a8, linear_w8a8_on_load
 from quant.kernels.quantize_map import quantize_map
 from quant.kernels.quantize_per_token import quantize_per_token
@@ -30,6 +31,7 @@ class Kernels:
     quantize_per_token: Callable[..., Any] = quantize_per_token
     linear_w8a8: Callable[..., Any] = linear_w8a8
     linear_w8a8_on_load: Callable[..., Any] = linear_w8a8_on_load
+    linear_f8a8: Callable[..., Any] = linear_f8a8
     cross_attention: Callable[..., Any] = cross_attention
     cross_attention_w8a8: Callable[..., Any] = cross_attention_w8a8
     conv3x3_w8a8: Callable[..., Any] = conv3x3_w8a8
@@ -46,7 +48,8 @@ _TOKENS = (
     "cross_attention",
     "cross_attention_w8a8",
 )
-OF_TRANSFORMER = tuple(name for name in NAMES if name not in _MAPS)
-OF_DECODER = tuple(name for name in NAMES if name not in _TOKENS)
+OF_FLOAT8 = ("linear_f8a8",)  # of models that hold such weights
+OF_TRANSFORMER = tuple(name for name in NAMES if name not in (*_MAPS, *OF_FLOAT8))
+OF_DECODER = tuple(name for name in NAMES if name not in (*_TOKENS, *OF_FLOAT8))
 TRITON = Kernels()
 REFERENCE = Kernels(**{name: getattr(reference, name) for name in NAMES})

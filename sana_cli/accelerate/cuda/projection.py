@@ -11,7 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from quant.backends.cuda import multiplies_float8
 from quant.layers import QuantLinear
+from quant.primitives import FLOAT8
 from sana_cli.accelerate.cuda.kernels import Kernels
 from sana_cli.models.layers import PointwiseConv2d
 
@@ -26,7 +28,8 @@ class Projection:
     """
 
     late_bias: Tensor | None = None
-    takes_int8 = False
+    takes_int8 = False  # or e4m3, as `q_dtype` says
+    q_dtype = torch.int8
     smooth: Tensor | None = None
     applies_silu = False  # of `activation="silu"`
 
@@ -107,6 +110,39 @@ class Int8Projection(Projection):
         )  # fmt: skip
 
 
+class Float8Projection(Projection):
+    """The library's product of 8-bit floats. What follows it is left to others, as for floats."""
+
+    takes_int8 = True
+    q_dtype = FLOAT8
+
+    def __init__(
+        self,
+        kernels: Kernels,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        *,
+        smooth: Tensor | None,
+        dtype: torch.dtype,
+    ) -> None:
+        self.kernels, self.weight, self.scale, self.bias = kernels, weight, scale, bias
+        self.smooth, self.dtype, self.late_bias = smooth, dtype, bias
+
+    def _multiply(self, x: Tensor | Int8, bias: Tensor | None) -> Tensor:
+        if isinstance(x, Tensor):
+            x = self.kernels.quantize_per_token(x, smooth=self.smooth, q_dtype=FLOAT8)
+        return self.kernels.linear_f8a8(
+            *x, self.weight, self.scale, bias=bias, out_dtype=self.dtype
+        )
+
+    def __call__(self, x: Tensor | Int8, *, activation: Literal["silu"] | None = None) -> Tensor:
+        return self._multiply(x, self.bias)
+
+    def add_to(self, stream: Tensor, x: Tensor | Int8) -> None:
+        stream.add_(self._multiply(x, None))
+
+
 class LayerProjection(Projection):
     """Any other layer: with 4-bit weights, or weight-only."""
 
@@ -128,21 +164,26 @@ def project(layers: Sequence[nn.Module], kernels: Kernels, dtype: torch.dtype) -
     if all(isinstance(layer, nn.Linear | PointwiseConv2d) for layer in layers):
         weight = _joined(layers, "weight")
         return [FloatProjection(weight.flatten(1), _joined_bias(layers))]
-    quantized = [layer for layer in layers if isinstance(layer, QuantLinear) and _is_w8a8(layer)]
-    if len(quantized) == len(layers) and _same_smooth(quantized):
-        weight, scale = _joined(layers, "qweight"), _joined(layers, "scale")
-        smooth, bias = quantized[0].smooth, _joined_bias(layers)
-        return [Int8Projection(kernels, weight, scale, bias, smooth=smooth, dtype=dtype)]
+    for scheme, projection in (("w8a8", Int8Projection), ("f8a8", Float8Projection)):
+        quantized = [x for x in layers if isinstance(x, QuantLinear) and _is(x, scheme)]
+        if len(quantized) == len(layers) and _same_smooth(quantized):
+            weight, scale = _joined(layers, "qweight"), _joined(layers, "scale")
+            smooth, bias = quantized[0].smooth, _joined_bias(layers)
+            return [projection(kernels, weight, scale, bias, smooth=smooth, dtype=dtype)]
     if len(layers) == 1:
         return [LayerProjection(layers[0])]
     return [part for layer in layers for part in project([layer], kernels, dtype)]
 
 
-def _is_w8a8(layer: QuantLinear) -> bool:
-    """Return whether a layer is w8a8 with its integers as stored: another library's kernel may have
-    taken them.
+def _is(layer: QuantLinear, scheme: str) -> bool:
+    """Return whether the engine multiplies a layer of this scheme: its values are as stored, since another library's
+    kernel may have taken them, and the product takes its widths and gives its type.
     """
-    return layer.config.scheme.name == "w8a8" and layer.holds_weight
+    if layer.config.scheme.name != scheme or not layer.holds_weight:
+        return False
+    return scheme != "f8a8" or (
+        multiplies_float8() and not any(n % 16 for n in layer.qweight.shape)
+    )
 
 
 def _same_smooth(layers: Sequence[QuantLinear]) -> bool:

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from quant.kernels.cross_attention import MAX_E
 from sana_cli.accelerate.cuda.kernels import Kernels
-from sana_cli.accelerate.cuda.projection import Int8Projection, project
+from sana_cli.accelerate.cuda.projection import Float8Projection, Int8Projection, project
 from sana_cli.models.sana_transformer import CrossAttention, TextContext
 
 # Tokens that texts are padded to; 300 are the most that a prompt has. Each combination of lengths needs its own graph,
@@ -137,6 +137,11 @@ class TextAttention:
     ) -> Tensor:
         """(M, D) by torch's attention."""
         q = self._normed(self.query(rows))
+        if isinstance(self.query, Float8Projection) and self.heads[1] <= MAX_E:
+            mask = None if context.mask is None else context.mask[:, 0, 0]
+            return self.kernels.cross_attention(
+                q, context.keys[layer], context.values[layer], mask=mask
+            )
         q = q.view(context.batch, -1, *self.heads).transpose(1, 2)  # (B, H, N, E)
         out = F.scaled_dot_product_attention(
             q, context.keys[layer], context.values[layer], attn_mask=bias

@@ -97,11 +97,12 @@ class EngineBlock:
         addend: Tensor | None = None,
     ) -> Tensor | Int8:
         """The modulated norm as its consumers want it."""
-        if len(consumers) == 1 and consumers[0].takes_int8 and pending is None:
-            return self.kernels.layer_norm_modulate_quantize(
-                x, shift, scale, eps=self.norm_eps, addend=addend, smooth=consumers[0].smooth
-            )
         branch, gate = pending or (None, None)
+        if len(consumers) == 1 and consumers[0].takes_int8:
+            return self.kernels.layer_norm_modulate_quantize(
+                x, shift, scale, eps=self.norm_eps, branch=branch, gate=gate, addend=addend,
+                smooth=consumers[0].smooth, q_dtype=consumers[0].q_dtype,
+            )  # fmt: skip
         return self.kernels.layer_norm_modulate(
             x, shift, scale, eps=self.norm_eps, branch=branch, gate=gate, addend=addend
         )

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from quant import primitives
+from quant.kernels import reference
 from quant.kernels.quantize_per_token import quantize_per_token
 
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
@@ -84,3 +85,24 @@ def test_no_rows(interpreted: Callable[..., Any]) -> None:
 def test_wrong_input(x: torch.Tensor, smooth: torch.Tensor | None, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         quantize_per_token(x, smooth=smooth)
+
+
+@pytest.mark.parametrize("smooth", [False, True], ids=["plain", "smooth"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_8_bit_floats(interpreted: Callable[..., Any], dtype: torch.dtype, smooth: bool) -> None:
+    """Bit-equal to the definition, ties, carries and subnormal values included."""
+    x = (torch.randn(9, 100) * torch.logspace(-6, 1, 100)).to(dtype)
+    x[3] = 0
+    x[4] = torch.linspace(0, 31, 100).to(dtype)
+    factors = torch.rand(100) + 0.5 if smooth else None
+    float8 = torch.float8_e4m3fn
+    q, scale = interpreted(quantize_per_token, x, smooth=factors, q_dtype=float8)
+    expected = reference.quantize_per_token(x, smooth=factors, q_dtype=float8)
+    assert q.dtype == float8
+    assert torch.equal(q.float(), expected[0].float())
+    assert torch.equal(scale, expected[1])
+
+
+def test_no_other_types() -> None:
+    with pytest.raises(ValueError, match=r"q_dtype is torch\.float16"):
+        quantize_per_token(torch.ones(2, 4), q_dtype=torch.float16)

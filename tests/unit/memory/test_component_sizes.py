@@ -9,7 +9,7 @@ from torch import nn
 
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.loading.load import load_prompt_encoder, load_transformer, load_vae
-from sana_cli.memory.component_sizes import takes_int8, weights_of
+from sana_cli.memory.component_sizes import takes_8_bits, weights_of
 
 LOADERS = {
     "transformer": load_transformer,
@@ -53,5 +53,5 @@ def test_the_encoder_takes_what_headers_tell(int4: Path, kind: str) -> None:
 
 
 def test_int8_inputs_are_known_from_the_manifest(int4: Path) -> None:
-    assert not takes_int8(open_checkpoint("builtin"), "transformer")
-    assert not takes_int8(open_checkpoint(str(int4)), "transformer"), "weights alone"
+    assert not takes_8_bits(open_checkpoint("builtin"), "transformer")
+    assert not takes_8_bits(open_checkpoint(str(int4)), "transformer"), "weights alone"

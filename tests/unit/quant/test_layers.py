@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from quant.config import QuantConfig, Recipe, Rule
 from quant.convert import RecipeError, quantize_, swap_empty_
 from quant.layers import QuantConv2d, QuantLinear
-from quant.primitives import sqnr_db
+from quant.primitives import quantize_rows_float8, sqnr_db
 from quant.schemes import EXAMPLES, examples_for
 from sana_cli.models.layers import DepthwiseGLU, PointwiseConv2d
 
@@ -104,3 +104,29 @@ def test_state_holds_no_float_weight() -> None:
     assert set(stored) == {"qweight", "scale"}
     total = sum(t.numel() * t.element_size() for t in stored.values())
     assert total == 128 * (256 // 2 + 2 * 256 // 64)
+
+
+@pytest.mark.parametrize("smooth", [False, True], ids=["plain", "smooth"])
+def test_8_bit_floats_are_multiplied_as_floats(smooth: bool) -> None:
+    """The layer is the exact product of what is stored and of what its inputs become."""
+    generator = torch.Generator().manual_seed(0)
+    weight, bias = (torch.randn(shape, generator=generator) for shape in ((24, 40), (24,)))
+    x = torch.randn(2, 7, 40, generator=generator) * torch.logspace(-2, 2, 7)[:, None]
+    factors = torch.rand(40, generator=generator) + 0.5 if smooth else None
+    config = QuantConfig(weight_bits=8, act_bits=8, float8=True, smooth=smooth)
+    layer = QuantLinear.from_weight(weight, bias, config, smooth_K=factors)
+    assert layer.qweight.dtype == torch.float8_e4m3fn
+    scaled = x.flatten(0, 1) if factors is None else x.flatten(0, 1) * factors
+    q, scale = quantize_rows_float8(scaled)
+    stored = layer.qweight.double() * layer.scale.double()[:, None]
+    expected = (q.double() * scale.double()[:, None]) @ stored.T + bias
+    torch.testing.assert_close(layer(x).flatten(0, 1).double(), expected, rtol=1e-5, atol=1e-5)
+    assert sqnr_db(x.flatten(0, 1) @ weight.T + bias, layer(x).flatten(0, 1)) > 27
+
+
+def test_rows_of_8_bit_floats_reach_the_largest_one() -> None:
+    q, scale = quantize_rows_float8(torch.tensor([[0.0, 0.0], [1.0, -3.0], [torch.nan, 1.0]]))
+    assert q[1].float().tolist() == [144.0, -448.0]
+    assert scale[0] == 0
+    assert not q[0].float().any()
+    assert scale[2].isnan()

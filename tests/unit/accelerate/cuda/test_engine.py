@@ -58,6 +58,17 @@ def error(model: SanaTransformer2D, lengths: tuple[int, ...] = (1, 5), **rest: A
     return relative_error(out, expected)
 
 
+@pytest.mark.parametrize("smooth", [False, True], ids=["plain", "smooth"])
+@pytest.mark.parametrize("config", [{}, QK_NORM], ids=str)
+@pytest.mark.parametrize("lengths", [(1, 5), (3, 5)], ids=str)
+def test_f8a8(lengths: tuple[int, ...], config: dict[str, Any], smooth: bool) -> None:
+    """Roundings to 8-bit floats move with the last bit of fp32, by a sixteenth of a value."""
+    model = transformer("f8a8", smooth=smooth, **config)
+    assert error(model, lengths) < 5e-3
+    parts = EngineTransformer(model, REFERENCE).projections.split()
+    assert parts == ["Float8Projection"]
+
+
 @pytest.mark.parametrize(
     ("lengths", "config"),
     [

@@ -1,0 +1,136 @@
+"""Estimate one launch on a GPU that is not at hand, from its operations, bytes, tile and number of programs. NOTHING IS MEASURED."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from benchmarks.gpu_launches import Launch
+from sana_cli.bench.devices import DEVICES
+
+GAP_S = 1.2e-6  # between two nodes of a graph
+_FILL_S = 2.2e-6  # first loads, last stores
+PASS_S = 1.5e-6  # of a kernel that only moves
+ISSUE_S = 6e-6  # of an operation that Python issues
+WAIT_S = 15e-6  # until a host that waited issues again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rates:
+    """What the data sheet leaves out. Shares are those that such kernels mostly reach."""
+
+    processors: int
+    l2: float  # bytes a second
+    l2_bytes: float
+    fp8: float  # operations a second, fp32 sums; 0: none
+    library: float  # cuBLAS' share of the peak, large products
+    conv: float  # cuDNN's
+    loop: float  # a loop of ours that is bound by tensor cores
+
+
+_AMPERE = {"library": 0.78, "conv": 0.70, "loop": 0.85}
+_ADA = {"library": 0.78, "conv": 0.72, "loop": 0.88}
+_HOPPER = {"library": 0.65, "conv": 0.50, "loop": 0.70}
+RATES = {
+    "rtx-3060": Rates(processors=28, l2=1.1e12, l2_bytes=3e6, fp8=0, **_AMPERE),
+    "rtx-4090-laptop": Rates(processors=76, l2=2.3e12, l2_bytes=64e6, fp8=159e12, **_ADA),
+    "rtx-4090": Rates(processors=128, l2=4.8e12, l2_bytes=72e6, fp8=330e12, **_ADA),
+    "rtx-5090": Rates(processors=170, l2=7.0e12, l2_bytes=96e6, fp8=419e12, **_ADA),
+    "h100": Rates(processors=132, l2=5.6e12, l2_bytes=50e6, fp8=1979e12, **_HOPPER),
+    "h200": Rates(processors=132, l2=5.6e12, l2_bytes=50e6, fp8=1979e12, **_HOPPER),
+}
+
+
+def seconds(launch: Launch, device: str) -> float:
+    """Estimate one of these launches on a device, the gap to the next included."""
+    estimate = {
+        "tiles": _tiles, "library": _library, "conv": _conv, "attention": _attention,
+        "text attention": _text_attention, "pass": _pass,
+    }[launch.kind]  # fmt: skip
+    return estimate(launch, device)
+
+
+def _peak(arithmetic: str, device: str) -> float:
+    sheet, rates = DEVICES[device], RATES[device]
+    known = {"int8": sheet.int8, "bf16": sheet.bf16, "fp32": sheet.fp32, "fp8": rates.fp8}
+    return known[arithmetic]
+
+
+def _memory(device: str) -> float:
+    return DEVICES[device].bandwidth * 0.92
+
+
+def _tiles(launch: Launch, device: str) -> float:
+    """Rounds of tiles; each as long as its operations, or as its bytes through L2.
+
+    The last round, where few programs run, has more of L2 for each.
+    """
+    rates = RATES[device]
+    m, n = launch.tile[:2]
+    _, K, _ = launch.shape
+    on_load = "on_load" in launch.name
+    rate = _peak(launch.arithmetic, device) / rates.processors * rates.loop
+    compute = 2 * m * n * K / (rate * (0.45 if on_load else 1))
+    through_l2 = (m * (2 if on_load else 1) + n) * K / (rates.l2 / rates.processors)
+    whole, rest = divmod(launch.programs, rates.processors)
+    last = max(compute, through_l2 * rest / rates.processors) if rest else 0
+    busy = whole * max(compute, through_l2) + last
+    return max(busy + _FILL_S, _moving(launch, device)) + GAP_S
+
+
+def _moving(launch: Launch, device: str) -> float:
+    """Of tensors that the kernel before and the one after leave in L2, where they fit."""
+    share = 0.4 if launch.bytes < RATES[device].l2_bytes * 0.8 else 1
+    return launch.bytes * share / _memory(device)
+
+
+def _library(launch: Launch, device: str) -> float:
+    rates = RATES[device]
+    M, _, N = launch.shape
+    waves = math.ceil(M / 128) * math.ceil(N / 128) / rates.processors
+    used = waves / math.ceil(waves) if waves > 1 else max(waves, 0.35)
+    rate = _peak(launch.arithmetic, device) * rates.library * min(1, used * 1.12)
+    return max(launch.ops / rate, _moving(launch, device)) + 2e-6 + GAP_S
+
+
+def _conv(launch: Launch, device: str) -> float:
+    rate = _peak(launch.arithmetic, device) * RATES[device].conv
+    return launch.ops / rate + launch.bytes * 0.1 / _memory(device) + 3e-6
+
+
+def _attention(launch: Launch, device: str) -> float:
+    """Rounds of loads that wait for each other."""
+    waves = math.ceil(launch.programs / RATES[device].processors)
+    return max(launch.rounds * 0.75e-6 * waves, _moving(launch, device)) + 2e-6 + GAP_S
+
+
+def _text_attention(launch: Launch, device: str) -> float:
+    """Programs of 64 tokens and a head, two on a multiprocessor; with the queries' product, or without it."""
+    rates = RATES[device]
+    _, K, _ = launch.shape
+    waves = math.ceil(launch.programs / rates.processors / 2)
+    if launch.name == "cross_attention":
+        return max(waves * 1.5 * 1.0e-6, _moving(launch, device)) + 2e-6 + GAP_S
+    rate = DEVICES[device].int8 / rates.processors
+    through_l2 = (64 * 2 + 80) * K / (rates.l2 / rates.processors)
+    one = max(64 * K * 80 * 2 / (rate * 0.25), through_l2) + 1e-6
+    return waves * 1.5 * one + 2e-6 + GAP_S
+
+
+def _pass(launch: Launch, device: str) -> float:
+    rates = RATES[device]
+    in_l2 = launch.bytes < rates.l2_bytes * 0.8
+    rate = rates.l2 * 0.6 if in_l2 else _memory(device) * 0.92
+    if launch.name in (
+        "repeat_interleave",
+        "pixel_shuffle",
+        "clone",
+    ):  # they read or write by channel
+        rate *= 0.4
+    return launch.bytes / rate + PASS_S + GAP_S
+
+
+def total(launches: Sequence[Launch], device: str, *, issued: bool = False) -> float:
+    """Seconds of all. `issued`: by Python one by one, so that the host may be the slower one."""
+    count = sum(launch.count for launch in launches)
+    busy = sum(launch.count * seconds(launch, device) for launch in launches)
+    return max(busy, count * ISSUE_S) if issued else busy
