@@ -64,7 +64,7 @@ def read_parts(document: dict[str, Any]) -> dict[str, Any]:
     """Invert what `main` keeps."""
 
     def launch(values: dict[str, Any]) -> Launch:
-        tuples = {name: tuple(values[name]) for name in ("shape", "tile") if name in values}
+        tuples: dict[str, Any] = {n: tuple(values[n]) for n in ("shape", "tile") if n in values}
         return Launch(**(values | tuples))
 
     return {
