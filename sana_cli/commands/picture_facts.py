@@ -77,6 +77,7 @@ def _command(settings: dict[str, Any]) -> list[str]:
     options = {
         "model": "--model", "negative_prompt": "--negative", "size": "--size", "steps": "--steps",
         "guidance": "--guidance", "guidance_interval": "--guidance-interval", "cache": "--cache",
+        "pag": "--pag",
         "scheduler": "--scheduler", "seed": "--seed",
         "image": "--image", "strength": "--strength", "mask": "--mask",
     }  # fmt: skip

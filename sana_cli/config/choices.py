@@ -1,6 +1,7 @@
 """Choices by name, and the parsers of their texts. No torch."""
 
 import re
+from dataclasses import dataclass
 from enum import StrEnum
 from math import sqrt
 from typing import Literal, get_args
@@ -152,6 +153,40 @@ def parse_interval(text: str) -> tuple[float, float]:
             "write LOW-HIGH, noise levels between 0 and 1: --guidance-interval 0.2-0.9",
         )
     return low, high
+
+
+@dataclass(frozen=True, slots=True)
+class Pag:
+    """Perturbed-attention guidance: how strong, and in which of the transformer's blocks, from 0."""
+
+    scale: float
+    layer: int
+
+    def __str__(self) -> str:
+        """Return the form that `parse_pag` reads and pictures store."""
+        return f"{self.scale!r}:{self.layer}"
+
+
+def parse_pag(text: str, blocks: int) -> Pag | None:
+    """Read "2" or "2:14" for a model of so many blocks; None for a scale of 0. SanaError (usage) for anything else.
+
+    Without a layer it is NVIDIA's: 8 of the 20 blocks of a 1.6B model, else the middle, 14 of 28 in 0.6B
+    (NVlabs/Sana, configs/sana_app_config).
+    """
+    match = re.fullmatch(r"\s*(\d{1,3}(?:\.\d{0,6})?|\.\d{1,6})\s*(?::\s*(\d{1,3})\s*)?", text)
+    scale = float(match[1]) if match else -1.0
+    if match is None or scale > 100:
+        raise usage_error(
+            f"cannot use --pag {text!r}",
+            "write SCALE or SCALE:LAYER, scales of 0 (off) to 100: --pag 2 or --pag 2:8",
+        )
+    layer = int(match[2]) if match[2] else 8 if blocks == 20 else blocks // 2
+    if layer >= blocks:
+        raise usage_error(
+            f"--pag {text}: there is no block {layer}",
+            f"use 0 to {blocks - 1}: this model has {blocks} blocks",
+        )
+    return Pag(scale, layer) if scale else None
 
 
 def decode_mode(decode: Decode | None, tile: int | None) -> DecodeMode:

@@ -83,6 +83,7 @@ class Job:
     several: bool  # pictures
     warm: bool  # with texts that follow one another
     hosts: tuple[int, int]  # host memory while the text is encoded, and afterwards
+    perturbed: int = 0  # branches of perturbed attention, which run with the conditional one
     encoder: Weights | None = None  # of a picture to begin with; None: there is none
     encode_activations: int = 0
     reading: int = (
@@ -122,7 +123,7 @@ def predict(job: Job, plan: Plan) -> list[StagePeak]:
             )
         )
     kept = text if plan.keeps_text else 0
-    at_once = 1 if plan.branches_apart else job.branches
+    at_once = (1 if plan.branches_apart else job.branches) + job.perturbed
     stages.append(
         StagePeak(
             stage="denoise",
@@ -250,6 +251,7 @@ def describe(
         graph=denoise.graph,
         cached=denoise.cached,
         branches=_branches(settings),
+        perturbed=int(settings.pag is not None),
         decoder=checkpoint.vae,
         height=settings.drawn_height,
         width=settings.drawn_width,
@@ -289,7 +291,9 @@ def _denoise(
         if device.type == "cuda":
             maps = _CUDA_INT8_FEED_FORWARD_MAPS
     branch = int(tokens * itemsize * (_BLOCK_MAPS * config.inner_dim + maps * config.ff_dim))
-    is_captured = device.type == "cuda" and tokens * branches <= _CAPTURED_TOKENS
+    is_captured = (
+        device.type == "cuda" and tokens * branches <= _CAPTURED_TOKENS and settings.pag is None
+    )
     return _Denoise(
         context=2 * length * config.inner_dim * config.num_layers * branches * itemsize,
         branch=branch,

@@ -74,7 +74,11 @@ class LinearAttention(nn.Module):
         self.norm_q = RMSNorm(D) if config.qk_norm else None
         self.norm_k = RMSNorm(D) if config.qk_norm else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, perturbed: int = 0) -> Tensor:
+        """Attend within each row of (B, N, D); the last `perturbed` rows once more, each token to itself alone.
+
+        Such a row's attention is its values (perturbed-attention guidance, arXiv 2403.17377): (B + perturbed, N, D).
+        """
         if self.to_qkv is not None:
             q, k, v = self.to_qkv(x).chunk(3, dim=-1)
         else:
@@ -83,7 +87,10 @@ class LinearAttention(nn.Module):
             q, k = self.norm_q(q), self.norm_k(k)
         heads = (-1, self.head_dim)
         q, k, v = q.unflatten(-1, heads), k.unflatten(-1, heads), v.unflatten(-1, heads)
-        out = self.to_out[0](relu_linear_attention(q, k, v).flatten(-2))
+        attended = relu_linear_attention(q, k, v).flatten(-2)
+        if perturbed:
+            attended = torch.cat([attended, v[-perturbed:].flatten(-2)])
+        out = self.to_out[0](attended)
         if out.dtype == torch.float16:
             out = out.clip(-65504, 65504)
         return out
@@ -143,10 +150,21 @@ class SanaBlock(nn.Module):
         contexts: Sequence[TextContext],
         layer: int,
         grid: tuple[int, int],
+        perturbed: int = 0,
     ) -> Tensor:
+        """Tokens (B, N, D) after the block; with `perturbed` (B + perturbed, N, D).
+
+        The last `perturbed` rows of `x` leave it twice, the second time after perturbed attention. `t6` and `contexts`
+        are those of all rows that leave.
+        """
         modulation = self.scale_shift_table + t6  # (B, 6, D)
         shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.chunk(6, dim=1)
-        attended = self.attn1(modulated_norm(x, shift_msa, scale_msa, self.norm_eps))
+        if perturbed:
+            B = len(x)
+            h = modulated_norm(x, shift_msa[:B], scale_msa[:B], self.norm_eps)
+            attended, x = self.attn1(h, perturbed), torch.cat([x, x[-perturbed:]])
+        else:
+            attended = self.attn1(modulated_norm(x, shift_msa, scale_msa, self.norm_eps))
         x = gated(x, gate_msa, attended)
         x = x + self._attend_to_text(x, contexts, layer)
         h = modulated_norm(x, shift_mlp, scale_mlp, self.norm_eps).unflatten(1, grid)
@@ -267,14 +285,15 @@ class SanaTransformer2D(nn.Module):
         contexts: Sequence[TextContext],
         guidance: float | None = None,
         caches: Sequence[FirstBlockCache] = (),
+        perturbed_layer: int | None = None,
     ) -> Tensor:
         """`forward` for one timestep and guidance of all pictures, by the engine where there is one.
 
-        With `caches` never by the engine, which cannot end after a block.
+        Never by the engine with `caches` or a `perturbed_layer`: it cannot end after a block, nor add rows at one.
         """
-        if self.engine is not None and not caches:
+        if self.engine is not None and not caches and perturbed_layer is None:
             return self.engine.velocity(latents, timestep, contexts, guidance)
-        return self.plain_velocity(latents, timestep, contexts, guidance, caches)
+        return self.plain_velocity(latents, timestep, contexts, guidance, caches, perturbed_layer)
 
     def plain_velocity(
         self,
@@ -283,11 +302,12 @@ class SanaTransformer2D(nn.Module):
         contexts: Sequence[TextContext],
         guidance: float | None,
         caches: Sequence[FirstBlockCache] = (),
+        perturbed_layer: int | None = None,
     ) -> Tensor:
         """`velocity` without the engine."""
         t = torch.full(latents.shape[:1], timestep, device=latents.device)
         embedded = None if guidance is None else torch.full((1,), guidance, device=t.device)
-        return self(latents, t, contexts, embedded, caches=caches)
+        return self(latents, t, contexts, embedded, caches=caches, perturbed_layer=perturbed_layer)
 
     def forward(
         self,
@@ -296,12 +316,16 @@ class SanaTransformer2D(nn.Module):
         contexts: Sequence[TextContext],
         guidance: Tensor | None = None,
         caches: Sequence[FirstBlockCache] = (),
+        perturbed_layer: int | None = None,
     ) -> Tensor:
         """Velocity (noise - data) at `latents`.
 
         latents: (B, C, h, w), B the sum of the contexts' batches; timestep: (B,), 1000*sigma
         truncated (Sprint: the angle's s in 0..1); guidance: (B,), already scaled, Sprint only;
         caches: none, or one a context. Returns (B, C, h, w).
+
+        With a `perturbed_layer`, and then without caches, the last context's rows follow once more, with perturbed
+        attention in that block. Up to it they are the same, and computed once.
         """
         h, w = latents.shape[-2:]
         x = self.patch_embed(latents)  # (B, N, D)
@@ -312,7 +336,11 @@ class SanaTransformer2D(nn.Module):
             x = self._run_cached(x, t6, contexts, caches, (h, w))
         else:
             for layer, block in enumerate(self.transformer_blocks):
-                x = block(x, t6, contexts, layer, (h, w))
+                added = 0
+                if layer == perturbed_layer:
+                    added, contexts = contexts[-1].batch, [*contexts, contexts[-1]]
+                    e, t6 = torch.cat([e, e[-added:]]), torch.cat([t6, t6[-added:]])
+                x = block(x, t6, contexts, layer, (h, w), added)
         shift, scale = (self.scale_shift_table + e[:, None]).chunk(2, dim=1)  # (B, 1, D)
         x = self.proj_out(modulated_norm(x, shift, scale, FINAL_EPS))
         return x.transpose(1, 2).unflatten(-1, (h, w))

@@ -60,6 +60,7 @@ class Job:
             "guidance",
             "guidance_interval",
             "cache",
+            "pag",
             "strength",
             "loras",
         )

@@ -1,5 +1,7 @@
 """Passes through the transformer, and two ways to save some. Both change the picture.
 
+Perturbed-attention guidance adds a branch that shares its first blocks with the conditional one.
+
 Guidance within an interval of noise levels (Kynkäänniemi et al. 2024, arXiv 2404.07724) skips the unconditional branch
 outside of the interval. First-block caching: `models/block_cache.py`.
 """
@@ -11,6 +13,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from sana_cli.config.choices import Pag
 from sana_cli.models.block_cache import FirstBlockCache
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.pipeline.pass_count import PassCount
@@ -27,11 +30,15 @@ def guided_velocity(
     guidance_scale: float,
     branches_apart: bool = False,
     caches: Sequence[FirstBlockCache] = (),
+    pag: Pag | None = None,
 ) -> Tensor:
     """Compute a step's velocity (B, C, h, w) fp32 at latents x (B, C, h, w), after guidance.
 
     Two contexts, of B texts each, are the unconditional and the conditional branch; `branches_apart` computes one
     after the other. `caches`: none, or one a context.
+
+    With `pag`, v = v_u + g (v_c - v_u) + p (v_c - v_p), and v_c + p (v_c - v_p) without guidance: v_p is the conditional
+    branch with perturbed attention (arXiv 2403.17377), which shares a pass with it.
     """
     dtype, config = transformer.proj_out.weight.dtype, transformer.config
     embedded = guidance_scale * config.guidance_embeds_scale if config.guidance_embeds else None
@@ -40,13 +47,18 @@ def guided_velocity(
     for group in (slice(i, i + at_once) for i in range(0, len(contexts), at_once)):
         batch = x.repeat(at_once, 1, 1, 1).to(dtype)
         scaled = timestep * config.timestep_scale
-        velocity = transformer.velocity(batch, scaled, contexts[group], embedded, caches[group])
+        layer = pag.layer if pag and group.stop == len(contexts) else None
+        velocity = transformer.velocity(
+            batch, scaled, contexts[group], embedded, caches[group], layer
+        )
         velocities.append(velocity.float())
     velocity = velocities[0] if len(velocities) == 1 else torch.cat(velocities)
-    if len(contexts) == 1:
-        return velocity
-    unconditional, conditional = velocity.chunk(2)
-    return unconditional + guidance_scale * (conditional - unconditional)
+    branches = velocity.chunk(len(contexts) + (pag is not None))
+    conditional = branches[len(contexts) - 1]
+    guided = conditional
+    if len(contexts) == 2:
+        guided = branches[0] + guidance_scale * (conditional - branches[0])
+    return guided if pag is None else guided + pag.scale * (conditional - branches[-1])
 
 
 class Passes:
@@ -77,6 +89,7 @@ class Passes:
             guidance_scale=self._params.guidance_scale,
             branches_apart=branches_apart,
             caches=self._caches[needed],
+            pag=self._params.pag,
         )
         self._begun += len(contexts[needed])
         return velocity

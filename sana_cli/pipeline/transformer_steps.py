@@ -38,6 +38,10 @@ def denoise_picture(
         components.tell_once(
             "--cache runs plain PyTorch: the CUDA engine replays whole steps and may be faster without it"
         )
+    if params.pag and transformer.engine is not None:
+        components.tell_once(
+            "--pag runs plain PyTorch: the CUDA engine has no perturbed branch, and is faster without it"
+        )
     del transformer  # a smaller plan may have to evict it
     passes, steps = Passes(params), params.steps_to_run
     noise, draw = init_noise(params.seed, components.checkpoint.transformer.in_channels, params)

@@ -7,10 +7,12 @@ from typing import Any
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.lora_file import Lora, open_loras
 from sana_cli.config.choices import (
+    Pag,
     Scheduler,
     SchedulerName,
     parse_bytes,
     parse_interval,
+    parse_pag,
     size_of_aspect,
 )
 from sana_cli.config.generation import FIELDS, GenerationOptions
@@ -54,6 +56,7 @@ class GenerationParams:
     scheduler: SchedulerName
     flow_shift: float
     enhance: bool
+    pag: Pag | None = None  # perturbed-attention guidance
     init_image: InitImage | None = None  # None: drawn from noise
     loras: tuple[Lora, ...] = ()
 
@@ -102,6 +105,7 @@ def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationPar
         guidance_scale=float(guidance),
         guidance_interval=parse_interval(o.guidance_interval or "0-1"),
         cache=cache,
+        pag=_pag(o, checkpoint, scheduler, cache),
         scheduler=scheduler,
         flow_shift=defaults.flow_shift,
         enhance=defaults.enhance if o.enhance is None else o.enhance,
@@ -140,6 +144,21 @@ def _chosen_prompt(o: GenerationOptions, seed: int) -> tuple[str, str | None]:
 def count_of(options: GenerationOptions) -> int:
     """The number of requested pictures."""
     return 1 if options.count is None else options.count
+
+
+def _pag(
+    o: GenerationOptions, checkpoint: Checkpoint, scheduler: SchedulerName, cache: float
+) -> Pag | None:
+    pag = parse_pag(o.pag, checkpoint.transformer.num_layers) if o.pag else None
+    if pag is None:
+        return None
+    require(
+        scheduler != "scm",
+        f"--pag does not fit {checkpoint.name}: Sprint models draw without guidance branches",
+        "omit --pag",
+    )
+    require(not cache, "give --pag or --cache, not both", "a perturbed branch is in no cache")
+    return pag
 
 
 def _init_image(o: GenerationOptions, steps: int, scheduler: SchedulerName) -> InitImage | None:

@@ -21,6 +21,7 @@ def picture_settings(params: GenerationParams, checkpoint: Checkpoint) -> dict[s
         "guidance": params.guidance_scale,
         "guidance_interval": None if (low, high) == (0, 1) else f"{low:g}-{high:g}",
         "cache": params.cache or None,
+        "pag": str(params.pag) if params.pag else None,
         "scheduler": params.scheduler,
         "flow_shift": params.flow_shift,
         "size": f"{params.width}x{params.height}",

@@ -13,7 +13,7 @@ from sana_cli.text import closest
 KEYS: dict[str, tuple[type, ...]] = {
     "id": (str, int), "size": (str, int),
     **{field.option.line: field.json_types for field in FIELDS.values() if field.option.line},
-    "lora": (str, list),
+    "lora": (str, list), "pag": (str, int, float),
 }  # fmt: skip
 _CHOICES = {f.option.line: f.option.choices for f in FIELDS.values() if f.option.choices}
 _ALIASES = {  # what other programs call them
@@ -144,5 +144,7 @@ def options_of(values: dict[str, Any]) -> GenerationOptions:
         values["lora"] = (lora,) if isinstance(lora, str) else tuple(lora)
         if not all(isinstance(text, str) for text in values["lora"]):
             raise BadValue(f"has an unusable 'lora': {lora!r}")
+    if "pag" in values:
+        values["pag"] = str(values["pag"])
     names = {field.option.line or field.name: field.name for field in FIELDS.values()}
     return GenerationOptions(**{names[key]: value for key, value in values.items()})

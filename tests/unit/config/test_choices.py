@@ -2,7 +2,7 @@
 
 import pytest
 
-from sana_cli.config.choices import parse_size, size_of_aspect
+from sana_cli.config.choices import parse_pag, parse_size, size_of_aspect
 from sana_cli.errors import ExitCode, SanaError
 
 
@@ -41,3 +41,32 @@ def test_aspect(text: str, native: int, size: tuple[int, int]) -> None:
 def test_unusable_aspect(text: str) -> None:
     with pytest.raises(SanaError):
         size_of_aspect(text, 1024)
+
+
+@pytest.mark.parametrize(
+    ("text", "blocks", "expected"),
+    [
+        ("2", 28, (2, 14)),
+        ("2", 20, (2, 8)),
+        ("1.5", 8, (1.5, 4)),
+        ("3:0", 20, (3, 0)),
+        (" .5 : 19 ", 20, (0.5, 19)),
+    ],
+)
+def test_pag(text: str, blocks: int, expected: tuple[float, int]) -> None:
+    pag = parse_pag(text, blocks)
+    assert pag is not None
+    assert (pag.scale, pag.layer) == expected
+    assert parse_pag(str(pag), blocks) == pag
+
+
+def test_no_pag() -> None:
+    assert parse_pag("0", 20) is None
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "101", "2:20", "2:", "2:a", "1e3", "nan", "2:3:4"])
+def test_unusable_pag(text: str) -> None:
+    with pytest.raises(SanaError) as caught:
+        parse_pag(text, 20)
+    assert caught.value.code == ExitCode.USAGE
+    assert caught.value.hint

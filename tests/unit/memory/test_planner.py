@@ -240,3 +240,16 @@ def test_libraries_of_a_gpu_are_left_their_memory(gpu: Device) -> None:
     assert free_bytes(CUDA) == 6 * GIB - block.nbytes
     assert cap_of(CUDA, None) == cap, "what is held may be used again"
     assert cap_of(CUDA, 5).bytes == 5
+
+
+def test_a_perturbed_branch_is_one_more_at_once() -> None:
+    """It runs with the conditional branch also where guidance runs in two passes."""
+    for plan in ("stages", "branches"):
+        choices = [chosen(job(perturbed=n), Cap(bytes=64 * GIB), name=plan) for n in (1, 0)]
+        peaks = [
+            stage.activations
+            for choice in choices
+            for stage in choice.stages
+            if stage.stage == "denoise"
+        ]
+        assert peaks[0] - peaks[1] == 1500 * MIB, plan

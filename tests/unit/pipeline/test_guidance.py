@@ -8,7 +8,9 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
+from sana_cli.config.choices import Pag
 from sana_cli.models.block_cache import FirstBlockCache
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.pipeline.guidance import Passes, guided_velocity, is_guided, without_effect
@@ -146,3 +148,64 @@ def test_what_has_no_effect_is_told(changes: dict[str, object], blocks: int, tol
     found = list(without_effect(settings, blocks=blocks))
     assert len(found) == bool(told)
     assert told in "".join(found)
+
+
+# -- perturbed-attention guidance -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["together", "apart"])
+@pytest.mark.parametrize("layer", [0, 1, 2])
+def test_blocks_before_the_perturbed_one_run_once_for_both_branches(
+    layer: int, apart: bool
+) -> None:
+    model = transformer(layers=3)
+    x, contexts = inputs(model)
+    with rows_of_blocks(model) as seen:
+        guided_velocity(
+            model,
+            contexts,
+            x[:1],
+            900.0,
+            guidance_scale=3.0,
+            branches_apart=apart,
+            pag=Pag(2.0, layer),
+        )
+    rows = {block: sum(n for i, n in seen if i == block) for block in range(3)}
+    assert rows == {block: 2 if block <= layer else 3 for block in range(3)}
+
+
+@pytest.mark.parametrize("guidance", [3.0, 1.0])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_pag_as_three_whole_branches(qk_norm: bool, guidance: float) -> None:
+    """The same as a branch of its own whose attention of one block gives each token its own values."""
+    model = transformer(layers=3, qk_norm="rms_norm_across_heads" if qk_norm else None)
+    x, contexts = inputs(model)
+    used = contexts if guidance > 1 else contexts[-1:]
+    ours = guided_velocity(model, used, x[:1], 900.0, guidance_scale=guidance, pag=Pag(2.0, 1))
+    without = guided_velocity(model, used, x[:1], 900.0, guidance_scale=guidance)
+    conditional = guided_velocity(model, contexts[-1:], x[:1], 900.0, guidance_scale=1.0)
+    attention = model.transformer_blocks[1].attn1
+    handle = attention.register_forward_hook(
+        lambda module, given, out: module.to_out[0](module.to_v(given[0]))
+    )
+    perturbed = guided_velocity(model, contexts[-1:], x[:1], 900.0, guidance_scale=1.0)
+    handle.remove()
+    expected = without + 2.0 * (conditional - perturbed)
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(ours, without, atol=1e-2)
+
+
+@pytest.mark.parametrize(("layers", "layer", "branches"), [(28, 14, 2.5), (20, 8, 2.6)])
+def test_operations_of_the_published_sizes(layers: int, layer: int, branches: float) -> None:
+    """By the blocks of a 0.6B and a 1.6B model at NVIDIA's layers: 2.5 and 2.6 branches instead of 3."""
+    model = transformer(layers=layers)
+    x, contexts = inputs(model)
+    counts = []
+    alone = contexts[-1:]  # the other text is one token, whose branch costs less
+    for used, pag in ((alone, None), (contexts, None), (contexts, Pag(2.0, layer))):
+        with FlopCounterMode(display=False) as counter:
+            guided_velocity(model, used, x[:1], 900.0, guidance_scale=3.0, pag=pag)
+        counts.append(counter.get_total_flops())
+    one, two, with_pag = counts
+    found = 2 + (with_pag - two) / one
+    assert branches - 0.05 < found <= branches, "the perturbed block shares its projections, too"
