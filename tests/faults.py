@@ -5,6 +5,7 @@
 
 import errno
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -74,18 +75,34 @@ def before_loading(stage: str, act: Callable[[], object]) -> Iterator[None]:
         yield
 
 
-def raising(error: BaseException, times: int | None = None) -> Callable[..., Any]:
-    """Make a function that raises the error, in every call or in the first `times`."""
+class PTXASError(Exception):
+    """An error of Triton's compiler: of no built-in kind."""
+
+
+class PanicException(BaseException):
+    """A panic in Rust, as pyo3 names it."""
+
+
+def raising(
+    error: BaseException, times: int | None = None, *, then: object = None
+) -> Callable[..., Any]:
+    """Make a function that raises the error, in every call or in the first `times`; others return `then`."""
     left = [times]
 
-    def fail(*_: object, **__: object) -> None:
+    def fail(*_: object, **__: object) -> object:
         if left[0] is None:
             raise error
         if left[0]:
             left[0] -= 1
             raise error
+        return then
 
     return fail
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    """Change entries of a JSON file."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def full_disk(folder: Path, files: Container[int]) -> Callable[..., tuple[int, str]]:

@@ -152,6 +152,11 @@ class Hub:
         return [json.loads(line) for line in stdout.splitlines()]
 
 
+def entry(info: dict[str, Any], name: str) -> dict[str, Any]:
+    """What a listing says of a file."""
+    return next(each for each in info["siblings"] if each["rfilename"] == name)
+
+
 def is_lfs(name: str) -> bool:
     return name.endswith((".safetensors", "tokenizer.json", ".bin", ".model"))
 

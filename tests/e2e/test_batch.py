@@ -15,6 +15,7 @@ import pytest
 from sana_cli.errors import ExitCode
 from sana_cli.images.picture_file import read_settings
 from sana_cli.pipeline.batch import _claim, _lock_of
+from tests.pictures import names
 
 SMALL = ("--size", "32x32", "--steps", "1", "--device", "cpu", "--precision", "fp32")
 
@@ -24,10 +25,6 @@ def out(tmp_path: Path) -> Path:
     folder = tmp_path / "out"
     folder.mkdir()
     return folder
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def test_lines_of_text(

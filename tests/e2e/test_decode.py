@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -24,14 +23,10 @@ from sana_cli.errors import ExitCode
 from sana_cli.images.picture_file import read_settings
 from sana_cli.pipeline import latents_file
 from tests.faults import full_disk, killed_at, raising
+from tests.pictures import names, pixels
 
 FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
 KEPT = "a.png.latents.safetensors"
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image).astype(int)
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +58,6 @@ def whole(runs: Path, tmp_path: Path) -> Path:
 @pytest.fixture
 def kept(runs: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(runs / KEPT, tmp_path))
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 # -- ways to decode --------------------------------------------------------------------------------

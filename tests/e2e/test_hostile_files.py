@@ -1,6 +1,5 @@
 """Files and values that nobody publishes: told as what they are, never a traceback or a wrong picture."""
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import load_file, save_file
 
 from sana_cli.errors import ExitCode
-from tests.faults import raising
+from tests.faults import edit_json, raising
 
 FAST = ("--size", "64x64", "--steps", "1", "--device", "cpu", "--precision", "fp32", "--seed", "1")
 
@@ -41,14 +40,10 @@ def fails(sana: Callable[..., Any], tmp_path: Path) -> Callable[..., str]:
     return run
 
 
-def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
-
-
 def test_a_word_of_the_tokenizer_that_is_none(
     fails: Callable[..., str], model: Path, tmp_path: Path
 ) -> None:
-    edit(model / "tokenizer/tokenizer_config.json", bos_token=5)
+    edit_json(model / "tokenizer/tokenizer_config.json", bos_token=5)
     fails(ExitCode.CHECKPOINT, "generate", "x", "-m", model, "-o", tmp_path / "a.png", *FAST)
 
 
@@ -60,7 +55,7 @@ def test_guidance_of_zero_is_kept(sana: Callable[..., Any], model: Path) -> None
 def test_code_in_a_folder_never_runs(sana: Callable[..., Any], model: Path, tmp_path: Path) -> None:
     (model / "tokenizer/evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
     path = model / "tokenizer/tokenizer_config.json"
-    edit(path, tokenizer_class="Tok", auto_map={"AutoTokenizer": ["evil.Tok", None]})
+    edit_json(path, tokenizer_class="Tok", auto_map={"AutoTokenizer": ["evil.Tok", None]})
     result = sana("generate", "x", "-m", model, "-o", tmp_path / "a.png", *FAST)
     assert result.code == 0, result.err
     assert not (tmp_path / "ran").exists()

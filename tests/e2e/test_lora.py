@@ -14,13 +14,9 @@ from sana_cli.checkpoints.checkpoint import weight_headers
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.errors import ExitCode
 from sana_cli.images.picture_file import read_settings
+from tests.pictures import pixels
 
 FAST = ("--size", "64x64", "--steps", 2, "--seed", 3, "--device", "cpu", "--precision", "fp32")
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image).astype(int)
 
 
 @pytest.fixture

@@ -22,15 +22,11 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from sana_cli.errors import ExitCode
 from sana_cli.models.gemma2 import Gemma2
 from tests.faults import killed_at, raising
+from tests.pictures import pixels
 
 FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
 PROMPT = ("generate", "A Fox", "--negative", "snow")
 PLANS = ("resident", "stages", "branches", "streamed")
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image).astype(int)
 
 
 @pytest.fixture

@@ -13,16 +13,12 @@ from sana_cli.errors import ExitCode
 from sana_cli.images.picture_file import read_settings
 from sana_cli.images.png import XMP_KEY
 from sana_cli.pipeline import SanaPipeline
+from tests.pictures import pixels
 
 CPU = ("--device", "cpu", "--precision", "fp32")
 CAT = "a cat left of a pizza on a blue background"
 PROMPT = "a dog left of a pizza on a blue background"
 SHORT = ("--seed", 4, "--steps", 6, *CPU)
-
-
-def pixels(path: Path) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB")).astype(int)
 
 
 def psnr(one: np.ndarray, other: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""Kernels run in a process of their own, under Triton's interpreter: it must be chosen before Triton is imported."""
+"""What unit tests share. Kernels run in a process of their own, whose Triton interprets: that is chosen before it is imported."""
 
 import importlib.util
 import multiprocessing
@@ -20,6 +20,22 @@ def _interpreter() -> Iterator[ProcessPoolExecutor]:
             patch.setenv("OMP_NUM_THREADS", "1")  # tensors are tiny
             pool.submit(int).result()  # the process starts with the first task
         yield pool
+
+
+@pytest.fixture(scope="session")
+def builtin() -> Any:
+    """The built-in model, opened."""
+    from sana_cli.checkpoints.opening import open_checkpoint
+
+    return open_checkpoint("builtin")
+
+
+@pytest.fixture
+def seeded() -> None:
+    """Random tensors are the same in every run."""
+    import torch
+
+    torch.manual_seed(0)
 
 
 @pytest.fixture

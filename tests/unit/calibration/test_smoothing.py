@@ -14,14 +14,11 @@ from quant.primitives import sqnr_db
 from sana_cli.config.networks import TransformerConfig
 from sana_cli.models.sana_transformer import SanaTransformer2D
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 W8A8 = QuantConfig(weight_bits=8, act_bits=8)
 INT4 = QuantConfig(weight_bits=4, group_size=64)
 SMOOTH_ONLY = Methods(gptq_bits=())
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 def outliers(M: int, K: int) -> Tensor:

@@ -11,6 +11,7 @@ from sana_cli.checkpoints import hub_snapshot
 from sana_cli.checkpoints.hub_answer import LARGEST_ANSWER
 from sana_cli.checkpoints.hub_files import RepoFolder
 from sana_cli.errors import SanaError
+from tests.hub_server import entry
 
 REPO = "own/tiny"
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
@@ -33,10 +34,6 @@ def repo(hub: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(hub.cache / "hub"))
     return hub
-
-
-def entry(info: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(each for each in info["siblings"] if each["rfilename"] == name)
 
 
 @pytest.fixture

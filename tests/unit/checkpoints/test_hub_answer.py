@@ -7,14 +7,11 @@ from typing import Any
 import pytest
 
 from sana_cli.checkpoints.hub_answer import BadAnswer, parse_listing
+from tests.hub_server import entry
 
 REPO = "own/tiny"
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 COMMIT, SHA1, SHA256 = "c" * 40, "a" * 40, "b" * 64
-
-
-def entry(info: dict[str, Any], name: str) -> dict[str, Any]:
-    return next(each for each in info["siblings"] if each["rfilename"] == name)
 
 
 def changed(path: str, value: object) -> Callable[[dict[str, Any]], object]:

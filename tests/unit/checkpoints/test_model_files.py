@@ -13,6 +13,7 @@ from sana_cli.checkpoints.lora_file import open_loras
 from sana_cli.checkpoints.model_files import read_json, reading, unreadable
 from sana_cli.checkpoints.safetensors_headers import WeightFiles, read_header, read_metadata
 from sana_cli.errors import ExitCode, SanaError
+from tests.faults import PanicException
 
 AGAIN = "get it again"
 KINDS = {
@@ -141,10 +142,6 @@ def test_the_system_refuses_a_tensor(tmp_path: Path, monkeypatch: pytest.MonkeyP
         error = error_of(read, tmp_path)
         assert "no permission" in error.message
         assert AGAIN not in error.hint
-
-
-class PanicException(BaseException):
-    """As PyO3 raises it; the real one cannot be imported."""
 
 
 @pytest.mark.parametrize(

@@ -27,6 +27,7 @@ from sana_cli.config.variants import VARIANTS
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.loading.load import empty_module
 from sana_cli.models.tokenizer import load_tokenizer
+from tests.faults import edit_json
 
 WEIGHTS = {
     "transformer": "transformer/diffusion_pytorch_model.safetensors",
@@ -51,10 +52,6 @@ def refused(model: object, make: Callable[[object], object] = build) -> SanaErro
     assert caught.value.hint
     assert "\n" not in caught.value.message
     return caught.value
-
-
-def edit(path: Path, **changes: Any) -> None:
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -210,7 +207,7 @@ def test_missing_configuration(folder: Path, file: str) -> None:
     ids=str,
 )
 def test_values_that_no_network_has(folder: Path, file: str, changes: dict[str, Any]) -> None:
-    edit(folder / file, **changes)
+    edit_json(folder / file, **changes)
     refused(folder)
 
 
@@ -244,33 +241,33 @@ def test_configuration_that_is_no_file(
 
 def test_fields_that_nobody_needs(folder: Path) -> None:
     """Other libraries would make a name for each label."""
-    edit(folder / TRANSFORMER, _newer_field=1)
-    edit(folder / TEXT, num_labels=10**9)
+    edit_json(folder / TRANSFORMER, _newer_field=1)
+    edit_json(folder / TEXT, num_labels=10**9)
     build(folder)
 
 
 def as_flux(folder: Path) -> None:
-    edit(folder / "model_index.json", _class_name="FluxPipeline")
-    edit(folder / TRANSFORMER, _class_name="FluxTransformer2DModel")
+    edit_json(folder / "model_index.json", _class_name="FluxPipeline")
+    edit_json(folder / TRANSFORMER, _class_name="FluxTransformer2DModel")
 
 
 def as_control_net(folder: Path) -> None:
     part = ["diffusers", "SanaControlNetModel"]
-    edit(folder / "model_index.json", _class_name="SanaControlNetPipeline", controlnet=part)
+    edit_json(folder / "model_index.json", _class_name="SanaControlNetPipeline", controlnet=part)
 
 
 MISFITS: dict[str, tuple[Callable[[Path], None], str]] = {
-    "text encoder of another kind": (lambda f: edit(f / TEXT, model_type="qwen2"), "'qwen2'"),
+    "text encoder of another kind": (lambda f: edit_json(f / TEXT, model_type="qwen2"), "'qwen2'"),
     "another pipeline": (as_flux, "is a FluxPipeline, no Sana pipeline"),
     "a pipeline with more parts": (as_control_net, "is a SanaControlNetPipeline, no Sana pipeline: it draws with a controlnet"),
-    "another autoencoder": (lambda f: edit(f / VAE, _class_name="AutoencoderKL"), "AutoencoderKL"),
-    "another scheduler": (lambda f: edit(f / SCHEDULER, _class_name="DDIMScheduler"), "DDIMScheduler"),
-    "heads of the autoencoder": (lambda f: edit(f / VAE, attention_head_dim=16), "vae: "),
-    "layers of the transformer": (lambda f: edit(f / TRANSFORMER, num_layers=9), "transformer: missing"),
+    "another autoencoder": (lambda f: edit_json(f / VAE, _class_name="AutoencoderKL"), "AutoencoderKL"),
+    "another scheduler": (lambda f: edit_json(f / SCHEDULER, _class_name="DDIMScheduler"), "DDIMScheduler"),
+    "heads of the autoencoder": (lambda f: edit_json(f / VAE, attention_head_dim=16), "vae: "),
+    "layers of the transformer": (lambda f: edit_json(f / TRANSFORMER, num_layers=9), "transformer: missing"),
     "layers of the text encoder": (
-        lambda f: edit(f / TEXT, num_hidden_layers=5, layer_types=None), "text_encoder: missing",
+        lambda f: edit_json(f / TEXT, num_hidden_layers=5, layer_types=None), "text_encoder: missing",
     ),
-    "vocabulary": (lambda f: edit(f / TEXT, vocab_size=77), "embed_tokens"),
+    "vocabulary": (lambda f: edit_json(f / TEXT, vocab_size=77), "embed_tokens"),
 }  # fmt: skip
 
 

@@ -32,3 +32,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return True
+
+
+@pytest.fixture(autouse=True)
+def _seeded(seeded: None) -> None:
+    """Every test here draws random tensors."""

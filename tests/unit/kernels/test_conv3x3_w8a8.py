@@ -16,11 +16,6 @@ from quant.layers import QuantConv2d
 TILE = Tile(m=32, n=32, k=32, warps=4, stages=2, group=2)
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def integers(*shape: int) -> Tensor:
     return torch.randint(-127, 128, shape, dtype=torch.int8)
 

@@ -15,11 +15,6 @@ from quant.kernels.cross_attention import cross_attention, cross_attention_w8a8
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-6, torch.float16: 2**-9}
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def text(B: int, L: int, H: int, E: int, dtype: torch.dtype) -> dict[str, Tensor]:
     """Keys and values as the model keeps them: views of (B, L, H * E)."""
     both = (torch.randn(B, L, H * E).to(dtype).unflatten(-1, (H, E)) for _ in range(2))

@@ -15,11 +15,6 @@ from sana_cli.models.layers import DepthwiseGLU
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def operands(B: int, H: int, W: int, C: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     weight = repack(torch.randn(2 * C, 1, 3, 3))
     return torch.randn(B, H, W, 2 * C).to(dtype), weight.to(dtype), torch.randn(2 * C).to(dtype)

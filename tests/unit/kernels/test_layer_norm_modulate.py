@@ -16,11 +16,6 @@ RELATIVE = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 ABSOLUTE = {torch.float32: 5e-6, torch.bfloat16: 0.03, torch.float16: 1e-3}
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def operands(M: int, D: int, B: int, dtype: torch.dtype, parts: str) -> dict[str, Any]:
     rest: dict[str, Any] = {"eps": 1e-6}
     if "branch" in parts:

@@ -16,11 +16,6 @@ from quant.layers import QuantLinear
 TILE = Tile(m=16, n=32, k=0, warps=4, stages=2)
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def stored(N: int, K: int, group_size: int, *, bias: bool = False) -> QuantLinear:
     config = QuantConfig(weight_bits=4, act_bits=16, group_size=group_size)
     return QuantLinear.from_weight(torch.randn(N, K), torch.randn(N) if bias else None, config)

@@ -18,11 +18,6 @@ TILE = Tile(m=32, n=32, k=64, warps=4, stages=2, group=2)
 RELATIVE = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def operands(M: int, N: int, K: int) -> list[Tensor]:
     def integers(rows: int) -> Tensor:
         return torch.randint(-127, 128, (rows, K), dtype=torch.int8)

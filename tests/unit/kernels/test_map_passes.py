@@ -17,11 +17,6 @@ from sana_cli.accelerate.cuda.convolution import folded_weights
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("given", ["nothing", "scale", "largest"])
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (2, 17, 9, 40), (3, 5)], ids=str)

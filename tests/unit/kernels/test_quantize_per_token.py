@@ -13,11 +13,6 @@ from quant.kernels.quantize_per_token import quantize_per_token
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("smoothed", [False, True], ids=["plain", "smoothed"])
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(("M", "K"), [(1, 1), (1, 130), (5, 33), (3, 1152)])

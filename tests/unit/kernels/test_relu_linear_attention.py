@@ -15,11 +15,6 @@ from sana_cli.models import layers
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 def heads(B: int, N: int, H: int, E: int, dtype: torch.dtype = torch.float32) -> tuple[Tensor, ...]:
     """Slices of one projection, as the engine passes them."""
     return torch.randn(B, N, 3 * H * E).to(dtype).unflatten(-1, (3 * H, E)).chunk(3, dim=2)

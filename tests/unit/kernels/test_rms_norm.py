@@ -15,11 +15,6 @@ from sana_cli.models.layers import RMSNorm
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 @pytest.mark.parametrize("parts", ["", "bias relu", "bias residual"], ids=lambda p: p or "plain")
 @pytest.mark.parametrize(("M", "P", "D"), [(1, 1, 1), (17, 1, 128), (3, 2, 200), (2, 1, 3000)])

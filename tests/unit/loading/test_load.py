@@ -14,7 +14,6 @@ from quant.layers import QuantLinear
 from quant.manifest import Component, Manifest
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
-from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.errors import SanaError
 from sana_cli.loading import load
 from sana_cli.loading.load import (
@@ -30,11 +29,6 @@ from tests.faults import raising
 from tests.rehearsal.device import CUDA, Device
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module")
-def builtin() -> Checkpoint:
-    return open_checkpoint("builtin")
 
 
 def stored(part: str) -> dict[str, torch.Tensor]:

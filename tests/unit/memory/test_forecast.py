@@ -4,11 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from sana_cli.accelerate.cuda import engine
 from sana_cli.checkpoints.checkpoint import Checkpoint
-from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.memory import forecast
 from sana_cli.memory.forecast import (
@@ -38,11 +35,6 @@ def job(
     return describe(
         checkpoint, settings, dtypes, CPU, several=several, text_is_cached=cached, warm=warm
     )
-
-
-@pytest.fixture(scope="module")
-def builtin() -> Checkpoint:
-    return open_checkpoint("builtin")
 
 
 def test_stages(builtin: Checkpoint) -> None:

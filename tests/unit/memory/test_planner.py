@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
-from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.networks import DCAEConfig
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.memory.forecast import Job, Weights, peak, predict, predict_decode
@@ -181,11 +180,6 @@ def test_a_limit_that_does_not_fit(options: dict[str, Any], limit: str, remedy: 
     else:
         assert caught.value.hint.startswith("use --max-memory ")
         assert "auto" not in caught.value.hint
-
-
-@pytest.fixture(scope="module")
-def builtin() -> Checkpoint:
-    return open_checkpoint("builtin")
 
 
 def test_the_smallest_way_to_decode_is_told(builtin: Checkpoint) -> None:

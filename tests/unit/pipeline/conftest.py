@@ -7,16 +7,11 @@ import pytest
 import torch
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
-from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.generation import GenerationOptions
+from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.request.params import GenerationParams, resolve
 from sana_cli.request.runtime import RuntimeOptions
-
-
-@pytest.fixture(scope="session")
-def builtin() -> Checkpoint:
-    return open_checkpoint("builtin")
 
 
 @pytest.fixture
@@ -66,3 +61,9 @@ def opened(builtin: Checkpoint, told: Told) -> Callable[..., SanaPipeline]:
         )
 
     return make
+
+
+@pytest.fixture
+def components(opened: Callable[..., SanaPipeline]) -> Components:
+    """Of a pipeline on the CPU."""
+    return opened().components

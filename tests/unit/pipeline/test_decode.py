@@ -16,9 +16,9 @@ from sana_cli.memory.plans import WHOLE, DecodePlan
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.decode import decode, decode_latents
-from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.pipeline.values import BrokenValues
 from sana_cli.request.params import GenerationParams
+from tests.faults import raising
 
 ROUNDING = 1e-4
 NARROW = (16, 32, 32, 32, 64, 64)
@@ -111,22 +111,6 @@ def test_less_than_half_a_grey_level_is_no_picture(vae: AutoencoderDC) -> None:
 # -- decode_latents --------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def components(opened: Callable[..., SanaPipeline]) -> Components:
-    return opened().components
-
-
-def failing(error: BaseException, times: int) -> Callable[[], None]:
-    left = [times]
-
-    def act() -> None:
-        if left[0]:
-            left[0] -= 1
-            raise error
-
-    return act
-
-
 @pytest.mark.parametrize("size", [(96, 64), (90, 64), (50, 50), (96, 20)])
 def test_the_picture_has_the_size_that_was_asked_for(
     components: Components, params: Callable[..., GenerationParams], size: tuple[int, int]
@@ -147,7 +131,7 @@ def test_out_of_memory_steps_down_to_tiles(
     given = latents(8, 8)
     whole = decode_latents(components, given, width=256, height=256)
     components.transformer()
-    with before_computing("decode", failing(MemoryError(), 2)):
+    with before_computing("decode", raising(MemoryError(), 2)):
         tiles = decode_latents(components, given, width=256, height=256)
     assert told.notices == [
         "out of memory: decode whole; trying without the transformer",
@@ -163,7 +147,7 @@ def test_the_last_plan_gives_the_error_back(
 ) -> None:  # fmt: skip
     components.plan_for(params(width=256, height=256))
     with (
-        before_computing("decode", failing(MemoryError("no more"), 99)),
+        before_computing("decode", raising(MemoryError("no more"), 99)),
         pytest.raises(MemoryError, match="no more"),
     ):
         decode_latents(components, latents(8, 8), width=256, height=256)
@@ -176,6 +160,6 @@ def test_other_errors_pass(
     before_computing: Callable[..., Any], error: BaseException,
 ) -> None:  # fmt: skip
     components.plan_for(params())
-    with before_computing("decode", failing(error, 1)), pytest.raises(type(error)):
+    with before_computing("decode", raising(error, 1)), pytest.raises(type(error)):
         decode_latents(components, latents(2, 2), width=64, height=64)
     assert told.notices == []

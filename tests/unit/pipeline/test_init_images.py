@@ -20,17 +20,11 @@ from sana_cli.pipeline.init_images import (
     encode_init_images,
     init_latents_of,
 )
-from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.pipeline.values import BrokenValues
 from sana_cli.request.params import GenerationParams
 from sana_cli.system.precision import DtypePlan
 
 Params = Callable[..., GenerationParams]
-
-
-@pytest.fixture
-def components(opened: Callable[..., SanaPipeline]) -> Components:
-    return opened().components
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.pipeline.recovery import held_to, in_fp32_if_broken, retrying, within_cap
 from sana_cli.pipeline.values import BrokenValues
 from sana_cli.request.params import GenerationParams
+from tests.faults import raising
 from tests.rehearsal.device import Device
 
 Params = Callable[..., GenerationParams]
@@ -23,18 +24,6 @@ NO_MEMORY = [
 ]
 
 
-def failing(error: BaseException, times: int) -> Callable[[], str]:
-    left = [times]
-
-    def work() -> str:
-        if left[0]:
-            left[0] -= 1
-            raise error
-        return "done"
-
-    return work
-
-
 @pytest.mark.parametrize("error", NO_MEMORY, ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize("stage", ["text", "denoise", "decode"])
 def test_out_of_memory_takes_smaller_plans(
@@ -43,7 +32,7 @@ def test_out_of_memory_takes_smaller_plans(
     components = opened().components
     components.plan_for(params(width=512, height=512))
     before = str(components.planning)
-    assert retrying(components, stage, failing(error, 2)) == "done"  # type: ignore[arg-type]
+    assert retrying(components, stage, raising(error, 2, then="done")) == "done"  # type: ignore[arg-type]
     assert str(components.planning) != before
     tried = [line for line in told.notices if line.startswith(f"out of memory: {stage}")]  # type: ignore[attr-defined]
     assert len(tried) == 2
@@ -55,7 +44,7 @@ def test_the_last_plan_gives_the_error_back(
     components = opened().components
     components.plan_for(params())
     with pytest.raises(MemoryError):
-        retrying(components, "denoise", failing(MemoryError(), 99))
+        retrying(components, "denoise", raising(MemoryError(), 99, then="done"))
     assert components.plan.streams_blocks, "after everything was tried"
 
 
@@ -67,7 +56,7 @@ def test_other_errors_are_not_tried_again(
     components.plan_for(params())
     plan = components.plan
     with pytest.raises(type(error)):
-        retrying(components, "denoise", failing(error, 1))
+        retrying(components, "denoise", raising(error, 1, then="done"))
     assert components.plan == plan
 
 
@@ -76,11 +65,14 @@ def test_broken_values_are_computed_again_in_fp32(
 ) -> None:
     components = opened(precision="fp16").components
     components.plan_for(params())
-    assert in_fp32_if_broken(components, failing(BrokenValues("NaN after x"), 1)) == "done"
+    assert (
+        in_fp32_if_broken(components, raising(BrokenValues("NaN after x"), 1, then="done"))
+        == "done"
+    )
     assert str(components.dtypes) == "fp32"
     assert any("trying once more in fp32" in line for line in told.notices)  # type: ignore[attr-defined]
     with pytest.raises(SanaError, match="no picture: NaN after x, in fp32") as caught:
-        in_fp32_if_broken(components, failing(BrokenValues("NaN after x"), 1))
+        in_fp32_if_broken(components, raising(BrokenValues("NaN after x"), 1, then="done"))
     assert caught.value.code == ExitCode.CHECKPOINT
 
 

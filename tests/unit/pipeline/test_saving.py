@@ -28,6 +28,7 @@ from sana_cli.pipeline.saving import (
 )
 from sana_cli.request.params import GenerationParams, resolve
 from sana_cli.request.runtime import RuntimeOptions
+from tests.pictures import names
 
 Params = Callable[..., GenerationParams]
 KEPT = "a.png.latents.safetensors"
@@ -42,10 +43,6 @@ SOME = KeptLatents(
     },
     how=HOW,
 )  # fmt: skip
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
 
 
 def finished(file: Path, checkpoint: Checkpoint, told: Any, **changes: Any) -> Any:

@@ -18,11 +18,6 @@ from sana_cli.request.params import GenerationParams
 Params = Callable[..., GenerationParams]
 
 
-@pytest.fixture
-def components(opened: Callable[..., SanaPipeline]) -> Components:
-    return opened().components
-
-
 def encoding(told: Any) -> list[str]:
     return [stage for stage in told.stages if "text" in stage]
 

@@ -14,13 +14,10 @@ from quant.backends.kernel import Kernel
 from quant.backends.measurement import Probe, measure
 from quant.config import QuantConfig
 from quant.layers import QuantLinear
+from tests.faults import PTXASError, raising
 from tests.rehearsal.device import CUDA
 
 CPU = torch.device("cpu")
-
-
-class PTXASError(Exception):
-    """As Triton's: of no built-in kind."""
 
 
 OF_COMPILERS = [
@@ -31,13 +28,6 @@ OF_COMPILERS = [
     OSError("No space left on device"),
     ImportError("DLL load failed"),
 ]
-
-
-def raising(error: BaseException) -> Callable[..., torch.Tensor]:
-    def run(*arguments: object) -> torch.Tensor:
-        raise error
-
-    return run
 
 
 def layer(device: torch.device = CPU) -> QuantLinear:

@@ -11,6 +11,8 @@ from quant.primitives import quantize_rows_float8, sqnr_db
 from quant.schemes import EXAMPLES, examples_for
 from sana_cli.models.layers import DepthwiseGLU, PointwiseConv2d
 
+pytestmark = pytest.mark.usefixtures("seeded")
+
 SCHEMES = [*EXAMPLES, "w4a16-g32"]
 
 
@@ -18,11 +20,6 @@ def scheme(text: str) -> QuantConfig:
     config = QuantConfig.parse(text)
     assert config is not None
     return config
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

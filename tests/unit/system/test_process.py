@@ -16,7 +16,7 @@ from PIL import Image
 from sana_cli import cli
 from sana_cli.errors import ExitCode
 from sana_cli.system.process import AskedToEnd, ending_by_signals, exit_code, was_asked_to_end
-from tests.faults import raising
+from tests.faults import PanicException, raising
 
 SIGNALS = [signal.SIGTERM, signal.SIGHUP]
 
@@ -76,10 +76,6 @@ def test_a_signal_cleans_up_as_ctrl_c_does(
     left = {path.name for path in tmp_path.iterdir()} - {"p.txt"}
     kept = set() if stage == "denoise" else {"1-a-cat.png.latents.safetensors"}
     assert left == kept
-
-
-class PanicException(BaseException):
-    """As pyo3 names what a panic in Rust becomes."""
 
 
 @pytest.mark.parametrize(

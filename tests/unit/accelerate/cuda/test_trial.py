@@ -11,6 +11,7 @@ import torch
 from sana_cli.accelerate.cuda import trial
 from sana_cli.accelerate.cuda.kernels import NAMES, REFERENCE, Kernels
 from sana_cli.accelerate.cuda.trial import Widths, trusted_kernels
+from tests.faults import PTXASError
 
 CPU = torch.device("cpu")
 
@@ -55,10 +56,6 @@ def test_what_is_wrong_is_replaced(kernel: Any, said: str, tmp_path: Path) -> No
         assert len(notices) == 1
         assert said in notices[0]
         candidates = replace(candidates, rms_norm=REFERENCE.rms_norm)
-
-
-class PTXASError(Exception):
-    """As Triton's: of no built-in kind."""
 
 
 @pytest.mark.parametrize(
