@@ -207,7 +207,7 @@ class GenerationOptions:
     count: Annotated[
         int | None,
         Option(
-            flags=("--count", "-n"), limits=(1, 1000),
+            flags=("--count", "-n"), limits=(1, 10_000),
             help="Pictures to draw, with seeds S, S+1, ... [default: your setting, else 1]",
             setting="pictures for each prompt", unset="1", usual=1,
         ),
@@ -396,3 +396,10 @@ def _table() -> dict[str, Field]:
 
 
 FIELDS: Mapping[str, Field] = _table()
+
+
+def limits_of(name: str) -> tuple[int, int]:
+    """Return the smallest and the largest value that an option may have."""
+    limits = FIELDS[name].option.limits
+    assert limits is not None, f"{name} has no limits"
+    return limits

@@ -10,7 +10,7 @@ from typing import Self
 from sana_cli import files, text
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.config.choices import PictureFormat
-from sana_cli.config.generation import GenerationOptions
+from sana_cli.config.generation import GenerationOptions, limits_of
 from sana_cli.errors import require
 from sana_cli.files import local_path
 from sana_cli.images import file_names, formats
@@ -43,9 +43,9 @@ class Target:
     @classmethod
     def of_options(cls, options: GenerationOptions) -> Self:
         """Read where pictures go, and in which format. SanaError (usage) for a format that the name contradicts."""
-        quality = options.quality
+        quality, (low, high) = options.quality, limits_of("quality")
         require(
-            quality is None or 1 <= quality <= 100,
+            quality is None or low <= quality <= high,
             f"quality {quality} is out of range",
             "use 1 (smallest file) to 100 (lossless WebP)",
         )

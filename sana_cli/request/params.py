@@ -15,7 +15,7 @@ from sana_cli.config.choices import (
     parse_pag,
     size_of_aspect,
 )
-from sana_cli.config.generation import FIELDS, GenerationOptions
+from sana_cli.config.generation import FIELDS, GenerationOptions, limits_of
 from sana_cli.config.networks import MAX_SIDE
 from sana_cli.config.published import aspect_ratio_bins, has_bins
 from sana_cli.errors import require, usage_error
@@ -34,7 +34,7 @@ from sana_cli.system.memory import free_bytes
 from sana_cli.system.precision import NamedDevice
 
 MAX_PROMPT = 20_000  # characters; models see the first 300 tokens
-MAX_SEED = 2**64 - 1  # what torch.Generator takes
+MAX_SEED = limits_of("seed")[1]  # what torch.Generator takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,14 +201,14 @@ def _require_prompts(prompt: str, negative: str) -> None:
 
 def _require_numbers(o: GenerationOptions, steps: int, guidance: float, cache: float) -> None:
     count = count_of(o)
-    require(1 <= steps <= 1000, f"cannot draw in {steps} steps", "use 1 to 1000; 20 is usual")
-    require(0 <= guidance <= 100, f"guidance {guidance} is out of range", "use 1 (off) to about 10")
-    require(
-        0 <= cache <= 1,
-        f"--cache {cache:g} is out of range",
-        "use 0 (off) to 1; 0.1 is a beginning",
-    )
-    require(1 <= count <= 10_000, f"cannot draw {count} pictures", "use --count 1 to 10000")
+    for name, value, problem, hint in (
+        ("steps", steps, f"cannot draw in {steps} steps", "use {} to {}; 20 is usual"),
+        ("guidance_scale", guidance, f"guidance {guidance} is out of range", "use 1 (off) to about 10"),
+        ("cache", cache, f"--cache {cache:g} is out of range", "use {} (off) to {}; 0.1 is a beginning"),
+        ("count", count, f"cannot draw {count} pictures", "use --count {} to {}"),
+    ):  # fmt: skip
+        low, high = limits_of(name)
+        require(low <= value <= high, problem, hint.format(low, high))
     require(
         o.seed is None or 0 <= o.seed <= MAX_SEED - count + 1,
         f"seed {o.seed} is out of range",

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
-from sana_cli.config.generation import GenerationOptions
+from sana_cli.config.generation import FIELDS, GenerationOptions, limits_of
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.request.output_paths import Target
 from sana_cli.request.params import resolve, resolve_all
 
 
@@ -48,6 +49,24 @@ def test_seeds_follow_one_another_from_one_that_is_rolled_once(builtin: Checkpoi
     assert [params.seed - rolled[0].seed for params in rolled] == [0, 1, 2]
     again = resolve_all(GenerationOptions(prompt="a cat", count=3), builtin)
     assert again[0].seed != rolled[0].seed
+
+
+@pytest.mark.parametrize("name", [n for n, f in FIELDS.items() if f.option.limits])
+def test_limits_are_those_of_the_table(builtin: Checkpoint, name: str) -> None:
+    """What `sana config` and the help say is what is refused, and nothing else."""
+    low, high = limits_of(name)
+
+    def check(value: int) -> None:
+        options = GenerationOptions(**{"prompt": "x", name: value})
+        resolve(options, builtin)
+        Target.of_options(options)
+
+    for value in (low, high):
+        check(value)
+    for value in (low - 1, high + 1):
+        with pytest.raises(SanaError) as caught:
+            check(value)
+        assert caught.value.code == ExitCode.USAGE
 
 
 def test_a_shape_has_the_model_s_area(builtin: Checkpoint) -> None:
