@@ -64,21 +64,25 @@ def checkpoint_error(message: str, *, hint: str = "") -> SanaError:
 _TRACEBACK = "the same command with --debug shows where"
 _LOST_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 _NO_MEMORY = (
-    "can't allocate memory",
-    "cannot allocate memory",
-    "out of memory",
-    "not enough memory",
-)
+    "can't allocate memory", "cannot allocate memory", "out of memory", "not enough memory",
+    "could not create a primitive", "could not create a memory object",  # oneDNN's words for it
+    "can't start new thread",  # no room for its stack
+)  # fmt: skip
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error is any form of "no memory left". Libraries report many as a plain RuntimeError."""
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | OSError) and any(each in words for each in _NO_MEMORY)
+    )
 
 
 def explained(error: BaseException) -> SanaError | None:
     """An error that no code expected, in words, if the machine or the input is to blame; None for a bug."""
     said = next(iter(str(error).splitlines()), "")
     kind = type(error).__name__
-    if isinstance(error, MemoryError) or (
-        isinstance(error, (RuntimeError, OSError))
-        and any(words in str(error).lower() for words in _NO_MEMORY)
-    ):
+    if is_out_of_memory(error):
         return _environment("out of memory", "close other programs, or draw a smaller --size")
     if isinstance(error, ImportError):
         name = f"the package {error.name}" if error.name else "a package"

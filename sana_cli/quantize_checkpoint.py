@@ -47,11 +47,10 @@ from sana_cli.checkpoints.component_weights import ComponentWeights, component_w
 from sana_cli.checkpoints.file_selection import select_files
 from sana_cli.config.components import NETWORKS, RUN_ORDER
 from sana_cli.config.recipes import component_recipe
-from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.errors import ExitCode, SanaError, is_out_of_memory, usage_error
 from sana_cli.loading.assign import require_finite, require_fit, require_same_names
 from sana_cli.loading.load import TOKEN_CONVS, empty_module
 from sana_cli.loading.lora import Adapters
-from sana_cli.system.torch_memory import is_out_of_memory
 
 _DONE = "done.json"  # next to a finished component: its inputs, and its digest
 

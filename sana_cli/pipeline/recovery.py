@@ -6,13 +6,13 @@ from typing import TypeVar
 
 import torch
 
-from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+from sana_cli.errors import ExitCode, SanaError, checkpoint_error, is_out_of_memory
 from sana_cli.memory.planner import Cap
 from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.planning import Stage
 from sana_cli.pipeline.values import BrokenValues
 from sana_cli.system.precision import SAFEST
-from sana_cli.system.torch_memory import is_out_of_memory, release_memory
+from sana_cli.system.torch_memory import release_memory
 
 _T = TypeVar("_T")
 _REMEDIES = "draw a smaller --size, close other programs, or use a smaller model"

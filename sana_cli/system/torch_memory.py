@@ -1,4 +1,4 @@
-"""Memory of torch: out of memory recognized, freed memory given back, the peak."""
+"""Memory of torch: freed memory given back, the peak."""
 
 import gc
 import sys
@@ -7,23 +7,6 @@ from functools import cache
 import torch
 
 from sana_cli.system.resident import give_back, peak_resident_bytes
-
-_ALLOCATION_FAILED = (
-    "can't allocate memory", "cannot allocate memory", "not enough memory",
-    "could not create a primitive", "could not create a memory object",  # oneDNN's words for it
-    "can't start new thread",  # no room for its stack
-)  # fmt: skip
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether an error is any form of "no memory left"."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return True
-    # On a CPU, torch reports a failed allocation or mapping as a plain RuntimeError.
-    words = str(error).lower()
-    return isinstance(error, (RuntimeError, OSError)) and any(
-        w in words for w in _ALLOCATION_FAILED
-    )
 
 
 @cache

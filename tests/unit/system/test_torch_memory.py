@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sana_cli.system.torch_memory import is_out_of_memory, peak_memory_bytes, release_memory
+from sana_cli.errors import is_out_of_memory
+from sana_cli.system.torch_memory import peak_memory_bytes, release_memory
 
 CPU = torch.device("cpu")
 
