@@ -48,15 +48,10 @@ class Forecast:
             from sana_cli.loading.load import check_loras
 
             check_loras(checkpoint, params.loras)
-        cached = False
-        if runtime.prompt_cache and checkpoint.absent is None:
-            cache = PromptCache.of(
-                checkpoint,
-                precision=dtypes.text_encoder,
-                device=where.type,
-                backend=runtime.backend,
-            )
-            cached = cache.holds(params)
+        cache = PromptCache.wanted(
+            checkpoint, runtime, precision=dtypes.text_encoder, device=where.type
+        )
+        cached = cache is not None and cache.holds(params)
         choice = choose_for(
             checkpoint, runtime, params, dtypes, where,
             cap_source=cap_source, several=count > 1, text_is_cached=cached,

@@ -216,13 +216,11 @@ class Components:
 
     def prompt_cache(self) -> PromptCache | None:
         """Encoded prompts on disk, in the precision of now; None if they are not wanted."""
-        if not self.runtime.prompt_cache:
-            return None
-        return PromptCache.of(
+        return PromptCache.wanted(
             self.checkpoint,
+            self.runtime,
             precision=self.dtypes.text_encoder,
             device=self.device.type,
-            backend=self.runtime.backend,
         )
 
     def tell_once(self, message: str) -> None:

@@ -22,6 +22,7 @@ from sana_cli.checkpoints.file_selection import TOKENIZER
 from sana_cli.config.published import complex_human_instruction
 from sana_cli.config.user_settings import cache_folder
 from sana_cli.request.params import GenerationParams
+from sana_cli.request.runtime import RuntimeOptions
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -54,6 +55,15 @@ class PromptCache:
         ]
         states = [(str(p.resolve()), s.st_size, s.st_mtime_ns) for p in paths if (s := _stat(p))]
         return cls(json.dumps([_VERSION, states, precision, device, backend]))
+
+    @classmethod
+    def wanted(
+        cls, checkpoint: Checkpoint, runtime: RuntimeOptions, *, precision: str, device: str
+    ) -> "PromptCache | None":
+        """The cache of a run; None where none is wanted, or the model's files are not here yet."""
+        if not runtime.prompt_cache or checkpoint.absent is not None:
+            return None
+        return cls.of(checkpoint, precision=precision, device=device, backend=runtime.backend)
 
     def path(self, prompt: str, *, enhance: bool, beside_enhanced: bool = False) -> Path:
         """Name the file of a prompt's embeddings. `beside_enhanced` as for `PromptEncoder.encode_negative`."""
