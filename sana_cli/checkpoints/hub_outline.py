@@ -12,6 +12,7 @@ from typing import Any
 from sana_cli.checkpoints import hub
 from sana_cli.checkpoints.file_selection import STEMS, TOKENIZER, select_weights
 from sana_cli.checkpoints.hub import Offer
+from sana_cli.checkpoints.safetensors_headers import parse_header
 from sana_cli.checkpoints.shapes import Headers
 from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.files import temporary_folder
@@ -103,28 +104,15 @@ class Outline:
         ]
 
     def _parsed(self, name: str, header: bytes) -> Headers:
-        """Parse a header as `safetensors_headers.read_header` does for a local file."""
+        """Types and shapes, as `safetensors_headers.read_header` reads them from a local file."""
         try:
-            entries: dict[str, Any] = json.loads(header)
-            entries.pop("__metadata__", None)
-            end = max((int(facts["data_offsets"][1]) for facts in entries.values()), default=0)
-            headers = {
-                str(tensor): (str(facts["dtype"]), tuple(int(n) for n in facts["shape"]))
-                for tensor, facts in entries.items()
-            }
-        except (
-            ValueError,
-            OverflowError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            IndexError,
-            RecursionError,
-        ) as error:
+            entries = parse_header(header)
+        except ValueError as error:
             raise self._unusable(name, "is not a safetensors file") from error
-        if not headers or 8 + len(header) + end != self._sizes[name]:
+        end = max((entry.end for entry in entries.values()), default=0)
+        if not entries or 8 + len(header) + end != self._sizes[name]:
             raise self._unusable(name, "is not a whole safetensors file")
-        return headers
+        return {tensor: (entry.dtype, entry.shape) for tensor, entry in entries.items()}
 
     def _read(self, wanted: Sequence[hub.Piece]) -> list[bytes]:
         found = hub.pieces(self.offer.repo_id, self.offer.revision, wanted)

@@ -4,6 +4,7 @@ import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from quant.dtypes import precision_stored_as
 from quant.files import open_regular
@@ -142,12 +143,38 @@ def _read_starts(path: Path) -> dict[str, int]:
     """Tensor name -> its first byte in a file that `read_header` has checked."""
     with reading(path), open_regular(path) as file:
         length = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(length))
+        entries = parse_header(file.read(length))
+    return {name: 8 + length + entry.start for name, entry in entries.items()}
+
+
+class Entry(NamedTuple):
+    """A tensor in a header: its type and shape as for `read_header`, and its bytes in the data."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+def parse_header(header: bytes) -> dict[str, Entry]:
+    """Tensor name -> what a file's header says of it; ValueError for bytes that are no header.
+
+    Whether the data is all there is for the caller to check: it may be on the hub.
+    """
+    try:
+        found: dict[str, Any] = json.loads(header)
+        found.pop("__metadata__", None)
         return {
-            name: 8 + length + facts["data_offsets"][0]
-            for name, facts in header.items()
-            if name != "__metadata__"
-        }
+            str(name): Entry(
+                str(facts["dtype"]), tuple(int(n) for n in facts["shape"]),
+                int(facts["data_offsets"][0]), int(facts["data_offsets"][1]),
+            )
+            for name, facts in found.items()
+        }  # fmt: skip
+    except (
+        ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError,
+    ) as error:  # fmt: skip
+        raise ValueError(f"no header of safetensors: {error}") from error
 
 
 def _no_weights(folder: Path, names: list[str], expected: str) -> SanaError:

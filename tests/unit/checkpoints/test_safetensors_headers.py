@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from sana_cli.checkpoints.safetensors_headers import (
     WeightFiles,
     main_dtype,
+    parse_header,
     read_header,
     read_metadata,
 )
@@ -89,3 +90,31 @@ def test_dtype_is_read_from_the_header(tmp_path: Path) -> None:
     files = WeightFiles(tmp_path, stem="m")
     assert files.dtype == "bf16"
     assert files.total_bytes == (tmp_path / "m.safetensors").stat().st_size
+
+
+def test_what_a_header_says(tmp_path: Path) -> None:
+    """As the library reads it from a file, and where its bytes are."""
+    tensors = {"a": torch.zeros(2, 3), "b": torch.ones(5, dtype=torch.int8), "c": torch.zeros(0, 4)}
+    save_file(tensors, tmp_path / "x.safetensors", metadata={"some": "text"})
+    content = (tmp_path / "x.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    found = parse_header(content[8 : 8 + length])
+    assert {name: entry[:2] for name, entry in found.items()} == read_header(
+        tmp_path / "x.safetensors"
+    )
+    assert content[8 + length + found["b"].start : 8 + length + found["b"].end] == b"\1" * 5
+    assert max(entry.end for entry in found.values()) == len(content) - 8 - length
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"", b"[]", b"null", b'"x"', b"{", b"\xff" * 9, b'{"a": 3}', b'{"a": {}}', b"[" * 99_999,
+        b'{"a": {"dtype": "F32", "shape": 3, "data_offsets": [0, 4]}}',
+        b'{"a": {"dtype": "F32", "shape": [], "data_offsets": [0]}}',
+        b'{"a": {"dtype": "F32", "shape": [1e999], "data_offsets": [0, 4]}}',
+    ],
+)  # fmt: skip
+def test_what_is_no_header(header: bytes) -> None:
+    with pytest.raises(ValueError, match="no header of safetensors"):
+        parse_header(header)
