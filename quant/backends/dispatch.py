@@ -74,8 +74,7 @@ def measure_ahead(
     before_measuring: Callable[[], None] = lambda: None,
 ) -> None:
     """Measure what `accelerate_` would, and remember it; layers may be on the meta device, where they take no memory."""
-    layers = (m for m in model.modules() if isinstance(m, AcceleratedLayer))
-    for layer in {kind_of(layer): layer for layer in layers}.values():
+    for layer in {kind_of(layer): layer for layer in _accelerated(model)}.values():
         kernel_for(
             layer, device, backend=backend, verdicts=verdicts,
             allow_int8_activations=allow_int8_activations, before_measuring=before_measuring,
@@ -84,8 +83,11 @@ def measure_ahead(
 
 def _layers(model: nn.Module) -> Iterator[AcceleratedLayer]:
     """Yield the layers that have weights: an autoencoder may be loaded by halves."""
-    layers = (m for m in model.modules() if isinstance(m, AcceleratedLayer))
-    return (layer for layer in layers if not layer.scale.is_meta)
+    return (layer for layer in _accelerated(model) if not layer.scale.is_meta)
+
+
+def _accelerated(model: nn.Module) -> Iterator[AcceleratedLayer]:
+    return (module for module in model.modules() if isinstance(module, AcceleratedLayer))
 
 
 def kernel_for(

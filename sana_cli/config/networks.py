@@ -35,6 +35,17 @@ def _known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     return known
 
 
+class _FromDict:
+    """A description whose fields are those of a `config.json`."""
+
+    __slots__ = ()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Read the fields that are known; the others do not affect inference. ValueError as for `_known_fields`."""
+        return cls(**_known_fields(cls, values))
+
+
 def _freeze(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _freeze(item) for key, item in value.items()}
@@ -58,7 +69,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TransformerConfig:
+class TransformerConfig(_FromDict):
     """Sana's Linear-DiT (arXiv 2410.10629, section 2.3); the defaults are those of Sana-1.6B."""
 
     in_channels: int = LATENT_CHANNELS
@@ -110,16 +121,12 @@ class TransformerConfig:
         """Width of the gated half of the Mix-FFN; its first convolution makes twice that."""
         return int(self.mlp_ratio * self.inner_dim)
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        return cls(**_known_fields(cls, values))
-
 
 ACTIVATIONS = ("silu", "relu", "relu6", "gelu")  # that a DC-AE file may name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DCAEConfig:
+class DCAEConfig(_FromDict):
     """Deep-compression autoencoder (arXiv 2410.10733); the defaults are those of f32c32 for Sana."""
 
     in_channels: int = 3
@@ -201,13 +208,9 @@ class DCAEConfig:
         """Pixels per latent position along one axis: 32 for f32c32."""
         return int(2 ** (len(self.encoder_block_out_channels) - 1))
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        return cls(**_known_fields(cls, values))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class OwnSettings:
+class OwnSettings(_FromDict):
     """`sana.json`, an optional file of a model folder: what the layout has no place for."""
 
     steps: int | None = None
@@ -235,10 +238,6 @@ class OwnSettings:
             raise ValueError("colours and uncoloured name groups of the vocabulary")
         if self.precision not in (None, *PRECISIONS):
             raise ValueError(f"precision must be fp32, bf16 or fp16, not {self.precision!r}")
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        return cls(**_known_fields(cls, values))
 
     def knows_any_thing(self, prompt: str) -> bool:
         """Return whether a prompt names a thing of the vocabulary, not only colours and sizes; true
