@@ -129,7 +129,7 @@ def generate(
             reporter.notice(problem)
         checkpoint = open_model(
             options, picture, offline=chosen.is_offline(offline), yes=yes, reporter=reporter,
-            planning=dry_run,
+            planning=dry_run, default=chosen.options.model,
         )  # fmt: skip
         if picture:
             picture.tell_differences(typed, checkpoint, reporter)

@@ -67,7 +67,7 @@ def pull(
     chosen = preferences()
     quiet = chosen.is_quiet(quiet)
     variant = _published(model)
-    step = QuantizeStep.of(model, quantize, samples)
+    step = QuantizeStep.of(model, quantize, samples, common=chosen.options)
     from sana_cli.checkpoints import hub
     from sana_cli.checkpoints.obtaining import ask
     from sana_cli.checkpoints.opening import judge_offer, open_snapshot

@@ -7,27 +7,31 @@ from sana_cli.commands.quantize import DEFAULT_SAMPLES
 from sana_cli.errors import usage_error
 
 if TYPE_CHECKING:
+    from sana_cli.config.generation import GenerationOptions
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
 
 class QuantizeStep:
     """The request of --quantize, checked before the download."""
 
-    def __init__(self, recipe: str, samples: int, target: Path) -> None:
+    def __init__(
+        self, recipe: str, samples: int, target: Path, common: "GenerationOptions"
+    ) -> None:
         from sana_cli.commands.quantize import CalibrationWishes, schemes_of
-        from sana_cli.config.user_settings import preferences
 
         self.recipe, self.target = recipe, target
         self.schemes = schemes_of(recipe)
         self.wishes = CalibrationWishes(
             prompts=None, samples=samples, steps=None, keep=None, budget_db=None, seed=None,
-            common=preferences().options,
+            common=common,
         )  # fmt: skip
         self.wishes.check(recipe, self.schemes["transformer"])
 
     @classmethod
-    def of(cls, model: str, recipe: str | None, samples: int | None) -> "QuantizeStep | None":
-        """Check the options; None without --quantize. SanaError (usage) where its result could not be kept."""
+    def of(
+        cls, model: str, recipe: str | None, samples: int | None, *, common: "GenerationOptions"
+    ) -> "QuantizeStep | None":
+        """Check the options; None without --quantize. `common`: the user's settings. SanaError (usage) where its result could not be kept."""
         from sana_cli.commands.quantize import kept_target, schemes_of
 
         if recipe is None:
@@ -41,7 +45,7 @@ class QuantizeStep:
             raise usage_error(
                 f"{target.name} is here already", f"`sana remove {target.name}` first"
             )
-        return cls(recipe, DEFAULT_SAMPLES if samples is None else samples, target)
+        return cls(recipe, DEFAULT_SAMPLES if samples is None else samples, target, common)
 
     def run(self, model: str, reporter: "ConsoleReporter") -> str:
         """Quantize the model that is here now; return its folder."""

@@ -12,7 +12,6 @@ from sana_cli.checkpoints.model_names import kept_folder
 from sana_cli.checkpoints.obtaining import Access
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.generation import BUILTIN, FILES, GenerationOptions
-from sana_cli.config.user_settings import preferences
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.files import local_path
 from sana_cli.request.options import options_of_picture
@@ -166,15 +165,16 @@ def open_model(
     yes: bool,
     reporter: "ConsoleReporter",
     planning: bool = False,
+    default: str | None = None,
 ) -> Checkpoint:
-    """The model that is wished for; errors say who named it when nobody typed it.
+    """Open the requested model; errors say who named it when nobody typed it.
 
-    `yes` answers the question before a large download; `planning` as for `open_checkpoint`.
+    `default` is the model of the user's settings, which a picture may name by its last name. `yes` answers the question before a large download; `planning` as for `open_checkpoint`.
     """
     repeated = picture is not None and options.sources.get("model") == picture.name
     name = options.model_or_builtin
     if repeated:
-        name = _place_of(name)
+        name = _place_of(name, default)
     try:
         with options.naming_source_of("model"):
             access = Access(
@@ -194,9 +194,8 @@ def open_model(
     return checkpoint
 
 
-def _place_of(name: str) -> str:
+def _place_of(name: str, default: str | None) -> str:
     """A folder by its last name, if it is the default model; else the name itself."""
-    default = preferences().options.model
     if default and kept_folder(name) is None and Path(default).name == name:
         return default
     return name
