@@ -1,9 +1,7 @@
 """Read how much memory there is. No torch unless a GPU is asked."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path, PurePosixPath
 
 from sana_cli.system.precision import Device
@@ -27,7 +25,9 @@ def free_bytes(device: Device) -> int | None:
         return torch.cuda.mem_get_info()[0] + cached
     if device.type != "cpu":
         return None
-    known = [_system_free(), _container_free(), _process_free()]
+    import psutil
+
+    known = [psutil.virtual_memory().available, _container_free(), _process_free()]
     return min((value for value in known if value is not None), default=None)
 
 
@@ -39,7 +39,9 @@ def total_bytes(device: Device) -> int | None:
         return torch.cuda.mem_get_info()[1]
     if device.type != "cpu":
         return None
-    known = [_system("SC_PHYS_PAGES"), _container_limit(), _process_limit()]
+    import psutil
+
+    known = [psutil.virtual_memory().total, _container_limit(), _process_limit()]
     return min((value for value in known if value is not None), default=None)
 
 
@@ -50,23 +52,6 @@ def held_bytes(device: Device) -> int:
 
         return torch.cuda.memory_allocated()
     return resident_bytes() if device.type == "cpu" else 0
-
-
-def _system_free() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    return _system("SC_AVPHYS_PAGES")
-
-
-def _system(pages: str) -> int | None:
-    try:
-        return prod(os.sysconf(name) for name in (pages, "SC_PAGE_SIZE"))
-    except (AttributeError, OSError, ValueError):  # no such call, or no such name
-        return None
 
 
 # -- control groups: containers, systemd, SLURM ------------------------------------------------------

@@ -7,23 +7,21 @@ from pathlib import Path
 
 
 def resident_bytes() -> int:
-    """Return the resident bytes of this process; 0 if the system does not report them."""
-    return _own_memory("VmRSS") or 0
+    """Return the resident bytes of this process."""
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def peak_resident_bytes() -> int | None:
     """Return the highest resident bytes of this process so far; getrusage would start with the
     parent's memory.
     """
-    return _own_memory("VmHWM")
-
-
-def _own_memory(field: str) -> int | None:
     try:
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith(f"{field}:"):
+            if line.startswith("VmHWM:"):  # psutil knows it on Windows only
                 return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
+    except (OSError, ValueError, IndexError):
         pass
     return None
 

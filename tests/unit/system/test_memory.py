@@ -49,12 +49,18 @@ def test_own_memory() -> None:
     assert (peak_resident_bytes() or 0) >= resident_bytes()
 
 
-def test_free_memory(tmp_path: Path, system_file: Callable[..., None]) -> None:
+def test_free_memory(
+    tmp_path: Path, system_file: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
     found = free_bytes(torch.device("cpu"))
     assert found is not None
     assert 0 < found < 2**50
     assert free_bytes(torch.device("meta")) is None, "nothing to ask"
-    system_file("/proc/meminfo", "MemTotal: 9 kB\nMemAvailable: 7 kB\n")
+    kernel = {"MemTotal": 9, "MemFree": 1, "MemAvailable": 7, "Buffers": 0, "Cached": 0}
+    more = {"Active": 0, "Inactive": 0, "Slab": 0, "SReclaimable": 0, "Shmem": 0}
+    lines = [f"{name}: {size} kB\n" for name, size in {**kernel, **more}.items()]
+    (tmp_path / "meminfo").write_text("".join(lines))
+    monkeypatch.setattr("psutil.PROCFS_PATH", str(tmp_path))
     assert free_bytes(torch.device("cpu")) == 7 * 1024
     own = own_groups(tmp_path, "v2", "/jobs/1", "/")
     for name in ("cgroup", "mountinfo"):
