@@ -398,7 +398,8 @@ def main(
             keep(ITEMS[name](Sizes(), keep))
         return
     os.environ["TRITON_INTERPRET"] = "1"
-    from tests.rehearsal.device import Calls, install
+    from tests.rehearsal.device import Calls
+    from tests.rehearsal.install import install
 
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     install()

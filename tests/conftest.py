@@ -107,7 +107,8 @@ def gpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
     """A simulated CUDA device of 24 GiB and capability 8.9; `indirect` parameters are options of `install`."""
     import torch
 
-    from tests.rehearsal.device import Calls, install
+    from tests.rehearsal.device import Calls
+    from tests.rehearsal.install import install
 
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     options = getattr(request, "param", {})

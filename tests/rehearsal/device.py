@@ -6,22 +6,20 @@ nothing may wait for the device. Kernels of ours run their definitions (`kernels
 how an allocator's blocks are reused is not shown.
 """
 
-import contextlib
 import threading
-import weakref
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from types import SimpleNamespace
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from tests.rehearsal.streams import Event, Stream, Streams
+from tests.rehearsal import rules
+from tests.rehearsal.memory import Memory, plain, poison, storage_of
+from tests.rehearsal.streams import Streams
 
 CUDA = torch.device("cuda", 0)
-_BLOCK = 512  # bytes that the allocator rounds to
 _SYNCS = {
     "item", "tolist", "numpy", "nonzero", "equal", "masked_select", "unique", "allclose", "__bool__", "__float__", "__int__",
     "__index__", "__repr__", "__format__", "__array__", "__contains__", "is_nonzero",
@@ -56,62 +54,27 @@ class Calls(TorchFunctionMode):
         return device().run(func, args, kwargs or {})
 
 
-def plain(tensor: torch.Tensor) -> torch.Tensor:
-    """Return the same memory as a tensor of the host."""
-    with torch._C.DisableTorchFunction():
-        return tensor.as_subclass(torch.Tensor)
-
-
-def storage_of(tensor: torch.Tensor) -> int:
-    with torch._C.DisableTorchFunction():
-        return tensor.untyped_storage()._cdata
-
-
-class Memory:
-    """What is allocated, and how much there is."""
-
-    def __init__(self, total: int) -> None:
-        self.total, self.fraction = total, 1.0
-        self.live = self.peak = self.pools = 0
-        self._held: dict[int, list[int]] = {}  # storage -> tensors, bytes
-        self._lock = threading.RLock()
-
-    def hold(self, tensor: torch.Tensor) -> None:
-        key = storage_of(tensor)
-        with self._lock:
-            if key not in self._held:
-                with torch._C.DisableTorchFunction():
-                    size = -(-tensor.untyped_storage().nbytes() // _BLOCK) * _BLOCK
-                if self.live + self.pools + size > self.fraction * self.total:
-                    raise torch.OutOfMemoryError(
-                        f"CUDA out of memory. Tried to allocate {size / 2**20:.2f} MiB (rehearsed)."
-                    )
-                self._held[key] = [0, size]
-                self.live += size
-                self.peak = max(self.peak, self.live + self.pools)
-            self._held[key][0] += 1
-        weakref.finalize(tensor, self._drop, key)
-
-    def _drop(self, key: int) -> None:
-        with self._lock:
-            held = self._held[key]
-            held[0] -= 1
-            if not held[0]:
-                del self._held[key]
-                self.live -= held[1]
-
-
 class Device:
     """One simulated GPU; `counts` are of what costs time: syncs, copies, launches, captures, replays."""
 
     def __init__(self, *, total: int, capability: tuple[int, int], name: str) -> None:
-        self.memory, self.streams = Memory(total), Streams()
+        self.streams = Streams()
+        self.memory = Memory(total, self.streams.freed)
         self.capability, self.name = capability, name
         self.counts: Counter[str] = Counter()
-        self.capturing: Any = None  # the graph that records
-        self.fails: Callable[[str], None] = lambda name: (
-            None
-        )  # planted by tests: called before each operation
+        self._here = threading.local()
+        self.variants: set[Any] = set()  # kernels that are compiled
+        # Planted by tests: called with its name before each operation.
+        self.fails: Callable[[str], None] = lambda name: None
+
+    @property
+    def capturing(self) -> Any:
+        """The graph that records this thread's work: engines capture with the error mode "thread_local"."""
+        return getattr(self._here, "graph", None)
+
+    @capturing.setter
+    def capturing(self, graph: Any) -> None:
+        self._here.graph = graph
 
     # -- calls -------------------------------------------------------------------------------------
 
@@ -139,7 +102,8 @@ class Device:
             with torch._C.DisableTorchFunction():
                 return func(*args, **kwargs)
         self._check(name, tensors, ours)
-        return self._operate(name, func, args, kwargs, ours)
+        rules.refuse(name, args, self.capability)
+        return self._operate(name, func, args, kwargs, ours, made_here=made_here)
 
     def _attribute(self, func: Any, tensor: torch.Tensor) -> Any:
         name = func.__self__.__name__
@@ -171,11 +135,18 @@ class Device:
             self.capturing.invalidate(f"{name} draws random numbers")
 
     def _operate(
-        self, name: str, func: Any, args: Any, kwargs: dict[str, Any], ours: Sequence[torch.Tensor]
+        self,
+        name: str,
+        func: Any,
+        args: Any,
+        kwargs: dict[str, Any],
+        ours: Sequence[torch.Tensor],
+        *,
+        made_here: bool = False,
     ) -> Any:
         self.fails(name)
         written = _written(name, args, kwargs)
-        self.streams.order(name, [*map(storage_of, ours)], [*map(storage_of, written)])
+        self._order(name, ours, written)
         if self.capturing is not None:
             self.capturing.before(written)
         with torch._C.DisableTorchFunction():
@@ -183,8 +154,10 @@ class Device:
         known = {storage_of(t) for t in ours}
         new: list[torch.Tensor] = []
 
+        elsewhere = kwargs.get("device") is not None and not made_here
+
         def up(tensor: torch.Tensor) -> torch.Tensor:
-            if isinstance(tensor, OnDevice) or name in _SYNCS:
+            if isinstance(tensor, OnDevice) or name in _SYNCS or elsewhere:
                 return tensor
             if storage_of(tensor) not in known:
                 new.append(tensor)
@@ -193,6 +166,9 @@ class Device:
         if name == "copy_" and not isinstance(args[0], OnDevice):
             return out
         out = tree_map_only(torch.Tensor, up, out)
+        if name in _EMPTY:  # holds what was there before, which may be anything
+            for tensor in new:
+                poison(tensor)
         if new or written:
             self.counts["operations"] += self.capturing is None
             self.streams.wrote([storage_of(t) for t in [*new, *written]])
@@ -238,6 +214,7 @@ class Device:
         with torch._C.DisableTorchFunction(), torch.inference_mode(tensor.is_inference()):
             ours = tensor.as_subclass(OnDevice)
         self.memory.hold(ours)
+        self.streams.allocated(storage_of(ours), is_graphs=self.capturing is not None)
         return ours
 
     def launch(
@@ -250,8 +227,12 @@ class Device:
                 f"Pointer argument of {name} cannot be accessed from Triton (cpu tensor?)"
             )
         self.fails(name)
+        compiled = rules.variant(name, tensors)
+        if self.capturing is not None and compiled not in self.variants:
+            self.capturing.invalidate(f"{name} is compiled and loaded")
+        self.variants.add(compiled)
         written = [tensors[i] for i in writes if tensors[i] is not None]
-        self.streams.order(name, [*map(storage_of, present)], [*map(storage_of, written)])
+        self._order(name, present, written)
         if self.capturing is not None:
             self.capturing.before(written)
 
@@ -265,6 +246,14 @@ class Device:
         self.streams.wrote([storage_of(t) for t in written])
         if self.capturing is not None:
             self.capturing.record(go, arguments, {}, [], written)
+
+    def _order(
+        self, name: str, used: Sequence[torch.Tensor], written: Sequence[torch.Tensor]
+    ) -> None:
+        self.streams.order(
+            name, [*map(storage_of, used)], [*map(storage_of, written)],
+            is_recorded=self.capturing is not None,
+        )  # fmt: skip
 
     # -- host and device ---------------------------------------------------------------------------
 
@@ -298,8 +287,15 @@ _device: Device | None = None
 
 
 def device() -> Device:
+    """The device that is installed."""
     assert _device is not None
     return _device
+
+
+def use(found: Device) -> None:
+    """Make this the device that calls are sent to."""
+    global _device
+    _device = found
 
 
 def _is_cuda(target: Any) -> bool:
@@ -312,86 +308,3 @@ def _written(name: str, args: Any, kwargs: dict[str, Any]) -> list[torch.Tensor]
     out = kwargs.get("out")
     found += [out] if isinstance(out, torch.Tensor) else list(out or ())
     return [t for t in found if isinstance(t, OnDevice)]
-
-
-@contextlib.contextmanager
-def _nothing(*arguments: Any) -> Iterator[None]:
-    yield
-
-
-def install(
-    patch: Callable[..., Any] = setattr,
-    *,
-    total: int = 24 << 30,
-    capability: tuple[int, int] = (8, 9),
-    name: str = "a simulated GPU",
-) -> Device:
-    """Make torch believe in a device; `patch(object, name, value)` may undo it. The caller enters `Calls()`."""
-    from tests.rehearsal import graphs, kernels
-
-    global _device
-    _device = found = Device(total=total, capability=capability, name=name)
-    memory, streams = found.memory, found.streams
-    facts = SimpleNamespace(
-        name=name, major=capability[0], minor=capability[1], total_memory=total,
-        multi_processor_count=128, uuid="0-0",
-    )  # fmt: skip
-
-    def used(device: Any = None) -> int:
-        return memory.live + memory.pools
-
-    def limit(fraction: float, device: Any = None) -> None:
-        memory.fraction = fraction
-
-    def reset(device: Any = None) -> None:
-        memory.peak = used()
-
-    members: dict[str, Any] = {
-        "is_available": lambda: True,
-        "is_initialized": lambda: True,
-        "init": lambda: None,
-        "_lazy_init": lambda: None,
-        "device_count": lambda: 1,
-        "current_device": lambda: 0,
-        "set_device": lambda device: None,
-        "get_device_name": lambda device=None: name,
-        "get_device_capability": lambda device=None: capability,
-        "get_device_properties": lambda device=None: facts,
-        "is_bf16_supported": lambda including_emulation=True: True,
-        "mem_get_info": lambda device=None: (total - used(), total),
-        "memory_allocated": used,
-        "memory_reserved": used,
-        "max_memory_allocated": lambda device=None: memory.peak,
-        "reset_peak_memory_stats": reset,
-        "set_per_process_memory_fraction": limit,
-        "get_per_process_memory_fraction": lambda device=None: memory.fraction,
-        "synchronize": found.synchronize,
-        "empty_cache": found.empty_cache,
-        "Stream": Stream,
-        "Event": Event,
-        "stream": streams.use,
-        "current_stream": lambda device=None: streams.current,
-        "default_stream": lambda device=None: streams.default,
-        "is_current_stream_capturing": lambda: found.capturing is not None,
-        "device_of": _nothing,
-        "device": _nothing,
-        "CUDAGraph": graphs.Graph,
-    }
-    for member, value in members.items():
-        patch(torch.cuda, member, value)
-    patch(torch.version, "cuda", "13.0")
-    patch(
-        torch._C,
-        "_host_emptyCache",
-        lambda: None,
-        **({"raising": False} if patch is not setattr else {}),
-    )
-    run_thread = threading.Thread.run
-
-    def run_with_device(thread: threading.Thread) -> None:
-        with Calls():
-            run_thread(thread)
-
-    patch(threading.Thread, "run", run_with_device)
-    kernels.install(found, patch)
-    return found

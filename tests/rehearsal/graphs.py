@@ -6,11 +6,14 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_flatten
 
-from tests.rehearsal.device import device, plain, storage_of
+from tests.rehearsal.device import device
+from tests.rehearsal.memory import plain, poison, storage_of
 
 
 class Graph:
     """As `torch.cuda.CUDAGraph`; `torch.cuda.graph` itself stays torch's own."""
+
+    underway: "Graph | None" = None
 
     def __init__(self, keep_graph: bool = False) -> None:
         self._work: list[tuple[Any, Any, dict[str, Any], list[torch.Tensor]]] = []
@@ -21,12 +24,13 @@ class Graph:
 
     def capture_begin(self, *pool: Any, capture_error_mode: str = "global", **options: Any) -> None:
         gpu = device()
-        if gpu.capturing is not None:
+        if Graph.underway:  # of the process: PyTorch allows one at a time
+            gpu.counts["failed captures"] += 1
             raise RuntimeError("a capture is underway")
         if gpu.streams.current is gpu.streams.default:
             raise RuntimeError("CUDA graphs must be captured on a non-default stream.")
         gpu.counts["captures"] += 1
-        gpu.capturing = self
+        gpu.capturing = Graph.underway = self
         gpu.memory.peak, self._peak, self._base = gpu.memory.live, gpu.memory.peak, gpu.memory.live
 
     def invalidate(self, why: str) -> None:
@@ -67,14 +71,15 @@ class Graph:
 
     def capture_end(self) -> None:
         gpu = device()
-        gpu.capturing = None
+        gpu.capturing = Graph.underway = None
         high, gpu.memory.peak = gpu.memory.peak, max(gpu.memory.peak, self._peak)
         with torch._C.DisableTorchFunction(), torch.inference_mode():
             for whole, was in self._before.values():
                 whole.copy_(was)
-            self._poison()
+            _poison(self._made)
         self._before.clear()
         if self._reason:
+            gpu.counts["failed captures"] += 1
             raise torch.AcceleratorError(
                 "CUDA error: operation failed due to a previous error during capture"
             )
@@ -83,25 +88,33 @@ class Graph:
         gpu.memory.pools += pool
         weakref.finalize(self, _end, gpu, pool, self._made)
 
-    def _poison(self) -> None:
-        _poison(self._made)
-
     def replay(self) -> None:
         gpu = device()
         if not self._ready:
             raise RuntimeError("a graph that was not captured cannot be replayed")
         gpu.counts["replays"] += 1
         touched = set(self._made)
+        read = self._read()
+        if not all(map(gpu.memory.holds, read)):
+            gpu.streams.races.append("a replay uses memory that was freed after the capture")
         with torch._C.DisableTorchFunction(), torch.inference_mode():
             for func, args, kwargs, results in self._work:
                 out = func(*args, **kwargs)
                 found = [t for t in tree_flatten(out)[0] if isinstance(t, torch.Tensor)]
                 for result, value in zip(results, found, strict=False):
                     result.copy_(value)
-        for _, args, _, _ in self._work:
-            read = [storage_of(t) for t in tree_flatten(args)[0] if isinstance(t, torch.Tensor)]
-            gpu.streams.order("a replay", [key for key in read if key not in touched], [])
+        gpu.streams.order("a replay", read, [])
         gpu.streams.wrote(list(touched))
+
+    def _read(self) -> list[int]:
+        """Storages that the recorded work uses and did not make."""
+        used = (
+            storage_of(value)
+            for _, args, kwargs, _ in self._work
+            for value in tree_flatten((args, kwargs))[0]
+            if isinstance(value, torch.Tensor)
+        )
+        return [key for key in dict.fromkeys(used) if key not in self._made]
 
     def reset(self) -> None:
         self._work.clear()
@@ -112,13 +125,11 @@ class Graph:
 
 
 def _poison(made: dict[int, torch.Tensor]) -> None:
-    """Fill memory with what no one computes: NaN in every float type."""
     for tensor in made.values():
-        torch.empty(0, dtype=torch.uint8).set_(tensor.untyped_storage()).fill_(0xFF)
+        poison(tensor)
 
 
 def _end(gpu: Any, pool: int, made: dict[int, torch.Tensor]) -> None:
     """A graph's memory goes with it: whoever still reads it reads nonsense."""
     gpu.memory.pools -= pool
-    with torch._C.DisableTorchFunction(), torch.inference_mode():
-        _poison(made)
+    _poison(made)

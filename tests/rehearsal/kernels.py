@@ -1,6 +1,8 @@
 """Every kernel of `quant.kernels` as its definition, one launch on the simulated device. The functions around them stay."""
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
@@ -10,7 +12,8 @@ from quant.kernels import reference as of
 from tests.rehearsal.device import Device
 
 
-def install(device: Device, patch: Callable[..., Any]) -> None:
+def install(device: Device, patch: Callable[..., Any], *, interpreted: bool = False) -> None:
+    """Replace the launches of kernels by their definitions, or by their own code under Triton's interpreter."""
     launch = device.launch
 
     def linear(
@@ -152,10 +155,47 @@ def install(device: Device, patch: Callable[..., Any]) -> None:
 
         launch("linear_w4a16", run, [x, weight.packed, weight.scale, bias, out], (4,))
 
-    for name, definition in {
+    definitions: Mapping[str, Callable[..., None]] = {
         "linear_w8a8": linear, "quantize_per_token": quantize, "layer_norm_modulate": norm,
         "relu_linear_attention": attention, "depthwise3x3_glu": depthwise, "rms_norm": rms,
         "cross_attention": cross, "conv3x3_w8a8": convolution, "linear_w4a16": four_bits,
         "quantize_map": quantize_picture, "bias_activation": bias_and_activation, "join_phases": joined,
-    }.items():  # fmt: skip
-        patch(import_module(f"quant.kernels.{name}.kernel"), "launch", definition)
+    }  # fmt: skip
+    for name, definition in definitions.items():
+        module = import_module(f"quant.kernels.{name}.kernel")
+        patch(module, "launch", _interpreter(device, name, module) if interpreted else definition)
+
+
+_WRITES = {
+    "linear_w8a8": ("out", "largest"),
+    "quantize_per_token": ("q", "scale"),
+    "layer_norm_modulate": ("x", "out", "token_scale"),
+    "cross_attention": ("out", "out_largest"),
+    "conv3x3_w8a8": ("out", "largest"),
+    "quantize_map": ("q", "scales"),
+    "bias_activation": ("x",),
+}
+
+
+def _interpreter(device: Device, name: str, module: Any) -> Callable[..., None]:
+    """A kernel's own launch, on the memory of its tensors. Its module must have been imported under the interpreter."""
+    original = module.launch
+    signature = inspect.signature(original)
+
+    def launch(*arguments: Any) -> None:
+        given = dict(signature.bind(*arguments).arguments)
+        packed = given.get("weight") if name == "linear_w4a16" else None
+        if packed is not None:
+            given |= {"weight": packed.packed, "weight_scale": packed.scale}
+        names = [key for key, value in given.items() if isinstance(value, torch.Tensor)]
+
+        def run(*tensors: torch.Tensor) -> None:
+            now = given | dict(zip(names, tensors, strict=True))
+            if packed is not None:
+                now["weight"] = replace(packed, packed=now["weight"], scale=now.pop("weight_scale"))
+            original(**now)
+
+        writes = tuple(names.index(key) for key in _WRITES.get(name, ("out",)) if key in names)
+        device.launch(name, run, [given[key] for key in names], writes)
+
+    return launch

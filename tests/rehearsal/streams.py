@@ -72,6 +72,12 @@ class Streams:
         self.races: list[str] = []
         self._here = threading.local()
         self._writers: dict[int, tuple[int, int]] = {}  # storage -> stream, its clock
+        self._homes: dict[
+            int, Stream
+        ] = {}  # storage -> the stream that takes it back when it is freed
+        self._uses: dict[
+            int, dict[int, int]
+        ] = {}  # storage -> other streams that used it, their clocks
 
     @property
     def current(self) -> Stream:
@@ -81,18 +87,36 @@ class Streams:
         """As `torch.cuda.stream`, whose context is left by hand in torch's own graphs."""
         return _Use(self, stream)
 
-    def order(self, name: str, read: list[int], written: list[int]) -> None:
-        """Note a race where memory is used that another stream wrote, and nothing waited."""
+    def order(
+        self, name: str, read: list[int], written: list[int], *, is_recorded: bool = False
+    ) -> None:
+        """Note a race where memory is used that another stream wrote, and nothing waited. Recorded work does not run."""
+        current = self.current
+        current.clock += not is_recorded
         for storage in dict.fromkeys([*read, *written]):
-            number, clock = self._writers.get(storage, (self.current.number, 0))
-            if not self.current.knows(number, clock):
+            number, clock = self._writers.get(storage, (current.number, 0))
+            if not current.knows(number, clock):
                 self.races.append(f"{name} uses what another stream wrote, without waiting")
+            if self._homes.get(storage, current) is not current and not is_recorded:
+                self._uses.setdefault(storage, {})[current.number] = current.clock
 
     def wrote(self, storages: list[int]) -> None:
         stream = self.current
         stream.clock += 1
         for storage in storages:
             self._writers[storage] = (stream.number, stream.clock)
+
+    def allocated(self, storage: int, *, is_graphs: bool) -> None:
+        """Memory of the current stream; a graph's comes from a pool of its own."""
+        if not is_graphs:
+            self._homes.setdefault(storage, self.current)
+
+    def freed(self, storage: int) -> None:
+        """Note a race where the next tensor of a stream may be given memory that another stream still uses."""
+        home, uses = self._homes.pop(storage, None), self._uses.pop(storage, {})
+        self._writers.pop(storage, None)
+        if home is not None and not all(home.knows(*use) for use in uses.items()):
+            self.races.append("memory is freed while another stream may use it")
 
     def host_waits(self) -> None:
         self.current.synchronize()

@@ -7,6 +7,7 @@ device, in which a host can issue a fraction of its 300 to 500 kernels.
 
 # B batch, C latent channels, h w latent grid
 
+import threading
 import time
 from collections.abc import Callable
 
@@ -17,6 +18,7 @@ from sana_cli.accelerate.cuda.text_attention import Text
 from sana_cli.accelerate.cuda.transformer import Condition
 
 Forward = Callable[[Tensor, Condition, Text], Tensor]
+_capturing = threading.Lock()  # one capture at a time is all that PyTorch allows a process; pipelines may have threads
 
 
 class CapturedForward:
@@ -36,6 +38,7 @@ class CapturedForward:
         # A capture that fails leaves its stream the current one, in torch 2.13 too, hence the outer context. Other threads
         # may allocate meanwhile: a reader of blocks or pictures.
         with (
+            _capturing,
             torch.cuda.stream(current),
             torch.cuda.graph(self._graph, stream=beside, capture_error_mode="thread_local"),
         ):

@@ -14,7 +14,8 @@ import torch
 
 from quant.backends import verdicts
 from quant.backends.verdicts import remembered
-from tests.rehearsal.device import CUDA, install
+from tests.rehearsal.device import CUDA
+from tests.rehearsal.install import install
 
 CPU = torch.device("cpu")
 
