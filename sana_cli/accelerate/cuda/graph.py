@@ -18,7 +18,8 @@ from sana_cli.accelerate.cuda.text_attention import Text
 from sana_cli.accelerate.cuda.transformer import Condition
 
 Forward = Callable[[Tensor, Condition, Text], Tensor]
-_capturing = threading.Lock()  # one capture at a time is all that PyTorch allows a process; pipelines may have threads
+# PyTorch allows a process one capture at a time; each pipeline may have a thread.
+_capturing = threading.Lock()
 
 
 class CapturedForward:
