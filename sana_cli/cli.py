@@ -14,33 +14,20 @@ from typing import Annotated
 import typer
 
 from sana_cli import __version__
-from sana_cli.commands import config
-from sana_cli.commands.bench import bench
-from sana_cli.commands.compare import compare
-from sana_cli.commands.decode import decode
-from sana_cli.commands.doctor import doctor
 from sana_cli.commands.generate import generate
-from sana_cli.commands.help import help_
-from sana_cli.commands.info import info
-from sana_cli.commands.models import default, models, remove
-from sana_cli.commands.ps import ps
-from sana_cli.commands.pull import pull
-from sana_cli.commands.quantize import quantize
-from sana_cli.commands.repl import repl
-from sana_cli.commands.serve import serve
 from sana_cli.errors import ExitCode, SanaError, explained, usage_error
 from sana_cli.system.allocator import set_up_allocator
 from sana_cli.system.cpu import limit_spinning
 from sana_cli.system.process import ending_by_signals, exit_code, flush_streams, set_up_streams
 from sana_cli.system.redact import without_secrets
-from sana_cli.terminal.help import Command, Grouped, Verbs
+from sana_cli.terminal.help import Grouped, Verbs
 from sana_cli.terminal.report import tell_error
 from sana_cli.terminal.usage import UsageError, in_our_words
 from sana_cli.text import print_json, say, show_traceback
 
 _GLOBAL_OPTIONS = ("--debug", "--verbose", "-v", "-vv")
 
-app = typer.Typer(
+_app = typer.Typer(
     name="sana",
     cls=Verbs,
     help="Draw pictures with Sana on the machine you already have.",
@@ -48,22 +35,26 @@ app = typer.Typer(
     rich_markup_mode=None,  # help drawn by Rich costs 100 ms
     pretty_exceptions_enable=False,
 )
-app.command(cls=Grouped)(generate)
-app.command(cls=Command)(repl)
-app.command(cls=Command)(serve)
-app.command(cls=Command)(ps)
-app.command(cls=Command)(decode)
-app.command(cls=Command)(info)
-app.command(cls=Command)(quantize)
-app.command(cls=Command)(bench)
-app.command(cls=Command)(compare)
-app.command(cls=Command)(doctor)
-app.command(cls=Command)(pull)
-app.command(cls=Command)(models)
-app.command(cls=Command)(default)
-app.command(cls=Command)(remove)
-app.add_typer(config.app)
-app.command("help")(help_)
+_app.command(cls=Grouped)(generate)
+
+
+@functools.cache
+def _with_all_verbs() -> typer.Typer:
+    """Register the other commands. `sana generate` does without: with a server it takes less time than they do."""
+    from sana_cli.commands.verbs import register
+
+    register(_app)
+    return _app
+
+
+def __getattr__(name: str) -> typer.Typer:
+    if name == "app":  # the whole command, for documents and tests
+        return _with_all_verbs()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), "app"]
 
 
 def _print_version(wanted: bool) -> None:
@@ -72,7 +63,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@_app.callback()
 def _root(
     version: Annotated[
         bool,
@@ -168,11 +159,13 @@ def _global_options_first(argv: Sequence[str]) -> list[str]:
 
 
 # Once a process: building all verbs takes longer than most of them take to refuse.
-_built = functools.cache(typer.main.get_command)
+_built = functools.cache(lambda whole: typer.main.get_command(_with_all_verbs() if whole else _app))
 
 
 def _run(arguments: list[str]) -> int:
-    result = _built(app).main(arguments or ["--help"], prog_name="sana", standalone_mode=False)
+    verb = next((word for word in arguments if not word.startswith("-")), "")
+    command = _built(verb != "generate" or "--install-completion" in arguments)
+    result = command.main(arguments or ["--help"], prog_name="sana", standalone_mode=False)
     if result == ExitCode.INTERRUPTED:
         raise KeyboardInterrupt  # Typer turned it into a silent exit code
     return result if isinstance(result, int) else ExitCode.OK

@@ -32,11 +32,12 @@ def pytest_configure(config: pytest.Config) -> None:
     _scratch = tempfile.mkdtemp(prefix="sana-tests-")
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE"):
         os.environ.pop(name, None)
+    os.mkdir(f"{_scratch}/runtime", 0o700)
     os.environ |= {
         "HF_HOME": f"{_scratch}/huggingface",
         "XDG_CACHE_HOME": f"{_scratch}/cache",
         "XDG_CONFIG_HOME": f"{_scratch}/config",
-        "SANA_RUNTIME": f"{_scratch}/runtime",
+        "XDG_RUNTIME_DIR": f"{_scratch}/runtime",  # no test draws with a server that runs here
         "HF_ENDPOINT": "http://127.0.0.1:9",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -141,6 +142,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
         "PATH",
         "HF_HOME",
         "XDG_CACHE_HOME",
+        "XDG_RUNTIME_DIR",
         "PYTHONPATH",
         "OMP_NUM_THREADS",
         "OMP_WAIT_POLICY",

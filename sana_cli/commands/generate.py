@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sana_cli.commands.generate_call import Call
 from sana_cli.config.choices import Decode, decode_mode, parse_bytes, parse_size
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import usage_error
@@ -19,22 +20,21 @@ from sana_cli.terminal.display import (
 )
 from sana_cli.terminal.options import (
     JsonOption,
+    LocalOption,
     OfflineOption,
     QuietOption,
     SafetyOption,
+    ServerOption,
     YesOption,
     contradiction,
     refuse_empty,
     with_generation_options,
 )
 from sana_cli.terminal.piped import piped_prompt
-from sana_cli.terminal.report import print_document, summary
-from sana_cli.text import say
 
 if TYPE_CHECKING:
-    from sana_cli.commands.generate_session import GenerateSession
     from sana_cli.commands.repeat import Picture
-    from sana_cli.pipeline.results import SavedResult
+    from sana_cli.config.user_settings import UserSettings
 
 
 @with_generation_options(first=("model", "output"))
@@ -81,6 +81,8 @@ def generate(
     preview: PreviewOption = None,
     preview_file: PreviewFileOption = None,
     preview_every: PreviewEveryOption = None,
+    server: ServerOption = None,
+    local: LocalOption = False,
     offline: OfflineOption = None,
     yes: YesOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
@@ -90,6 +92,7 @@ def generate(
     """Draw pictures of PROMPT or of a file of prompts, or repeat one."""
     refuse_empty({
         "--size": size, "--from": from_, "--prompts": prompts, "--preview-file": preview_file,
+        "--server": server,
     })  # fmt: skip
     typed = _with_size(typed, size)
     if prompts and (prompt is not None or from_):
@@ -101,14 +104,14 @@ def generate(
             "there is no prompt",
             'say what to draw: sana generate "a cat"; or --prompts FILE, --from PICTURE.png',
         )
-    from sana_cli.commands.generate_session import GenerateSession
-    from sana_cli.commands.repeat import Picture, open_model
     from sana_cli.config.user_settings import preferences, unknown_variables
+    from sana_cli.remote.choice import chosen_server
 
     typed = replace(typed, prompt=prompt)
     decode_mode(Decode(typed.decode) if typed.decode else None, typed.tile)  # before settings
+    wanted_server = chosen_server(server, local=local)
     chosen = preferences()
-    picture = Picture.of(from_) if from_ else None
+    picture = _repeated(from_)
     options = picture.changed_by(typed) if picture else typed
     options = options.over(chosen.options)
     if picture:  # it is one picture, whatever a setting says
@@ -119,33 +122,51 @@ def generate(
         chosen, show=show, preview=preview, file=preview_file, every=preview_every,
         json=json, quiet=quiet, output=options.output, overwrite=force,
     )  # fmt: skip
+    call = Call(
+        options=options, typed=typed, picture=picture, prompts=prompts, seeing=seeing, grid=grid,
+        overwrite=force, json=json, is_checked=chosen.is_checked(safety), is_dry=dry_run,
+        in_vain=(*unknown_variables(), *seeing.in_vain),
+    )  # fmt: skip
+    call.find_server("off" if dry_run else wanted_server)
+    quiet = chosen.is_quiet(quiet)
+    if not call.draw_remotely(quiet=quiet):
+        _draw_here(call, chosen, offline=chosen.is_offline(offline), yes=yes, quiet=quiet)
 
+
+def _draw_here(
+    call: Call, chosen: "UserSettings", *, offline: bool, yes: bool, quiet: bool
+) -> None:
+    """Open the model, and draw what is left; a server may draw batches and repeated pictures."""
+    from sana_cli.commands.generate_session import GenerateSession
+    from sana_cli.commands.repeat import open_model
     from sana_cli.pipeline.safety import SafetyCheck
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
-    checks = SafetyCheck.find(chosen.safety_model) if chosen.is_checked(safety) else None
-    with ConsoleReporter(quiet=chosen.is_quiet(quiet)) as reporter:
-        for problem in unknown_variables():
+    checks = SafetyCheck.find(chosen.safety_model) if call.is_checked else None
+    picture, prompts = call.picture, call.prompts
+    with ConsoleReporter(quiet=quiet) as reporter:
+        for problem in call.notices():
             reporter.notice(problem)
         checkpoint = open_model(
-            options, picture, offline=chosen.is_offline(offline), yes=yes, reporter=reporter,
-            planning=dry_run, default=chosen.options.model,
+            call.options, picture, offline=offline, yes=yes, reporter=reporter,
+            planning=call.is_dry, default=chosen.options.model,
         )  # fmt: skip
         if picture:
-            picture.tell_differences(typed, checkpoint, reporter)
-        for message in seeing.in_vain:
-            reporter.notice(message)
-        live = LivePreview(seeing, reporter)
+            picture.tell_differences(call.typed, checkpoint, reporter)
+        live = LivePreview(call.seeing, reporter)
         session = GenerateSession(
-            options=options, checkpoint=checkpoint, overwrite=force, grid=grid,
+            options=call.options, checkpoint=checkpoint, overwrite=call.overwrite, grid=call.grid,
             reporter=reporter, safety=checks, watching=live.watching,
+            artist=call.artist(reporter), given=call.left,
         )  # fmt: skip
-        if dry_run and prompts:
-            session.print_batch_forecast(prompts, json=json)
-        elif dry_run:
-            session.print_forecast(picture, json=json)
+        if call.is_dry and prompts:
+            session.print_batch_forecast(prompts, json=call.json)
+        elif call.is_dry:
+            session.print_forecast(picture, json=call.json)
+        elif prompts:
+            call.draw_batch(session, prompts, live=live)
         else:
-            _draw(session, prompts, picture, seeing=seeing, live=live, json=json)
+            call.draw(session, live=live)
 
 
 def _with_size(typed: GenerationOptions, size: str | None) -> GenerationOptions:
@@ -161,53 +182,10 @@ def _with_size(typed: GenerationOptions, size: str | None) -> GenerationOptions:
     return replace(typed, width=width, height=height)
 
 
-def _draw(
-    session: "GenerateSession",
-    prompts: str | None,
-    picture: "Picture | None",
-    *,
-    seeing: Seeing,
-    live: LivePreview,
-    json: bool,
-) -> None:
-    """Draw, and report every picture as soon as it is there, whatever happens to the next one."""
-    from sana_cli.terminal.batch_report import BatchReport
+def _repeated(name: str | None) -> "Picture | None":
+    """The picture of --from, without the modules that read one where there is none."""
+    if not name:
+        return None
+    from sana_cli.commands.repeat import Picture
 
-    reporter, model = session.reporter, session.checkpoint
-    drawn: list[SavedResult] = []
-    sheet = None
-    report = BatchReport(reporter, model=model.name, json=json, quiet=reporter.quiet)
-    try:
-        with report.counting():
-            pictures = session.batch(prompts, report) if prompts else session.single(picture)
-            for finished in pictures:
-                drawn.append(finished)
-                with reporter.paused():
-                    live.clear()
-                    if prompts:
-                        report.drawn(finished, session.components)
-                    elif not json:
-                        say(*summary(finished, quiet=reporter.quiet))
-                    if session.grid is None:
-                        seeing.show(finished.path)
-        if session.grid is not None and (sheet := session.grid.save(drawn, model.name)):
-            with reporter.paused():
-                if prompts:
-                    report.sheet(sheet)
-                elif not json:
-                    say(str(sheet))
-                seeing.show(sheet)
-        if failure := report.failure or session.refusal:
-            raise failure
-    finally:
-        if json and drawn and not prompts:
-            components = session.components
-            with reporter.paused():
-                print_document(
-                    model,
-                    drawn,
-                    device=components.device if components else None,
-                    precision=str(components.dtypes) if components else None,
-                    kernels=components.kernels if components else {},
-                    sheet=sheet,
-                )
+    return Picture.of(name)

@@ -1,21 +1,21 @@
 """Draw the pictures of `sana generate` and `sana repl`: one or many, new or repeated."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.commands.grid import Grid
+from sana_cli.commands.remote_session import DEMO_NOTICE
 from sana_cli.commands.repeat import Picture
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError
-from sana_cli.files import make_folder
-from sana_cli.images.formats import format_of
 from sana_cli.pipeline.safety import SafetyCheck
 from sana_cli.request.foreign_syntax import tell_foreign_syntax
-from sana_cli.request.output_paths import Target, planned
-from sana_cli.request.params import GenerationParams
+from sana_cli.request.output_paths import Target, planned, tell_quality
+from sana_cli.request.params import GenerationParams, resolve_all
 from sana_cli.request.runtime import RuntimeOptions, runtime_of
 from sana_cli.system.precision import Device, foresee_device, pick_device, plan_dtypes, slowness
 from sana_cli.text import slug
@@ -23,16 +23,16 @@ from sana_cli.text import slug
 if TYPE_CHECKING:
     import torch
 
-    from sana_cli.pipeline.batch import Batch
     from sana_cli.pipeline.components import Components
-    from sana_cli.pipeline.latent_preview import Watching
     from sana_cli.pipeline.pipeline import SanaPipeline
     from sana_cli.pipeline.planning import Expects
     from sana_cli.pipeline.results import SavedResult
+    from sana_cli.pipeline.watching import Watching
+    from sana_cli.remote.artist import Artist
+    from sana_cli.remote.picture import RemoteComponents, RemotePicture
     from sana_cli.terminal.batch_report import BatchReport
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
-DEMO_NOTICE = "this is the 19 MB demo model; for real pictures: --model sana-0.6b (7.7 GB download)"
 _Device = TypeVar("_Device", bound=Device)
 _log = logging.getLogger("sana.run")
 Pictures = list[tuple[GenerationParams, Path]]
@@ -44,28 +44,38 @@ class GenerateSession:
     def __init__(
         self, *, options: GenerationOptions, checkpoint: Checkpoint, overwrite: bool,
         reporter: "ConsoleReporter", safety: SafetyCheck | None = None, grid: bool = False,
-        watching: "Watching | None" = None,
+        watching: "Watching | None" = None, artist: "Artist | None" = None,
+        given: Sequence[tuple[int, Path]] = (),
     ) -> None:  # fmt: skip
-        """Raises SanaError for options that do not fit the model."""
+        """Raises SanaError for options that do not fit the model.
+
+        `artist` draws with a server as long as that answers; `given` are seeds and files that are chosen already.
+        """
         self.options, self.checkpoint, self.reporter = options, checkpoint, reporter
         self.runtime = runtime_of(options, checkpoint)
         self.safety, self.watching, self.overwrite = safety, watching, overwrite
         self.refusal: SanaError | None = None  # of prompts of a batch, whose others are drawn
         self.grid = Grid(options, overwrite=overwrite, reporter=reporter) if grid else None
         self._pipeline: SanaPipeline | None = None
-        self._told_syntax = False
+        self.artist, self._given, self._told_syntax = artist, list(given), False
+        if artist is not None and options.model is None:
+            artist.greetings.append(DEMO_NOTICE)
 
     @property
-    def components(self) -> "Components | None":
+    def components(self) -> "Components | RemoteComponents | None":
         """The parts of the pipeline; None before the first picture."""
-        return self._pipeline.components if self._pipeline else None
+        remote = self.artist.last if self.artist is not None else None
+        drew = self._pipeline or remote
+        return drew.components if drew else None
 
     # -- one prompt --
 
-    def single(self, picture: Picture | None) -> Iterator["SavedResult"]:
+    def single(self, picture: Picture | None) -> Iterator["SavedResult | RemotePicture"]:
         """Draw the pictures of one prompt; `picture` is the one to repeat."""
-        pictures = self._checked()
-        device = self._device(picture, pick_device)
+        pictures = yield from self._remotely(self._checked(), self.options, picture)
+        if not pictures:
+            return
+        device = self.find_device(picture, pick_device)
         self._require_safe(pictures, device)
         pipeline = self._opened(device, expects="one" if len(pictures) == 1 else "several")
         pipeline.drawing.prepare(pictures[0][0])
@@ -73,12 +83,15 @@ class GenerateSession:
             picture.tell_other_rounding(pipeline.drawing.rounding, self.reporter)
         yield from _drawn(pipeline, pictures, self.options, overwrite=self.overwrite)
 
-    def next(self, options: GenerationOptions) -> Iterator["SavedResult"]:
+    def next(self, options: GenerationOptions) -> Iterator["SavedResult | RemotePicture"]:
         """Draw the pictures of another prompt; parts stay loaded for the prompts that follow."""
         pictures = planned(options, self.checkpoint, overwrite=self.overwrite)
         Target.of_options(options).make_folder()
-        self._tell_syntax(pictures[0][0].prompt)
-        device = self._device(None, pick_device)
+        self.tell_syntax(pictures[0][0].prompt)
+        pictures = yield from self._remotely(pictures, options, None)
+        if not pictures:
+            return
+        device = self.find_device(None, pick_device)
         pipeline = self._pipeline or self._opened(device, expects="more")
         pipeline.watching = self.watching
         pipeline.drawing.prepare(pictures[0][0])
@@ -90,7 +103,7 @@ class GenerateSession:
         from sana_cli.commands.dry_run import print_forecast
 
         pictures = self._checked(is_drawn=False)
-        device = self._device(picture, foresee_device)
+        device = self.find_device(picture, foresee_device)
         print_forecast(
             self.checkpoint, pictures[0][0], self.runtime, device,
             count=len(pictures), cap_source=self._cap_source, json=json,
@@ -99,80 +112,62 @@ class GenerateSession:
     def _checked(self, *, is_drawn: bool = True) -> Pictures:
         """Check the pictures of one prompt, so that errors appear before torch is imported, which takes seconds."""
         with self.options.naming_source_of("output"), self.options.naming_settings():
-            pictures = planned(self.options, self.checkpoint, overwrite=self.overwrite)
+            pictures = left_over(self._given, self.options, self.checkpoint) or planned(
+                self.options, self.checkpoint, overwrite=self.overwrite
+            )
             if is_drawn:
                 Target.of_options(self.options).make_folder()
             if self.grid:
                 self.grid.plan(len(pictures), slug(pictures[0][0].prompt))
         tell_quality(self.options, [path for _, path in pictures], self.reporter)
-        self._tell_syntax(pictures[0][0].prompt)
+        self.tell_syntax(pictures[0][0].prompt)
         return pictures
 
-    # -- a file of prompts --
+    def _remotely(
+        self, pictures: Pictures, options: GenerationOptions, picture: Picture | None
+    ) -> Generator["RemotePicture", None, Pictures]:
+        """Draw with the server, if one is to draw; return the pictures that are left."""
+        if self.artist is None:
+            return pictures
+        from sana_cli.remote.artist import Unavailable
 
-    def batch(self, prompts: str, report: "BatchReport") -> Iterator["SavedResult"]:
+        self.artist.watching = self.watching
+        left = list(pictures)
+        options = replace(options, seed=pictures[0][0].seed, count=len(pictures))
+        try:
+            paths = [path for _, path in pictures]
+            for drawn in self.artist.draw(options, paths, overwrite=self.overwrite):
+                if picture is not None and len(left) == len(pictures):
+                    keys = ("branches", "decode")
+                    rounding = {k: drawn.settings[k] for k in keys if k in drawn.settings}
+                    picture.tell_other_rounding(rounding, self.reporter)
+                left.pop(0)
+                yield drawn
+        except Unavailable as error:
+            self.artist.hand_over(error)
+            self.artist = None
+        return left
+
+    def batch(self, prompts: str, report: "BatchReport") -> Iterator["SavedResult | RemotePicture"]:
         """Draw the pictures of a file of prompts, except finished ones."""
-        from sana_cli.pipeline.batch import draw_batch
+        from sana_cli.commands.generate_batch import BatchDrawing
 
-        batch = self._planned(prompts)
-        report.planned(batch)
-        with self.options.naming_source_of("output"):
-            if batch.new_folder:
-                make_folder(batch.new_folder)
-            if self.grid:
-                name = "prompts" if prompts == "-" else slug(Path(prompts).stem)
-                self.grid.plan(len(batch.jobs), name)
-                self.grid.jobs = batch.jobs
-        pending = batch.pending
-        if not pending:
-            return
-        device = self._device(None, pick_device)
-        refused = self._refused([job.params.prompt for job in pending], device)
-        for job in pending:
-            if job.params.prompt in refused:
-                report.refused(job, refused[job.params.prompt])
-        batch = batch.without(refused)
-        if self.grid:
-            self.grid.jobs = batch.jobs
-        if refused:
-            self.refusal = next(iter(refused.values()))
-            if len(refused) > 1:
-                one = self.refusal.message
-                self.refusal.message = f"{len(refused)} prompts are refused; first, {one}"
-        if batch.pending:
-            pipeline = self._opened(device, expects="several")
-            yield from draw_batch(
-                pipeline, batch,
-                advance=lambda done, total: self.reporter.count("pictures", done, total),
-            )  # fmt: skip
+        yield from BatchDrawing(self, report).drawn(prompts)
 
     def print_batch_forecast(self, prompts: str, *, json: bool) -> None:
         """Count the pictures of a file of prompts, and show what the largest takes."""
         from sana_cli.commands.dry_run import print_batch_forecast
+        from sana_cli.commands.generate_batch import planned_batch
 
-        batch = self._planned(prompts)
-        device = self._device(None, foresee_device)
+        batch = planned_batch(self, prompts)
+        device = self.find_device(None, foresee_device)
         print_batch_forecast(
             self.checkpoint, batch, self.runtime, device, cap_source=self._cap_source, json=json
         )
 
-    def _planned(self, prompts: str) -> "Batch":
-        """Plan all pictures of a file of prompts: every line is checked before any is drawn."""
-        from sana_cli.pipeline.batch import plan_batch
-        from sana_cli.request.prompt_file import read_prompt_file
-
-        found = read_prompt_file(prompts)
-        for message in found.notices:
-            self.reporter.notice(message)
-        with self.options.naming_source_of("output"):
-            batch = plan_batch(found, self.options, self.checkpoint, overwrite=self.overwrite)
-        tell_quality(self.options, [job.path for job in batch.jobs], self.reporter)
-        self._tell_syntax(*(job.params.prompt for job in batch.jobs))
-        return batch
-
     # -- what both need --
 
-    def _tell_syntax(self, *prompts: str) -> None:
+    def tell_syntax(self, *prompts: str) -> None:
         """Say once that what other programs read as instructions is words here."""
         if not self._told_syntax and (message := tell_foreign_syntax(prompts)):
             self._told_syntax = True
@@ -182,10 +177,10 @@ class GenerateSession:
         self, pictures: Pictures, device: "torch.device", *, spare: int | None = 0
     ) -> None:
         """SanaError for a prompt that the safety check refuses."""
-        for error in self._refused([pictures[0][0].prompt], device, spare=spare).values():
+        for error in self.refused([pictures[0][0].prompt], device, spare=spare).values():
             raise error
 
-    def _refused(
+    def refused(
         self, prompts: Sequence[str], device: "torch.device", *, spare: int | None = 0
     ) -> dict[str, SanaError]:
         """Map each refused prompt to the reason. The check stays in memory if it fits into `spare` bytes."""
@@ -200,6 +195,12 @@ class GenerateSession:
     def _cap_source(self) -> str:
         return self.options.sources.get("max_memory", "")
 
+    def several(self) -> "SanaPipeline":
+        """The pipeline of this machine for several pictures, opened when the first of them needs it."""
+        return self._pipeline or self._opened(
+            self.find_device(None, pick_device), expects="several"
+        )
+
     def _opened(self, device: "torch.device", *, expects: "Expects") -> "SanaPipeline":
         pipeline = open_pipeline(
             self.checkpoint, self.runtime, device,
@@ -210,7 +211,7 @@ class GenerateSession:
             self.reporter.notice(DEMO_NOTICE)
         return pipeline
 
-    def _device(self, picture: Picture | None, pick: Callable[[str], _Device]) -> _Device:
+    def find_device(self, picture: Picture | None, pick: Callable[[str], _Device]) -> _Device:
         """The one that is asked for, found by `pick`; another, where only a repeated picture asks for it.
 
         SanaError where it is not here, or the model cannot be drawn there in the precision of the runtime.
@@ -233,6 +234,17 @@ class GenerateSession:
         if self._pipeline is None and (slow := slowness(precision, device)):
             self.reporter.notice(slow)
         return device
+
+
+def left_over(
+    given: Sequence[tuple[int, Path]], options: GenerationOptions, checkpoint: Checkpoint
+) -> Pictures:
+    """The pictures that a server has left, by their seeds, in the files that were chosen for them."""
+    if not given:
+        return []
+    options = replace(options, seed=given[0][0], count=len(given))
+    paths = [path for _, path in given]
+    return list(zip(resolve_all(options, checkpoint), paths, strict=True))
 
 
 def open_pipeline(
@@ -269,12 +281,3 @@ def _drawn(
 
     for params, path in pictures:
         yield draw_to_file(pipeline, params, path, overwrite=overwrite, quality=options.quality)
-
-
-def tell_quality(
-    options: GenerationOptions, paths: Sequence[Path], reporter: "ConsoleReporter"
-) -> None:
-    """Say that quality was asked for where no file has one."""
-    typed = options.quality is not None and "quality" not in options.sources
-    if typed and all(format_of(path) == "PNG" for path in paths):
-        reporter.notice("--quality has no effect on PNG, which is always exact")

@@ -12,14 +12,15 @@ if TYPE_CHECKING:
     from sana_cli.images.contact_sheet import Cell, ContactSheet
     from sana_cli.pipeline.batch import Job
     from sana_cli.pipeline.results import SavedResult
-    from sana_cli.terminal.progress_bars import ConsoleReporter
+    from sana_cli.progress import Reporter
+    from sana_cli.remote.picture import RemotePicture
 
 
 class Grid:
     """The sheet of one call. `jobs` are the pictures of a batch, those that were there before too."""
 
     def __init__(
-        self, options: GenerationOptions, *, overwrite: bool, reporter: "ConsoleReporter"
+        self, options: GenerationOptions, *, overwrite: bool, reporter: "Reporter"
     ) -> None:
         self._target, self._overwrite, self._reporter = (
             Target.of_options(options),
@@ -43,7 +44,7 @@ class Grid:
             is_folder=self._target.is_folder,
         )
 
-    def save(self, drawn: "Sequence[SavedResult]", model: str) -> Path | None:
+    def save(self, drawn: "Sequence[SavedResult | RemotePicture]", model: str) -> Path | None:
         """The sheet with all pictures; None where there is none."""
         cells = self._cells(drawn) if self._sheet else []
         if self._sheet is None or len(cells) < 2:  # others are refused
@@ -51,7 +52,7 @@ class Grid:
         settings = {"model": model, "version": __version__}
         return self._sheet.save(cells, settings=settings, notice=self._reporter.notice)
 
-    def _cells(self, drawn: "Sequence[SavedResult]") -> "list[Cell]":
+    def _cells(self, drawn: "Sequence[SavedResult | RemotePicture]") -> "list[Cell]":
         from sana_cli.images.contact_sheet import Cell
 
         if self.jobs is None:

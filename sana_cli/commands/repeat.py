@@ -15,7 +15,7 @@ from sana_cli.config.generation import BUILTIN, FILES, GenerationOptions
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.files import local_path
 from sana_cli.request.options import options_of_picture
-from sana_cli.request.params import uses_wildcards
+from sana_cli.request.wildcards import uses_wildcards
 from sana_cli.terminal.confirm import approval
 
 if TYPE_CHECKING:

@@ -16,12 +16,14 @@ from sana_cli.terminal.completion import complete_model
 from sana_cli.terminal.display import ShowOption
 from sana_cli.terminal.options import (
     DeviceOption,
+    LocalOption,
     LoraOption,
     MaxMemoryOption,
     ModelOption,
     OfflineOption,
     QuietOption,
     SafetyOption,
+    ServerOption,
     YesOption,
     refuse_empty,
 )
@@ -90,6 +92,8 @@ def repl(
         bool,
         typer.Option("--history/--no-history", help="Keep what is typed for the next time."),
     ] = True,
+    server: ServerOption = None,
+    local: LocalOption = False,
     offline: OfflineOption = None,
     yes: YesOption = False,
     quiet: QuietOption = None,
@@ -101,15 +105,18 @@ def repl(
     """
     refuse_empty({
         "--model": model, "--output": output, "--max-memory": max_memory, "--size": size,
+        "--server": server,
     })  # fmt: skip
     from sana_cli.commands.repl_session import Session
     from sana_cli.config.generation import GenerationOptions
     from sana_cli.config.user_settings import preferences
     from sana_cli.pipeline.safety import SafetyCheck
+    from sana_cli.remote.choice import chosen_server, find_server
     from sana_cli.terminal.display import Seeing
     from sana_cli.terminal.image import find_screen
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
+    found = find_server(chosen_server(server, local=local))
     chosen = preferences()
     # The terminal is asked once, before the first line: later its answer would mix with what is typed ahead.
     looks = partial(
@@ -130,6 +137,7 @@ def repl(
         reporter=ConsoleReporter(quiet=chosen.is_quiet(quiet)),
         looks=looks,
         show=show,
+        server=found,
     )
     if not sys.stdin.isatty():
         return _from_pipe(session)
@@ -163,7 +171,7 @@ def _from_terminal(session: "Session", *, keep_history: bool) -> None:
         f"sana {__version__}, {session.model}: type what to draw; /help, Ctrl-D to leave",
         err=True,
     )
-    imports = Thread(target=_import_ahead)
+    imports = Thread(target=(lambda: None) if session.draws_remotely else _import_ahead)
     imports.start()
     while True:
         try:

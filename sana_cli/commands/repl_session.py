@@ -26,13 +26,16 @@ from sana_cli.config.generation import GenerationOptions
 from sana_cli.config.user_settings import SETTINGS
 from sana_cli.errors import usage_error
 from sana_cli.pipeline.safety import SafetyCheck
+from sana_cli.remote.choice import only_here
 from sana_cli.terminal.display import LivePreview, Seeing
 from sana_cli.terminal.report import summary
 from sana_cli.terminal.viewer import open_in_viewer
 from sana_cli.text import closest, columns, say
 
 if TYPE_CHECKING:
-    from sana_cli.pipeline.results import SavedResult as Finished
+    from sana_cli.pipeline.results import SavedResult
+    from sana_cli.remote.artist import Artist, ServerChoice
+    from sana_cli.remote.picture import RemotePicture
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
 SWITCH_VALUES = (ON, OFF, DEFAULT)
@@ -59,16 +62,26 @@ class Session:
         reporter: "ConsoleReporter",
         looks: Looks,
         show: bool | None = None,
+        server: "ServerChoice | None" = None,
     ) -> None:
-        """Raises SanaError for a model that cannot be opened, or settings that do not fit it."""
+        """Raises SanaError for a model that cannot be opened, or settings that do not fit it.
+
+        `server` draws as long as it answers.
+        """
         self.offline, self.yes = offline, yes
         self.safety, self.reporter, self.looks = safety, reporter, looks
+        self._server = server
         self.options = SessionOptions(options, self._found(options))
         self.drawing = self._session(self.options)
         self.switched: dict[str, bool | None] = {"show": show, "preview": None}
         self.seeing = looks(show=show, preview=None)
         self._told_comment = False
-        self.last: Finished | None = None
+        self.last: SavedResult | RemotePicture | None = None
+
+    @property
+    def draws_remotely(self) -> bool:
+        """Check whether a server draws."""
+        return self.drawing.artist is not None
 
     @property
     def model(self) -> str:
@@ -126,7 +139,7 @@ class Session:
         elif name == "/open":
             open_in_viewer(self._last().path)
 
-    def _last(self) -> "Finished":
+    def _last(self) -> "SavedResult | RemotePicture":
         if self.last is None:
             raise usage_error("no picture has been drawn yet", "type what to draw")
         return self.last
@@ -210,8 +223,23 @@ class Session:
     def _session(self, options: SessionOptions) -> GenerateSession:
         return GenerateSession(
             options=options.now, checkpoint=options.checkpoint, overwrite=False,
-            reporter=self.reporter, safety=self.safety,
+            reporter=self.reporter, safety=self.safety, artist=self._artist(options.now),
         )  # fmt: skip
+
+    def _artist(self, options: GenerationOptions) -> "Artist | None":
+        """The artist that draws with the server; None where the prompts are drawn here."""
+        if self._server is None:
+            return None
+        from sana_cli.remote.artist import Artist, Unavailable
+
+        artist = Artist(self._server, self.reporter)
+        checked_there = self._server.checks_prompts
+        if reason := only_here(
+            options, checks=self.safety is not None, server_checks=checked_there
+        ):
+            artist.hand_over(Unavailable(reason))
+            return None
+        return artist
 
 
 def _tell(lines: "Iterator[str] | list[str]") -> None:

@@ -9,11 +9,11 @@ that a rerun asks for the same pictures. Nothing is ever replaced.
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
@@ -30,10 +30,7 @@ from sana_cli.request.params import MAX_SEED, GenerationParams, count_of, resolv
 from sana_cli.request.picture_settings import picture_settings
 from sana_cli.request.prompt_file import Line, Problem, PromptFile, summed_up
 
-if TYPE_CHECKING:
-    from sana_cli.pipeline.pipeline import SanaPipeline
-    from sana_cli.pipeline.results import SavedResult
-
+_Drawn = TypeVar("_Drawn")
 TEXTS_AT_ONCE = 500  # encoded prompts that are held, at most 2.8 MB each
 
 
@@ -254,30 +251,32 @@ def _under_free_names(
 
 
 def draw_batch(
-    pipeline: "SanaPipeline", batch: Batch, *, advance: Callable[[int, int], None]
-) -> Iterator["SavedResult"]:
-    """Draw the pending pictures. `advance` gets the number of finished pictures and the number of all.
+    batch: Batch,
+    *,
+    draw: Callable[[Job], _Drawn | None],
+    encode_ahead: Callable[[Sequence[GenerationParams]], None],
+    advance: Callable[[int, int], None],
+) -> Iterator[_Drawn]:
+    """Draw the pending pictures with `draw`, which returns None for one that is refused.
 
-    Processes that work on the same batch share it: the first process to claim a picture draws it.
+    `encode_ahead` gets the pictures of which texts may be encoded together, `advance` the number of finished pictures
+    and the number of all. Processes that work on the same batch share it: the first process to claim a picture draws it.
     """
-    from sana_cli.pipeline.saving import draw_to_file
-
     pending, total = batch.pending, len(batch.jobs)
     finished = len(batch.done)
     for start in range(0, len(pending), TEXTS_AT_ONCE):
         jobs = pending[start : start + TEXTS_AT_ONCE]
-        pipeline.encode_ahead([job.params for job in jobs])
+        encode_ahead([job.params for job in jobs])
         claimed_by_others: list[Job] = []
         for wait, some in ((0, jobs), (-1, claimed_by_others)):
             for job in some:
                 advance(finished, total)
                 try:
                     with _claim(job.path, wait):
-                        if batch.overwrite or not _another_did_it(job, batch.model_digest):
-                            yield draw_to_file(
-                                pipeline, job.params, job.path,
-                                overwrite=batch.overwrite, quality=batch.quality,
-                            )  # fmt: skip
+                        is_done = not batch.overwrite and _another_did_it(job, batch.model_digest)
+                        drawn = None if is_done else draw(job)
+                        if drawn is not None:
+                            yield drawn
                         finished += 1
                 except Timeout:
                     claimed_by_others.append(job)

@@ -17,13 +17,13 @@ from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.decode import decode_latents
 from sana_cli.pipeline.init_images import composite_of
 from sana_cli.pipeline.inputs import Inputs
-from sana_cli.pipeline.latent_preview import Watching
 from sana_cli.pipeline.notices import notices_for
 from sana_cli.pipeline.pass_count import PassCount
 from sana_cli.pipeline.recovery import in_fp32_if_broken
 from sana_cli.pipeline.results import GenerationResult, result_of
 from sana_cli.pipeline.text import EncodedPair
 from sana_cli.pipeline.transformer_steps import OnStep, denoise_picture
+from sana_cli.pipeline.watching import Watching
 from sana_cli.request.params import GenerationParams
 from sana_cli.request.picture_settings import picture_settings
 from sana_cli.system.resident import give_back

@@ -9,7 +9,6 @@ linear, it maps an expected picture, which is what a denoiser's estimate is, as 
 
 import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
@@ -40,21 +39,6 @@ _RIDGE = 0.1  # of the features' mean square; what little data leaves open stays
 _VERSION = 1  # counts up when the same sums would mean something else
 _LARGEST_FILE = 16 * 2**20  # bytes
 _log = logging.getLogger("sana.preview")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Watching:
-    """A viewer of a picture while it is drawn."""
-
-    show: Callable[
-        [Image.Image, int, int], object
-    ]  # the preview, after which step, of how many; False cancels
-    every: int | None  # steps; None: a tenth of them
-    file: Path | None = None  # where `show` writes it, too
-
-    def wants(self, step: int, steps: int) -> bool:
-        """Check whether to show the estimate after `step`, counted from 1; the last step is always shown."""
-        return step == steps or step % (self.every or max(1, steps // 10)) == 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,12 @@ from sana_cli.loading.load import check_loras
 from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.drawing import Drawing
 from sana_cli.pipeline.fair_lock import FairLock
-from sana_cli.pipeline.latent_preview import Watching
 from sana_cli.pipeline.planning import Expects
 from sana_cli.pipeline.recovery import within_cap
 from sana_cli.pipeline.results import GenerationResult
 from sana_cli.pipeline.text import EncodedPair
 from sana_cli.pipeline.transformer_steps import OnStep
+from sana_cli.pipeline.watching import Watching
 from sana_cli.progress import BarReporter, Reporter, SilentReporter
 from sana_cli.request.params import GenerationParams, resolve
 from sana_cli.request.runtime import RuntimeOptions

@@ -11,9 +11,9 @@ from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.denoise import denoise, init_noise
 from sana_cli.pipeline.guidance import Passes
 from sana_cli.pipeline.inputs import Inputs
-from sana_cli.pipeline.latent_preview import Watching
 from sana_cli.pipeline.pass_count import PassCount
 from sana_cli.pipeline.recovery import retrying
+from sana_cli.pipeline.watching import Watching
 from sana_cli.request.params import GenerationParams
 from sana_cli.schedulers import make_scheduler
 

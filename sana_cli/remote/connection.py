@@ -4,7 +4,7 @@ import hmac
 import json
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Generator
 from hashlib import sha256
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, Self
@@ -39,8 +39,9 @@ class Connection:
     ) -> None:
         kind = HTTPSConnection if secure else HTTPConnection
         self._http = kind(host, port, timeout=seconds)
-        self._key = key
+        self._key, self.port = key, port
         self.version = ""
+        self.checks_prompts = False
 
     @classmethod
     def own(cls, running: Running) -> Self:
@@ -52,7 +53,8 @@ class Connection:
         if not hmac.compare_digest(str(said.get("proof", "")).encode(), proof.encode()):
             connection.close()
             raise ServerLost
-        connection._key, connection.version = running.secret, str(said.get("version"))
+        connection._key = running.secret
+        connection._learn(said)
         return connection
 
     @classmethod
@@ -70,8 +72,12 @@ class Connection:
         secure = parts.scheme == "https"
         usual = 443 if secure else 7262
         connection = cls(host, port or usual, key=key, secure=secure, seconds=_FAR_SECONDS)
-        connection.version = str(connection.get("/v1/hello").get("version"))
+        connection._learn(connection.get("/v1/hello"))
         return connection
+
+    def _learn(self, said: dict[str, Any]) -> None:
+        self.version = str(said.get("version"))
+        self.checks_prompts = said.get("checks_prompts") is True
 
     def get(self, path: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
         """The document at a path. Raises ServerLost, Answer."""
@@ -81,7 +87,9 @@ class Connection:
         """The answer to a document. Raises ServerLost, Answer."""
         return self._document(self._sent("POST", path, document))
 
-    def events(self, path: str, document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def events(
+        self, path: str, document: dict[str, Any]
+    ) -> Generator[tuple[str, dict[str, Any]], None, None]:
         """The server-sent events that answer a document. Raises ServerLost, Answer; closing it closes the connection."""
         response = self._sent("POST", path, document)
         if response.status != 200:

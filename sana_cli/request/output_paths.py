@@ -5,17 +5,40 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 from sana_cli import files, text
-from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.config.choices import PictureFormat
 from sana_cli.config.generation import GenerationOptions, limits_of
 from sana_cli.errors import require
 from sana_cli.files import local_path
 from sana_cli.images import file_names, formats
 from sana_cli.images.formats import SUFFIXES
-from sana_cli.request.params import GenerationParams, resolve_all
+from sana_cli.progress import Reporter
+
+if TYPE_CHECKING:
+    from sana_cli.checkpoints.checkpoint import Checkpoint
+    from sana_cli.request.params import GenerationParams
+
+
+class Named(Protocol):
+    """The facts of a picture that decide the name of its file, and whether it has room there."""
+
+    @property
+    def prompt(self) -> str: ...
+
+    @property
+    def negative_prompt(self) -> str: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def seed(self) -> int: ...
+
 
 PNG_ONLY = (".png",)  # of sheets and plots
 _OTHER_SETTINGS = 6000  # bytes of a picture's settings, except its prompts
@@ -41,7 +64,7 @@ class Target:
         )
 
     @classmethod
-    def of_options(cls, options: GenerationOptions) -> Self:
+    def of_options(cls, options: "GenerationOptions") -> Self:
         """Read where pictures go, and in which format. SanaError (usage) for a format that the name contradicts."""
         quality, (low, high) = options.quality, limits_of("quality")
         require(
@@ -69,17 +92,17 @@ class Target:
 
 
 def planned(
-    options: GenerationOptions, checkpoint: Checkpoint, *, overwrite: bool
-) -> list[tuple[GenerationParams, Path]]:
+    options: "GenerationOptions", checkpoint: "Checkpoint", *, overwrite: bool
+) -> "list[tuple[GenerationParams, Path]]":
     """List every requested picture and its file. Raises the errors of drawing that can be found before any work."""
+    from sana_cli.request.params import resolve_all
+
     pictures = resolve_all(options, checkpoint)
     paths = output_paths(Target.of_options(options), pictures, overwrite=overwrite)
     return list(zip(pictures, paths, strict=True))
 
 
-def output_paths(
-    target: Target, pictures: Sequence[GenerationParams], *, overwrite: bool
-) -> list[Path]:
+def output_paths(target: Target, pictures: Sequence[Named], *, overwrite: bool) -> list[Path]:
     """Choose the file of each picture, before any work. Raises SanaError for names that are taken or unwritable."""
     path = target.path
     if path is None or path.is_dir() or files.is_new_folder(path, target.is_folder):
@@ -144,7 +167,7 @@ def require_picture(
     )
 
 
-def require_fit(path: Path, params: GenerationParams) -> None:
+def require_fit(path: Path, params: Named) -> None:
     """SanaError (usage) for a picture whose sides or settings have no room in the format of its file."""
     format = formats.format_of(path) or "PNG"
     longest = formats.LONGEST_SIDE[format]
@@ -160,3 +183,10 @@ def require_fit(path: Path, params: GenerationParams) -> None:
         f"{path.name} has no room for a prompt of {written:,} bytes: JPEG carries {room:,}",
         f"use {path.with_suffix('.webp')}, or a shorter prompt",
     )
+
+
+def tell_quality(options: "GenerationOptions", paths: Sequence[Path], reporter: Reporter) -> None:
+    """Say that quality was asked for where no file has one."""
+    typed = options.quality is not None and "quality" not in options.sources
+    if typed and all(formats.format_of(path) == "PNG" for path in paths):
+        reporter.notice("--quality has no effect on PNG, which is always exact")

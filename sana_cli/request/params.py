@@ -29,7 +29,7 @@ from sana_cli.request.init_image import (
     other_side,
 )
 from sana_cli.request.options import is_text, lora_paths
-from sana_cli.request.wildcards import expand
+from sana_cli.request.wildcards import expand, uses_wildcards
 from sana_cli.system.memory import free_bytes
 from sana_cli.system.precision import NamedDevice
 
@@ -121,13 +121,6 @@ def resolve_all(options: GenerationOptions, checkpoint: Checkpoint) -> list[Gene
     if uses_wildcards(options):  # each seed makes choices of its own
         return [first, *(resolve(replace(options, seed=seed), checkpoint) for seed in others)]
     return [first, *(replace(first, seed=seed) for seed in others)]
-
-
-def uses_wildcards(options: GenerationOptions) -> bool:
-    """Check whether braces and `__names__` of the prompt are choices; in other prompts they are words."""
-    if options.wildcards is None:
-        return options.wildcards_folder is not None and "wildcards_folder" not in options.sources
-    return options.wildcards
 
 
 def _chosen_prompt(o: GenerationOptions, seed: int) -> tuple[str, str | None]:

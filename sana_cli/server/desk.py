@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sana_cli.config.generation import GenerationOptions
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import SanaError
 from sana_cli.request.foreign_syntax import tell_foreign_syntax
 from sana_cli.request.params import resolve_all
 from sana_cli.request.runtime import runtime_of
-from sana_cli.server.engine import Engine
+from sana_cli.server.engine import Engine, end_early
 from sana_cli.server.fair_queue import FairQueue, QueueFull
 from sana_cli.server.jobs import Job, Jobs, Work
 from sana_cli.server.limits import Limits
@@ -130,7 +130,7 @@ class Desk:
         """Stop a job: at once where it waits, after its step where it runs."""
         job.cancel()
         if self.queue.remove(job):
-            job.post("cancelled")
+            end_early(job, self.queue)
             self.tell_places()
 
     async def finish(self, seconds: float) -> None:
@@ -143,7 +143,7 @@ class Desk:
         except TimeoutError:
             for job in self.jobs.open():
                 if self.queue.remove(job):
-                    job.post("failed", error=_ended())
+                    end_early(job, self.queue)
                 job.cancel()
 
     def status(self) -> dict[str, Any]:
@@ -155,11 +155,3 @@ class Desk:
             "ready": self.engine.is_ready,
             "draining": self.queue.is_closed,
         }
-
-
-def _ended() -> SanaError:
-    return SanaError(
-        "the server ended before this picture was drawn",
-        hint="send the request again",
-        code=ExitCode.ENVIRONMENT,
-    )

@@ -49,6 +49,11 @@ class Engine:
         self._thread.start()
 
     @property
+    def checks_prompts(self) -> bool:
+        """Check whether `--safety` is on."""
+        return self._safety is not None
+
+    @property
     def is_ready(self) -> bool:
         """Check whether torch is imported."""
         return self._pool is not None
@@ -89,7 +94,7 @@ class Engine:
     def _next_picture(self, pool: "ModelPool", job: Job) -> None:
         """Draw one picture of a job, whose end is posted with its last one."""
         if job.is_stopped:
-            job.post("cancelled")
+            end_early(job, self._queue)
             return
         self.current = job
         started = time.perf_counter()
@@ -100,8 +105,11 @@ class Engine:
         try:
             finished = self._drawn(pool, job)
         except Cancelled:
-            late = time.perf_counter() - started > self._limits.picture_seconds
-            self._end(job, "failed" if late else "cancelled", _too_slow() if late else None)
+            if time.perf_counter() - started > self._limits.picture_seconds:
+                self._end(job, "failed", _too_slow())
+            else:
+                self._metrics.ended("cancelled")
+                end_early(job, self._queue)
         except SanaError as error:
             self._end(job, "failed", error)
         except Exception as error:  # noqa: BLE001  one picture's bug ends no server
@@ -119,12 +127,12 @@ class Engine:
         finally:
             self.current = None
 
-    def _end(self, job: Job, how: str, error: SanaError | None) -> None:
+    def _end(self, job: Job, how: str, error: SanaError) -> None:
         self._metrics.ended(how)
-        job.post(how, **({"error": error} if error else {}))
+        job.post(how, error=error)
 
     def _drawn(self, pool: "ModelPool", job: Job) -> Finished:
-        from sana_cli.pipeline.latent_preview import Watching
+        from sana_cli.pipeline.watching import Watching
 
         number = job.next_picture
         params = job.work.pictures[number]
@@ -167,6 +175,14 @@ class Engine:
             raise error
 
 
+def end_early(job: Job, queue: FairQueue) -> None:
+    """Post the end of a job that was stopped: by its client, or since the server ends."""
+    if queue.is_closed:
+        job.post("failed", error=_server_ended(), server_ended=True)
+    else:
+        job.post("cancelled")
+
+
 class JobReporter:
     """Posts stages and notices of a picture to its job."""
 
@@ -180,7 +196,9 @@ class JobReporter:
         self._job.post("stage_done", title=title)
 
     def notice(self, message: str) -> None:
-        self._job.post("notice", message=message)
+        if message not in self._job.told:
+            self._job.told.add(message)
+            self._job.post("notice", message=message)
 
 
 def _post_preview(job: Job, image: "Image", step: int, steps: int) -> None:
@@ -205,5 +223,14 @@ def _too_slow() -> SanaError:
     return SanaError(
         "the picture took longer than this server allows",
         hint="ask for fewer steps or a smaller size",
+        code=ExitCode.ENVIRONMENT,
+    )
+
+
+def _server_ended() -> SanaError:
+    """Build the error of a picture that the end of the server ended."""
+    return SanaError(
+        "the server ended before this picture was drawn",
+        hint="send the request again",
         code=ExitCode.ENVIRONMENT,
     )

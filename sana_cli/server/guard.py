@@ -24,7 +24,12 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
-OPEN_PATHS = ("/healthz", "/", "/favicon.ico")  # need no key; neither does what is under /page/
+OPEN_PATHS = (
+    "/healthz",
+    "/",
+    "/favicon.ico",
+    "/v1/hello",
+)  # need no key; neither does what is under /page/
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

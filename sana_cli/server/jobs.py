@@ -78,6 +78,7 @@ class Job:
         self.notices: list[str] = []
         self.error: SanaError | None = None
         self.next_picture = 0  # the engine's, which draws them in order
+        self.told: set[str] = set()  # the engine's: notices that are not repeated
         self._stopped = threading.Event()
         self._loop = asyncio.get_running_loop()
         self._history: list[Event] = []

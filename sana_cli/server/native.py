@@ -10,11 +10,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from sana_cli.remote.wire import FILES
 from sana_cli.server.desk import Desk, Wanted
 from sana_cli.server.jobs import Event, Finished, Job
 from sana_cli.server.problems import Problem, json_text, native_error, validation_problem
 from sana_cli.server.requests import client_of, desk_of, is_own, json_body
-from sana_cli.server.schema import FILES, job_request, options_of
+from sana_cli.server.schema import job_request, options_of
 from sana_cli.server.uploads import decoded
 
 _PING_SECONDS = 15  # between signs of life, for proxies that end silent connections
@@ -46,7 +47,7 @@ async def check(request: Request) -> Response:
 async def _wanted(request: Request) -> tuple[Any, Wanted]:
     raw = await json_body(request)
     try:
-        body = msgspec.json.decode(raw, type=job_request())
+        body = msgspec.json.decode(raw, type=job_request(is_own=is_own(request)))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise validation_problem(str(error)) from error
     files = {
@@ -190,7 +191,7 @@ def _data(job: Job, event: Event, *, with_png: bool) -> Mapping[str, Any]:
     if event.name == "picture":
         return picture_facts(job, event.data["picture"], with_png=with_png)
     if "error" in event.data:
-        return {"error": native_error(event.data["error"])}
+        return {**event.data, "error": native_error(event.data["error"])}
     return event.data
 
 

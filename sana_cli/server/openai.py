@@ -17,12 +17,13 @@ from starlette.routing import Route
 from sana_cli.config.choices import parse_size
 from sana_cli.config.generation import FIELDS, GenerationOptions
 from sana_cli.errors import SanaError
+from sana_cli.remote.wire import FILES, NOT_ASKED
 from sana_cli.server.desk import Desk, Wanted
 from sana_cli.server.forms import read_form
 from sana_cli.server.jobs import Finished, Job
 from sana_cli.server.problems import Problem, json_text, sentence, validation_problem
 from sana_cli.server.requests import client_of, desk_of, is_own, json_body, wait_for
-from sana_cli.server.schema import FILES, NOT_ASKED, job_request
+from sana_cli.server.schema import job_request
 
 _HOSTED = (
     "dall-e-2",

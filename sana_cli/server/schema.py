@@ -7,18 +7,8 @@ import msgspec
 from msgspec import Meta
 
 from sana_cli.config.generation import FIELDS, Field, GenerationOptions
+from sana_cli.remote.wire import FILES, NOT_ASKED
 
-# What no request sets: places on the server's disk, and what only pictures say.
-NOT_ASKED = (
-    "output",
-    "format",
-    "quality",
-    "loras",
-    "branches_apart",
-    "wildcards_folder",
-    "template",
-)  # files are the server's
-FILES = ("image", "mask")
 _INT64 = 2**63 - 1
 
 
@@ -29,7 +19,8 @@ class Upload(msgspec.Struct, forbid_unknown_fields=True):
     name: Annotated[str, Meta(max_length=4096)] = ""
 
 
-def _type(field: Field) -> Any:
+def _type(field: Field, *, is_own: bool = False) -> Any:
+    """The type of a field; `is_own`: without limits, whose errors the resolver words as the command does."""
     option = field.option
     if field.name in FILES:
         return Annotated[Upload | None, Meta(description=_help(field))]
@@ -37,10 +28,10 @@ def _type(field: Field) -> Any:
         "text": str, "whole number": int, "number": float, "true or false": bool, "texts": list[str],
     }  # fmt: skip
     kind: Any = kinds[field.value]
-    if option.choices:
+    if option.choices and not is_own:
         kind = Literal[tuple(choice.value for choice in option.choices)]
     limits: dict[str, Any] = {}
-    if option.limits:
+    if option.limits and not is_own:
         low, high = option.limits
         limits["ge"] = low
         if high <= _INT64:
@@ -66,10 +57,12 @@ OWN_FIELDS: list[tuple[str, Any, Any]] = [
 
 
 @cache
-def job_request() -> Any:
-    """The struct of `POST /v1/jobs`. Made on first use: `FIELDS` may have grown."""
+def job_request(*, is_own: bool = False) -> Any:
+    """The struct of `POST /v1/jobs`; `is_own`: from the user's own command, whose options are checked when resolved."""
     fields: list[Any] = [
-        (field.name, _type(field), None) for field in FIELDS.values() if field.name not in NOT_ASKED
+        (field.name, _type(field, is_own=is_own), None)
+        for field in FIELDS.values()
+        if field.name not in NOT_ASKED
     ]
     return msgspec.defstruct(
         "JobRequest", [*fields, *OWN_FIELDS], forbid_unknown_fields=True, kw_only=True

@@ -39,7 +39,8 @@ async def hello(request: Request) -> Response:
     nonce = request.headers.get("x-sana-nonce", "")[:128]
     secret: str = request.app.state.secret
     proof = hmac.new(secret.encode(), nonce.encode(), sha256).hexdigest()
-    return JSONResponse({"version": __version__, "proof": proof})
+    checks = desk_of(request).engine.checks_prompts
+    return JSONResponse({"version": __version__, "proof": proof, "checks_prompts": checks})
 
 
 async def metrics(request: Request) -> Response:

@@ -14,10 +14,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from sana_cli.pipeline.batch import Batch, Job
-    from sana_cli.pipeline.components import Components
     from sana_cli.pipeline.results import SavedResult
+    from sana_cli.remote.picture import RemotePicture
     from sana_cli.request.prompt_entries import Place
+    from sana_cli.terminal.plain_reporter import PlainReporter
     from sana_cli.terminal.progress_bars import ConsoleReporter
+    from sana_cli.terminal.report import Parts
 
 _SHOWN = 10  # lines that cannot be drawn
 
@@ -25,7 +27,9 @@ _SHOWN = 10  # lines that cannot be drawn
 class BatchReport:
     """Reports a batch and counts its pictures, so that an early end can say how many are done."""
 
-    def __init__(self, reporter: "ConsoleReporter", *, model: str, json: bool, quiet: bool) -> None:
+    def __init__(
+        self, reporter: "ConsoleReporter | PlainReporter", *, model: str, json: bool, quiet: bool
+    ) -> None:
         self.reporter, self.model, self.json, self.quiet = reporter, model, json, quiet
         self.failure: SanaError | None = None  # of lines that cannot be drawn, while the others are
         self._jobs: dict[Path, Job] = {}
@@ -79,7 +83,7 @@ class BatchReport:
         if self.json:
             self._print(job, status="error", error=error_facts(error))
 
-    def drawn(self, picture: "SavedResult", components: "Components | None") -> None:
+    def drawn(self, picture: "SavedResult | RemotePicture", components: "Parts | None") -> None:
         """Report a new picture, at once even through a pipe."""
         self._done += 1
         if self.json:

@@ -1,5 +1,7 @@
 """Options of what people see of pictures: in the terminal, while they are drawn, side by side."""
 
+import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Self
 
@@ -16,8 +18,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from sana_cli.config.user_settings import UserSettings
-    from sana_cli.pipeline.latent_preview import Watching
+    from sana_cli.pipeline.watching import Watching
     from sana_cli.terminal.image import Screen
+    from sana_cli.terminal.plain_reporter import PlainReporter
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
 ShowOption = Annotated[
@@ -98,7 +101,7 @@ class Seeing:
         shows = wanted is not False and not hushed and (bool(show) or not hushed_by_setting)
         previews = wants_previews and not hushed and (bool(preview) or not hushed_by_setting)
         screen = None
-        if shows or previews:
+        if (shows or previews) and is_screen():
             from sana_cli.terminal.image import find_screen
 
             screen = (find or find_screen)()
@@ -123,10 +126,15 @@ class Seeing:
             self.screen.show_file(path)
 
 
+def is_screen() -> bool:
+    """Check whether stdout is a terminal whose cursor can move."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+
+
 class LivePreview:
     """The latest preview of a picture, in place of the one before."""
 
-    def __init__(self, seeing: Seeing, reporter: "ConsoleReporter") -> None:
+    def __init__(self, seeing: Seeing, reporter: "ConsoleReporter | PlainReporter") -> None:
         self._screen = seeing.screen if seeing.previews else None
         self._file, self._every, self._reporter = seeing.file, seeing.every, reporter
         self._rows = 0  # that it takes in the terminal
@@ -137,7 +145,7 @@ class LivePreview:
         """Return what a run needs to know about previews; None if nobody watches."""
         if self._screen is None and self._file is None:
             return None
-        from sana_cli.pipeline.latent_preview import Watching
+        from sana_cli.pipeline.watching import Watching
 
         return Watching(show=self._show, every=self._every, file=self._file)
 
@@ -166,8 +174,6 @@ class LivePreview:
 
 def _preview_path(file: str, output: str | None, *, overwrite: bool) -> "Path":
     """Return the path of previews: a free name, or that of an earlier preview."""
-    import os
-
     from sana_cli.files import already_exists, check_writable, local_path, require_another
     from sana_cli.images.png import is_preview
     from sana_cli.request.output_paths import PNG_ONLY, require_picture

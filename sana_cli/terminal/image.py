@@ -20,6 +20,7 @@ from PIL import Image
 
 from sana_cli.images.picture_file import load_picture
 from sana_cli.images.reading import PHOTOS
+from sana_cli.terminal.display import is_screen
 
 Graphics = Literal["sixel", "kitty", "blocks"]
 
@@ -78,7 +79,7 @@ class Screen:
 
 def find_screen() -> Screen | None:
     """Ask the terminal on stdout for its graphics; None if there is none, or its cursor cannot move."""
-    if not sys.stdout.isatty() or os.environ.get("TERM", "") in ("", "dumb", "unknown"):
+    if not is_screen():
         return None
     try:
         answer = _ask()

@@ -28,6 +28,18 @@ SafetyOption = Annotated[
         show_default=False,
     ),
 ]
+ServerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="URL|auto|off",
+        help="Draw with a running `sana serve` [default: SANA_SERVER, else auto: one of this user and version]",
+        show_default=False,
+    ),
+]
+LocalOption = Annotated[
+    bool, typer.Option("--local", help="Draw here, whatever server runs; the same as --server off.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]

@@ -1,16 +1,15 @@
 """Report new pictures: lines for people, one document for scripts."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sana_cli.text import message_line, print_json, readable_memory, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    import torch
-
-    from sana_cli.checkpoints.checkpoint import Checkpoint
     from sana_cli.pipeline.results import SavedResult
+    from sana_cli.remote.picture import RemotePicture
 
 
 def tell_error(message: str, hint: str) -> None:
@@ -20,7 +19,7 @@ def tell_error(message: str, hint: str) -> None:
             say(f"{kind}: {message_line(text)}", err=True)
 
 
-def summary(picture: "SavedResult", *, quiet: bool) -> list[str]:
+def summary(picture: "SavedResult | RemotePicture", *, quiet: bool) -> list[str]:
     """Return a few lines about one picture; only its path when `quiet`."""
     if quiet:
         return [str(picture.path)]
@@ -38,24 +37,47 @@ def summary(picture: "SavedResult", *, quiet: bool) -> list[str]:
     ]
 
 
-def picture_facts(picture: "SavedResult") -> dict[str, Any]:
+def picture_facts(picture: "SavedResult | RemotePicture") -> dict[str, Any]:
     """Describe a new picture for programs: sizes in pixels and bytes, times in seconds."""
     return {"path": str(picture.path), **picture.facts()}
 
 
+class Model(Protocol):
+    """A `Checkpoint`, or a model of a server."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def revision(self) -> str | None: ...
+
+
+class Parts(Protocol):
+    """`Components`, or what a server says of them: `device` and `dtypes` are read as texts."""
+
+    @property
+    def device(self) -> object: ...
+
+    @property
+    def dtypes(self) -> object: ...
+
+    @property
+    def kernels(self) -> dict[str, str]: ...
+
+
 def print_document(
-    checkpoint: "Checkpoint",
-    pictures: "list[SavedResult]",
+    model: Model,
+    pictures: "Sequence[SavedResult | RemotePicture]",
     *,
-    device: "torch.device | None",
+    device: object | None,
     precision: str | None,
     kernels: dict[str, str],
     sheet: "Path | None" = None,
 ) -> None:
     """Print the JSON document of a command. `sheet` is a contact sheet of all pictures."""
     document: dict[str, object] = {
-        "model": checkpoint.name,
-        "revision": checkpoint.revision,
+        "model": model.name,
+        "revision": model.revision,
         "device": str(device) if device else None,
         "precision": precision,
         "kernels": kernels,

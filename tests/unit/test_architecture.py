@@ -32,6 +32,7 @@ BESIDE = {
     "memory": {"request"},  # a plan is made for what is to be drawn
     "loading": {"accelerate"},  # a module is loaded with its kernels
     "doctor": {"bench"},
+    "terminal": {"remote"},  # for types: reports of pictures that a server drew
     "server": {"remote"},  # it announces itself where commands look
     "cli": {"commands"},
     "__main__": {"cli"},

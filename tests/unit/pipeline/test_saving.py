@@ -16,7 +16,6 @@ from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.images.picture_file import read_settings
 from sana_cli.pipeline import latents_file
-from sana_cli.pipeline.latent_preview import Watching
 from sana_cli.pipeline.latents_file import HowToFinish, KeptLatents
 from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.pipeline.saving import (
@@ -26,6 +25,7 @@ from sana_cli.pipeline.saving import (
     model_reference,
     saying_how_to_finish,
 )
+from sana_cli.pipeline.watching import Watching
 from sana_cli.request.params import GenerationParams, resolve
 from sana_cli.request.runtime import RuntimeOptions
 from tests.pictures import names

@@ -18,10 +18,11 @@ from sana_cli.errors import Cancelled, ExitCode
 from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.guidance import PassCount
 from sana_cli.pipeline.inputs import Inputs
-from sana_cli.pipeline.latent_preview import OWN_FILE, Watching
+from sana_cli.pipeline.latent_preview import OWN_FILE
 from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.pipeline.transformer_steps import denoise_picture
 from sana_cli.pipeline.values import BrokenValues
+from sana_cli.pipeline.watching import Watching
 from sana_cli.request.params import GenerationParams
 from sana_cli.request.runtime import RuntimeOptions
 

@@ -59,7 +59,7 @@ def start(**how: Any) -> Server:
     return Server(url, running, stop, thread, log)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
     """A server that several tests share: they leave no job behind."""
     started = start()
@@ -81,7 +81,7 @@ def starting() -> Iterator[Callable[..., Server]]:
         each.end()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., bytes]:
     """The bytes of the file that the library alone draws: `expected("a cat", seed=1)`."""
     from sana_cli.pipeline import SanaPipeline

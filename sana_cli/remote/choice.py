@@ -1,0 +1,69 @@
+"""`--server URL|auto|off`, `--local` and SANA_SERVER: which server draws, if any. Nothing is started. No torch."""
+
+import os
+from typing import TYPE_CHECKING
+
+from sana_cli import __version__
+from sana_cli.config.generation import GenerationOptions
+from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.request.wildcards import uses_wildcards
+
+if TYPE_CHECKING:
+    from sana_cli.remote.artist import ServerChoice
+
+AUTO, OFF = "auto", "off"
+
+
+def chosen_server(typed: str | None, *, local: bool) -> str:
+    """Read the options and SANA_SERVER: "auto", "off" or an address. SanaError for two that contradict each other."""
+    if local and typed not in (None, OFF):
+        raise usage_error("give --local or --server, not both", "omit --local")
+    if local:
+        return OFF
+    return typed or os.environ.get("SANA_SERVER", "").strip() or AUTO
+
+
+def find_server(chosen: str) -> "ServerChoice | None":
+    """The server that is to draw; None: draw here. SanaError where an address was given and no such server answers there."""
+    if chosen == OFF:
+        return None
+    if chosen == AUTO:
+        from sana_cli.remote.state_file import running_servers
+
+        if not running_servers():  # without the modules of a connection
+            return None
+        from sana_cli.remote.artist import ServerChoice
+        from sana_cli.remote.connection import own_server
+
+        own = own_server()
+        return ServerChoice(f"the server on port {own.port}", own) if own else None
+    from sana_cli.remote.artist import ServerChoice
+    from sana_cli.remote.connection import Answer, Connection, ServerLost
+
+    key = os.environ.get("SANA_API_KEY", "")
+    try:
+        found = Connection.to(chosen, key)
+    except (ServerLost, Answer) as error:
+        known = {401: "it asks for a key: set SANA_API_KEY"}
+        status = error.status if isinstance(error, Answer) else 0
+        raise SanaError(
+            f"no server of sana draws at {chosen}",
+            hint=known.get(status, "start one there: sana serve; or draw here: --local"),
+            code=ExitCode.ENVIRONMENT,
+        ) from error
+    if found.version != __version__:
+        raise SanaError(
+            f"the server at {chosen} is sana {found.version}, this is {__version__}: its pictures may differ",
+            hint="install the same version in both places, or draw here: --local",
+            code=ExitCode.ENVIRONMENT,
+        )
+    return ServerChoice(f"the server at {chosen}", found, chosen, key)
+
+
+def only_here(options: GenerationOptions, *, checks: bool, server_checks: bool = False) -> str:
+    """The reason why a server cannot draw this; "" where it can."""
+    if options.loras:
+        return "takes no LoRA files"
+    if uses_wildcards(options) or options.template:
+        return "makes no choices in prompts"
+    return "checks no prompts" if checks and not server_checks else ""

@@ -1,0 +1,44 @@
+"""Options as the native API takes them: which fields a request has, and how files travel. No torch."""
+
+import base64
+from typing import Any
+
+from quant.files import read_small
+from sana_cli.config.generation import FIELDS, GenerationOptions
+from sana_cli.files import local_path
+from sana_cli.system.home import without_home
+
+# What no request sets: places on the server's disk, and what only pictures say.
+NOT_ASKED = (
+    "output", "format", "quality", "loras", "branches_apart", "wildcards", "wildcards_folder",
+    "template",
+)  # fmt: skip
+FILES = ("image", "mask")
+LARGEST_FILE = 32 * 2**20  # bytes; a larger one is drawn here
+
+
+class TooLarge(Exception):
+    """A file is larger than requests may be, or cannot be read."""
+
+
+def document_of(options: GenerationOptions, **own: Any) -> dict[str, Any]:
+    """The body of a request for these options; `own`: fields of requests alone. Raises TooLarge."""
+    said = {
+        name: value
+        for name in FIELDS
+        if name not in NOT_ASKED and name not in FILES
+        and (value := getattr(options, name)) is not None
+    }  # fmt: skip
+    files = {
+        name: _upload(value) for name in FILES if (value := getattr(options, name)) is not None
+    }
+    return {**said, **files, **own, "model": options.model_or_builtin}
+
+
+def _upload(name: str) -> dict[str, str]:
+    path = local_path(name)
+    try:
+        content = read_small(path, LARGEST_FILE)
+    except (OSError, ValueError) as error:
+        raise TooLarge from error
+    return {"data": base64.b64encode(content).decode(), "name": without_home(path)}

@@ -1,0 +1,231 @@
+"""`sana generate` and `sana repl` with a running server: what they leave is what they leave alone."""
+
+import io
+import json
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sana_cli import __version__
+from sana_cli.server.limits import Limits
+
+SMALL = ("--size", "64x64", "--steps", 2, "--seed", 3)
+NOTE = "note: drawn by the server on port "
+
+
+def words(text: str) -> list[str]:
+    """Lines without the one on who drew, and without seconds and memory."""
+    lines = [line for line in text.splitlines() if not line.startswith((NOTE, "note: plan:"))]
+    return [line for line in lines if "seconds:" not in line and "memory:" not in line]
+
+
+@pytest.fixture
+def both(server: Any, sana: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
+    """Run a command with the server and here."""
+
+    def run(*arguments: object, **more: Any) -> tuple[Any, Any]:
+        with_server = sana(*arguments, "--server", "auto", **more)
+        return with_server, sana(*arguments, "--local", "--force", **more)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(), ("--count", 2), ("--negative", "a dog"), ("--scheduler", "flow-euler"), ("--grid", "-n", 2)],
+    ids=lambda o: " ".join(map(str, o)) or "plain",
+)  # fmt: skip
+def test_files_and_words_are_those_of_the_local_command(
+    both: Callable[..., tuple[Any, Any]], tmp_path: Path, options: tuple[object, ...]
+) -> None:
+    found = {}
+
+    def left(result: Any) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in sorted(tmp_path.glob("*.png"))}
+
+    arguments = ("generate", "a cat", *SMALL, *options, "-o", tmp_path / "a.png")
+    with_server, here = both(*arguments)
+    found = left(with_server)
+    assert (with_server.code, here.code) == (0, 0), with_server.err + here.err
+    assert NOTE in with_server.err
+    assert NOTE not in here.err
+    assert words(with_server.out) == words(here.out)
+    assert words(with_server.err) == words(here.err)
+    assert found
+    assert found == left(here)
+
+
+def test_a_picture_is_redrawn_and_repeated_alike(
+    both: Callable[..., tuple[Any, Any]], tmp_path: Path
+) -> None:
+    original = tmp_path / "original.png"
+    assert both("generate", "a cat", *SMALL, "-o", original)[0].code == 0
+    for number, arguments in enumerate([
+        ("a tree", *SMALL, "--image", original, "--strength", "0.6"),
+        ("--from", original),
+    ]):  # fmt: skip
+        path = tmp_path / f"{number}.png"
+        command = ("generate", *arguments, "-o", path)
+        with_server = both(*command)[0]
+        assert NOTE in with_server.err
+        here = path.read_bytes()
+        path.unlink()
+        both(*command)[0]
+        assert path.read_bytes() == here
+
+
+def test_a_file_of_prompts_and_json_are_alike(
+    server: Any, sana: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "p.txt").write_text("a cat\na dog\n")
+    left, told = [], []
+    for name, choice in (("one", "auto"), ("two", "off")):
+        folder = tmp_path / name
+        done = sana(
+            "generate", "--prompts", tmp_path / "p.txt", *SMALL, "-o", f"{folder}/", "--json",
+            "--server", choice,
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        documents = [json.loads(line) for line in done.out.splitlines()]
+        varying = ("path", "seconds", "peak_memory_bytes", "predicted_peak_bytes", "plan")
+        told.append([{k: v for k, v in d.items() if k not in varying} for d in documents])
+        left.append([path.read_bytes() for path in sorted(folder.glob("*.png"))])
+    assert left[0] == left[1]
+    assert len(left[0]) == 2
+    assert told[0] == told[1]
+
+
+def test_the_repl_draws_with_the_server(
+    server: Any, sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    left = []
+    for folder, choice in ((tmp_path / "one", "auto"), (tmp_path / "two", "off")):
+        folder.mkdir()
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a cat\n/seed 4\na dog\n")))
+        done = sana("repl", *SMALL, "-o", folder, "--server", choice)
+        assert done.code == 0, done.err
+        assert (NOTE in done.err) == (choice == "auto")
+        left.append({path.name: path.read_bytes() for path in folder.glob("*.png")})
+    assert left[0] == left[1]
+    assert len(left[0]) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("a cat", "--steps", 0), ("a cat", "--size", "100x100"), ("", "--seed", 3), ("a cat", "--seed", "-4"),
+        ("a cat", "-n", 0), ("a cat", "--guidance", "-1"), ("a cat", "--strength", "0.5"),
+        ("a cat", "--image", "/nonesuch.png"), ("a cat", "-o", "a.jpg"), ("a cat", "-o", "/nonesuch/a.png"),
+        ("a cat", "--scheduler", "scm"), ("a cat", "--cache", 7), ("a cat", "-m", "nonesuch"),
+        ("a cat", "--guidance-interval", "0.9-0.1"), ("a cat", "--max-memory", "1MiB"),
+        ("a cat", "--aspect", "0:1"), ("a cat", "-m", "builtin", "--backend", "torchao"),
+    ],
+    ids=lambda o: " ".join(map(str, o)),
+)  # fmt: skip
+def test_mistakes_are_worded_as_by_the_local_command(
+    both: Callable[..., tuple[Any, Any]], arguments: tuple[object, ...]
+) -> None:
+    with_server, here = both("generate", *arguments)
+    assert with_server.code == here.code != 0
+    errors = [line for line in words(with_server.err) if not line.startswith("note: ")]
+    assert errors == [line for line in words(here.err) if not line.startswith("note: ")]
+
+
+def test_nothing_heavy_is_imported(server: Any, tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom sana_cli.cli import main\n"
+        f"code = main(['generate', 'a cat', '--size', '64x64', '--steps', '2', '-o', {str(tmp_path / 'a.png')!r}])\n"
+        "heavy = {'torch', 'rich', 'numpy', 'PIL', 'safetensors', 'huggingface_hub'} & set(sys.modules)\n"
+        "assert code == 0 and not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert NOTE in done.stderr
+    assert (tmp_path / "a.png").is_file()
+
+
+def test_a_picture_that_a_server_loses_is_drawn_here(
+    dying: str, sana: Callable[..., Any], expected: Callable[..., bytes], tmp_path: Path
+) -> None:
+    done = sana("generate", "a cat", *SMALL, "-o", tmp_path / "a.png", "--server", dying)
+    assert done.code == 0, done.err
+    assert "stopped in the middle: drawn here" in done.err
+    assert (tmp_path / "a.png").read_bytes() == expected("a cat", seed=3)
+
+
+def test_a_server_that_ends_leaves_the_rest_to_the_command(
+    starting: Callable[..., Any], sana: Callable[..., Any], tmp_path: Path
+) -> None:
+    ending = starting(limits=Limits(drain_seconds=0))
+
+    def stop_after_the_first() -> None:
+        while not list(tmp_path.glob("*.png")):
+            time.sleep(0.01)
+        ending.stop()
+
+    stopper = threading.Thread(target=stop_after_the_first)
+    stopper.start()
+    options = ("--size", "64x64", "--steps", 20, "--seed", 3, "-n", 5)
+    done = sana("generate", "a cat", *options, "-o", tmp_path / "a.png", "--server", ending.url)
+    stopper.join()
+    assert done.code == 0, done.err
+    assert done.err.count("drawn here") == 1
+    assert len(list(tmp_path.glob("*.png"))) == 5
+
+
+def test_choices_that_cannot_work_are_refused(sana: Callable[..., Any]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{free.getsockname()[1]}"
+        gone = sana("generate", "a cat", "--server", url)
+    assert (gone.code, "no server of sana draws at" in gone.err) == (3, True)
+    assert sana("generate", "a cat", "--server", "ftp://x/y").code == 2
+    assert sana("generate", "a cat", "--local", "--server", "auto").code == 2
+
+
+def test_another_version_is_left_alone(
+    server: Any, sana: Callable[..., Any], tmp_path: Path
+) -> None:
+    from sana_cli.config.user_settings import runtime_folder
+
+    [path] = runtime_folder().glob(f"serve-{server.running.port}.json")
+    before = path.read_text()
+    try:
+        path.write_text(before.replace(f'"{__version__}"', '"0.0.0"'))
+        done = sana("generate", "a cat", *SMALL, "-o", tmp_path / "a.png")
+    finally:
+        path.write_text(before)
+    assert (done.code, NOTE in done.err) == (0, False)
+
+
+@pytest.fixture
+def dying() -> Iterator[str]:
+    """The address of a server that begins a stream of events, and is gone."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    hello = json.dumps({"version": __version__}).encode()
+    begun = b'event: queued\ndata: {"place": 1}\n\n'
+
+    def serve() -> None:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            head = (
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+            )
+            connection.sendall(head % len(hello) + hello)
+            connection.recv(65536)
+            head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+            connection.sendall(head + b"%x\r\n%s\r\n" % (len(begun), begun))
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    thread.join(30)
+    listener.close()
