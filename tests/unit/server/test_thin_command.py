@@ -122,7 +122,7 @@ def test_the_repl_draws_with_the_server(
     [
         ("a cat", "--steps", 0), ("a cat", "--size", "100x100"), ("", "--seed", 3), ("a cat", "--seed", "-4"),
         ("a cat", "-n", 0), ("a cat", "--guidance", "-1"), ("a cat", "--strength", "0.5"),
-        ("a cat", "--image", "/nonesuch.png"), ("a cat", "-o", "a.jpg"), ("a cat", "-o", "/nonesuch/a.png"),
+        ("a cat", "--image", "/nonesuch.png"), ("a cat", "-o", "a.gif"), ("a cat", "-o", "/nonesuch/a.png"),
         ("a cat", "--scheduler", "scm"), ("a cat", "--cache", 7), ("a cat", "-m", "nonesuch"),
         ("a cat", "--guidance-interval", "0.9-0.1"), ("a cat", "--max-memory", "1MiB"),
         ("a cat", "--aspect", "0:1"), ("a cat", "-m", "builtin", "--backend", "torchao"),
