@@ -37,7 +37,6 @@ from quant.convert import LayerReport, resolve
 from quant.manifest import sha256_of
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.component_weights import component_weights
-from sana_cli.config.components import NETWORKS
 from sana_cli.config.recipes import KeepRule, component_recipe
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
 from sana_cli.loading.load import empty_module, load_vae
@@ -95,12 +94,18 @@ class Calibrator(FloatModel):
         small = sorted(self.checkpoint.folder.glob("*/*.json")) + sorted(
             self.checkpoint.folder.glob("*.json")
         )
-        files = [component_weights(self.checkpoint, name).fingerprint for name in NETWORKS]
+        files = [
+            component_weights(self.checkpoint, name).fingerprint for name in self.checkpoint.parts
+        ]
         files += [sha256_of(path) for path in small if path.is_file()]
         return [options, self.device.type, str(self.dtypes), _digest("".join(files))]
 
     def plan(self, component: str) -> ComponentPlan | None:
-        """Calibrate one component. SanaError where the float model draws nothing sane."""
+        """Calibrate one component; None for a ControlNet. SanaError where the float model draws nothing sane."""
+        if (
+            component == "controlnet"
+        ):  # its inputs depend on control pictures, and nobody brings any
+            return None
         plans = {
             "text_encoder": self._plan_text_encoder,
             "transformer": self._plan_transformer,

@@ -45,7 +45,7 @@ from sana_cli import __version__
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.component_weights import ComponentWeights, component_weights
 from sana_cli.checkpoints.file_selection import select_files
-from sana_cli.config.components import NETWORKS, RUN_ORDER
+from sana_cli.config.components import NETWORKS, OPTIONAL, RUN_ORDER
 from sana_cli.config.recipes import component_recipe
 from sana_cli.errors import ExitCode, SanaError, is_out_of_memory, usage_error
 from sana_cli.loading.assign import require_finite, require_fit, require_same_names
@@ -104,7 +104,7 @@ def quantize_folder(
 ) -> list[ComponentReport]:
     """Write `target`, a folder that `sana generate --model` takes. `advance` counts tensors.
 
-    `describe` makes what the folder's report says, for people: no reader depends on it, and no digest holds it.
+    A ControlNet takes the scheme of the transformer unless `schemes` names one for it. `describe` makes what the folder's report says, for people: no reader depends on it, and no digest holds it.
 
     Raises SanaError for a target that exists, a full disk, too little memory, or weights that are unfit.
     """
@@ -117,12 +117,13 @@ def quantize_folder(
             _copy_small_files(checkpoint, working)
             done = {
                 component: _quantize_component(
-                    checkpoint, component, schemes[component], working, calibration, advance
+                    checkpoint, component, schemes.get(component, schemes["transformer"]), working,
+                    calibration, advance,
                 )
-                for component in (RUN_ORDER if calibration else NETWORKS)
-            }
-            reports = [done[component][0] for component in NETWORKS]
-            parts = {component: done[component][1] for component in NETWORKS}
+                for component in _in_turn(checkpoint, calibration)
+            }  # fmt: skip
+            reports = [done[component][0] for component in checkpoint.parts]
+            parts = {component: done[component][1] for component in checkpoint.parts}
             manifest = Manifest(
                 base_model=" + ".join([checkpoint.name, *map(str, checkpoint.loras)]),
                 base_revision=checkpoint.revision or "",
@@ -141,6 +142,12 @@ def quantize_folder(
             for mark in working.glob(f"*/{_DONE}"):
                 mark.unlink()
     return reports
+
+
+def _in_turn(checkpoint: Checkpoint, calibration: Calibration | None) -> tuple[str, ...]:
+    """The components in the order in which they are made: calibration runs each on what the one before made."""
+    parts = checkpoint.parts
+    return parts if calibration is None else (*RUN_ORDER, *(p for p in parts if p in OPTIONAL))
 
 
 @contextmanager
@@ -221,7 +228,11 @@ def _nothing_unfinished(working: Path) -> Iterator[None]:
 
 def _clear(working: Path) -> None:
     """Leave nothing of an earlier run but its components: it may have been of another model."""
-    kept = {working / component / name for component in NETWORKS for name in (WEIGHTS, _DONE)}
+    kept = {
+        working / component / name
+        for component in (*NETWORKS, *OPTIONAL)
+        for name in (WEIGHTS, _DONE)
+    }
     for path in sorted(working.rglob("*"), reverse=True):  # what a folder holds before itself
         if path.is_dir() and not path.is_symlink():
             if not any(path.iterdir()):
@@ -245,6 +256,11 @@ def _copy_small_files(checkpoint: Checkpoint, working: Path) -> None:
         config = {"_class_name": "SanaTransformer2DModel", **asdict(checkpoint.transformer)}
         (working / "transformer").mkdir(exist_ok=True)
         (working / "transformer/config.json").write_text(json.dumps(config, indent=2) + "\n")
+        if (net := checkpoint.controlnet) is not None:
+            config = {"_class_name": "SanaControlNetModel", **asdict(net.blocks)}
+            config["control_order"] = net.order.value
+            (working / "controlnet").mkdir(exist_ok=True)
+            (working / "controlnet/config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
 def _is_weight(name: str) -> bool:

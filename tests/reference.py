@@ -21,6 +21,8 @@ from diffusers import (
     AutoencoderDC,
     DPMSolverMultistepScheduler,
     FlowMatchEulerDiscreteScheduler,
+    SanaControlNetModel,
+    SanaControlNetPipeline,
     SanaPipeline,
     SanaSprintPipeline,
     SanaTransformer2DModel,
@@ -157,6 +159,13 @@ def enliven(module: nn.Module, seed: int) -> nn.Module:
             value = noise / math.sqrt(parameter[0].numel())
         parameter.data = value
     return module.eval().requires_grad_(False)
+
+
+_BRANCH_KEYS = (
+    "in_channels", "out_channels", "num_attention_heads", "attention_head_dim", "num_cross_attention_heads",
+    "cross_attention_head_dim", "cross_attention_dim", "caption_channels", "mlp_ratio", "attention_bias",
+    "sample_size", "patch_size", "norm_elementwise_affine", "norm_eps", "interpolation_scale",
+)  # fmt: skip
 
 
 def transformer_config(variant: Variant) -> dict[str, Any]:
@@ -328,6 +337,24 @@ def _calibrate(pipeline: Any) -> None:
     conv.weight.mul_((0.5 / std)[:, None, None, None])
 
 
+def lively_controlnet(transformer: Any, layers: int, seed: int) -> SanaControlNetModel:
+    """A diffusers ControlNet for this transformer, whose residuals are heard."""
+    config = {k: v for k, v in transformer.config.items() if k in _BRANCH_KEYS}
+    net = enliven(SanaControlNetModel(**config | {"num_layers": layers}), seed)
+    with torch.no_grad():
+        net.patch_embed.proj.weight *= 4
+    return net
+
+
+def with_controlnet(pipeline: Any) -> SanaControlNetPipeline:
+    """The same parts with a ControlNet of one block less than the transformer."""
+    transformer = pipeline.transformer
+    net = lively_controlnet(transformer, len(transformer.transformer_blocks) - 1, 77)
+    result = SanaControlNetPipeline(**pipeline.components, controlnet=net)
+    result.set_progress_bar_config(disable=True)
+    return result
+
+
 # --- saving ---------------------------------------------------------------------------------------------------------
 
 
@@ -428,7 +455,11 @@ class Pipelines:
     _drawn: dict[tuple[Any, ...], np.ndarray] = field(default_factory=dict)
 
     def pipeline(self, name: str) -> Any:
-        """The diffusers pipeline in memory (fp32). "merging" is plain with the tokenizer that defeats a prefix cache."""
+        """The diffusers pipeline in memory (fp32). "merging" is plain with the tokenizer that defeats a prefix cache,
+        "controlnet" is plain with a ControlNet.
+        """
+        if name == "controlnet" and name not in self._built:
+            self._built[name] = with_controlnet(self.pipeline("plain"))
         if name not in self._built:
             merging = name == "merging"
             variant = VARIANTS["plain" if merging else name]

@@ -11,7 +11,14 @@ from sana_cli.checkpoints.lora_file import Lora
 from sana_cli.checkpoints.obtaining import Absent
 from sana_cli.checkpoints.other_quantization import refuse_tensors
 from sana_cli.checkpoints.safetensors_headers import WeightFiles
-from sana_cli.config.networks import DCAEConfig, OwnSettings, RunDefaults, TransformerConfig
+from sana_cli.config.components import NETWORKS
+from sana_cli.config.networks import (
+    ControlNetConfig,
+    DCAEConfig,
+    OwnSettings,
+    RunDefaults,
+    TransformerConfig,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +38,15 @@ class Checkpoint:
     manifest: Manifest | None = None  # of a quantized folder
     absent: Absent | None = None  # known by its configuration and headers; it cannot be loaded
     loras: tuple[Lora, ...] = ()  # that its transformer is changed by
+    controlnet: ControlNetConfig | None = None  # of a model that can follow a control picture
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The components with weights."""
+        return NETWORKS if self.controlnet is None else (*NETWORKS, "controlnet")
+
+
+PTH_PARTS = ("transformer", "controlnet")  # that an original file holds
 
 
 def weight_files(checkpoint: Checkpoint, component: str) -> WeightFiles:
@@ -56,10 +72,10 @@ def weight_headers(
     checkpoint: Checkpoint, component: str
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Type (in safetensors' words) and shape of every tensor, under the module's own names."""
-    if component == "transformer" and checkpoint.pth is not None:
-        from sana_cli.checkpoints.pth import read_pth
+    if checkpoint.pth is not None and component in PTH_PARTS:
+        from sana_cli.checkpoints.pth import read_part
 
-        tensors = read_pth(checkpoint.pth)[1]
+        tensors = read_part(checkpoint.pth, component)
         return {
             name: (
                 STORED_NAMES.get(str(tensor.dtype).removeprefix("torch."), "F32"),

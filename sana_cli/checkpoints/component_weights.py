@@ -11,9 +11,14 @@ from torch import Tensor
 
 from quant.files import open_regular
 from quant.manifest import sha256_of
-from sana_cli.checkpoints.checkpoint import Checkpoint, module_names, weight_files
+from sana_cli.checkpoints.checkpoint import (
+    PTH_PARTS,
+    Checkpoint,
+    module_names,
+    weight_files,
+)
 from sana_cli.checkpoints.model_files import CORRUPT, unreadable
-from sana_cli.checkpoints.pth import read_pth
+from sana_cli.checkpoints.pth import read_part
 from sana_cli.checkpoints.safetensors_data import read_tensor, stored_shape
 from sana_cli.checkpoints.safetensors_headers import WeightFiles
 from sana_cli.errors import checkpoint_error
@@ -38,8 +43,8 @@ class ComponentWeights:
 
 def component_weights(checkpoint: Checkpoint, component: str) -> ComponentWeights:
     """Find a component's tensors; of a quantized folder, only after comparing its digest."""
-    if component == "transformer" and checkpoint.pth is not None:
-        _, tensors = read_pth(checkpoint.pth)
+    if checkpoint.pth is not None and component in PTH_PARTS:
+        tensors = read_part(checkpoint.pth, component)
         names = {name: name for name in tensors}
         size = checkpoint.pth.stat().st_size
         return ComponentWeights(names, tensors.__getitem__, size, _fingerprint({checkpoint.pth}))
@@ -70,7 +75,7 @@ def prefetch(checkpoint: Checkpoint, component: str) -> None:
     """
     if not hasattr(os, "posix_fadvise"):  # not on Windows and macOS
         return
-    if component == "transformer" and checkpoint.pth is not None:
+    if checkpoint.pth is not None and component in PTH_PARTS:
         paths = {checkpoint.pth}
     else:
         paths = weight_files(checkpoint, component).paths

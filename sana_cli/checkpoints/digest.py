@@ -12,8 +12,7 @@ from pathlib import Path
 
 from quant.files import open_regular
 from quant.manifest import MANIFEST, sha256_of
-from sana_cli.checkpoints.checkpoint import Checkpoint, weight_files
-from sana_cli.checkpoints.file_selection import STEMS
+from sana_cli.checkpoints.checkpoint import PTH_PARTS, Checkpoint, weight_files
 from sana_cli.checkpoints.model_files import CORRUPT, unreadable
 
 _PIECES, _PIECE = 16, 4096  # of each file; bytes
@@ -71,9 +70,10 @@ def _files(checkpoint: Checkpoint) -> Iterator[Path]:
     if checkpoint.manifest is not None:
         yield checkpoint.folder / MANIFEST
         return
-    for component in STEMS:
-        if component == "transformer" and checkpoint.pth is not None:
-            yield checkpoint.pth
+    for component in checkpoint.parts:
+        if checkpoint.pth is not None and component in PTH_PARTS:
+            if component == "transformer":
+                yield checkpoint.pth
             continue
         yield checkpoint.folder / component / "config.json"
         yield from sorted(weight_files(checkpoint, component).paths)

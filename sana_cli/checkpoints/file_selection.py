@@ -9,12 +9,13 @@ hold fp32. The one trap: an index next to a single file means that the single fi
 import re
 from collections.abc import Iterable, Sequence
 
-from sana_cli.config.components import COMPONENTS
+from sana_cli.config.components import COMPONENTS, OPTIONAL
 
 STEMS = {
     "transformer": "diffusion_pytorch_model",
     "vae": "diffusion_pytorch_model",
     "text_encoder": "model",
+    "controlnet": "diffusion_pytorch_model",
 }
 TOKENIZER = "tokenizer/tokenizer.json"  # the only form that is read
 # Used when a folder holds neither the wanted variant nor the plain file. Others (`int4`, `ema`,
@@ -62,13 +63,14 @@ def select_files(
     weight_variant: str | None = None,
     components: Sequence[str] = COMPONENTS,
 ) -> list[str]:
-    """Select the files of a repo or folder to read, small ones first within each component.
+    """Select the files of a repo or folder to read, small ones first within each component; optional ones where they are.
 
     `weight_variant` is for the transformer. The plain VAE and text encoder files are preferred:
     their variant copies have the same size.
     """
     selected = [path for path in ("model_index.json", "sana.json") if path in paths]
-    for component in components:
+    optional = OPTIONAL if "transformer" in components else ()
+    for component in (*components, *optional):
         names = _names_in(paths, component)
         if component == "tokenizer":
             chosen = _tokenizer_files(names)

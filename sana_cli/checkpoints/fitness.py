@@ -13,25 +13,34 @@ from quant.manifest import Manifest
 from sana_cli.checkpoints.shapes import (
     Headers,
     autoencoder_shapes,
+    controlnet_shapes,
     quantized_shapes,
     require_shapes,
     text_encoder_shapes,
     transformer_shapes,
 )
-from sana_cli.config.networks import DCAEConfig, Gemma2Config, TransformerConfig
+from sana_cli.config.networks import (
+    ControlNetConfig,
+    DCAEConfig,
+    Gemma2Config,
+    TransformerConfig,
+)
 from sana_cli.errors import SanaError, checkpoint_error
 
-PartConfig = TransformerConfig | DCAEConfig | Gemma2Config
+PartConfig = TransformerConfig | DCAEConfig | Gemma2Config | ControlNetConfig
 
 REMEDY = "sana draws with Sana models: `sana models` lists the published ones"
-# Those of diffusers that draw with the five parts of Sana, and with nothing else.
+# Those of diffusers that draw with the five parts of Sana, and with nothing else but a ControlNet.
 _PIPELINES = (
     "SanaPipeline",
     "SanaSprintPipeline",
     "SanaPAGPipeline",
     "SanaSprintImg2ImgPipeline",
+    "SanaControlNetPipeline",
 )
-_CLASSES = {"transformer": "SanaTransformer2DModel", "vae": "AutoencoderDC"}  # by component
+_CLASSES = {  # by component
+    "transformer": "SanaTransformer2DModel", "vae": "AutoencoderDC", "controlnet": "SanaControlNetModel",
+}  # fmt: skip
 _TEXT_ENCODERS = ("Gemma2Model", "Gemma2ForCausalLM")
 
 
@@ -127,6 +136,8 @@ def require_fitting_tensors(
                 expected = autoencoder_shapes(config)
             case Gemma2Config():
                 expected = text_encoder_shapes(config)
+            case ControlNetConfig():
+                expected = controlnet_shapes(config)
         if manifest is not None:
             expected = quantized_shapes(expected, manifest.components[component].layers)
         require_shapes(expected, headers[component], component)

@@ -7,12 +7,12 @@ from typing import Any, TypeVar
 
 from quant.dtypes import PRECISIONS
 from quant.manifest import MANIFEST, FormatError, Manifest, read_manifest
-from sana_cli.checkpoints.file_selection import STEMS
 from sana_cli.checkpoints.fitness import require_class
 from sana_cli.checkpoints.model_files import one_line, read_config, read_json, unreadable
 from sana_cli.checkpoints.safetensors_headers import main_dtype
 from sana_cli.checkpoints.shapes import Headers
 from sana_cli.config.choices import SchedulerName
+from sana_cli.config.components import NETWORKS, OPTIONAL
 from sana_cli.config.networks import OwnSettings, RunDefaults, TransformerConfig
 from sana_cli.config.variants import Variant
 from sana_cli.errors import checkpoint_error
@@ -48,8 +48,8 @@ def manifest_of(folder: Path) -> Manifest | None:
         return None
     try:
         manifest = read_manifest(folder)
-        if set(manifest.components) != set(STEMS):
-            raise FormatError(f"its components are not {', '.join(STEMS)}")
+        if {*manifest.components} - {*OPTIONAL} != {*NETWORKS}:
+            raise FormatError(f"its components are not {', '.join(NETWORKS)}")
     except FormatError as error:
         first = "install a newer sana" if "newer" in str(error) else "copy the folder again"
         raise checkpoint_error(

@@ -8,11 +8,12 @@ Accepted: a folder in the diffusers layout, an original `.pth` transformer, an a
 import logging
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from quant.manifest import Manifest
 from sana_cli.checkpoints import hub_cache
 from sana_cli.checkpoints.checkpoint import Checkpoint, weight_headers
-from sana_cli.checkpoints.file_selection import STEMS, TOKENIZER
+from sana_cli.checkpoints.file_selection import TOKENIZER
 from sana_cli.checkpoints.fitness import (
     PartConfig,
     naming_pipeline,
@@ -37,9 +38,10 @@ from sana_cli.checkpoints.model_names import (
 )
 from sana_cli.checkpoints.obtaining import Absent, Access, Found, obtain, outlined, published
 from sana_cli.checkpoints.other_quantization import refuse_config
-from sana_cli.config.components import COMPONENTS
+from sana_cli.config.components import COMPONENTS, NETWORKS, OPTIONAL
 from sana_cli.config.generation import BUILTIN
 from sana_cli.config.networks import (
+    ControlNetConfig,
     DCAEConfig,
     Gemma2Config,
     OwnSettings,
@@ -165,7 +167,7 @@ def _open_parts(
     variant: Variant | None,
     absent: Absent | None,
 ) -> Checkpoint:
-    for component in STEMS:
+    for component in (*NETWORKS, *OPTIONAL):
         refuse_config(folder / component)
     config = part_config(folder, "transformer", TransformerConfig.from_dict)
     vae = part_config(folder, "vae", DCAEConfig.from_dict)
@@ -187,6 +189,7 @@ def _open_parts(
         own=own,
         manifest=manifest,
         absent=absent,
+        controlnet=_controlnet(folder, config, manifest),
     )
     transformer = weight_headers(checkpoint, "transformer")
     trained = trained_precision(transformer, manifest, variant, own)
@@ -201,7 +204,8 @@ def _open_pth(path: Path, *, name: str, access: Access) -> Checkpoint:
     require_file(path, "file", "check the path", ExitCode.CHECKPOINT)
     from sana_cli.checkpoints.pth import read_pth, stored_precision
 
-    config, tensors = read_pth(path)
+    original = read_pth(path)
+    config = original.config
     variant = _published_variant(config)
 
     def opened(found: Found) -> Checkpoint:
@@ -217,10 +221,11 @@ def _open_pth(path: Path, *, name: str, access: Access) -> Checkpoint:
             weight_variant=None,
             transformer=config,
             vae=vae,
-            trained_precision=stored_precision(tensors),
+            trained_precision=stored_precision(original.transformer),
             defaults=run_defaults(folder, config, variant, OwnSettings()),
             own=OwnSettings(),
             absent=found.absent,
+            controlnet=original.controlnet_config,
         )
         _require_fitting_tensors(checkpoint, text)
         return checkpoint
@@ -229,11 +234,29 @@ def _open_pth(path: Path, *, name: str, access: Access) -> Checkpoint:
     return opened(obtain(variant.repo, variant, access, judge=opened, components=parts))
 
 
+def _controlnet(
+    folder: Path, transformer: TransformerConfig, manifest: Manifest | None
+) -> ControlNetConfig | None:
+    """Read the description of a folder's ControlNet; None where it has none. SanaError for one of another base."""
+    listed = manifest is None or "controlnet" in manifest.components
+    if not listed or not (folder / "controlnet").is_dir():
+        return None
+
+    def parse(values: dict[str, Any]) -> ControlNetConfig:
+        config = ControlNetConfig.from_dict(values)
+        config.require_base(transformer)
+        return config
+
+    return part_config(folder, "controlnet", parse)
+
+
 def _require_fitting_tensors(checkpoint: Checkpoint, text: Gemma2Config) -> None:
     configs: dict[str, PartConfig] = {
         "transformer": checkpoint.transformer, "vae": checkpoint.vae, "text_encoder": text,
     }  # fmt: skip
-    headers = {component: weight_headers(checkpoint, component) for component in STEMS}
+    if checkpoint.controlnet is not None:
+        configs["controlnet"] = checkpoint.controlnet
+    headers = {component: weight_headers(checkpoint, component) for component in checkpoint.parts}
     require_fitting_tensors(configs, headers, checkpoint.manifest)
 
 

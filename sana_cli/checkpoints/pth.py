@@ -9,7 +9,8 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,11 +20,18 @@ from torch.serialization import safe_globals
 from quant.files import open_regular
 from sana_cli.checkpoints.model_files import NO_PTH, reading
 from sana_cli.checkpoints.native_names import PREFIXES, published_names
-from sana_cli.config.networks import TransformerConfig
+from sana_cli.config.choices import ControlOrder
+from sana_cli.config.networks import ControlNetConfig, TransformerConfig
 from sana_cli.errors import checkpoint_error
 
 # Buffers of training and of a stored position table; every loader recomputes or ignores them.
 _DROPPED = ("y_embedder.y_embedding", "pos_embed", "logvar_linear.weight", "logvar_linear.bias")
+
+# A ControlNet's tensors (NVlabs/Sana, `sana_multi_scale_controlnet.py`), and those of the base that it reads, too.
+_BRANCH = "controlnet."
+_COPIED = re.compile(r"^controlnet\.(\d+)\.copied_block\.")
+_PROJECTION = re.compile(r"controlnet\.(\d+)\.(before|after)_proj\.(weight|bias)")
+_EMBEDDERS = ("patch_embed.", "time_embed.", "caption_projection.", "caption_norm.")
 
 # Width -> cross-attention heads, the one thing that shapes do not show.
 _CROSS_HEADS = {1152: 16, 2240: 20}
@@ -63,12 +71,65 @@ _DIFFUSERS = "its names are those of diffusers: such tensors go into transformer
 _NO_SANA = "is this the transformer of a Sana model?"
 
 
-def read_pth(path: Path) -> tuple[TransformerConfig, dict[str, Tensor]]:
-    """Read the transformer of a `.pth` file: its configuration and tensors under published names.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Original:
+    """The contents of a `.pth` file: the transformer, and a ControlNet where it holds one. Tensors are mapped from the file."""
 
-    Tensors are mapped from the file. Raises SanaError for anything but a Sana transformer.
-    """
+    config: TransformerConfig
+    transformer: dict[str, Tensor]  # under published names
+    controlnet_config: ControlNetConfig | None = None
+    controlnet: dict[str, Tensor] = field(default_factory=dict)
+
+
+def read_pth(path: Path) -> Original:
+    """Read a `.pth` file. Raises SanaError for anything but a Sana transformer."""
     native = _unwrapped(_unpickle(path))
+    branch = {name: native.pop(name) for name in [*native] if name.startswith(_BRANCH)}
+    config, tensors = _transformer_of(native, path)
+    if not branch:
+        return Original(config=config, transformer=tensors)
+    try:
+        controlnet = _branch_of(branch, tensors, path)
+        blocks = len({n.split(".")[1] for n in controlnet if n.startswith("transformer_blocks.")})
+        described = ControlNetConfig(
+            blocks=replace(config, num_layers=blocks), order=ControlOrder.TRAINED
+        )
+        described.require_base(config)
+    except ValueError as error:
+        raise checkpoint_error(
+            f"{path}: its ControlNet does not fit its transformer: {error}", hint=_NO_SANA
+        ) from error
+    return Original(
+        config=config, transformer=tensors, controlnet_config=described, controlnet=controlnet
+    )
+
+
+def read_part(path: Path, component: str) -> dict[str, Tensor]:
+    """The tensors of one part of a `.pth` file, "transformer" or "controlnet". Errors as for `read_pth`."""
+    original = read_pth(path)
+    return original.transformer if component == "transformer" else original.controlnet
+
+
+def _branch_of(
+    native: Mapping[str, Tensor], base: Mapping[str, Tensor], path: Path
+) -> dict[str, Tensor]:
+    """Name a ControlNet's tensors as diffusers does. Its embedders are its base's."""
+    tensors = {name: tensor for name, tensor in base.items() if name.startswith(_EMBEDDERS)}
+    for name, tensor in native.items():
+        projection = _PROJECTION.fullmatch(name)
+        if projection is None:
+            plain = _COPIED.sub(r"blocks.\1.", name)
+            tensors |= _convert(plain, tensor, path)
+        else:
+            i, kind, rest = projection.groups()
+            where = "input_block" if kind == "before" else f"controlnet_blocks.{i}"
+            tensors[f"{where}.{rest}"] = tensor
+    return tensors
+
+
+def _transformer_of(
+    native: dict[str, Tensor], path: Path
+) -> tuple[TransformerConfig, dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
     try:
         for name, tensor in native.items():

@@ -13,7 +13,12 @@ from quant.config import QuantConfig
 from quant.dtypes import FLOATS
 from quant.schemes import LayerKind
 from sana_cli.checkpoints.native_names import PREFIXES, published_names
-from sana_cli.config.networks import DCAEConfig, Gemma2Config, TransformerConfig
+from sana_cli.config.networks import (
+    ControlNetConfig,
+    DCAEConfig,
+    Gemma2Config,
+    TransformerConfig,
+)
 from sana_cli.errors import SanaError, checkpoint_error
 
 Shape = tuple[int, ...]
@@ -50,6 +55,20 @@ def transformer_shapes(config: TransformerConfig) -> dict[str, Shape]:
             if config.qk_norm:
                 shapes |= {f"{block}.{attention}.norm_{x}.weight": (D,) for x in "qk"}
         shapes |= _mix_ffn(f"{block}.ff", D, F)
+    return shapes
+
+
+def controlnet_shapes(config: ControlNetConfig) -> dict[str, Shape]:
+    """Return the tensor names and shapes of a ControlNet's branch: its base's without the last layer, and projections."""
+    D = config.blocks.inner_dim
+    shapes = {
+        name: shape
+        for name, shape in transformer_shapes(config.blocks).items()
+        if not name.startswith("proj_out.") and name != "scale_shift_table"
+    }
+    shapes |= _layer("input_block", (D, D))
+    for i in range(config.blocks.num_layers):
+        shapes |= _layer(f"controlnet_blocks.{i}", (D, D))
     return shapes
 
 

@@ -123,11 +123,10 @@ def _configuration(checkpoint: "Checkpoint") -> dict[str, Any]:
 
 def _components(checkpoint: "Checkpoint") -> dict[str, dict[str, Any]]:
     from sana_cli.checkpoints.checkpoint import weight_files
-    from sana_cli.checkpoints.file_selection import STEMS
 
     report = _report(checkpoint).get("components", {})
     parts: dict[str, dict[str, Any]] = {}
-    for component in STEMS:
+    for component in checkpoint.parts:
         part: dict[str, Any] = {"parameters": None, "dtype": None, "schemes": []}
         if component == "transformer" and checkpoint.pth is not None:
             part |= {"bytes": checkpoint.pth.stat().st_size, "file": str(checkpoint.pth)}

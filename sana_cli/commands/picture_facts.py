@@ -80,6 +80,8 @@ def _command(settings: dict[str, Any]) -> list[str]:
         "pag": "--pag",
         "scheduler": "--scheduler", "seed": "--seed",
         "image": "--image", "strength": "--strength", "mask": "--mask",
+        "control": "--control", "control_scale": "--control-scale", "control_type": "--control-type",
+        "control_order": "--control-order",
     }  # fmt: skip
     prompt = str(settings.get("prompt", ""))
     words = ["sana", "generate", *([] if prompt.startswith("-") else [prompt])]

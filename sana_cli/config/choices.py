@@ -76,6 +76,21 @@ class PlanName(StrEnum):
     STREAMED = "streamed"
 
 
+class ControlType(StrEnum):
+    """Way to find the lines of a control picture."""
+
+    NONE = "none"
+    CANNY = "canny"
+    LINEART = "lineart"
+
+
+class ControlOrder(StrEnum):
+    """Order in which a ControlNet runs beside its transformer (`models/controlnet.py`)."""
+
+    TRAINED = "trained"
+    DIFFUSERS = "diffusers"
+
+
 RANDOM_SEEDS = ("random", "-1")  # what users type for a seed that nobody chose
 DecodeMode = Literal["auto", "whole", "exact-tiles", "blended-tiles"]  # the same, as plain data
 _MODES: dict[str, DecodeMode] = {mode: mode for mode in get_args(DecodeMode)}

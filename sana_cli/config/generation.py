@@ -17,6 +17,8 @@ from sana_cli.config.choices import (
     BLENDED_TILE,
     EXACT_TILE,
     Backend,
+    ControlOrder,
+    ControlType,
     Decode,
     Device,
     PictureFormat,
@@ -197,6 +199,34 @@ class GenerationOptions:
             help="Redraw only the white parts of this picture; the rest stays identical.",
         ),
     ] = None  # fmt: skip
+    control: Annotated[
+        str | None,
+        Option(
+            flags=("--control",), metavar="FILE[:SCALE]", picture="control", line="control",
+            help="Picture whose lines the drawing follows; for models with a ControlNet [default size: the picture's]",
+        ),
+    ] = None  # fmt: skip
+    control_scale: Annotated[
+        float | None,
+        Option(
+            flags=("--control-scale",), picture="control_scale", line="control_scale",
+            help="How strongly to follow --control; 0: not at all [default: 1]",
+        ),
+    ] = None  # fmt: skip
+    control_type: Annotated[
+        str | None,
+        Option(
+            flags=("--control-type",), choices=ControlType, picture="control_type", line="control_type",
+            help="How to find the lines of --control; none: it holds white lines on black [default: none]",
+        ),
+    ] = None  # fmt: skip
+    control_order: Annotated[
+        str | None,
+        Option(
+            flags=("--control-order",), choices=ControlOrder, picture="control_order", line="control_order",
+            help="Run the ControlNet as it was trained, or as diffusers does [default: as its files say]",
+        ),
+    ] = None  # fmt: skip
     loras: Annotated[
         tuple[str, ...] | None,
         Option(
@@ -359,7 +389,7 @@ class GenerationOptions:
 # Said together or not at all: a size from one place and a shape from another make no sense.
 _SIZE = ("width", "height", "aspect", "bins")
 _TOGETHER = (_SIZE, ("decode", "tile"))
-FILES = ("image", "mask")  # names of files, of which a picture also carries the digest
+FILES = ("image", "mask", "control")  # names of files, of which a picture also carries the digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

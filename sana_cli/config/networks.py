@@ -13,7 +13,7 @@ from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from quant.dtypes import PRECISIONS
-from sana_cli.config.choices import SchedulerName
+from sana_cli.config.choices import ControlOrder, SchedulerName
 
 LATENT_CHANNELS = 32
 _LARGEST = 10**6  # of any number in a configuration; larger ones are damage or mischief
@@ -120,6 +120,42 @@ class TransformerConfig(_FromDict):
     def ff_dim(self) -> int:
         """Width of the gated half of the Mix-FFN; its first convolution makes twice that."""
         return int(self.mlp_ratio * self.inner_dim)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlNetConfig:
+    """A ControlNet's branch (`models/controlnet.py`), as diffusers' `SanaControlNetModel` describes it."""
+
+    blocks: TransformerConfig  # of the copied blocks; `num_layers` of them
+    order: ControlOrder = (
+        ControlOrder.DIFFUSERS
+    )  # where the branch begins, and where its residuals are added
+
+    def __post_init__(self) -> None:
+        b = self.blocks
+        if b.guidance_embeds:
+            raise ValueError("guidance_embeds: no ControlNet of Sana has them")
+        if b.interpolation_scale is not None and self.order is ControlOrder.DIFFUSERS:
+            raise ValueError("interpolation_scale: no ControlNet of diffusers' order has positions")
+
+    def require_base(self, base: TransformerConfig) -> None:
+        """ValueError unless the branch can stand beside this transformer."""
+        for name in ("in_channels", "inner_dim", "caption_channels"):
+            ours, theirs = getattr(self.blocks, name), getattr(base, name)
+            if ours != theirs:
+                raise ValueError(f"{name} is {ours}, the transformer's {theirs}")
+        if self.blocks.num_layers >= base.num_layers:
+            raise ValueError(
+                f"{self.blocks.num_layers} blocks beside a transformer of {base.num_layers}"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        blocks = TransformerConfig.from_dict({"num_layers": 7, **values})
+        order = values.get("control_order", ControlOrder.DIFFUSERS.value)
+        if order not in list(ControlOrder):
+            raise ValueError(f"control_order {order!r} is neither trained nor diffusers")
+        return cls(blocks=blocks, order=ControlOrder(order))
 
 
 ACTIVATIONS = ("silu", "relu", "relu6", "gelu")  # that a DC-AE file may name

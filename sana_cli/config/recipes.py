@@ -69,8 +69,16 @@ _KEPT = {
     },
     "text_encoder": {},
 }
+_KEPT["controlnet"] = {
+    **{pattern: why for pattern, why in _KEPT["transformer"].items() if pattern != "proj_out"},
+    "input_block": "first layer of the branch: once per picture",
+    "controlnet_blocks.*": "a block's last layer: its error is added to the transformer's tokens",
+}
 
-_REST = {"transformer": "transformer_blocks.*", "vae": "*", "text_encoder": "layers.*"}
+_REST = {
+    "transformer": "transformer_blocks.*", "controlnet": "transformer_blocks.*", "vae": "*",
+    "text_encoder": "layers.*",
+}  # fmt: skip
 
 
 def component_recipe(component: str, scheme: str) -> Recipe:

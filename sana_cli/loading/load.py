@@ -31,7 +31,6 @@ from sana_cli.checkpoints.component_weights import (
     component_weights,
     stored_weights,
 )
-from sana_cli.checkpoints.file_selection import STEMS
 from sana_cli.checkpoints.lora_file import Lora
 from sana_cli.checkpoints.model_files import read_config
 from sana_cli.checkpoints.safetensors_data import read_rows
@@ -48,6 +47,7 @@ from sana_cli.loading.assign import (
 )
 from sana_cli.loading.lora import Adapters
 from sana_cli.loading.streaming import StreamedBlocks
+from sana_cli.models.controlnet import SanaControlNet
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.gemma2 import Gemma2
 from sana_cli.models.layers import PointwiseConv2d
@@ -84,6 +84,23 @@ def load_transformer(
     _fill(model, weights, "transformer", dtype=dtype, device=device)
     attach(model, "")
     assert isinstance(model, SanaTransformer2D)
+    return model.eval()
+
+
+def load_controlnet(
+    checkpoint: Checkpoint,
+    *,
+    dtype: str,
+    device: torch.device,
+    stream: Prepare | None = None,
+) -> SanaControlNet:
+    """Load the ControlNet of a model that has one, in eval mode; `stream` as for `load_transformer`."""
+    model = empty_module(checkpoint, "controlnet")
+    weights = component_weights(checkpoint, "controlnet")
+    if stream is not None:
+        weights = _stream(model, "transformer_blocks", weights, "controlnet", dtype, device, stream)
+    _fill(model, weights, "controlnet", dtype=dtype, device=device)
+    assert isinstance(model, SanaControlNet)
     return model.eval()
 
 
@@ -232,16 +249,19 @@ def choose_kernels(
     device: torch.device,
     backend: Backend,
     *,
-    components: Sequence[str] = tuple(STEMS),
+    components: Sequence[str] | None = None,
     notice: Callable[[str], None] = note,
 ) -> None:
-    """Find out which kernels run a quantized model here, while nothing else is in memory: that takes some, once."""
+    """Find out which kernels run a quantized model here, while nothing else is in memory: that takes some, once.
+
+    `components` are all of its parts unless some are named.
+    """
     if checkpoint.manifest is None or device.type != "cpu":
         return
-    for component in components:
+    for component in components or checkpoint.parts:
         measure_ahead(
             empty_module(checkpoint, component), device, backend=backend,
-            allow_int8_activations=component == "transformer", verdicts=_verdicts(),
+            allow_int8_activations=component in ("transformer", "controlnet"), verdicts=_verdicts(),
             before_measuring=partial(_say_measuring, notice),
         )  # fmt: skip
     if backend != "reference":
@@ -293,7 +313,7 @@ def _accelerate(
     if for_cpu:
         fuse_projections_(model, give_back)
     # Inputs of the text encoder have outliers that 8 bits would drown the rest for.
-    allow_int8_activations = isinstance(model, SanaTransformer2D | SanaBlock)
+    allow_int8_activations = isinstance(model, SanaTransformer2D | SanaBlock | SanaControlNet)
     verdicts = _verdicts()
     if fused and allow_int8_activations:
         backend = "native"  # a library's kernels would pack what the engine multiplies itself, a second time
@@ -347,6 +367,10 @@ def empty_module(checkpoint: Checkpoint, component: str) -> Any:
         model: torch.nn.Module = _empty_gemma(config)
     elif component == "transformer":
         model = _empty(config, lambda: SanaTransformer2D(checkpoint.transformer))
+    elif component == "controlnet":
+        described = checkpoint.controlnet
+        assert described is not None, "asked for a part that the model does not have"
+        model = _empty(config, lambda: SanaControlNet(described))
     else:
         model = _empty(config, lambda: AutoencoderDC(checkpoint.vae))
     if checkpoint.manifest is not None:

@@ -39,7 +39,9 @@ def weights_of(
         size = prod(shape)
         as_stored = size * stored_bytes(stored)
         kept = stored not in FLOATS or name.rpartition(".")[2] in STORED_TENSORS
-        kept = kept or (component == "transformer" and _AS_STORED.search(name) is not None)
+        kept = kept or (
+            component in ("transformer", "controlnet") and _AS_STORED.search(name) is not None
+        )
         loaded = as_stored if kept else size * ITEMSIZE[dtype]
         largest = max(largest, as_stored)
         block = _BLOCK.match(name)

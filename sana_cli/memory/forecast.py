@@ -44,6 +44,7 @@ _CUDA_INT8_FEED_FORWARD_MAPS = (
 )
 _CAPTURED_TOKENS = 16384  # at most, of all branches: as the CUDA engine captures
 _CACHED_MAPS = 4  # of D channels: two residuals from before, and the two that will replace them
+_CONTROL_MAPS = 3  # of D channels: tokens of a ControlNet, of its picture, and a residual
 _PASTED_BYTES = 8  # per pixel: the original and its mask, while they are fitted and kept
 
 
@@ -275,7 +276,17 @@ def _transformer(checkpoint: Checkpoint, settings: GenerationParams, dtypes: Dty
     weights = weights_of(checkpoint, "transformer", dtypes.transformer)
     # Held together with quantized layers, and while float weights are read, of which they become a part.
     loras = sum(lora.file.bytes for lora in settings.loras)
-    return replace(weights, total=weights.total + loras, rest=weights.rest + loras)
+    weights = replace(weights, total=weights.total + loras, rest=weights.rest + loras)
+    if settings.control is None:
+        return weights
+    branch = weights_of(checkpoint, "controlnet", dtypes.transformer)
+    return Weights(
+        total=weights.total + branch.total,
+        block=weights.block + branch.block,  # each of the two lists streams its own
+        rest=weights.rest + branch.rest,
+        largest=max(weights.largest, branch.largest),
+        unpacked=max(weights.unpacked, branch.unpacked),
+    )
 
 
 def _denoise(
@@ -291,11 +302,14 @@ def _denoise(
         if device.type == "cuda":
             maps = _CUDA_INT8_FEED_FORWARD_MAPS
     branch = int(tokens * itemsize * (_BLOCK_MAPS * config.inner_dim + maps * config.ff_dim))
-    is_captured = (
-        device.type == "cuda" and tokens * branches <= _CAPTURED_TOKENS and settings.pag is None
-    )
+    layers = config.num_layers
+    if settings.control is not None and checkpoint.controlnet is not None:
+        layers += checkpoint.controlnet.blocks.num_layers
+        branch += _CONTROL_MAPS * tokens * config.inner_dim * itemsize
+    runs_graph = settings.pag is None and settings.control is None
+    is_captured = device.type == "cuda" and tokens * branches <= _CAPTURED_TOKENS and runs_graph
     return _Denoise(
-        context=2 * length * config.inner_dim * config.num_layers * branches * itemsize,
+        context=2 * length * config.inner_dim * layers * branches * itemsize,
         branch=branch,
         graph=branches * branch if is_captured else 0,
         cached=_CACHED_MAPS * states if settings.cache else 0,
@@ -305,17 +319,18 @@ def _denoise(
 def _init_image(
     checkpoint: Checkpoint, settings: GenerationParams, dtypes: DtypePlan, device: Device
 ) -> _InitImage:
-    init = settings.init_image
-    if init is None or not init.is_encoded:
+    init = settings.init_image if settings.init_image and settings.init_image.is_encoded else None
+    control = settings.control
+    if init is None and control is None:
         return _InitImage()
     activations = encode_activations(
         checkpoint.vae, settings.drawn_height, settings.drawn_width, ITEMSIZE[dtypes.vae]
     )
-    files = [init.image] if init.mask is None else [init.image, init.mask]
+    files = [control.image] if control is not None else []
+    files += [file for file in (init.image, init.mask) if file is not None] if init else []
     largest = max(file.reading_bytes for file in files)
-    on_host = (
-        init.mask is not None and device.type == "cpu"
-    )  # else in another memory than the plan's
+    # A mask is read again at the end; on another device than the CPU in another memory than the plan's.
+    on_host = init is not None and init.mask is not None and device.type == "cpu"
     return _InitImage(
         encoder=weights_of(checkpoint, "vae", dtypes.vae, without="decoder."),
         activations=activations + largest,

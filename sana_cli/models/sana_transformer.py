@@ -43,6 +43,7 @@ class TextContext:
     values: list[Tensor]
     constants: list[Tensor]
     mask: Tensor | None = None  # (B, 1, 1, L) bool, True where a text token is real
+    control: "TextContext | None" = None  # the same prompts as the blocks of a ControlNet read them
 
 
 class Engine(Protocol):
@@ -57,6 +58,28 @@ class Engine(Protocol):
         contexts: Sequence[TextContext],
         guidance: float | None,
     ) -> Tensor: ...
+
+
+class ControlStep(Protocol):
+    """What a control picture adds to the tokens of one step (`models/controlnet.py`)."""
+
+    def after(self, layer: int, x: Tensor) -> Tensor:
+        """Take the tokens (B, N, D) after block `layer`; return those that the next block reads."""
+        ...
+
+    def of(self, some: Sequence[int]) -> "ControlStep":
+        """The same step of these contexts alone; before block 0."""
+        ...
+
+
+class Control(Protocol):
+    """A control picture, ready to act on every step."""
+
+    def begin(
+        self, latents: Tensor, timestep: Tensor, contexts: Sequence[TextContext]
+    ) -> ControlStep:
+        """Begin a step at latents (B, C, h, w) and timestep (B,); `contexts` hold `control`."""
+        ...
 
 
 class LinearAttention(nn.Module):
@@ -266,17 +289,7 @@ class SanaTransformer2D(nn.Module):
         real tokens, or None when all are.
         """
         text = self.caption_norm(self.caption_projection(prompt_embeds))  # (B, L, D)
-        B, L, _ = text.shape
-        context = TextContext(B, [], [], [], None if mask is None else mask[:, None, None, :])
-        for block in self.transformer_blocks:  # one at a time: they may be streamed
-            assert isinstance(block, SanaBlock)
-            if L == 1:
-                context.constants.append(block.attn2.constant(text))
-            else:
-                k, v = block.attn2.keys_values(text)
-                context.keys.append(k)
-                context.values.append(v)
-        return context
+        return text_context(self.transformer_blocks, text, mask)
 
     def velocity(
         self,
@@ -286,14 +299,19 @@ class SanaTransformer2D(nn.Module):
         guidance: float | None = None,
         caches: Sequence[FirstBlockCache] = (),
         perturbed_layer: int | None = None,
+        control: Control | None = None,
     ) -> Tensor:
         """`forward` for one timestep and guidance of all pictures, by the engine where there is one.
 
-        Never by the engine with `caches` or a `perturbed_layer`: it cannot end after a block, nor add rows at one.
+        Never by the engine with `caches`, a `perturbed_layer` or `control`: it cannot end after a block, nor add rows or
+        residuals at one.
         """
-        if self.engine is not None and not caches and perturbed_layer is None:
+        is_plain = not caches and perturbed_layer is None and control is None
+        if self.engine is not None and is_plain:
             return self.engine.velocity(latents, timestep, contexts, guidance)
-        return self.plain_velocity(latents, timestep, contexts, guidance, caches, perturbed_layer)
+        return self.plain_velocity(
+            latents, timestep, contexts, guidance, caches, perturbed_layer, control
+        )
 
     def plain_velocity(
         self,
@@ -303,11 +321,15 @@ class SanaTransformer2D(nn.Module):
         guidance: float | None,
         caches: Sequence[FirstBlockCache] = (),
         perturbed_layer: int | None = None,
+        control: Control | None = None,
     ) -> Tensor:
         """`velocity` without the engine."""
         t = torch.full(latents.shape[:1], timestep, device=latents.device)
         embedded = None if guidance is None else torch.full((1,), guidance, device=t.device)
-        return self(latents, t, contexts, embedded, caches=caches, perturbed_layer=perturbed_layer)
+        return self(
+            latents, t, contexts, embedded, caches=caches, perturbed_layer=perturbed_layer,
+            control=control,
+        )  # fmt: skip
 
     def forward(
         self,
@@ -317,23 +339,26 @@ class SanaTransformer2D(nn.Module):
         guidance: Tensor | None = None,
         caches: Sequence[FirstBlockCache] = (),
         perturbed_layer: int | None = None,
+        control: Control | None = None,
     ) -> Tensor:
         """Velocity (noise - data) at `latents`.
 
         latents: (B, C, h, w), B the sum of the contexts' batches; timestep: (B,), 1000*sigma
         truncated (Sprint: the angle's s in 0..1); guidance: (B,), already scaled, Sprint only;
-        caches: none, or one a context. Returns (B, C, h, w).
+        caches: none, or one a context; control: of all pictures, their contexts hold `control`.
+        Returns (B, C, h, w).
 
         With a `perturbed_layer`, and then without caches, the last context's rows follow once more, with perturbed
-        attention in that block. Up to it they are the same, and computed once.
+        attention in that block. Up to it they are the same, and computed once. Both take the same residuals of `control`.
         """
         h, w = latents.shape[-2:]
         x = self.patch_embed(latents)  # (B, N, D)
         if self.config.interpolation_scale is not None:
             x = x + self._positions(h, w, x)
         e, t6 = self.time_embed(timestep, guidance)
+        step = control.begin(latents, timestep, contexts) if control is not None else None
         if caches:
-            x = self._run_cached(x, t6, contexts, caches, (h, w))
+            x = self._run_cached(x, t6, contexts, caches, (h, w), step)
         else:
             for layer, block in enumerate(self.transformer_blocks):
                 added = 0
@@ -341,6 +366,7 @@ class SanaTransformer2D(nn.Module):
                     added, contexts = contexts[-1].batch, [*contexts, contexts[-1]]
                     e, t6 = torch.cat([e, e[-added:]]), torch.cat([t6, t6[-added:]])
                 x = block(x, t6, contexts, layer, (h, w), added)
+                x = x if step is None else step.after(layer, x)
         shift, scale = (self.scale_shift_table + e[:, None]).chunk(2, dim=1)  # (B, 1, D)
         x = self.proj_out(modulated_norm(x, shift, scale, FINAL_EPS))
         return x.transpose(1, 2).unflatten(-1, (h, w))
@@ -352,6 +378,7 @@ class SanaTransformer2D(nn.Module):
         contexts: Sequence[TextContext],
         caches: Sequence[FirstBlockCache],
         grid: tuple[int, int],
+        step: ControlStep | None,
     ) -> Tensor:
         """Run the blocks; after the first one, only for contexts whose caches hold no usable result."""
         batches = [context.batch for context in contexts]
@@ -371,8 +398,11 @@ class SanaTransformer2D(nn.Module):
                 torch.cat([modulations[i] for i in missing]),
                 [contexts[i] for i in missing],
             )
+            step = None if step is None else step.of(missing)
+            x = x if step is None else step.after(0, x)
             for layer, block in enumerate(blocks, start=1):
                 x = block(x, t6, contexts, layer, grid)
+                x = x if step is None else step.after(layer, x)
             for i, done in zip(missing, x.split([batches[i] for i in missing]), strict=True):
                 caches[i].keep(firsts[i], done - parts[i])
                 parts[i] = done
@@ -383,6 +413,21 @@ class SanaTransformer2D(nn.Module):
             h, w, like.shape[-1], self.config.sample_size, self.config.interpolation_scale or 1.0
         )
         return table.to(like)
+
+
+def text_context(blocks: nn.ModuleList, text: Tensor, mask: Tensor | None = None) -> TextContext:
+    """Cross-attention keys and values of `blocks` for projected texts (B, L, D); mask as for `encode_text`."""
+    B, L, _ = text.shape
+    context = TextContext(B, [], [], [], None if mask is None else mask[:, None, None, :])
+    for block in blocks:  # one at a time: they may be streamed
+        assert isinstance(block, SanaBlock)
+        if L == 1:
+            context.constants.append(block.attn2.constant(text))
+        else:
+            k, v = block.attn2.keys_values(text)
+            context.keys.append(k)
+            context.values.append(v)
+    return context
 
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:

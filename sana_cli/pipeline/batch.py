@@ -59,6 +59,7 @@ class Job:
             "cache",
             "pag",
             "strength",
+            "control_order",
             "loras",
         )
         return tuple(str(self.wanted.get(key)) for key in keys)

@@ -6,9 +6,11 @@ keeps it.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -19,11 +21,13 @@ from sana_cli.checkpoints.lora_file import Lora
 from sana_cli.loading.load import (
     accelerate,
     choose_kernels,
+    load_controlnet,
     load_prompt_encoder,
     load_transformer,
     load_vae,
 )
 from sana_cli.memory.plans import Plan
+from sana_cli.models.controlnet import SanaControlNet
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.models.text_encoder import PromptEncoder
@@ -36,6 +40,7 @@ from sana_cli.request.runtime import RuntimeOptions
 from sana_cli.system.precision import DtypePlan, plan_dtypes
 from sana_cli.system.torch_memory import release_memory
 
+_Module = TypeVar("_Module", bound=torch.nn.Module)
 _log = logging.getLogger("sana.run")
 
 
@@ -70,6 +75,7 @@ class Components:
         self._text_encoder: PromptEncoder | None = None
         self._transformer: SanaTransformer2D | None = None
         self._loras: tuple[Lora, ...] = ()  # of the transformer
+        self._controlnet: SanaControlNet | None = None  # beside the transformer, or not there
         self._vae: AutoencoderDC | None = None
         # Prompts that were kept since the cache was pruned; many, before the first time.
         self.unpruned = 10**9
@@ -110,7 +116,7 @@ class Components:
     @property
     def is_loaded(self) -> bool:
         """Check whether any part is in memory."""
-        parts = (self._text_encoder, self._transformer, self._vae)
+        parts = (self._text_encoder, self._transformer, self._controlnet, self._vae)
         return any(part is not None for part in parts)
 
     def text_encoder(self) -> PromptEncoder:
@@ -121,11 +127,9 @@ class Components:
         if self._text_encoder is None:
             with self.stopwatch.timed("load"), self.reporter.stage("load text encoder"):
                 encoder = load_prompt_encoder(
-                    self.checkpoint,
-                    dtype=self.dtypes.text_encoder,
-                    device=self.device,
+                    self.checkpoint, dtype=self.dtypes.text_encoder, device=self.device,
                     stream=self._accelerate if self.plan.streams_text else None,
-                )
+                )  # fmt: skip
                 self._accelerate(encoder.model)
                 self._text_encoder = encoder  # whole, or not at all after an interruption
             prefetch(self.checkpoint, "transformer")
@@ -144,17 +148,19 @@ class Components:
         if self._transformer is None:
             if not self.planning.keeps_parts:
                 self._vae = None
-            with self.stopwatch.timed("load"), self.reporter.stage("load transformer"):
-                transformer = load_transformer(
-                    replace(self.checkpoint, loras=loras),
-                    dtype=self.dtypes.transformer,
-                    device=self.device,
-                    stream=self._accelerate if self.plan.streams_blocks else None,
-                )
-                self._accelerate(transformer)
-                self._transformer, self._loras = transformer, loras
+            stream = self._accelerate if self.plan.streams_blocks else None
+            load = partial(load_transformer, dtype=self.dtypes.transformer, stream=stream)
+            self._transformer, self._loras = self._loaded("transformer", load, loras), loras
             prefetch(self.checkpoint, "vae")
         return self._transformer
+
+    def controlnet(self) -> SanaControlNet:
+        """The ControlNet of a model that has one; its blocks streamed if the plan says so. Goes with the transformer."""
+        if self._controlnet is None:
+            stream = self._accelerate if self.plan.streams_blocks else None
+            load = partial(load_controlnet, dtype=self.dtypes.transformer, stream=stream)
+            self._controlnet = self._loaded("ControlNet", load)
+        return self._controlnet
 
     def done_with_transformer(self) -> None:
         """Evict the transformer unless the plan keeps it for the next picture."""
@@ -164,10 +170,7 @@ class Components:
     def vae(self) -> AutoencoderDC:
         """The autoencoder with the weights of its decoder."""
         if self._vae is None:
-            with self.stopwatch.timed("load"), self.reporter.stage("load decoder"):
-                vae = load_vae(self.checkpoint, dtype=self.dtypes.vae, device=self.device)
-                self._accelerate(vae)
-                self._vae = vae
+            self._vae = self._loaded("decoder", partial(load_vae, dtype=self.dtypes.vae))
         return self._vae
 
     @contextmanager
@@ -187,14 +190,14 @@ class Components:
 
     def evict(self) -> None:
         """Free all parts until they are needed again."""
-        self._text_encoder = self._transformer = self._vae = None
+        self._text_encoder = self._transformer = self._controlnet = self._vae = None
         release_memory(self.device)
 
     def evict_transformer(self) -> bool:
-        """Free the transformer. Returns whether one was loaded."""
-        if self._transformer is None:
+        """Free the transformer and its ControlNet. Returns whether one was loaded."""
+        if self._transformer is None and self._controlnet is None:
             return False
-        self._transformer = None
+        self._transformer = self._controlnet = None
         release_memory(self.device)
         return True
 
@@ -229,10 +232,18 @@ class Components:
             self.told.add(message)
             self.reporter.notice(message)
 
+    def _loaded(
+        self, what: str, load: Callable[..., _Module], loras: tuple[Lora, ...] = ()
+    ) -> _Module:
+        """Load a part with `load` and give it its kernels: whole, or not at all after an interruption."""
+        with self.stopwatch.timed("load"), self.reporter.stage(f"load {what}"):
+            module = load(replace(self.checkpoint, loras=loras), device=self.device)
+            self._accelerate(module)
+        return module
+
     def _accelerate(self, model: torch.nn.Module) -> None:
-        self._kernels |= accelerate_with_notice(
-            model, self.device, self.runtime.backend, self.reporter
-        )
+        chosen = accelerate_with_notice(model, self.device, self.runtime.backend, self.reporter)
+        self._kernels |= chosen
 
 
 def _measure_kernels(components: Components, parts: tuple[str, ...] | None = None) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sana_cli.config.choices import Pag
 from sana_cli.models.block_cache import FirstBlockCache
-from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
+from sana_cli.models.sana_transformer import Control, SanaTransformer2D, TextContext
 from sana_cli.pipeline.pass_count import PassCount
 from sana_cli.request.params import GenerationParams
 from sana_cli.schedulers import make_scheduler
@@ -31,11 +31,12 @@ def guided_velocity(
     branches_apart: bool = False,
     caches: Sequence[FirstBlockCache] = (),
     pag: Pag | None = None,
+    control: Control | None = None,
 ) -> Tensor:
     """Compute a step's velocity (B, C, h, w) fp32 at latents x (B, C, h, w), after guidance.
 
     Two contexts, of B texts each, are the unconditional and the conditional branch; `branches_apart` computes one
-    after the other. `caches`: none, or one a context.
+    after the other. `caches`: none, or one a context. `control`: the same for all contexts.
 
     With `pag`, v = v_u + g (v_c - v_u) + p (v_c - v_p), and v_c + p (v_c - v_p) without guidance: v_p is the conditional
     branch with perturbed attention (arXiv 2403.17377), which shares a pass with it.
@@ -49,7 +50,7 @@ def guided_velocity(
         scaled = timestep * config.timestep_scale
         layer = pag.layer if pag and group.stop == len(contexts) else None
         velocity = transformer.velocity(
-            batch, scaled, contexts[group], embedded, caches[group], layer
+            batch, scaled, contexts[group], embedded, caches[group], layer, control
         )
         velocities.append(velocity.float())
     velocity = velocities[0] if len(velocities) == 1 else torch.cat(velocities)
@@ -78,6 +79,7 @@ class Passes:
         timestep: float,
         *,
         branches_apart: bool = False,
+        control: Control | None = None,
     ) -> Tensor:
         """A step's velocity (B, C, h, w) fp32; the last context is the conditional one."""
         needed = slice(None if is_guided(self._params, timestep) else -1, None)
@@ -90,6 +92,7 @@ class Passes:
             branches_apart=branches_apart,
             caches=self._caches[needed],
             pag=self._params.pag,
+            control=control,
         )
         self._begun += len(contexts[needed])
         return velocity

@@ -1,8 +1,9 @@
-"""Latents of the pictures that others begin with. The encoder is in memory only while it encodes."""
+"""Latents of the pictures that others begin with or follow. The encoder is in memory only while it encodes."""
 
 # C latent channels, h w latent grid, H W pixels
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import torch
 from PIL import Image
@@ -24,8 +25,8 @@ from sana_cli.request.init_image import (
 )
 from sana_cli.request.params import GenerationParams
 
-_Key = tuple[str, int, int, int, int, str]
-EncodedImages = dict[_Key, Tensor]  # (1, C, h, w) fp32 of each original
+_Key = tuple[object, ...]  # all values that change the latents
+EncodedImages = dict[_Key, Tensor]  # (1, C, h, w) fp32 of each original and control picture
 
 
 @torch.inference_mode()
@@ -44,23 +45,20 @@ def encode_image(vae: AutoencoderDC, image: Tensor) -> Tensor:
 def encode_init_images(
     components: Components, wanted: Iterable[GenerationParams], known: EncodedImages
 ) -> EncodedImages:
-    """Latents of the originals of these pictures, those that are not `known` by the encoder. Raises BrokenValues."""
+    """Latents that these pictures begin with or follow, those that are not `known` by the encoder. Raises BrokenValues."""
     distinct = {
-        _key(params, components): params
-        for params in wanted
-        if params.init_image is not None and params.init_image.is_encoded
+        key: drawn for params in wanted for key, drawn in _encoded(params, components.dtypes.vae)
     }
     latents = {key: known[key] for key in distinct if key in known}
-    missing = {key: params for key, params in distinct.items() if key not in known}
+    missing = {key: drawn for key, drawn in distinct.items() if key not in known}
     if not missing:
         return latents
     total = len(missing) if len(missing) > 1 else None
     stopwatch, reporter = components.stopwatch, components.reporter
     with components.vae_encoder() as vae:
         with stopwatch.timed("encode"), reporter.stage("encode", total) as advance:
-            for key, params in missing.items():
-                drawn = as_drawn(_original(params), params.drawn_width, params.drawn_height)
-                latents[key] = encode_image(vae, to_tensor(drawn).to(components.device))
+            for key, drawn in missing.items():
+                latents[key] = encode_image(vae, to_tensor(drawn()).to(components.device))
                 if total:
                     advance()
         del vae
@@ -79,7 +77,14 @@ def init_latents_of(
         mask = as_drawn(_mask(init, params), params.drawn_width, params.drawn_height)
         touched = torch.from_numpy(touched_positions(mask, components.checkpoint.vae.downscale))
         redrawn = touched[None, None].to(components.device)
-    return InitLatents(known[_key(params, components)], init.first, redrawn)
+    return InitLatents(known[_original_key(params, components.dtypes.vae)], init.first, redrawn)
+
+
+def control_latents_of(
+    components: Components, params: GenerationParams, known: EncodedImages
+) -> Tensor:
+    """Find the latents (1, C, h, w) of the control picture, which must be in `known`."""
+    return known[_control_key(params, components.dtypes.vae)]
 
 
 def composite_of(params: GenerationParams) -> Composite | None:
@@ -104,9 +109,25 @@ def _mask(init: InitImage, params: GenerationParams) -> Image.Image:
     return fitted(mask, params.width, params.height)
 
 
-def _key(params: GenerationParams, components: Components) -> _Key:
-    """Key of an original's latents: all values that change them."""
+def _encoded(
+    params: GenerationParams, precision: str
+) -> Iterator[tuple[_Key, Callable[[], Image.Image]]]:
+    """Yield the pictures that one picture needs encoded: keys, and functions that read and fit them."""
+    p = params
+    if p.init_image is not None and p.init_image.is_encoded:
+        fit = partial(as_drawn, width=p.drawn_width, height=p.drawn_height)
+        yield _original_key(p, precision), lambda: fit(_original(p))
+    if p.control is not None:
+        yield _control_key(p, precision), partial(p.control.fitted, p.drawn_width, p.drawn_height)
+
+
+def _original_key(params: GenerationParams, precision: str) -> _Key:
     p, init = params, params.init_image
     assert init is not None
-    precision = components.dtypes.vae
     return init.image.digest, p.width, p.height, p.drawn_width, p.drawn_height, precision
+
+
+def _control_key(params: GenerationParams, precision: str) -> _Key:
+    p, control = params, params.control
+    assert control is not None
+    return "control", control.image.digest, control.kind, p.drawn_width, p.drawn_height, precision

@@ -4,14 +4,23 @@ The next picture reuses inputs that it shares; others are replaced.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from sana_cli.loading.assign import DTYPES
+from sana_cli.models.controlnet import ActiveControl, SanaControlNet
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.denoise import InitLatents
-from sana_cli.pipeline.init_images import EncodedImages, encode_init_images, init_latents_of
+from sana_cli.pipeline.init_images import (
+    EncodedImages,
+    control_latents_of,
+    encode_init_images,
+    init_latents_of,
+)
 from sana_cli.pipeline.recovery import retrying
 from sana_cli.pipeline.text import EncodedPair, Texts, encode_texts, text_key
 from sana_cli.request.params import GenerationParams
@@ -31,6 +40,8 @@ class Inputs:
         self._images: EncodedImages = {}
         self._contexts: list[TextContext] = []
         self._contexts_of: object = None
+        # Latents of a control picture, the net, and what it makes of them.
+        self._control_tokens: tuple[Tensor, SanaControlNet, Tensor] | None = None
 
     def encode(self, wanted: Sequence[GenerationParams]) -> None:
         """Encode texts and originals of several pictures, all with one encoder. Raises BrokenValues."""
@@ -56,8 +67,8 @@ class Inputs:
         """Find the latents to start from; None to start from noise. The original must be encoded already."""
         return init_latents_of(self._components, params, self._images)
 
-    def transformer(self, params: GenerationParams) -> tuple[SanaTransformer2D, list[TextContext]]:
-        """The transformer, and keys and values of its cross-attention, a context a branch.
+    def transformer(self, params: GenerationParams) -> "Ready":
+        """The transformer with everything that stays the same over the steps of a picture.
 
         Loads what is not there, under smaller and smaller plans. Raises BrokenValues.
         """
@@ -68,20 +79,53 @@ class Inputs:
             doing="loading the transformer",
         )
 
-    def _ready(self, params: GenerationParams) -> tuple[SanaTransformer2D, list[TextContext]]:
+    def _ready(self, params: GenerationParams) -> "Ready":
         components = self._components
         dtype = components.dtypes.transformer
-        key = text_key(params), params.loras, dtype
+        key = text_key(params), params.loras, params.control is not None, dtype
         text = None
         if self._contexts_of != key:
             self._contexts, self._contexts_of = [], None
             text = self.text(params)  # before the transformer: the two largest parts never meet
         transformer = components.transformer(params.loras)
+        controlnet = components.controlnet() if params.control is not None else None
         if text is not None:
             with components.stopwatch.timed("text"), torch.inference_mode():
                 self._contexts = [
-                    transformer.encode_text(embeds.to(components.device, DTYPES[dtype]))
+                    _context(embeds.to(components.device, DTYPES[dtype]), transformer, controlnet)
                     for embeds in text.branches
                 ]
             self._contexts_of = key
-        return transformer, self._contexts
+        return Ready(transformer, self._contexts, self._control(controlnet, params))
+
+    def _control(
+        self, net: SanaControlNet | None, params: GenerationParams
+    ) -> ActiveControl | None:
+        """The ControlNet with the latents of its picture, which are projected once."""
+        if net is None or params.control is None:
+            return None
+        latents = control_latents_of(self._components, params, self._images)
+        known = self._control_tokens
+        if known is None or known[0] is not latents or known[1] is not net:
+            with torch.inference_mode():
+                self._control_tokens = latents, net, net.encode_control(latents)
+        assert self._control_tokens is not None
+        tokens, control = self._control_tokens[2], params.control
+        return ActiveControl(net=net, tokens=tokens, scale=control.scale, order=control.order)
+
+
+class Ready(NamedTuple):
+    """What a step runs: in memory, and the same for all steps of a picture."""
+
+    transformer: SanaTransformer2D
+    contexts: list[TextContext]  # keys and values of its cross-attention, one a branch
+    control: ActiveControl | None
+
+
+def _context(
+    embeds: Tensor, transformer: SanaTransformer2D, controlnet: SanaControlNet | None
+) -> TextContext:
+    context = transformer.encode_text(embeds)
+    if controlnet is None:
+        return context
+    return replace(context, control=controlnet.encode_text(embeds))

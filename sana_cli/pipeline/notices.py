@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.pipeline.guidance import without_effect
-from sana_cli.request import init_image
+from sana_cli.request import control, init_image
 from sana_cli.request.params import GenerationParams
 from sana_cli.text import with_article
 
@@ -25,6 +25,8 @@ def notices_for(params: GenerationParams, checkpoint: Checkpoint) -> Iterator[st
         yield f"{checkpoint.name} draws things without a colour word best: try {better}"
     if params.init_image is not None:
         yield from init_image.notices(params.init_image, params.width, params.height)
+    if params.control is not None:
+        yield from control.notices(params.control, params.drawn_width, params.drawn_height)
     if params.negative_prompt and not params.uses_two_branches:
         yield "--negative has no effect: guidance is 1 or less, or built in (Sprint)"
     yield from without_effect(params, blocks=checkpoint.transformer.num_layers)

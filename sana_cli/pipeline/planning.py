@@ -54,7 +54,7 @@ class Planning:
         p = params
         made_for = (
             p.drawn_width, p.drawn_height, p.uses_two_branches, p.init_image, p.loras, bool(p.cache), p.pag is not None,
-            self.expects, dtypes,
+            p.control is not None, self.expects, dtypes,
         )  # fmt: skip
         self._size, self._two_branches = (p.drawn_height, p.drawn_width), p.uses_two_branches
         if made_for == self._made_for:

@@ -33,16 +33,9 @@ def denoise_picture(
     Raises BrokenValues, and Cancelled if a callback returns False.
     """
     inputs.encode_originals([params])
-    transformer, _ = inputs.transformer(params)
-    if params.cache and transformer.engine is not None:
-        components.tell_once(
-            "--cache runs plain PyTorch: the CUDA engine replays whole steps and may be faster without it"
-        )
-    if params.pag and transformer.engine is not None:
-        components.tell_once(
-            "--pag runs plain PyTorch: the CUDA engine has no perturbed branch, and is faster without it"
-        )
-    del transformer  # a smaller plan may have to evict it
+    _tell_without_engine(
+        components, params, has_engine=inputs.transformer(params).transformer.engine is not None
+    )
     passes, steps = Passes(params), params.steps_to_run
     noise, draw = init_noise(params.seed, components.checkpoint.transformer.in_channels, params)
     sampler = make_scheduler(
@@ -55,7 +48,10 @@ def denoise_picture(
     def velocity(x: Tensor, timestep: float) -> Tensor:
         def once() -> Tensor:
             apart = components.plan.branches_apart
-            return passes.velocity(*inputs.transformer(params), x, timestep, branches_apart=apart)
+            transformer, contexts, control = inputs.transformer(params)
+            return passes.velocity(
+                transformer, contexts, x, timestep, branches_apart=apart, control=control
+            )
 
         return retrying(components, "denoise", once)  # a smaller plan resumes at the same step
 
@@ -79,6 +75,24 @@ def denoise_picture(
             preview=_previewer(components, params, watching),
         )
     return latents, passes.count
+
+
+def _tell_without_engine(
+    components: Components, params: GenerationParams, *, has_engine: bool
+) -> None:
+    """Say which option keeps the CUDA engine from running."""
+    if has_engine and params.cache:
+        components.tell_once(
+            "--cache runs plain PyTorch: the CUDA engine replays whole steps and may be faster without it"
+        )
+    if has_engine and params.pag:
+        components.tell_once(
+            "--pag runs plain PyTorch: the CUDA engine has no perturbed branch, and is faster without it"
+        )
+    if has_engine and params.control is not None:
+        components.tell_once(
+            "--control runs plain PyTorch: the CUDA engine knows no ControlNet yet"
+        )
 
 
 def _previewer(

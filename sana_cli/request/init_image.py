@@ -155,14 +155,8 @@ def nearest_multiple(side: float) -> int:
 
 def notices(init: InitImage, width: int, height: int) -> list[str]:
     """List notices on how the files are used for a picture of this size."""
-    image, mask, lines = init.image, init.mask, []
-    if (image.width, image.height) != (width, height):
-        scale = max(width / image.width, height / image.height)
-        lost = 1 - width * height / (scale * scale * image.width * image.height)
-        cropped = f" and cropped by {max(lost, 0.001):.1%}" if lost > 1e-6 else ""
-        lines.append(
-            f"{image.path.name} ({image.width}x{image.height}) is resized{cropped} to {width}x{height}"
-        )
+    image, mask = init.image, init.mask
+    lines = resized_notices(image, width, height)
     lines += [
         f"{file.path.name}: {'; '.join(words)}"
         for file, words in (
@@ -185,6 +179,18 @@ def notices(init: InitImage, width: int, height: int) -> list[str]:
         more = "" if init.strength == 1 else "; use more --steps or less --strength"
         lines.append(f"{why} draws from noise: only the size is the picture's{more}")
     return lines
+
+
+def resized_notices(image: PictureFile, width: int, height: int) -> list[str]:
+    """A notice for a picture of another size than this one, for which it is resized and cropped."""
+    if (image.width, image.height) == (width, height):
+        return []
+    scale = max(width / image.width, height / image.height)
+    lost = 1 - width * height / (scale * scale * image.width * image.height)
+    cropped = f" and cropped by {max(lost, 0.001):.1%}" if lost > 1e-6 else ""
+    return [
+        f"{image.path.name} ({image.width}x{image.height}) is resized{cropped} to {width}x{height}"
+    ]
 
 
 def _require_mask(mask: PictureFile, image: PictureFile) -> None:

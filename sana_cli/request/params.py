@@ -20,6 +20,7 @@ from sana_cli.config.networks import MAX_SIDE
 from sana_cli.config.published import aspect_ratio_bins, has_bins
 from sana_cli.errors import require, usage_error
 from sana_cli.files import local_path
+from sana_cli.request.control import ControlPicture, control_of, split_scale
 from sana_cli.request.init_image import (
     InitImage,
     PictureFile,
@@ -58,6 +59,7 @@ class GenerationParams:
     enhance: bool
     pag: Pag | None = None  # perturbed-attention guidance
     init_image: InitImage | None = None  # None: drawn from noise
+    control: ControlPicture | None = None  # that a ControlNet follows
     loras: tuple[Lora, ...] = ()
 
     @property
@@ -89,8 +91,10 @@ def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationPar
         "Sprint models need scm, all others flow-dpm or flow-euler",
     )
     init_image = _init_image(o, steps, scheduler)
+    control = _control(o, checkpoint)
     native = defaults.native_size
-    width, height = _finished_size(o, native, init_image.image if init_image else None)
+    shape = init_image.image if init_image else control.image if control else None
+    width, height = _finished_size(o, native, shape)
     drawn_width, drawn_height = _drawn_size(width, height, native, bins=bool(o.bins))
     return GenerationParams(
         prompt=prompt,
@@ -110,6 +114,7 @@ def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationPar
         flow_shift=defaults.flow_shift,
         enhance=defaults.enhance if o.enhance is None else o.enhance,
         init_image=init_image,
+        control=control,
         loras=open_loras(lora_paths(o.loras or ())),
     )
 
@@ -155,16 +160,30 @@ def _pag(
 
 
 def _init_image(o: GenerationOptions, steps: int, scheduler: SchedulerName) -> InitImage | None:
-    """Open the picture to begin with. At most as much of it is read at once as is free, or may be used."""
-    room = None
-    if o.image is not None:
-        asked = parse_bytes(o.max_memory) if o.max_memory else None
-        known = [n for n in (asked, free_bytes(NamedDevice("cpu"))) if n is not None]
-        room = min(known, default=None)
+    """Open the picture to begin with."""
     return init_image_of(
         _picture(o.image), strength=o.strength, mask=_picture(o.mask), steps=steps,
-        scheduler=scheduler, room=room,
+        scheduler=scheduler, room=_room(o) if o.image is not None else None,
     )  # fmt: skip
+
+
+def _control(o: GenerationOptions, checkpoint: Checkpoint) -> ControlPicture | None:
+    """Open the picture to follow; its scale is `control_scale`, or stands after its name."""
+    picture, scale = o.control, None
+    if isinstance(picture, str):
+        picture, scale = split_scale(picture)
+    return control_of(
+        _picture(picture), scale=scale if o.control_scale is None else o.control_scale,
+        kind=o.control_type, order=o.control_order, checkpoint=checkpoint,
+        room=_room(o) if o.control is not None else None,
+    )  # fmt: skip
+
+
+def _room(o: GenerationOptions) -> int | None:
+    """The bytes that a picture may take while it is read: what is free, or may be used; None where nobody knows."""
+    asked = parse_bytes(o.max_memory) if o.max_memory else None
+    known = [n for n in (asked, free_bytes(NamedDevice("cpu"))) if n is not None]
+    return min(known, default=None)
 
 
 def _picture(said: Any) -> Any:

@@ -6,6 +6,7 @@ from typing import Any
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.lora_file import Lora
 from sana_cli.config.generation import FIELDS
+from sana_cli.request.control import ControlPicture
 from sana_cli.request.init_image import InitImage
 from sana_cli.request.params import GenerationParams
 
@@ -30,6 +31,7 @@ def picture_settings(params: GenerationParams, checkpoint: Checkpoint) -> dict[s
         "model": checkpoint.name,
         "revision": checkpoint.revision or "",
         **_init_image_settings(params.init_image),
+        **_control_settings(params.control),
         **_lora_settings(params.loras),
     }
     return settings | _others(params, settings)
@@ -49,6 +51,16 @@ def _init_image_settings(init: InitImage | None) -> dict[str, Any]:
     if init.mask is not None:
         told |= {"mask": init.mask.name, "mask_digest": init.mask.digest}
     return {**told, "strength": init.strength}
+
+
+def _control_settings(control: ControlPicture | None) -> dict[str, Any]:
+    if control is None:
+        return {}
+    return {
+        "control": control.image.name, "control_digest": control.image.digest,
+        "control_scale": control.scale, "control_type": control.kind.value,
+        "control_order": control.order.value,
+    }  # fmt: skip
 
 
 def _lora_settings(loras: tuple[Lora, ...]) -> dict[str, Any]:

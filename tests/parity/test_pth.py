@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from sana_cli.checkpoints.pth import read_pth
+from sana_cli.checkpoints.shapes import controlnet_shapes
 from sana_cli.config.networks import TransformerConfig
 from sana_cli.models.sana_transformer import SanaTransformer2D
 
@@ -119,7 +120,8 @@ def test_pth_holds_what_the_diffusers_file_holds(
 
     native = to_native(transformer.state_dict(), layers, positions)
     torch.save({"state_dict": native, "epoch": 3} if wrapped else native, folder / "sana.pth")
-    parsed, ours = read_pth(folder / "sana.pth")
+    original = read_pth(folder / "sana.pth")
+    parsed, ours = original.config, original.transformer
 
     assert set(ours) == set(theirs)
     for name, tensor in theirs.items():
@@ -131,3 +133,37 @@ def test_pth_holds_what_the_diffusers_file_holds(
     with torch.device("meta"):
         model = SanaTransformer2D(parsed)
     model.load_state_dict(ours, strict=True, assign=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_pth_with_a_controlnet(reference: ModuleType, folder: Path, dtype: torch.dtype) -> None:
+    """NVIDIA's files hold the whole base and the branch, whose embedders are the base's; the order is that of training."""
+    config = {**WIDTHS[1152], "cross_attention_dim": 1152, "num_layers": 2}
+    with torch.device("meta"):
+        transformer = reference.SanaTransformer2DModel(**config)
+    reference.enliven(transformer.to_empty(device="cpu"), 9).to(dtype)
+    net = reference.lively_controlnet(transformer, 1, 5).to(dtype)
+    for name, tensor in transformer.state_dict().items():
+        if name.startswith(("patch_embed", "time_embed", "caption_projection", "caption_norm")):
+            net.state_dict()[name].copy_(tensor)
+    branch = net.state_dict()
+
+    native = to_native(transformer.state_dict(), 2, 32)
+    blocks = {name: t for name, t in branch.items() if name.startswith("transformer_blocks.")}
+    copied = to_native(blocks | {"proj_out.weight": torch.zeros(32, 1152)}, 1, None)
+    for name, tensor in copied.items():
+        if name.startswith("blocks."):
+            native[re.sub(r"^blocks\.(\d+)\.", r"controlnet.\1.copied_block.", name)] = tensor
+    for kind in ("weight", "bias"):
+        native[f"controlnet.0.before_proj.{kind}"] = branch[f"input_block.{kind}"]
+        native[f"controlnet.0.after_proj.{kind}"] = branch[f"controlnet_blocks.0.{kind}"]
+    torch.save({"state_dict": native}, folder / "sana.pth")
+
+    original = read_pth(folder / "sana.pth")
+    assert set(original.controlnet) == set(branch)
+    assert all(torch.equal(original.controlnet[name], tensor) for name, tensor in branch.items())
+    assert original.transformer.keys() == transformer.state_dict().keys()
+    assert original.controlnet_config is not None
+    assert original.controlnet_config.order == "trained"
+    assert original.controlnet_config.blocks.num_layers == 1
+    assert set(controlnet_shapes(original.controlnet_config)) == set(branch)

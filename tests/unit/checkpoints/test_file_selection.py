@@ -142,6 +142,14 @@ def test_components_may_be_left_out() -> None:
     assert missing_files(selected, components=("vae", "tokenizer")) == []
 
 
+def test_a_controlnet_comes_along_where_there_is_one() -> None:
+    branch = ["controlnet/config.json", f"controlnet/{STEM}.safetensors"]
+    assert select_files([*SMALL, *branch])[-2:] == branch
+    assert not [name for name in select_files(SMALL) if name.startswith("controlnet/")]
+    parts = ("vae", "text_encoder", "tokenizer", "scheduler")
+    assert "controlnet/config.json" not in select_files([*SMALL, *branch], components=parts)
+
+
 def test_our_own_settings_come_along() -> None:
     assert select_files(["sana.json", "README.md"], components=()) == ["sana.json"]
 

@@ -46,7 +46,7 @@ def test_every_setting_from_the_environment(file: Path, monkeypatch: pytest.Monk
         "backend": "native", "decode": "whole", "max_memory": "4GiB", "safety": True, "safety_model": "shield",
         "show": True, "preview": True, "quiet": True, "offline": False, "size": "512x640", "count": 2, "seed": 7,
         "negative": "dogs", "scheduler": "flow-euler", "enhance": False, "cache": 0.1, "plan": "stages",
-        "format": "webp", "quality": 90, "wildcards": True, "wildcards_folder": "lists",
+        "format": "webp", "quality": 90, "wildcards": True, "wildcards_folder": "lists", "pag": "3",
     }  # fmt: skip
     assert set(values) == set(SETTINGS)
     assert len({variable(key) for key in values} - set(_NOT_SETTINGS)) == len(values)

@@ -58,14 +58,14 @@ def test_several_with_one_encoder(inputs: Inputs, params: Params, told: Any) -> 
 
 def test_contexts_are_the_text_s(inputs: Inputs, params: Params, told: Any) -> None:
     """The transformer's keys and values of each branch, computed when the text or the transformer changes."""
-    transformer, contexts = inputs.transformer(params())
+    transformer, contexts, _ = inputs.transformer(params())
     assert len(contexts) == 2
-    again, same = inputs.transformer(params(seed=9, steps=5))
+    again, same, _ = inputs.transformer(params(seed=9, steps=5))
     assert (again is transformer, same is contexts) == (True, True)
-    assert len(inputs.transformer(params(guidance_scale=1.0))[1]) == 1
+    assert len(inputs.transformer(params(guidance_scale=1.0)).contexts) == 1
     with torch.inference_mode():
         expected = transformer.encode_text(inputs.text(params("a dog")).positive.embeds)
-    _, found = inputs.transformer(params("a dog"))
+    _, found, _ = inputs.transformer(params("a dog"))
     assert len(found) == 2
     for keys, others in zip(_tensors(found[1]), _tensors(expected), strict=True):
         assert torch.equal(keys, others)
@@ -109,7 +109,7 @@ def test_another_precision_encodes_again(inputs: Inputs, params: Params, told: A
     components = of(inputs)
     components.dtypes = DtypePlan(transformer="bf16", vae="fp32", text_encoder="bf16")
     components.evict()
-    transformer, contexts = inputs.transformer(params())
+    transformer, contexts, _ = inputs.transformer(params())
     assert encoded(told) == 2
     assert transformer.proj_out.weight.dtype == torch.bfloat16
     assert {t.dtype for t in _tensors(contexts) if t.is_floating_point()} == {torch.bfloat16}
@@ -122,7 +122,7 @@ def test_out_of_memory_while_loading_takes_a_smaller_plan(
     components = of(inputs)
     components.plan_for(params())
     told.failures["load transformer"] = MemoryError()
-    transformer, contexts = inputs.transformer(params())
+    transformer, contexts, _ = inputs.transformer(params())
     assert told.notices == ["out of memory: loading the transformer; trying resident, decode whole"]
     assert (encoded(told), len(contexts)) == (1, 2)
     assert transformer is components.transformer()

@@ -29,4 +29,5 @@ def test_every_key_of_the_table_is_written(builtin: Checkpoint) -> None:
     params = resolve(GenerationOptions(prompt="a cat", seed=1), builtin)
     keys = set(picture_settings(replace(params, cache=0.1, template="a {cat|dog}"), builtin))
     elsewhere = {"image", "strength", "mask", "loras", "device", "backend", "quality"}
+    elsewhere |= {"control", "control_scale", "control_type", "control_order"}
     assert {f.option.picture for f in FIELDS.values()} - elsewhere - {""} <= keys

@@ -207,7 +207,8 @@ def test_every_key_reaches_an_option(key: str) -> None:
     """Of a value of its own kind, whatever it is called inside."""
     made = {str: "1:1" if key == "aspect" else "x", int: 3, float: 0.5, bool: True, list: ["x"]}
     kind = next(kind for kind in (bool, list, int, float, str) if kind in KEYS[key])
-    value: Any = "flow-dpm" if key == "scheduler" else made[kind]
+    choices = next(f.option.choices for name, f in FIELDS.items() if (f.option.line or name) == key)
+    value: Any = next(iter(choices)).value if choices else made[kind]
     found = options(**{key: value})
     changed = [name for name in FIELDS if getattr(found, name) not in (None, "a cat")]
     assert changed == [name for name, f in FIELDS.items() if (f.option.line or name) == key]
