@@ -14,7 +14,7 @@ from pathlib import Path
 from sana_cli.checkpoints import hub_cache
 from sana_cli.checkpoints.file_selection import missing_files
 from sana_cli.checkpoints.hub_answer import BadAnswer, Listing
-from sana_cli.checkpoints.hub_environment import blame, require_environment
+from sana_cli.checkpoints.hub_environment import blame, cache_variable, require_environment
 from sana_cli.checkpoints.hub_files import RemoteFile, is_sound
 from sana_cli.checkpoints.hub_snapshot import (
     MAIN,
@@ -261,6 +261,6 @@ def _check_disk(request: HubRequest, needed: int) -> None:
     if needed > free:
         raise SanaError(
             f"{request.repo_id} needs {needed:,} bytes more in {folder}, where {free:,} are free",
-            hint="make room, or set HF_HOME to a folder on a larger disk",
+            hint=f"make room, or set {cache_variable()} to a folder on a larger disk",
             code=ExitCode.ENVIRONMENT,
         )

@@ -4,6 +4,7 @@ huggingface_hub reads most of them when it is imported. Nothing of it is importe
 """
 
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +16,7 @@ from sana_cli.errors import ExitCode, SanaError
 from sana_cli.system.redact import without_secrets
 
 _FOLDERS = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
+_USUAL = "XDG_CACHE_HOME"  # where HF_HOME is if it is not set
 _TIMEOUTS = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
 TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _PREFIXES = ("HF_", "TQDM_")
@@ -70,7 +72,8 @@ def _error(bad: BadVariable) -> SanaError:
 def _bad_when_imported(environment: Mapping[str, str]) -> Iterator[BadVariable]:
     if (endpoint := environment.get("HF_ENDPOINT")) is not None:
         yield from _bad_endpoint(endpoint)
-    for name in _FOLDERS:
+    above = () if environment.get("HF_HOME") or environment.get("HF_HUB_CACHE") else (_USUAL,)
+    for name in (*_FOLDERS, *above):
         if (value := environment.get(name)) is not None:
             yield from _bad_folder(name, value)
     for name in _TIMEOUTS:
@@ -89,6 +92,28 @@ def _bad_folder(name: str, value: str) -> Iterator[BadVariable]:
     elif os.path.expanduser(value).startswith("~"):
         problem = f"is {_shown(value)}, and there is no such user"
         yield BadVariable(name=name, problem=problem, remedy=remedy)
+    elif why := _why_no_folder(Path(os.path.expanduser(os.path.expandvars(value)))):
+        yield BadVariable(name=name, problem=f"is {_shown(value)}: {why}", remedy=remedy)
+
+
+def cache_variable(environment: Mapping[str, str] = os.environ) -> str:
+    """Name the variable that decides where downloads go: one that is set, else HF_HOME."""
+    names = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", _USUAL)
+    return next((name for name in names if environment.get(name)), "HF_HOME")
+
+
+def _why_no_folder(path: Path) -> str:
+    """Say why a path can be no folder, or return "": it may be made later, where it is not there."""
+    for each in (path, *path.parents):
+        try:
+            return (
+                "" if stat.S_ISDIR(os.stat(each).st_mode) else f"{_shown(str(each))} is no folder"
+            )
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except (OSError, ValueError) as error:
+            return getattr(error, "strerror", None) or str(error)
+    return ""
 
 
 def _bad_endpoint(value: str) -> Iterator[BadVariable]:

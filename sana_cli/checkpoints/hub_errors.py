@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from sana_cli.checkpoints.hub_answer import BadAnswer
+from sana_cli.checkpoints.hub_environment import cache_variable
 from sana_cli.config.variants import suggest
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.system.redact import without_secrets
@@ -77,10 +78,10 @@ def _explain(
             hint = "check the network and retry (downloads resume)"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             message = f"the disk of {cache} is full"
-            hint = "make room or set HF_HOME to a larger disk, then retry (downloads resume)"
+            hint = f"make room or set {cache_variable()} to a larger disk, then retry (downloads resume)"
         case OSError() if error.errno is not None:
             message = f"cannot use {error.filename or cache}: {error.strerror}"
-            hint = "set HF_HOME to a folder that you may write to"
+            hint = f"set {cache_variable()} to a folder that you may write to"
         case _:
             return None
     return SanaError(message, hint=hint, code=code)

@@ -11,7 +11,7 @@ import pytest
 from sana_cli import doctor
 from sana_cli.checkpoints import hub as client
 from sana_cli.checkpoints import hub_cache
-from sana_cli.checkpoints.hub_environment import bad_variables, blame
+from sana_cli.checkpoints.hub_environment import bad_variables, blame, cache_variable
 from sana_cli.cli import _in_words
 from sana_cli.errors import ExitCode, SanaError
 
@@ -23,7 +23,7 @@ BAD = {
     "HF_ENDPOINT": ("", *NO_ADDRESS, "http://h/?token=x", "http://h#x"),
     "HF_HUB_ETAG_TIMEOUT": ("abc", "-1", "1.5", "", "inf", "9" * 5_000, "9" * 30),
     "HF_HUB_DOWNLOAD_TIMEOUT": ("abc", "-1", "1e3", ""),
-    "HF_HOME": ("", "~nobody-of-this-name/x"),
+    "HF_HOME": ("", "~nobody-of-this-name/x", __file__, f"{__file__}/x", "9" * 300, "x" * 9_999),
     "HF_HUB_CACHE": ("", "~nobody-of-this-name"),
     "HTTP_PROXY": ("foo://bar", "http://[::1", "h:port"),
     "https_proxy": ("socks4://h:1", "http://h:99999", "http://a b"),
@@ -36,6 +36,7 @@ BAD = {
 }
 CASES = [(name, value) for name, values in BAD.items() for value in values]
 GOOD = {
+    "HF_HUB_CACHE": ("relative", "/nowhere/yet", "~/x", "\u00fc"),
     "HF_ENDPOINT": ("https://huggingface.co/", "http://[::1]:80", "http://me:pw@h/hub", "HTTP://H"),
     "HF_HUB_ETAG_TIMEOUT": ("0", "60", " 7 "),
     "HTTP_PROXY": ("", "127.0.0.1:9", "http://me:pw@h:8080", "https://h"),
@@ -73,6 +74,24 @@ def test_what_works_is_left_alone() -> None:
     for name, values in GOOD.items():
         for value in values:
             assert bad_variables({name: value}) == [], (name, value)
+
+
+@pytest.mark.parametrize(
+    ("set_to", "meant"),
+    [
+        ({}, "HF_HOME"), ({"HF_HOME": "a"}, "HF_HOME"), ({"XDG_CACHE_HOME": "a"}, "XDG_CACHE_HOME"),
+        ({"HF_HOME": "a", "HF_HUB_CACHE": "b"}, "HF_HUB_CACHE"), ({"HF_HOME": "a", "XDG_CACHE_HOME": "b"}, "HF_HOME"),
+    ],
+)  # fmt: skip
+def test_hints_name_the_variable_that_decides(set_to: dict[str, str], meant: str) -> None:
+    assert cache_variable(set_to) == meant
+
+
+@pytest.mark.parametrize("value", ["", __file__])
+def test_the_folder_above_matters_where_nothing_else_is_set(value: str) -> None:
+    (bad,) = bad_variables({"XDG_CACHE_HOME": value})
+    assert bad.name == "XDG_CACHE_HOME"
+    assert bad_variables({"XDG_CACHE_HOME": value, "HF_HOME": "/nowhere"}) == []
 
 
 def test_certificates_that_can_be_read(tmp_path: Path) -> None:
