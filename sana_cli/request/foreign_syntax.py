@@ -10,6 +10,7 @@ _SYNTAX = (
     r"\([^()]+:\s*(?:\d?\.\d+|[0-2])\s*\)",  # emphasis: (word:1.3)
     r"\[[^\[\]:]*:[^\[\]:]*:\s*\d*\.?\d+\s*\]",  # a change on the way: [cat:dog:0.5]
     r"\{[^{}|]+\|[^{}]+\}",  # one of several: {red|blue}
+    r"\{prompt\}",  # where a style puts the prompt
     r"\(\([^()]+\)+",  # more emphasis: ((word))
     r"\([^()]+\)[+-]+",  # and (a word)++
     r"\S+::-?\d*\.?\d+",  # and word::2

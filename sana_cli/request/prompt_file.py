@@ -11,6 +11,7 @@ from typing import BinaryIO
 from quant.plain_text import decode_text
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError, usage_error
+from sana_cli.request.other_formats import other_bytes
 from sana_cli.request.prompt_entries import Content, Entry, Place, UnreadableForm, within
 from sana_cli.request.prompt_forms import read_entries
 from sana_cli.request.prompt_values import KEYS, BadValue, options_of, values_of
@@ -133,6 +134,8 @@ class _Reader:
 
     def _content(self, data: bytes, name: str) -> Content:
         called = self.called if name == self.name else name
+        if what := other_bytes(data):
+            raise usage_error(f"{called} is {what}, which is not read", _FORMS)
         try:
             text = decode_text(data)
         except ValueError as error:

@@ -10,8 +10,10 @@ import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
+from unicodedata import category
 
 from quant.plain_text import split_lines
+from sana_cli.request.other_formats import is_workflow, other_text
 from sana_cli.request.prompt_entries import Content, Entry, Place, UnreadableForm
 from sana_cli.request.prompt_tables import delimiter_of, entries_of_table
 
@@ -28,17 +30,7 @@ _QUOTED = re.compile(
 _COLUMN = re.compile(
     r'"?prompts?"?', re.IGNORECASE
 )  # all that a table of one column has for a header
-_NOT_READ = {".yaml": "YAML", ".yml": "YAML", ".xml": "XML", ".html": "a web page", ".htm": "a web page",
-             ".toml": "TOML", ".ini": "an INI file"}  # fmt: skip
-# What the first line of other formats begins with: they are text, too, and none of it is a prompt.
-_OTHERS = (
-    (re.compile(r"---$|%YAML|prompts?\s*:", re.IGNORECASE), "YAML"),
-    (re.compile(r"<\?xml", re.IGNORECASE), "XML"),
-    (re.compile(r"<!doctype|<html", re.IGNORECASE), "a web page"),
-    (re.compile(r"\{\\rtf"), "an RTF document"),
-    (re.compile(r"%PDF-"), "a PDF document"),
-    (re.compile(r"PK\x03\x04"), "an archive or an office document"),
-)
+_SEPARATOR = re.compile(r"sep=(.)$", re.IGNORECASE)  # a first line that Excel writes and reads
 
 
 def read_entries(text: str, name: str) -> Content:
@@ -46,17 +38,18 @@ def read_entries(text: str, name: str) -> Content:
     no entries.
     """
     suffix = f".{name.rpartition('.')[2].lower()}" if "." in name else ""
-    lines = [(number, line) for number, line in enumerate(split_lines(text), 1) if line.strip()]
+    lines = [(number, line) for number, line in enumerate(split_lines(text), 1) if _shows(line)]
     written = [(number, line) for number, line in lines if not line.lstrip().startswith("#")]
     if not written:
         return Content(entries=(), comments=tuple(lines))
     first = written[0][1].strip()
     only_line = written[0][0] if len(written) == 1 else None
-    other = next((what for mark, what in _OTHERS if mark.match(first)), _NOT_READ.get(suffix))
-    if other:
+    if other := other_text([line for _, line in written], suffix):
         raise UnreadableForm(f"is {other}, which is not read")
     if _OBJECT.match(first) or _ARRAY.match(first) or suffix in _JSON_NAMES:
         document = _document(text)
+        if is_workflow(document):
+            raise UnreadableForm("is a workflow of ComfyUI, which is not read")
         if document is not None:
             return Content(entries=tuple(_of_document(document, only_line)))
         spread = first == "{" or (suffix == ".json" and not _OBJECT.match(first))
@@ -66,6 +59,8 @@ def read_entries(text: str, name: str) -> Content:
     delimiter = delimiter_of(first) or _TABLE_NAMES.get(suffix)
     if not delimiter and _COLUMN.fullmatch(first) and len(written) > 1:
         delimiter = ","
+    if named := _SEPARATOR.match(first):
+        delimiter, text = named[1], text.replace(written[0][1], "", 1)  # its line stays, empty
     if delimiter:
         return Content(entries=tuple(entries_of_table(text, delimiter)))
     is_json = suffix in _JSON_NAMES or bool(_OBJECT.match(first))
@@ -74,6 +69,11 @@ def read_entries(text: str, name: str) -> Content:
     entries = tuple(_of_line(number, line.strip(), is_json=is_json) for number, line in written)
     comments = tuple(line for line in lines if line[1].lstrip().startswith("#"))
     return Content(entries=entries, comments=comments)
+
+
+def _shows(line: str) -> bool:
+    """Return whether a line holds more than blanks and signs that nobody sees: Ctrl-Z ends files of DOS."""
+    return any(category(sign)[0] not in "CZ" for sign in line)
 
 
 # -- JSON -----------------------------------------------------------------------------------------

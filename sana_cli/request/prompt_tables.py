@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ from sana_cli.request.prompt_entries import Entry, Place, UnreadableForm
 
 _DELIMITERS = "\t,;|"
 _LONGEST_HEADER = 5000  # characters
+_RULE = re.compile(r":?-{2,}:?")  # a cell of the line below a header in Markdown
 _CUT = 60  # characters of a line that are shown
 
 
@@ -38,6 +40,8 @@ def entries_of_table(text: str, delimiter: str) -> Iterator[Entry]:
     if doubled := next((name for name in names if names.count(name) > 1), None):
         raise UnreadableForm(f"has two columns {doubled!r}")
     for number, row in rows[1:]:
+        if all(_RULE.fullmatch(cell.strip()) for cell in row if cell.strip()):
+            continue
         place = Place(kind="line", number=number)
         if any(cell.strip() for cell in row[len(header) :]):
             problem = f"has {len(row)} columns, the first line {len(header)}: quote cells that hold {delimiter!r}"

@@ -24,6 +24,7 @@ _ALIASES = {  # what other programs call them
 _OF_THE_BATCH = tuple(
     field.word for field in FIELDS.values() if not field.option.line and field.option.flags
 )
+_LIKE_PROMPT = ("caption", "text", "description", "title")  # what data sets call theirs
 _RESEMBLES = 0.72  # for `closest`: "seeds" and "stesp" do, "style" and "scene" do not
 _TRUE, _FALSE = ("true", "1", "yes", "on", ""), ("false", "0", "no", "off")
 _LONGEST_ID = 200  # characters
@@ -56,7 +57,14 @@ def values_of(entry: Entry) -> tuple[dict[str, Any], list[str]]:
 
 
 def _no_prompt(entry: Entry, unknown: list[str]) -> BadValue:
-    meant = next((key for key in unknown if _resembling(_plain(key)) == "prompt"), None)
+    meant = next(
+        (
+            key
+            for key in unknown
+            if _plain(key) in _LIKE_PROMPT or _resembling(_plain(key)) == "prompt"
+        ),
+        None,
+    )
     what = "has no prompt" if entry.is_typed else 'is no object with a "prompt"'
     return BadValue(what + (f", did you mean that by {meant!r}?" if meant else ""))
 
