@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from math import sqrt
+from pathlib import Path
 from typing import Literal, get_args
 
 import typer
@@ -218,3 +219,14 @@ def decode_mode(decode: Decode | None, tile: int | None) -> DecodeMode:
             f"--decode {decode} has no tiles", "omit --tile, or use --decode exact-tiles"
         )
     return "exact-tiles" if decode is None else _MODES[decode]
+
+
+def split_scale(text: str) -> tuple[str, float | None]:
+    """Read "sketch.png:0.8" as a file and a scale; the scale is None where the text names none."""
+    path, colon, number = text.rpartition(":")
+    if not colon or not path or Path(text).expanduser().is_file():
+        return text, None
+    try:
+        return path, float(number)
+    except ValueError:
+        return text, None  # a colon of the path

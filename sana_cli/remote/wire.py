@@ -4,7 +4,8 @@ import base64
 from typing import Any
 
 from quant.files import read_small
-from sana_cli.config.generation import FIELDS, GenerationOptions
+from sana_cli.config.choices import split_scale
+from sana_cli.config.generation import FIELDS, FILES, GenerationOptions
 from sana_cli.files import local_path
 from sana_cli.system.home import without_home
 
@@ -13,7 +14,6 @@ NOT_ASKED = (
     "output", "format", "quality", "loras", "branches_apart", "wildcards", "wildcards_folder",
     "template",
 )  # fmt: skip
-FILES = ("image", "mask")
 LARGEST_FILE = 32 * 2**20  # bytes; a larger one is drawn here
 
 
@@ -29,10 +29,14 @@ def document_of(options: GenerationOptions, **own: Any) -> dict[str, Any]:
         if name not in NOT_ASKED and name not in FILES
         and (value := getattr(options, name)) is not None
     }  # fmt: skip
-    files = {
-        name: _upload(value) for name in FILES if (value := getattr(options, name)) is not None
-    }
-    return {**said, **files, **own, "model": options.model_or_builtin}
+    files = {name: value for name in FILES if (value := getattr(options, name)) is not None}
+    if "control" in files:  # a scale may follow the file's name
+        files["control"], scale = split_scale(files["control"])
+        said |= (
+            {"control_scale": scale} if scale is not None and "control_scale" not in said else {}
+        )
+    uploads = {name: _upload(value) for name, value in files.items()}
+    return {**said, **uploads, **own, "model": options.model_or_builtin}
 
 
 def _upload(name: str) -> dict[str, str]:

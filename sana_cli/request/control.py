@@ -96,14 +96,3 @@ def _is_bright(image: PictureFile) -> bool:
     """Return whether most of a picture is brighter than grey, as of a drawing on paper or a photograph; a batch asks once."""
     grey = read_image(image).convert("L").histogram()
     return sum(grey[128:]) > sum(grey[:128])
-
-
-def split_scale(text: str) -> tuple[str, float | None]:
-    """Read "sketch.png:0.8" as a file and a scale; the scale is None where the text names none."""
-    path, colon, number = text.rpartition(":")
-    if not colon or not path or Path(text).expanduser().is_file():
-        return text, None
-    try:
-        return path, float(number)
-    except ValueError:
-        return text, None  # a colon of the path

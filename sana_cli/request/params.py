@@ -14,13 +14,14 @@ from sana_cli.config.choices import (
     parse_interval,
     parse_pag,
     size_of_aspect,
+    split_scale,
 )
 from sana_cli.config.generation import FIELDS, GenerationOptions, limits_of
 from sana_cli.config.networks import MAX_SIDE
 from sana_cli.config.published import aspect_ratio_bins, has_bins
 from sana_cli.errors import require, usage_error
 from sana_cli.files import local_path
-from sana_cli.request.control import ControlPicture, control_of, split_scale
+from sana_cli.request.control import ControlPicture, control_of
 from sana_cli.request.init_image import (
     InitImage,
     PictureFile,

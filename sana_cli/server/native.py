@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from sana_cli.remote.wire import FILES
+from sana_cli.config.generation import FILES
 from sana_cli.server.desk import Desk, Wanted
 from sana_cli.server.jobs import Event, Finished, Job
 from sana_cli.server.problems import Problem, json_text, native_error, validation_problem

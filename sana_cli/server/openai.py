@@ -15,9 +15,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from sana_cli.config.choices import parse_size
-from sana_cli.config.generation import FIELDS, GenerationOptions
+from sana_cli.config.generation import FIELDS, FILES, GenerationOptions
 from sana_cli.errors import SanaError
-from sana_cli.remote.wire import FILES, NOT_ASKED
+from sana_cli.remote.wire import NOT_ASKED
 from sana_cli.server.desk import Desk, Wanted
 from sana_cli.server.forms import read_form
 from sana_cli.server.jobs import Finished, Job

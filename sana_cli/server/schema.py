@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
-from sana_cli.config.generation import FIELDS, Field, GenerationOptions
-from sana_cli.remote.wire import FILES, NOT_ASKED
+from sana_cli.config.generation import FIELDS, FILES, Field, GenerationOptions
+from sana_cli.remote.wire import NOT_ASKED
 
 _INT64 = 2**63 - 1
 

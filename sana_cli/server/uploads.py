@@ -25,7 +25,7 @@ class Uploads:
         self._shown: dict[Path, str] = {}
 
     def add(self, kind: str, data: bytes, name: str) -> str:
-        """Keep a file as the `kind` ("image", "mask") of its request; the path to it. `name` is what the client calls it."""
+        """Keep a file as the `kind` ("image", "mask", "control") of its request; the path to it. `name` is what the client calls it."""
         folder = self._folder / kind
         folder.mkdir()
         path = folder / _last_part(name, kind)
@@ -35,12 +35,13 @@ class Uploads:
 
     def named(self, params: GenerationParams) -> GenerationParams:
         """The same picture, whose file will carry the client's names."""
-        begin = params.init_image
-        if begin is None:
-            return params
-        mask = self._under_its_name(begin.mask) if begin.mask else None
-        image = self._under_its_name(begin.image)
-        return replace(params, init_image=replace(begin, image=image, mask=mask))
+        begin, control = params.init_image, params.control
+        if begin is not None:
+            mask = self._under_its_name(begin.mask) if begin.mask else None
+            begin = replace(begin, image=self._under_its_name(begin.image), mask=mask)
+        if control is not None:
+            control = replace(control, image=self._under_its_name(control.image))
+        return replace(params, init_image=begin, control=control)
 
     def _under_its_name(self, file: PictureFile) -> PictureFile:
         return replace(file, shown=self._shown.get(file.path, file.path.name))

@@ -8,11 +8,12 @@ import pytest
 from PIL import Image
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
-from sana_cli.config.choices import ControlOrder, ControlType
+from sana_cli.config.choices import ControlOrder, ControlType, split_scale
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.config.networks import ControlNetConfig
 from sana_cli.errors import SanaError
-from sana_cli.request.control import control_of, notices, split_scale
+from sana_cli.remote.wire import document_of
+from sana_cli.request.control import control_of, notices
 from sana_cli.request.params import resolve
 
 
@@ -94,3 +95,11 @@ def test_notices(
 def test_a_picture_that_is_too_large_to_read(model: Checkpoint, sketch: Path) -> None:
     with pytest.raises(SanaError, match="sketch"):
         control_of(sketch, scale=None, kind=None, order=None, checkpoint=model, room=1000)
+
+
+def test_a_control_picture_travels_to_a_server(sketch: Path) -> None:
+    body = document_of(GenerationOptions.of(prompt="a cat", control=f"{sketch}:0.5"))
+    assert body["control"]["name"].endswith("sketch:1.png")
+    assert body["control_scale"] == 0.5
+    said = GenerationOptions.of(prompt="a cat", control=f"{sketch}:0.5", control_scale=2.0)
+    assert document_of(said)["control_scale"] == 2.0
