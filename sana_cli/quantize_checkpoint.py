@@ -48,6 +48,7 @@ from sana_cli.checkpoints.file_selection import select_files
 from sana_cli.config.components import NETWORKS, OPTIONAL, RUN_ORDER
 from sana_cli.config.recipes import component_recipe
 from sana_cli.errors import ExitCode, SanaError, is_out_of_memory, usage_error
+from sana_cli.loading.added_decoders import copy_decoders
 from sana_cli.loading.assign import require_finite, require_fit, require_same_names
 from sana_cli.loading.load import TOKEN_CONVS, empty_module
 from sana_cli.loading.lora import Adapters
@@ -108,6 +109,8 @@ def quantize_folder(
 
     Raises SanaError for a target that exists, a full disk, too little memory, or weights that are unfit.
     """
+    added = checkpoint.decoder if checkpoint.decoder and checkpoint.decoder.is_tiny else None
+    checkpoint = replace(checkpoint, decoder=None) if added else checkpoint
     _check_target(target, overwrite=overwrite)
     with _translate_errors(target), _only_writer(target):
         restore_folder(target)
@@ -115,6 +118,7 @@ def quantize_folder(
         with new_folder(target, overwrite=overwrite) as working, _nothing_unfinished(working):
             _clear(working)
             _copy_small_files(checkpoint, working)
+            copy_decoders(checkpoint, added, working)
             done = {
                 component: _quantize_component(
                     checkpoint, component, schemes.get(component, schemes["transformer"]), working,
@@ -125,7 +129,7 @@ def quantize_folder(
             reports = [done[component][0] for component in checkpoint.parts]
             parts = {component: done[component][1] for component in checkpoint.parts}
             manifest = Manifest(
-                base_model=" + ".join([checkpoint.name, *map(str, checkpoint.loras)]),
+                base_model=_base_of(checkpoint),
                 base_revision=checkpoint.revision or "",
                 base_precision=checkpoint.trained_precision,
                 recipe=recipe,
@@ -148,6 +152,12 @@ def _in_turn(checkpoint: Checkpoint, calibration: Calibration | None) -> tuple[s
     """The components in the order in which they are made: calibration runs each on what the one before made."""
     parts = checkpoint.parts
     return parts if calibration is None else (*RUN_ORDER, *(p for p in parts if p in OPTIONAL))
+
+
+def _base_of(checkpoint: Checkpoint) -> str:
+    """Name the model and everything that was merged into it."""
+    decoder = [f"decoder {checkpoint.decoder.name}"] if checkpoint.decoder else []
+    return " + ".join([checkpoint.name, *map(str, checkpoint.loras), *decoder])
 
 
 @contextmanager

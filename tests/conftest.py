@@ -71,6 +71,14 @@ def reference() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def decoder_files() -> ModuleType:
+    """Random decoders in published files: `tests/decoder_files.py`."""
+    from tests import decoder_files
+
+    return decoder_files
+
+
+@pytest.fixture(scope="session")
 def lora_files() -> ModuleType:
     """Random LoRAs, as trainers save them: `tests/lora_files.py`."""
     from tests import lora_files

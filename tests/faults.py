@@ -25,6 +25,7 @@ _NETWORKS = {
     "text": ("sana_cli.models.gemma2", "Gemma2", "text_encoder"),
     "denoise": ("sana_cli.models.sana_transformer", "SanaTransformer2D", "transformer"),
     "decode": ("sana_cli.models.dc_ae", "AutoencoderDC", "vae"),
+    "tiny": ("sana_cli.models.tiny_decoder", "TinyAutoencoder", "tiny"),
 }
 
 

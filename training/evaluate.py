@@ -25,6 +25,7 @@ from training.runs import save_grid, to_uint8, to_unit_range
 from training.sampling import sample_latents
 from training.scenes import Mix, Scene, Split, Thing, draw, is_held_out, sample_scene
 from training.sprites import Sprites
+from training.text import build_tokenizer
 from training.vocabulary import BACKGROUND_COLOURS, OBJECT_SIZES, OBJECTS, STYLES
 
 EVALUATION_SEED = 20_261_123
@@ -87,12 +88,13 @@ def load_painter(model: str, *, steps: int = 0, guidance: float = 0.0) -> Painte
         accelerate(part, device, "auto")
     return Painter(
         text_encoder=encoder.model,
-        tokenizer=encoder.tokenizer,
+        tokenizer=build_tokenizer(),
         transformer=transformer,
         vae=vae,
         steps=steps or checkpoint.defaults.steps,
         guidance=guidance or checkpoint.defaults.guidance_scale,
         shift=checkpoint.defaults.flow_shift,
+        scheduler=checkpoint.defaults.scheduler,
     )
 
 

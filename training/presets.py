@@ -46,6 +46,43 @@ class TransformerSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistilDecoderSettings:
+    """Sizes of the run; the network is the same for every preset."""
+
+    batch: int = 8
+    peak_lr: float = 2e-3
+    muon_lr_factor: float = 4.0  # convolutions inside blocks learn at this multiple of the rate
+    warmup_steps: int = 50
+    ema_decay: float = 0.995
+    edge_weight: float = 0.5
+    latent_noise: float = 0.15  # largest standard deviation on latents of unit variance
+    pool: int = 200  # pictures of the teacher before the first step, over all workers
+    pool_limit: int = 4_000
+    refresh_every: int = 8  # steps between two additions of TEACH_BATCH pictures a worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistilStepsSettings:
+    """Sizes of the run; the network is the teacher's."""
+
+    batch: int = 32
+    peak_lr: float = 1e-3
+    muon_lr_factor: float = 2.5
+    warmup_steps: int = 30
+    ema_decay: float = 0.99
+    guidance: tuple[float, float] = (3.0, 5.0)  # of the paths; an input of the student
+    path_steps: int = 10
+    first_paths: int = 256  # before the first step
+    bank: int = 4_000  # paths that are kept
+    refresh_every: int = 10  # steps between two additions of PATHS_AT_ONCE paths
+    start_share: float = 0.35  # of the points, at pure noise
+    continuous_from: float = 0.75  # share of the budget after which regression ends
+    continuous_peak_lr: float = 3e-4
+    continuous_warmup: float = 0.05  # share of the budget
+    log_tangent: tuple[float, float] = (0.4, 1.2)  # mean and deviation of ln tan(t)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """Minutes and sizes of one run."""
 

@@ -4,27 +4,19 @@ The noise of a picture depends on its own seed alone, so a batch draws what the 
 """
 
 import torch
-from torch import Tensor
-from transformers import Gemma2Model
+from torch import Tensor, nn
 
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.schedulers import SchedulerName, make_scheduler
-from training.text import tokenize
+from training.text import text_states, tokenize
 
 # B batch, C latent channels, h w latent grid
-
-
-def noise_for_seeds(seeds: list[int], shape: tuple[int, int, int]) -> Tensor:
-    """Unit normal noise (B, C, h, w) fp32 from one CPU generator a seed."""
-    return torch.cat(
-        [torch.randn((1, *shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    )
 
 
 @torch.inference_mode()
 def sample_latents(
     transformer: SanaTransformer2D,
-    text_encoder: Gemma2Model,
+    text_encoder: nn.Module,
     tokenizer: object,
     captions: list[str],
     *,
@@ -36,26 +28,31 @@ def sample_latents(
 ) -> Tensor:
     """Unit-variance latents (B, C, h, w) fp32."""
     device = next(transformer.parameters()).device
-    side = transformer.config.sample_size
-    noise = noise_for_seeds(seeds, (transformer.config.in_channels, side, side)).to(device)
+    config = transformer.config
+    shape = (config.in_channels, config.sample_size, config.sample_size)
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def draw_noise() -> Tensor:
+        return torch.cat([torch.randn((1, *shape), generator=g) for g in generators]).to(device)
+
+    noise = draw_noise()
     ids, mask = tokenize(tokenizer, captions, device)
-    context = transformer.encode_text(
-        text_encoder(ids, attention_mask=mask).last_hidden_state, mask
-    )
-    empty_ids, _ = tokenize(tokenizer, [""], device)
-    empty = text_encoder(empty_ids).last_hidden_state.expand(len(captions), -1, -1)
-    contexts = [transformer.encode_text(empty), context] if guidance > 1 else [context]
-    sampler = make_scheduler(
-        scheduler, steps, shift=shift, draw_noise=lambda: torch.randn_like(noise)
-    )
+    context = transformer.encode_text(text_states(text_encoder, ids, mask), mask)
+    contexts, embedded = [context], None
+    if config.guidance_embeds:
+        embedded = torch.full((1,), guidance * config.guidance_embeds_scale, device=device)
+    elif guidance > 1:
+        empty_ids, _ = tokenize(tokenizer, [""], device)
+        empty = text_states(text_encoder, empty_ids).expand(len(captions), -1, -1)
+        contexts = [transformer.encode_text(empty), context]
+    sampler = make_scheduler(scheduler, steps, shift=shift, draw_noise=draw_noise)
     latents = sampler.start(noise)
     for i in range(steps):
         x, timestep = sampler.inputs(i, latents)
         rows = torch.cat([x] * len(contexts))
-        velocity = transformer(
-            rows, torch.full((len(rows),), timestep, device=device), contexts
-        ).float()
-        if guidance > 1:
+        at = torch.full((len(rows),), timestep * config.timestep_scale, device=device)
+        velocity = transformer(rows, at, contexts, embedded).float()
+        if len(contexts) > 1:
             unconditional, conditional = velocity.chunk(2)
             velocity = unconditional + guidance * (conditional - unconditional)
         latents = sampler.step(i, latents, velocity)

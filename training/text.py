@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import Gemma2Config, Gemma2Model, PreTrainedTokenizerFast
 
+from sana_cli.models.gemma2 import Gemma2
 from training.vocabulary import words
 
 # B batch, L text tokens
@@ -80,6 +81,17 @@ def tokenize(tokenizer: Any, captions: list[str], device: torch.device) -> tuple
     """Token ids (B, L) and mask (B, L) bool, padded on the right to the longest caption."""
     batch = tokenizer(captions, padding=True, return_tensors="pt")
     return batch["input_ids"].to(device), batch["attention_mask"].bool().to(device)
+
+
+def text_states(text_encoder: nn.Module, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Hidden states (B, L, C) of a text encoder that is being trained, or of one that `sana_cli.loading` has read.
+
+    Ours has no mask: it is causal and padding is on the right, so that no real token sees any.
+    """
+    if isinstance(text_encoder, Gemma2):
+        states: Tensor = text_encoder(ids)[0]
+        return states
+    return text_encoder(ids, attention_mask=mask, use_cache=False).last_hidden_state
 
 
 def save_text_side(folder: Path, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,9 @@ from sana_cli.loading.assign import DTYPES
 from sana_cli.loading.load import (
     accelerate,
     choose_kernels,
+    load_decoder,
     load_prompt_encoder,
     load_transformer,
-    load_vae,
 )
 from sana_cli.models.text_encoder import MAX_PROMPT_TOKENS, PromptEncoder
 from sana_cli.pipeline.decode import decode
@@ -60,7 +61,7 @@ class Engine:
         self.device = pick_device(workload.device)
         request = GenerationOptions(
             prompt=workload.prompt, width=workload.width, height=workload.height,
-            steps=workload.steps, precision=contender.precision,
+            steps=workload.steps, precision=contender.precision, decoder=contender.decoder,
         )  # fmt: skip
         self.settings = resolve(request, self.checkpoint)
         self.dtypes = plan_dtypes(
@@ -151,7 +152,7 @@ class Engine:
         size = DTYPES[dtype].itemsize
         kind = {"weight_bytes": size, "act_bytes": size, "arithmetic": dtype}
         manifest = self.checkpoint.manifest
-        if manifest is None:
+        if manifest is None or (component == "vae" and self.settings.decoder is not None):
             return kind
         schemes = [config for config in manifest.components[component].layers.values() if config]
         if schemes:
@@ -209,10 +210,11 @@ class SanaEngine(Engine):
 
     def load(self, part: str) -> None:
         load: Any = {
-            "text": load_prompt_encoder, "denoise": load_transformer, "decode": load_vae,
+            "text": load_prompt_encoder, "denoise": load_transformer, "decode": load_decoder,
         }[part]  # fmt: skip
         dtype = getattr(self.dtypes, PARTS[part])
-        self._module = load(self.checkpoint, dtype=dtype, device=self.device)
+        checkpoint = replace(self.checkpoint, decoder=self.settings.decoder)
+        self._module = load(checkpoint, dtype=dtype, device=self.device)
         model = self._module.model if part == "text" else self._module
         if part == "text":
             self.text_tokens = count_tokens(self._module.tokenizer, self.settings)

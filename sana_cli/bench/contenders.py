@@ -11,6 +11,7 @@ from typing import Any, Literal
 from quant.dtypes import PRECISIONS
 from quant.installed import is_installed
 from sana_cli.checkpoints.model_names import lasting_name
+from sana_cli.config.decoders import FULL
 from sana_cli.config.recipes import RECIPES
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.system.packages import pip_install
@@ -43,6 +44,7 @@ class Contender:
     kind: Kind
     model: str
     precision: Precision = "auto"
+    decoder: str = FULL  # as --decoder names it; of sana itself alone
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,6 +75,11 @@ def parse_schemes(text: str) -> list[str]:
         if name not in known:
             raise usage_error(f"unknown scheme {name!r}", f"known: {', '.join(known)}")
     return names
+
+
+def parse_decoders(text: str) -> list[str]:
+    """`full,tiny` -> its parts; whether they are decoders of the model shows when it is opened."""
+    return _parts(text, "--decoder")
 
 
 def parse_peers(text: str) -> list[str]:

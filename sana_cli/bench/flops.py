@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sana_cli.config.networks import DCAEConfig, TransformerConfig
+from sana_cli.config.networks import DCAEConfig, TinyDecoderConfig, TransformerConfig
 
 # Kernels of one block in w8a8 on the CUDA engine (docs/engine.md).
 ENGINE_BLOCK = (
@@ -146,7 +146,7 @@ def text_keys(
 
 
 def decode(
-    config: DCAEConfig,
+    config: DCAEConfig | TinyDecoderConfig,
     *,
     height: int,
     width: int,
@@ -154,7 +154,9 @@ def decode(
     kind: Precisions = FP32,
     folded: bool = False,
 ) -> Work:
-    """Count DC-AE's decoder. `folded`: convolutions after up-sampling as four 2x2 ones, 16 products for 36."""
+    """Count a decoder. `folded`: convolutions after up-sampling as four 2x2 ones, 16 products for 36."""
+    if isinstance(config, TinyDecoderConfig):
+        return _tiny_decode(config, batch * height * width, kind, folded=folded)
     channels, layers = config.decoder_block_out_channels, config.decoder_layers_per_block
     last = len(channels) - 1
 
@@ -181,6 +183,21 @@ def decode(
     if layers[0]:
         return total + conv(0, channels[0], config.in_channels)
     return total + conv(0, channels[1], config.in_channels, 4 if folded else 9)
+
+
+def _tiny_decode(config: TinyDecoderConfig, pixels: int, kind: Precisions, *, folded: bool) -> Work:
+    """Count a decoder of convolutions alone; `pixels` of all pictures together."""
+    total, before = Work(), config.latent_channels
+    for i, (width, blocks) in enumerate(zip(config.widths, config.blocks, strict=True)):
+        rows = pixels >> 2 * (5 - i)
+        taps = 4 if folded and i else 9
+        for k, n, size in [(before, width, taps), *[(width, width, 9)] * (3 * blocks)]:
+            moved = k * n * size * kind.weight_bytes + rows * (k + n) * kind.act_bytes
+            total += Work(2 * rows * size * k * n, moved, _PLANNED_A_CONV)
+        before = width
+    outputs = 3 * config.patch_size**2
+    moved = 9 * before * outputs * kind.weight_bytes + rows * (before + outputs) * kind.act_bytes
+    return total + Work(2 * rows * 9 * before * outputs, moved, _PLANNED_A_CONV)
 
 
 def _efficient_vit(config: DCAEConfig, C: int, stage: int, rows: int, kind: Precisions) -> Work:

@@ -8,6 +8,7 @@ prediction is therefore marked as approximate.
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sana_cli.bench.flops import FP32, Work
 from sana_cli.bench.results import stage_work
 from sana_cli.bench.session import PARTS
 from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.config.decoders import FULL
 from sana_cli.config.user_settings import cache_folder
 from sana_cli.errors import SanaError
 from sana_cli.memory.text_sizes import text_tokens
@@ -41,6 +43,8 @@ def _rates(document: dict[str, Any], model: str) -> dict[str, Any]:
     for contender in document["contenders"].values():
         if contender["kind"] != "sana" or contender["model"] != model:
             continue  # a peer, or a quantized copy that goes with the measurement
+        if contender.get("decoder", FULL) != FULL:
+            continue  # its rate is another one
         key = _key(document["model"], contender["computes_in"], document["device"])
         stages = contender["stages"]
         found[key] = {
@@ -93,7 +97,7 @@ def _work(checkpoint: Checkpoint, settings: GenerationParams, device: str) -> di
         "steps": settings.steps_to_run,
     }  # fmt: skip
     return stage_work(
-        checkpoint, sizes, tokens, dict.fromkeys(PARTS, FP32),
+        replace(checkpoint, decoder=settings.decoder), sizes, tokens, dict.fromkeys(PARTS, FP32),
         batch=1, device=device,
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from sana_cli.bench.flops import Precisions, Work
 from sana_cli.bench.session import PARTS, Results, Timings
 from sana_cli.bench.statistics import paired_ratios, rounded, spread
 from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.find_decoder import find_decoder
 from sana_cli.checkpoints.model_files import read_json
 from sana_cli.checkpoints.opening import open_checkpoint
 
@@ -102,6 +104,8 @@ def _contender(
     for stage, values in timings.first.items():
         stages[stage]["first"] = rounded(values[0])
     checkpoint = open_checkpoint(contender.model, offline=True)
+    other = find_decoder(contender.decoder, checkpoint)
+    checkpoint = replace(checkpoint, decoder=other)
     kinds = {part: Precisions(**kind) for part, kind in timings.facts["kinds"].items()}
     useful = stage_work(
         checkpoint, started["settings"], timings.facts["text_tokens"], kinds,
@@ -135,6 +139,7 @@ def stage_work(
     device: str,
 ) -> dict[str, Work]:
     """Count the least work of each stage: without anybody's padding or repetitions."""
+    other = checkpoint.decoder
     height, width = settings["height"], settings["width"]
     gemma = read_json(checkpoint.folder / "text_encoder/config.json")
     step = flops.denoise_step(
@@ -149,8 +154,8 @@ def stage_work(
         "step": step,
         "denoise": step * settings["steps"],
         "decode": flops.decode(
-            checkpoint.vae, height=height, width=width, batch=batch, kind=kinds["decode"],
-            folded=device == "cpu",
+            other.config if other else checkpoint.vae,
+            height=height, width=width, batch=batch, kind=kinds["decode"], folded=device == "cpu",
         ),
     }  # fmt: skip
 

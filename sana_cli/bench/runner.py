@@ -15,8 +15,10 @@ from sana_cli.bench.scratch import scratch_folder
 from sana_cli.bench.session import measure
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.model_files import read_json
+from sana_cli.checkpoints.obtain_decoder import obtain_decoder
 from sana_cli.checkpoints.obtaining import Access, Approve
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.config.decoders import FULL
 from sana_cli.config.generation import BUILTIN, GenerationOptions
 from sana_cli.config.recipes import RECIPES
 from sana_cli.config.variants import VARIANTS
@@ -48,6 +50,7 @@ class BenchOptions:
     random: str | None  # a variant's name
     schemes: list[str]
     peers: list[str]  # and model folders
+    decoders: list[str]  # of the schemes
     base: str | None  # whose time ratios refer to; None: the first peer, else the first contender
     workload: Workload
     runs: int
@@ -70,7 +73,15 @@ def run(
         checkpoint = open_checkpoint(model, access)
         workload = _check(options, checkpoint)
         peers = [_peer(peer, model, workload, access) for peer in options.peers]
-        schemes = [_scheme(s, checkpoint, model, scratch, reporter) for s in options.schemes]
+        for decoder in options.decoders:
+            obtain_decoder(decoder, checkpoint, access)
+        schemes = [
+            _drawing_with(contender, decoder)
+            for contender in [
+                _scheme(s, checkpoint, model, scratch, reporter) for s in options.schemes
+            ]
+            for decoder in options.decoders
+        ]
         contenders = _with_names_of_their_own([*schemes, *peers])
         names = [contender.name for contender in contenders]
         base = options.base or next((c.name for c in contenders if c.kind != "sana"), names[0])
@@ -150,6 +161,12 @@ def _scheme(
     )
     quantize_folder(checkpoint, target, RECIPES[scheme], recipe=scheme, advance=advance)
     return Contender(name=f"sana-{scheme}", kind="sana", model=str(target))
+
+
+def _drawing_with(contender: Contender, decoder: str) -> Contender:
+    if decoder == FULL:
+        return contender
+    return replace(contender, name=f"{contender.name}-{Path(decoder).stem}", decoder=decoder)
 
 
 def _peer(peer: str, model: str, workload: Workload, access: Access) -> Contender:

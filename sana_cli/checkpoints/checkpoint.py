@@ -1,11 +1,11 @@
 """A model whose files are known and fit together, and the headers of its weights. No torch."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from quant.dtypes import STORED_NAMES
 from quant.manifest import Manifest
+from sana_cli.checkpoints.decoder_files import OtherDecoder
 from sana_cli.checkpoints.file_selection import STEMS
 from sana_cli.checkpoints.lora_file import Lora
 from sana_cli.checkpoints.obtaining import Absent
@@ -38,6 +38,7 @@ class Checkpoint:
     manifest: Manifest | None = None  # of a quantized folder
     absent: Absent | None = None  # known by its configuration and headers; it cannot be loaded
     loras: tuple[Lora, ...] = ()  # that its transformer is changed by
+    decoder: OtherDecoder | None = None  # in the place of the autoencoder's own
     controlnet: ControlNetConfig | None = None  # of a model that can follow a control picture
 
     @property
@@ -73,16 +74,16 @@ def weight_headers(
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Type (in safetensors' words) and shape of every tensor, under the module's own names."""
     if checkpoint.pth is not None and component in PTH_PARTS:
-        from sana_cli.checkpoints.pth import read_part
+        from sana_cli.checkpoints.pth import header_of, read_part
 
         tensors = read_part(checkpoint.pth, component)
-        return {
-            name: (
-                STORED_NAMES.get(str(tensor.dtype).removeprefix("torch."), "F32"),
-                tuple(tensor.shape),
-            )
-            for name, tensor in tensors.items()
-        }
+        return {name: header_of(tensor) for name, tensor in tensors.items()}
+    if component == "vae" and (other := checkpoint.decoder) is not None:
+        if other.is_tiny:
+            return dict(other.headers())
+        own = weight_headers(replace(checkpoint, decoder=None), component)
+        encoder = {name: facts for name, facts in own.items() if name.startswith("encoder.")}
+        return {**encoder, **other.headers()}
     if checkpoint.absent is not None:
         headers = checkpoint.absent.headers(component)
         refuse_tensors(checkpoint.folder / component, headers)

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -17,8 +17,9 @@ from sana_cli.checkpoints.checkpoint import (
     module_names,
     weight_files,
 )
+from sana_cli.checkpoints.decoder_files import OtherDecoder
 from sana_cli.checkpoints.model_files import CORRUPT, unreadable
-from sana_cli.checkpoints.pth import read_part
+from sana_cli.checkpoints.pth import header_of, read_part, read_tensors
 from sana_cli.checkpoints.safetensors_data import read_tensor, stored_shape
 from sana_cli.checkpoints.safetensors_headers import WeightFiles
 from sana_cli.errors import checkpoint_error
@@ -48,6 +49,8 @@ def component_weights(checkpoint: Checkpoint, component: str) -> ComponentWeight
         names = {name: name for name in tensors}
         size = checkpoint.pth.stat().st_size
         return ComponentWeights(names, tensors.__getitem__, size, _fingerprint({checkpoint.pth}))
+    if component == "vae" and checkpoint.decoder is not None:
+        return _with_other_decoder(checkpoint, checkpoint.decoder)
     if checkpoint.manifest is not None:
         part = checkpoint.manifest.components[component]
         _require_digest(checkpoint.folder / part.file, part.sha256)
@@ -58,6 +61,28 @@ def component_weights(checkpoint: Checkpoint, component: str) -> ComponentWeight
             hint=f"a quantized part is one file: delete the other files next to {part.file}",
         )
     return stored_weights(files, component)
+
+
+def _with_other_decoder(checkpoint: Checkpoint, other: OtherDecoder) -> ComponentWeights:
+    """Return the tensors of another decoder, with those of the model's own encoder unless it is tiny."""
+    files = other.files
+    tensors = {} if files else read_tensors(other.path)
+    stored = files.headers if files else {name: header_of(t) for name, t in tensors.items()}
+    names = other.names(stored)
+    read = partial(read_tensor, files) if files else tensors.__getitem__
+    size = sum(path.stat().st_size for path in other.paths)
+    decoder = ComponentWeights(names, read, size, _fingerprint(other.paths), files)
+    if other.is_tiny:
+        return decoder
+    own = component_weights(replace(checkpoint, decoder=None), "vae")
+    encoder = {name: place for name, place in own.names.items() if name.startswith("encoder.")}
+
+    def read_either(place: str) -> Tensor:
+        return decoder.read(place) if place.startswith("decoder.") else own.read(place)
+
+    return ComponentWeights(
+        encoder | names, read_either, own.total_bytes, f"{own.fingerprint} {decoder.fingerprint}"
+    )
 
 
 def stored_weights(files: WeightFiles, component: str) -> ComponentWeights:
@@ -77,6 +102,8 @@ def prefetch(checkpoint: Checkpoint, component: str) -> None:
         return
     if checkpoint.pth is not None and component in PTH_PARTS:
         paths = {checkpoint.pth}
+    elif component == "vae" and checkpoint.decoder is not None:
+        paths = checkpoint.decoder.paths
     else:
         paths = weight_files(checkpoint, component).paths
     for path in paths:

@@ -17,6 +17,7 @@ STEMS = {
     "text_encoder": "model",
     "controlnet": "diffusion_pytorch_model",
 }
+DECODER = "."  # a component that is a repository of its own: its files are in no folder
 TOKENIZER = "tokenizer/tokenizer.json"  # the only form that is read
 # Used when a folder holds neither the wanted variant nor the plain file. Others (`int4`, `ema`,
 # `non_ema`) are different weights, not another storage of the same ones.
@@ -78,17 +79,18 @@ def select_files(
             chosen = [name for name in names if name == "scheduler_config.json"]
         else:
             wanted = weight_variant if component == "transformer" else None
-            weights = select_weights(names, stem=STEMS[component], weight_variant=wanted)
+            weights = select_weights(names, stem=stem_of(component), weight_variant=wanted)
             chosen = [name for name in names if name == "config.json"]
             chosen += [weights] if weights else []
             chosen += select_shards(names, weights) if weights and weights.endswith(".json") else []
-        selected += [f"{component}/{name}" for name in chosen]
+        selected += chosen if component == DECODER else [f"{component}/{name}" for name in chosen]
     return selected
 
 
 def missing_files(selected: Sequence[str], *, components: Sequence[str] = COMPONENTS) -> list[str]:
     """List what a selection lacks before it can be loaded, judged by names; for error messages."""
-    missing = [] if "model_index.json" in selected else ["model_index.json"]
+    is_model = tuple(components) != (DECODER,)
+    missing = ["model_index.json"] if is_model and "model_index.json" not in selected else []
     for component in components:
         names = _names_in(selected, component)
         if component == "tokenizer":
@@ -98,14 +100,21 @@ def missing_files(selected: Sequence[str], *, components: Sequence[str] = COMPON
             lacking = [] if names else ["scheduler_config.json"]
         else:
             lacking = [] if "config.json" in names else ["config.json"]
-            weights = select_weights(names, stem=STEMS[component])
-            lacking += [] if weights else [f"{STEMS[component]}.safetensors"]
+            weights = select_weights(names, stem=stem_of(component))
+            lacking += [] if weights else [f"{stem_of(component)}.safetensors"]
             lacking += _lost_shards(names)
-        missing += [f"{component}/{name}" for name in lacking]
+        missing += lacking if component == DECODER else [f"{component}/{name}" for name in lacking]
     return missing
 
 
+def stem_of(component: str) -> str:
+    """Return how the names of a component's weight files begin."""
+    return STEMS["vae" if component == DECODER else component]
+
+
 def _names_in(paths: Iterable[str], folder: str) -> list[str]:
+    if folder == DECODER:
+        return [path for path in paths if "/" not in path]
     prefix = f"{folder}/"
     names = (path.removeprefix(prefix) for path in paths if path.startswith(prefix))
     return [name for name in names if "/" not in name]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sana_cli.checkpoints import hub
-from sana_cli.checkpoints.file_selection import STEMS, TOKENIZER, select_weights
+from sana_cli.checkpoints.file_selection import DECODER, TOKENIZER, select_weights, stem_of
 from sana_cli.checkpoints.hub import Offer
 from sana_cli.checkpoints.safetensors_headers import parse_header
 from sana_cli.checkpoints.shapes import Headers
@@ -72,12 +72,12 @@ class Outline:
         return path
 
     def _headers(self, component: str) -> Headers:
-        prefix = f"{component}/"
+        prefix = "" if component == DECODER else f"{component}/"
         names = [name.removeprefix(prefix) for name in self._sizes if name.startswith(prefix)]
         weights = [name for name in names if name.endswith(".safetensors")]
         found = self._read_headers([prefix + name for name in weights])
         headers = {name: facts for one in found for name, facts in one.items()}
-        index = select_weights(names, stem=STEMS[component])
+        index = select_weights(names, stem=stem_of(component))
         if index is not None and index.endswith(".json"):
             listed = _weight_map(self.folder / component / index)
             if listed != set(headers):

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 from quant.files import read_small
 from sana_cli.checkpoints import hub_cache
-from sana_cli.checkpoints.file_selection import missing_files, select_files
+from sana_cli.checkpoints.file_selection import DECODER, missing_files, select_files
 from sana_cli.checkpoints.hub_files import RemoteFile, RepoFolder, is_repo_id, is_sound, unsafe_name
 from sana_cli.config.components import COMPONENTS
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
@@ -66,7 +66,8 @@ def find_snapshot(request: HubRequest, *, offline: bool) -> HubSnapshot | None:
     """
     folder = request.folder
     commit = folder.commit(request.revision or MAIN)
-    if commit is None or not (folder.snapshot(commit) / "model_index.json").is_file():
+    first = "config.json" if tuple(request.components) == (DECODER,) else "model_index.json"
+    if commit is None or not (folder.snapshot(commit) / first).is_file():
         return _not_cached(request, "is not in the local cache") if offline else None
     snapshot = folder.snapshot(commit)
     known = folder.listing(commit)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.serialization import safe_globals
 
+from quant.dtypes import STORED_NAMES
 from quant.files import open_regular
 from sana_cli.checkpoints.model_files import NO_PTH, reading
 from sana_cli.checkpoints.native_names import PREFIXES, published_names
@@ -152,6 +153,22 @@ def _unwrapped(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     ):
         tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     return tensors
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read a `.pth` file of plain tensors, of whatever network, mapped from the file. Raises SanaError for any other."""
+    return _unpickle(path)
+
+
+def headers_of(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type (in safetensors' words) and shape of every tensor of a `.pth` file."""
+    return {name: header_of(tensor) for name, tensor in read_tensors(path).items()}
+
+
+def header_of(tensor: Tensor) -> tuple[str, tuple[int, ...]]:
+    """Type (in safetensors' words) and shape of a tensor."""
+    stored = STORED_NAMES.get(str(tensor.dtype).removeprefix("torch."), "F32")
+    return stored, tuple(tensor.shape)
 
 
 def stored_precision(tensors: dict[str, Tensor]) -> str:

@@ -17,6 +17,7 @@ from sana_cli.config.networks import (
     ControlNetConfig,
     DCAEConfig,
     Gemma2Config,
+    TinyDecoderConfig,
     TransformerConfig,
 )
 from sana_cli.errors import SanaError, checkpoint_error
@@ -75,6 +76,40 @@ def controlnet_shapes(config: ControlNetConfig) -> dict[str, Shape]:
 def autoencoder_shapes(config: DCAEConfig) -> dict[str, Shape]:
     """Return the published tensor names and shapes of both halves of DC-AE."""
     return {**dict(_encoder(config)), **dict(_decoder(config))}
+
+
+def tiny_decoder_names(config: TinyDecoderConfig) -> dict[str, str]:
+    """Map every tensor of a tiny decoder to its name in the published file.
+
+    Those are positions in a sequence that counts layers without weights, too.
+    """
+    names = {f"conv_in.{kind}": f"1.{kind}" for kind in ("weight", "bias")}
+    place = 3  # after the squeezing of latents, the first convolution and its ReLU
+    for i, count in enumerate(config.blocks):
+        if i:
+            names[f"stages.{i}.0.conv.weight"] = f"{place + 1}.weight"
+            place += 2
+        for j in range(count):
+            for k in range(3):
+                for kind in ("weight", "bias"):
+                    path = f"stages.{i}.{j + min(i, 1)}.convs.{k}.{kind}"
+                    names[path] = f"{place}.conv.{2 * k}.{kind}"
+            place += 1
+    return names | {f"conv_out.{kind}": f"{place}.{kind}" for kind in ("weight", "bias")}
+
+
+def tiny_decoder_shapes(config: TinyDecoderConfig) -> dict[str, Shape]:
+    """Return the tensor names and shapes of a decoder of convolutions alone."""
+    widths = config.widths
+    shapes = _layer("conv_in", (widths[0], config.latent_channels, 3, 3))
+    for i, (width, count) in enumerate(zip(widths, config.blocks, strict=True)):
+        if i:
+            shapes |= _layer(f"stages.{i}.0.conv", (width, widths[i - 1], 3, 3), bias=False)
+        for j in range(count):
+            for k in range(3):
+                path = f"stages.{i}.{j + min(i, 1)}.convs.{k}"
+                shapes |= _layer(path, (width, width, 3, 3))
+    return shapes | _layer("conv_out", (3 * config.patch_size**2, widths[-1], 3, 3))
 
 
 def text_encoder_shapes(config: Gemma2Config) -> dict[str, Shape]:

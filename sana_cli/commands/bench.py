@@ -60,6 +60,15 @@ def bench(
             help="Contenders of sana itself: auto, fp32, bf16, fp16, or recipes of `sana quantize` (w8a8, int4), made without data.",
         ),
     ] = "auto",
+    decoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="LIST",
+            help="Decoders of these contenders, as --decoder of `sana generate` takes them: full,lite,tiny "
+            "[default: your setting, else full]",
+            show_default=False,
+        ),
+    ] = None,
     compare: Annotated[
         str | None,
         typer.Option(
@@ -143,8 +152,9 @@ def bench(
         )
 
     from sana_cli.bench.condition import parse_condition
-    from sana_cli.bench.contenders import parse_peers, parse_schemes
+    from sana_cli.bench.contenders import parse_decoders, parse_peers, parse_schemes
     from sana_cli.bench.extrapolate import parse_devices, parse_subject
+    from sana_cli.config.decoders import FULL
     from sana_cli.config.generation import GenerationOptions
     from sana_cli.config.user_settings import preferences
     from sana_cli.config.variants import VARIANTS
@@ -164,6 +174,7 @@ def bench(
         random=random,
         schemes=parse_schemes(scheme),
         peers=parse_peers(compare) if compare is not None else [],
+        decoders=parse_decoders(decoder or usual.decoder or FULL),
         base=base,
         workload=runner.workload(
             size=parse_size(size) if size else None,

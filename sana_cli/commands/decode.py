@@ -10,6 +10,7 @@ from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
 from sana_cli.terminal.confirm import approval
 from sana_cli.terminal.options import (
     DecodeOption,
+    DecoderOption,
     DeviceOption,
     ForceOption,
     JsonOption,
@@ -25,6 +26,8 @@ from sana_cli.text import say
 
 if TYPE_CHECKING:
     from sana_cli.checkpoints.checkpoint import Checkpoint
+    from sana_cli.checkpoints.decoder_files import OtherDecoder
+    from sana_cli.checkpoints.obtaining import Access
     from sana_cli.pipeline.latents_file import KeptLatents
     from sana_cli.request.output_paths import Target
     from sana_cli.terminal.progress_bars import ConsoleReporter
@@ -54,6 +57,7 @@ def decode(
             show_default=False,
         ),
     ] = None,
+    decoder: DecoderOption = None,
     device: DeviceOption = None,
     how: DecodeOption = None,
     tile: TileOption = None,
@@ -65,8 +69,13 @@ def decode(
     quiet: QuietOption = None,
 ) -> None:
     """Finish a picture whose decoding failed or was interrupted."""
-    refuse_empty({"--output": output, "--model": model, "--max-memory": max_memory})
+    refuse_empty(
+        {
+            "--output": output, "--model": model, "--decoder": decoder, "--max-memory": max_memory,
+        }
+    )  # fmt: skip
     mode = decode_mode(how, tile)
+    from sana_cli.checkpoints.obtaining import Access
     from sana_cli.config.generation import GenerationOptions
     from sana_cli.config.user_settings import preferences
     from sana_cli.files import local_path
@@ -84,9 +93,14 @@ def decode(
     place = Target.of(output)
     target = _picture(place, path, overwrite=force)
     with ConsoleReporter(quiet=chosen.is_quiet(quiet)) as reporter:
-        checkpoint = _open_model(
-            model, kept, path, offline=chosen.is_offline(offline), yes=yes, reporter=reporter
+        access = Access(
+            offline=chosen.is_offline(offline),
+            progress=reporter.download,
+            approve=approval(reporter, yes=yes),
+            named_by="" if model else str(path),
         )
+        checkpoint = _open_model(model, kept, path, access, reporter)
+        other = _open_decoder(decoder, kept, path, checkpoint, access, reporter)
         from sana_cli.pipeline.saving import finish
         from sana_cli.system.precision import pick_device
 
@@ -96,6 +110,7 @@ def decode(
         picture, components = finish(
             path, kept, checkpoint, output=target, device=on, mode=mode, tile=tile, max_memory=asked,
             cap_source=options.sources.get("max_memory", ""), overwrite=force, reporter=reporter,
+            decoder=other,
         )  # fmt: skip
     if json:
         print_document(
@@ -128,25 +143,16 @@ def _open_model(
     model: str | None,
     kept: "KeptLatents",
     latents: Path,
-    *,
-    offline: bool,
-    yes: bool,
+    access: "Access",
     reporter: "ConsoleReporter",
 ) -> "Checkpoint":
     """Open the model that drew the latents, or the named one; a notice where its decoder makes another picture.
 
     SanaError where it cannot be opened, or its latents have other channels.
     """
-    from sana_cli.checkpoints.obtaining import Access
     from sana_cli.checkpoints.opening import open_checkpoint
     from sana_cli.commands.repeat import tell_another_model
 
-    access = Access(
-        offline=offline,
-        progress=reporter.download,
-        approve=approval(reporter, yes=yes),
-        named_by="" if model else str(latents),
-    )
     try:
         checkpoint = open_checkpoint(model or kept.how.model, access)
     except SanaError as error:
@@ -169,3 +175,21 @@ def _open_model(
     else:
         tell_another_model(kept.settings, checkpoint, str(latents), reporter)
     return checkpoint
+
+
+def _open_decoder(
+    name: str | None,
+    kept: "KeptLatents",
+    latents: Path,
+    checkpoint: "Checkpoint",
+    access: "Access",
+    reporter: "ConsoleReporter",
+) -> "OtherDecoder | None":
+    """Open the named decoder, else that of the latents' settings; a notice where its content has changed since."""
+    from sana_cli.checkpoints.obtain_decoder import obtain_decoder
+    from sana_cli.commands.repeat import other_decoder
+
+    decoder = obtain_decoder(name or kept.settings.get("decoder"), checkpoint, access)
+    if name is None and (message := other_decoder(kept.settings, decoder, str(latents))):
+        reporter.notice(message)
+    return decoder

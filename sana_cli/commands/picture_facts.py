@@ -78,7 +78,7 @@ def _command(settings: dict[str, Any]) -> list[str]:
         "model": "--model", "negative_prompt": "--negative", "size": "--size", "steps": "--steps",
         "guidance": "--guidance", "guidance_interval": "--guidance-interval", "cache": "--cache",
         "pag": "--pag",
-        "scheduler": "--scheduler", "seed": "--seed",
+        "scheduler": "--scheduler", "decoder": "--decoder", "seed": "--seed",
         "image": "--image", "strength": "--strength", "mask": "--mask",
         "control": "--control", "control_scale": "--control-scale", "control_type": "--control-type",
         "control_order": "--control-order",

@@ -10,7 +10,7 @@ from sana_cli.commands.pull_quantize import QuantizeStep
 from sana_cli.config.recipes import RECIPES
 from sana_cli.errors import SanaError, checkpoint_error, usage_error
 from sana_cli.terminal.completion import complete_missing, complete_recipe
-from sana_cli.terminal.confirm import ask_to_download, licence
+from sana_cli.terminal.confirm import approval, ask_to_download, licence
 from sana_cli.terminal.options import JsonOption, QuietOption, YesOption
 from sana_cli.text import counted, print_json, readable_bytes, say
 
@@ -37,6 +37,14 @@ def pull(
             help="Quantize it afterwards; the result is called MODEL-RECIPE.",
             show_default=False,
             autocompletion=complete_recipe,
+        ),
+    ] = None,
+    decoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="lite|tiny|ID",
+            help="Download this decoder, too, for --decoder of `sana generate`.",
+            show_default=False,
         ),
     ] = None,
     samples: Annotated[
@@ -66,6 +74,9 @@ def pull(
 
     chosen = preferences()
     quiet = chosen.is_quiet(quiet)
+    if decoder is not None and _is_here(model):
+        _pull_decoder(model, decoder, offline=bool(chosen.offline), yes=yes, quiet=quiet)
+        return
     variant = _published(model)
     step = QuantizeStep.of(model, quantize, samples, common=chosen.options)
     from sana_cli.checkpoints import hub
@@ -104,6 +115,34 @@ def pull(
         downloaded_bytes=offer.missing_bytes, damaged=offer.damaged, quantized=made,
     )  # fmt: skip
     _say(pulled, typed=model, as_announced=None, json=json)
+    if decoder is not None:
+        _pull_decoder(model, decoder, offline=False, yes=yes, quiet=quiet or json)
+
+
+def _is_here(model: str) -> bool:
+    """Return whether a model needs no download because it is built in, kept here or a folder."""
+    from sana_cli.checkpoints.model_names import kept_folder
+    from sana_cli.config.generation import BUILTIN
+    from sana_cli.files import local_path
+
+    return model == BUILTIN or kept_folder(model) is not None or local_path(model).is_dir()
+
+
+def _pull_decoder(model: str, decoder: str, *, offline: bool, yes: bool, quiet: bool) -> None:
+    """Download a decoder for a model that is here."""
+    from sana_cli.checkpoints.obtain_decoder import obtain_decoder
+    from sana_cli.checkpoints.obtaining import Access
+    from sana_cli.checkpoints.opening import open_checkpoint
+    from sana_cli.terminal.progress_bars import ConsoleReporter
+
+    with ConsoleReporter(quiet=quiet) as reporter:
+        access = Access(
+            offline=offline, progress=reporter.download, approve=approval(reporter, yes=yes)
+        )
+        found = obtain_decoder(decoder, open_checkpoint(model, offline=True), access)
+    if found is not None and not quiet:
+        say(f"decoder {decoder}: {found.path}")
+        say(f"draw with it: sana generate PROMPT --model {model} --decoder {decoder}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

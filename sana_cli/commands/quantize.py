@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from quant.schemes import EXAMPLES
+from sana_cli.config.decoders import FULL
 from sana_cli.config.recipes import KEPT_HALF, RECIPES, component_recipe
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.terminal.completion import complete_model, complete_recipe
@@ -101,6 +102,14 @@ def quantize(
         int | None, typer.Option(help="Seed of the calibration pictures [default: 0]")
     ] = None,
     lora: LoraOption = None,
+    decoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="full|lite|tiny|DIR",
+            help="Decoder of the folder: lite takes the place of the model's own, tiny is added unquantized [default: full]",
+            show_default=False,
+        ),
+    ] = None,
     device: DeviceOption = None,
     offline: OfflineOption = None,
     yes: YesOption = False,
@@ -127,8 +136,11 @@ def quantize(
         common=GenerationOptions(device=device).over(chosen.options),
     )  # fmt: skip
     options.check(recipe, schemes["transformer"])
-    if lora and not out:
-        raise usage_error("a model with LoRAs needs an output folder", f"sana quantize {model} OUT")
+    for what, given in (("LoRAs", lora), ("another decoder", decoder not in (None, FULL))):
+        if given and not out:
+            raise usage_error(
+                f"a model with {what} needs an output folder", f"sana quantize {model} OUT"
+            )
     target = local_path(str(out)) if out else kept_target(model, recipe, schemes)
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
@@ -143,6 +155,7 @@ def quantize(
         reports, facts = quantize_model(
             model, target, recipe, schemes, options,
             offline=offline, yes=yes, overwrite=force, reporter=reporter, loras=lora or (),
+            decoder=decoder,
         )  # fmt: skip
     from sana_cli.terminal.quantize_report import json_document, lines
 
@@ -189,9 +202,11 @@ def quantize_model(
     overwrite: bool,
     reporter: "ConsoleReporter",
     loras: "Sequence[str]" = (),
+    decoder: str | None = None,
 ) -> "tuple[list[ComponentReport], dict[str, Any] | None]":
-    """Make the folder `target`, with LoRAs merged before; returns what became of each part, and what calibration found."""
+    """Make the folder `target`, with LoRAs merged before and maybe another decoder; returns what became of each part, and what calibration found."""
     from sana_cli.checkpoints.lora_file import open_loras
+    from sana_cli.checkpoints.obtain_decoder import obtain_decoder
     from sana_cli.checkpoints.obtaining import Access
     from sana_cli.checkpoints.opening import open_checkpoint
     from sana_cli.request.options import lora_paths
@@ -211,6 +226,7 @@ def quantize_model(
 
         check_loras(checkpoint, opened)
         checkpoint = replace(checkpoint, loras=opened)
+    checkpoint = replace(checkpoint, decoder=obtain_decoder(decoder, checkpoint, access))
     calibrator = (
         options.calibrator(checkpoint, recipe, schemes, reporter) if options.samples else None
     )

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sana_cli import __version__
 from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.decoder_files import OtherDecoder
 from sana_cli.checkpoints.digest import model_digest
+from sana_cli.checkpoints.find_decoder import find_decoder
 from sana_cli.checkpoints.lora_file import parse_lora
 from sana_cli.checkpoints.model_names import kept_folder
+from sana_cli.checkpoints.obtain_decoder import obtain_decoder
 from sana_cli.checkpoints.obtaining import Access
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.generation import BUILTIN, FILES, GenerationOptions
@@ -88,12 +91,16 @@ class Picture:
         return replace(options, **found)
 
     def tell_differences(
-        self, typed: GenerationOptions, checkpoint: Checkpoint, reporter: "ConsoleReporter"
+        self,
+        typed: GenerationOptions,
+        checkpoint: Checkpoint,
+        reporter: "ConsoleReporter",
     ) -> None:
         """Say what may keep the new picture from being the same."""
         if self.foreign:
             reporter.notice(self.foreign)
             return
+        options = typed.over(self.options)
         if left := self._left_away(typed):
             reporter.notice(
                 f"{self.name} was made from another picture than {typed.image}: drawn without its "
@@ -112,6 +119,10 @@ class Picture:
                     f"{self.name} was drawn with {key} {before or 'unknown'}, this is {value or 'unknown'}; "
                     "the pictures may differ"
                 )
+        if self.options.decoder == options.decoder:
+            decoder = find_decoder(options.decoder, checkpoint)
+            if message := other_decoder(self.settings, decoder, self.name):
+                reporter.notice(message)
         if self.settings.get("model") == checkpoint.name:
             tell_another_model(self.settings, checkpoint, self.name, reporter)
 
@@ -137,6 +148,18 @@ def tell_another_model(
             f"{picture} was drawn by another model of the name {checkpoint.name}: its files are not those that "
             "are here; the pictures will differ"
         )
+
+
+def other_decoder(settings: dict[str, Any], decoder: OtherDecoder | None, picture: str) -> str:
+    """Say that a decoder has the name of the picture's but other content; "" where it has not."""
+    digest = decoder.digest if decoder else None
+    if digest is None or settings.get("decoder_digest", digest) == digest:
+        return ""
+    assert decoder is not None
+    return (
+        f"{picture} was drawn by another decoder of the name {decoder.name}: its files are not those that "
+        "are here; the pictures will differ"
+    )
 
 
 def _sha256(path: Path) -> str:
@@ -191,6 +214,9 @@ def open_model(
         elif error.code == ExitCode.ENVIRONMENT and "model" in options.sources and name != BUILTIN:
             error.hint += "; or use the demo model: --model builtin"
         raise
+    if checkpoint.absent is None:
+        with options.naming_source_of("decoder"):
+            obtain_decoder(options.decoder, checkpoint, access)
     return checkpoint
 
 

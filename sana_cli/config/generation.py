@@ -287,6 +287,16 @@ class GenerationOptions:
             help="Any size: draw at the nearest one the model was trained on, resize [default: exact]",
         ),
     ] = None  # fmt: skip
+    decoder: Annotated[
+        str | None,
+        Option(
+            flags=("--decoder",), metavar="full|lite|tiny|DIR", picture="decoder", line="decoder",
+            help="What makes pixels of latents: the model's own decoder, a faster one (lite, tiny), a folder, "
+            "hub id or .pth file [default: full]",
+            setting="what makes pixels of latents", unset="full", usual="full",
+            repl="what makes pixels of latents: full, lite, tiny, a folder",
+        ),
+    ] = None  # fmt: skip
     decode: Annotated[
         str | None,
         Option(

@@ -16,6 +16,7 @@ from quant.dtypes import PRECISIONS
 from sana_cli.config.choices import ControlOrder, SchedulerName
 
 LATENT_CHANNELS = 32
+LATENT_PX = 32  # pixels along each side of a latent position
 _LARGEST = 10**6  # of any number in a configuration; larger ones are damage or mischief
 _MOST_LAYERS = 1000
 
@@ -243,6 +244,37 @@ class DCAEConfig(_FromDict):
     def downscale(self) -> int:
         """Pixels per latent position along one axis: 32 for f32c32."""
         return int(2 ** (len(self.encoder_block_out_channels) - 1))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TinyDecoderConfig(_FromDict):
+    """A decoder of convolutions alone; the defaults are those of TAESANA (madebyollin/taesd).
+
+    TAESANA reads latents as the transformer makes them, of unit variance, not divided by the scaling factor: the
+    latents of its published encoder have a standard deviation of 0.94 to 1.04 on photographs (DC-AE's 2.4).
+    """
+
+    latent_channels: int = LATENT_CHANNELS
+    widths: tuple[int, ...] = (256, 128, 64, 64, 64, 64)  # from 1/32 of the resolution upwards
+    blocks: tuple[int, ...] = (3, 3, 3, 3, 3, 1)
+    patch_size: int = 1  # pixels along each side that a position of the last stage makes
+    input_scale: float = 1.0  # what latents of unit variance are multiplied by
+    scaling_factor: float = 0.41407  # of the autoencoder whose latents it decodes
+
+    def __post_init__(self) -> None:
+        if len(self.widths) != len(self.blocks):
+            raise ValueError(f"{len(self.widths)} widths and {len(self.blocks)} block counts")
+        if 2 ** (len(self.widths) - 1) * self.patch_size != LATENT_PX:
+            raise ValueError(f"it does not make {LATENT_PX} pixels of a latent position")
+        if min(*self.widths, self.latent_channels) < 1 or max(self.blocks) > _MOST_LAYERS:
+            raise ValueError("sizes must be positive and sane")
+        if self.input_scale <= 0 or self.scaling_factor <= 0:
+            raise ValueError("input_scale and scaling_factor must be positive")
+
+    @property
+    def downscale(self) -> int:
+        """Pixels per latent position, along each axis."""
+        return LATENT_PX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

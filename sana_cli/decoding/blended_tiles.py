@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sana_cli.decoding.exact_tiles import cut
 from sana_cli.models.dc_ae import Decoder, empty_map
+from sana_cli.models.tiny_decoder import TinyDecoder
 
 
 def stride_of(tile: int, downscale: int = 32) -> int:
@@ -27,7 +28,7 @@ def starts(size: int, stride: int) -> range:
 
 @torch.inference_mode()
 def decode_blended(
-    decoder: Decoder,
+    decoder: Decoder | TinyDecoder,
     latents: Tensor,
     *,
     tile: int,

@@ -29,6 +29,7 @@ from sana_cli.models.dc_ae import (
     empty_map,
 )
 from sana_cli.models.layers import attend_to_sums, key_value_sums
+from sana_cli.models.tiny_decoder import ConvBlock, TinyDecoder
 from sana_cli.system.resident import give_back
 
 Span = tuple[int, int]  # positions start..stop along one axis
@@ -63,27 +64,34 @@ class Stages:
         return growth([step for step in self.whole if isinstance(step, Step)]) * growth(self.tiled)
 
 
-def cut(decoder: Decoder) -> Stages:
+def cut(decoder: Decoder | TinyDecoder) -> Stages:
     """The layers up to the last one that attends to the whole picture, and the rest, in order."""
+    first = Step(decoder.embed, decoder.conv_in, reach_in=_reach(decoder.conv_in))
     blocks = list(decoder.blocks())
+    if isinstance(decoder, TinyDecoder):
+        last = Step(
+            decoder.to_pixels,
+            decoder.conv_out,
+            grows=decoder.config.patch_size,
+            reach_in=_reach(decoder.conv_out),
+        )
+        return Stages([], [first, *(_step(block) for block in blocks), last])
     attends = [i for i, block in enumerate(blocks) if isinstance(block, EfficientViTBlock)]
-    first_tiled = attends[-1] + 1 if attends else 0
-    whole: list[Step | MultiscaleLinearAttention] = [
-        Step(decoder.embed, decoder.conv_in, reach_in=_reach(decoder.conv_in))
-    ]
-    for block in blocks[:first_tiled]:
+    if not attends:
+        tiled = [first, *(_step(block) for block in blocks)]
+        return Stages([], [*tiled, *_last_steps(decoder)])
+    whole: list[Step | MultiscaleLinearAttention] = [first]
+    for block in blocks[: attends[-1] + 1]:
         if isinstance(block, EfficientViTBlock):
             whole += [block.attn, _step(block.conv_out)]
         else:
             whole.append(_step(block))
-    return Stages(
-        whole,
-        [
-            *(_step(block) for block in blocks[first_tiled:]),
-            Step(decoder.normalize, decoder.norm_out),
-            _step(decoder.conv_out),
-        ],
-    )
+    tiled = [_step(block) for block in blocks[attends[-1] + 1 :]]
+    return Stages(whole, [*tiled, *_last_steps(decoder)])
+
+
+def _last_steps(decoder: Decoder) -> list[Step]:
+    return [Step(decoder.normalize, decoder.norm_out), _step(decoder.conv_out)]
 
 
 def _step(layer: nn.Module) -> Step:
@@ -95,6 +103,8 @@ def _step(layer: nn.Module) -> Step:
         return Step(layer, layer, reach_in=_reach(layer.conv1) + _reach(layer.conv2))
     if isinstance(layer, NormedGLU):
         return Step(layer, layer, reach_in=_reach(layer.conv_depth))
+    if isinstance(layer, ConvBlock):
+        return Step(layer, layer, reach_in=sum(_reach(conv) for conv in layer.convs))
     return Step(layer, layer, reach_in=_reach(layer))
 
 
@@ -117,7 +127,7 @@ def count_tiles(height: int, width: int, tile: int) -> int:
 
 @torch.inference_mode()
 def decode_exact(
-    decoder: Decoder,
+    decoder: Decoder | TinyDecoder,
     latents: Tensor,
     *,
     tile: int,

@@ -31,11 +31,12 @@ from sana_cli.checkpoints.component_weights import (
     component_weights,
     stored_weights,
 )
+from sana_cli.checkpoints.decoder_files import joined_config
 from sana_cli.checkpoints.lora_file import Lora
 from sana_cli.checkpoints.model_files import read_config
 from sana_cli.checkpoints.safetensors_data import read_rows
 from sana_cli.checkpoints.safetensors_headers import WeightFiles
-from sana_cli.config.networks import Gemma2Config
+from sana_cli.config.networks import Gemma2Config, TinyDecoderConfig
 from sana_cli.config.user_settings import cache_folder
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 from sana_cli.loading.assign import (
@@ -53,6 +54,7 @@ from sana_cli.models.gemma2 import Gemma2
 from sana_cli.models.layers import PointwiseConv2d
 from sana_cli.models.sana_transformer import SanaBlock, SanaTransformer2D
 from sana_cli.models.text_encoder import FileEmbedding, PromptEncoder
+from sana_cli.models.tiny_decoder import TinyAutoencoder
 from sana_cli.models.tokenizer import load_tokenizer
 from sana_cli.system.resident import give_back
 from sana_cli.text import note
@@ -118,10 +120,26 @@ def load_vae(
     halves: tuple[Literal["encoder", "decoder"], ...] = ("decoder",),
 ) -> AutoencoderDC:
     """DC-AE in eval mode; only `halves` of it have weights."""
-    model = empty_module(checkpoint, "vae")
+    model = _filled_vae(checkpoint, dtype, device, halves)
+    assert isinstance(model, AutoencoderDC)
+    return model
+
+
+def load_decoder(
+    checkpoint: Checkpoint, *, dtype: str, device: torch.device
+) -> AutoencoderDC | TinyAutoencoder:
+    """The autoencoder in eval mode with the weights of its decoder, which may be a tiny one."""
+    model = _filled_vae(checkpoint, dtype, device, ("decoder",))
+    assert isinstance(model, AutoencoderDC | TinyAutoencoder)
+    return model
+
+
+def _filled_vae(
+    checkpoint: Checkpoint, dtype: str, device: torch.device, halves: tuple[str, ...]
+) -> torch.nn.Module:
+    model: torch.nn.Module = empty_module(checkpoint, "vae")
     weights = component_weights(checkpoint, "vae")
     _fill(model, weights, "vae", dtype=dtype, device=device, parts=halves)
-    assert isinstance(model, AutoencoderDC)
     return model.eval()
 
 
@@ -372,9 +390,12 @@ def empty_module(checkpoint: Checkpoint, component: str) -> Any:
         assert described is not None, "asked for a part that the model does not have"
         model = _empty(config, lambda: SanaControlNet(described))
     else:
-        model = _empty(config, lambda: AutoencoderDC(checkpoint.vae))
+        model = _empty(config, lambda: _autoencoder(checkpoint))
     if checkpoint.manifest is not None:
         layers = checkpoint.manifest.components[component].layers
+        if component == "vae" and checkpoint.decoder is not None:  # only the encoder is quantized
+            layers = {path: how for path, how in layers.items() if path.startswith("encoder.")}
+            layers = {} if checkpoint.decoder.is_tiny else layers
         try:
             with torch.device("meta"):
                 swap_empty_(model, layers, token_convs=TOKEN_CONVS)
@@ -384,6 +405,15 @@ def empty_module(checkpoint: Checkpoint, component: str) -> Any:
                 hint="copy the whole folder again, or quantize the model again",
             ) from error
     return model
+
+
+def _autoencoder(checkpoint: Checkpoint) -> AutoencoderDC | TinyAutoencoder:
+    other = checkpoint.decoder
+    if other is None:
+        return AutoencoderDC(checkpoint.vae)
+    if isinstance(other.config, TinyDecoderConfig):
+        return TinyAutoencoder(other.config)
+    return AutoencoderDC(joined_config(checkpoint.vae, other.config))
 
 
 def _empty_gemma(config: Path) -> torch.nn.Module:

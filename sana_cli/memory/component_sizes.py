@@ -78,7 +78,9 @@ def _unpacked(
 
 
 def _layers(checkpoint: Checkpoint, component: str) -> Mapping[str, QuantConfig | None]:
-    return checkpoint.manifest.components[component].layers if checkpoint.manifest else {}
+    if checkpoint.manifest is None or (component == "vae" and checkpoint.decoder is not None):
+        return {}
+    return checkpoint.manifest.components[component].layers
 
 
 def takes_8_bits(checkpoint: Checkpoint, component: str) -> bool:

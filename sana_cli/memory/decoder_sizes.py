@@ -4,7 +4,7 @@ Factors that are no plain counts were fitted to `benchmarks/memory.py`.
 """
 
 from quant.dtypes import ITEMSIZE
-from sana_cli.config.networks import DCAEConfig
+from sana_cli.config.networks import DCAEConfig, TinyDecoderConfig
 from sana_cli.memory.plans import DecodePlan
 
 # Where two numbers of maps are given, the second is for maps so small that the C library keeps what was freed,
@@ -18,6 +18,10 @@ _EFFICIENT_VIT_MAPS = (27, 37)
 # Where tiles follow, layers run one by one, and freed memory goes back after each.
 _STEPWISE_VIT_MAPS = (15.5, 27)
 _STRIP_MAPS = (22, 47)
+_TINY_MAPS = (3.3, 4.1)  # of a block of convolutions alone
+_TINY_TILE_MAPS = (4.0, 5.3)
+_TINY_REACH = 24  # pixels that a tile of its last stages reads beyond its sides, both together
+RGB = 3  # channels of a picture
 _TILE_REACH = 14  # pixels that a tile reads beyond its sides, both together
 _STRIP_REACH = 4  # rows of a map that a strip reads beyond its own
 _READ_MAPS = 3  # the picture to begin with, in fp32, and copies in which it is converted
@@ -42,13 +46,15 @@ def encode_activations(config: DCAEConfig, height: int, width: int, itemsize: in
 
 
 def decode_activations(
-    config: DCAEConfig, plan: DecodePlan, height: int, width: int, itemsize: int
+    config: DCAEConfig | TinyDecoderConfig, plan: DecodePlan, height: int, width: int, itemsize: int
 ) -> int:
     """Return the bytes that decoding takes on top of the weights and one unpacked layer.
 
     Its phases follow each other: the first stages (whole or in strips), the tiles, the finished
     picture.
     """
+    if isinstance(config, TinyDecoderConfig):
+        return _tiny_activations(config, plan, height, width, itemsize)
     channels, layers = config.decoder_block_out_channels, config.decoder_layers_per_block
     stages = [i for i, count in enumerate(layers) if count]
     attends = [i for i in stages if config.decoder_stage_types[i] != "ResBlock"]
@@ -90,7 +96,26 @@ def decode_activations(
     return int(max(phases))
 
 
-def resize_activations(config: DCAEConfig, height: int, width: int, size: tuple[int, int]) -> int:
+def _tiny_activations(
+    config: TinyDecoderConfig, plan: DecodePlan, height: int, width: int, itemsize: int
+) -> int:
+    """Return the bytes of a decoder of convolutions alone: the widest of its stages, whole or in a tile."""
+    in_tiles = plan.mode == "exact-tiles"
+    reach, maps = (_TINY_REACH, _TINY_TILE_MAPS) if in_tiles else (0, _TINY_MAPS)
+    tile = plan.tile or max(height, width)
+    positions = min(tile + reach, height) * min(tile + reach, width)
+    stages = len(config.widths)
+    widest = max(
+        _with_leftovers(channels * positions * itemsize / scale**2, maps)
+        for i, channels in enumerate(config.widths)
+        for scale in [config.patch_size * 2 ** (stages - 1 - i)]
+    )
+    kept = 0 if plan.mode == "whole" else RGB * height * width * itemsize
+    finishing = _PICTURE_MAPS * RGB * height * width * ITEMSIZE["fp32"]
+    return int(max(widest + kept, finishing))
+
+
+def resize_activations(height: int, width: int, size: tuple[int, int]) -> int:
     """Return the bytes for resizing a picture to `size` (width, height) and saving it; 0 if it has
     that size.
 
@@ -100,7 +125,7 @@ def resize_activations(config: DCAEConfig, height: int, width: int, size: tuple[
         return 0
     ratio = max(size[0] / width, size[1] / height)
     resized = int(height * ratio) * int(width * ratio)
-    return int(_PICTURE_MAPS * config.in_channels * resized * ITEMSIZE["fp32"])
+    return int(_PICTURE_MAPS * RGB * resized * ITEMSIZE["fp32"])
 
 
 def _strip(channels: int, stage: int, rows: int, width: int, itemsize: int) -> float:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from quant.dtypes import ITEMSIZE
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.file_selection import TOKENIZER
-from sana_cli.config.networks import DCAEConfig
+from sana_cli.config.networks import DCAEConfig, TinyDecoderConfig
 from sana_cli.errors import checkpoint_error
 from sana_cli.memory.component_sizes import Weights, takes_8_bits, weights_of
 from sana_cli.memory.decoder_sizes import (
@@ -76,7 +76,7 @@ class Job:
     graph: int  # what a CUDA graph keeps of a step while the transformer stays, all branches
     cached: int  # residuals that `--cache` keeps and compares, all branches
     branches: int
-    decoder: DCAEConfig
+    decoder: DCAEConfig | TinyDecoderConfig
     height: int
     width: int
     size: tuple[int, int]  # width and height that the drawn picture is resized to at the end
@@ -179,12 +179,14 @@ def predict_decode(
     vae = weights_of(checkpoint, "vae", precision)
     host = _TORCH + _CACHES if device.type == "cpu" else 0
     size = size or (width, height)
-    return _decode_peak(vae, checkpoint.vae, plan, height, width, size, ITEMSIZE[precision], host)
+    decoder = checkpoint.decoder
+    config = decoder.config if decoder else checkpoint.vae
+    return _decode_peak(vae, config, plan, height, width, size, ITEMSIZE[precision], host)
 
 
 def _decode_peak(
     vae: Weights,
-    config: DCAEConfig,
+    config: DCAEConfig | TinyDecoderConfig,
     plan: DecodePlan,
     height: int,
     width: int,
@@ -196,7 +198,7 @@ def _decode_peak(
     return StagePeak(
         stage="decode",
         weights=vae.total,
-        activations=max(activations, resize_activations(config, height, width, size)),
+        activations=max(activations, resize_activations(height, width, size)),
         workspace=max(vae.largest, vae.unpacked),
         host=host,
     )
@@ -241,11 +243,12 @@ def describe(
         text = weights_of(checkpoint, "text_encoder", dtypes.text_encoder)
         text_bytes = text_activations(checkpoint, settings, dtypes)
     init_image = _init_image(checkpoint, settings, dtypes, device)
+    decoder = settings.decoder
     denoise = _denoise(checkpoint, settings, dtypes, device)
     return Job(
         text=text,
         transformer=_transformer(checkpoint, settings, dtypes),
-        vae=weights_of(checkpoint, "vae", dtypes.vae),
+        vae=weights_of(replace(checkpoint, decoder=decoder), "vae", dtypes.vae),
         text_activations=text_bytes,
         context=denoise.context,
         branch=denoise.branch,
@@ -253,7 +256,7 @@ def describe(
         cached=denoise.cached,
         branches=_branches(settings),
         perturbed=int(settings.pag is not None),
-        decoder=checkpoint.vae,
+        decoder=decoder.config if decoder else checkpoint.vae,
         height=settings.drawn_height,
         width=settings.drawn_width,
         size=(settings.width, settings.height),

@@ -191,13 +191,19 @@ class UpBlock(nn.Module):
     """Double the resolution: nearest then 3x3 (or 3x3 then shuffle), plus a repeating shortcut."""
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, interpolate: bool, shortcut: bool = True
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        interpolate: bool,
+        shortcut: bool = True,
+        bias: bool = True,
     ) -> None:
         super().__init__()
         self.interpolate = interpolate
         self.repeats = out_channels * 4 // in_channels if shortcut else 0
         width = out_channels if interpolate else 4 * out_channels
-        self.conv = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.conv = nn.Conv2d(in_channels, width, 3, padding=1, bias=bias)
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self._weight_to_fold(x) if self.interpolate else None
@@ -389,6 +395,10 @@ class AutoencoderDC(nn.Module):
     def encode(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in -1..1 -> (B, 32, H/32, W/32), before `scaling_factor`."""
         return self.encoder(image.contiguous(memory_format=torch.channels_last))
+
+    def unscale(self, latents: Tensor) -> Tensor:
+        """The decoder's input for latents of unit variance, which the transformer makes."""
+        return latents / self.config.scaling_factor
 
     def decode(self, latents: Tensor) -> Tensor:
         """(B, 32, h, w), already divided by `scaling_factor` -> (B, 3, 32h, 32w)."""

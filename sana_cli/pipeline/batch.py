@@ -61,6 +61,7 @@ class Job:
             "strength",
             "control_order",
             "loras",
+            "decoder",
         )
         return tuple(str(self.wanted.get(key)) for key in keys)
 

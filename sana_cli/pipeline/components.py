@@ -17,11 +17,13 @@ import torch
 from quant.backends.dispatch import Backend
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.component_weights import prefetch
+from sana_cli.checkpoints.decoder_files import OtherDecoder
 from sana_cli.checkpoints.lora_file import Lora
 from sana_cli.loading.load import (
     accelerate,
     choose_kernels,
     load_controlnet,
+    load_decoder,
     load_prompt_encoder,
     load_transformer,
     load_vae,
@@ -31,6 +33,7 @@ from sana_cli.models.controlnet import SanaControlNet
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from sana_cli.models.text_encoder import PromptEncoder
+from sana_cli.models.tiny_decoder import TinyAutoencoder
 from sana_cli.pipeline.latent_preview import LatentPreview
 from sana_cli.pipeline.planning import Expects, Planning
 from sana_cli.pipeline.prompt_cache import PromptCache
@@ -76,7 +79,8 @@ class Components:
         self._transformer: SanaTransformer2D | None = None
         self._loras: tuple[Lora, ...] = ()  # of the transformer
         self._controlnet: SanaControlNet | None = None  # beside the transformer, or not there
-        self._vae: AutoencoderDC | None = None
+        self._vae: AutoencoderDC | TinyAutoencoder | None = None
+        self._decoder: OtherDecoder | None = None  # of `_vae`; None: the model's own
         # Prompts that were kept since the cache was pruned; many, before the first time.
         self.unpruned = 10**9
         self.told: set[str] = set()  # notices that are not repeated
@@ -102,14 +106,6 @@ class Components:
             self.evict_transformer()
         if not self.plan.keeps_text:
             self._text_encoder = None
-
-    def plan_decode(self, *, height: int, width: int, size: tuple[int, int]) -> None:
-        """Plan for latents of `height` x `width` pixels, for a finished one of `size`, with nothing else to do. SanaError where none fits."""
-        if notice := self.planning.choose_decode(
-            self.dtypes.vae, height=height, width=width, size=size
-        ):
-            self.reporter.notice(notice)
-        _measure_kernels(self, ("vae",))
 
     # -- parts --
 
@@ -151,7 +147,8 @@ class Components:
             stream = self._accelerate if self.plan.streams_blocks else None
             load = partial(load_transformer, dtype=self.dtypes.transformer, stream=stream)
             self._transformer, self._loras = self._loaded("transformer", load, loras), loras
-            prefetch(self.checkpoint, "vae")
+            other = self.params.decoder if self.params else None
+            prefetch(replace(self.checkpoint, decoder=other), "vae")
         return self._transformer
 
     def controlnet(self) -> SanaControlNet:
@@ -167,10 +164,14 @@ class Components:
         if not self.planning.keeps_parts:
             self.evict_transformer()
 
-    def vae(self) -> AutoencoderDC:
-        """The autoencoder with the weights of its decoder."""
+    def vae(self, decoder: OtherDecoder | None = None) -> AutoencoderDC | TinyAutoencoder:
+        """The autoencoder with the weights of its decoder, or of another one."""
+        if decoder != self._decoder:
+            self._vae = None
+            release_memory(self.device)
         if self._vae is None:
-            self._vae = self._loaded("decoder", partial(load_vae, dtype=self.dtypes.vae))
+            load = partial(load_decoder, dtype=self.dtypes.vae)
+            self._vae, self._decoder = self._loaded("decoder", load, decoder=decoder), decoder
         return self._vae
 
     @contextmanager
@@ -233,17 +234,41 @@ class Components:
             self.reporter.notice(message)
 
     def _loaded(
-        self, what: str, load: Callable[..., _Module], loras: tuple[Lora, ...] = ()
+        self,
+        what: str,
+        load: Callable[..., _Module],
+        loras: tuple[Lora, ...] = (),
+        decoder: OtherDecoder | None = None,
     ) -> _Module:
         """Load a part with `load` and give it its kernels: whole, or not at all after an interruption."""
         with self.stopwatch.timed("load"), self.reporter.stage(f"load {what}"):
-            module = load(replace(self.checkpoint, loras=loras), device=self.device)
+            checkpoint = replace(self.checkpoint, loras=loras, decoder=decoder)
+            module = load(checkpoint, device=self.device)
             self._accelerate(module)
         return module
 
     def _accelerate(self, model: torch.nn.Module) -> None:
         chosen = accelerate_with_notice(model, self.device, self.runtime.backend, self.reporter)
         self._kernels |= chosen
+
+
+def plan_decode(
+    components: Components,
+    *,
+    height: int,
+    width: int,
+    size: tuple[int, int],
+    decoder: OtherDecoder | None = None,
+) -> None:
+    """Plan for latents of `height` x `width` pixels, for a finished picture of `size`, with nothing else to do.
+
+    `decoder`: another one than the model's own. SanaError where no plan fits.
+    """
+    if notice := components.planning.choose_decode(
+        components.dtypes.vae, height=height, width=width, size=size, decoder=decoder
+    ):
+        components.reporter.notice(notice)
+    _measure_kernels(components, ("vae",))
 
 
 def _measure_kernels(components: Components, parts: tuple[str, ...] | None = None) -> None:

@@ -7,12 +7,14 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from sana_cli.checkpoints.decoder_files import OtherDecoder
 from sana_cli.decoding.blended_tiles import count_tiles as count_blended
 from sana_cli.decoding.blended_tiles import decode_blended
 from sana_cli.decoding.exact_tiles import count_tiles, decode_exact
 from sana_cli.images.tensors import resize_and_crop
 from sana_cli.memory.plans import WHOLE, DecodePlan
 from sana_cli.models.dc_ae import AutoencoderDC
+from sana_cli.models.tiny_decoder import TinyAutoencoder
 from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.recovery import retrying
 from sana_cli.pipeline.values import check_values
@@ -20,7 +22,7 @@ from sana_cli.pipeline.values import check_values
 
 @torch.inference_mode()
 def decode(
-    vae: AutoencoderDC,
+    vae: AutoencoderDC | TinyAutoencoder,
     latents: Tensor,
     *,
     plan: DecodePlan = WHOLE,
@@ -30,8 +32,7 @@ def decode(
 
     Raises BrokenValues.
     """
-    dtype = vae.decoder.conv_in.weight.dtype
-    unscaled = latents.to(dtype) / vae.config.scaling_factor
+    unscaled = vae.unscale(latents.to(vae.decoder.conv_in.weight.dtype))
     if plan.mode == "exact-tiles":
         decoded = decode_exact(
             vae.decoder, unscaled, tile=plan.tile, strip=plan.strip, advance=advance
@@ -45,23 +46,35 @@ def decode(
     return decoded
 
 
-def decode_latents(components: Components, latents: Tensor, *, width: int, height: int) -> Tensor:
-    """Latents (1, C, h, w) -> (1, 3, height, width) with the decoder of `components`, under smaller and smaller plans.
+def decode_latents(
+    components: Components,
+    latents: Tensor,
+    *,
+    width: int,
+    height: int,
+    decoder: OtherDecoder | None = None,
+) -> Tensor:
+    """Latents (1, C, h, w) -> (1, 3, height, width), under smaller and smaller plans.
+
+    `decoder`: another one than the model's own.
 
     Raises BrokenValues.
     """
 
     def once() -> Tensor:
-        vae = components.vae()
+        vae = components.vae(decoder)
         with components.stopwatch.timed("decode"):
             decoded = _by_plan(components, vae, latents)
-            components.preview.learn(latents, decoded)
+            if decoder is None:
+                components.preview.learn(latents, decoded)
             return resize_and_crop(decoded, height=height, width=width)
 
     return retrying(components, "decode", once)
 
 
-def _by_plan(components: Components, vae: AutoencoderDC, latents: Tensor) -> Tensor:
+def _by_plan(
+    components: Components, vae: AutoencoderDC | TinyAutoencoder, latents: Tensor
+) -> Tensor:
     plan = components.plan.decode
     height, width = (side * vae.config.downscale for side in latents.shape[-2:])
     total = None

@@ -83,7 +83,13 @@ class Drawing:
         components = self.components
         decoded = in_fp32_if_broken(
             components,
-            lambda: decode_latents(components, latents, width=params.width, height=params.height),
+            lambda: decode_latents(
+                components,
+                latents,
+                width=params.width,
+                height=params.height,
+                decoder=params.decoder,
+            ),
         )
         with components.stopwatch.timed("save"):
             image = to_image(decoded)

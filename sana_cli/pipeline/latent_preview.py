@@ -1,4 +1,4 @@
-"""A small picture of latents without the decoder: one linear map from 3x3 latents to 4x4 pixels.
+"""A picture of latents without the decoder: by one linear map from 3x3 latents to 4x4 pixels, or by a tiny decoder.
 
 The map is learnt by least squares from pictures that were decoded anyway, and kept for each decoder in the cache; what is
 kept are sums over positions, from which no picture can be made again. A model folder may bring a map of its own. Being
@@ -9,7 +9,7 @@ linear, it maps an expected picture, which is what a denoiser's estimate is, as 
 
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -24,13 +24,19 @@ from torch.nn import functional as F
 from quant.files import read_small
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.component_weights import component_weights
+from sana_cli.checkpoints.find_decoder import OWN_FOLDER, tiny_here
+from sana_cli.config.decoders import TINY
 from sana_cli.config.user_settings import cache_folder
+from sana_cli.decoding.exact_tiles import decode_exact
 from sana_cli.errors import SanaError
 from sana_cli.files import new_file
 from sana_cli.images.tensors import to_image
+from sana_cli.loading.load import load_decoder
+from sana_cli.models.tiny_decoder import TinyAutoencoder
 
 OWN_FILE = "preview.safetensors"  # in a model's folder
 PATCH = 4  # pixels of the preview for one position of the latents, each way
+_TILE = 256  # pixels, of a preview by the tiny decoder: a few tens of MiB
 LARGEST_SIDE = 512  # pixels, that previews are enlarged to
 ENOUGH = 256  # positions; a map learnt from fewer shows nothing
 PLENTY = 32_768  # positions; more change nothing
@@ -101,12 +107,24 @@ class LatentPreview:
 
     @property
     def is_ready(self) -> bool:
-        """Check whether the map has learnt enough for useful previews, or the model brings its own."""
+        """Check whether there is a map that has learnt enough, or a tiny decoder for the model."""
+        return self._has_map or self._tiny is not None
+
+    @property
+    def _has_map(self) -> bool:
         return self._own is not None or (self._sums is not None and self._sums.count >= ENOUGH)
 
     @torch.inference_mode()
     def picture(self, latents: Tensor) -> Image.Image:
-        """Latents (1, C, h, w) as a picture, smaller than the decoder's and soft. Only when `is_ready`."""
+        """Latents (1, C, h, w) as a picture. Only when `is_ready`.
+
+        By the tiny decoder that the model brings, or that is here while nothing is learnt yet; else smaller than the
+        decoder's picture, and soft.
+        """
+        tiny = self._tiny
+        if tiny is not None and (self._brings_tiny or not self._has_map):
+            unscaled = tiny.unscale(latents.float().cpu())
+            return to_image(decode_exact(tiny.decoder, unscaled, tile=_TILE))
         image = to_image((self._own or self._learnt)(latents.float().cpu()))
         scale = min(self._checkpoint.vae.downscale / PATCH, LARGEST_SIDE / max(image.size))
         size = round(image.width * scale), round(image.height * scale)
@@ -132,6 +150,26 @@ class LatentPreview:
         shapes = {"weight": (values, self._channels, 3, 3), "bias": (values,)}
         found = _read(self._checkpoint.folder / OWN_FILE, shapes)
         return PreviewMap(found["weight"], found["bias"]) if found else None
+
+    @property
+    def _brings_tiny(self) -> bool:
+        return (self._checkpoint.folder / OWN_FOLDER / TINY).is_dir()
+
+    @cached_property
+    def _tiny(self) -> TinyAutoencoder | None:
+        """Load the tiny decoder for this model, in fp32 on the CPU; None where none is here or its file is damaged."""
+        found = tiny_here(self._checkpoint)
+        if found is None:
+            return None
+        try:
+            loaded = load_decoder(
+                replace(self._checkpoint, decoder=found), dtype="fp32", device=torch.device("cpu")
+            )
+        except SanaError as error:
+            _log.info("no preview by the tiny decoder: %s", error)
+            return None
+        assert isinstance(loaded, TinyAutoencoder)
+        return loaded
 
     @cached_property
     def _sums(self) -> Sums | None:

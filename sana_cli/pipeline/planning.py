@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Literal
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.decoder_files import OtherDecoder
 from sana_cli.memory.forecast import Job, kept_bytes, peak, predict
 from sana_cli.memory.planner import Cap, MemoryPlan, cap_of, choose_decode, choose_for
 from sana_cli.memory.plans import Plan
@@ -53,8 +54,8 @@ class Planning:
         """
         p = params
         made_for = (
-            p.drawn_width, p.drawn_height, p.uses_two_branches, p.init_image, p.loras, bool(p.cache), p.pag is not None,
-            p.control is not None, self.expects, dtypes,
+            p.drawn_width, p.drawn_height, p.uses_two_branches, p.init_image, p.loras, p.decoder,
+            bool(p.cache), p.pag is not None, p.control is not None, self.expects, dtypes,
         )  # fmt: skip
         self._size, self._two_branches = (p.drawn_height, p.drawn_width), p.uses_two_branches
         if made_for == self._made_for:
@@ -76,14 +77,20 @@ class Planning:
         return choice
 
     def choose_decode(
-        self, vae_dtype: str, *, height: int, width: int, size: tuple[int, int]
+        self,
+        vae_dtype: str,
+        *,
+        height: int,
+        width: int,
+        size: tuple[int, int],
+        decoder: OtherDecoder | None = None,
     ) -> str:
         """Take the fastest way to decode latents of `height` x `width` pixels, with nothing else to do.
 
         `size` is that of the finished picture, width first. Returns a notice, or "". SanaError where none fits a cap that was asked for.
         """
         decode, predicted, notice = choose_decode(
-            self.checkpoint, vae_dtype, self.device, self.cap,
+            replace(self.checkpoint, decoder=decoder), vae_dtype, self.device, self.cap,
             height=height, width=width, mode=self.runtime.decode, tile=self.runtime.tile,
             size=size,
         )  # fmt: skip

@@ -13,13 +13,14 @@ from torch import Tensor
 
 from quant.backends.dispatch import BACKENDS, Backend
 from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.decoder_files import OtherDecoder
 from sana_cli.config.choices import DecodeMode
 from sana_cli.config.generation import BUILTIN
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.files import require_another
 from sana_cli.images.tensors import to_image
 from sana_cli.pipeline import latents_file
-from sana_cli.pipeline.components import Components
+from sana_cli.pipeline.components import Components, plan_decode
 from sana_cli.pipeline.decode import decode_latents
 from sana_cli.pipeline.init_images import composite_of
 from sana_cli.pipeline.latents_file import HowToFinish, KeptLatents
@@ -29,6 +30,7 @@ from sana_cli.pipeline.results import GenerationResult, SavedResult, result_of, 
 from sana_cli.pipeline.transformer_steps import OnStep
 from sana_cli.progress import Reporter
 from sana_cli.request.params import GenerationParams
+from sana_cli.request.picture_settings import decoder_settings
 from sana_cli.request.runtime import RuntimeOptions
 from sana_cli.system.precision import DtypePlan, plan_dtypes
 
@@ -65,8 +67,12 @@ def finish(
     cap_source: str,
     overwrite: bool,
     reporter: Reporter,
+    decoder: OtherDecoder | None = None,
 ) -> tuple[SavedResult, Components]:
-    """Finish the picture of a file of latents and remove the file, which stays if this fails."""
+    """Finish the picture of a file of latents and remove the file, which stays if this fails.
+
+    `decoder`: another one than the model's own.
+    """
     how: HowToFinish = kept.how
     same = device.type == how.device or how.vae_precision == "fp32"
     precision = (
@@ -82,7 +88,7 @@ def finish(
         cap_source=cap_source,
     )
     rows, columns = (side * checkpoint.vae.downscale for side in kept.latents.shape[-2:])
-    components.plan_decode(height=rows, width=columns, size=kept.size)
+    plan_decode(components, height=rows, width=columns, size=kept.size, decoder=decoder)
     width, height = kept.size
     latents = kept.latents.to(device)
     with (
@@ -92,13 +98,20 @@ def finish(
         ),
     ):
         decoded = in_fp32_if_broken(
-            components, lambda: decode_latents(components, latents, width=width, height=height)
+            components,
+            lambda: decode_latents(
+                components, latents, width=width, height=height, decoder=decoder
+            ),
         )
         with components.stopwatch.timed("save"):
             image = to_image(decoded)
             image = kept.composite.over(image) if kept.composite else image
         fell_back = components.dtypes.vae != precision
-        settings = kept.settings | ({"precision": "fp32"} if fell_back else {})
+        settings = {
+            **{k: v for k, v in kept.settings.items() if k not in decoder_settings(None)},
+            **{k: v for k, v in decoder_settings(decoder).items() if v is not None},
+            **({"precision": "fp32"} if fell_back else {}),
+        }
         result = _saved(
             result_of(image, components, settings), output, components, overwrite=overwrite
         )

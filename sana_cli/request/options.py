@@ -21,7 +21,13 @@ from sana_cli.text import shortened
 
 _LARGEST = 2**64  # of the numbers in a picture: seeds
 # What a picture does not carry where it is usual. A user's setting does not change what is repeated.
-_USUAL = {"negative_prompt": "", "guidance_interval": "0-1", "cache": 0.0, "pag": "0"}
+_USUAL = {
+    "negative_prompt": "",
+    "guidance_interval": "0-1",
+    "cache": 0.0,
+    "pag": "0",
+    "decoder": "full",
+}
 
 
 def options_of_picture(settings: Mapping[str, Any], name: str) -> GenerationOptions:
@@ -62,7 +68,7 @@ def options_of_picture(settings: Mapping[str, Any], name: str) -> GenerationOpti
         tile=int(tile) if tile else None,
         branches_apart=branches == "apart",
         wildcards=False,  # its prompt is what was chosen
-        sources=dict.fromkeys(("model", "device", "precision", "loras", *FILES), name),
+        sources=dict.fromkeys(("model", "device", "precision", "loras", "decoder", *FILES), name),
     )
 
 

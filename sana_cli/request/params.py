@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.decoder_files import OtherDecoder
+from sana_cli.checkpoints.find_decoder import find_decoder
 from sana_cli.checkpoints.lora_file import Lora, open_loras
 from sana_cli.config.choices import (
     Pag,
@@ -62,6 +64,7 @@ class GenerationParams:
     init_image: InitImage | None = None  # None: drawn from noise
     control: ControlPicture | None = None  # that a ControlNet follows
     loras: tuple[Lora, ...] = ()
+    decoder: OtherDecoder | None = None  # None: the model's own
 
     @property
     def uses_two_branches(self) -> bool:
@@ -117,6 +120,7 @@ def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationPar
         init_image=init_image,
         control=control,
         loras=open_loras(lora_paths(o.loras or ())),
+        decoder=find_decoder(o.decoder, checkpoint),
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.decoder_files import OtherDecoder
 from sana_cli.checkpoints.lora_file import Lora
 from sana_cli.config.generation import FIELDS
 from sana_cli.request.control import ControlPicture
@@ -33,6 +34,7 @@ def picture_settings(params: GenerationParams, checkpoint: Checkpoint) -> dict[s
         **_init_image_settings(params.init_image),
         **_control_settings(params.control),
         **_lora_settings(params.loras),
+        **decoder_settings(params.decoder),
     }
     return settings | _others(params, settings)
 
@@ -67,3 +69,11 @@ def _lora_settings(loras: tuple[Lora, ...]) -> dict[str, Any]:
     if not loras:
         return {}
     return {"loras": [str(l) for l in loras], "lora_digests": [l.file.digest for l in loras]}
+
+
+def decoder_settings(decoder: OtherDecoder | None) -> dict[str, Any]:
+    """The settings that name another decoder than the model's own, None for that one."""
+    return {
+        "decoder": decoder.name if decoder else None,
+        "decoder_digest": decoder.digest if decoder else None,
+    }

@@ -75,6 +75,7 @@ def flag(name: str) -> Any:
 
 
 DeviceOption = Annotated[Device | None, flag("device")]
+DecoderOption = Annotated[str | None, flag("decoder")]
 DecodeOption = Annotated[Decode | None, flag("decode")]
 TileOption = Annotated[int | None, flag("tile")]
 MaxMemoryOption = Annotated[str | None, flag("max_memory")]

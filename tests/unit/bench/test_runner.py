@@ -40,7 +40,7 @@ def workload(**values: Any) -> Any:
 
 def test_all_draw_the_size_and_steps_of_the_first() -> None:
     plan = runner.BenchOptions(
-        model="builtin", random=None, schemes=["auto"], peers=[], base=None, workload=workload(),
+        model="builtin", random=None, schemes=["auto"], peers=[], decoders=["full"], base=None, workload=workload(),
         runs=1, warmup=0, devices=[], subject=None,
     )  # fmt: skip
     found = runner._check(plan, open_checkpoint("builtin"))

@@ -18,7 +18,7 @@ from sana_cli.checkpoints.checkpoint import Checkpoint, weight_headers
 from sana_cli.checkpoints.lora_file import open_loras
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.errors import SanaError
-from sana_cli.pipeline.components import Components, accelerate_with_notice
+from sana_cli.pipeline.components import Components, accelerate_with_notice, plan_decode
 from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.request.params import GenerationParams
 from sana_cli.request.runtime import RuntimeOptions
@@ -219,7 +219,7 @@ def test_an_unusual_plan_is_told_once(
 
 def test_planning_for_decoding_alone(made: Callable[..., Components], params: Params) -> None:
     components = made(params())
-    components.plan_decode(height=64, width=64, size=(64, 64))
+    plan_decode(components, height=64, width=64, size=(64, 64))
     assert not components.planning.keeps_parts
     assert str(components.plan.decode) == "whole"
 
