@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -146,7 +146,7 @@ class Components:
                 self._vae = None
             stream = self._accelerate if self.plan.streams_blocks else None
             load = partial(load_transformer, dtype=self.dtypes.transformer, stream=stream)
-            self._transformer, self._loras = self._loaded("transformer", load, loras), loras
+            self._transformer, self._loras = self._loaded("transformer", load, loras=loras), loras
             other = self.params.decoder if self.params else None
             prefetch(replace(self.checkpoint, decoder=other), "vae")
         return self._transformer
@@ -233,17 +233,10 @@ class Components:
             self.told.add(message)
             self.reporter.notice(message)
 
-    def _loaded(
-        self,
-        what: str,
-        load: Callable[..., _Module],
-        loras: tuple[Lora, ...] = (),
-        decoder: OtherDecoder | None = None,
-    ) -> _Module:
-        """Load a part with `load` and give it its kernels: whole, or not at all after an interruption."""
+    def _loaded(self, what: str, load: Callable[..., _Module], **changed: Any) -> _Module:
+        """Load a part of the checkpoint with fields `changed`, and give it its kernels: whole, or not at all."""
         with self.stopwatch.timed("load"), self.reporter.stage(f"load {what}"):
-            checkpoint = replace(self.checkpoint, loras=loras, decoder=decoder)
-            module = load(checkpoint, device=self.device)
+            module = load(replace(self.checkpoint, **changed), device=self.device)
             self._accelerate(module)
         return module
 
