@@ -54,11 +54,8 @@ def refuse_tensors(folder: Path, headers: Mapping[str, tuple[str, tuple[int, ...
 
 
 def _program(names: Iterable[str]) -> str | None:
-    names = list(names)
-    for marks, program in _MARKS:
-        if any(mark in name for name in names for mark in marks):
-            return program
-    return None
+    together = "\n".join(names)  # one search for each mark, not one for each mark and name
+    return next((program for marks, program in _MARKS if any(m in together for m in marks)), None)
 
 
 def _refuse(folder: Path, program: str) -> None:

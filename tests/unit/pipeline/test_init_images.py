@@ -15,6 +15,7 @@ from sana_cli.config.networks import DCAEConfig
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.init_images import (
+    _original_key,
     composite_of,
     encode_image,
     encode_init_images,
@@ -113,7 +114,7 @@ def test_whatever_changes_latents_has_its_own(
     components: Components, params: Params, original: Path, change: dict[str, Any]
 ) -> None:
     usual = {"image": str(original), "width": 64, "height": 64}
-    before = encode_init_images(components, [params(**usual)], {})
+    before = {_original_key(params(**usual), components.dtypes.vae): torch.zeros(1, 32, 2, 2)}
     if "precision" in change:
         kept = components.dtypes
         components.dtypes = DtypePlan(
