@@ -364,7 +364,10 @@ def test_a_streamed_block_that_finds_no_memory(
 # -- kills -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stage", ["load text", "load denoise", "denoise"])
+# While weights are read nothing is kept yet: a kill there differs by nothing but its time.
+@pytest.mark.parametrize(
+    "stage", ["denoise", *(pytest.param(s, marks=pytest.mark.slow) for s in ("load text", "load denoise"))],
+)  # fmt: skip
 def test_a_kill_before_the_latents_are_there(
     draw: Callable[..., Any], tiny_model: Path, tmp_path: Path, stage: str
 ) -> None:

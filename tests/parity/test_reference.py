@@ -99,6 +99,7 @@ def remembered(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+@pytest.mark.slow  # of our own models, which change with `reference.py` alone
 @pytest.mark.parametrize(
     ("name", "part"),
     [("plain", "transformer"), ("sprint", "transformer"), ("plain", "text_encoder")],
@@ -114,6 +115,7 @@ def test_every_tensor_shows(pipelines: Any, reference: ModuleType, name: str, pa
     assert not hidden, f"errors in these tensors would hide: {hidden}"
 
 
+@pytest.mark.slow  # as above
 def test_every_tensor_of_the_decoder_shows(pipelines: Any, reference: ModuleType) -> None:
     pipeline = pipelines.pipeline("plain")
     latents = pipeline(
