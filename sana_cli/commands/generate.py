@@ -35,6 +35,7 @@ from sana_cli.terminal.piped import piped_prompt
 if TYPE_CHECKING:
     from sana_cli.commands.repeat import Picture
     from sana_cli.config.user_settings import UserSettings
+    from sana_cli.request.sweep import Axis
 
 
 @with_generation_options(first=("model", "output"))
@@ -71,6 +72,7 @@ def generate(
     ] = None,
     *,
     typed: GenerationOptions,
+    axes: "list[Axis]",
     safety: SafetyOption = None,
     dry_run: Annotated[
         bool,
@@ -94,20 +96,10 @@ def generate(
         "--size": size, "--from": from_, "--prompts": prompts, "--preview-file": preview_file,
         "--server": server,
     })  # fmt: skip
-    typed = _with_size(typed, size)
-    if prompts and (prompt is not None or from_):
-        raise contradiction("--prompts", "--from" if from_ else "PROMPT")
-    if prompt == "-" or (prompt is None and not prompts and not from_):
-        prompt = piped_prompt(asked=prompt == "-")
-    if prompt is None and not prompts and not from_:
-        raise usage_error(
-            "there is no prompt",
-            'say what to draw: sana generate "a cat"; or --prompts FILE, --from PICTURE.png',
-        )
+    typed = replace(_with_size(typed, size), prompt=_prompt_of(prompt, prompts, from_, axes))
     from sana_cli.config.user_settings import preferences, unknown_variables
     from sana_cli.remote.choice import chosen_server
 
-    typed = replace(typed, prompt=prompt)
     decode_mode(Decode(typed.decode) if typed.decode else None, typed.tile)  # before settings
     wanted_server = chosen_server(server, local=local)
     chosen = preferences()
@@ -125,7 +117,7 @@ def generate(
     call = Call(
         options=options, typed=typed, picture=picture, prompts=prompts, seeing=seeing, grid=grid,
         overwrite=force, json=json, is_checked=chosen.is_checked(safety), is_dry=dry_run,
-        in_vain=(*unknown_variables(), *seeing.in_vain),
+        in_vain=(*unknown_variables(), *seeing.in_vain), axes=axes,
     )  # fmt: skip
     call.find_server("off" if dry_run else wanted_server)
     quiet = chosen.is_quiet(quiet)
@@ -143,30 +135,60 @@ def _draw_here(
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
     checks = SafetyCheck.find(chosen.safety_model) if call.is_checked else None
-    picture, prompts = call.picture, call.prompts
+    prompts = call.prompts
     with ConsoleReporter(quiet=quiet) as reporter:
         for problem in call.notices():
             reporter.notice(problem)
-        checkpoint = open_model(
-            call.options, picture, offline=offline, yes=yes, reporter=reporter,
-            planning=call.is_dry, default=chosen.options.model,
-        )  # fmt: skip
-        if picture:
-            picture.tell_differences(call.typed, checkpoint, reporter)
         live = LivePreview(call.seeing, reporter)
-        session = GenerateSession(
-            options=call.options, checkpoint=checkpoint, overwrite=call.overwrite, grid=call.grid,
-            reporter=reporter, safety=checks, watching=live.watching,
-            artist=call.artist(reporter), given=call.left,
-        )  # fmt: skip
+
+        def opened(options: GenerationOptions, *, grid: bool = False) -> GenerateSession:
+            checkpoint = open_model(
+                options, call.picture, offline=offline, yes=yes, reporter=reporter,
+                planning=call.is_dry, default=chosen.options.model,
+            )  # fmt: skip
+            if call.picture:
+                call.picture.tell_differences(call.typed, checkpoint, reporter)
+            return GenerateSession(
+                options=options, checkpoint=checkpoint, overwrite=call.overwrite, grid=grid,
+                reporter=reporter, safety=checks, watching=live.watching,
+                artist=call.artist(reporter), given=call.left,
+            )  # fmt: skip
+
+        if call.axes:
+            from sana_cli.commands.sweep import sweep
+
+            sweep(call, opened, live=live, reporter=reporter)
+            return
+        session = opened(call.options, grid=call.grid)
         if call.is_dry and prompts:
             session.print_batch_forecast(prompts, json=call.json)
         elif call.is_dry:
-            session.print_forecast(picture, json=call.json)
+            session.print_forecast(call.picture, json=call.json)
         elif prompts:
             call.draw_batch(session, prompts, live=live)
         else:
             call.draw(session, live=live)
+
+
+def _prompt_of(
+    prompt: str | None, prompts: str | None, from_: str | None, axes: "list[Axis]"
+) -> str | None:
+    """The prompt, also from standard input; None where a file or picture says it. SanaError (usage) without any."""
+    if prompts and axes:
+        raise usage_error(
+            "give --prompts or options with several values, not both",
+            "say such values in the file: one line each",
+        )
+    if prompts and (prompt is not None or from_):
+        raise contradiction("--prompts", "--from" if from_ else "PROMPT")
+    if prompt == "-" or (prompt is None and not prompts and not from_):
+        prompt = piped_prompt(asked=prompt == "-")
+    if prompt is None and not prompts and not from_:
+        raise usage_error(
+            "there is no prompt",
+            'say what to draw: sana generate "a cat"; or --prompts FILE, --from PICTURE.png',
+        )
+    return prompt
 
 
 def _with_size(typed: GenerationOptions, size: str | None) -> GenerationOptions:

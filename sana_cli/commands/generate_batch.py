@@ -10,7 +10,7 @@ from sana_cli.files import make_folder
 from sana_cli.pipeline.batch import Batch, Job, draw_batch, plan_batch
 from sana_cli.request.output_paths import tell_quality
 from sana_cli.request.params import GenerationParams
-from sana_cli.request.prompt_file import read_prompt_file
+from sana_cli.request.prompt_file import PromptFile, read_prompt_file
 from sana_cli.system.precision import pick_device
 from sana_cli.text import slug
 
@@ -27,15 +27,16 @@ class BatchDrawing:
     def __init__(self, session: "GenerateSession", report: "BatchReport") -> None:
         self._session, self._report = session, report
 
-    def drawn(self, prompts: str) -> Iterator["SavedResult | RemotePicture"]:
-        """Draw the pictures of a file of prompts, except finished ones."""
-        session, batch = self._session, planned_batch(self._session, prompts)
+    def drawn(self, prompts: str | Batch) -> Iterator["SavedResult | RemotePicture"]:
+        """Draw the pictures of a file of prompts, or planned ones, except finished ones."""
+        session = self._session
+        batch = planned_batch(session, prompts) if isinstance(prompts, str) else prompts
         self._report.planned(batch)
         with session.options.naming_source_of("output"):
             if batch.new_folder:
                 make_folder(batch.new_folder)
             if session.grid:
-                name = "prompts" if prompts == "-" else slug(Path(prompts).stem)
+                name = "prompts" if prompts == "-" else slug(Path(str(prompts)).stem)
                 session.grid.plan(len(batch.jobs), name)
                 session.grid.jobs = batch.jobs
         if not batch.pending:
@@ -123,13 +124,17 @@ class BatchDrawing:
             self._session.several().encode_ahead(wanted)
 
 
-def planned_batch(session: "GenerateSession", prompts: str) -> Batch:
-    """Plan all pictures of a file of prompts: every line is checked before any is drawn."""
-    found = read_prompt_file(prompts)
+def planned_batch(
+    session: "GenerateSession", prompts: str | PromptFile, *, name: str | None = None
+) -> Batch:
+    """Plan all pictures of a file of prompts: every line is checked before any is drawn. `name`: as for `plan_batch`."""
+    found = read_prompt_file(prompts) if isinstance(prompts, str) else prompts
     for message in found.notices:
         session.reporter.notice(message)
     with session.options.naming_source_of("output"):
-        batch = plan_batch(found, session.options, session.checkpoint, overwrite=session.overwrite)
+        batch = plan_batch(
+            found, session.options, session.checkpoint, overwrite=session.overwrite, name=name
+        )
     tell_quality(session.options, [job.path for job in batch.jobs], session.reporter)
     session.tell_syntax(*(job.params.prompt for job in batch.jobs))
     return batch

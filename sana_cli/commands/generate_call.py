@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sana_cli.progress import Reporter
     from sana_cli.remote.artist import Artist, ServerChoice
     from sana_cli.remote.picture import RemotePicture
+    from sana_cli.request.sweep import Axis
     from sana_cli.terminal.plain_reporter import PlainReporter
     from sana_cli.terminal.progress_bars import ConsoleReporter
     from sana_cli.terminal.report import Model, Parts
@@ -62,6 +63,7 @@ class Call:
     is_checked: bool  # by `--safety`
     is_dry: bool  # by `--dry-run`
     in_vain: tuple[str, ...]  # notices on options and variables without effect
+    axes: "list[Axis]"  # options with several values
     left: list[tuple[int, Path]] = field(
         default_factory=list
     )  # seeds and files that a server has left
@@ -102,7 +104,7 @@ class Call:
 
     def draw_remotely(self, *, quiet: bool) -> bool:
         """Draw one new prompt with the server. False where pictures are left, which are drawn in another way."""
-        if self._server is None or self.prompts or self.picture is not None:
+        if self._server is None or self.prompts or self.axes or self.picture is not None:
             return False
         from sana_cli.commands.remote_session import RemoteSession
         from sana_cli.remote.artist import Artist, Unavailable

@@ -23,6 +23,7 @@ from sana_cli.text import slug
 if TYPE_CHECKING:
     import torch
 
+    from sana_cli.pipeline.batch import Batch
     from sana_cli.pipeline.components import Components
     from sana_cli.pipeline.pipeline import SanaPipeline
     from sana_cli.pipeline.planning import Expects
@@ -148,22 +149,29 @@ class GenerateSession:
             self.artist = None
         return left
 
-    def batch(self, prompts: str, report: "BatchReport") -> Iterator["SavedResult | RemotePicture"]:
-        """Draw the pictures of a file of prompts, except finished ones."""
+    def batch(
+        self, prompts: "str | Batch", report: "BatchReport"
+    ) -> Iterator["SavedResult | RemotePicture"]:
+        """Draw the pictures of a file of prompts, or planned ones, except finished ones."""
         from sana_cli.commands.generate_batch import BatchDrawing
 
         yield from BatchDrawing(self, report).drawn(prompts)
 
-    def print_batch_forecast(self, prompts: str, *, json: bool) -> None:
+    def print_batch_forecast(self, prompts: "str | Batch", *, json: bool) -> None:
         """Count the pictures of a file of prompts, and show what the largest takes."""
         from sana_cli.commands.dry_run import print_batch_forecast
         from sana_cli.commands.generate_batch import planned_batch
 
-        batch = planned_batch(self, prompts)
+        batch = planned_batch(self, prompts) if isinstance(prompts, str) else prompts
         device = self.find_device(None, foresee_device)
         print_batch_forecast(
             self.checkpoint, batch, self.runtime, device, cap_source=self._cap_source, json=json
         )
+
+    def close(self) -> None:
+        """Give back the memory of a session that draws no more."""
+        if self._pipeline:
+            self._pipeline.close()
 
     # -- what both need --
 

@@ -50,6 +50,7 @@ class Option:
     setting: str = ""  # help of `sana config`, where it can be set
     unset: str = "the model's"  # what a setting that is not made means, in words
     usual: str | int | float | None = None  # the same as a value, where it is one for every model
+    sweep: bool = False  # several values may be given: 8,14,20
     repl: str = ""  # help of the command in `sana repl`, where a plain value sets it
 
 
@@ -78,7 +79,7 @@ class GenerationOptions:
     model: Annotated[
         str | None,
         Option(
-            flags=("--model", "-m"), metavar="NAME|DIR", picture="model",
+            flags=("--model", "-m"), metavar="NAME|DIR", picture="model", sweep=True,
             help="A known name (sana-0.6b), a hub id, a folder or a .pth file "
             "[default: your setting, else the built-in]", setting="model used when --model is not given", unset=BUILTIN, usual=BUILTIN),
     ] = None  # fmt: skip
@@ -124,14 +125,15 @@ class GenerationOptions:
     steps: Annotated[
         int | None,
         Option(
-            flags=("--steps",), help="Denoising steps [default: the model's]", limits=(1, 1000),
+            flags=("--steps",), metavar="N", help="Denoising steps; several make a sweep: 8,14,20 [default: the model's]",
+            limits=(1, 1000), sweep=True,
             picture="steps", line="steps", setting="denoising steps", repl="denoising steps",
         ),
     ] = None  # fmt: skip
     guidance_scale: Annotated[
         float | None,
         Option(
-            flags=("--guidance",), limits=(0, 100), picture="guidance", line="guidance",
+            flags=("--guidance",), metavar="X", limits=(0, 100), picture="guidance", line="guidance", sweep=True,
             help="How strictly to follow the prompt; 1: off [default: the model's]",
             setting="how strictly to follow the prompt", repl="how strictly to follow the prompt; 1: off",
         ),
@@ -139,7 +141,7 @@ class GenerationOptions:
     guidance_interval: Annotated[
         str | None,
         Option(
-            flags=("--guidance-interval",), metavar="LOW-HIGH", picture="guidance_interval",
+            flags=("--guidance-interval",), metavar="LOW-HIGH", picture="guidance_interval", sweep=True,
             line="guidance_interval",
             help="Guide only between these noise levels, 0.2-0.9: other steps take half the work [default: 0-1]",
         ),
@@ -147,7 +149,7 @@ class GenerationOptions:
     pag: Annotated[
         str | None,
         Option(
-            flags=("--pag",), metavar="SCALE[:LAYER]", picture="pag", line="pag",
+            flags=("--pag",), metavar="SCALE[:LAYER]", picture="pag", line="pag", sweep=True,
             help="Perturbed-attention guidance, 2 or 2:8: firmer shapes for about half a pass more a step [default: 0, off]",
             setting="perturbed-attention guidance, SCALE or SCALE:LAYER", unset="0", usual="0",
         ),
@@ -155,7 +157,7 @@ class GenerationOptions:
     cache: Annotated[
         float | None,
         Option(
-            flags=("--cache",), metavar="THRESHOLD", limits=(0, 1), picture="cache", line="cache",
+            flags=("--cache",), metavar="THRESHOLD", limits=(0, 1), picture="cache", line="cache", sweep=True,
             help="Reuse earlier results while the first block changes by less than THRESHOLD (try 0.1): "
             "faster, picture differs slightly [default: 0, off]",
             setting="threshold for reusing earlier results; 0: off", unset="0", usual=0.0,
@@ -172,8 +174,8 @@ class GenerationOptions:
     seed: Annotated[
         int | None,
         Option(
-            flags=("--seed",), metavar="N|random", limits=(0, 2**64 - 1), picture="seed", line="seed",
-            help="Same seed, same picture; random: a new one, also with --from [default: random]",
+            flags=("--seed",), metavar="N|random", limits=(0, 2**64 - 1), picture="seed", line="seed", sweep=True,
+            help="Same seed, same picture; random: a new one, also with --from; 1-4: four of them [default: random]",
             setting="same seed, same picture", unset="random",
         ),
     ] = None  # fmt: skip
@@ -187,7 +189,7 @@ class GenerationOptions:
     strength: Annotated[
         float | None,
         Option(
-            flags=("--strength",), picture="strength", line="strength",
+            flags=("--strength",), metavar="X", picture="strength", line="strength", sweep=True,
             help="How much to redraw: near 0 keeps the picture, 1 ignores it "
             "[default: 0.6; Sprint: 0.5; with --mask: 1]",
         ),
@@ -230,7 +232,7 @@ class GenerationOptions:
     loras: Annotated[
         tuple[str, ...] | None,
         Option(
-            flags=("--lora",), metavar="FILE[:SCALE]", picture="loras", line="lora",
+            flags=("--lora",), metavar="FILE[:SCALE]", picture="loras", line="lora", sweep=True,
             help="LoRA file for this model (.safetensors); repeat for several, they add up [default scale: 1]",
         ),
     ] = None  # fmt: skip
@@ -245,14 +247,14 @@ class GenerationOptions:
     scheduler: Annotated[
         str | None,
         Option(
-            flags=("--scheduler",), choices=Scheduler, help="Sampler [default: the model's]",
+            flags=("--scheduler",), choices=Scheduler, sweep=True, help="Sampler [default: the model's]",
             picture="scheduler", line="scheduler", setting="sampler", repl="sampler",
         ),
     ] = None  # fmt: skip
     precision: Annotated[
         str | None,
         Option(
-            flags=("--precision",), choices=Precision,
+            flags=("--precision",), choices=Precision, sweep=True,
             help="Compute precision [default: auto, which follows how the model was trained]",
             setting="compute precision of the transformer", unset="auto", usual="auto",
         ),
@@ -267,7 +269,7 @@ class GenerationOptions:
     backend: Annotated[
         str | None,
         Option(
-            flags=("--backend",), choices=Backend, picture="backend",
+            flags=("--backend",), choices=Backend, picture="backend", sweep=True,
             help="Kernels for a quantized model [default: auto, the fastest that is right]",
             setting="kernels of quantized models", unset="auto", usual="auto",
         ),

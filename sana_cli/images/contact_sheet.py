@@ -153,18 +153,18 @@ class ContactSheet:
         pictures = {cell.path for cell in cells}
         path, number = self.path, 2
         while path in pictures or (os.path.lexists(path) and not self.overwrite):
-            if path not in pictures and _is_current(path, carried, cells):
+            if path not in pictures and is_saved(path, carried, pictures):
                 return path, True
             path, number = self.path.with_stem(f"{self.path.stem}-{number}"), number + 1
         return path, False
 
 
-def _is_current(path: Path, carried: Mapping[str, Any], cells: Sequence[Cell]) -> bool:
+def is_saved(path: Path, carried: Mapping[str, Any], pictures: Iterable[Path]) -> bool:
     """Return whether a file is the sheet of these pictures, and none has changed since."""
     try:
         drawn = path.stat().st_mtime
         return read_settings(path) == carried and all(
-            cell.path.stat().st_mtime <= drawn for cell in cells
+            picture.stat().st_mtime <= drawn for picture in pictures
         )
     except (SanaError, OSError):
         return False

@@ -78,7 +78,6 @@ class Batch:
     problems: tuple[Problem, ...]
     model_digest: str
     overwrite: bool
-    quality: int | None  # of JPEG and WebP
     renamed: tuple[Path, ...]  # new names, of pictures whose usual ones are taken
     new_folder: Path | None  # to be made before the first picture
 
@@ -98,16 +97,19 @@ def plan_batch(
     checkpoint: Checkpoint,
     *,
     overwrite: bool,
+    name: str | None = None,
 ) -> Batch:
     """List every picture with its seed and name; `common` holds the output and the options that a line does not set.
 
+    `name` is a pattern for pictures in a folder, without a suffix; None is the usual one.
     SanaError where no line can be drawn, and for names that are taken by other pictures.
     """
     target = Target.of_options(common)
     jobs, problems = _jobs(found, replace(common, output=None), checkpoint)
     if not jobs:
         raise summed_up(problems)
-    pattern = _pattern(target, jobs, several=count_of(common) > 1)
+    usual_name = "{index}-{slug}-{seed}" if count_of(common) > 1 else "{index}-{slug}"
+    pattern = _pattern(target, jobs, name or usual_name)
     digest = model_digest(checkpoint)
     names = file_names.expand(pattern, [job.named for job in jobs])
     jobs = [job.at(name) for job, name in zip(jobs, names, strict=True)]
@@ -134,7 +136,6 @@ def plan_batch(
         problems=tuple(problems),
         model_digest=digest,
         overwrite=overwrite,
-        quality=common.quality,
         renamed=tuple(renamed),
         new_folder=new_folder,
     )
@@ -174,13 +175,12 @@ def _jobs(
     return jobs, sorted(problems.values(), key=lambda problem: problem.order)
 
 
-def _pattern(target: Target, jobs: list[Job], *, several: bool) -> Path:
+def _pattern(target: Target, jobs: list[Job], name: str) -> Path:
     """Pick the pattern of the pictures' names: the requested one, or a default one in a folder. Raises SanaError."""
     path = target.path
     if path is None or path.is_dir() or target.is_folder:
         if path is not None and os.path.lexists(path) and not path.is_dir():
             raise files.no_folder(path)
-        name = "{index}-{slug}-{seed}" if several else "{index}-{slug}"
         return Path(_literal(path or Path())) / f"{name}{target.suffix}"
     if file_names.is_pattern(path):
         return path

@@ -85,10 +85,50 @@ ModelOption = Annotated[str | None, flag("model")]
 
 def _annotation(name: str) -> Any:
     field = FIELDS[name]
+    if field.option.sweep and (field.option.choices or field.value in ("whole number", "number")):
+        option = flag(name)
+        option.parser = functools.partial(_one_or_several, name)
+        if field.option.choices:
+            choices = list(field.option.choices)
+            option.metavar, option.autocompletion = f"[{'|'.join(choices)}]", lambda: choices
+        return Annotated[str | None, option]
     kinds: dict[str, Any] = {
         "text": str, "whole number": int, "number": float, "true or false": bool, "texts": list[str],
     }  # fmt: skip
     return Annotated[(field.option.choices or kinds[field.value]) | None, flag(name)]
+
+
+def _one_or_several(name: str, text: str) -> Any:
+    """Read a value, or the values of a sweep as an `Axis`. typer.BadParameter for what is neither."""
+    from sana_cli.request.sweep import axis_of
+
+    field = FIELDS[name]
+    if (axis := axis_of(name, text)) is not None:
+        return axis
+    if name == "seed":
+        return parse_seed(text)
+    if field.option.choices:
+        if text not in list(field.option.choices):
+            known = ", ".join(map(repr, map(str, field.option.choices)))
+            raise typer.BadParameter(f"{text!r} is not one of {known}.")
+        return text
+    kind, noun = (int, "int") if field.value == "whole number" else (float, "float")
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is not a valid {noun}.") from error
+
+
+def _axis_in(name: str, value: Any) -> Any:
+    """Return the axis of a sweep that an option's value is; None for a plain value."""
+    from sana_cli.request.sweep import Axis, axis_of
+
+    if isinstance(value, Axis) or value is None or not FIELDS[name].option.sweep:
+        return value if isinstance(value, Axis) else None
+    texts = value if isinstance(value, list) else [value]
+    if len(texts) != 1 or not isinstance(texts[0], str) or "," not in texts[0]:
+        return None
+    return axis_of(name, texts[0])
 
 
 def with_generation_options(
@@ -96,13 +136,15 @@ def with_generation_options(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Give a command every option of the table, or `only` some, and call it with what was typed as `typed`.
 
+    A command with a parameter `axes` gets a list of `Axis` there: options with several values, which `typed` lacks.
     The command keeps its other parameters: positional ones come after the fields in `first`, keyword-only ones after
     all fields.
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
         fields = [f for f in FIELDS.values() if f.option.flags and (not only or f.word in only)]
-        own = [p for p in inspect.signature(command).parameters.values() if p.name != "typed"]
+        parameters = inspect.signature(command).parameters
+        own = [p for p in parameters.values() if p.name not in ("typed", "axes")]
         keyword = inspect.Parameter.KEYWORD_ONLY
         table = {
             f.word: inspect.Parameter(f.word, keyword, default=None, annotation=_annotation(f.name))
@@ -118,12 +160,18 @@ def with_generation_options(
         @functools.wraps(command)
         def called(**values: Any) -> Any:
             said: dict[str, Any] = {}
+            axes: list[Any] = []
             for field in fields:
                 value = values.pop(field.word)
                 if field.name != "negative_prompt":
                     empty = "" in value if isinstance(value, list) else value == ""
                     refuse_empty({field.option.flags[0]: "" if empty else None})
+                if "axes" in parameters and (axis := _axis_in(field.name, value)) is not None:
+                    axes.append(axis)
+                    value = None
                 said[field.name] = (tuple(value) or None) if isinstance(value, list) else value
+            if "axes" in parameters:
+                values["axes"] = axes
             return command(typed=GenerationOptions(**said), **values)
 
         del called.__wrapped__  # its signature is not the one to be read
