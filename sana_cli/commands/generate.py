@@ -161,7 +161,9 @@ def _draw_here(
             return
         session = opened(call.options, grid=call.grid)
         if call.is_dry and prompts:
-            session.print_batch_forecast(prompts, json=call.json)
+            from sana_cli.commands.generate_batch import print_forecast
+
+            print_forecast(session, prompts, json=call.json)
         elif call.is_dry:
             session.print_forecast(call.picture, json=call.json)
         elif prompts:

@@ -11,7 +11,7 @@ from sana_cli.pipeline.batch import Batch, Job, draw_batch, plan_batch
 from sana_cli.request.output_paths import tell_quality
 from sana_cli.request.params import GenerationParams
 from sana_cli.request.prompt_file import PromptFile, read_prompt_file
-from sana_cli.system.precision import pick_device
+from sana_cli.system.precision import foresee_device, pick_device
 from sana_cli.text import slug
 
 if TYPE_CHECKING:
@@ -138,3 +138,14 @@ def planned_batch(
     tell_quality(session.options, [job.path for job in batch.jobs], session.reporter)
     session.tell_syntax(*(job.params.prompt for job in batch.jobs))
     return batch
+
+
+def print_forecast(session: "GenerateSession", prompts: str | Batch, *, json: bool) -> None:
+    """Count the pictures of a file of prompts, and show what the largest takes."""
+    from sana_cli.commands.dry_run import print_batch_forecast
+
+    batch = planned_batch(session, prompts) if isinstance(prompts, str) else prompts
+    device = session.find_device(None, foresee_device)
+    print_batch_forecast(
+        session.checkpoint, batch, session.runtime, device, cap_source=session.cap_source, json=json
+    )

@@ -107,7 +107,7 @@ class GenerateSession:
         device = self.find_device(picture, foresee_device)
         print_forecast(
             self.checkpoint, pictures[0][0], self.runtime, device,
-            count=len(pictures), cap_source=self._cap_source, json=json,
+            count=len(pictures), cap_source=self.cap_source, json=json,
         )  # fmt: skip
 
     def _checked(self, *, is_drawn: bool = True) -> Pictures:
@@ -157,17 +157,6 @@ class GenerateSession:
 
         yield from BatchDrawing(self, report).drawn(prompts)
 
-    def print_batch_forecast(self, prompts: "str | Batch", *, json: bool) -> None:
-        """Count the pictures of a file of prompts, and show what the largest takes."""
-        from sana_cli.commands.dry_run import print_batch_forecast
-        from sana_cli.commands.generate_batch import planned_batch
-
-        batch = planned_batch(self, prompts) if isinstance(prompts, str) else prompts
-        device = self.find_device(None, foresee_device)
-        print_batch_forecast(
-            self.checkpoint, batch, self.runtime, device, cap_source=self._cap_source, json=json
-        )
-
     def close(self) -> None:
         """Give back the memory of a session that draws no more."""
         if self._pipeline:
@@ -200,7 +189,8 @@ class GenerateSession:
         )  # fmt: skip
 
     @property
-    def _cap_source(self) -> str:
+    def cap_source(self) -> str:
+        """Where the memory cap is set, if nobody typed it."""
         return self.options.sources.get("max_memory", "")
 
     def several(self) -> "SanaPipeline":
@@ -212,7 +202,7 @@ class GenerateSession:
     def _opened(self, device: "torch.device", *, expects: "Expects") -> "SanaPipeline":
         pipeline = open_pipeline(
             self.checkpoint, self.runtime, device,
-            reporter=self.reporter, expects=expects, cap_source=self._cap_source,
+            reporter=self.reporter, expects=expects, cap_source=self.cap_source,
         )  # fmt: skip
         self._pipeline, pipeline.watching = pipeline, self.watching
         if self.options.model is None:

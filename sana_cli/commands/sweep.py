@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sana_cli import __version__
-from sana_cli.commands.generate_batch import planned_batch
+from sana_cli.commands.generate_batch import planned_batch, print_forecast
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError
 from sana_cli.request.output_paths import Target
@@ -64,7 +64,7 @@ class SweepRun:
         if not json:
             say(str(self.sweep))
         for session, batch in self._runs:
-            session.print_batch_forecast(batch, json=json)
+            print_forecast(session, batch, json=json)
 
     def draw(self, seeing: "Seeing", live: "LivePreview", *, json: bool) -> None:
         """Draw the pictures, report each as soon as it is there, then the sheet."""
