@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sana_cli.server import native, openai, status
+from sana_cli.server import a1111, native, openai, openapi, status
 from sana_cli.server.access_log import AccessLog
 from sana_cli.server.desk import Desk
 from sana_cli.server.guard import App, Doors, Guard
@@ -23,9 +23,17 @@ def make_app(
 ) -> App:  # fmt: skip
     """The whole application; `more` are routes next to the dialects'."""
     inner = Starlette(
-        routes=[*native.ROUTES, *openai.ROUTES, *status.ROUTES, *more],
+        routes=[
+            *native.ROUTES,
+            *openai.ROUTES,
+            *a1111.ROUTES,
+            *openapi.ROUTES,
+            *status.ROUTES,
+            *more,
+        ],
         exception_handlers={Problem: _refused, HTTPException: _not_routed, Exception: _failed},
     )
+    inner.state.a1111_model = None
     inner.state.desk, inner.state.metrics, inner.state.secret = desk, metrics, doors.secret
     return AccessLog(Guard(inner, doors=doors, limits=desk.limits), metrics=metrics, out=log)
 

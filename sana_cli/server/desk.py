@@ -62,6 +62,8 @@ class Desk:
                 for kind, (name, content) in (wanted.files or {}).items()
                 if uploads is not None
             }
+            if uploads is not None and not wanted.is_own:
+                uploads.check_pixels(self.limits.pixels)
             options = replace(wanted.options, **paths)
             checkpoint = self.models.open(options.model)
             pictures = resolve_all(options, checkpoint)

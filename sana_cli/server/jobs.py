@@ -73,7 +73,8 @@ class Job:
         self.place = 0  # 1 is next; 0: no longer waiting
         self.created, self.started, self.finished = time.time(), 0.0, 0.0
         self.step, self.steps, self.current = 0, work.pictures[0].steps_to_run, 0
-        self.preview: bytes | None = None  # PNG
+        self.preview: bytes | None = None  # PNG, of the picture that is drawn now
+        self.last_preview: bytes | None = None
         self.pictures: list[Finished] = []
         self.notices: list[str] = []
         self.error: SanaError | None = None
@@ -127,7 +128,7 @@ class Job:
         elif name == "step":
             self.current, self.step, self.steps = data["picture"], data["step"], data["steps"]
         elif name == "preview":
-            self.preview = data["png"]
+            self.preview = self.last_preview = data["png"]
         elif name == "notice":
             self.notices.append(data["message"])
         elif name == "picture":

@@ -14,9 +14,14 @@ from sana_cli.config.generation import FILES
 from sana_cli.server.desk import Desk, Wanted
 from sana_cli.server.jobs import Event, Finished, Job
 from sana_cli.server.problems import Problem, json_text, native_error, validation_problem
-from sana_cli.server.requests import client_of, desk_of, is_own, json_body
+from sana_cli.server.requests import (
+    client_of,
+    decoded_or_problem,
+    desk_of,
+    is_own,
+    json_body,
+)
 from sana_cli.server.schema import job_request, options_of
-from sana_cli.server.uploads import decoded
 
 _PING_SECONDS = 15  # between signs of life, for proxies that end silent connections
 
@@ -60,18 +65,6 @@ async def _wanted(request: Request) -> tuple[Any, Wanted]:
         keep=body.keep, previews=body.previews, preview_every=body.preview_every,
         is_own=is_own(request),
     )  # fmt: skip
-
-
-def decoded_or_problem(text: str, field: str) -> bytes:
-    """The bytes of a base64 text. Raises Problem."""
-    from sana_cli.errors import SanaError
-
-    try:
-        return decoded(text, field)
-    except SanaError as error:
-        problem = Problem.of(error)
-        problem.param = field
-        raise problem from error
 
 
 async def list_jobs(request: Request) -> Response:

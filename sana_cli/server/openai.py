@@ -33,7 +33,7 @@ _HOSTED = (
     "gpt-image-1.5",
     "chatgpt-image-latest",
 )
-_OURS = [
+OUR_FIELDS = [
     n for n in FIELDS if n not in (*NOT_ASKED, *FILES, "prompt", "model", "count", "width", "height")
 ]  # fmt: skip
 
@@ -62,7 +62,7 @@ async def generate(request: Request) -> Response:
         extra = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise validation_problem(str(error)) from error
-    said = {name: extra[name] for name in _OURS if name in extra}
+    said = {name: extra[name] for name in OUR_FIELDS if name in extra}
     return await _answer(request, asked, _extra(said), files={}, kind="image_generation")
 
 
@@ -80,7 +80,7 @@ async def edit(request: Request) -> Response:
         from sana_cli.server.masks import redrawn_where_transparent
 
         files["mask"] = await redrawn_where_transparent(*files["mask"])
-    said = {name: form.texts[name].encode() for name in _OURS if name in form.texts}
+    said = {name: form.texts[name].encode() for name in OUR_FIELDS if name in form.texts}
     quoted = {k: v if _is_json(v) else msgspec.json.encode(v.decode()) for k, v in said.items()}
     return await _answer(request, asked, _extra(quoted), files=files, kind="image_edit")
 
@@ -100,7 +100,7 @@ def _extra(said: dict[str, Any]) -> dict[str, Any]:
         body = msgspec.json.decode(raw, type=job_request())
     except msgspec.DecodeError as error:
         raise validation_problem(str(error)) from error
-    return {name: getattr(body, name) for name in _OURS}
+    return {name: getattr(body, name) for name in OUR_FIELDS}
 
 
 async def _answer(

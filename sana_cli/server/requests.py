@@ -5,9 +5,11 @@ from typing import Any
 
 from starlette.requests import ClientDisconnect, Request
 
+from sana_cli.errors import SanaError
 from sana_cli.server.desk import Desk
 from sana_cli.server.jobs import Job
 from sana_cli.server.problems import Problem
+from sana_cli.server.uploads import decoded
 
 _LOOPBACK = ("127.0.0.1", "::1")
 
@@ -59,3 +61,13 @@ async def _disconnected(request: Request) -> None:
     message: dict[str, Any] = {}
     while message.get("type") != "http.disconnect":
         message = dict(await request.receive())
+
+
+def decoded_or_problem(text: str, field: str) -> bytes:
+    """The bytes of a base64 text. Raises Problem."""
+    try:
+        return decoded(text, field)
+    except SanaError as error:
+        problem = Problem.of(error)
+        problem.param = field
+        raise problem from error

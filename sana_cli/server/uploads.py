@@ -10,7 +10,8 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from sana_cli.errors import SanaError, usage_error
+from sana_cli.errors import SanaError, require, usage_error
+from sana_cli.images.reading import PHOTOS
 from sana_cli.request.init_image import PictureFile
 from sana_cli.request.params import GenerationParams
 
@@ -32,6 +33,22 @@ class Uploads:
         path.write_bytes(data)
         self._shown[path] = name or path.name
         return str(path)
+
+    def check_pixels(self, most: int) -> None:
+        """SanaError (usage) for a picture of more than `most` pixels, by its header, before pixels are decoded."""
+        from PIL import Image, UnidentifiedImageError
+
+        for path, name in self._shown.items():
+            try:
+                with Image.open(path, formats=PHOTOS) as image:
+                    width, height = image.size
+            except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError):
+                continue  # refused with better words when it is read
+            require(
+                width * height <= most,
+                f"{name} is {width}x{height}, which is too large for this server",
+                f"send at most {most:,} pixels",
+            )
 
     def named(self, params: GenerationParams) -> GenerationParams:
         """The same picture, whose file will carry the client's names."""

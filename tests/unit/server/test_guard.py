@@ -1,0 +1,151 @@
+"""Who gets in, and what is refused before any work, with one line in the log."""
+
+import json
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sana_cli.server.guard import Doors
+from sana_cli.server.limits import Limits
+
+KEY = "correct-horse-battery-staple"
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Host": "evil.example"}, 421), ({"Host": "localhost"}, 200), ({"Host": "127.0.0.1.evil.example"}, 421),
+        ({"Host": "[::1]:7262"}, 200), ({"Host": ""}, 421), ({"Origin": "http://evil.example"}, 403),
+        ({"Origin": "null"}, 403), ({"Sec-Fetch-Site": "cross-site"}, 403), ({"Sec-Fetch-Site": "same-origin"}, 200),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_other_pages_and_names_are_refused(
+    server: Any, headers: dict[str, str], status: int
+) -> None:
+    with server.client() as client:
+        answer = client.get("/v1/status", headers=headers)
+    assert answer.status_code == status
+    last = json.loads(server.log.getvalue().splitlines()[-1])
+    assert (last["path"], last["status"]) == ("/v1/status", status)
+
+
+def test_the_own_page_s_origin_is_let_in(server: Any) -> None:
+    with server.client() as client:
+        assert client.get("/v1/status", headers={"Origin": server.url}).status_code == 200
+
+
+@pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", ""])
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/images/generations", "/sdapi/v1/txt2img"])
+def test_what_a_foreign_form_can_send_is_no_request(server: Any, path: str, kind: str) -> None:
+    with server.client() as client:
+        answer = client.post(path, content=b'{"prompt": "a cat"}', headers={"Content-Type": kind})
+    assert answer.status_code == 415
+
+
+def test_keys_open_in_each_client_s_way(starting: Callable[..., Any]) -> None:
+    server = starting(keys=(KEY,))
+    with server.client() as client:
+        assert client.get("/v1/status").status_code == 401
+        assert client.get("/healthz").status_code == 200
+        for wrong in (KEY[:-1], KEY + "x", "é"):
+            bad = client.get("/v1/status", headers={"Authorization": f"Bearer {wrong}".encode()})
+            assert bad.status_code == 401
+        assert client.get("/v1/status", auth=("user", KEY)).status_code == 200
+        for headers in ({"Authorization": f"Bearer {KEY}"}, {"X-API-Key": KEY}):
+            assert client.get("/v1/status", headers=headers).status_code == 200
+    assert KEY not in server.log.getvalue()
+
+
+def test_keys_are_compared_in_a_time_that_shows_nothing() -> None:
+    """The comparison reads digests of equal length to their end; a key that shares a prefix takes no longer."""
+    doors = Doors(secret="s", keys=(KEY,))
+
+    def seconds(key: str) -> float:
+        best = float("inf")
+        for _ in range(200):
+            started = time.perf_counter()
+            doors.knows(key, doors.keys)
+            best = min(best, time.perf_counter() - started)
+        return best
+
+    near, far = seconds(KEY[:-1] + "x"), seconds("x" * len(KEY))
+    assert 0.5 < near / far < 2
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[" * 100_000, b"\xff\xfe", b'{"prompt": NaN}', b'{"prompt": "a cat", "guidance_scale": NaN}',
+     b'{"prompt": "a cat", "seed": 1e400}', b'{"prompt": "a cat", "steps": 99999999999999999999999}', b"null", b'"x"',
+     b'{"prompt": "\\ud800"}'],
+    ids=lambda b: repr(b[:40]),
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/images/generations", "/sdapi/v1/txt2img"])
+def test_bad_json_is_a_client_s_error(server: Any, path: str, body: bytes) -> None:
+    with server.client() as client:
+        answer = client.post(path, content=body, headers={"Content-Type": "application/json"})
+    assert 400 <= answer.status_code < 500, answer.text
+
+
+def test_bodies_end_at_their_limits(starting: Callable[..., Any]) -> None:
+    server = starting(limits=Limits(body_bytes=1000, body_seconds=0.5, head_seconds=0.5))
+    with server.client() as client:
+        answer = client.post("/v1/jobs", json={"prompt": "x" * 2000})
+        assert answer.status_code == 413
+
+        def pieces() -> Any:
+            for _ in range(20):
+                yield b" " * 100
+
+        kind = {"Content-Type": "application/json"}
+        assert client.post("/v1/jobs", content=pieces(), headers=kind).status_code == 413
+    host, port = "127.0.0.1", int(server.url.rpartition(":")[2])
+    head = b"POST /v1/jobs HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+    with socket.create_connection((host, port)) as slow:
+        slow.sendall(head)
+        slow.settimeout(10)
+        assert b"408" in slow.recv(1000)
+    with socket.create_connection((host, port)) as silent:
+        silent.settimeout(10)
+        assert silent.recv(10) == b""  # closed
+
+
+def test_a_pixel_bomb_is_refused_unread(starting: Callable[..., Any]) -> None:
+    import base64
+    import io
+
+    from PIL import Image
+
+    server = starting(limits=Limits(pixels=10_000))
+    file = io.BytesIO()
+    Image.new("1", (5000, 5000)).save(file, format="PNG")
+    upload = {"data": base64.b64encode(file.getvalue()).decode()}
+    with server.client() as client:
+        answer = client.post("/v1/jobs", json={"prompt": "a cat", "image": upload})
+    assert answer.status_code == 400
+    assert "5000x5000" in answer.json()["error"]["message"]
+
+
+def test_a_full_queue_says_when_to_come_again(starting: Callable[..., Any]) -> None:
+    server = starting(limits=Limits(queue=1))
+    body = {"prompt": "a cat", "steps": 200, "width": 256, "height": 256}
+    with server.client() as client:
+        answers = [client.post("/v1/jobs", json=body) for _ in range(4)]
+        assert 429 in [answer.status_code for answer in answers]
+        full = next(answer for answer in answers if answer.status_code == 429)
+        assert int(full.headers["Retry-After"]) >= 1
+        for answer in answers:
+            if answer.status_code == 202:
+                client.delete(f"/v1/jobs/{answer.json()['id']}")
+
+
+def test_pictures_are_kept_whole_in_a_folder(starting: Callable[..., Any], tmp_path: Path) -> None:
+    server = starting(output=tmp_path)
+    body = {"prompt": "a cat", "steps": 2, "width": 64, "height": 64, "seed": 3}
+    with server.client() as client:
+        client.post("/v1/images/generations", json=body)
+    assert [path.name for path in tmp_path.iterdir()] == ["a-cat-3.png"]
