@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from sana_cli import __version__
-from sana_cli.remote.wire import FILES
+from sana_cli.config.generation import FILES
 from sana_cli.server.a1111 import Img2Img, PngInfo, Txt2Img
 from sana_cli.server.openai import OUR_FIELDS, ImageRequest
 from sana_cli.server.schema import job_request
