@@ -40,6 +40,15 @@ _OTHER_KINDS = {
     "dora_scale": "DoRA",
     "lokr_": "LoKr",
     "hada_": "LoHa",
+    "lora_mid": "LoCon of three factors",
+    "oft_": "OFT",
+    "vera_lambda": "VeRA",
+    "ia3_l": "IA3",
+    "glora": "GLoRA",
+    "lora_B.bias": "LoRA with biases",
+    "lora_up.bias": "LoRA with biases",
+    ".diff": "difference of whole weights",
+    "emb_params": "textual inversion",
 }
 _MOST_CHOICES = 3  # repeats and groups in a pattern of layers; time grows with the power of it
 _LONGEST = 128  # characters of a layer's path or a pattern; the bases of that power
@@ -270,7 +279,10 @@ def _refuse(unknown: list[str], path: Path) -> None:
 
 
 def _other_kind(path: Path, kind: str) -> SanaError:
-    return checkpoint_error(f"{path} is a {kind}, not a LoRA", hint="plain LoRAs are read")
+    article = "an" if kind in ("OFT", "IA3") else "a"
+    return checkpoint_error(
+        f"{path} is {article} {kind}, not a plain LoRA", hint="plain LoRAs are read"
+    )
 
 
 def _twice(path: Path, place: str) -> SanaError:

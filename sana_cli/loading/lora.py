@@ -17,6 +17,8 @@ from sana_cli.checkpoints.model_files import reading
 from sana_cli.errors import SanaError, checkpoint_error
 from sana_cli.loading.assign import require_finite
 
+_LARGEST_CHANGE = 1e6  # of a weight; those of models are below 100
+
 _Layer = nn.Linear | nn.Conv2d | QuantLinear
 
 
@@ -89,11 +91,13 @@ class Adapters:
 
     def _parts(self, path: str) -> list[tuple[Tensor, Tensor, float]]:
         """List each LoRA's change to a layer: down (R, K), up (N, R), fp32, and their factor."""
-        return [
-            (*_halves(lora, path), factors[path])
-            for lora, factors in zip(self.loras, self._factors, strict=True)
-            if path in factors
-        ]
+        parts = []
+        for lora, factors in zip(self.loras, self._factors, strict=True):
+            if path in factors:
+                down, up = _halves(lora, path)
+                _require_sane(lora, path, down, up, factors[path])
+                parts.append((down, up, factors[path]))
+        return parts
 
 
 def _factors(lora: Lora) -> dict[str, float]:
@@ -124,6 +128,17 @@ def _halves(lora: Lora, path: str) -> tuple[Tensor, Tensor]:
         require_finite(tensor, name, str(lora.file.path))
     up = up[layer.first_row : layer.first_row + layer.up_shape[0]]
     return down.float().flatten(1), up.float().flatten(1)
+
+
+def _require_sane(lora: Lora, path: str, down: Tensor, up: Tensor, factor: float) -> None:
+    """SanaError for a change so large that it overflows, or drowns the model: later, the weights would be blamed."""
+    rank = len(down)
+    bound = rank * float(down.abs().max()) * float(up.abs().max()) * abs(factor)
+    if not bound <= _LARGEST_CHANGE:
+        raise checkpoint_error(
+            f"{lora.file.path} changes {path} by up to {bound:.0e}, which no training does",
+            hint="it is damaged, or its alpha is wrong: get it again, or give a small scale: --lora FILE:0.01",
+        )
 
 
 def _misfit(model: nn.Module, path: str, layer: LoraLayer) -> str:

@@ -140,6 +140,21 @@ def test_layers_under_the_names_of_nvidia(
         torch.testing.assert_close(after[key], expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("value", [1e38, 1e20, 1e4])
+def test_a_change_that_drowns_the_model(
+    model: Checkpoint, shapes: Any, tmp_path: Path, value: float
+) -> None:
+    """The LoRA is blamed, not the weights that overflow with it."""
+    layer, path = "transformer_blocks.0.attn1.to_q", tmp_path / "a.safetensors"
+    N, K = shapes[f"{layer}.weight"]
+    halves = {"lora_A": torch.full((2, K), value), "lora_B": torch.full((N, 2), value)}
+    save_file({f"{layer}.{name}.weight": half for name, half in halves.items()}, path)
+    with pytest.raises(
+        SanaError, match=r"a.safetensors changes transformer_blocks.0.attn1.to_q by"
+    ):
+        loaded(model, (path, 1.0))
+
+
 def test_rows_of_a_fused_layer_that_do_not_fit(model: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     halves = {"lora_A": torch.ones(2, 7), "lora_B": torch.ones(9, 2)}
@@ -317,7 +332,7 @@ def damage(halves: dict[str, Any], kind: str, files: Any, path: Path) -> Path:
         ("norm", "this model has no layer caption_norm"),
         ("text encoder", "changes the text encoder"),
         ("kohya's layer", "this model has no layer transformer_blocks_77_attn1_to_q"),
-        ("kohya's unknown", "unknown tensor lora_unet_x.lora_mid.weight"),
+        ("kohya's unknown", "is a LoCon of three factors"),
         ("twice", "changes transformer_blocks.0.attn1.to_k twice"),
         ("long alpha", "transformer_blocks.0.attn1.to_k.alpha is not one number"),
         ("pattern", r"alpha_pattern '\(a\+\)\+b' cannot be used"),
