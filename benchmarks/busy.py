@@ -5,7 +5,7 @@ processes.
 Sana-0.6B's shapes (7 GB, kept in FOLDER; `--medium` makes a narrower one), on the machine as it is
 and next to four busy loops, which it starts and stops. Every round runs each variant once in both
 states, forwards and then backwards, so that a change of the machine hits all alike. The document
-goes to `benchmarks/results/busy.json`: medians, and every value. Linux, where torch comes with
+goes to `benchmarks/results/busy.json`: medians, and every value. `--ways` compares numbers of threads, too. Linux, where torch comes with
 libgomp.
 """
 
@@ -26,7 +26,7 @@ from benchmarks.record import RESULTS, record
 from benchmarks.startup import process_ms
 from sana_cli.bench.machine import machine, state
 from sana_cli.bench.random_model import write_model
-from sana_cli.system.cpu import WAITING_VARIABLES
+from sana_cli.system.cpu import WAITING_VARIABLES, cores
 
 # `sana` leaves the threads alone where one of these is set. 300,000 rounds are libgomp's own default.
 VARIANTS = {
@@ -35,6 +35,16 @@ VARIANTS = {
     "1000": {"GOMP_SPINCOUNT": "1000"},
     "10000": {"GOMP_SPINCOUNT": "10000"},
     "100000": {"GOMP_SPINCOUNT": "100000"},
+}
+# More than how long threads spin (`--ways`): beside four loops on two cores a program of two threads gets a third.
+WAYS = {
+    "1000": {"GOMP_SPINCOUNT": "1000"},
+    "100": {"GOMP_SPINCOUNT": "100"},
+    "0": {"GOMP_SPINCOUNT": "0"},
+    "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
+    "a thread fewer": {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": str(max(1, cores() - 1))},
+    "two threads more": {"GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": str(cores() + 2)},
+    "dynamic": {"GOMP_SPINCOUNT": "1000", "OMP_DYNAMIC": "TRUE"},
 }
 _LOOPS = 4
 # It ends with the process that started it, however that ended.
@@ -60,22 +70,25 @@ def words_of(model: str, size: int, steps: int, picture: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def measure(jobs: dict[str, list[str]], rounds: int) -> dict[str, Any]:
+def measure(
+    jobs: dict[str, list[str]], rounds: int, variants: dict[str, dict[str, str]] = VARIANTS
+) -> dict[str, Any]:
     """Time every job in every variant and state: seconds by job, state and variant, in the order of the rounds."""
-    clean = {name: value for name, value in os.environ.items() if name not in WAITING_VARIABLES}
+    decided = (*WAITING_VARIABLES, "OMP_NUM_THREADS", "OMP_DYNAMIC")
+    clean = {name: value for name, value in os.environ.items() if name not in decided}
     found: dict[str, Any] = {
-        job: {state: {variant: [] for variant in VARIANTS} for state in ("quiet", "busy")}
+        job: {state: {variant: [] for variant in variants} for state in ("quiet", "busy")}
         for job in jobs
     }
     for arguments in jobs.values():  # fills the system's cache, and chooses kernels
-        process_ms(arguments, clean | VARIANTS["1000"])
+        process_ms(arguments, clean | variants["1000"])
     for number in range(rounds):
-        order = list(VARIANTS) if number % 2 == 0 else list(VARIANTS)[::-1]
+        order = list(variants) if number % 2 == 0 else list(variants)[::-1]
         for job, arguments in jobs.items():
             for name, loops in (("quiet", 0), ("busy", _LOOPS)):
                 with busy_loops(loops):
                     for variant in order:
-                        elapsed, _ = process_ms(arguments, clean | VARIANTS[variant])
+                        elapsed, _ = process_ms(arguments, clean | variants[variant])
                         found[job][name][variant].append(round(elapsed / 1000, 2))
                         print(f"{number + 1}/{rounds} {job} {name} {variant}: {elapsed / 1000:.2f} s", flush=True)  # fmt: skip
     return found
@@ -96,6 +109,9 @@ def main(
     work: Annotated[Path, typer.Option(help="Where the random model goes; 7 GB free.")],
     rounds: Annotated[int, typer.Option(min=1, help="Times that each variant runs.")] = 5,
     medium: Annotated[bool, typer.Option(help="A narrower random model: 1 GB.")] = False,
+    ways: Annotated[
+        bool, typer.Option(help="Other ways, too; the document is busy-ways.json.")
+    ] = False,
     builtin_only: Annotated[bool, typer.Option(help="No random model.")] = False,
     out: Annotated[Path, typer.Option(help="The folder for busy.json.")] = RESULTS,
 ) -> None:
@@ -111,22 +127,23 @@ def main(
             jobs[f"{model.name}, random weights, 512 pixels, 2 steps"] = words_of(
                 str(model), 512, 2, picture
             )
-        times = measure(jobs, rounds)
+        variants, name = (WAYS, "busy-ways") if ways else (VARIANTS, "busy")
+        times = measure(jobs, rounds, variants)
     document = {
-        "benchmark": "busy",
+        "benchmark": name,
         "date": date.today().isoformat(),
-        "command": "python -m benchmarks.busy --work FOLDER",
+        "command": "python -m benchmarks.busy --work FOLDER" + (" --ways" if ways else ""),
         "machine": {**machine(), "state": state()},
         "busy_loops": _LOOPS,
-        "variants": VARIANTS,
+        "variants": variants,
         "median_s": medians(times),
         "seconds": times,
     }
-    path = record("busy", document, folder=out)
+    path = record(name, document, folder=out)
     for job, states in medians(times).items():
         print(job)
-        for name, variants in states.items():
-            print(f"  {name}: " + ", ".join(f"{v} {s} s" for v, s in variants.items()))
+        for condition, seconds in states.items():
+            print(f"  {condition}: " + ", ".join(f"{v} {s} s" for v, s in seconds.items()))
     print(path)
 
 
