@@ -171,6 +171,46 @@ def steps(
     measure_steps(model or str(run_folder / "export"), load_sprites(), results, scale=scale)
 
 
+@app.command("distil-decoder")
+def distil_decoder(
+    run_folder: RunFolder,
+    model: Annotated[str, typer.Option(help="Model whose decoder is the teacher.")] = "builtin",
+    minutes: Annotated[float, typer.Option(help="Time budget.", min=0.1)] = 60,
+    workers: Workers = 1,
+    target: OptionalTarget = None,
+) -> None:
+    """Distil a decoder of convolutions alone from a trained one, for `--decoder`; about an hour on two cores."""
+    from training.distil_decoder import train_tiny_decoder
+    from training.export_distilled import export_tiny_decoder
+    from training.presets import DistilDecoderSettings
+    from training.runs import Budget
+    from training.sprites import load_sprites
+    from training.workers import run_workers
+
+    run_workers(
+        workers, train_tiny_decoder, run_folder, model, load_sprites(), Budget(minutes=minutes),
+        DistilDecoderSettings(),
+    )  # fmt: skip
+    export_tiny_decoder(run_folder, target or run_folder / "tiny")
+
+
+@app.command("distil-steps")
+def distil_steps(
+    run_folder: RunFolder,
+    model: Annotated[str, typer.Option(help="Model that is the teacher.")] = "builtin",
+    minutes: Annotated[float, typer.Option(help="Time budget.", min=0.1)] = 60,
+    target: OptionalTarget = None,
+) -> None:
+    """Distil the few-step model from the built-in one; about an hour on two cores."""
+    from training.distil_steps import train_few_steps
+    from training.export_distilled import export_sprint
+    from training.presets import DistilStepsSettings
+    from training.runs import Budget
+
+    train_few_steps(run_folder, model, Budget(minutes=minutes), DistilStepsSettings())
+    export_sprint(run_folder, target or run_folder / "sprint")
+
+
 @app.command()
 def export(run_folder: RunFolder, target: OptionalTarget = None) -> None:
     """Write the checkpoint folder with the model card; by default into the run folder."""

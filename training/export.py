@@ -104,7 +104,7 @@ def export(run_folder: Path, target: Path, *, command: str) -> dict[str, str]:
         _write_json(folder / "text_encoder/config.json", text_config)
         _write_json(folder / "scheduler/scheduler_config.json", _scheduler_config())
         _write_json(folder / "model_index.json", _model_index())
-        _write_json(folder / "sana.json", _settings())
+        _write_json(folder / "sana.json", vocabulary_settings())
         hashes = {
             str(p.relative_to(folder)): _sha256(p) for p in sorted(folder.rglob("*.safetensors"))
         }
@@ -175,7 +175,7 @@ def _model_index() -> dict[str, object]:
     }
 
 
-def _settings() -> dict[str, object]:
+def vocabulary_settings() -> dict[str, object]:
     return {
         "name": "builtin",
         "native_size": 256,

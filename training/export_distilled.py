@@ -1,0 +1,73 @@
+"""Write what was distilled: the few-step transformer into the package, a tiny decoder as a folder."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sana_cli.checkpoints.builtin_sprint import SCALE, WEIGHTS
+from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.checkpoints.shapes import tiny_decoder_names
+from training.distil_decoder import CONFIG, load_tiny_decoder
+from training.distil_steps import FILE, load_student, student_config
+from training.export import vocabulary_settings
+
+_SMALLEST = 4096  # elements; smaller tensors stay fp16
+_STEPS = 2
+
+
+def export_sprint(run_folder: Path, target: Path, *, file: str = FILE) -> None:
+    """Write the student's averaged weights in 8-bit rows, and the small files of its model, into `target`."""
+    teacher = open_checkpoint("builtin")
+    student = load_student(run_folder, teacher.transformer, file=file)
+    target.mkdir(parents=True, exist_ok=True)
+    packed: dict[str, Tensor] = {}
+    for name, tensor in student.state_dict().items():
+        packed |= packed_rows(name, tensor)
+    save_file(packed, target / WEIGHTS, metadata={"format": "pt"})
+    config = asdict(student_config(teacher.transformer))
+    config.update(dropout=0.0, norm_elementwise_affine=False)
+    index = {
+        "_class_name": "SanaSprintPipeline",
+        "scheduler": ["diffusers", "SCMScheduler"],
+        "text_encoder": ["transformers", "Gemma2Model"],
+        "tokenizer": ["transformers", "PreTrainedTokenizerFast"],
+        "transformer": ["diffusers", "SanaTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderDC"],
+    }
+    scheduler = {
+        "_class_name": "SCMScheduler", "num_train_timesteps": 1000,
+        "prediction_type": "trigflow", "sigma_data": 0.5,
+    }  # fmt: skip
+    settings = vocabulary_settings() | {"name": "builtin-sprint", "steps": _STEPS}
+    for name, value in (
+        ("transformer_config.json", {"_class_name": "SanaTransformer2DModel", **config}),
+        ("scheduler_config.json", scheduler), ("model_index.json", index), ("sana.json", settings),
+    ):  # fmt: skip
+        (target / name).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def packed_rows(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """A large matrix as int8 with a scale for each row, rounded to nearest; anything else in fp16."""
+    if tensor.ndim < 2 or tensor.numel() < _SMALLEST:
+        return {name: tensor.half().contiguous()}
+    rows = tensor.float().flatten(1)
+    scale = (rows.abs().amax(dim=1) / 127).clamp_min(1e-7).half()
+    values = (rows / scale.float()[:, None]).round().clamp(-127, 127)
+    return {name: values.to(torch.int8).view(tensor.shape).contiguous(), name + SCALE: scale}
+
+
+def export_tiny_decoder(run_folder: Path, target: Path) -> None:
+    """Write the averaged tiny decoder as a folder that `--decoder` takes."""
+    decoder = load_tiny_decoder(run_folder, torch.device("cpu"))
+    names = tiny_decoder_names(CONFIG)
+    target.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        names[name]: tensor.half().contiguous() for name, tensor in decoder.state_dict().items()
+    }
+    save_file(tensors, target / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    text = json.dumps({"_class_name": "TinyDecoder", **asdict(CONFIG)}, indent=2)
+    (target / "config.json").write_text(text + "\n", encoding="utf-8")
