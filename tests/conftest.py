@@ -37,6 +37,7 @@ def pytest_configure(config: pytest.Config) -> None:
         "HF_HOME": f"{_scratch}/huggingface",
         "XDG_CACHE_HOME": f"{_scratch}/cache",
         "XDG_CONFIG_HOME": f"{_scratch}/config",
+        "XDG_STATE_HOME": f"{_scratch}/state",
         "XDG_RUNTIME_DIR": f"{_scratch}/runtime",  # no test draws with a server that runs here
         "HF_ENDPOINT": "http://127.0.0.1:9",
         "HF_HUB_DISABLE_TELEMETRY": "1",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sana_cli.commands.history import remember
 from sana_cli.config.choices import decode_mode, parse_bytes
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
 from sana_cli.terminal.confirm import approval
@@ -112,6 +113,7 @@ def decode(
             cap_source=options.sources.get("max_memory", ""), overwrite=force, reporter=reporter,
             decoder=other,
         )  # fmt: skip
+    remember(picture)
     if json:
         print_document(
             checkpoint,

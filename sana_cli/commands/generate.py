@@ -52,8 +52,8 @@ def generate(
         str | None,
         typer.Option(
             "--from",
-            metavar="PICTURE.png",
-            help="Repeat a picture; options that are given change it.",
+            metavar="PICTURE",
+            help="Repeat a picture, a file or a number of `sana history`; options that are given change it.",
             show_default=False,
         ),
     ] = None,

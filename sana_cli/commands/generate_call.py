@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from sana_cli.commands.history import remember
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.remote.choice import find_server, only_here
@@ -133,6 +134,7 @@ class Call:
         try:
             for finished in session.single(self.picture):
                 self._drawn.append(finished)
+                remember(finished)
                 lines = [] if self.json else summary(finished, quiet=session.reporter.quiet)
                 self._show(session, live, finished, lines)
             if session.grid is not None:
@@ -166,6 +168,7 @@ class Call:
         with report.counting():
             for finished in session.batch(prompts, report):
                 self._drawn.append(finished)
+                remember(finished)
                 with reporter.paused():
                     live.clear()
                     report.drawn(finished, session.components)

@@ -14,6 +14,7 @@ from sana_cli.checkpoints.model_names import kept_folder
 from sana_cli.checkpoints.obtain_decoder import obtain_decoder
 from sana_cli.checkpoints.obtaining import Access
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.commands.history import path_of
 from sana_cli.config.generation import BUILTIN, FILES, GenerationOptions
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.files import local_path
@@ -40,6 +41,8 @@ class Picture:
         from sana_cli.images.picture_file import SHEET_KEY, read_foreign_settings, read_settings
         from sana_cli.request.foreign_options import options_of_foreign
 
+        if (remembered := path_of(name)) is not None:
+            name = str(remembered)
         path = local_path(name)
         if foreign := read_foreign_settings(path):
             found = options_of_foreign(foreign, name)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.commands.generate_session import GenerateSession
+from sana_cli.commands.history import remember
 from sana_cli.commands.repeat import open_model
 from sana_cli.commands.repl_options import SessionOptions, check
 from sana_cli.commands.repl_setters import DEFAULT, OFF, ON, SETTERS
@@ -158,6 +159,7 @@ class Session:
         self.drawing.watching = live.watching
         with self.reporter:
             for picture in self.drawing.next(replace(options, prompt=prompt)):
+                remember(picture)
                 self.last = picture
                 with self.reporter.paused():
                     live.clear()

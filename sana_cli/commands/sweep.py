@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sana_cli import __version__
 from sana_cli.commands.generate_batch import planned_batch, print_forecast
+from sana_cli.commands.history import remember
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError
 from sana_cli.request.output_paths import Target
@@ -77,6 +78,7 @@ class SweepRun:
             report = BatchReport(self.reporter, model=name, json=json, quiet=self.reporter.quiet)
             with report.counting(), _closing(session):
                 for finished in session.batch(batch, report):
+                    remember(finished)
                     with self.reporter.paused():
                         live.clear()
                         report.drawn(finished, session.components)

@@ -8,6 +8,7 @@ from sana_cli.commands.compare import compare
 from sana_cli.commands.decode import decode
 from sana_cli.commands.doctor import doctor
 from sana_cli.commands.help import help_
+from sana_cli.commands.history import history
 from sana_cli.commands.info import info
 from sana_cli.commands.models import default, models, remove
 from sana_cli.commands.ps import ps
@@ -21,7 +22,7 @@ from sana_cli.terminal.help import Command
 def register(app: typer.Typer) -> None:
     """Add them to the app."""
     for command in (
-        repl, serve, ps, decode, info, quantize, bench, compare, doctor, pull, models, default, remove,
+        repl, serve, ps, decode, info, history, quantize, bench, compare, doctor, pull, models, default, remove,
     ):  # fmt: skip
         app.command(cls=Command)(command)
     app.add_typer(config.app)

@@ -25,7 +25,7 @@ Value = str | int | float | bool
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 # Where files are; they cannot be in the file.
 _NOT_SETTINGS = (
-    "SANA_CONFIG", "SANA_CACHE", "SANA_MODELS", "SANA_HISTORY", "SANA_RUNTIME", "SANA_SERVER", "SANA_API_KEY",
+    "SANA_CONFIG", "SANA_CACHE", "SANA_MODELS", "SANA_PICTURES", "SANA_HISTORY", "SANA_RUNTIME", "SANA_SERVER", "SANA_API_KEY",
 )  # fmt: skip
 
 
@@ -147,8 +147,19 @@ SETTINGS: dict[str, Setting] = {
     "offline": Setting(
         kind="true or false", help="never touch the network", unset="false", default=False
     ),
+    "remember": Setting(
+        kind="true or false", help="list drawn pictures in `sana history`", unset="true", default=True
+    ),
 }  # fmt: skip
-_OWN = ("safety", "safety_model", "show", "preview", "quiet", "offline")  # fields of `UserSettings`
+_OWN = (
+    "safety",
+    "safety_model",
+    "show",
+    "preview",
+    "quiet",
+    "offline",
+    "remember",
+)  # fields of `UserSettings`
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +173,7 @@ class UserSettings:
     preview: bool | None = None
     quiet: bool | None = None
     offline: bool | None = None
+    remember: bool | None = None
     values: Mapping[str, Value] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
 
@@ -256,6 +268,11 @@ def models_folder() -> Path:
 def history_file() -> Path:
     """File with the typed lines of `sana repl`; SANA_HISTORY names another one. Errors as for `config_path`."""
     return _place("SANA_HISTORY", lambda: _platformdirs().user_state_path("sana") / "history")
+
+
+def picture_index_file() -> Path:
+    """File of `sana history`; SANA_PICTURES names another one. Errors as for `config_path`."""
+    return _place("SANA_PICTURES", lambda: _platformdirs().user_state_path("sana") / "pictures.db")
 
 
 def _platformdirs() -> Any:

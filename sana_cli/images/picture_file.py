@@ -96,6 +96,17 @@ def settings_without_pixels(path: Path) -> dict[str, Any] | None:
         return None
 
 
+def settings_of(path: Path) -> dict[str, Any] | None:
+    """Read the settings of a picture of ours in any format; None for every other file, and for sheets."""
+    settings = settings_without_pixels(path)
+    if settings is None and format_of(path) in ("JPEG", "WEBP"):
+        try:
+            settings = read_settings(path)
+        except SanaError:
+            return None
+    return settings if settings is not None and SHEET_KEY not in settings else None
+
+
 def read_foreign_settings(path: Path) -> ForeignSettings | None:
     """Read another program's settings from a picture; None if it has none or is ours. Raises SanaError."""
     with opened(path) as image:

@@ -127,6 +127,7 @@ def test_info(
 ) -> None:
     compare("`sana info PICTURE`", sana("info", picture[0], "--json").document)
     compare("`sana info FOLDER`", sana("info", picture[0].parent, "--json").document)
+    compare("`sana history`", sana("history", "--json").document)
     compare("`sana info MODEL`", sana("info", folder[0], "--json").document)
 
 

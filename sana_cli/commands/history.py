@@ -1,0 +1,145 @@
+"""`sana history`: what was drawn on this machine, found again by prompt, model, seed and date."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sana_cli.terminal.options import JsonOption, contradiction
+from sana_cli.text import counted, print_json, say, shortened
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sana_cli.images.picture_index import PictureIndex, Remembered
+    from sana_cli.pipeline.results import SavedResult
+    from sana_cli.remote.picture import RemotePicture
+
+
+def history(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[WORD]...", help="Words of the prompt.", show_default=False),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            "--model", "-m", metavar="NAME", help="Part of a model's name.", show_default=False
+        ),
+    ] = "",
+    seed: Annotated[int | None, typer.Option(help="Of the picture.", show_default=False)] = None,
+    since: Annotated[
+        str,
+        typer.Option(
+            metavar="DATE",
+            help="From this day, month or year on (UTC): 2026-11-29.",
+            show_default=False,
+        ),
+    ] = "",
+    until: Annotated[
+        str, typer.Option(metavar="DATE", help="Up to this day, month or year.", show_default=False)
+    ] = "",
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Pictures to list.")] = 20,
+    show: Annotated[
+        bool, typer.Option("--show", help="Show the pictures, too, in the terminal.")
+    ] = False,
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Make the index anew of the pictures in the folders that were used, and in FOLDER.",
+        ),
+    ] = False,
+    folder: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="With --rebuild: one more folder; repeat for several.",
+            show_default=False,
+        ),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """List pictures that were drawn on this machine, the newest first."""
+    if show and json:
+        raise contradiction("--show", "--json")
+    if folder and not rebuild:
+        raise contradiction("--folder", "a search")
+    from sana_cli.files import local_path, no_folder
+    from sana_cli.images.picture_index import require_date
+
+    index = picture_index()
+    if rebuild:
+        folders = [local_path(each) for each in folder or ()]
+        for place in folders:
+            if not place.is_dir():
+                raise no_folder(place, "--folder")
+        count = index.rebuild(folders)
+        say(f"{counted(count, 'picture')} in {index.file}", err=json)
+    dates = {
+        name: require_date(text, f"--{name}") if text else ""
+        for name, text in (("since", since), ("until", until))
+    }
+    found = index.find(words or (), model=model, seed=seed, limit=limit, **dates)
+    if json:
+        print_json({"index": str(index.file), "pictures": [_document(each) for each in found]})
+        return
+    if not found and not rebuild:
+        say(
+            "no such picture is remembered; `sana history --rebuild --folder FOLDER` adds those of a folder",
+            err=True,
+        )
+    for each in [] if rebuild else found:
+        say(_line(each))
+        if show and each.is_there:
+            from sana_cli.terminal.display import show_picture
+
+            show_picture(each.path)
+
+
+def picture_index() -> "PictureIndex":
+    """The index of this user."""
+    from sana_cli.config.user_settings import picture_index_file
+    from sana_cli.images.picture_index import PictureIndex
+
+    return PictureIndex(picture_index_file())
+
+
+def remember(picture: "SavedResult | RemotePicture") -> None:
+    """Add a new picture to the index, unless the user's setting says not to."""
+    from sana_cli.config.user_settings import preferences
+
+    if preferences().remember is not False:
+        picture_index().remember(picture.path, picture.settings)
+
+
+def path_of(number: str) -> "Path | None":
+    """The file of a picture that `sana history` numbers: `12` or `#12`; None for other names. SanaError where it is gone."""
+    from sana_cli.errors import usage_error
+    from sana_cli.files import local_path
+
+    digits = number.removeprefix("#")
+    if not digits.isdecimal() or len(digits) > 18 or local_path(number).exists():
+        return None
+    found = picture_index().picture(int(digits))
+    if found is None:
+        raise usage_error(
+            f"no picture is remembered as {number}", "`sana history` lists them; or name a file"
+        )
+    if not found.is_there:
+        raise usage_error(
+            f"picture {number} is no longer there: {found.path}", "`sana history` lists the others"
+        )
+    return found.path
+
+
+def _document(picture: "Remembered") -> dict[str, Any]:
+    return {
+        "number": picture.number, "picture": str(picture.path), "drawn_at": picture.drawn_at,
+        "exists": picture.is_there, "settings": dict(picture.settings),
+    }  # fmt: skip
+
+
+def _line(picture: "Remembered") -> str:
+    settings, gone = picture.settings, "" if picture.is_there else "  (gone)"
+    facts = f"#{picture.number}  {picture.drawn_at[:16].replace('T', ' ')}  seed {settings.get('seed')}  {settings.get('model')}"
+    return f"{facts}  {shortened(str(settings.get('prompt', '')), 60)}  {picture.path}{gone}"
