@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from sana_cli.checkpoints.hub_answer import BadAnswer
-from sana_cli.checkpoints.hub_environment import cache_variable
+from sana_cli.checkpoints.hub_environment import cache_variable, proxies
 from sana_cli.config.variants import suggest
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.system.redact import without_secrets
@@ -75,7 +75,8 @@ def _explain(
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             reason = re.sub(r"^\[Errno -?\d+\] ", "", reason)
             message = f"cannot reach {hub}: {reason}"
-            hint = "check the network and retry (downloads resume)"
+            through = f" and the proxy in {next(iter(proxies()))}" if proxies() else ""
+            hint = f"check the network{through} and retry (downloads resume)"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             message = f"the disk of {cache} is full"
             hint = f"make room or set {cache_variable()} to a larger disk, then retry (downloads resume)"

@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import errors as hub
 
 from sana_cli.checkpoints.hub_answer import BadAnswer
+from sana_cli.checkpoints.hub_environment import proxies
 from sana_cli.checkpoints.hub_errors import endpoint, readable_errors
 from sana_cli.errors import ExitCode, SanaError
 
@@ -97,3 +98,11 @@ def test_an_address_with_a_password(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "https://me:secret@mirror")
     assert "secret" not in endpoint()
     assert "mirror" in endpoint()
+
+
+def test_a_proxy_in_between_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in proxies():
+        monkeypatch.delenv(name)
+    assert explained(hub.HTTPError("x")).hint.startswith("check the network and retry")
+    monkeypatch.setenv("https_proxy", "http://me:pw@h:1")
+    assert "the proxy in https_proxy" in explained(hub.HTTPError("x")).hint
