@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute
 
-from sana_cli.server import a1111, native, openai, openapi, status
+from sana_cli.server import a1111, native, openai, openapi, status, web_page
 from sana_cli.server.access_log import AccessLog
 from sana_cli.server.desk import Desk
 from sana_cli.server.guard import App, Doors, Guard
@@ -29,6 +29,7 @@ def make_app(
             *a1111.ROUTES,
             *openapi.ROUTES,
             *status.ROUTES,
+            *web_page.ROUTES,
             *more,
         ],
         exception_handlers={Problem: _refused, HTTPException: _not_routed, Exception: _failed},
