@@ -42,6 +42,7 @@ class Case:
     instruction: str = ""  # the tensor cores' one, as a pattern of machine code
     numbers: tuple[str, ...] = field(default=())  # integers that are multiples of 16, as widths are
     floats: tuple[str, ...] = field(default=())
+    first_capability: int = 80  # that has its types
 
     @property
     def name(self) -> str:
@@ -59,8 +60,12 @@ def cases() -> Iterator[Case]:
     )  # fmt: skip
 
     yield from (_quantize(K) for K in (1152, 2880, 5760))
+    yield from (_quantize(K, to="fp8e4nv") for K in (1152, 2880))
     for D in (1152, 2240):
-        yield from (_layer_norm(D, parts) for parts in ("", "branch", "addend quantize smooth"))
+        yield from (
+            _layer_norm(D, parts)
+            for parts in ("", "branch", "addend quantize smooth", "branch float8")
+        )
     for part in ("", "sums", "attend"):
         yield from (_attention(type_, part) for type_ in ("bf16", "fp16", "fp32"))
     for E in (72, 112):
@@ -69,8 +74,13 @@ def cases() -> Iterator[Case]:
     yield from (_depthwise(parts) for parts in ("bf16", "bf16 silu", "fp32"))
     yield from (_rms_norm(D, "") for D in (1152, 2240))
     yield from (
-        _rms_norm(D, parts) for D in (128, 1024) for parts in ("bias relu", "bias residual")
+        _rms_norm(D, parts)
+        for D in (128, 1024)
+        for parts in ("bias relu", "bias residual", "bias residual largest")
     )
+    yield from (_largest_of_map(), _quantize_map("largest"), _quantize_map("stored scale"))
+    yield from (_bias_activation(parts) for parts in ("bias silu", "relu"))
+    yield from (_join_phases(N) for N in (128, 1024))
     for tile in INT8_CANDIDATES:
         yield _linear_w8a8(tile, "bias silu")
         yield _linear_w8a8(tile, "bias gate residual")
@@ -83,18 +93,21 @@ def cases() -> Iterator[Case]:
         yield _conv3x3_w8a8(tile, "bias silu")
         yield _conv3x3_w8a8(tile, "bias residual")
         yield _conv3x3_w8a8(tile, "bias residual odd")
+        yield _conv3x3_w8a8(tile, "bias silu largest")
+        yield _conv3x3_w8a8(tile, "bias upsampled shortcut")
     for tile in tiles_of(LINEAR_W4A16):
         yield from (_linear_w4a16(tile, group_size) for group_size in (64, 128))
 
 
-def _quantize(K: int) -> Case:
+def _quantize(K: int, *, to: str = "i8") -> Case:
     from quant.kernels.rows import block_and_warps
 
     block, warps = block_and_warps(K)
     return Case(
         kernel="quantize_per_token",
-        variant=f"K={K}",
-        pointers={"x_ptr": "*bf16", "smooth_ptr": "*fp32", "q_ptr": "*i8", "scale_ptr": "*fp32"},
+        variant=f"K={K}" + (" float8" if to != "i8" else ""),
+        first_capability=80 if to == "i8" else 89,
+        pointers={"x_ptr": "*bf16", "smooth_ptr": "*fp32", "q_ptr": f"*{to}", "scale_ptr": "*fp32"},
         constants={"BLOCK_K": block},
         warps=warps,
         numbers=("K", "stride_x", "stride_q"),
@@ -110,7 +123,10 @@ def _layer_norm(D: int, parts: str) -> Case:
         "addend_ptr": ("addend", "*fp32"), "smooth_ptr": ("smooth", "*fp32"),
         "token_scale_ptr": ("quantize", "*fp32"),
     }  # fmt: skip
-    present = {name: type_ for name, (part, type_) in optional.items() if part in parts}
+    float8 = "float8" in parts
+    wanted = parts + (" quantize" if float8 else "")
+    present = {name: type_ for name, (part, type_) in optional.items() if part in wanted}
+    out = "*fp8e4nv" if float8 else "*i8" if "quantize" in parts else "*bf16"
     strides = tuple(
         f"stride_{name}" for name in ("x", "branch", "gate", "addend", "shift", "scale", "out")
     )
@@ -119,7 +135,8 @@ def _layer_norm(D: int, parts: str) -> Case:
         variant=f"D={D} {parts}".strip(),
         pointers=present
         | {"x_ptr": "*bf16", "shift_ptr": "*fp32", "scale_ptr": "*fp32"}
-        | {"out_ptr": "*i8" if "quantize" in parts else "*bf16"},
+        | {"out_ptr": out},
+        first_capability=89 if float8 else 80,
         constants={"BLOCK_D": block} | {name: None for name in optional if name not in present},
         warps=warps,
         numbers=("D", "gate_rows", "addend_rows", "shift_rows", "scale_rows", *strides),
@@ -222,18 +239,78 @@ def _rms_norm(D: int, parts: str) -> Case:
     from quant.kernels.rms_norm.kernel import rows_block_and_warps
 
     rows, block, warps = rows_block_and_warps(D)
-    optional = {"bias_ptr": "bias", "residual_ptr": "residual"}
+    optional = {"bias_ptr": "bias", "residual_ptr": "residual", "largest_ptr": "largest"}
     present = {pointer: "*bf16" for pointer, part in optional.items() if part in parts}
+    present |= {"largest_ptr": "*i32"} if "largest" in parts else {}
     strides = (f"stride_{t}_{of}" for t in ("x", "residual", "out") for of in ("row", "part"))
     return Case(
         kernel="rms_norm",
         variant=f"D={D} {parts}".strip(),
         pointers=present | {"x_ptr": "*bf16", "weight_ptr": "*bf16", "out_ptr": "*bf16"},
-        constants={"RELU": "relu" in parts, "ROWS": rows, "BLOCK_D": block}
+        constants={"RELU": "relu" in parts, "ONE_PICTURE": True, "ROWS": rows, "BLOCK_D": block}
         | {pointer: None for pointer in optional if pointer not in present},
         warps=warps,
-        numbers=("M", "D", "stride_weight", "stride_bias", *strides),
+        numbers=("M", "D", "picture_rows", "stride_weight", "stride_bias", *strides),
         floats=("eps",),
+    )
+
+
+def _largest_of_map() -> Case:
+    from quant.kernels.quantize_map.kernel import BLOCK, WARPS
+
+    return Case(
+        kernel="quantize_map",
+        function="largest_of_map",
+        variant="largest",
+        pointers={"x_ptr": "*bf16", "largest_ptr": "*i32"},
+        constants={"BLOCK": BLOCK},
+        warps=WARPS,
+        numbers=("values",),
+    )
+
+
+def _quantize_map(given: str) -> Case:
+    from quant.kernels.quantize_map.kernel import BLOCK, WARPS
+
+    known = given == "largest"
+    return Case(
+        kernel="quantize_map",
+        variant=f"by {given}",
+        pointers={"x_ptr": "*bf16", "scale_ptr": "*fp32", "q_ptr": "*i8"}
+        | ({"largest_ptr": "*fp32"} if known else {}),
+        constants={"BLOCK": BLOCK} | ({} if known else {"largest_ptr": None}),
+        warps=WARPS,
+        numbers=("values",),
+    )
+
+
+def _bias_activation(parts: str) -> Case:
+    from quant.kernels.bias_activation.kernel import BLOCK, WARPS
+
+    has_bias = "bias" in parts
+    return Case(
+        kernel="bias_activation",
+        variant=parts,
+        pointers={"x_ptr": "*bf16"} | ({"bias_ptr": "*bf16"} if has_bias else {}),
+        constants={"SILU": "silu" in parts, "RELU": "relu" in parts, "BLOCK": BLOCK}
+        | ({} if has_bias else {"bias_ptr": None}),
+        warps=WARPS,
+        numbers=("values", "C"),
+    )
+
+
+def _join_phases(N: int) -> Case:
+    from quant.kernels.join_phases.kernel import WARPS, positions_and_block
+
+    positions, block = positions_and_block(N)
+    phases = {f"phase{i}_ptr": "*bf16" for i in range(4)}
+    return Case(
+        kernel="join_phases",
+        variant=f"N={N}",
+        pointers=phases | dict.fromkeys(("bias_ptr", "shortcut_ptr", "out_ptr"), "*bf16"),
+        constants={"REPEATS": 2, "POSITIONS": positions, "BLOCK_N": block},
+        warps=WARPS,
+        numbers=("positions", "H", "W", "K", "N"),
     )
 
 
@@ -281,12 +358,20 @@ def _linear_w8a8(tile: Any, parts: str) -> Case:
 
 
 def _conv3x3_w8a8(tile: Any, parts: str) -> Case:
+    optional = {"shortcut_ptr": "*bf16", "largest_ptr": "*i32"}
+    present = {name: t for name, t in optional.items() if name.removesuffix("_ptr") in parts}
     return _int8_product(
         "conv3x3_w8a8",
         tile,
         parts,
-        {"q_ptr": "*i8", "act_scale_ptr": "*fp32", "weight_ptr": "*i8"},
-        constants={"BLOCKS_K": 512 // tile.k},
+        {"q_ptr": "*i8", "act_scale_ptr": "*fp32", "weight_ptr": "*i8"} | present,
+        constants={
+            "BLOCKS_K": 512 // tile.k,
+            "UPSAMPLED": "upsampled" in parts,
+            "REPEATS": 2 if "shortcut" in parts else 0,
+            "ONE_PICTURE": "odd" not in parts,
+        }
+        | {name: None for name in optional if name not in present},
         numbers=("M", "N", "K", "H", "W", "stride_out"),
     )
 
@@ -390,6 +475,8 @@ def main() -> int:
     print(f"{'kernel and tile':<58}{'cc':>6}{'regs':>6}{'stack':>7}{'shared':>8}  tensor cores")
     for case in cases():
         for target in (*CAPABILITIES, HIP):
+            if isinstance(target, int) and target < case.first_capability:
+                continue
             row = _row(case, target)
             rows.append(row)
             print(

@@ -259,6 +259,7 @@ def rms_norm(
     activation: str | None = None,
     residual: Tensor | None = None,
     out: Tensor | None = None,
+    out_largest: Tensor | None = None,
 ) -> Tensor:
     """(M, P, D), normed over D, in fp32."""
     wide = x.float()
@@ -269,7 +270,10 @@ def rms_norm(
         result = F.relu(result)
     if residual is not None:
         result = result + residual.float()
-    return result.to(x.dtype) if out is None else out.copy_(result)
+    result = result.to(x.dtype) if out is None else out.copy_(result)
+    if out_largest is not None:
+        _raise_largest(out_largest, result.view(len(out_largest), -1), None)
+    return result
 
 
 def _raise_largest(largest: Tensor | None, rows: Tensor, smooth: Tensor | None) -> None:

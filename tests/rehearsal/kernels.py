@@ -73,14 +73,22 @@ def install(device: Device, patch: Callable[..., Any], *, interpreted: bool = Fa
         launch("depthwise3x3_glu", run, [x, weight, bias, out], (3,))
 
     def rms(
-        x: Any, weight: Any, bias: Any, residual: Any, out: Any, eps: float, activation: Any
+        x: Any,
+        weight: Any,
+        bias: Any,
+        residual: Any,
+        out: Any,
+        largest: Any,
+        eps: float,
+        activation: Any,
     ) -> None:
-        def run(x, weight, bias, residual, out):  # type: ignore[no-untyped-def]
-            out.copy_(
-                of.rms_norm(x, weight, eps=eps, bias=bias, activation=activation, residual=residual)
-            )
+        def run(x, weight, bias, residual, out, largest):  # type: ignore[no-untyped-def]
+            of.rms_norm(
+                x, weight, eps=eps, bias=bias, activation=activation, residual=residual, out=out,
+                out_largest=largest,
+            )  # fmt: skip
 
-        launch("rms_norm", run, [x, weight, bias, residual, out], (4,))
+        launch("rms_norm", run, [x, weight, bias, residual, out, largest], (4, 5))
 
     def cross(
         x: Any, largest: Any, weight: Any, weight_scale: Any, bias: Any, smooth: Any, keys: Any, values: Any,

@@ -14,7 +14,7 @@ from torch import Tensor
 from quant.kernels.dot import dot_type
 
 WARPS, STAGES = 8, 3
-_PROGRAMS = 512  # a few for each multiprocessor
+_PROGRAMS = 256  # two on each multiprocessor, which is what their registers allow
 _IN_ONE = 4  # steps of a program, each of two loops: as long as another launch takes
 
 

@@ -20,11 +20,12 @@ def rms_norm(
     activation: Literal["relu"] | None = None,
     residual: Tensor | None = None,
     out: Tensor | None = None,
+    out_largest: Tensor | None = None,
 ) -> Tensor:
     """activation(x / rms(x) * weight + bias) + residual in fp32, as (M, P, D) of x's type.
 
     x, residual (M, P, D); weight, bias (P, D). `out` may be x: queries and keys are normed where they lie
-    in a projection's result.
+    in a projection's result. `out_largest` (B,) fp32 is raised to the largest magnitudes of pictures of M / B rows.
     """
     require_tensor("x", x, (None, None, None))
     D = x.shape[-1]
@@ -38,10 +39,16 @@ def rms_norm(
             require_tensor(name, rows, x.shape, like=x)
     if activation not in (None, "relu"):
         raise ValueError(f"activation is {activation!r}, not 'relu' or None")
+    if out_largest is not None:
+        require_tensor("out_largest", out_largest, (None,), [torch.float32], like=x)
+        if not len(out_largest) or len(x) % len(out_largest):
+            raise ValueError(
+                f"out_largest has {len(out_largest)} values, which do not divide {len(x)}"
+            )
     require_device(x)
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device) if out is None else out
     if out.numel():
         from quant.kernels.rms_norm.kernel import launch
 
-        launch(x, weight, bias, residual, out, eps, activation)
+        launch(x, weight, bias, residual, out, out_largest, eps, activation)
     return out

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quant.kernels.rows import block_and_warps
+from quant.kernels.rows import block_and_warps, magnitude_bits
 
 _VALUES = 2048  # of a program at least: 16 values for each of 128 threads
 
@@ -19,8 +19,10 @@ def rms_norm_kernel(
     bias_ptr,  # (P, D) or None
     residual_ptr,  # (M, P, D) or None
     out_ptr,
+    largest_ptr,  # (M // picture_rows,) bits of fp32, raised to the largest magnitudes of pictures; or None
     M,
     D,
+    picture_rows,
     eps,
     stride_x_row,
     stride_x_part,
@@ -31,6 +33,7 @@ def rms_norm_kernel(
     stride_out_row,
     stride_out_part,
     RELU: tl.constexpr,
+    ONE_PICTURE: tl.constexpr,  # no program holds rows of two
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -54,7 +57,18 @@ def rms_norm_kernel(
         at = rows * stride_residual_row + part * stride_residual_part + cols
         out += tl.load(residual_ptr + at, mask=inside, other=0.0).to(tl.float32)
     at = rows * stride_out_row + part * stride_out_part + cols
-    tl.store(out_ptr + at, out.to(out_ptr.dtype.element_ty), mask=inside)
+    stored = out.to(out_ptr.dtype.element_ty)
+    tl.store(out_ptr + at, stored, mask=inside)
+    if largest_ptr is not None:
+        bits = tl.max(magnitude_bits(tl.where(inside, stored.to(tl.float32), 0.0)), axis=1)
+        if ONE_PICTURE:
+            picture = tl.program_id(0).to(tl.int64) * ROWS // picture_rows
+            tl.atomic_max(largest_ptr + picture, tl.max(bits, axis=0), sem="relaxed")
+        else:
+            of_rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
+            tl.atomic_max(
+                largest_ptr + of_rows // picture_rows, bits, mask=of_rows < M, sem="relaxed"
+            )
 
 
 def rows_block_and_warps(D: int) -> tuple[int, int, int]:
@@ -69,20 +83,25 @@ def launch(
     bias: Tensor | None,
     residual: Tensor | None,
     out: Tensor,
+    largest: Tensor | None,
     eps: float,
     activation: str | None,
 ) -> None:
-    """Fill out (M, P, D)."""
+    """Fill out (M, P, D); raise `largest` (B,)."""
     M, P, D = x.shape
+    picture_rows = M if largest is None else M // len(largest)
     rows, block, warps = rows_block_and_warps(D)
     with torch.cuda.device_of(x):
         rms_norm_kernel[(triton.cdiv(M, rows), P)](
-            x, weight, bias, residual, out, M, D, eps, *x.stride()[:2],
+            x, weight, bias, residual, out,
+            None if largest is None else largest.view(torch.int32),
+            M, D, picture_rows, eps, *x.stride()[:2],
             weight.stride(0),
             0 if bias is None else bias.stride(0),
             *((0, 0) if residual is None else residual.stride()[:2]),
             *out.stride()[:2],
             RELU=activation == "relu",
+            ONE_PICTURE=picture_rows in (M, 0) or picture_rows % rows == 0,
             ROWS=rows,
             BLOCK_D=block,
             num_warps=warps,

@@ -25,6 +25,7 @@ from sana_cli.models.dc_ae import UpBlock, activate
 
 Act = Callable[..., Tensor]
 _NAMES: dict[Act, Literal["silu", "relu"]] = {F.silu: "silu", F.relu: "relu"}
+_NOTE = "sana_largest"
 _PROBE = (1, 128, 64, 64)  # a map for which both ways of up-sampling are timed
 
 
@@ -44,6 +45,22 @@ def last(x: Tensor) -> Tensor:
 def first(x: Tensor) -> Tensor:
     """(B, H, W, C) -> (B, C, H, W), a view."""
     return x.permute(0, 3, 1, 2)
+
+
+def marked(values: Tensor, largest: Tensor | None) -> Tensor:
+    """(B, H, W, C) as the next block takes it, with its magnitudes as a note: blocks pass nothing else on.
+
+    A crop or any other view is a new tensor, without the note.
+    """
+    x = first(values)
+    if largest is not None:
+        setattr(x, _NOTE, largest)
+    return x
+
+
+def measured(x: Tensor) -> Map:
+    """What a block is given, (B, C, H, W), with the magnitudes that the one before noted."""
+    return Map(last(x).contiguous(), getattr(x, _NOTE, None))
 
 
 class Convolution:
@@ -142,10 +159,11 @@ def up_block(block: UpBlock, kernels: Kernels, *, folds: bool) -> Callable[[Tens
         assert isinstance(conv, Int8Convolution)
         if conv.is_observed:
             return whole(x)
-        values = last(x).contiguous()
+        given = measured(x)
+        values = given.values
         return first(
             kernels.conv3x3_w8a8(
-                *conv.quantized(Map(values)), conv.weight, layer.scale, bias=layer.bias,
+                *conv.quantized(given), conv.weight, layer.scale, bias=layer.bias,
                 upsampled=True, shortcut=values if repeats else None, out_dtype=x.dtype,
             )
         )  # fmt: skip

@@ -21,11 +21,12 @@ from quant.kernels.depthwise3x3_glu import repack
 from quant.layers import QuantConv2d
 from sana_cli.accelerate.cuda.convolution import (
     Int8Convolution,
-    Map,
     convolution,
     first,
     folding_pays,
     last,
+    marked,
+    measured,
     up_block,
 )
 from sana_cli.accelerate.cuda.kernels import OF_DECODER, TRITON, Kernels
@@ -137,14 +138,16 @@ def _norm(
     *,
     residual: Tensor | None = None,
     activation: Literal["relu"] | None = None,
+    largest: Tensor | None = None,
 ) -> Tensor:
-    """activation(norm(x)) + residual of (..., C), channels last."""
+    """activation(norm(x)) + residual of (..., C), channels last; raises `largest` (B,), if it is given."""
     assert norm.bias is not None
     rows = (-1, 1, x.shape[-1])
     return kernels.rms_norm(
         x.contiguous().view(rows), norm.weight[None], eps=norm.eps, bias=norm.bias[None],
         activation=activation,
         residual=None if residual is None else residual.contiguous().view(rows),
+        out_largest=largest,
     ).view(x.shape)  # fmt: skip
 
 
@@ -154,9 +157,10 @@ def _res_block(block: ResBlock, kernels: Kernels) -> Callable[[Tensor], Tensor]:
     is_int8 = isinstance(conv2, Int8Convolution)
 
     def forward(x: Tensor) -> Tensor:
-        values = last(x).contiguous()
-        out = conv2(conv1(Map(values), act, for_int8=is_int8)).values
-        return first(_norm(kernels, norm, out, residual=values))
+        given = measured(x)
+        out = conv2(conv1(given, act, for_int8=is_int8)).values
+        largest = out.new_zeros(len(out), dtype=torch.float32) if is_int8 else None
+        return marked(_norm(kernels, norm, out, residual=given.values, largest=largest), largest)
 
     return forward
 

@@ -39,8 +39,8 @@ def test_programs_share_the_positions_of_large_maps() -> None:
     """72 heads of 1024 positions were 72 programs for 128 multiprocessors; 32 of a decoder's map, 256 steps each."""
     from quant.kernels.relu_linear_attention.kernel import span_of
 
-    assert [span_of(N, 72, 128) for N in (256, 512, 1024, 4096)] == [256, 512, 256, 640]
-    assert span_of(128 * 128, 32, 128) == 1024
+    assert [span_of(N, 72, 128) for N in (256, 512, 1024, 4096)] == [256, 512, 384, 1408]
+    assert span_of(128 * 128, 32, 128) == 2048
     assert span_of(4096, 1000, 128) == 4096
 
 

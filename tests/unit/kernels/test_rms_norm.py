@@ -35,6 +35,20 @@ def test_against_the_reference(
     torch.testing.assert_close(out, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("pictures", [1, 2, 17, 34], ids=lambda n: f"{n} pictures")
+def test_the_largest_magnitudes_of_pictures(interpreted: Callable[..., Any], pictures: int) -> None:
+    """Programs of 16 rows hold rows of one picture, of two, or of many."""
+    x, weight = torch.randn(34, 1, 128), torch.randn(1, 128)
+    out, largest = interpreted(with_largest, x, weight, pictures)
+    assert torch.equal(largest, out.view(pictures, -1).abs().amax(dim=1))
+
+
+def with_largest(x: Tensor, weight: Tensor, pictures: int) -> tuple[Tensor, Tensor]:
+    """In the interpreter's process."""
+    largest = torch.zeros(pictures)
+    return rms_norm(x, weight, eps=1e-5, residual=x, out_largest=largest), largest
+
+
 def in_place(x: Tensor, weight: Tensor) -> Tensor:
     """In the interpreter's process, with which tensors are shared: x with the first two of three parts normed."""
     x = x.clone()
