@@ -19,12 +19,13 @@ from torch.utils._pytree import tree_leaves
 
 from benchmarks.launches import LaunchCounter
 from quant.backends import cuda
-from quant.convert import quantize_
+from quant.convert import quantize_, resolve, swap_empty_
 from quant.kernels import tiles
 from quant.kernels.relu_linear_attention.kernel import span_of
-from quant.layers import QuantConv2d
+from quant.layers import QuantConv2d, QuantLinear
 from sana_cli.accelerate.cuda.decoder import _replace_methods
 from sana_cli.accelerate.cuda.kernels import NAMES, REFERENCE, Kernels
+from sana_cli.accelerate.cuda.text_encoder import fuse_norms_with
 from sana_cli.accelerate.cuda.transformer import EngineTransformer
 from sana_cli.bench.flops import GEMMA_2_2B
 from sana_cli.config.networks import DCAEConfig, Gemma2Config, TransformerConfig
@@ -313,12 +314,31 @@ def decode(size: int, scheme: str | None = None) -> list[Launch]:
     return grouped(log.launches)
 
 
-def text() -> list[Launch]:
+def text(scheme: str | None = None) -> list[Launch]:
     """A prompt of a few new tokens through Gemma-2-2b, the instruction's keys and values being there."""
     config = Gemma2Config.from_dict(GEMMA_2_2B)
     log = LaunchLog()
+
+    def four_bits(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
+        (N, _), M = layer.qweight.shape, x.numel() // x.shape[-1]
+        K = layer.in_features
+        log.launches.append(
+            Launch(
+                name="linear_w4a16", kind="library", shape=(M, K, N), arithmetic="bf16",
+                ops=2 * M * K * N, bytes=_size(layer.qweight, layer.scale, x),
+            )
+        )  # fmt: skip
+        return torch.empty(*x.shape[:-1], N, dtype=x.dtype)
+
     with torch.device("meta"), torch.no_grad():
         model = Gemma2(replace(config, vocab_size=8)).bfloat16().eval().requires_grad_(False)
+        if scheme is not None:
+            layers = resolve(model, component_recipe("text_encoder", scheme))
+            swap_empty_(model, {layer.path: layer.config for layer in layers})
+        for layer in model.modules():
+            if isinstance(layer, QuantLinear):
+                layer.attach(four_bits, None, free=False)
+        fuse_norms_with(log.kernels(), model)
         heads = (1, config.num_key_value_heads, _INSTRUCTION, config.head_dim)
         past = [(torch.empty(heads).bfloat16(),) * 2 for _ in model.layers]
         with log:

@@ -22,7 +22,7 @@ from benchmarks.record import RESULTS, record
 
 STEPS = 20
 # Of a step: operations outside of the graph, and times that the host waits for the device.
-HOST_NOW = {"operations": 20, "waits": 0, "text_graph": False}
+HOST_NOW = {"operations": 20, "waits": 0}
 COLUMNS = (
     ("bf16", "bf16"), ("w8a8", "w8a16"), ("w8a8", "w8a8"), ("f8a8", "bf16"), ("f8a8", "w8a8"),
 )  # fmt: skip
@@ -35,11 +35,12 @@ CAPABILITY = {
 def picture(parts: dict[str, Any], device: str, step: str, decoder: str) -> dict[str, float]:
     """Milliseconds of a picture's stages."""
     host = parts["host"]
+    text = "text bf16" if step == "bf16" or "text w4a16" not in parts else "text w4a16"
     around = host["operations"] * (PASS_S + GAP_S)  # they are small
     if host["waits"]:  # the device is idle while the host issues
         around = host["operations"] * ISSUE_S + host["waits"] * WAIT_S
     found = {
-        "text": total(parts["text"], device, issued=not host["text_graph"]),
+        "text": total(parts[text], device, issued=True),
         "denoise": STEPS * total(parts[f"step {step}"], device),
         "host": STEPS * around,
         "decode": total(parts[f"decode {decoder}"], device),
@@ -52,7 +53,10 @@ def parts_now() -> dict[str, Any]:
     """Launches of all stages, and what the host does in a step."""
     steps = {"bf16": None, "w8a8": "w8a8", "f8a8": "f8a8"}
     decodes = {"bf16": None, "w8a16": "w8a16", "w8a8": "w8a8"}
-    found: dict[str, Any] = {"text": gpu_launches.text()}
+    found: dict[str, Any] = {
+        "text bf16": gpu_launches.text(),
+        "text w4a16": gpu_launches.text("w4a16-g64"),
+    }
     for name, scheme in steps.items():
         found[f"step {name}"] = gpu_launches.step("sana-0.6b", 1024, scheme)
     for name, scheme in decodes.items():

@@ -2,11 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.gpu_launches import Launch
+from quant.kernels.tiles import LINEAR_W8A8, tile_for
 from sana_cli.bench.devices import DEVICES
 
+_FEW_ROWS = 64  # with so few a product takes as long as its weights, which no cache holds
 GAP_S = 1.2e-6  # between two nodes of a graph
 _FILL_S = 2.2e-6  # first loads, last stores
 PASS_S = 1.5e-6  # of a kernel that only moves
@@ -62,8 +64,27 @@ def _memory(device: str) -> float:
 def _tiles(launch: Launch, device: str) -> float:
     """Rounds of tiles; each as long as its operations, or as its bytes through L2.
 
-    The last round, where few programs run, has more of L2 for each.
+    The last round, where few programs run, has more of L2 for each. Where floats are quantized, loading measures whether a
+    quantizer of its own is faster, and so does this.
     """
+    if "on_load" in launch.name:
+        return min(_tile_rounds(launch, device), _apart(launch, device))
+    return _tile_rounds(launch, device)
+
+
+def _apart(launch: Launch, device: str) -> float:
+    """A quantizer, and a product of integers."""
+    M, K, N = launch.shape
+    tile = tile_for(LINEAR_W8A8, M, N, K)
+    product = replace(
+        launch, name="linear_w8a8", tile=(tile.m, tile.n, tile.k, tile.warps, tile.stages),
+        programs=math.ceil(M / tile.m) * math.ceil(N / tile.n),
+    )  # fmt: skip
+    quantizer = Launch(name="quantize_per_token", kind="pass", bytes=3 * M * K)
+    return _tile_rounds(product, device) + _pass(quantizer, device)
+
+
+def _tile_rounds(launch: Launch, device: str) -> float:
     rates = RATES[device]
     m, n = launch.tile[:2]
     _, K, _ = launch.shape
@@ -89,7 +110,8 @@ def _library(launch: Launch, device: str) -> float:
     waves = math.ceil(M / 128) * math.ceil(N / 128) / rates.processors
     used = waves / math.ceil(waves) if waves > 1 else max(waves, 0.35)
     rate = _peak(launch.arithmetic, device) * rates.library * min(1, used * 1.12)
-    return max(launch.ops / rate, _moving(launch, device)) + 2e-6 + GAP_S
+    moving = launch.bytes / _memory(device) if M <= _FEW_ROWS else _moving(launch, device)
+    return max(launch.ops / rate, moving) + 2e-6 + GAP_S
 
 
 def _conv(launch: Launch, device: str) -> float:
@@ -98,8 +120,8 @@ def _conv(launch: Launch, device: str) -> float:
 
 
 def _attention(launch: Launch, device: str) -> float:
-    """Rounds of loads that wait for each other."""
-    waves = math.ceil(launch.programs / RATES[device].processors)
+    """Rounds of loads that wait for each other, two programs on a multiprocessor."""
+    waves = math.ceil(launch.programs / RATES[device].processors / 2)
     return max(launch.rounds * 0.75e-6 * waves, _moving(launch, device)) + 2e-6 + GAP_S
 
 

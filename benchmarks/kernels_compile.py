@@ -1,26 +1,29 @@
 """Compile every kernel and tile, for devices that need not be at hand, and read the machine code.
 
-`python -m benchmarks.kernels_compile` compiles each for compute capability 8.0, 8.6, 8.9, 9.0, 10.0 and 12.0 and
-for AMD's gfx942, reads registers, stack, shared memory and the mix of instructions from the machine code
-(`machine_code.py`), and looks for tensor-core instructions in it. It prints a table and, as its last line, one
-JSON document, which it also writes to `benchmarks/results/kernels-compile.json`. Exit code 1 if something spills, does
-not fit, or lacks tensor cores; AMD's rows are told and fail nothing, since nothing of the engine runs there yet.
+`python -m benchmarks.kernels_compile` compiles each for compute capability 8.0, 8.6, 8.9, 9.0, 10.0 and 12.0 and for AMD's
+gfx942, reads registers, stack, shared memory and the mix of instructions from the machine code (`machine_code.py`), and
+looks for tensor-core instructions in it. It prints a table and keeps every row at once in
+`benchmarks/results/kernels-compile.json`; a kernel whose source has not changed since is not compiled again. Exit code 1
+if something spills, does not fit, or lacks tensor cores; AMD's rows are told and fail nothing, since nothing of the engine
+runs there yet. Rows without `source` are older than that digest.
 """
 
 import json
 import re
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from benchmarks.machine_code import MachineCode, of_amd, of_nvidia
-from benchmarks.record import record
+from benchmarks.record import RESULTS, record
 from quant.backends.attempt import Failure, attempt
 
 # M rows, K input channels, N output channels
 
+RESULT = RESULTS / "kernels-compile.json"
 CAPABILITIES = (80, 86, 89, 90, 100, 120)
 HIP = "gfx942"  # MI300
 SHARED_BYTES = 99 * 1024  # what one program may have on 8.6, 8.9 and 12.0; 9.0 has 227 KB
@@ -66,8 +69,9 @@ def cases() -> Iterator[Case]:
             _layer_norm(D, parts)
             for parts in ("", "branch", "addend quantize smooth", "branch float8")
         )
-    for part in ("", "sums", "attend"):
-        yield from (_attention(type_, part) for type_ in ("bf16", "fp16", "fp32"))
+    yield from (_attention(type_, "") for type_ in ("bf16", "fp16", "fp32"))
+    for part in ("sums", "attend"):
+        yield from (_attention(type_, part) for type_ in ("bf16", "fp32"))
     for E in (72, 112):
         for parts in ("", "product bias", "product bias smooth mask", "product bias odd"):
             yield _cross_attention(E, parts)
@@ -90,7 +94,6 @@ def cases() -> Iterator[Case]:
         yield _linear_w8a8(tile, "floats residual")
         yield _linear_w8a8(tile, "floats bias gate residual odd")
     for tile in tiles_of(CONV3X3_W8A8):
-        yield _conv3x3_w8a8(tile, "bias silu")
         yield _conv3x3_w8a8(tile, "bias residual")
         yield _conv3x3_w8a8(tile, "bias residual odd")
         yield _conv3x3_w8a8(tile, "bias silu largest")
@@ -468,32 +471,61 @@ def _row(case: Case, target: int | str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def main() -> int:
+def source_of(case: Case) -> str:
+    """A digest of a kernel's source and of what it calls."""
+    import importlib
+
+    module = importlib.import_module(f"quant.kernels.{case.kernel}.kernel")
+    return str(getattr(module, f"{case.function or case.kernel}_kernel").cache_key)[:8]
+
+
+def _key(row: dict[str, Any]) -> tuple[str, str, str]:
+    return row["kernel"], row["variant"], row["capability"]
+
+
+def main(
+    only: Annotated[
+        str, typer.Option(help="Cases whose names contain one of these, by commas.")
+    ] = "",
+    again: Annotated[bool, typer.Option(help="Compile also what is kept and unchanged.")] = False,
+) -> None:
+    """Compile what is new or changed, print, and keep it after each."""
     import triton
 
-    rows = []
-    print(f"{'kernel and tile':<58}{'cc':>6}{'regs':>6}{'stack':>7}{'shared':>8}  tensor cores")
-    for case in cases():
+    wanted = only.split(",")
+    known = [case for case in cases() if any(word in case.name for word in wanted)]
+    kept = {_key(row): row for row in json.loads(RESULT.read_text(encoding="utf-8"))["kernels"]}
+    print(f"{'kernel and tile':<58}{'cc':>7}{'regs':>6}{'stack':>7}{'shared':>8}  tensor cores")
+    for case in known:
         for target in (*CAPABILITIES, HIP):
             if isinstance(target, int) and target < case.first_capability:
                 continue
-            row = _row(case, target)
-            rows.append(row)
+            name = target if isinstance(target, str) else f"{target // 10}.{target % 10}"
+            key = (case.kernel, case.variant, name)
+            if not again and kept.get(key, {}).get("source") == source_of(case):
+                continue
+            row = kept[key] = _row(case, target) | {"source": source_of(case)}
+            record("kernels-compile", {
+                "benchmark": "kernels_compile",
+                "date": date.today().isoformat(),
+                "triton": triton.__version__,
+                "kernels": _in_order(kept),
+            })  # fmt: skip
             print(
-                f"{case.name:<58}{row['capability']:>6}{row['registers']:>6}{row['stack_bytes']:>7}"
+                f"{case.name:<58}{name:>7}{row['registers']:>6}{row['stack_bytes']:>7}"
                 f"{row['shared_bytes']:>8}  {' '.join(row['tensor_cores'] + row['problems'])}",
                 flush=True,
             )
-    document = {
-        "benchmark": "kernels_compile",
-        "date": date.today().isoformat(),
-        "triton": triton.__version__,
-        "kernels": rows,
-    }
-    record("kernels-compile", document)
-    print(json.dumps(document))
-    return int(any(row["problems"] for row in rows if row["capability"] != HIP))
+    broken = [row for row in kept.values() if row["problems"] and row["capability"] != HIP]
+    raise typer.Exit(int(bool(broken)))
+
+
+def _in_order(kept: dict[tuple[str, str, str], dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of the cases that there are, in their order."""
+    names = [*(f"{t // 10}.{t % 10}" for t in CAPABILITIES), HIP]
+    keys = [(case.kernel, case.variant, name) for case in cases() for name in names]
+    return [kept[key] for key in keys if key in kept]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    typer.run(main)

@@ -162,15 +162,14 @@ def _gpu() -> Iterator[Finding]:
                 },
                 text=f"cuda:{index} {facts.name}, compute capability {facts.major}.{facts.minor}, "
                 f"{readable_bytes(free)} of {readable_bytes(total)} free, "
-                f"driver {driver or 'unknown'}, CUDA {torch.version.cuda}",
+                f"driver {driver or 'unknown'}, "
+                + (
+                    f"CUDA {torch.version.cuda}"
+                    if torch.version.cuda
+                    else f"ROCm {torch.version.hip}"
+                ),
             )
-            if facts.major < 8:
-                yield Finding(
-                    topic="gpu", state="note",
-                    text="no bf16 in hardware before compute capability 8.0: bf16 models, text encoders and decoders "
-                    "run in fp32, without our own kernels",
-                    remedy="use a model for fp16: sana-0.6b or sana-1.6b-fp16",
-                )  # fmt: skip
+            yield from gpu_limits((facts.major, facts.minor), rocm=torch.version.hip is not None)
         return
     if torch.backends.mps.is_available():
         yield Finding(topic="gpu", text="Apple GPU (mps)")
@@ -190,6 +189,29 @@ def _gpu() -> Iterator[Finding]:
     else:
         yield Finding(
             topic="gpu", state="note", text="none that can be used; pictures are drawn on the CPU"
+        )
+
+
+def gpu_limits(capability: tuple[int, int], *, rocm: bool) -> Iterator[Finding]:
+    """Report what a GPU that torch can use does without: by its compute capability, or for AMD's as one."""
+    if rocm:
+        yield Finding(
+            topic="gpu", state="note",
+            text="AMD: our own kernels are compared with plain PyTorch before they are used, but none has been measured "
+            "here; f8a8 models run in plain PyTorch",
+            remedy="if something goes wrong, draw with --backend reference, and report it",
+        )  # fmt: skip
+    elif capability < (8, 0):
+        yield Finding(
+            topic="gpu", state="note",
+            text="no bf16 in hardware before compute capability 8.0: bf16 models, text encoders and decoders "
+            "run in fp32, without our own kernels; w8a8 models are multiplied by cuBLAS",
+            remedy="use a model for fp16: sana-0.6b or sana-1.6b-fp16",
+        )  # fmt: skip
+    elif capability < (8, 9):
+        yield Finding(
+            topic="gpu",
+            text="no 8-bit floats before compute capability 8.9: f8a8 models run in plain PyTorch; w8a8 is the faster one",
         )
 
 

@@ -17,6 +17,7 @@ _SLOW = 3  # times the shortest
 # A turn takes at least as long: the system adds up the seconds of threads on other cores every few milliseconds only,
 # so that a shorter one would seem to have used one core or several by chance.
 _TURN_S = 0.04
+_A_WHILE_S = 5e-4  # ten times what starting an operation may take
 _BY_CHANCE_S = 0.02  # that one short run may seem to take more than another
 
 
@@ -32,6 +33,28 @@ def clock_of(device: torch.device) -> Callable[[], float]:
 
         return when_done
     return time.perf_counter
+
+
+def fastest(
+    runs_at: Callable[[int], Sequence[Callable[[], object]]],
+    sizes: Sequence[int],
+    device: torch.device,
+) -> int:
+    """Return which of several computations is the fastest, at the first size at which one takes a while, or the last.
+
+    On a fast device small ones would be timed by how long Python takes to start them.
+    """
+    now = clock_of(device)
+    for size in sizes:
+        runs = runs_at(size)
+        for run in runs:
+            run()
+        started = now()
+        runs[0]()
+        if now() - started >= _A_WHILE_S or size == sizes[-1]:
+            best = best_seconds(runs, device)
+            return best.index(min(best))
+    raise ValueError("no size is given")
 
 
 def best_seconds(

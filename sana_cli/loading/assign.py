@@ -47,9 +47,11 @@ def assign_weights(
     for name, place in expected.items():
         tensor = read(names[name])
         require_fit(tensor, place, name, component)
-        require_finite(tensor, name, component)
         wanted = tensor.dtype if name in as_stored else _compute_dtype(name, tensor, dtype)
         state[name] = tensor.to(device=device, dtype=wanted)
+        # Where it lies: adding up gigabytes takes a CPU seconds. In fp16 a finite value may have become infinite.
+        narrowed = wanted == torch.float16 != tensor.dtype
+        require_finite(tensor if narrowed else state[name], name, component)
     module.load_state_dict(state, strict=True, assign=True)
     module.requires_grad_(False)
 

@@ -25,6 +25,7 @@ from sana_cli.accelerate.cpu_fused_qkv import fuse_projections_
 from sana_cli.accelerate.cpu_packed_linear import is_worth_packing, pack_linears_
 from sana_cli.accelerate.cuda.decoder import fuse_decoder
 from sana_cli.accelerate.cuda.engine import Engine
+from sana_cli.accelerate.cuda.text_encoder import fuse_norms
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.component_weights import (
     ComponentWeights,
@@ -348,6 +349,8 @@ def _accelerate(
             model, notice=notice, verdicts=verdicts
         ):
             chosen["decoder"] = "native fused"
+        elif fuse_norms(model, notice=notice, verdicts=verdicts):
+            chosen["text encoder"] = "native norms"
     if for_cpu:
         chosen |= _pack_floats(model, device, verdicts)
     return chosen

@@ -38,10 +38,10 @@ class Gemma2(nn.Module):
         x = self.embed_tokens(ids)
         start = past[0][0].shape[2] if past else 0
         turns = rotations(self.config, start, ids.shape[1], x)
-        distance = _distances(start, ids.shape[1], x.device)
+        masks = Masks(start, ids.shape[1], x.device)
         kept: list[KeyValues] = []
         for i, layer in enumerate(self.layers):
-            x, key_values = layer(x, turns, distance, past[i] if past else None)
+            x, key_values = layer(x, turns, masks, past[i] if past else None)
             if keep:
                 kept.append(key_values)
             del key_values
@@ -71,9 +71,11 @@ class Gemma2RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The norm of x (..., C), plus `residual`."""
         weight = self.weight.float() + 1
-        return F.rms_norm(x.float(), weight.shape, weight, self.eps).type_as(x)
+        normed = F.rms_norm(x.float(), weight.shape, weight, self.eps).type_as(x)
+        return normed if residual is None else residual + normed
 
 
 class Gemma2Layer(nn.Module):
@@ -90,12 +92,12 @@ class Gemma2Layer(nn.Module):
         self.post_feedforward_layernorm = Gemma2RMSNorm(C, eps)
 
     def forward(
-        self, x: Tensor, turns: KeyValues, distance: Tensor, past: KeyValues | None
+        self, x: Tensor, turns: KeyValues, masks: "Masks", past: KeyValues | None
     ) -> tuple[Tensor, KeyValues]:
-        attended, key_values = self.self_attn(self.input_layernorm(x), turns, distance, past)
-        x = x + self.post_attention_layernorm(attended)
+        attended, key_values = self.self_attn(self.input_layernorm(x), turns, masks, past)
+        x = self.post_attention_layernorm(attended, x)
         gated = self.mlp(self.pre_feedforward_layernorm(x))
-        return x + self.post_feedforward_layernorm(gated), key_values
+        return self.post_feedforward_layernorm(gated, x), key_values
 
 
 class Gemma2Attention(nn.Module):
@@ -115,9 +117,9 @@ class Gemma2Attention(nn.Module):
         self.o_proj = nn.Linear(config.num_attention_heads * E, C, bias=config.attention_bias)
 
     def forward(
-        self, x: Tensor, turns: KeyValues, distance: Tensor, past: KeyValues | None
+        self, x: Tensor, turns: KeyValues, masks: "Masks", past: KeyValues | None
     ) -> tuple[Tensor, KeyValues]:
-        """States (B, L, C), cosines and sines (L, E), distances (L, S) -> (B, L, C), and all keys and values."""
+        """States (B, L, C), cosines and sines (L, E), masks (L, S) -> (B, L, C), and all keys and values."""
         heads = (-1, self.head_dim)
         q, k, v = (
             layer(x).unflatten(-1, heads).transpose(1, 2)  # (B, H or K, L, E)
@@ -132,14 +134,10 @@ class Gemma2Attention(nn.Module):
         scores = (grouped @ k.transpose(2, 3)).view(B, H, L, -1) * self.scale
         if self.cap is not None:
             scores = self.cap * torch.tanh(scores / self.cap)
-        scores = scores.masked_fill(self._unseen(distance), -torch.inf)
+        scores = scores.masked_fill(masks.unseen(self.window), -torch.inf)
         weights = scores.softmax(-1, dtype=torch.float32).to(v.dtype)
         mixed = (weights.view(B, self.key_value_heads, -1, k.shape[2]) @ v).view(B, H, L, E)
         return self.o_proj(mixed.transpose(1, 2).flatten(2)), (k, v)
-
-    def _unseen(self, distance: Tensor) -> Tensor:
-        future = distance < 0
-        return future if self.window is None else future | (distance >= self.window)
 
 
 class Gemma2MLP(nn.Module):
@@ -168,6 +166,22 @@ def rotate(x: Tensor, turns: KeyValues) -> Tensor:
     """Rotary positions on (B, H, L, E): pairs are a half of the head width apart."""
     first, second = x.chunk(2, dim=-1)
     return x * turns[0] + torch.cat([-second, first], dim=-1) * turns[1]
+
+
+class Masks:
+    """Which keys each query must not see, (L, S) bool: made once for all layers of a forward."""
+
+    def __init__(self, start: int, count: int, device: torch.device) -> None:
+        """For `count` tokens that follow `start` others."""
+        self._distance = _distances(start, count, device)
+        self._known: dict[int | None, Tensor] = {}
+
+    def unseen(self, window: int | None) -> Tensor:
+        """Later keys, and those that a window's width or more precedes."""
+        if window not in self._known:
+            future = self._distance < 0
+            self._known[window] = future if window is None else future | (self._distance >= window)
+        return self._known[window]
 
 
 def _distances(start: int, count: int, device: torch.device) -> Tensor:

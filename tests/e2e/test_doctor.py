@@ -241,3 +241,20 @@ def test_a_driver_without_a_torch_for_it(
 def test_misuse(sana: Callable[..., Any]) -> None:
     result = sana("doctor", "sana-0.6b")
     assert (result.code, "unexpected argument" in result.err) == (ExitCode.USAGE, True)
+
+
+@pytest.mark.parametrize(
+    ("capability", "rocm", "said"),
+    [
+        ((7, 5), False, "multiplied by cuBLAS"),
+        ((8, 6), False, "no 8-bit floats before compute capability 8.9"),
+        ((8, 9), False, ""),
+        ((12, 0), False, ""),
+        ((9, 4), True, "none has been measured here"),
+    ],
+    ids=str,
+)
+def test_what_a_gpu_does_without(capability: tuple[int, int], rocm: bool, said: str) -> None:
+    found = list(doctor.gpu_limits(capability, rocm=rocm))
+    assert [said in finding.text for finding in found] == [True] * bool(said)
+    assert not any(finding.state == "problem" for finding in found)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from quant.backends.cuda import packed_conv
-from quant.backends.timing import best_seconds
+from quant.backends.timing import fastest
 from quant.backends.verdicts import remembered
 from quant.layers import QuantConv2d
 from sana_cli.accelerate.cuda.kernels import Kernels
@@ -26,7 +26,10 @@ from sana_cli.models.dc_ae import UpBlock, activate
 Act = Callable[..., Tensor]
 _NAMES: dict[Act, Literal["silu", "relu"]] = {F.silu: "silu", F.relu: "relu"}
 _NOTE = "sana_largest"
-_PROBE = (1, 128, 64, 64)  # a map for which both ways of up-sampling are timed
+_PROBE_CHANNELS, _PROBE_SIDES = (
+    128,
+    (16, 64, 256),
+)  # of maps for which both ways of up-sampling are timed
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,24 +199,23 @@ def folded_weights(weight: Tensor, dtype: torch.dtype) -> list[Tensor]:
 def folding_pays(dtype: torch.dtype, device: torch.device, *, verdicts: Path | None) -> bool:
     """Return whether four 2x2 convolutions take less time here than one 3x3 on a map of four times the size."""
 
-    def decide() -> str:
+    def runs_at(side: int) -> list[Callable[[], object]]:
         generator = torch.Generator().manual_seed(0)
 
         def random(*shape: int) -> Tensor:
             values = torch.randn(shape, generator=generator).to(device, dtype)
             return values.contiguous(memory_format=torch.channels_last)
 
-        x, wide, narrow = random(*_PROBE), random(128, 128, 3, 3), random(128, 128, 2, 2)
-        enlarged = F.interpolate(x, scale_factor=2, mode="nearest")
-        runs = [
+        x, narrow = random(1, _PROBE_CHANNELS, side, side), random(*[_PROBE_CHANNELS] * 2, 2, 2)
+        wide, enlarged = random(*[_PROBE_CHANNELS] * 2, 3, 3), F.interpolate(x, scale_factor=2)
+        return [
             lambda: [F.conv2d(x, narrow, padding=1) for _ in range(4)],
             lambda: F.conv2d(enlarged, wide, padding=1),
         ]
+
+    def decide() -> str:
         with torch.inference_mode():
-            for run in runs:
-                run()
-            fours, one = best_seconds(runs, device)
-        return "folded" if fours < one else "whole"
+            return ("folded", "whole")[fastest(runs_at, _PROBE_SIDES, device)]
 
     found = remembered(
         f"up-sampling {dtype}", device, decide, verdicts=verdicts,

@@ -5,17 +5,23 @@ Floating-point weights are torch's to multiply, w8a8 ours; any other layer runs 
 
 # M rows (tokens), K input channels, N output channels
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from copy import copy
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from quant.backends.cuda import multiplies_float8
+from quant.backends.timing import fastest
+from quant.backends.verdicts import remembered
 from quant.layers import QuantLinear
 from quant.primitives import FLOAT8
 from sana_cli.accelerate.cuda.kernels import Kernels
 from sana_cli.models.layers import PointwiseConv2d
+
+_PROBE_ROWS = (64, 1024, 16384)  # for which both ways of quantizing are timed
 
 # int8 (M, K) and fp32 scales (M,); or floats and the largest magnitudes of their rows, to be quantized by
 Int8 = tuple[Tensor, Tensor]
@@ -65,6 +71,9 @@ class Int8Projection(Projection):
 
     takes_int8 = True
     applies_silu = True
+    quantizes_apart = (
+        False  # floats with known magnitudes: in a launch of their own, and not while they are read
+    )
 
     def __init__(
         self,
@@ -82,6 +91,8 @@ class Int8Projection(Projection):
     def _multiply(self, x: Tensor | Int8, **rest: Any) -> Tensor:
         if isinstance(x, Tensor):
             x = self.kernels.quantize_per_token(x, smooth=self.smooth)
+        elif self.quantizes_apart and x[0].dtype != torch.int8:
+            x = self.kernels.quantize_per_token(x[0], smooth=self.smooth)
         is_int8 = x[0].dtype == torch.int8
         kernel = self.kernels.linear_w8a8 if is_int8 else self.kernels.linear_w8a8_on_load
         return kernel(*x, self.weight, self.scale, **rest)
@@ -108,6 +119,39 @@ class Int8Projection(Projection):
             x, bias=self.bias, gate=gate, residual=stream, out=stream, out_largest=largest,
             out_smooth=smooth,
         )  # fmt: skip
+
+
+def quantizing_apart_pays(
+    projection: Int8Projection, device: torch.device, *, verdicts: Path | None
+) -> bool:
+    """Return whether a quantizer and a product of integers take less time here than a product that quantizes what it reads.
+
+    The one saves a launch and the integers' way through memory, the other the work of quantizing each row once for every
+    tile of columns.
+    """
+    weight, dtype = projection.weight, projection.dtype
+
+    def runs_at(rows: int) -> list[Callable[[], object]]:
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(rows, weight.shape[1], generator=generator).to(device, dtype)
+        given = x, x.float().abs().amax(dim=1)
+
+        def run(apart: bool) -> Tensor:
+            trial = copy(projection)
+            trial.quantizes_apart = apart
+            return trial(given)
+
+        return [lambda: run(False), lambda: run(True)]
+
+    def decide() -> str:
+        with torch.inference_mode():
+            return ("on load", "apart")[fastest(runs_at, _PROBE_ROWS, device)]
+
+    found = remembered(
+        f"quantizing for {tuple(weight.shape)} {dtype}", device, decide, verdicts=verdicts,
+        is_known=lambda verdict: verdict in ("on load", "apart"),
+    )  # fmt: skip
+    return found == "apart"
 
 
 class Float8Projection(Projection):

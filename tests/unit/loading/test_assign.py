@@ -11,9 +11,12 @@ from sana_cli.checkpoints.safetensors_data import read_tensor
 from sana_cli.checkpoints.safetensors_headers import WeightFiles
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.loading.assign import assign_weights
+from tests.rehearsal.device import CUDA, Device
+
+CPU = torch.device("cpu")
 
 
-def build(folder: Path, **changes: torch.Tensor | None) -> nn.Linear:
+def build(folder: Path, *, device: torch.device = CPU, **changes: torch.Tensor | None) -> nn.Linear:
     """Write weights for a 3 -> 2 linear layer with `changes`, read them into one."""
     tensors = {"weight": torch.ones(2, 3), "bias": torch.zeros(2)} | changes
     folder.mkdir(exist_ok=True)
@@ -27,7 +30,7 @@ def build(folder: Path, **changes: torch.Tensor | None) -> nn.Linear:
         lambda name: read_tensor(files, name),
         component="part",
         dtype=torch.float32,
-        device=torch.device("cpu"),
+        device=device,
     )
     return module
 
@@ -100,3 +103,12 @@ def test_tensors_of_quantized_layers_keep_their_type() -> None:
 def test_wrong_8_bit_floats(qweight: torch.Tensor, message: str) -> None:
     with pytest.raises(SanaError, match=message):
         fill(qweight)
+
+
+def test_a_device_looks_at_its_own_weights(gpu: Device, tmp_path: Path) -> None:
+    """Gigabytes of a text encoder were added up by the CPU, before each tensor was copied."""
+    module = build(tmp_path / "good", device=CUDA)
+    assert module.weight.is_cuda
+    assert gpu.counts["syncs"] == len(module.state_dict())  # the answer for each
+    with pytest.raises(SanaError, match="part: bias holds NaN or infinite"):
+        build(tmp_path / "bad", device=CUDA, bias=torch.tensor([0.0, torch.nan]))

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from quant.backends import cpu, libraries, timing
 from quant.backends.dispatch import accelerate_, kernel_for, usable_kernels
 from quant.backends.kernel import Kernel
 from quant.backends.measurement import Probe, measure
-from quant.backends.timing import best_seconds
+from quant.backends.timing import best_seconds, fastest
 from quant.config import QuantConfig
 from quant.installed import is_installed
 from quant.layers import QuantConv2d, QuantLinear
@@ -431,3 +432,20 @@ def test_backend_without_a_kernel() -> None:
     for backend, kinds in (("quanto", {"linear w8a16"}), ("torchao", {"linear w8a8"})):
         chosen = accelerate_(nn.Sequential(*layers), CPU, backend=backend)
         assert {kind for kind, name in chosen.items() if name.startswith(backend)} == kinds
+
+
+def test_computations_are_compared_at_a_size_that_takes_a_while() -> None:
+    """At small sizes both take as long as starting them."""
+    tried: list[int] = []
+
+    def runs_at(size: int) -> list[Callable[[], object]]:
+        tried.append(size)
+        wait = 0.001 if size == 16 else 0.0
+        return [lambda: time.sleep(wait * 2), lambda: time.sleep(wait)]
+
+    wall = torch.device("meta")  # whose clock is the one on the wall
+    assert fastest(runs_at, (1, 16, 256), wall) == 1
+    assert tried == [1, 16]
+    tried.clear()
+    fastest(runs_at, (1, 2), wall)
+    assert tried == [1, 2]

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from quant.backends.verdicts import remembered
 from sana_cli.accelerate.cuda.engine import Engine
 from sana_cli.accelerate.cuda.kernels import REFERENCE, TRITON, Kernels
 from sana_cli.accelerate.cuda.transformer import EngineTransformer
@@ -56,6 +57,22 @@ def error(model: SanaTransformer2D, lengths: tuple[int, ...] = (1, 5), **rest: A
     assert out.shape == expected.shape
     assert out.dtype == expected.dtype
     return relative_error(out, expected)
+
+
+@pytest.mark.parametrize("way", ["on load", "apart"])
+def test_quantizing_in_the_way_that_was_measured(way: str, tmp_path: Path) -> None:
+    """Both give the same integers."""
+    model, path = transformer("w8a8"), tmp_path / "verdicts.json"
+    latents, contexts = inputs(model)
+    expected = model.velocity(latents, 700.0, contexts)
+    cpu = torch.device("cpu")
+    remembered(f"quantizing for (64, 64) {torch.float32}", cpu, lambda: way, verdicts=path)
+    model.engine = Engine(
+        model, notice=pytest.fail, verdicts=path, candidates=REFERENCE, graphs=False
+    )
+    parts = [block.text.out for block in model.engine.transformer.blocks]
+    assert [part.quantizes_apart for part in parts] == [way == "apart"] * 2
+    assert relative_error(model.velocity(latents, 700.0, contexts), expected) < 5e-3
 
 
 @pytest.mark.parametrize("smooth", [False, True], ids=["plain", "smooth"])
