@@ -12,11 +12,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from sana_cli.bench import flops
 from sana_cli.bench.devices import DEVICES
 from sana_cli.bench.results import floor_seconds
-from sana_cli.config.networks import DCAEConfig, Gemma2Config, TransformerConfig
+from sana_cli.config.networks import (
+    DCAEConfig,
+    Gemma2Config,
+    TinyDecoderConfig,
+    TransformerConfig,
+)
 from sana_cli.config.variants import VARIANTS
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.gemma2 import Gemma2
 from sana_cli.models.sana_transformer import SanaTransformer2D
+from sana_cli.models.tiny_decoder import TinyDecoder
 
 
 def transformer_of(name: str) -> TransformerConfig:
@@ -119,3 +125,19 @@ def test_int8_moves_less_and_batches_add_up() -> None:
     assert one.bytes < two.bytes < 2 * one.bytes  # weights are read once
     small = flops.denoise_step(config, height=512, width=512, text_tokens=[40], kind=flops.INT8)
     assert small.bytes < 0.6 * one.bytes
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [{}, {"widths": (64, 32, 16, 16), "blocks": (2, 1, 0, 1), "patch_size": 4}],
+    ids=["taesana", "patches"],
+)
+def test_the_tiny_decoder(sizes: dict[str, Any]) -> None:
+    """As torch counts the network itself; folding leaves 16 products of 36 after each up-sampling."""
+    config = TinyDecoderConfig(**sizes)
+    with torch.device("meta"):
+        decoder = TinyDecoder(config)
+        latents = torch.randn(2, config.latent_channels, 2, 3)
+    expected = counted(lambda: decoder(latents))
+    assert flops.decode(config, height=64, width=96, batch=2).flops == expected
+    assert flops.decode(config, height=64, width=96, batch=2, folded=True).flops < expected

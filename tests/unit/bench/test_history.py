@@ -133,3 +133,12 @@ def test_a_duration_in_words(seconds: float, words: str) -> None:
     from sana_cli.commands.dry_run import duration
 
     assert duration(seconds) == words
+
+
+def test_another_decoder_replaces_no_rate() -> None:
+    history.record(document(rate=1e9), BUILTIN)
+    other = document(rate=9e9)
+    other["contenders"]["one"]["decoder"] = "tiny"
+    before = foretell(settings())
+    history.record(other, BUILTIN)
+    assert foretell(settings()) == before

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from sana_cli.bench import runner
-from sana_cli.bench.contenders import Contender, parse_peers
+from sana_cli.bench.contenders import Contender, parse_decoders, parse_peers
 from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.errors import SanaError
@@ -56,3 +56,13 @@ def test_names_of_their_own() -> None:
     assert [(c.name, c.model) for c in found] == [
         ("sana", "builtin"), ("sana-2", "a/sana"), ("sana-3", "b/sana"),
     ]  # fmt: skip
+
+
+def test_every_scheme_with_every_decoder() -> None:
+    scheme = Contender(name="sana-fp32", kind="sana", model="builtin")
+    assert parse_decoders("full, tiny,/x/mine.pth") == ["full", "tiny", "/x/mine.pth"]
+    drawn = [runner._drawing_with(scheme, decoder) for decoder in ("full", "tiny", "/x/mine.pth")]
+    assert [c.name for c in drawn] == ["sana-fp32", "sana-fp32-tiny", "sana-fp32-mine"]
+    assert [c.decoder for c in drawn] == ["full", "tiny", "/x/mine.pth"]
+    with pytest.raises(SanaError, match="--decoder ',' names nothing"):
+        parse_decoders(",")
