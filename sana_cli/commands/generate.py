@@ -79,6 +79,26 @@ def generate(
         typer.Option("--dry-run", help="Draw nothing; show the memory and time it would take."),
     ] = False,
     grid: GridOption = False,
+    best_of: Annotated[
+        int | None,
+        typer.Option(
+            "--best-of",
+            metavar="N",
+            min=2,
+            max=1000,
+            help="Draw N seeds, and keep the picture that --score likes best.",
+            show_default=False,
+        ),
+    ] = None,
+    score: Annotated[
+        str | None,
+        typer.Option(
+            "--score",
+            metavar="COMMAND",
+            help="Program that scores pictures for --best-of: a line of JSON in, a line of JSON out.",
+            show_default=False,
+        ),
+    ] = None,
     show: ShowOption = None,
     preview: PreviewOption = None,
     preview_file: PreviewFileOption = None,
@@ -94,7 +114,7 @@ def generate(
     """Draw pictures of PROMPT or of a file of prompts, or repeat one."""
     refuse_empty({
         "--size": size, "--from": from_, "--prompts": prompts, "--preview-file": preview_file,
-        "--server": server,
+        "--server": server, "--score": score,
     })  # fmt: skip
     typed = replace(_with_size(typed, size), prompt=_prompt_of(prompt, prompts, from_, axes))
     from sana_cli.config.user_settings import preferences, unknown_variables
@@ -117,7 +137,7 @@ def generate(
     call = Call(
         options=options, typed=typed, picture=picture, prompts=prompts, seeing=seeing, grid=grid,
         overwrite=force, json=json, is_checked=chosen.is_checked(safety), is_dry=dry_run,
-        in_vain=(*unknown_variables(), *seeing.in_vain), axes=axes,
+        in_vain=(*unknown_variables(), *seeing.in_vain), axes=axes, best_of=_best_of(best_of, score),
     )  # fmt: skip
     call.find_server("off" if dry_run else wanted_server)
     quiet = chosen.is_quiet(quiet)
@@ -160,6 +180,11 @@ def _draw_here(
             sweep(call, opened, live=live, reporter=reporter)
             return
         session = opened(call.options, grid=call.grid)
+        if call.best_of and not call.is_dry:
+            from sana_cli.commands.best_of import BestOf
+
+            BestOf(call, session, *call.best_of).draw(live)
+            return
         if call.is_dry and prompts:
             from sana_cli.commands.generate_batch import print_forecast
 
@@ -191,6 +216,15 @@ def _prompt_of(
             'say what to draw: sana generate "a cat"; or --prompts FILE, --from PICTURE.png',
         )
     return prompt
+
+
+def _best_of(number: int | None, score: str | None) -> tuple[int, str] | None:
+    if (number is None) != (score is None):
+        raise usage_error(
+            "--best-of and --score need each other",
+            "give both: --best-of 8 --score 'python score.py'",
+        )
+    return (number, score) if number is not None and score is not None else None
 
 
 def _with_size(typed: GenerationOptions, size: str | None) -> GenerationOptions:

@@ -1,12 +1,12 @@
 """Draw the pictures of a call of `sana generate`, with a server or here, and report them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from sana_cli.commands.history import remember
 from sana_cli.config.generation import GenerationOptions
-from sana_cli.errors import ExitCode, SanaError
+from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.remote.choice import find_server, only_here
 from sana_cli.terminal.display import LivePreview, Seeing
 from sana_cli.terminal.report import print_document, summary
@@ -65,6 +65,7 @@ class Call:
     is_dry: bool  # by `--dry-run`
     in_vain: tuple[str, ...]  # notices on options and variables without effect
     axes: "list[Axis]"  # options with several values
+    best_of: tuple[int, str] | None = None  # seeds, and the command that scores their pictures
     left: list[tuple[int, Path]] = field(
         default_factory=list
     )  # seeds and files that a server has left
@@ -81,6 +82,15 @@ class Call:
 
     def find_server(self, chosen: str) -> None:
         """Find the server that is to draw. SanaError where the user insists on one that does not."""
+        if self.best_of is not None:
+            for other, given in (
+                ("--prompts", self.prompts), ("--grid", self.grid), ("options with several values", self.axes),
+                ("--count", self.typed.count is not None),
+            ):  # fmt: skip
+                if given:
+                    raise usage_error(f"give --best-of or {other}, not both", f"omit {other}")
+            self.options = replace(self.options, count=self.best_of[0] if self.is_dry else None)
+            return  # scored here
         server = find_server(chosen)
         if server is None:
             return

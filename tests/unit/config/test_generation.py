@@ -32,7 +32,8 @@ def sana(*words):
 
 small = ("--size", "64x64", "--steps", "1", "--seed", "1", "--device", "cpu")
 assert "--sharpness" in sana("generate", "--help")[1], "help"
-assert sana("generate", "a cat", *small, "--sharpness", "0.5", "-o", "a.png", "-q")[0] == 0
+code, _, err = sana("generate", "a cat", *small, "--sharpness", "0.5", "-o", "a.png", "-q")
+assert code == 0, err
 info = json.loads(sana("info", "a.png", "--json")[1])
 assert "0.5" in json.dumps(info), info
 assert "sharpness" in sana("info", "a.png")[1], "info"
@@ -80,7 +81,7 @@ def test_an_option_is_a_field_and_its_use(tmp_path: Path) -> None:
     here.mkdir()
     environment = {
         "PYTHONPATH": str(tmp_path), "SANA_CONFIG": str(tmp_path / "c.toml"), "SANA_CACHE": str(tmp_path / "cache"),
-        "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1",
+        "PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "OMP_NUM_THREADS": "1", "SANA_RUNTIME": str(tmp_path / "run"),
     }  # fmt: skip
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=here, env=environment, capture_output=True, text=True

@@ -1,0 +1,108 @@
+"""`--best-of N --score COMMAND`: the picture that another program likes best, and programs that misbehave."""
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sana_cli.errors import ExitCode
+from sana_cli.images.picture_file import read_settings
+
+FAST = ("--size", "64x64", "--steps", 1, "--device", "cpu")
+GOOD = 'print(json.dumps({"score": {5: 0.1, 6: 0.9, 7: 0.5}[asked["seed"]]}), flush=True)'
+
+
+@pytest.fixture
+def scorer(tmp_path: Path) -> Callable[[str], str]:
+    def made(answer: str) -> str:
+        path = tmp_path / "score.py"
+        path.write_text(
+            "import json, pathlib, sys\nfor line in sys.stdin:\n    asked = json.loads(line)\n"
+            f"    assert pathlib.Path(asked['picture']).is_file() and asked['prompt'] == 'a cat'\n    {answer}\n"
+        )
+        return f"'{sys.executable}' '{path}'"
+
+    return made
+
+
+def test_the_best_is_kept(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, scorer: Callable[[str], str]
+) -> None:
+    words = ("generate", "a cat", "-m", tiny_model, *FAST)
+    out = tmp_path / "out"
+    result = sana(
+        *words, "--seed", 5, "--best-of", 3, "--score", scorer(GOOD), "-o", f"{out}/", "--json"
+    )
+    assert result.code == 0, result.err
+    assert result.document["scores"] == [
+        {"seed": 5, "score": 0.1},
+        {"seed": 6, "score": 0.9},
+        {"seed": 7, "score": 0.5},
+    ]
+    assert [path.name for path in out.iterdir()] == ["a-cat-6.png"]
+    settings = read_settings(out / "a-cat-6.png")
+    assert (settings.pop("best_of"), settings.pop("score")) == (3, 0.9)
+    assert sana(*words, "--seed", 6, "-o", tmp_path / "b.png").code == 0
+    assert settings == read_settings(tmp_path / "b.png")
+    assert (
+        sana(
+            "generate", "--from", out / "a-cat-6.png", "-m", tiny_model, "-o", tmp_path / "c.png"
+        ).code
+        == 0
+    )
+    assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("answer", "message", "kept"),
+    [
+        ("sys.exit(3)", "has ended with exit code 3", 0),
+        ("print('{}', flush=True)", "answered '{}'", 0),
+        ("print('NaN', flush=True)", "answered 'NaN'", 0),
+        ("print('words' if asked['seed'] > 5 else 0.5, flush=True)", "answered 'words'", 1),
+    ],
+)
+def test_programs_that_misbehave(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, scorer: Callable[[str], str], answer: str, message: str, kept: int
+) -> None:  # fmt: skip
+    """The best so far is saved."""
+    words = ("generate", "a cat", "-m", tiny_model, *FAST, "--seed", 5, "--best-of", 2)
+    result = sana(*words, "--score", scorer(answer), "-o", f"{tmp_path}/out/")
+    assert (result.code, message in result.err, "hint:" in result.err) == (
+        ExitCode.ENVIRONMENT,
+        True,
+        True,
+    ), result.err
+    assert len(list((tmp_path / "out").glob("*.png"))) == kept
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--best-of", 2), "--best-of and --score need each other"),
+        (
+            ("--best-of", 2, "--score", "no-such-program-here"),
+            "cannot start --score no-such-program-here",
+        ),
+        (("--best-of", 2, "--score", "'"), "cannot read --score"),
+        (("--best-of", 2, "--score", "cat", "--grid"), "give --best-of or --grid, not both"),
+        (
+            ("--best-of", 2, "--score", "cat", "--steps", "1,2"),
+            "give --best-of or options with several values",
+        ),
+        (("--best-of", 2, "--score", "cat", "-o", "taken.png"), "taken.png exists"),
+    ],
+)
+def test_bad_input(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[Any, ...], message: str
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken.png").touch()
+    result = sana("generate", "a cat", "-m", tiny_model, *options)
+    assert (result.code, message in result.err, "hint:" in result.err) == (
+        ExitCode.USAGE,
+        True,
+        True,
+    ), result.err
