@@ -18,7 +18,6 @@ from sana_cli.pipeline.latent_preview import (
     PLENTY,
     LatentPreview,
     Sums,
-    Watching,
 )
 from sana_cli.schedulers import make_scheduler
 
@@ -119,20 +118,6 @@ def test_the_builtin_model_brings_its_map(cache: Path) -> None:
     assert preview.picture(torch.randn(1, 32, 8, 12)).size == (384, 256)
     assert preview.picture(torch.randn(1, 32, 64, 32)).size == (256, 512)
     assert preview.picture(torch.randn(1, 32, 200, 100)).size == (400, 800)
-
-
-@pytest.mark.parametrize(
-    ("every", "steps", "shown"),
-    [
-        (None, 20, [2, 4, 6, 8, 10, 12, 14, 16, 18, 20]),
-        (None, 3, [1, 2, 3]),
-        (3, 8, [3, 6, 8]),
-        (50, 8, [8]),
-    ],
-)
-def test_which_steps_are_shown(every: int | None, steps: int, shown: list[int]) -> None:
-    watching = Watching(show=lambda image, step, steps: None, every=every)
-    assert [step for step in range(1, steps + 1) if watching.wants(step, steps)] == shown
 
 
 @pytest.mark.parametrize("name", ["flow-dpm", "flow-euler", "scm"])
