@@ -9,16 +9,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sana_cli.config.choices import RANDOM_SEEDS
 from sana_cli.config.generation import FIELDS, GenerationOptions
 from sana_cli.errors import usage_error
 from sana_cli.files import local_path
-from sana_cli.request.output_paths import Target
 from sana_cli.request.prompt_entries import Place
-from sana_cli.request.prompt_file import Line, PromptFile
 from sana_cli.text import did_you_mean
+
+if TYPE_CHECKING:
+    from sana_cli.request.prompt_file import PromptFile
 
 MOST_AXES = 3
 _MOST_VALUES = 1000
@@ -134,8 +135,10 @@ class Sweep:
             for values in itertools.product(*(a.values for a in self._outer))
         ]
 
-    def pictures(self, options: GenerationOptions, run: Mapping[str, Any]) -> PromptFile:
+    def pictures(self, options: GenerationOptions, run: Mapping[str, Any]) -> "PromptFile":
         """The pictures of a run, as lines of a file of prompts; `options` say the rest."""
+        from sana_cli.request.prompt_file import Line, PromptFile
+
         lines = []
         names = [axis.name for axis in self._inner]
         for number, values in enumerate(
@@ -158,6 +161,8 @@ class Sweep:
 
     def output_of(self, options: GenerationOptions) -> str | None:
         """Return where pictures go: a pattern, or a folder as it is. SanaError (usage) as for `Target.of_options`."""
+        from sana_cli.request.output_paths import Target
+
         target = Target.of_options(options)
         if target.is_pattern or target.path is None or target.path.is_dir() or target.is_folder:
             return options.output
