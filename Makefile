@@ -29,7 +29,7 @@ bench:  ## start-up times, written to benchmarks/results/
 	$(PYTHON) -m benchmarks.startup
 
 rehearse-gpu:  ## the CUDA path on a simulated device, with planted faults: no GPU, minutes
-	$(PYTHON) -m pytest tests/rehearsal -m "not weights and not gpu"
+	$(PYTHON) -m pytest tests/rehearsal tests/unit/bench/test_gpu_suite.py -m "not weights and not gpu"
 
 bench-gpu:  ## all that needs a CUDA device, the most telling first, in MINUTES=8; resumes where it ended
 	$(PYTHON) -m benchmarks.gpu_suite --minutes $(or $(MINUTES),8) $(if $(OUT),--out $(OUT)) $(if $(REHEARSE),--rehearse)

@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import math
 import os
 import platform
 import shutil
@@ -18,26 +19,23 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import typer
 from torch.nn import functional as F
 
-from benchmarks import engine_gpu, kernels_gpu
-from benchmarks.decode import decoder
-from benchmarks.denoise_step import random_transformer, step_inputs
+from benchmarks import engine_gpu, gpu_whole, kernels_gpu
 from benchmarks.gpu_timing import time_launched_ms, time_ms
 from quant.backends.attempt import Failure, attempt
 from quant.kernels import tiles
-from quant.kernels.linear_w8a8 import linear_w8a8
-from sana_cli.accelerate.cuda.decoder import fuse_decoder
+from quant.kernels.conv3x3_w8a8 import conv3x3_w8a8
+from quant.kernels.conv3x3_w8a8 import repack as repack_conv
+from quant.kernels.linear_w8a8 import linear_w8a8, linear_w8a8_on_load
 from sana_cli.accelerate.cuda.kernels import NAMES, TRITON
-from sana_cli.accelerate.cuda.trial import Widths, relative_error, trial
+from sana_cli.accelerate.cuda.trial import Widths, trial
 from sana_cli.config.networks import TransformerConfig
 from sana_cli.config.variants import VARIANTS
-from sana_cli.memory.decoder_sizes import decode_activations
-from sana_cli.memory.plans import WHOLE
 
 DEVICE = torch.device("cuda")
 Found = dict[str, Any]
@@ -56,6 +54,9 @@ class Sizes:
     widths: tuple[Widths, ...] = (Widths(1152, 2880, 32, 72), Widths(2240, 5600, 32, 112))
     ceiling: int = 8192
     copy_bytes: int = 2**30
+    large: tuple[int, ...] = (1024, 2048, 4096)  # sides of pictures whose memory is compared
+    tuned: tuple[int, ...] = (2048, 512, 8192)  # tokens of products whose tiles are tried
+    convolutions: tuple[tuple[int, int], ...] = kernels_gpu.CONVOLUTIONS
     is_rehearsal: bool = False
 
     def transformer(self, name: str) -> TransformerConfig:
@@ -70,7 +71,8 @@ class Sizes:
 
 TINY = Sizes(
     rounds=1, sides=(128,), decoder="builtin", tokens=32, products=((64, 64),),
-    widths=(Widths(64, 160, 32, 16),), ceiling=64, copy_bytes=2**10, is_rehearsal=True,
+    widths=(Widths(64, 160, 32, 16),), ceiling=64, copy_bytes=2**10, large=(64, 128), tuned=(32,),
+    convolutions=((8, 64),), is_rehearsal=True,
 )  # fmt: skip
 
 
@@ -197,40 +199,18 @@ def step(variant: str, scheme: str) -> Callable[[Sizes, Keep], Found]:
     return run
 
 
-def decode(sizes: Sizes, keep: Keep) -> Found:
-    """A decoded picture by plain PyTorch and by the fused decoder: time, peak, error."""
-    side = sizes.sides[0]
-    found: Found = {}
-    vae = decoder(sizes.decoder)
-    vae.decoder.to(DEVICE, torch.bfloat16)
-    z = torch.randn(
-        1, vae.config.latent_channels, side // vae.config.downscale, side // vae.config.downscale
-    )
-    z = z.to(DEVICE, torch.bfloat16)
-    pictures = []
-    notices: list[str] = []
-    for way in ("plain", "fused"):
-        if way == "fused":
-            fuse_decoder(vae, notice=notices.append)
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        pictures.append(vae.decode(z).float())
-        found[f"{way}_peak_bytes"] = torch.cuda.max_memory_allocated() - before
-        found[f"{way}_ms"] = time_ms(lambda: vae.decode(z))
-        keep(found)
-    found["predicted_peak_bytes"] = decode_activations(vae.config, WHOLE, side, side, 2)
-    found["error"] = relative_error(pictures[1], pictures[0])
-    wrong = "; ".join(notices) or (
-        "" if found["error"] < 0.1 else f"is off by {found['error']:.2g}"
-    )
-    return found | ({"wrong": wrong} if wrong else {})
-
-
 def products(sizes: Sizes, keep: Keep) -> Found:
     """Compare our int8 products, by the table's tile, with those of libraries, for a guided picture of 1024 pixels."""
-    found: Found = {"products": []}
+    n = sizes.ceiling
+    square = kernels_gpu.integers(n, n)
+    peak = _time(lambda: torch._int_mm(square, square.T))
+    found: Found = {"int8_tops": 2 * n**3 / 1e9 / peak if isinstance(peak, float) else peak}
+    found["products"] = []
     for K, N in sizes.products:
-        found["products"].append(_product(sizes.tokens, K, N))
+        row = _product(sizes.tokens, K, N)
+        if isinstance(row["ours_ms"], float) and isinstance(peak, float):
+            row["share_of_peak"] = sizes.tokens * K * N / n**3 * peak / row["ours_ms"]
+        found["products"].append(row)
         keep(found)
     return found
 
@@ -258,28 +238,6 @@ def blocks(sizes: Sizes, keep: Keep) -> Found:
         for row in kernels_gpu._block(sizes.tokens, widths.inner, widths.hidden, ceiling):
             found["kernels"].append(row)
             keep(found)
-    return found
-
-
-def memory(sizes: Sizes, keep: Keep) -> Found:
-    """Peaks of a step, first and replayed, and what its graph keeps."""
-    found: Found = {"steps": []}
-    model = random_transformer(sizes.transformer("sana-0.6b")).to(torch.bfloat16)
-    given = [engine_gpu.on_device(*step_inputs(model, side)) for side in sizes.sides]
-    model.to(DEVICE)
-    from sana_cli.loading.load import accelerate
-
-    accelerate(model, DEVICE, "auto")
-    for side, (latents, contexts) in zip(sizes.sides, given, strict=True):
-        row: Found = {"side": side}
-        for way in ("first", "replay"):
-            before = torch.cuda.memory_allocated()
-            torch.cuda.reset_peak_memory_stats()
-            model.velocity(latents, 700.0, contexts)
-            row[f"{way}_peak_bytes"] = torch.cuda.max_memory_allocated() - before
-            row[f"{way}_kept_bytes"] = torch.cuda.memory_allocated() - before
-        found["steps"].append(row)
-        keep(found)
     return found
 
 
@@ -311,29 +269,54 @@ def tests(sizes: Sizes, keep: Keep) -> Found:
 
 
 def tile_table(sizes: Sizes, keep: Keep) -> Found:
-    """Every tile of the int8 product, and how much slower the table's is than the best."""
+    """Every tile of the int8 products and convolutions; `gpu_tiles.py` makes the fastest ship."""
     found: Found = {"tiles": []}
-    for M in (sizes.tokens,) if sizes.is_rehearsal else (2048, 512, 8192):
+    for M in sizes.tuned:
         for K, N in sizes.products:
-            found["tiles"].append(_tiles_of(M, K, N))
-            keep(found)
+            for kernel in ("linear_w8a8", "linear_w8a8_on_load"):
+                found["tiles"].append(_tiles_of(kernel, M, K, N))
+                keep(found)
+    for S, K in sizes.convolutions:
+        found["tiles"].append(_tiles_of("conv3x3_w8a8", S * S, K, K))
+        keep(found)
     return found
 
 
-def _tiles_of(M: int, K: int, N: int) -> Found:
-    q, weight = kernels_gpu.integers(M, K), kernels_gpu.integers(N, K)
+_TABLES = {
+    "linear_w8a8": tiles.LINEAR_W8A8, "linear_w8a8_on_load": tiles.LINEAR_W8A8_ON_LOAD,
+    "conv3x3_w8a8": tiles.CONV3X3_W8A8,
+}  # fmt: skip
+
+
+def _tiles_of(kernel: str, M: int, K: int, N: int) -> Found:
+    run = _product_by_tile(kernel, M, K, N)
+    candidates = dict.fromkeys((*tiles.INT8_CANDIDATES, *tiles.tiles_of(_TABLES[kernel])))
+    times = {tile: _time(partial(run, tile)) for tile in candidates}
+    measured = {tile: ms for tile, ms in times.items() if isinstance(ms, float)}
+    best = min(measured, key=lambda tile: measured[tile], default=None)
+    chosen = tiles.tile_for(_TABLES[kernel], M, N, K)
+    return {
+        "kernel": kernel, "shape": f"{M}x{K}x{N}", "table_ms": measured.get(chosen, float("inf")),
+        "best_ms": measured[best] if best else 0.0,
+        "best_tile": [best.m, best.n, best.k, best.warps, best.stages, best.group] if best else [],
+        "times": {f"{t.m}x{t.n}x{t.k} {t.warps}w {t.stages}s": ms for t, ms in times.items()},
+    }  # fmt: skip
+
+
+def _product_by_tile(kernel: str, M: int, K: int, N: int) -> Callable[[tiles.Tile], object]:
     scale, weight_scale = torch.rand(M, device=DEVICE), torch.rand(N, device=DEVICE)
-
-    def run(tile: tiles.Tile) -> object:
-        return linear_w8a8(q, scale, weight, weight_scale, tile=tile)
-
-    times = {
-        f"{tile.m}x{tile.n}x{tile.k} {tile.warps}w {tile.stages}s": _time(partial(run, tile))
-        for tile in tiles.INT8_CANDIDATES
-    }
-    best = min(((ms, name) for name, ms in times.items() if isinstance(ms, float)), default=(0, ""))
-    chosen = tiles.tile_for(tiles.LINEAR_W8A8, M, N, K)
-    return {"shape": f"{M}x{K}x{N}", "best": best[1], "table": str(chosen)} | times
+    if kernel == "conv3x3_w8a8":
+        side = math.isqrt(M)
+        q = kernels_gpu.integers(1, side, side, K)
+        packed = repack_conv(kernels_gpu.integers(N, K, 3, 3))
+        return lambda tile: conv3x3_w8a8(q, scale[0], packed, weight_scale, tile=tile)
+    weight = kernels_gpu.integers(N, K)
+    if kernel == "linear_w8a8":
+        q = kernels_gpu.integers(M, K)
+        return lambda tile: linear_w8a8(q, scale, weight, weight_scale, tile=tile)
+    x = torch.randn(M, K, device=DEVICE).bfloat16()
+    largest = x.float().abs().amax(dim=1)
+    return lambda tile: linear_w8a8_on_load(x, largest, weight, weight_scale, tile=tile)
 
 
 def _time(run: Callable[[], object]) -> float | str:
@@ -343,7 +326,22 @@ def _time(run: Callable[[], object]) -> float | str:
 
 
 def diffusers(sizes: Sizes, keep: Keep) -> Found:
-    """The same step by diffusers' transformer, eager and compiled."""
+    """The same step and the same decoder by diffusers, eager and compiled."""
+    require("diffusers")
+    found: Found = {}
+    for stage, (model, inputs) in {
+        "step": _their_transformer(sizes), "decode": _their_decoder(sizes),
+    }.items():  # fmt: skip
+        ways: dict[str, Any] = {"eager": model}
+        if not sizes.is_rehearsal:
+            ways["compiled"] = torch.compile(model, mode="max-autotune")  # with graphs of its own
+        for way, forward in ways.items():
+            found[f"{stage}_{way}_ms"] = time_launched_ms(partial(forward, *inputs))
+            keep(found)
+    return found
+
+
+def _their_transformer(sizes: Sizes) -> tuple[Any, tuple[torch.Tensor, ...]]:
     from diffusers import SanaTransformer2DModel
 
     config = asdict(sizes.transformer("sana-0.6b"))
@@ -353,31 +351,95 @@ def diffusers(sizes: Sizes, keep: Keep) -> Found:
     side = sizes.sides[0] // 32
     latents = torch.randn(2, config["in_channels"], side, side).to(DEVICE, torch.bfloat16)
     text = torch.randn(2, 300, config["caption_channels"]).to(DEVICE, torch.bfloat16)
-    timestep = torch.full((2,), 700.0, device=DEVICE)
-    found: Found = {}
-    ways: dict[str, Any] = {"eager": model}
-    if not sizes.is_rehearsal:
-        ways["compiled"] = torch.compile(model, mode="max-autotune")  # with graphs of its own
-    for way, forward in ways.items():
-        found[f"{way}_ms"] = time_launched_ms(partial(forward, latents, text, timestep))
-        keep(found)
-    return found
+    return model, (latents, text, torch.full((2,), 700.0, device=DEVICE))
+
+
+def _their_decoder(sizes: Sizes) -> tuple[Any, tuple[torch.Tensor, ...]]:
+    from diffusers import AutoencoderDC
+
+    small: dict[str, Any] = {} if not sizes.is_rehearsal else _SMALL_AUTOENCODER
+    vae = AutoencoderDC(**_AUTOENCODER | small).to(DEVICE, torch.bfloat16).eval()
+    side = sizes.sides[0] // 32
+    return vae.decoder, (torch.randn(1, 32, side, side).to(DEVICE, torch.bfloat16),)
+
+
+_BLOCKS = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
+_SCALES: tuple[tuple[int, ...], ...] = ((), (), (), (5,), (5,), (5,))
+_AUTOENCODER: dict[str, Any] = {  # as published
+    "latent_channels": 32, "encoder_block_types": _BLOCKS, "decoder_block_types": _BLOCKS,
+    "encoder_block_out_channels": (128, 256, 512, 512, 1024, 1024),
+    "decoder_block_out_channels": (128, 256, 512, 512, 1024, 1024),
+    "encoder_layers_per_block": (2, 2, 2, 3, 3, 3), "decoder_layers_per_block": (3,) * 6,
+    "encoder_qkv_multiscales": _SCALES, "decoder_qkv_multiscales": _SCALES,
+    "upsample_block_type": "interpolate", "downsample_block_type": "Conv",
+    "decoder_norm_types": "rms_norm", "decoder_act_fns": "silu", "scaling_factor": 0.41407,
+}  # fmt: skip
+_SMALL_AUTOENCODER: dict[str, Any] = {
+    "encoder_block_out_channels": (16, 32, 32, 32, 64, 64),
+    "decoder_block_out_channels": (16, 32, 32, 32, 64, 128),
+    "encoder_layers_per_block": (1,) * 6, "decoder_layers_per_block": (1,) * 6,
+}  # fmt: skip
+
+
+class Missing(Exception):
+    """What an item needs and this machine has not."""
+
+
+def require(*packages: str) -> None:
+    """Raise Missing for a package that is not installed: the item is skipped, and the page says so."""
+    absent = [name for name in packages if importlib.util.find_spec(name) is None]
+    if absent:
+        raise Missing(f"{' and '.join(absent)} is not installed")
+
+
+def stage_of(sizes: Sizes, variant: str, sides: tuple[int, ...] = ()) -> gpu_whole.Stage:
+    """What whole stages run on."""
+    return gpu_whole.Stage(
+        config=sizes.transformer(variant), decoder=sizes.decoder, sides=sides or sizes.sides,
+        **({"tile": 64, "margin": 8.0} if sizes.is_rehearsal else {}),
+    )  # fmt: skip
+
+
+def whole(scheme: Literal["bf16", "w8a8"]) -> Callable[[Sizes, Keep], Found]:
+    """A whole picture by random weights of Sana-0.6B."""
+    return lambda sizes, keep: gpu_whole.picture(stage_of(sizes, "sana-0.6b"), scheme, keep)
+
+
+def profiled(scheme: str) -> Callable[[Sizes, Keep], Found]:
+    """Where the time of a step of Sana-0.6B goes."""
+    return lambda sizes, keep: gpu_whole.profile(stage_of(sizes, "sana-0.6b"), scheme, keep)
+
+
+def decode(sizes: Sizes, keep: Keep) -> Found:
+    """The decoder of a picture."""
+    return gpu_whole.decode(stage_of(sizes, "sana-0.6b"), keep)
+
+
+def memory(sizes: Sizes, keep: Keep) -> Found:
+    """Peaks against the forecast, and caps that hold."""
+    return gpu_whole.memory(stage_of(sizes, "sana-0.6b", sizes.large), keep)
 
 
 ITEMS: dict[str, Callable[[Sizes, Keep], Found]] = {
     "facts": facts,
     "kernels": kernels,
     "picture": picture,
+    "picture-0.6b": whole("bf16"),
     "step-bf16": step("sana-0.6b", "bf16"),
     "step-w8a8": step("sana-0.6b", "w8a8"),
     "decode": decode,
     "products": products,
     "blocks": blocks,
-    "memory": memory,
-    "step-1.6b": step("sana-1.6b", "w8a8"),
-    "tests": tests,
-    "tiles": tile_table,
+    "profile-w8a8": profiled("w8a8"),
     "diffusers": diffusers,
+    "step-f8a8": step("sana-0.6b", "f8a8"),
+    "picture-0.6b-w8a8": whole("w8a8"),
+    "step-1.6b-bf16": step("sana-1.6b", "bf16"),
+    "step-1.6b-w8a8": step("sana-1.6b", "w8a8"),
+    "memory": memory,
+    "profile-bf16": profiled("bf16"),
+    "tiles": tile_table,
+    "tests": tests,
 }
 
 
@@ -393,18 +455,25 @@ def main(
         beside.write_text(json.dumps(found, default=str), encoding="utf-8")
         os.replace(beside, answer)
 
-    if not rehearse:
+    def run(sizes: Sizes) -> None:
         with torch.inference_mode():
-            keep(ITEMS[name](Sizes(), keep))
+            try:
+                keep(ITEMS[name](sizes, keep))
+            except (Missing, ModuleNotFoundError) as missing:
+                keep({"skipped": str(missing)})
+
+    if not rehearse:
+        run(Sizes())
         return
     os.environ["TRITON_INTERPRET"] = "1"
     from tests.rehearsal.device import Calls
-    from tests.rehearsal.install import install
+    from tests.rehearsal.install import install, small_probes
 
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     install()
-    with Calls(), torch.inference_mode():
-        keep(ITEMS[name](TINY, keep))
+    small_probes()
+    with Calls():
+        run(TINY)
 
 
 if __name__ == "__main__":

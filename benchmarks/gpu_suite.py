@@ -31,7 +31,7 @@ _LEAST_S = 10  # an item that is given less is left for the next time
 _ERROR = re.compile(
     r"[\w.]+(Error|Exception|Resources)\b"
 )  # the line of a traceback that says what
-_FINISHED = ("ok", "wrong")
+_FINISHED = ("ok", "wrong", "skipped")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ class Outcome:
     """The end of an item. All that it found before is kept, however it ended."""
 
     item: str
-    state: str  # ok | wrong | failed | timeout
+    state: str  # ok | wrong | failed | timeout | skipped
     seconds: float
     found: dict[str, Any] = field(default_factory=dict)
     reason: str = ""  # in one line
@@ -57,19 +57,25 @@ class Outcome:
 
 # In the order of what they show for their minutes.
 ITEMS = (
-    Item(name="facts", seconds=40, decides="what the device, its driver and its libraries are"),
+    Item(name="facts", seconds=30, decides="what the device, its driver and its libraries are"),
     Item(name="kernels", seconds=60, decides="whether each kernel compiles, runs and agrees"),
     Item(name="picture", seconds=60, decides="whether sana draws, and the same as without kernels"),
-    Item(name="step-bf16", seconds=60, decides="a step of Sana-0.6B: plain, engine, graph"),
-    Item(name="step-w8a8", seconds=60, decides="the same in w8a8"),
-    Item(name="decode", seconds=45, decides="the decoder at 1024 pixels, plain and fused"),
+    Item(name="picture-0.6b", seconds=60, decides="a picture of Sana-0.6B's size: denoise and decode"),
+    Item(name="step-bf16", seconds=45, decides="a step of Sana-0.6B: plain, engine, graph"),
+    Item(name="step-w8a8", seconds=45, decides="the same in w8a8"),
+    Item(name="decode", seconds=60, decides="the decoder at 1024 pixels: plain, fused, w8a8"),
     Item(name="products", seconds=60, decides="our products against _int_mm, bf16 and fp8"),
-    Item(name="blocks", seconds=40, decides="the share of a copy that kernels between products reach"),
-    Item(name="memory", seconds=45, decides="measured peaks against the forecast"),
-    Item(name="step-1.6b", seconds=90, decides="a step of Sana-1.6B in w8a8"),
+    Item(name="blocks", seconds=30, decides="the share of a copy that kernels between products reach"),
+    Item(name="profile-w8a8", seconds=30, decides="which kernels take a step's time"),
+    Item(name="diffusers", seconds=120, decides="step and decoder by diffusers, eager and compiled"),
+    Item(name="step-f8a8", seconds=45, decides="a step in 8-bit floats"),
+    Item(name="picture-0.6b-w8a8", seconds=60, decides="a whole picture in w8a8"),
+    Item(name="step-1.6b-bf16", seconds=60, decides="a step of Sana-1.6B"),
+    Item(name="step-1.6b-w8a8", seconds=75, decides="the same in w8a8"),
+    Item(name="memory", seconds=60, decides="measured peaks against the forecast, and under caps of it"),
+    Item(name="profile-bf16", seconds=30, decides="which kernels take a step's time in bf16"),
+    Item(name="tiles", seconds=180, decides="which tile is the fastest: `benchmarks.gpu_tiles` makes it ship"),
     Item(name="tests", seconds=120, decides="edge shapes: every test that needs a device"),
-    Item(name="tiles", seconds=180, decides="which tile is the fastest for each product"),
-    Item(name="diffusers", seconds=120, decides="a step by diffusers, eager and compiled"),
 )  # fmt: skip
 
 
@@ -142,9 +148,10 @@ def _run(item: Item, limit: float, scratch: Path, *, rehearse: bool) -> Outcome:
     if code:
         reason = last or f"ended with {code}"
         return Outcome(item=item.name, state="failed", seconds=seconds, found=found, reason=reason)
-    wrong = str(found.pop("wrong", ""))
-    state = "wrong" if wrong else "ok"
-    return Outcome(item=item.name, state=state, seconds=seconds, found=found, reason=wrong)
+    for state in ("skipped", "wrong"):
+        if reason := str(found.pop(state, "")):
+            return Outcome(item=item.name, state=state, seconds=seconds, found=found, reason=reason)
+    return Outcome(item=item.name, state="ok", seconds=seconds, found=found)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -255,6 +262,8 @@ def main(
     path = _path(out, "rehearsal" if rehearse else _device())
     run_suite(chosen, minutes=minutes, path=path, rehearse=rehearse)
     print(f"{path} and {path.with_suffix('.md')}")
+    # In a process of its own: a plot that fails costs no number.
+    subprocess.run([sys.executable, "-m", "benchmarks.gpu_plots", str(path)], cwd=ROOT, check=False)
 
 
 if __name__ == "__main__":

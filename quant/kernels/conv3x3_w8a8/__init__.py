@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from quant.kernels.checks import require_contiguous, require_device, require_float, require_tensor
+from quant.kernels.measured_tiles import measured_tile
 from quant.kernels.tiles import CONV3X3_W8A8, Tile, tile_for
 
 MAX_K = (2**31 - 1) // (9 * 128 * 128)  # int32 holds the sum of so many products of each tap
@@ -78,7 +79,9 @@ def conv3x3_w8a8(
     if out.numel():
         from quant.kernels.conv3x3_w8a8.kernel import launch
 
-        tile = tile or tile_for(CONV3X3_W8A8, out.numel() // N, N, K)
+        M = out.numel() // N
+        measured = measured_tile("conv3x3_w8a8", q.device, M, N, K)
+        tile = tile or measured or tile_for(CONV3X3_W8A8, M, N, K)
         launch(
             q, act_scale, weight, weight_scale, bias, residual, shortcut, out, out_largest,
             activation, tile,

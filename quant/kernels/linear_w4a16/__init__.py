@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from quant.kernels.checks import require_contiguous, require_device, require_float, require_tensor
+from quant.kernels.measured_tiles import measured_tile
 from quant.kernels.tiles import LINEAR_W4A16, Tile, tile_for
 from quant.packing import pack_int4, unpack_int4
 
@@ -76,5 +77,6 @@ def linear_w4a16(
     if out.numel():
         from quant.kernels.linear_w4a16.kernel import launch
 
+        tile = tile or measured_tile("linear_w4a16", x.device, M, N, K)
         launch(x, weight, bias, out, tile or tile_for(LINEAR_W4A16, M, N, K))
     return out
