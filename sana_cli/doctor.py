@@ -172,7 +172,17 @@ def _gpu() -> Iterator[Finding]:
             yield from gpu_limits((facts.major, facts.minor), rocm=torch.version.hip is not None)
         return
     if torch.backends.mps.is_available():
-        yield Finding(topic="gpu", text="Apple GPU (mps)")
+        yield Finding(
+            topic="gpu", facts={"device": "mps"},
+            text="Apple GPU (mps): plain PyTorch in fp32 draws; the engine and our kernels are for CUDA",
+        )  # fmt: skip
+        return
+    if torch.xpu.is_available():
+        yield Finding(
+            topic="gpu", state="note", facts={"device": "xpu", "name": torch.xpu.get_device_name(0)},
+            text=f"Intel GPU ({torch.xpu.get_device_name(0)}) is not used; pictures are drawn on the CPU",
+            remedy="`sana bench --compare openvino` shows what OpenVINO makes of it",
+        )  # fmt: skip
         return
     if driver and torch.version.cuda is None:
         yield Finding(

@@ -238,6 +238,39 @@ def test_a_driver_without_a_torch_for_it(
     assert "cannot use driver 570.1" in examined("gpu").out
 
 
+@pytest.mark.parametrize(
+    ("there", "said", "state"),
+    [
+        ("mps", "Apple GPU (mps): plain PyTorch in fp32 draws", "ok"),
+        ("xpu", "Intel GPU (Arc A770) is not used; pictures are drawn on the CPU", "note"),
+        ("hip", "25.8 GB of 25.8 GB free, driver unknown, ROCm 6.4", "ok"),
+    ],
+)
+def test_other_devices(
+    request: pytest.FixtureRequest, examined: Callable[..., Any], monkeypatch: pytest.MonkeyPatch,
+    there: str, said: str, state: str,
+) -> None:  # fmt: skip
+    """What runs there and what falls back. Nothing of it is a problem."""
+    import torch
+
+    if there == "hip":
+        request.getfixturevalue("gpu")
+        monkeypatch.setattr(torch.version, "hip", "6.4")
+        monkeypatch.setattr(torch.version, "cuda", None)
+    else:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there == "mps")
+        monkeypatch.setattr(torch.xpu, "is_available", lambda: there == "xpu")
+        monkeypatch.setattr(torch.xpu, "get_device_name", lambda device=0: "Arc A770")
+    result = examined("gpu", json=True)
+    assert result.code == 0
+    findings = result.document["findings"]
+    assert said in findings[0]["text"]
+    assert findings[0]["state"] == state
+    if there == "hip":
+        assert "AMD: our own kernels are compared with plain PyTorch" in findings[1]["text"]
+
+
 def test_misuse(sana: Callable[..., Any]) -> None:
     result = sana("doctor", "sana-0.6b")
     assert (result.code, "unexpected argument" in result.err) == (ExitCode.USAGE, True)
