@@ -166,7 +166,7 @@ def picture(sizes: Sizes, keep: Keep) -> Found:
 
     pictures, found = [], {}
     for backend in ("auto", "reference"):
-        options = {"precision": "fp32", "prompt_cache": False, "backend": backend}
+        options: dict[str, Any] = {"precision": "fp32", "prompt_cache": False, "backend": backend}
         with SanaPipeline.open("builtin", device="cuda", **options) as pipe:
             result = pipe("a red fox", seed=1, steps=4, width=64, height=64)
         pictures.append(np.asarray(result.image).astype(int))
@@ -389,7 +389,7 @@ def stage_of(sizes: Sizes, variant: str, sides: tuple[int, ...] = ()) -> gpu_who
     """What whole stages run on."""
     return gpu_whole.Stage(
         config=sizes.transformer(variant), decoder=sizes.decoder, sides=sides or sizes.sides,
-        **({"tile": 64, "margin": 8.0} if sizes.is_rehearsal else {}),
+        tile=64 if sizes.is_rehearsal else 512, margin=8.0 if sizes.is_rehearsal else 1.15,
     )  # fmt: skip
 
 
