@@ -44,7 +44,6 @@ WAYS = {
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "a thread fewer": {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": str(max(1, cores() - 1))},
     "two threads more": {"GOMP_SPINCOUNT": "0", "OMP_NUM_THREADS": str(cores() + 2)},
-    "dynamic": {"GOMP_SPINCOUNT": "1000", "OMP_DYNAMIC": "TRUE"},
 }
 _LOOPS = 4
 # It ends with the process that started it, however that ended.

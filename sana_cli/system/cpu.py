@@ -28,6 +28,20 @@ def limit_spinning() -> None:
     """
     if not any(os.environ.get(name) for name in WAITING_VARIABLES):
         os.environ.update(_SPIN)
+    _keep_number_of_threads()
+
+
+def _keep_number_of_threads() -> None:
+    """Let OpenMP give as many threads as it promises: where it gives fewer, parts of torch's results
+    are never computed, and drawing ends in NaN.
+    """
+    if "OMP_DYNAMIC" in os.environ:
+        os.environ["OMP_DYNAMIC"] = "FALSE"
+    limit = os.environ.get("OMP_THREAD_LIMIT", "").strip()
+    if limit.isdecimal():
+        asked = os.environ.get("OMP_NUM_THREADS", "").strip()
+        most = int(asked) if asked.isdecimal() else cores()
+        os.environ["OMP_NUM_THREADS"] = str(max(1, min(int(limit), most)))
 
 
 def cores() -> int:

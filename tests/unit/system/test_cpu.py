@@ -83,3 +83,38 @@ def test_the_library_changes_nothing() -> None:
     program = f"import sana_cli.cli, sana_cli.system.cpu\n{PRINTS}"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "[None, None]", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "threads"),
+    [
+        ({"OMP_DYNAMIC": "TRUE"}, None),
+        ({"OMP_THREAD_LIMIT": "1"}, "1"),
+        ({"OMP_THREAD_LIMIT": "1", "OMP_NUM_THREADS": "4"}, "1"),
+        ({"OMP_THREAD_LIMIT": "999", "OMP_NUM_THREADS": "2"}, "2"),
+        ({"OMP_THREAD_LIMIT": "x"}, None),
+    ],
+)
+def test_as_many_threads_as_are_promised(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], threads: str | None
+) -> None:
+    """With fewer, torch leaves parts of its results uncomputed, and the weights were blamed for NaN."""
+    for name in ("OMP_DYNAMIC", "OMP_THREAD_LIMIT", "OMP_NUM_THREADS", *cpu.WAITING_VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(os, "environ", {**os.environ, **given})
+    cpu.limit_spinning()
+    assert os.environ.get("OMP_NUM_THREADS") == threads
+    assert os.environ.get("OMP_DYNAMIC") in (None, "FALSE")
+
+
+@pytest.mark.parametrize("variable", ["OMP_DYNAMIC=TRUE", "OMP_THREAD_LIMIT=1"])
+def test_a_picture_with_fewer_threads(tmp_path: Path, variable: str) -> None:
+    """In a process of its own, since OpenMP reads its variables once."""
+    name, _, value = variable.partition("=")
+    words = ["generate", "a cat", "--size", "64", "--steps", "1", "-q", "--no-prompt-cache", "-o"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sana_cli", *words, str(tmp_path / "a.png")],
+        env={k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"} | {name: value},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
