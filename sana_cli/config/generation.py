@@ -292,7 +292,7 @@ class GenerationOptions:
     decoder: Annotated[
         str | None,
         Option(
-            flags=("--decoder",), metavar="full|lite|tiny|DIR", picture="decoder", line="decoder",
+            flags=("--decoder",), sweep=True, metavar="full|lite|tiny|DIR", picture="decoder", line="decoder",
             help="What makes pixels of latents: the model's own decoder, a faster one (lite, tiny), a folder, "
             "hub id or .pth file [default: full]",
             setting="what makes pixels of latents", unset="full", usual="full",

@@ -4,6 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 from sana_cli import __version__
+from sana_cli.config.decoders import FULL
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.request.wildcards import uses_wildcards
@@ -64,6 +65,8 @@ def only_here(options: GenerationOptions, *, checks: bool, server_checks: bool =
     """The reason why a server cannot draw this; "" where it can."""
     if options.loras:
         return "takes no LoRA files"
+    if options.decoder and options.decoder != FULL:
+        return "takes no other decoder"
     if uses_wildcards(options) or options.template:
         return "makes no choices in prompts"
     return "checks no prompts" if checks and not server_checks else ""

@@ -47,7 +47,7 @@ def axis_of(name: str, text: str) -> Axis | None:
 
     SanaError (usage) for values that cannot be read.
     """
-    if name in ("model", "loras") and local_path(text).exists():
+    if name in ("model", "loras", "decoder") and local_path(text).exists():
         return None
     parts = [part.strip() for part in text.split(",")]
     is_whole = FIELDS[name].value == "whole number"

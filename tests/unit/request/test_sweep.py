@@ -21,6 +21,7 @@ from sana_cli.request.sweep import Axis, Sweep, axis_of, with_one_seed
         ("model", "builtin,builtin-w8a8", ("builtin", "builtin-w8a8")),
         ("loras", "none,a.safetensors:0.5", ((), ("a.safetensors:0.5",))),
         ("pag", "0,2,3:1", ("0", "2", "3:1")),
+        ("decoder", "full,tiny", ("full", "tiny")),
         ("guidance_interval", "0-1,0.2-0.8", ("0-1", "0.2-0.8")),
     ],
 )

@@ -3,7 +3,8 @@
 import msgspec
 import pytest
 
-from sana_cli.config.generation import FIELDS, FILES
+from sana_cli.config.generation import FIELDS, FILES, GenerationOptions
+from sana_cli.remote.choice import only_here
 from sana_cli.remote.wire import NOT_ASKED
 from sana_cli.server.schema import job_request
 
@@ -28,3 +29,9 @@ def test_a_path_is_no_upload(name: str, is_own: bool) -> None:
     body = b'{"prompt": "a cat", "%s": "/etc/hostname"}' % name.encode()
     with pytest.raises(msgspec.ValidationError, match=name):
         msgspec.json.decode(body, type=job_request(is_own=is_own))
+
+
+def test_other_decoders_are_drawn_here() -> None:
+    """They are files of this machine, as LoRAs are."""
+    for decoder, reason in (("tiny", "takes no other decoder"), ("full", ""), (None, "")):
+        assert only_here(GenerationOptions(prompt="x", decoder=decoder), checks=False) == reason
