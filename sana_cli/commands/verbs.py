@@ -10,6 +10,7 @@ from sana_cli.commands.doctor import doctor
 from sana_cli.commands.help import help_
 from sana_cli.commands.history import history
 from sana_cli.commands.info import info
+from sana_cli.commands.mcp import mcp
 from sana_cli.commands.models import default, models, remove
 from sana_cli.commands.ps import ps
 from sana_cli.commands.pull import pull
@@ -22,7 +23,7 @@ from sana_cli.terminal.help import Command
 def register(app: typer.Typer) -> None:
     """Add them to the app."""
     for command in (
-        repl, serve, ps, decode, info, history, quantize, bench, compare, doctor, pull, models, default, remove,
+        repl, serve, mcp, ps, decode, info, history, quantize, bench, compare, doctor, pull, models, default, remove,
     ):  # fmt: skip
         app.command(cls=Command)(command)
     app.add_typer(config.app)

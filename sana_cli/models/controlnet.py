@@ -75,7 +75,7 @@ class ActiveControl:
 
 
 class _Step:
-    """One step of the branch, block by block beside its base."""
+    """Runs the branch for one step, block by block next to its base."""
 
     def __init__(
         self, control: ActiveControl, latents: Tensor, t6: Tensor, contexts: Sequence[TextContext]

@@ -61,7 +61,7 @@ class Engine(Protocol):
 
 
 class ControlStep(Protocol):
-    """What a control picture adds to the tokens of one step (`models/controlnet.py`)."""
+    """Adds what a control picture makes of the tokens of one step (`models/controlnet.py`)."""
 
     def after(self, layer: int, x: Tensor) -> Tensor:
         """Take the tokens (B, N, D) after block `layer`; return those that the next block reads."""

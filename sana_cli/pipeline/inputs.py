@@ -115,7 +115,7 @@ class Inputs:
 
 
 class Ready(NamedTuple):
-    """What a step runs: in memory, and the same for all steps of a picture."""
+    """The parts and inputs of a step: in memory, and the same for all steps of a picture."""
 
     transformer: SanaTransformer2D
     contexts: list[TextContext]  # keys and values of its cross-attention, one a branch
