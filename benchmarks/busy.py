@@ -36,7 +36,7 @@ VARIANTS = {
     "10000": {"GOMP_SPINCOUNT": "10000"},
     "100000": {"GOMP_SPINCOUNT": "100000"},
 }
-# More than how long threads spin (`--ways`): beside four loops on two cores a program of two threads gets a third.
+# More than how long threads spin (`--ways`): next to four loops on two cores a program of two threads gets a third.
 WAYS = {
     "1000": {"GOMP_SPINCOUNT": "1000"},
     "100": {"GOMP_SPINCOUNT": "100"},

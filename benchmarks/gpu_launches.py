@@ -221,7 +221,7 @@ def _of_ours(name: str, args: Any, kwargs: dict[str, Any], out: Any) -> list[Lau
 
 
 def _linear_attention(q: Tensor) -> list[Launch]:
-    """One launch, or one for the sums and one that attends to them."""
+    """Count one launch, or one for the sums and one that attends to them."""
     B, N, H, E = q.shape
     span = span_of(N, B * H, 128)
     parts, steps = math.ceil(N / span), math.ceil(span / 128)

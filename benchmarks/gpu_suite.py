@@ -90,7 +90,7 @@ def run_suite(
 ) -> dict[str, Any]:
     """Run what is not done yet, those that failed before last; returns the document, which is at `path` at any time.
 
-    Results of other code than what lies in `root` are begun anew.
+    Results of other code than that in `root` are measured again.
     """
     ends = time.monotonic() + 60 * minutes
     document = _begun(path, code_digest(root))

@@ -18,7 +18,7 @@ WAIT_S = 15e-6  # until a host that waited issues again
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rates:
-    """What the data sheet leaves out. Shares are those that such kernels mostly reach."""
+    """Rates that no data sheet has. Shares are those that such kernels mostly reach."""
 
     processors: int
     l2: float  # bytes a second
@@ -99,7 +99,7 @@ def _tile_rounds(launch: Launch, device: str) -> float:
 
 
 def _moving(launch: Launch, device: str) -> float:
-    """Of tensors that the kernel before and the one after leave in L2, where they fit."""
+    """Return the bytes of tensors that the kernel before and the one after leave in L2, where they fit."""
     share = 0.4 if launch.bytes < RATES[device].l2_bytes * 0.8 else 1
     return launch.bytes * share / _memory(device)
 

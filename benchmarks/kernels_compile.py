@@ -4,7 +4,7 @@
 gfx942, reads registers, stack, shared memory and the mix of instructions from the machine code (`machine_code.py`), and
 looks for tensor-core instructions in it. It prints a table and keeps every row at once in
 `benchmarks/results/kernels-compile.json`; a kernel whose source has not changed since is not compiled again. Exit code 1
-if something spills, does not fit, or lacks tensor cores; AMD's rows are told and fail nothing, since nothing of the engine
+if something spills, does not fit, or lacks tensor cores; AMD's rows are reported and fail nothing, since nothing of the engine
 runs there yet. Rows without `source` are older than that digest.
 """
 

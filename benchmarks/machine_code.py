@@ -29,7 +29,7 @@ _KINDS = (  # first match wins
 
 @dataclass(frozen=True, slots=True)
 class MachineCode:
-    """What one compiled kernel takes."""
+    """Resources of a compiled kernel."""
 
     registers: int  # a thread
     stack_bytes: int

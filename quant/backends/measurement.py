@@ -35,7 +35,7 @@ class Probe:
 
 
 def usual_probe(device: torch.device) -> Probe:
-    """Return the sizes that tell kernels apart on a device.
+    """Return the sizes at which kernels of a device differ.
 
     On CUDA small products end before the next launch is made, which would then be timed.
     """

@@ -1,4 +1,4 @@
-"""The built-in few-step model: a transformer of 8-bit rows in the package, unpacked once beside the built-in model's parts.
+"""The built-in few-step model: a transformer of 8-bit rows in the package, unpacked once next to the built-in model's parts.
 
 Only its transformer is its own; text encoder, tokenizer and autoencoder are the built-in model's. What is unpacked lies
 in the cache, in a folder named by the digest of what it was made from. No torch.

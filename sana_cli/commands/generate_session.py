@@ -190,7 +190,7 @@ class GenerateSession:
 
     @property
     def cap_source(self) -> str:
-        """Where the memory cap is set, if nobody typed it."""
+        """Return where the memory cap is set, if nobody typed it."""
         return self.options.sources.get("max_memory", "")
 
     def several(self) -> "SanaPipeline":

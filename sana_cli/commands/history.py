@@ -46,7 +46,7 @@ def history(
         bool,
         typer.Option(
             "--rebuild",
-            help="Make the index anew of the pictures in the folders that were used, and in FOLDER.",
+            help="Make the index again from the pictures in the folders that were used, and in FOLDER.",
         ),
     ] = False,
     folder: Annotated[

@@ -59,7 +59,7 @@ class Picture:
         """Combine the typed options with those that repeat the picture. Raises SanaError if files have changed."""
         left: dict[str, Any] = dict.fromkeys(self._left_away(typed))
         if typed.prompt is None and uses_wildcards(typed) and self.options.template:
-            left["prompt"] = self.options.template  # choices are made anew
+            left["prompt"] = self.options.template  # choices are made again
         if typed.prompt is not None or "prompt" in left:
             left |= {"template": None, "wildcards": None}
         return self._with_files(typed.over(replace(self.options, **left)))

@@ -86,7 +86,7 @@ class ControlType(StrEnum):
 
 
 class ControlOrder(StrEnum):
-    """Order in which a ControlNet runs beside its transformer (`models/controlnet.py`)."""
+    """Order in which a ControlNet runs with its transformer (`models/controlnet.py`)."""
 
     TRAINED = "trained"
     DIFFUSERS = "diffusers"

@@ -140,14 +140,14 @@ class ControlNetConfig:
             raise ValueError("interpolation_scale: no ControlNet of diffusers' order has positions")
 
     def require_base(self, base: TransformerConfig) -> None:
-        """ValueError unless the branch can stand beside this transformer."""
+        """ValueError unless the branch fits this transformer."""
         for name in ("in_channels", "inner_dim", "caption_channels"):
             ours, theirs = getattr(self.blocks, name), getattr(base, name)
             if ours != theirs:
                 raise ValueError(f"{name} is {ours}, the transformer's {theirs}")
         if self.blocks.num_layers >= base.num_layers:
             raise ValueError(
-                f"{self.blocks.num_layers} blocks beside a transformer of {base.num_layers}"
+                f"{self.blocks.num_layers} blocks for a transformer of {base.num_layers}"
             )
 
     @classmethod

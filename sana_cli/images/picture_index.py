@@ -91,7 +91,7 @@ class PictureIndex:
         return next(iter(self._rows(query, [number])), None)
 
     def rebuild(self, folders: Sequence[Path] = ()) -> int:
-        """Make the index anew of the pictures in the folders that it knows, and in others; return their number.
+        """Make the index again from the pictures in the folders that it knows, and in others; return their number.
 
         Pictures keep their order by date, not their numbers. SanaError if the index cannot be written.
         """

@@ -1,4 +1,4 @@
-"""Sana's ControlNet: a branch beside the Linear-DiT that adds residuals made from a control picture.
+"""Sana's ControlNet: a branch next to the Linear-DiT that adds residuals made from a control picture.
 
 The branch copies the first blocks of its base and has a projection before the first and after each of them (ControlNet,
 arXiv 2302.05543; Sana's in NVlabs/Sana, `sana_multi_scale_controlnet.py`). The same tensors are run in two orders, which

@@ -169,7 +169,7 @@ def rotate(x: Tensor, turns: KeyValues) -> Tensor:
 
 
 class Masks:
-    """Which keys each query must not see, (L, S) bool: made once for all layers of a forward."""
+    """Mask the keys that each query must not see, (L, S) bool: made once for all layers of a forward."""
 
     def __init__(self, start: int, count: int, device: torch.device) -> None:
         """For `count` tokens that follow `start` others."""

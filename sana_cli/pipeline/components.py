@@ -78,7 +78,7 @@ class Components:
         self._text_encoder: PromptEncoder | None = None
         self._transformer: SanaTransformer2D | None = None
         self._loras: tuple[Lora, ...] = ()  # of the transformer
-        self._controlnet: SanaControlNet | None = None  # beside the transformer, or not there
+        self._controlnet: SanaControlNet | None = None  # goes with the transformer
         self._vae: AutoencoderDC | TinyAutoencoder | None = None
         self._decoder: OtherDecoder | None = None  # of `_vae`; None: the model's own
         # Prompts that were kept since the cache was pruned; many, before the first time.

@@ -56,7 +56,7 @@ class Txt2Img(msgspec.Struct, kw_only=True):
 
 
 class Img2Img(Txt2Img, kw_only=True):
-    """Those of a picture that begins with another one."""
+    """Fields of a picture that begins with another one."""
 
     init_images: Annotated[list[str], Meta(min_length=1, max_length=1)]
     mask: str | None = None

@@ -227,7 +227,7 @@ def make_server(studio: Studio) -> MCPServer[Any]:
 
 
 async def _drawn(studio: Studio, ctx: Context, values: dict[str, Any]) -> list[Any]:
-    """Draw in a thread, tell every step, and stop after one when the call is cancelled."""
+    """Draw in a thread, report every step, and stop after one when the call is cancelled."""
     options = GenerationOptions.of(**{k: v for k, v in values.items() if v is not None})
     stopped = threading.Event()
 

@@ -1,4 +1,4 @@
-"""What other programs call options and values, or have as options, and what ours is.
+"""Map options and values of other programs to ours.
 
 From diffusers' scripts, AUTOMATIC1111's web UI, ComfyUI, stable-diffusion.cpp, mflux and ollama.
 """

@@ -145,7 +145,7 @@ def test_a_branch_of_another_model(
     copy = Path(shutil.copytree(model, tmp_path / "copy"))
     config = json.loads((copy / "controlnet/config.json").read_text())
     for change, message in (
-        ({"num_layers": 3}, "3 blocks beside a transformer of 3"),
+        ({"num_layers": 3}, "3 blocks for a transformer of 3"),
         ({"caption_channels": 8}, "caption_channels is 8"),
         ({"_class_name": "FluxControlNetModel"}, "FluxControlNetModel"),
     ):

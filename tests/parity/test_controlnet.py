@@ -222,5 +222,5 @@ def test_a_branch_beside_another_base(both: Both, layers: int, width: int) -> No
         base, num_layers=layers, num_attention_heads=heads, cross_attention_dim=32 * heads,
         num_cross_attention_heads=base.num_cross_attention_heads * width,
     )  # fmt: skip
-    with pytest.raises(ValueError, match=r"inner_dim|blocks beside"):
+    with pytest.raises(ValueError, match=r"inner_dim|blocks for"):
         config.require_base(other)

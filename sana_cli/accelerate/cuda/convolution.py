@@ -62,7 +62,7 @@ def marked(values: Tensor, largest: Tensor | None) -> Tensor:
 
 
 def measured(x: Tensor) -> Map:
-    """What a block is given, (B, C, H, W), with the magnitudes that the one before noted."""
+    """Input of a block, (B, C, H, W), with the magnitudes that the one before noted."""
     return Map(last(x).contiguous(), getattr(x, _NOTE, None))
 
 
