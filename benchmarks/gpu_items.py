@@ -375,7 +375,7 @@ _SMALL_AUTOENCODER: dict[str, Any] = {
 
 
 class Missing(Exception):
-    """What an item needs and this machine has not."""
+    """Return what an item needs and this machine lacks."""
 
 
 def require(*packages: str) -> None:

@@ -137,7 +137,7 @@ def decode(stage: Stage, keep: Keep) -> Found:
 
 
 def _fallbacks(notices: list[str]) -> list[str]:
-    """Those that say what runs in place of something else; others say what is measured."""
+    """Keep the ones that say what runs in place of something else; others say what is measured."""
     return [line for line in notices if "instead" in line]
 
 
