@@ -386,7 +386,7 @@ def require(*packages: str) -> None:
 
 
 def stage_of(sizes: Sizes, variant: str, sides: tuple[int, ...] = ()) -> gpu_whole.Stage:
-    """What whole stages run on."""
+    """List what whole stages run on."""
     return gpu_whole.Stage(
         config=sizes.transformer(variant), decoder=sizes.decoder, sides=sides or sizes.sides,
         tile=64 if sizes.is_rehearsal else 512, margin=8.0 if sizes.is_rehearsal else 1.15,
@@ -399,7 +399,7 @@ def whole(scheme: Literal["bf16", "w8a8"]) -> Callable[[Sizes, Keep], Found]:
 
 
 def profiled(scheme: str) -> Callable[[Sizes, Keep], Found]:
-    """Where the time of a step of Sana-0.6B goes."""
+    """Show where the time of a step of Sana-0.6B goes."""
     return lambda sizes, keep: gpu_whole.profile(stage_of(sizes, "sana-0.6b"), scheme, keep)
 
 

@@ -1,4 +1,4 @@
-"""Plot a document of the GPU suite beside its page: `python -m benchmarks.gpu_plots RESULT.json`. Needs matplotlib (extra `plots`)."""
+"""Plot a document of the GPU suite next to its page: `python -m benchmarks.gpu_plots RESULT.json`. Needs matplotlib (extra `plots`)."""
 
 import importlib.util
 import json

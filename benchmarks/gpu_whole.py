@@ -39,7 +39,7 @@ Keep = Callable[[Found], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """What to run: a network's size and the sides of pictures."""
+    """Work of one item: a network's size and the sides of pictures."""
 
     config: TransformerConfig
     decoder: str  # as `benchmarks.decode.decoder` takes it
