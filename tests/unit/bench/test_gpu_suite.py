@@ -187,9 +187,22 @@ def test_all_items_run_on_the_simulated_device(
     skipped = {"diffusers"} if absent else set()
     assert states == {each.name: "skipped" if each.name in skipped else "ok" for each in ITEMS}
     if not absent:
+        program = f"from tests.unit.bench.test_gpu_suite import *; fail_in_all_ways(Path({str(tmp_path)!r}))"
+        subprocess.run([sys.executable, "-c", program], cwd=gpu_suite.ROOT, check=True)
         share = lines_run(tmp_path)
         assert min(share.values()) > 0.95, share
         assert "## Plots" in path.with_suffix(".md").read_text()
+
+
+def fail_in_all_ways(folder: Path) -> None:
+    """What a sound dry run does not meet: items that raise, hang, are skipped or left, a machine with a driver."""
+    bad = [
+        item("raises", "raise ValueError('no')"), item("hangs", "import time; time.sleep(60)", 1),
+        item("wrong", answers(wrong="off", rows=[{"ms": 1.0}], more={"a": 1})), item("absent", answers(skipped="no")),
+    ]  # fmt: skip
+    run_suite(bad, minutes=1, path=folder / "failed.json")
+    run_suite(bad, minutes=0.001, path=folder / "failed.json")
+    gpu_suite._device()
 
 
 HOOK = """
