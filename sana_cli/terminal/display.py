@@ -101,7 +101,7 @@ class Seeing:
         shows = wanted is not False and not hushed and (bool(show) or not hushed_by_setting)
         previews = wants_previews and not hushed and (bool(preview) or not hushed_by_setting)
         screen = None
-        if (shows or previews) and is_screen():
+        if (shows or previews) and (find is not None or is_screen()):
             from sana_cli.terminal.image import find_screen
 
             screen = (find or find_screen)()
