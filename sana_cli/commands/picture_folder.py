@@ -42,11 +42,11 @@ def line_of(document: dict[str, Any]) -> str:
         return f"{name}  no settings"
     if "preview" in document:
         return f"{name}  preview, {document['preview']}"
-    facts = document.get("foreign", settings)
+    said = document.get("foreign", settings)
     facts = [
-        str(facts.get("size", "")),
-        f"seed {facts['seed']}" if facts.get("seed") is not None else "",
-        str(facts.get("program") or facts.get("model") or ""),
-        str(facts.get("prompt") or ("sheet" if "pictures" in settings else "")),
+        str(said.get("size", "")),
+        f"seed {said['seed']}" if said.get("seed") is not None else "",
+        str(said.get("program") or said.get("model") or ""),
+        str(said.get("prompt") or ("sheet" if "pictures" in settings else "")),
     ]
     return shortened(one_line("  ".join([name, *(fact for fact in facts if fact)])), 160)
