@@ -260,7 +260,7 @@ def signals(folder: Path, count: int) -> dict[str, Any]:
 
     whole = 0
     for path in output.glob("*.png"):
-        with Image.open(path) as image:
+        with Image.open(path, formats=("PNG",)) as image:
             image.load()
         whole += 1
     strays = [path.name for path in output.iterdir() if path.suffix != ".png"]
