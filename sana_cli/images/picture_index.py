@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.files import in_utf8
 
 _log = logging.getLogger("sana.history")
 _PATIENCE_S = 2.0  # for other processes that write
@@ -52,7 +53,7 @@ class PictureIndex:
             with self._open(make=True) as database:
                 _add(database, path, settings, datetime.now(UTC))
         except (OSError, sqlite3.Error, ValueError) as error:
-            _log.warning("%s is not remembered: %s", path, error)
+            _log.warning("%s is not remembered: %s", in_utf8(str(path)), error)
 
     def find(
         self,

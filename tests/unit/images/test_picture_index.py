@@ -105,3 +105,12 @@ def test_dates() -> None:
     for text in ("yesterday", "2026-13", "01.02.2026"):
         with pytest.raises(SanaError, match="is no date"):
             require_date(text, "--since")
+
+
+def test_a_name_that_is_no_text_is_logged_as_escapes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Logs go to files and streams in UTF-8."""
+    PictureIndex(tmp_path / "pictures.db").remember(tmp_path / "b\udcff.png", {"prompt": "a cat"})
+    assert "b\\udcff.png is not remembered" in caplog.text
+    caplog.text.encode()
