@@ -1,12 +1,15 @@
 """Every model that can be named here: the built-in, the published ones, the cache's, and quantized ones. No torch."""
 
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from quant.manifest import MANIFEST, FormatError, read_manifest
 from sana_cli.checkpoints import hub_cache
-from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
+from sana_cli.checkpoints.builtin_sprint import PACKED
+from sana_cli.checkpoints.model_names import BUILTIN_FOLDER, BUILTIN_SPRINT
 from sana_cli.config.generation import BUILTIN
 from sana_cli.config.user_settings import models_folder
 from sana_cli.config.variants import VARIANTS, find_variant
@@ -39,12 +42,24 @@ class ListedModel:
 
 def listed_models() -> list[ListedModel]:
     """List all models, in the order of a list for people."""
-    return [_builtin(), *_published(), *_others_in_the_cache(), *quantized_models()]
+    return [*_builtin(), *_published(), *_others_in_the_cache(), *quantized_models()]
 
 
-def _builtin() -> ListedModel:
-    size = hub_cache.disk_bytes([BUILTIN_FOLDER])
-    return ListedModel(name=BUILTIN, state="built in", size_bytes=size, folder=BUILTIN_FOLDER)
+def _builtin() -> Iterator[ListedModel]:
+    """List the models that come with the package; the few-step one is a folder inside of the other's."""
+    packed = BUILTIN_FOLDER / PACKED
+    few_steps = hub_cache.disk_bytes([packed])
+    for name, folder, size in (
+        (BUILTIN, BUILTIN_FOLDER, hub_cache.disk_bytes([BUILTIN_FOLDER]) - few_steps),
+        (BUILTIN_SPRINT, packed, few_steps),
+    ):
+        if not (folder / "sana.json").is_file():  # an installation without it
+            continue
+        about = json.loads((folder / "sana.json").read_text(encoding="utf-8"))
+        yield ListedModel(
+            name=name, state="built in", size_bytes=size, folder=folder,
+            native_size=about["native_size"], steps=about["steps"],
+        )  # fmt: skip
 
 
 def _published() -> list[ListedModel]:

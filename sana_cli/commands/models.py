@@ -133,15 +133,17 @@ def remove(model: ModelArgument, yes: YesOption = False) -> None:
     """Delete a downloaded or quantized model from this machine."""
     from quant.manifest import MANIFEST
     from sana_cli.checkpoints import hub_cache
-    from sana_cli.checkpoints.model_names import kept_folder, looks_like_repo
+    from sana_cli.checkpoints.model_names import BUILTIN_SPRINT, kept_folder, looks_like_repo
     from sana_cli.config.generation import BUILTIN
     from sana_cli.config.variants import find_variant, suggest
     from sana_cli.files import local_path
 
     if not model.strip():
         raise usage_error("the model's name is empty", "`sana models` lists them")
-    if model == BUILTIN:
-        raise usage_error("the built-in model is part of the package", "it takes 19 MB")
+    if model in (BUILTIN, BUILTIN_SPRINT):
+        raise usage_error(
+            f"{model} is part of the package", "`sana models` lists the models that can be removed"
+        )
     kept = kept_folder(model)
     variant = find_variant(model)
     if kept is None and variant is None and local_path(model).exists():

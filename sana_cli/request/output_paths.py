@@ -106,8 +106,8 @@ def output_paths(target: Target, pictures: Sequence[Named], *, overwrite: bool) 
     """Choose the file of each picture, before any work. Raises SanaError for names that are taken or unwritable."""
     path = target.path
     if path is None or path.is_dir() or files.is_new_folder(path, target.is_folder):
-        folder, base = path or Path(), text.slug(pictures[0].prompt)
-        paths = [folder / f"{base}-{p.seed}{target.suffix}" for p in pictures]
+        folder = path or Path()  # wildcards give each picture a prompt of its own
+        paths = [folder / f"{text.slug(p.prompt)}-{p.seed}{target.suffix}" for p in pictures]
         if not overwrite:
             paths = [file_names.free_name(each, os.path.lexists) for each in paths]
     else:

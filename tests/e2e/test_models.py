@@ -211,6 +211,7 @@ def test_any_repo_with_its_declared_licence(at_hub: Sana, hub: Any) -> None:
         (("pull", "sana-0.6b", "--quantize", "w8a9"), "unknown recipe 'w8a9'"),
         (("pull", "sana-0.6b", "--samples", "3"), "no effect without --quantize"),
         (("remove", "builtin"), "part of the package"),
+        (("remove", "builtin-sprint"), "part of the package"),
         (("remove", "sana-0.6b"), "is not here"),
         (("remove", "sana-06b"), "did you mean sana-0.6b"),
         (("remove", "."), "a folder of yours"),

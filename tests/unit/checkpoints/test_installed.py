@@ -39,9 +39,13 @@ def by_name() -> dict[str, ListedModel]:
 
 def test_nothing_is_here(cached: Path) -> None:
     models = by_name()
-    assert list(models) == ["builtin", *VARIANTS]
-    assert models["builtin"].state == "built in"
-    assert models["builtin"].size_bytes > 10**6
+    assert list(models) == ["builtin", "builtin-sprint", *VARIANTS]
+    for name, size, note in (
+        ("builtin", 19e6, "256 px, 20 steps"),
+        ("builtin-sprint", 5e6, "256 px, 2 steps"),
+    ):
+        assert (models[name].state, models[name].note) == ("built in", note)
+        assert models[name].size_bytes == pytest.approx(size, rel=0.1), "each counted once"
     for name, variant in VARIANTS.items():
         assert models[name].state == "not downloaded"
         assert models[name].download_bytes == sum(variant.download_bytes.values())

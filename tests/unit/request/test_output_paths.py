@@ -28,6 +28,16 @@ def test_usual_names(builtin: Checkpoint, tmp_path: Path, monkeypatch: pytest.Mo
     assert names(None, builtin, overwrite=True) == ["a-red-fox-7.png"]
 
 
+def test_each_picture_is_named_after_its_own_prompt(builtin: Checkpoint, tmp_path: Path) -> None:
+    """Wildcards choose another prompt for each seed."""
+    options = GenerationOptions(
+        prompt="{cat|dog|fox}", wildcards=True, seed=1, count=8, output=str(tmp_path)
+    )
+    pictures = planned(options, builtin, overwrite=False)
+    assert len({params.prompt for params, _ in pictures}) > 1
+    assert [path.name for _, path in pictures] == [f"{p.prompt}-{p.seed}.png" for p, _ in pictures]
+
+
 def test_a_name_of_one_s_own(builtin: Checkpoint, tmp_path: Path) -> None:
     fox = str(tmp_path / "fox.png")
     assert names(fox, builtin) == [fox]
