@@ -66,10 +66,12 @@ class Scorer:
             self._process.stdin.write(json.dumps(asked) + "\n")
             self._process.stdin.flush()
             line = self._process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
         except (OSError, UnicodeError) as error:
-            raise self._failed(f"has ended: {error}") from error
+            raise self._failed(f"cannot be read: {error}") from error
         if not line:
-            raise self._failed(f"has ended with exit code {self._process.wait()}")
+            raise self._failed(self._ending())
         try:
             answer = json.loads(line)
         except (ValueError, RecursionError):
@@ -78,6 +80,12 @@ class Scorer:
         if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
             raise self._failed(f"answered {shortened(repr(line.strip()), 60)}")
         return float(value)
+
+    def _ending(self) -> str:
+        try:
+            return f"has ended with exit code {self._process.wait(timeout=1)}"
+        except subprocess.TimeoutExpired:
+            return "has closed its input or output"
 
     def _failed(self, what: str) -> SanaError:
         return SanaError(

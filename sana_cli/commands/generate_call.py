@@ -90,12 +90,13 @@ class Call:
                 if given:
                     raise usage_error(f"give --best-of or {other}, not both", f"omit {other}")
             self.options = replace(self.options, count=self.best_of[0] if self.is_dry else None)
-            return  # scored here
         server = find_server(chosen)
         if server is None:
             return
         checks_there = server.checks_prompts
         reason = only_here(self.options, checks=self.is_checked, server_checks=checks_there)
+        if self.best_of is not None:
+            reason = "scores no pictures"
         if reason and server.insists:
             raise SanaError(
                 f"{server.name} {reason}", hint="draw here: --local", code=ExitCode.ENVIRONMENT

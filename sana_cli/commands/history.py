@@ -93,7 +93,7 @@ def history(
         if show and each.is_there:
             from sana_cli.terminal.display import show_picture
 
-            show_picture(each.path)
+            show = show_picture(each.path)  # False: no terminal for it; one note is enough
 
 
 def picture_index() -> "PictureIndex":

@@ -158,9 +158,9 @@ def _pag(
     require(
         scheduler != "scm",
         f"--pag does not fit {checkpoint.name}: Sprint models draw without guidance branches",
-        "omit --pag",
+        "omit --pag, or switch it off: --pag 0",
     )
-    require(not cache, "give --pag or --cache, not both", "a perturbed branch is in no cache")
+    require(not cache, "give --pag or --cache, not both", "omit one; 0 switches it off: --pag 0")
     return pag
 
 

@@ -178,7 +178,7 @@ def _alternative(text: str) -> _Alternative:
 def _unmatched(template: str, place: int) -> SanaError:
     around = shortened(template[place : place + 30], 30)
     return usage_error(
-        f"a brace at character {place + 1} has no other one: {around}",
+        f"the brace at character {place + 1} has no partner: {around}",
         rf"write \{template[place]} for a plain brace, or --no-wildcards for all",
     )
 

@@ -195,8 +195,8 @@ def _preview_path(file: str, output: str | None, *, overwrite: bool) -> "Path":
     return path
 
 
-def show_picture(path: "Path | None") -> None:
-    """Show a picture for `--show` of a command that makes none, or note why `--show` has no effect."""
+def show_picture(path: "Path | None") -> bool:
+    """Show a picture for `--show` of a command that makes none, or note why `--show` has no effect and return False."""
     from sana_cli.terminal.image import find_screen
 
     screen = find_screen() if path is not None else None
@@ -206,3 +206,4 @@ def show_picture(path: "Path | None") -> None:
         note(f"--show {_NO_TERMINAL}")
     else:
         screen.show_file(path)
+    return screen is not None

@@ -59,6 +59,12 @@ def test_the_best_is_kept(
     ("answer", "message", "kept"),
     [
         ("sys.exit(3)", "has ended with exit code 3", 0),
+        ("print(0.5, flush=True); sys.exit()", "has ended with exit code 0", 1),
+        (
+            "import os, time; os.close(0); print(0.5, flush=True); time.sleep(2)",
+            "has closed its input",
+            1,
+        ),
         ("print('{}', flush=True)", "answered '{}'", 0),
         ("print('NaN', flush=True)", "answered 'NaN'", 0),
         ("print('words' if asked['seed'] > 5 else 0.5, flush=True)", "answered 'words'", 1),

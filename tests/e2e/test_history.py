@@ -44,6 +44,8 @@ def test_remembered_found_and_repeated(
     assert len(lines) == 1
     assert lines[0].startswith("#1  20")
     assert lines[0].endswith(f"seed 5  {tiny_model.name}  a cat  {tmp_path}/a.png")
+    shown = sana("history", "--show")
+    assert (len(shown.out.splitlines()), shown.err.count("--show has no effect")) == (4, 1)
     result = sana("generate", "--from", 1, "-m", tiny_model, "-o", tmp_path / "again.png")
     assert result.code == 0, result.err
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "a.png").read_bytes()

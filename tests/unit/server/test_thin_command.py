@@ -182,6 +182,15 @@ def test_a_server_that_ends_leaves_the_rest_to_the_command(
     assert len(list(tmp_path.glob("*.png"))) == 5
 
 
+def test_a_server_scores_no_pictures(server: Any, sana: Callable[..., Any], tmp_path: Path) -> None:
+    score = f"'{sys.executable}' -c 'for line in open(0): print(1, flush=True)'"
+    words = ("generate", "a cat", *SMALL, "--best-of", 2, "--score", score, "-o")
+    done = sana(*words, tmp_path / "a.png", "--server", "auto")
+    assert (done.code, "scores no pictures: drawn here" in done.err) == (0, True), done.err
+    insisted = sana(*words, tmp_path / "b.png", "--server", server.url)
+    assert (insisted.code, "hint: draw here: --local" in insisted.err) == (3, True), insisted.err
+
+
 def test_choices_that_cannot_work_are_refused(sana: Callable[..., Any]) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
