@@ -12,6 +12,7 @@ from sana_cli.errors import Cancelled, ExitCode, SanaError
 from sana_cli.files import new_file
 from sana_cli.images.formats import format_of
 from sana_cli.progress import Reporter
+from sana_cli.remote.choice import only_here
 from sana_cli.remote.connection import Answer, Connection, ServerLost
 from sana_cli.remote.picture import RemotePicture
 from sana_cli.remote.wire import TooLarge, document_of
@@ -56,7 +57,7 @@ class Artist:
     def check(self, options: GenerationOptions) -> None:
         """Let the server look at options. SanaError for what cannot be drawn; Unavailable."""
         try:
-            self.server.connection().post("/v1/jobs/check", document_of(options))
+            self.server.connection().post("/v1/jobs/check", _document(options))
         except TooLarge as error:
             raise Unavailable("takes no files so large") from error
         except ServerLost as error:
@@ -79,7 +80,7 @@ class Artist:
             own["preview_every"] = min(watching.every, 1000)
         stages, drawn = _Stages(self.reporter), 0
         try:
-            happened = self.server.connection().events("/v1/jobs", document_of(options, **own))
+            happened = self.server.connection().events("/v1/jobs", _document(options, **own))
             for name, data in happened:
                 if name == "picture":
                     yield self._saved(data, paths[data["index"]], overwrite=overwrite)
@@ -188,6 +189,16 @@ class _Stages:
     def close(self) -> None:
         for title in list(self._open):
             self._end(title)
+
+
+def _document(options: GenerationOptions, **own: Any) -> dict[str, Any]:
+    """The body of a request. Raises TooLarge; Unavailable for options that no request has.
+
+    Lines of prompt files and pictures of sweeps have options of their own, so each picture is looked at.
+    """
+    if reason := only_here(options, checks=False):
+        raise Unavailable(reason)
+    return document_of(options, **own)
 
 
 def _in_words(answer: Answer) -> Exception:

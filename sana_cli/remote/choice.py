@@ -41,7 +41,11 @@ def find_server(chosen: str) -> "ServerChoice | None":
     from sana_cli.remote.artist import ServerChoice
     from sana_cli.remote.connection import Answer, Connection, ServerLost
 
-    key = os.environ.get("SANA_API_KEY", "")
+    key = os.environ.get("SANA_API_KEY", "").strip()
+    if not key.isprintable() or any(ord(sign) > 255 for sign in key):
+        raise usage_error(
+            "SANA_API_KEY holds characters that no key has", "set it to one line of the key file"
+        )
     try:
         found = Connection.to(chosen, key)
     except (ServerLost, Answer) as error:

@@ -60,18 +60,19 @@ class Connection:
     @classmethod
     def to(cls, url: str, key: str) -> Self:
         """A connection to the server at an address. Raises SanaError for what is none; ServerLost."""
-        parts = urlsplit(url if "://" in url else f"http://{url}")
+        wrong = usage_error(
+            f"{url!r} is no address of a server", "use http://HOST:PORT, auto or off"
+        )
         try:
+            parts = urlsplit(url if "://" in url else f"http://{url}")
             host, port = parts.hostname, parts.port
-        except ValueError:
-            host = None
-        if parts.scheme not in ("http", "https") or not host or parts.path not in ("", "/"):
-            raise usage_error(
-                f"{url!r} is no address of a server", "use http://HOST:PORT, auto or off"
-            )
-        secure = parts.scheme == "https"
-        usual = 443 if secure else 7262
-        connection = cls(host, port or usual, key=key, secure=secure, seconds=_FAR_SECONDS)
+            if parts.scheme not in ("http", "https") or not host or parts.path not in ("", "/"):
+                raise wrong
+            secure = parts.scheme == "https"
+            usual = 443 if secure else 7262
+            connection = cls(host, port or usual, key=key, secure=secure, seconds=_FAR_SECONDS)
+        except (ValueError, HTTPException) as error:  # brackets, ports, signs that no host has
+            raise wrong from error
         connection._learn(connection.get("/v1/hello"))
         return connection
 
@@ -125,7 +126,7 @@ class Connection:
                 self._http.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 self._http.sock.settimeout(_SILENT_SECONDS)
             return self._http.getresponse()
-        except (OSError, HTTPException) as error:
+        except (OSError, HTTPException, UnicodeError) as error:  # a host that cannot be looked up
             raise ServerLost from error
 
     def _document(self, response: HTTPResponse) -> dict[str, Any]:

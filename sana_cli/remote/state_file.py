@@ -6,6 +6,7 @@ that it is the one which wrote the file.
 
 import json
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator
@@ -87,7 +88,15 @@ def _read(path: Path) -> Running | None:
     except (OSError, ValueError, TypeError, RecursionError):
         return None
     kinds = {"host": str, "port": int, "secret": str, "pid": int, "version": str}
-    return running if all(type(said[name]) is kind for name, kind in kinds.items()) else None
+    if any(type(said[name]) is not kind for name, kind in kinds.items()):
+        return None
+    is_usable = (
+        0 < running.port < 2**16
+        and 0 < running.pid < 2**31
+        and running.secret.isascii()
+        and re.fullmatch(r"[\w.:%-]+", running.host, re.ASCII)
+    )
+    return running if is_usable else None
 
 
 def _is_private(folder: Path) -> bool:

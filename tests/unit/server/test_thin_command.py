@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 
 from sana_cli import __version__
+from sana_cli.checkpoints.checkpoint import weight_headers
+from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.server.limits import Limits
 
 SMALL = ("--size", "64x64", "--steps", 2, "--seed", 3)
@@ -240,3 +242,72 @@ def dying() -> Iterator[str]:
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     thread.join(30)
     listener.close()
+
+
+@pytest.mark.parametrize("place", ["lora of a sweep", "lora of a line", "wildcards of a line"])
+def test_what_a_server_does_not_take_is_drawn_here_wherever_it_is_said(
+    server: Any, sana: Callable[..., Any], lora_files: Any, tmp_path: Path, place: str
+) -> None:
+    """Pictures of a batch have options of their own: none is dropped on the way."""
+    headers = weight_headers(open_checkpoint("builtin"), "transformer")
+    shapes = {name: shape for name, (_, shape) in headers.items()}
+    halves = lora_files.random_lora(shapes, strength=3)
+    lora = lora_files.write_lora(tmp_path / "l.safetensors", halves)
+    lines = {
+        "lora of a line": {"prompt": "a cat", "lora": str(lora)},
+        "wildcards of a line": {"prompt": "a {cat|cat}", "wildcards": True},
+    }
+    (tmp_path / "p.jsonl").write_text(json.dumps(lines.get(place)))
+    batch = ("--prompts", tmp_path / "p.jsonl")
+    what = ("a cat", "--lora", f"none,{lora}") if place == "lora of a sweep" else batch
+    left = []
+    for name, choice in (("one", "auto"), ("two", "off")):
+        done = sana("generate", *what, *SMALL, "-o", f"{tmp_path / name}/", "--server", choice)
+        assert done.code == 0, done.err
+        assert ("drawn here" in done.err) == (choice == "auto")
+        left.append({path.name: path.read_bytes() for path in (tmp_path / name).glob("*.png")})
+    assert left[0] == left[1]
+    assert left[0]
+
+
+@pytest.mark.parametrize(
+    "address", ["http://[::1", "http://127.0.0.1 x", "http://a:99999", "http://a\x01b", "http://"]
+)
+def test_addresses_that_are_none(sana: Callable[..., Any], address: str) -> None:
+    done = sana("generate", "a cat", "--server", address)
+    assert (done.code, "is no address of a server" in done.err) == (2, True), done.err
+
+
+def test_a_host_that_cannot_be_looked_up_and_a_key_that_cannot_be_sent(
+    sana: Callable[..., Any], server: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = sana("generate", "a cat", "--server", "http://é..x")
+    assert (done.code, "no server of sana draws at" in done.err) == (3, True), done.err
+    monkeypatch.setenv("SANA_API_KEY", "two\nlines")
+    done = sana("generate", "a cat", "--server", server.url)
+    assert (done.code, "SANA_API_KEY holds characters" in done.err) == (2, True), done.err
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"host": "a\nb"}, {"host": ""}, {"port": 0}, {"port": 99_999_999}, {"pid": 10**30}, {"pid": -1},
+        {"secret": "\ud800"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_damaged_state_files_are_passed_over(
+    sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: dict[str, Any]
+) -> None:
+    from sana_cli.config.user_settings import runtime_folder
+    from sana_cli.remote.state_file import running_servers
+
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    runtime_folder().mkdir(mode=0o700)
+    good = {"host": "127.0.0.1", "port": 1, "secret": "x", "pid": 1, "version": __version__}
+    file = runtime_folder() / "serve-1.json"
+    file.write_text(json.dumps(good))
+    assert len(running_servers()) == 1
+    file.write_text(json.dumps(good | wrong))
+    assert running_servers() == []
+    assert "no server runs" in sana("ps").err + sana("ps").out
