@@ -39,7 +39,19 @@ class Axis:
     @property
     def labels(self) -> list[str]:
         """Name each value on a sheet and in file names: `steps 8`."""
-        return [f"{FIELDS[self.name].word} {_shown(value)}" for value in self.values]
+        return [f"{FIELDS[self.name].word} {word}" for word in self.words]
+
+    @property
+    def words(self) -> list[str]:
+        """Write each value shortly; in full, then with numbers, where two would read alike.
+
+        Pictures are named by these words: two of one name would be one picture.
+        """
+        for write in (_shown, _in_full):
+            words = [write(value) for value in self.values]
+            if len({word.casefold() for word in words}) == len(words):
+                return words
+        return [f"{word}-{number}" for number, word in enumerate(words, start=1)]
 
 
 def axis_of(name: str, text: str) -> Axis | None:
@@ -112,6 +124,13 @@ def _shown(value: Any) -> str:
     return Path(value).name if isinstance(value, str) and "/" in value else str(value)
 
 
+def _in_full(value: Any) -> str:
+    """Write a value that can be told from others nearly like it; a path is part of a file's name, so without slashes."""
+    if isinstance(value, tuple):
+        return ", ".join(_in_full(each) for each in value) or NONE
+    return str(value).replace("/", "-")
+
+
 class Sweep:
     """The pictures of some axes: those of each run, and where each is on a sheet."""
 
@@ -157,7 +176,10 @@ class Sweep:
 
     def name_of(self, values: Mapping[str, Any]) -> str:
         """Name a combination in a file's name: `steps8-seed1`."""
-        return "-".join(f"{FIELDS[a.name].word}{_shown(values[a.name])}" for a in self.axes)
+        words = (a.words[a.values.index(values[a.name])] for a in self.axes)
+        return "-".join(
+            f"{FIELDS[a.name].word}{word}" for a, word in zip(self.axes, words, strict=True)
+        )
 
     def output_of(self, options: GenerationOptions) -> str | None:
         """Return where pictures go: a pattern, or a folder as it is. SanaError (usage) as for `Target.of_options`."""

@@ -87,6 +87,26 @@ def test_seeds_are_rows_and_models_columns() -> None:
     assert Sweep([SEED]).sheet_axes == (SEED, None, None)
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("model", ("one/m", "two/m")),
+        ("model", ("one/m", "two/M")),
+        ("model", ("a/b", "a-b")),
+        ("decoder", ("/x/vae", "/y/vae", "full")),
+        ("loras", (("one/l.safetensors",), ("two/l.safetensors",), ())),
+        ("guidance_scale", (4.50000001, 4.50000002)),
+    ],
+)
+def test_values_that_read_alike_are_pictures_of_their_own(
+    name: str, values: tuple[Any, ...]
+) -> None:
+    axis = Axis(name=name, values=values)
+    names = Sweep([axis]).in_sheet_order()
+    assert len({each.casefold() for each in names}) == len(set(axis.labels)) == len(values)
+    assert not any("/" in each for each in names)
+
+
 def test_four_axes_are_too_many() -> None:
     with pytest.raises(SanaError, match="have several values each: 4 options"):
         Sweep([STEPS, SEED, MODEL, LORA])
