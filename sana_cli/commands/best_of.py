@@ -77,7 +77,7 @@ class Scorer:
         except (ValueError, RecursionError):
             answer = None
         value = answer.get("score") if isinstance(answer, dict) else answer
-        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not _is_finite(value):
             raise self._failed(f"answered {shortened(repr(line.strip()), 60)}")
         return float(value)
 
@@ -112,6 +112,13 @@ class Scorer:
             self._process.wait()
 
 
+def _is_finite(value: float) -> bool:
+    try:
+        return isfinite(value)
+    except OverflowError:  # a whole number beyond any float
+        return False
+
+
 class BestOf:
     """The pictures of one prompt with several seeds, of which the best is saved."""
 
@@ -121,7 +128,8 @@ class BestOf:
         options = replace(session.options, count=number)
         self._pictures = resolve_all(options, session.checkpoint)
         self._target = Target.of_options(session.options)
-        self._path_of(self._pictures[0])
+        for params in self._pictures:  # whichever is the best: its name must be free
+            self._path_of(params)
         self._scores: list[tuple[int, float]] = []
         self._best: tuple[float, GenerationResult, GenerationParams] | None = None
         self._score = score

@@ -67,6 +67,7 @@ def test_the_best_is_kept(
         ),
         ("print('{}', flush=True)", "answered '{}'", 0),
         ("print('NaN', flush=True)", "answered 'NaN'", 0),
+        ("print('1' + '0' * 400, flush=True)", "answered '1000", 0),
         ("print('words' if asked['seed'] > 5 else 0.5, flush=True)", "answered 'words'", 1),
     ],
 )
@@ -112,3 +113,15 @@ def test_bad_input(
         True,
         True,
     ), result.err
+
+
+def test_every_name_is_free_before_any_picture_is_drawn(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, scorer: Callable[[str], str]
+) -> None:
+    """The best is known last: where its name is taken, all work would be lost."""
+    (tmp_path / "x-6.png").touch()
+    words = ("generate", "a cat", "-m", tiny_model, *FAST, "--seed", 5, "--best-of", 3)
+    result = sana(*words, "--score", scorer(GOOD), "-o", tmp_path / "x-{seed}.png")
+    assert (result.code, "x-6.png exists" in result.err) == (ExitCode.USAGE, True), result.err
+    assert "score" not in result.err
+    assert [path.name for path in tmp_path.glob("*.png")] == ["x-6.png"]
