@@ -64,9 +64,13 @@ def history(
         raise contradiction("--show", "--json")
     if folder and not rebuild:
         raise contradiction("--folder", "a search")
+    from sana_cli.errors import require
     from sana_cli.files import local_path, no_folder
     from sana_cli.images.picture_index import require_date
+    from sana_cli.request.options import is_text
 
+    for text in (*(words or ()), model):
+        require(is_text(text), f"{text!r} is not valid text", "write it in UTF-8")
     index = picture_index()
     if rebuild:
         folders = [local_path(each) for each in folder or ()]

@@ -82,7 +82,7 @@ class PictureIndex:
                 values += [len(until), until] if condition.startswith("substr") else [value]
         where = f" where {' and '.join(conditions)}" if conditions else ""
         query = f"select number, path, drawn_at, settings from pictures{where} order by number desc limit ?"
-        return self._rows(query, [*values, limit])
+        return self._rows(query, [*values, min(limit, 2**63 - 1)])
 
     def picture(self, number: int) -> Remembered | None:
         """Return one picture by its number; None for a number that no picture has. SanaError as for `find`."""
@@ -142,7 +142,7 @@ class PictureIndex:
     def _unusable(self, error: Exception) -> SanaError:
         return SanaError(
             f"cannot use the index of pictures {self.file}: {error}",
-            hint="remove it, then `sana history --rebuild FOLDER` makes it again of the pictures",
+            hint="remove it, then `sana history --rebuild --folder FOLDER` makes it again of the pictures",
             code=ExitCode.ENVIRONMENT,
         )
 

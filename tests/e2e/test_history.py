@@ -99,3 +99,14 @@ def test_an_index_that_cannot_be_written_spoils_nothing(
     (tmp_path / "index").write_text("a file where a folder should be")
     result = sana("generate", "a cat", "-m", tiny_model, *FAST, "-o", tmp_path / "a.png")
     assert (result.code, (tmp_path / "a.png").is_file()) == (0, True)
+
+
+def test_odd_numbers_and_words(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+    assert sana("generate", "a cat", "-m", tiny_model, *FAST, "-o", tmp_path / "a.png").code == 0
+    assert len(sana("history", "--limit", 10**30, "--json").document["pictures"]) == 1
+    for words in (("\udcff",), ("--model", "\udcff")):
+        result = sana("history", *words)
+        assert (result.code, "is not valid text" in result.err) == (ExitCode.USAGE, True), (
+            result.err
+        )
+        assert "remove" not in result.err, "the index is sound"
