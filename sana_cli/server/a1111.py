@@ -53,6 +53,7 @@ class Txt2Img(msgspec.Struct, kw_only=True):
     send_images: bool = True
     enable_hr: bool = False
     script_name: _Text | None = None
+    alwayson_scripts: dict[str, Any] | None = None
 
 
 class Img2Img(Txt2Img, kw_only=True):
@@ -99,8 +100,8 @@ async def _draw(
     request: Request, asked: Txt2Img, *, files: dict[str, tuple[str, bytes]] | None = None,
     strength: float | None = None,
 ) -> Response:  # fmt: skip
-    for name, value in (("enable_hr", asked.enable_hr), ("script_name", asked.script_name)):
-        if value:
+    for name in ("enable_hr", "script_name", "alwayson_scripts"):
+        if getattr(asked, name):
             raise Problem(422, f"{name} is not known here", f"omit {name}")
     override = (asked.override_settings or {}).get("sd_model_checkpoint")
     model = override if isinstance(override, str) and override else request.app.state.a1111_model

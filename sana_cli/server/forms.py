@@ -35,10 +35,14 @@ async def read_form(request: Request) -> Form:
         async with parsing as form:
             for name, value in form.multi_items():
                 name = name.removesuffix("[]")
+                if name in texts or name in files:
+                    raise Problem(
+                        400, f"{name[:80]} is said twice", f"send one {name[:80]}", param=name[:80]
+                    )
                 if isinstance(value, UploadFile):
-                    files.setdefault(name, (value.filename or "", await value.read()))
+                    files[name] = value.filename or "", await value.read()
                 else:
-                    texts.setdefault(name, value)
+                    texts[name] = value
     except (MultiPartException, HTTPException, KeyError, UnicodeDecodeError) as error:
         said = getattr(error, "detail", None) or getattr(error, "message", None) or "it is damaged"
         raise Problem(

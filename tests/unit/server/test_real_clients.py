@@ -50,6 +50,13 @@ def test_openai_generates(ai: openai.OpenAI, expected: Callable[..., bytes]) -> 
     assert pictures == [expected("a cat", seed=3), expected("a cat", seed=4)]
 
 
+def test_openai_edits_one_image(ai: openai.OpenAI) -> None:
+    """None of several is dropped in silence."""
+    files = [file_of(Image.new("RGB", (64, 64), colour)) for colour in ("red", "blue")]
+    with pytest.raises(openai.BadRequestError, match="image is said twice"):
+        ai.images.edit(image=files, prompt="a cat", size=SIZE)
+
+
 def test_openai_gets_an_address(
     ai: openai.OpenAI, server: Any, expected: Callable[..., bytes]
 ) -> None:
@@ -147,8 +154,9 @@ def test_a1111_asks_what_there_is(webui: webuiapi.WebUIApi) -> None:
     assert "flow-dpm" in [sampler["name"] for sampler in webui.get_samplers()]
     webui.set_options({"sd_model_checkpoint": "builtin"})
     assert webui.get_options()["sd_model_checkpoint"] == "builtin"
-    with pytest.raises(RuntimeError, match="422"):
-        webui.txt2img(prompt="a cat", enable_hr=True)
+    for wish in ({"enable_hr": True}, {"alwayson_scripts": {"controlnet": {"args": [{}]}}}):
+        with pytest.raises(RuntimeError, match="422"):
+            webui.txt2img(prompt="a cat", **wish)
 
 
 def test_curl(server: Any, expected: Callable[..., bytes]) -> None:
