@@ -125,7 +125,7 @@ def _shown(value: Any) -> str:
 
 
 def _in_full(value: Any) -> str:
-    """Write a value that can be told from others nearly like it; a path is part of a file's name, so without slashes."""
+    """Write all digits of a value and its whole path, without slashes: it becomes part of a file's name."""
     if isinstance(value, tuple):
         return ", ".join(_in_full(each) for each in value) or NONE
     return str(value).replace("/", "-")
