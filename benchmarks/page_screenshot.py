@@ -68,7 +68,7 @@ def main() -> None:
             driver.quit()
             stops[0]()  # type: ignore[operator]
             thread.join()
-    picture = Image.open(io.BytesIO(png)).convert("RGB").quantize(128)
+    picture = Image.open(io.BytesIO(png), formats=("PNG",)).convert("RGB").quantize(128)
     picture.save(TARGET, optimize=True)
     print(f"{TARGET}: {TARGET.stat().st_size:,} bytes")
 

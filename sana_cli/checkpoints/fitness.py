@@ -19,6 +19,7 @@ from sana_cli.checkpoints.shapes import (
     text_encoder_shapes,
     transformer_shapes,
 )
+from sana_cli.config.components import OPTIONAL
 from sana_cli.config.networks import (
     ControlNetConfig,
     DCAEConfig,
@@ -61,7 +62,7 @@ def require_pipeline(index: Mapping[str, Any]) -> None:
     """Raise SanaError for a model_index.json of a pipeline that draws with other parts than Sana's.
 
     A class of any name is accepted if its parts are Sana's and it has no others: such a pipeline
-    differs in how it samples. A ControlNet or an image encoder would be omitted in silence.
+    differs in how it samples. An image encoder would be omitted in silence.
     """
     if reason := _unlike_sana(index):
         raise checkpoint_error(reason, hint=REMEDY)
@@ -84,7 +85,8 @@ def _unlike_sana(index: Mapping[str, Any]) -> str:
         kind, known = str(described[-1]), allowed.get(part, ())
         if known is not None and kind not in known:
             return f"it draws with a {_shown(part)} ({_shown(kind)}), which sana does not"
-    missing = next((part for part in allowed if not isinstance(index.get(part), list)), None)
+    lacking = (p for p in allowed if p not in OPTIONAL and not isinstance(index.get(p), list))
+    missing = next(lacking, None)
     return f"it lists no {missing}" if missing else ""
 
 

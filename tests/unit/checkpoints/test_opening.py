@@ -251,15 +251,15 @@ def as_flux(folder: Path) -> None:
     edit_json(folder / TRANSFORMER, _class_name="FluxTransformer2DModel")
 
 
-def as_control_net(folder: Path) -> None:
-    part = ["diffusers", "SanaControlNetModel"]
-    edit_json(folder / "model_index.json", _class_name="SanaControlNetPipeline", controlnet=part)
+def with_an_image_encoder(folder: Path) -> None:
+    part = ["transformers", "CLIPVisionModel"]
+    edit_json(folder / "model_index.json", _class_name="SanaVisionPipeline", image_encoder=part)
 
 
 MISFITS: dict[str, tuple[Callable[[Path], None], str]] = {
     "text encoder of another kind": (lambda f: edit_json(f / TEXT, model_type="qwen2"), "'qwen2'"),
     "another pipeline": (as_flux, "is a FluxPipeline, no Sana pipeline"),
-    "a pipeline with more parts": (as_control_net, "is a SanaControlNetPipeline, no Sana pipeline: it draws with a controlnet"),
+    "a pipeline with more parts": (with_an_image_encoder, "is a SanaVisionPipeline, no Sana pipeline: it draws with a image_encoder"),
     "another autoencoder": (lambda f: edit_json(f / VAE, _class_name="AutoencoderKL"), "AutoencoderKL"),
     "another scheduler": (lambda f: edit_json(f / SCHEDULER, _class_name="DDIMScheduler"), "DDIMScheduler"),
     "heads of the autoencoder": (lambda f: edit_json(f / VAE, attention_head_dim=16), "vae: "),
