@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cache
+from numbers import Integral, Real
+from os import PathLike
 from typing import Annotated, Any, Literal, Self, get_args
 
 from sana_cli.config.choices import (
@@ -342,7 +344,7 @@ class GenerationOptions:
 
     @classmethod
     def of(cls, **values: Any) -> Self:
-        """From what a program says, by the fields' names. SanaError (usage) for a name that is none."""
+        """From what a program says, by the fields' names. SanaError (usage) for a name that is none, or another type."""
         for name in values:
             if name not in FIELDS:
                 hint = f"known: {', '.join(FIELDS)}"
@@ -351,7 +353,7 @@ class GenerationOptions:
             values["loras"] = (
                 (values["loras"],) if isinstance(values["loras"], str) else tuple(values["loras"])
             )
-        return cls(**values)
+        return cls(**{name: _typed(FIELDS[name], value) for name, value in values.items()})
 
     def over(self, other: Self) -> Self:
         """These options, and where they say nothing the others."""
@@ -400,6 +402,7 @@ class GenerationOptions:
 
 # Said together or not at all: a size from one place and a shape from another make no sense.
 _SIZE = ("width", "height", "aspect", "bins")
+_PICTURES = ("image", "mask", "control")
 _TOGETHER = (_SIZE, ("decode", "tile"))
 FILES = ("image", "mask", "control")  # names of files, of which a picture also carries the digest
 
@@ -438,6 +441,32 @@ def _table() -> dict[str, Field]:
 
 
 FIELDS: Mapping[str, Field] = _table()
+
+
+_WANTED: Mapping[Value, tuple[type, str]] = {  # of a program; numbers may be numpy's
+    "text": (str, "text"), "whole number": (Integral, "a whole number"), "number": (Real, "a number"),
+    "true or false": (bool, "True or False"), "texts": (tuple, "a list of texts"),
+}  # fmt: skip
+
+
+def _typed(field: Field, value: Any) -> Any:
+    """A value of a program as its option holds it. SanaError where it is of another type."""
+    if value is None:
+        return None
+    kind, words = _WANTED[field.value]
+    if field.name in _PICTURES:  # names, Pillow's pictures, uploads
+        fits = not isinstance(value, Real | tuple | list)
+    else:
+        is_scale = field.name == "pag" and isinstance(value, Real)
+        value = str(value) if is_scale or isinstance(value, PathLike) else value
+        fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
+    choices = tuple(field.option.choices or ())
+    if not fits or (choices and value not in choices):
+        words = f"one of {', '.join(choices)}" if choices else words
+        raise usage_error(f"{field.name} cannot be {value!r}", f"it should be {words}")
+    if kind is Integral:
+        return int(value)
+    return float(value) if kind is Real else value
 
 
 def limits_of(name: str) -> tuple[int, int]:

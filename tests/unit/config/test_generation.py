@@ -4,7 +4,9 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from sana_cli.config.generation import FIELDS, GenerationOptions
@@ -122,3 +124,27 @@ def test_one_over_the_other() -> None:
     assert with_image.width is None, (
         "a picture to begin with has a size of its own, which no setting changes"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("steps", "4", "a whole number"), ("seed", 1.5, "a whole number"), ("width", True, "a whole number"),
+        ("guidance_scale", "x", "a number"), ("negative_prompt", 3, "text"), ("guidance_interval", (0, 0.6), "text"),
+        ("aspect", 1.5, "text"), ("scheduler", "ddim", "one of flow-dpm"), ("scheduler", 3, "one of flow-dpm"),
+        ("loras", 3, "a list of texts"), ("wildcards", "x", "True or False"), ("image", 3, "text"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_type_is_an_error_of_ours(name: str, value: Any, wanted: str) -> None:
+    with pytest.raises(SanaError, match=f"{name} cannot be ") as caught:
+        GenerationOptions.of(**{name: value})
+    assert caught.value.hint.startswith(f"it should be {wanted}")
+
+
+def test_numbers_of_numpy_paths_and_a_scale_of_pag_fit(tmp_path: Path) -> None:
+    options = GenerationOptions.of(
+        seed=np.int64(3), guidance_scale=np.float32(2), image=tmp_path, pag=2, cache=0
+    )
+    assert (type(options.seed), options.seed) == (int, 3)
+    assert (type(options.guidance_scale), options.guidance_scale) == (float, 2.0)
+    assert (options.image, options.pag, options.cache) == (tmp_path, "2", 0.0)
