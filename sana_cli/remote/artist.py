@@ -7,9 +7,9 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sana_cli.config.generation import GenerationOptions
+from sana_cli.config.generation import BUILTIN, GenerationOptions
 from sana_cli.errors import Cancelled, ExitCode, SanaError
-from sana_cli.files import new_file
+from sana_cli.files import in_utf8, local_path, new_file
 from sana_cli.images.formats import format_of
 from sana_cli.progress import Reporter
 from sana_cli.remote.choice import only_here
@@ -57,7 +57,7 @@ class Artist:
     def check(self, options: GenerationOptions) -> None:
         """Let the server look at options. SanaError for what cannot be drawn; Unavailable."""
         try:
-            self.server.connection().post("/v1/jobs/check", _document(options))
+            self.server.connection().post("/v1/jobs/check", self._document(options))
         except TooLarge as error:
             raise Unavailable("takes no files so large") from error
         except ServerLost as error:
@@ -80,7 +80,7 @@ class Artist:
             own["preview_every"] = min(watching.every, 1000)
         stages, drawn = _Stages(self.reporter), 0
         try:
-            happened = self.server.connection().events("/v1/jobs", _document(options, **own))
+            happened = self.server.connection().events("/v1/jobs", self._document(options, **own))
             for name, data in happened:
                 if name == "picture":
                     yield self._saved(data, paths[data["index"]], overwrite=overwrite)
@@ -102,6 +102,18 @@ class Artist:
             stages.close()
             with suppress(UnboundLocalError):
                 happened.close()
+
+    def _document(self, options: GenerationOptions, **own: Any) -> dict[str, Any]:
+        """The body of a request. Raises TooLarge; Unavailable for options that no request has.
+
+        Lines of prompt files and pictures of sweeps have options of their own, so each picture is looked at.
+        """
+        if reason := only_here(options, checks=False):
+            raise Unavailable(reason)
+        document = document_of(options, **own)
+        if not self.server.insists:  # a name of an address is one of that server's
+            document["model"] = _place_of(document["model"])
+        return document
 
     def _happened(self, name: str, data: dict[str, Any], stages: "_Stages") -> None:
         if name == "notice":
@@ -191,14 +203,15 @@ class _Stages:
             self._end(title)
 
 
-def _document(options: GenerationOptions, **own: Any) -> dict[str, Any]:
-    """The body of a request. Raises TooLarge; Unavailable for options that no request has.
-
-    Lines of prompt files and pictures of sweeps have options of their own, so each picture is looked at.
-    """
-    if reason := only_here(options, checks=False):
-        raise Unavailable(reason)
-    return document_of(options, **own)
+def _place_of(model: str) -> str:
+    """The whole path of a model in a folder or file: the server may run elsewhere, where the name is another model's."""
+    path = local_path(model)
+    if model == BUILTIN or not path.exists():
+        return model
+    place = str(path.resolve())
+    if in_utf8(place) != place:
+        raise Unavailable(_TURNED_AWAY[404])
+    return place
 
 
 def _in_words(answer: Answer) -> Exception:

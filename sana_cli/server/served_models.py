@@ -15,6 +15,7 @@ from sana_cli.checkpoints.opening import open_checkpoint, open_if_here
 from sana_cli.config.generation import BUILTIN
 from sana_cli.config.variants import find_variant
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+from sana_cli.files import local_path
 from sana_cli.text import did_you_mean
 
 _LIST_SECONDS = 2.0  # for which a list of what is on disk holds
@@ -51,6 +52,12 @@ class ServedModels:
         if not names and self.default != BUILTIN:
             self._chosen[self.default] = open_checkpoint(self.default, offline=offline)
         self._only_chosen = bool(names)
+        # The user's own commands name a folder by its whole path, whatever folder they run in.
+        self._at = {
+            str(local_path(name).resolve()): name
+            for name in self._chosen
+            if name != BUILTIN and local_path(name).is_dir()
+        }
 
     def names(self) -> list[Served]:
         """Every model that may be named, the default one first."""
@@ -77,6 +84,7 @@ class ServedModels:
     def open(self, name: str | None) -> Checkpoint:
         """The model of a request; None: the default one. SanaError where it is not served, or its files are unusable."""
         asked = name or self.default
+        asked = self._at.get(asked, asked)
         known = [served.name for served in self.names()]
         variant = find_variant(asked)
         if asked not in known and variant is not None and variant.alias in known:

@@ -16,6 +16,7 @@ import pytest
 from sana_cli import __version__
 from sana_cli.checkpoints.checkpoint import weight_headers
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.errors import ExitCode
 from sana_cli.server.limits import Limits
 
 SMALL = ("--size", "64x64", "--steps", 2, "--seed", 3)
@@ -311,3 +312,21 @@ def test_damaged_state_files_are_passed_over(
     file.write_text(json.dumps(good | wrong))
     assert running_servers() == []
     assert "no server runs" in sana("ps").err + sana("ps").out
+
+
+def test_a_folder_is_the_same_model_in_every_folder(
+    starting: Callable[..., Any], sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """A server runs in another folder than the command, where the same name may be another model's."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m").symlink_to(tiny_model)
+    own = starting(models=(str(tiny_model), "builtin"))
+    done = sana("generate", "a cat", *SMALL, "-m", "m", "-o", "a.png", "--server", "auto")
+    assert (done.code, NOTE in done.err) == (0, True), done.err
+    own.end()
+    starting(models=("builtin", "m"))
+    (tmp_path / "other/m").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "other")
+    done = sana("generate", "a cat", *SMALL, "-m", "m", "--server", "auto")
+    assert done.code == ExitCode.CHECKPOINT, "the folder here is no model"
+    assert NOTE not in done.err
