@@ -57,6 +57,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger("sana.model")
 
 
+def argument_for(checkpoint: Checkpoint) -> str:
+    """Write what `--model` takes for a checkpoint: its name, or the path of a folder or file of the user's."""
+    name = checkpoint.name
+    if checkpoint.revision or name == BUILTIN or find_variant(name) or kept_folder(name):
+        return name
+    return str(checkpoint.pth or checkpoint.folder)
+
+
 def open_checkpoint(
     model: str, access: Access | None = None, *, offline: bool = False
 ) -> Checkpoint:

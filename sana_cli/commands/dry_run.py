@@ -1,5 +1,6 @@
 """`sana generate --dry-run`: what a request would take in memory, stage by stage. No torch without a GPU."""
 
+import shlex
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,7 @@ def print_forecast(
     json: bool,
 ) -> None:
     """A table for people, or one JSON document; errors as the run itself would raise them."""
+    from sana_cli.checkpoints.opening import argument_for
     from sana_cli.config.variants import VARIANTS
 
     forecast = Forecast.of(checkpoint, params, runtime, where, count=count, cap_source=cap_source)
@@ -134,7 +136,7 @@ def print_forecast(
             name = checkpoint.name if checkpoint.name in VARIANTS else "sana-0.6b"
             say(f"time unknown here: `sana bench --random {name}` measures it without a download")
             return
-    say(_time(forecast.seconds, checkpoint.name, count, streams=forecast.streams))
+    say(_time(forecast.seconds, argument_for(checkpoint), count, streams=forecast.streams))
 
 
 def print_batch_forecast(
@@ -150,6 +152,7 @@ def print_batch_forecast(
 
     Raises SanaError at the end if some lines cannot be drawn.
     """
+    from sana_cli.checkpoints.opening import argument_for
     from sana_cli.request.prompt_file import summed_up
     from sana_cli.terminal.batch_report import error_facts, place_facts
 
@@ -192,7 +195,7 @@ def print_batch_forecast(
             say("the largest:" if len(forecasts) > 1 else "each:")
             largest.print()
             total = f"about {duration(seconds)} for all" if seconds is not None else ""
-            say(total or _time(None, checkpoint.name, 1, streams=False))
+            say(total or _time(None, argument_for(checkpoint), 1, streams=False))
     if batch.problems:
         raise summed_up(batch.problems)
 
@@ -231,7 +234,7 @@ def duration(seconds: float) -> str:
 def _time(seconds: "dict[str, Any] | None", model: str, count: int, *, streams: bool) -> str:
     """Describe the expected time, by a measurement of this model on this machine."""
     if seconds is None:
-        return f"time unknown: `sana bench --model {model}` measures it once"
+        return f"time unknown: `sana bench --model {shlex.quote(model)}` measures it once"
     measured = seconds["measured"]
     stages = {part: value for part, value in seconds.items() if part != "measured"}
     total = sum(stages.values()) + (count - 1) * (seconds["denoise"] + seconds["decode"])

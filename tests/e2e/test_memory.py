@@ -218,7 +218,8 @@ def test_dry_run_draws_nothing_and_needs_no_torch(tiny_model: Path, tmp_path: Pa
     assert lines[1] == "plan: stages, decode whole; the fastest that fits"
     assert [line.split()[0] for line in lines[2:6]] == ["MiB", "text", "denoise", "decode"]
     assert lines[6].startswith("peak ")
-    assert lines[7].startswith("time unknown: `sana bench --model ")
+    # by its path: a name alone is found in its own folder only
+    assert lines[7] == f"time unknown: `sana bench --model {tiny_model}` measures it once"
     assert list(tmp_path.iterdir()) == []
 
 
