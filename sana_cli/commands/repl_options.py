@@ -57,7 +57,7 @@ class SessionOptions:
                 known = ", ".join(f"--{n[1:]}" for n in SETTERS)
                 raise OptionError(
                     f"--{name[1:]} is no option of a prompt here",
-                    f"known: {known}; for the words themselves, write them without dashes",
+                    f"known: {known}; `sana generate` has all; for the words themselves, write them without dashes",
                 )
             meant = last_seed() if (name, value) == ("/seed", "last") else value
             options = replace(options, **self._parsed(name, meant, options))

@@ -58,7 +58,10 @@ def in_words(name: str, options: GenerationOptions, settings: GenerationParams) 
             field = FIELDS[name[1:]]
             return str(getattr(options, field.name) or field.option.unset)
         case _:
-            return str(getattr(settings, name[1:]))
+            value = getattr(settings, name[1:])
+            if value is None:
+                return FIELDS[name[1:]].option.unset
+            return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def help_lines() -> Iterator[str]:

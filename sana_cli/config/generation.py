@@ -154,6 +154,7 @@ class GenerationOptions:
             flags=("--pag",), metavar="SCALE[:LAYER]", picture="pag", line="pag", sweep=True,
             help="Perturbed-attention guidance, 2 or 2:8: firmer shapes for about half a pass more a step [default: 0, off]",
             setting="perturbed-attention guidance, SCALE or SCALE:LAYER", unset="0", usual="0",
+            repl="perturbed-attention guidance: 2 or 2:8; 0: off",
         ),
     ] = None  # fmt: skip
     cache: Annotated[
@@ -163,6 +164,7 @@ class GenerationOptions:
             help="Reuse earlier results while the first block changes by less than THRESHOLD (try 0.1): "
             "faster, picture differs slightly [default: 0, off]",
             setting="threshold for reusing earlier results; 0: off", unset="0", usual=0.0,
+            repl="threshold for reusing earlier results: 0.1; 0: off",
         ),
     ] = None  # fmt: skip
     negative_prompt: Annotated[

@@ -154,6 +154,7 @@ def test_quit_and_help(lines: Callable[..., Any]) -> None:
     listed = {line.split()[0] for line in result.err.splitlines() if line.startswith("  /")}
     assert listed == set(COMMANDS)
     assert "scheduler  flow-dpm" in result.err
+    assert "pag        0" in result.err
     assert "image      off" in result.err
 
 
@@ -181,6 +182,8 @@ def test_quit_and_help(lines: Callable[..., Any]) -> None:
         ("/seed 99999999999999999999", "seed 999999999999... of 20 digits is out of range"),
         pytest.param(f"/seed {'9' * 5000}", "it should be a whole number", id="long seed"),
         ("/guidance -2", "a number from 0 to 100"),
+        ("/pag 2:99", "/pag 2:99: there is no block 99"),
+        ("/cache 2", "a number from 0 to 1"),
         ("/scheduler ddim", "should be one of flow-dpm, flow-euler, scm"),
         ("/scheduler scm", "scheduler scm does not fit builtin"),
         ("/image nowhere.png", "no such picture: nowhere.png"),
@@ -280,6 +283,7 @@ def test_what_was_set_and_is_gone(lines: Callable[..., Any], tmp_path: Path) -> 
     assert result.err.count("error: no such picture: in.png") == 4
     assert "image      in.png\nmask       off\n" in result.err
     assert "image in.png\nerror: no such picture: in.png" in result.err
+    assert "pag        0" in result.err
     assert "image      off" in result.err
 
 
