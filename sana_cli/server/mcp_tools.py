@@ -63,7 +63,7 @@ class Studio:
     server: str = "auto"
     max_memory: int | None = None
     limits: Limits = field(default_factory=Limits)
-    _pipelines: dict[str, Any] = field(default_factory=dict)  # at most one, by the model's name
+    _pipelines: dict[Path, Any] = field(default_factory=dict)  # at most one, by the model's folder
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
     def draw(self, options: GenerationOptions, on_step: OnStep) -> tuple[Path, Drawn]:
@@ -78,9 +78,8 @@ class Studio:
             target = Target(path=self.folder, is_folder=True, is_pattern=False)
             path = output_paths(target, [params], overwrite=False)[0]
             told = _Notices(on_step)
-            chosen = GenerationOptions.of(
-                **{**_said(options), "seed": params.seed, "model": checkpoint.name}
-            )
+            asked = options.model or self.models.default  # the folder of a name may be any folder's
+            chosen = GenerationOptions.of(**{**_said(options), "seed": params.seed, "model": asked})
             result = self._by_a_server(chosen, path, told) or self._here(
                 params, checkpoint, path, told
             )
@@ -114,13 +113,14 @@ class Studio:
         from sana_cli.request.runtime import RuntimeOptions
         from sana_cli.system.precision import pick_device
 
-        if checkpoint.name not in self._pipelines:
+        place = checkpoint.pth or checkpoint.folder  # two models may have one name
+        if place not in self._pipelines:
             self.close()
-            self._pipelines[checkpoint.name] = SanaPipeline(
+            self._pipelines[place] = SanaPipeline(
                 checkpoint, RuntimeOptions(max_memory=self.max_memory), device=pick_device("auto"),
                 reporter=told,
             )  # fmt: skip
-        pipeline = self._pipelines[checkpoint.name]
+        pipeline = self._pipelines[place]
         pipeline.components.reporter = told
         return draw_to_file(pipeline, params, path, overwrite=False, on_step=told.on_step)
 

@@ -18,6 +18,8 @@ pytest.importorskip("mcp")
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
+from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
+
 SMALL = {"width": 64, "height": 64, "steps": 2}
 
 
@@ -143,3 +145,26 @@ def test_cancelled_between_steps(studio: Any) -> None:
         studio.draw(options, lambda step, steps: step < 2)
     assert not list(studio.folder.glob("*.png"))
     studio.close()
+
+
+def test_models_of_one_name_stay_two_models(tiny_model: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from sana_cli.config.generation import GenerationOptions
+    from sana_cli.images.picture_file import read_settings
+    from sana_cli.server.mcp_tools import Studio
+    from sana_cli.server.served_models import ServedModels
+
+    names = [str(tmp_path / folder / "m") for folder in ("one", "two")]
+    for name, model in zip(names, (BUILTIN_FOLDER, tiny_model), strict=True):
+        shutil.copytree(model, name)
+    models = ServedModels(tuple(names), default=None)
+    studio = Studio(models=models, folder=tmp_path / "pictures", server="off")
+    digests = []
+    for name in names:
+        options = GenerationOptions.of(prompt="a cat", seed=3, model=name, **SMALL)
+        path, _ = studio.draw(options, lambda step, steps: True)
+        digests.append(read_settings(path)["model_digest"])
+    studio.close()
+    assert digests[0] != digests[1]
+    assert read_settings(path)["model"] == "m"
