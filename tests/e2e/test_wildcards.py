@@ -97,7 +97,7 @@ def test_files_of_prompts(
         f"a {c} {a}" for c in ("red", "green", "blue") for a in ("cat", "dog", "owl")
     }
     assert (second["prompt"], "template" in second) == ("a {x|y}", False)
-    assert "line 3: a brace at character 3" in result.told("error")[0]["error"]["message"]
+    assert "line 3: the brace at character 3" in result.told("error")[0]["error"]["message"]
     again = sana(*words, "-o", f"{tmp_path}/out/", "--json")
     assert (len(again.told("done")), len(again.told("drawn"))) == (2, 0)
 
@@ -113,7 +113,7 @@ def test_dry_run_repl_and_bad_input(
     words = ("generate", "a {red|red} cat", "-m", tiny_model, "--wildcards")
     assert "prompt: a red cat" in sana(*words, "--dry-run").out
     for prompt, message in (
-        ("a {b", "a brace at character 3"),
+        ("a {b", "the brace at character 3"),
         ("__cow__", "wildcards is no folder"),
     ):
         result = sana("generate", prompt, "-m", tiny_model, "--wildcards")
