@@ -15,11 +15,10 @@ from sana_cli.checkpoints.obtain_decoder import obtain_decoder
 from sana_cli.checkpoints.obtaining import Access
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.commands.history import path_of
-from sana_cli.config.generation import BUILTIN, FILES, GenerationOptions
+from sana_cli.config.generation import BUILTIN, FILES, GenerationOptions, uses_wildcards
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.files import local_path
 from sana_cli.request.options import options_of_picture
-from sana_cli.request.wildcards import uses_wildcards
 from sana_cli.terminal.confirm import approval
 
 if TYPE_CHECKING:

@@ -402,6 +402,13 @@ class GenerationOptions:
             raise
 
 
+def uses_wildcards(options: GenerationOptions) -> bool:
+    """Check whether braces and `__names__` of the prompt are choices; in other prompts they are words."""
+    if options.wildcards is None:
+        return options.wildcards_folder is not None and "wildcards_folder" not in options.sources
+    return options.wildcards
+
+
 # Said together or not at all: a size from one place and a shape from another make no sense.
 _SIZE = ("width", "height", "aspect", "bins")
 _PICTURES = ("image", "mask", "control")

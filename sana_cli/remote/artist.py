@@ -123,6 +123,8 @@ class Artist:
         elif name == "queued":
             while self.greetings:
                 self.reporter.notice(self.greetings.pop(0))
+            import sana_cli.images.picture_index  # noqa: F401  needed at the end; costs nothing while the server draws
+
             stages.wait(data["place"])
         elif name in ("started", "stage", "advance", "stage_done"):
             stages.take(name, data)

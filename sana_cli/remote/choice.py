@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 from sana_cli import __version__
 from sana_cli.config.decoders import FULL
-from sana_cli.config.generation import GenerationOptions
+from sana_cli.config.generation import GenerationOptions, uses_wildcards
 from sana_cli.errors import ExitCode, SanaError, usage_error
-from sana_cli.request.wildcards import uses_wildcards
 
 if TYPE_CHECKING:
     from sana_cli.remote.artist import ServerChoice

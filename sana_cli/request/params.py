@@ -18,7 +18,7 @@ from sana_cli.config.choices import (
     size_of_aspect,
     split_scale,
 )
-from sana_cli.config.generation import FIELDS, GenerationOptions, limits_of
+from sana_cli.config.generation import FIELDS, GenerationOptions, limits_of, uses_wildcards
 from sana_cli.config.networks import MAX_SIDE
 from sana_cli.config.published import aspect_ratio_bins, has_bins
 from sana_cli.errors import require, usage_error
@@ -33,7 +33,7 @@ from sana_cli.request.init_image import (
     other_side,
 )
 from sana_cli.request.options import is_text, lora_paths
-from sana_cli.request.wildcards import expand, uses_wildcards
+from sana_cli.request.wildcards import expand
 from sana_cli.system.memory import free_bytes
 from sana_cli.system.precision import NamedDevice
 

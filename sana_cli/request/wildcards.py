@@ -20,7 +20,6 @@ from random import Random
 
 from quant.files import read_small_text
 from quant.plain_text import split_lines
-from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError, usage_error
 from sana_cli.text import closest, shortened
 
@@ -244,10 +243,3 @@ def _read(path: Path, changed: int) -> tuple[str, ...]:
         ) from error
     lines = (line.strip() for line in split_lines(text))
     return tuple(line for line in lines if line and not line.startswith("#"))
-
-
-def uses_wildcards(options: GenerationOptions) -> bool:
-    """Check whether braces and `__names__` of the prompt are choices; in other prompts they are words."""
-    if options.wildcards is None:
-        return options.wildcards_folder is not None and "wildcards_folder" not in options.sources
-    return options.wildcards
