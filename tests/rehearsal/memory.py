@@ -24,7 +24,7 @@ def storage_of(tensor: torch.Tensor) -> int:
 def offset_bytes(tensor: torch.Tensor) -> int:
     """Where a tensor begins in its block: blocks of a device begin at 512 bytes, those of the host anywhere."""
     with torch._C.DisableTorchFunction():
-        return tensor.storage_offset() * tensor.element_size()
+        return int(tensor.storage_offset()) * tensor.element_size()
 
 
 def poison(tensor: torch.Tensor) -> None:
