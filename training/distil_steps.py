@@ -27,6 +27,7 @@ from training.runs import (
     learning_rate,
     load_checkpoint,
     pick_device,
+    resume,
     save_checkpoint,
 )
 from training.scenes import sample_scene
@@ -273,13 +274,7 @@ def train_few_steps(
         torch.optim.AdamW(others, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     )
     ema = Ema(student, decay=settings.ema_decay)
-    state = load_checkpoint(path, device)
-    if state:
-        student.load_state_dict(state["model"])
-        for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(stored)
-        ema.load_state_dict(state["ema"])
-        budget.step, budget.used_s = state["step"], state["used_s"]
+    resume(path, device, student, optimizers, ema, budget)
     seed = 4000 + budget.step
     generator = torch.Generator().manual_seed(seed)
     bank = Bank(teacher, random.Random(seed), settings)

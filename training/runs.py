@@ -9,6 +9,7 @@ stopped.
 import math
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,24 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any] | None:
     """The stored state, or None when there is none."""
     return torch.load(path, map_location=device, weights_only=True) if path.exists() else None
+
+
+def resume(
+    path: Path,
+    device: torch.device,
+    model: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    ema: Ema,
+    budget: Budget,
+) -> None:
+    """Continue from the stored state: weights, their average, optimizers and time; nothing where there is none."""
+    state = load_checkpoint(path, device)
+    if state:
+        model.load_state_dict(state["model"])
+        for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
+        ema.load_state_dict(state["ema"])
+        budget.step, budget.used_s = state["step"], state["used_s"]
 
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ from training.runs import (
     learning_rate,
     load_checkpoint,
     pick_device,
+    resume,
     save_checkpoint,
     save_grid,
     to_uint8,
@@ -195,13 +196,7 @@ def train_transformer(
         torch.optim.AdamW(others, lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
     )
     ema = Ema(model, decay=settings.ema_decay)
-    state = load_checkpoint(path, device)
-    if state:
-        model.load_state_dict(state["model"])
-        for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(stored)
-        ema.load_state_dict(state["ema"])
-        budget.step, budget.used_s = state["step"], state["used_s"]
+    resume(path, device, model, optimizers, ema, budget)
     seed = 2000 + budget.step + 7919 * worker.rank
     generator = torch.Generator().manual_seed(seed)
     vae, scaling_factor = load_autoencoder(run_folder, device)
