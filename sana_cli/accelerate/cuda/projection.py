@@ -66,14 +66,8 @@ class FloatProjection(Projection):
         stream.addmm_(x, self.weight.T)
 
 
-class Int8Projection(Projection):
-    """The fused w8a8 product, and the quantizer before it where the producer of x has none."""
-
-    takes_int8 = True
-    applies_silu = True
-    quantizes_apart = (
-        False  # floats with known magnitudes: in a launch of their own, and not while they are read
-    )
+class _QuantizedProjection(Projection):
+    """A stored 8-bit weight with its scales; the kind of numbers decides what multiplies it."""
 
     def __init__(
         self,
@@ -87,6 +81,16 @@ class Int8Projection(Projection):
     ) -> None:
         self.kernels, self.weight, self.scale, self.bias = kernels, weight, scale, bias
         self.smooth, self.dtype, self.late_bias = smooth, dtype, bias
+
+
+class Int8Projection(_QuantizedProjection):
+    """The fused w8a8 product, and the quantizer before it where the producer of x has none."""
+
+    takes_int8 = True
+    applies_silu = True
+    quantizes_apart = (
+        False  # floats with known magnitudes: in a launch of their own, and not while they are read
+    )
 
     def _multiply(self, x: Tensor | Int8, **rest: Any) -> Tensor:
         if isinstance(x, Tensor):
@@ -154,24 +158,11 @@ def quantizing_apart_pays(
     return found == "apart"
 
 
-class Float8Projection(Projection):
+class Float8Projection(_QuantizedProjection):
     """The library's product of 8-bit floats. What follows it is left to others, as for floats."""
 
     takes_int8 = True
     q_dtype = FLOAT8
-
-    def __init__(
-        self,
-        kernels: Kernels,
-        weight: Tensor,
-        scale: Tensor,
-        bias: Tensor | None,
-        *,
-        smooth: Tensor | None,
-        dtype: torch.dtype,
-    ) -> None:
-        self.kernels, self.weight, self.scale, self.bias = kernels, weight, scale, bias
-        self.smooth, self.dtype, self.late_bias = smooth, dtype, bias
 
     def _multiply(self, x: Tensor | Int8, bias: Tensor | None) -> Tensor:
         if isinstance(x, Tensor):
