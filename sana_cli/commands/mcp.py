@@ -5,18 +5,11 @@ from typing import Annotated
 import typer
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.terminal.options import MaxMemoryOption, refuse_empty
+from sana_cli.terminal.options import MaxMemoryOption, ServedModelsOption, refuse_empty
 
 
 def mcp(
-    models: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B",
-            show_default=False,
-            help="Models that may be used, the default one first [default: all that are here]",
-        ),
-    ] = None,
+    models: ServedModelsOption = None,
     output: Annotated[
         str | None,
         typer.Option(

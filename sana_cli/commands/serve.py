@@ -13,6 +13,7 @@ from sana_cli.terminal.options import (
     OfflineOption,
     QuietOption,
     SafetyOption,
+    ServedModelsOption,
     refuse_empty,
 )
 from sana_cli.text import say
@@ -32,14 +33,7 @@ def serve(
     port: Annotated[
         int, typer.Option(help="Port to listen on; 0: a free one.", min=0, max=65535)
     ] = DEFAULT_PORT,
-    models: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B",
-            show_default=False,
-            help="Models that may be used, the default one first [default: all that are here]",
-        ),
-    ] = None,
+    models: ServedModelsOption = None,
     keep_alive: Annotated[
         str,
         typer.Option(

@@ -81,6 +81,15 @@ TileOption = Annotated[int | None, flag("tile")]
 MaxMemoryOption = Annotated[str | None, flag("max_memory")]
 LoraOption = Annotated[list[str] | None, flag("loras")]
 ModelOption = Annotated[str | None, flag("model")]
+ServedModelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--models",
+        metavar="A,B",
+        show_default=False,
+        help="Models that may be used, the default one first [default: all that are here]",
+    ),
+]
 
 
 def _annotation(name: str) -> Any:
