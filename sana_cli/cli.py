@@ -1,6 +1,6 @@
-"""The `sana` command: registration of verbs, and the one place where errors become text.
+"""The `sana` command: its own options, and the one place where errors become text.
 
-Nothing heavy is imported here; commands import what they need when they run.
+Nothing heavy is imported here; commands are imported when they are called, and import what they need when they run.
 """
 
 import functools
@@ -14,47 +14,26 @@ from typing import Annotated
 import typer
 
 from sana_cli import __version__
-from sana_cli.commands.generate import generate
+from sana_cli.commands.verbs import AllVerbs
 from sana_cli.errors import ExitCode, SanaError, explained, usage_error
 from sana_cli.system.allocator import set_up_allocator
 from sana_cli.system.cpu import limit_spinning
 from sana_cli.system.process import ending_by_signals, exit_code, flush_streams, set_up_streams
 from sana_cli.system.redact import without_secrets
-from sana_cli.terminal.help import Grouped, Verbs
 from sana_cli.terminal.report import tell_error
 from sana_cli.terminal.usage import UsageError, in_our_words
 from sana_cli.text import print_json, say, show_traceback
 
 _GLOBAL_OPTIONS = ("--debug", "--verbose", "-v", "-vv")
 
-_app = typer.Typer(
+app = typer.Typer(
     name="sana",
-    cls=Verbs,
+    cls=AllVerbs,
     help="Draw pictures with Sana on the machine you already have.",
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # help drawn by Rich costs 100 ms
     pretty_exceptions_enable=False,
 )
-_app.command(cls=Grouped)(generate)
-
-
-@functools.cache
-def _with_all_verbs() -> typer.Typer:
-    """Register the other commands. `sana generate` does without: with a server it takes less time than they do."""
-    from sana_cli.commands.verbs import register
-
-    register(_app)
-    return _app
-
-
-def __getattr__(name: str) -> typer.Typer:
-    if name == "app":  # the whole command, for documents and tests
-        return _with_all_verbs()
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return [*globals(), "app"]
 
 
 def _print_version(wanted: bool) -> None:
@@ -63,7 +42,7 @@ def _print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@_app.callback()
+@app.callback()
 def _root(
     version: Annotated[
         bool,
@@ -158,14 +137,11 @@ def _global_options_first(argv: Sequence[str]) -> list[str]:
     return [*anywhere, *(word for word in argv[:end] if word not in _GLOBAL_OPTIONS), *argv[end:]]
 
 
-# Once a process: building all verbs takes longer than most of them take to refuse.
-_built = functools.cache(lambda whole: typer.main.get_command(_with_all_verbs() if whole else _app))
+_built = functools.cache(lambda: typer.main.get_command(app))  # once a process
 
 
 def _run(arguments: list[str]) -> int:
-    verb = next((word for word in arguments if not word.startswith("-")), "")
-    command = _built(verb != "generate" or "--install-completion" in arguments)
-    result = command.main(arguments or ["--help"], prog_name="sana", standalone_mode=False)
+    result = _built().main(arguments or ["--help"], prog_name="sana", standalone_mode=False)
     if result == ExitCode.INTERRUPTED:
         raise KeyboardInterrupt  # Typer turned it into a silent exit code
     return result if isinstance(result, int) else ExitCode.OK

@@ -87,11 +87,9 @@ class Verbs(TyperGroup):
     """Commands of a group; knows the names that others give them, and a prompt that lacks its command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        generate = self.get_command(ctx, "generate")
         name = args[0].partition("=")[0] if args else ""
-        own = _option_names(self.get_params(ctx))
-        of_generate = {*_PROMPT, *_option_names(generate.get_params(ctx))} if generate else set()
-        if name in of_generate - own:
+        is_own = not name.startswith("-") or name in _option_names(self.get_params(ctx))
+        if not is_own and name in self._options_of_generate(ctx):
             words = " ".join(quote(arg) for arg in args if arg != "generate")
             raise usage_error(
                 f"there is no option {name}",
@@ -99,6 +97,10 @@ class Verbs(TyperGroup):
             )
         rest: list[str] = super().parse_args(ctx, args)
         return rest
+
+    def _options_of_generate(self, ctx: Any) -> set[str]:
+        generate = self.get_command(ctx, "generate")
+        return {*_PROMPT, *_option_names(generate.get_params(ctx))} if generate else set()
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         word = args[0]

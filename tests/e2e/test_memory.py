@@ -484,13 +484,10 @@ def test_memory_options_are_never_ignored(
 
 def test_every_option_of_generate_is_known_to_a_test() -> None:
     """A new option comes with a test that names it, so that none is left without an effect."""
-    import typer.main
+    from sana_cli.commands.verbs import command
 
-    from sana_cli.cli import app
-
-    command = typer.main.get_command(app).commands["generate"]  # type: ignore[attr-defined]
     tests = "".join(path.read_text() for path in Path(__file__).parents[1].rglob("test_*.py"))
-    options = [p for p in command.params if p.opts[0].startswith("-")]
+    options = [p for p in command("generate").params if p.opts[0].startswith("-")]
     assert len(options) > 20
     unknown = [
         option.name

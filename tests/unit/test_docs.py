@@ -11,6 +11,7 @@ import pytest
 import typer
 
 from sana_cli.cli import app
+from sana_cli.commands import verbs
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -131,7 +132,7 @@ def test_help_is_whole_and_its_examples_parse(
     assert "..." not in sana("--help").out.partition("Commands:")[2]
     shown = sana("generate", "--help").out
     listed = re.findall(r"^  (?:-\w, )?--([\w-]+)", shown, re.MULTILINE)
-    wanted = {param.name for param in typer.main.get_command(app).commands["generate"].params}
+    wanted = {param.name for param in verbs.command("generate").params}
     names = {name.replace("-", "_").replace("from", "from_") for name in listed}
     assert names == wanted - {"prompt"} | {"help"}
     assert len(names) == len(listed), "each once"
