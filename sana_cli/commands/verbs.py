@@ -14,7 +14,7 @@ from sana_cli.terminal.help import Command, Grouped, Verbs
 
 
 class Verb(NamedTuple):
-    """Where a command is, and the first sentence of its help."""
+    """A command: where it is, and the first sentence of its help."""
 
     place: str  # module of `sana_cli.commands`, and a function or an app in it
     help: str
