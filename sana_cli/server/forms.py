@@ -1,10 +1,13 @@
 """multipart/form-data, as OpenAI's clients send files: texts and files by the names of their fields."""
 
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, Headers, UploadFile
 from starlette.exceptions import HTTPException
-from starlette.formparsers import MultiPartException
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from sana_cli.server.problems import Problem
@@ -29,25 +32,47 @@ async def read_form(request: Request) -> Form:
     texts: dict[str, str] = {}
     files: dict[str, tuple[str, bytes]] = {}
     try:
-        parsing = request.form(
-            max_files=_MOST_FILES, max_fields=_MOST_FIELDS, max_part_size=_LONGEST_TEXT
-        )
-        async with parsing as form:
+        async with _parsed(request) as form:
             for name, value in form.multi_items():
-                name = name.removesuffix("[]")
+                name = _text(name, "the name of a field").removesuffix("[]")
                 if name in texts or name in files:
                     raise Problem(
                         400, f"{name[:80]} is said twice", f"send one {name[:80]}", param=name[:80]
                     )
                 if isinstance(value, UploadFile):
-                    files[name] = value.filename or "", await value.read()
+                    file_name = _text(value.filename or "", f"the file name of {name[:80]}")
+                    files[name] = file_name, await value.read()
                 else:
-                    texts[name] = value
-    except (MultiPartException, HTTPException, KeyError, UnicodeDecodeError) as error:
+                    texts[name] = _text(value, name[:80])
+    except (MultiPartException, HTTPException, LookupError, UnicodeError) as error:
         said = getattr(error, "detail", None) or getattr(error, "message", None) or "it is damaged"
         raise Problem(
-            400, f"the form cannot be read: {said}", "send multipart/form-data"
+            400, f"the form cannot be read: {said.rstrip('.')}", "send multipart/form-data"
         ) from error
     except ClientDisconnect as error:
         raise Problem(400, "the connection ended within the body") from error
     return Form(texts=texts, files=files)
+
+
+@asynccontextmanager
+async def _parsed(request: Request) -> AsyncIterator[FormData]:
+    """The form, with every byte of a text as one character: the parser would guess at an encoding, `_text` does not."""
+    kind = re.sub(r";\s*charset\s*=[^;]*", "", request.headers["content-type"], flags=re.IGNORECASE)
+    parser = MultiPartParser(
+        Headers({"content-type": f"{kind}; charset=latin-1"}), request.stream(),
+        max_files=_MOST_FILES, max_fields=_MOST_FIELDS, max_part_size=_LONGEST_TEXT,
+    )  # fmt: skip
+    form = await parser.parse()
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+def _text(value: str, what: str) -> str:
+    """A text of a form. Raises Problem where it is not UTF-8."""
+    try:
+        return value.encode("latin-1").decode("utf-8")
+    except UnicodeError as error:
+        what = what.encode(errors="replace").decode()
+        raise Problem(400, f"{what} is not UTF-8", "send text in UTF-8", param=what) from error
