@@ -6,7 +6,7 @@ from typing import Any
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.commands.repl_prompt_line import OptionError, split_options
-from sana_cli.commands.repl_setters import DEFAULT, OFF, SETTERS
+from sana_cli.commands.repl_setters import CONTROL, DEFAULT, OFF, SETTERS
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError, usage_error
 from sana_cli.files import is_new_folder, local_path, no_folder
@@ -79,7 +79,8 @@ class SessionOptions:
         try:
             return resolve(options, self.checkpoint)
         except SanaError:
-            bare = replace(options, image=None, strength=None, mask=None, loras=None)
+            files: dict[str, Any] = dict.fromkeys(("image", "strength", "mask", "loras", *CONTROL))
+            bare = replace(options, **files)
             return resolve(bare, self.checkpoint)
 
     def turned_to(self, typed: GenerationOptions, checkpoint: Checkpoint) -> "SessionOptions":

@@ -23,7 +23,7 @@ from sana_cli.commands.repl_words import (
     in_words,
 )
 from sana_cli.config.choices import Scheduler
-from sana_cli.config.generation import GenerationOptions
+from sana_cli.config.generation import GenerationOptions, uses_wildcards
 from sana_cli.config.user_settings import SETTINGS
 from sana_cli.errors import usage_error
 from sana_cli.pipeline.safety import SafetyCheck
@@ -132,7 +132,9 @@ class Session:
         elif name == "/settings":
             self._tell_settings()
         elif name == "/again":
-            self._draw(str(self._last().settings["prompt"]), self.options.now)
+            settings, now = self._last().settings, self.options.now
+            template = settings.get("template") if uses_wildcards(now) else None
+            self._draw(str(template or settings["prompt"]), now)
         elif name == "/info":
             _tell(
                 [f"{key}: {value}" for key, value in self._last().settings.items() if value != ""]

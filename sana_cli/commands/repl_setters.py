@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sana_cli.checkpoints.lora_file import parse_lora
-from sana_cli.config.choices import RANDOM_SEEDS, parse_size
+from sana_cli.config.choices import RANDOM_SEEDS, ControlType, parse_size
 from sana_cli.config.generation import FIELDS, Field, GenerationOptions
 from sana_cli.config.user_settings import SETTINGS
 from sana_cli.files import local_path
@@ -15,6 +15,7 @@ from sana_cli.files import local_path
 DEFAULT = "default"  # the value that takes a setting back
 ON, OFF = "on", "off"
 _MOST_DIGITS = 100  # more are no seed, and Python reads no more than some thousands
+CONTROL = ("control", "control_scale", "control_type", "control_order")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +82,22 @@ def _image(text: str, now: GenerationOptions) -> dict[str, Any]:
     return {"image": text, "strength": None}
 
 
+def _control(text: str, now: GenerationOptions) -> dict[str, Any]:
+    """Parse a file name with a scale after a colon, and an optional type after a blank."""
+    if text == OFF:
+        return dict.fromkeys(CONTROL)
+    file, _, kind = text.rpartition(" ")
+    if file and kind in list(ControlType):
+        return {"control": _unquoted(file.rstrip()), "control_scale": None, "control_type": kind}
+    return {"control": _unquoted(text), "control_scale": None}
+
+
+def _wildcards(text: str, now: GenerationOptions) -> dict[str, Any]:
+    if text not in (ON, OFF):
+        raise ValueError("should be on or off")
+    return {"wildcards": text == ON}
+
+
 def _mask(text: str, now: GenerationOptions) -> dict[str, Any]:
     return {"mask": None if text == OFF else _unquoted(text)}
 
@@ -124,6 +141,14 @@ SETTERS = {
     "/mask": Setter(
         argument="FILE|off", help="redraw only what is white in this picture",
         parse=_mask, keys=("mask",), values=(OFF,), files="pictures",
+    ),
+    "/control": Setter(
+        argument="FILE[:SCALE] [TYPE]|off", help="picture whose lines the drawing follows, and how to find them",
+        parse=_control, keys=CONTROL, values=(OFF,), files="pictures",
+    ),
+    "/wildcards": Setter(
+        argument="on|off", help="choose by the seed in prompts: {red|green}, __animals__",
+        parse=_wildcards, keys=("wildcards",), values=(ON, OFF),
     ),
     "/lora": Setter(
         argument="FILE[:SCALE]|off", help="one more LoRA, or another scale for it; off: none at all",

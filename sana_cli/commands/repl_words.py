@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 
 from sana_cli.commands.repl_setters import DEFAULT, OFF, ON, SETTERS
-from sana_cli.config.generation import FIELDS, GenerationOptions
+from sana_cli.config.generation import FIELDS, GenerationOptions, uses_wildcards
 from sana_cli.request.params import GenerationParams
 from sana_cli.text import columns
 
@@ -50,6 +50,10 @@ def in_words(name: str, options: GenerationOptions, settings: GenerationParams) 
             return told or options.image or OFF
         case "/mask":
             return options.mask or OFF
+        case "/control":
+            return options.control or OFF
+        case "/wildcards":
+            return ON if uses_wildcards(options) else OFF
         case "/lora":
             return ", ".join(map(str, settings.loras or options.loras or ())) or OFF
         case "/output":

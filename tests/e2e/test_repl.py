@@ -191,6 +191,9 @@ def test_quit_and_help(lines: Callable[..., Any]) -> None:
         ("/image in.png much", "no such picture: in.png much"),
         ("/image /", "/ is a folder"),
         ("/image a\0b.png", r"'a\x00b.png' cannot be a path"),
+        ("/control nowhere.png lineart", "builtin has no ControlNet, which /control needs"),
+        ("/control a\0b", r"'a\x00b' cannot be a path"),
+        ("/wildcards maybe", "/wildcards cannot be 'maybe'\nhint: it should be on or off"),
         ("/lora a\0b", r"'a\x00b' cannot be a path"),
         ("/output a\0b", r"'a\x00b' cannot be a path"),
         ("/mask in.png", "/mask needs a picture\nhint: name it: /image FILE"),
@@ -220,6 +223,61 @@ def test_lines_that_are_wrong(
     told = dict(row.split(maxsplit=1) for row in result.err.splitlines()[2:])
     assert told["size"] == "256x256"
     assert (told["image"], told["mask"], told["lora"], told["show"]) == ("off",) * 4
+
+
+def test_wildcards_are_chosen_as_by_the_command(
+    lines: Callable[..., Any], sana: Callable[..., Any], tmp_path: Path
+) -> None:
+    """A template stays one for /again; without /wildcards braces are words."""
+    result = lines(
+        "/size 64x64\n/steps 1\n/wildcards on\n/seed 3\na {cat|dog|owl}\n/seed 4\n/again\n/wildcards off\n/wildcards\n"
+    )
+    assert result.code == 0, result.err
+    assert "wildcards on" in result.err
+    assert "wildcards off" in result.err
+    drawn = sorted(tmp_path.glob("*.png"), key=lambda path: read_settings(path)["seed"])
+    fast = (
+        "--size",
+        "64x64",
+        "--steps",
+        1,
+        "--wildcards",
+        "--device",
+        "cpu",
+        "--precision",
+        "fp32",
+    )
+    for seed, path in zip((3, 4), drawn, strict=True):
+        alone = tmp_path / f"{seed}.png"
+        done = sana("generate", "a {cat|dog|owl}", *fast, "--seed", seed, "-o", alone)
+        assert done.code == 0, done.err
+        assert path.read_bytes() == alone.read_bytes()
+        assert read_settings(path)["template"] == "a {cat|dog|owl}"
+
+
+def test_control_follows_as_with_the_command(
+    sana: Callable[..., Any], pipelines: Any, lines: Callable[..., Any], tmp_path: Path
+) -> None:
+    model = pipelines.folder("controlnet")
+    image = Image.new("RGB", (64, 64))
+    image.paste((255, 255, 255), (20, 8, 40, 50))
+    image.save(tmp_path / "my lines.png")
+    said = "/control 'my lines.png':0.5 lineart\n/control\na fox\n/control off\na fox\n"
+    result = lines(said, "-m", model, "--steps", 1, "--seed", 3)
+    assert result.code == 0, result.err
+    assert "control my lines.png:0.5" in result.err
+    with_, without = sorted(
+        (p for p in tmp_path.glob("*.png") if p.name != "my lines.png"),
+        key=lambda path: "control" not in read_settings(path),
+    )
+    control = ("--control", tmp_path / "my lines.png:0.5", "--control-type", "lineart")
+    usual = ("-m", model, "--steps", 1, "--seed", 3, "--device", "cpu", "--precision", "fp32")
+    for path, words in ((with_, control), (without, ())):
+        alone = tmp_path / "alone.png"
+        done = sana("generate", "a fox", *usual, *words, "-o", alone, "--force")
+        assert done.code == 0, done.err
+        with Image.open(path) as one, Image.open(alone) as other:
+            assert one.tobytes() == other.tobytes()
 
 
 def test_pictures_and_loras(
@@ -306,7 +364,7 @@ def test_several_files_that_are_gone(
     assert result.code == ExitCode.USAGE
     assert result.err.count("error: ") == 1, "that of /steps alone"
     assert "note: image off, but still: no such LoRA: a.safetensors" in result.err
-    told = dict(row.split(maxsplit=1) for row in result.err.splitlines()[-13:])
+    told = dict(row.split(maxsplit=1) for row in result.err.splitlines() if " " in row)
     assert (told["image"], told["lora"], told["steps"]) == ("off", "off", "20")
 
 
