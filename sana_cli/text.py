@@ -205,6 +205,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f", did you mean {meant!r}?" if meant else ""
 
 
+def in_sentences(message: str, hint: str) -> str:
+    """Join an error's message and hint to one text; the message begins as it does, maybe with a file's name."""
+    return f"{message.rstrip('.')}. {hint[:1].upper()}{hint[1:].rstrip('.')}." if hint else message
+
+
 def counted(number: int, noun: str) -> str:
     """A number and what it counts: "1 step", "2 steps"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -17,7 +17,7 @@ def mcp(
             "-o",
             metavar="FOLDER",
             show_default=False,
-            help="Folder for pictures; made if it is not there [default: Pictures/sana in your home]",
+            help="Folder that keeps the pictures of assistants; made if it is not there [default: Pictures/sana in your home]",
         ),
     ] = None,
     server: Annotated[
@@ -40,17 +40,19 @@ def mcp(
 
     from sana_cli.config.choices import parse_bytes
     from sana_cli.config.user_settings import preferences
-    from sana_cli.files import local_path
+    from sana_cli.files import local_path, make_folder
     from sana_cli.remote.choice import chosen_server
     from sana_cli.server.mcp_tools import Studio, make_server
-    from sana_cli.server.served_models import ServedModels
+    from sana_cli.server.served_models import ServedModels, split_names
 
     chosen = preferences()
     size = max_memory or chosen.options.max_memory
-    names = tuple(name.strip() for name in (models or "").split(",") if name.strip())
+    folder = local_path(output) if output else platformdirs.user_pictures_path() / "sana"
+    if output:
+        make_folder(folder)
     studio = Studio(
-        models=ServedModels(names, default=chosen.options.model),
-        folder=local_path(output) if output else platformdirs.user_pictures_path() / "sana",
+        models=ServedModels(split_names(models), default=chosen.options.model),
+        folder=folder,
         server=chosen_server(server, local=False),
         max_memory=parse_bytes(size) if size else None,
     )

@@ -42,4 +42,6 @@ def _row(model: dict[str, Any]) -> tuple[str, ...]:
     left = model["expires_in_s"]
     until = "stays" if left is None else f"{left:.0f} s left"
     memory = readable_memory(model["bytes"])
-    return model["model"], memory, model["device"], model["precision"], until
+    # One model is here twice where requests asked for it with different options.
+    options = ", ".join(f"{name} {value}" for name, value in model["options"].items())
+    return model["model"], memory, model["device"], model["precision"], until, options

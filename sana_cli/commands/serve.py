@@ -53,7 +53,7 @@ def serve(
             "-o",
             metavar="FOLDER",
             show_default=False,
-            help="Keep pictures that programs and the page ask for in this folder [default: as long as the server runs]",
+            help="Folder that keeps the pictures of programs and the page; made if it is not there [default: none, they go with the server]",
         ),
     ] = None,
     api_key_file: Annotated[
@@ -92,6 +92,7 @@ def serve(
     refuse_empty(
         {"--models": models, "--output": output, "--api-key-file": api_key_file, "--host": host}
     )
+    refuse_empty({"--name": min(name or ["-"])})
     keys = _keys(api_key_file)
     address = "127.0.0.1" if host == "localhost" else host
     if host not in _LOOPBACK and not keys:
@@ -102,29 +103,26 @@ def serve(
     _require_installed()
     from sana_cli.config.choices import parse_bytes
     from sana_cli.config.user_settings import preferences
-    from sana_cli.files import local_path, no_folder
+    from sana_cli.files import local_path, make_folder
     from sana_cli.pipeline.safety import SafetyCheck
     from sana_cli.server.limits import Limits
     from sana_cli.server.run import Serving, run
-    from sana_cli.server.served_models import ServedModels
+    from sana_cli.server.served_models import ServedModels, split_names
 
     chosen = preferences()
     folder = local_path(output) if output else None
-    if folder is not None and not folder.is_dir():
-        if not output or not output.endswith(("/", os.sep)):
-            raise no_folder(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+    if folder is not None:
+        make_folder(folder)
     cap = max_memory or chosen.options.max_memory
     serving = Serving(
         host=address,
         port=port,
         models=ServedModels(
-            tuple(filter(None, (models or "").split(","))),
-            default=chosen.options.model, offline=chosen.is_offline(offline),
+            split_names(models), default=chosen.options.model, offline=chosen.is_offline(offline),
         ),
         limits=Limits(queue=queue, drain_seconds=_seconds("--drain", drain) or 0.0),
         keys=keys,
-        names=tuple(one.lower() for one in name or ()),
+        names=_host_names(name or []),
         max_memory=parse_bytes(cap) if cap else None,
         keep_alive=_seconds("--keep-alive", keep_alive),
         output=folder,
@@ -139,6 +137,17 @@ def serve(
         sys.stdout.flush()
 
     run(serving, listening=listening)
+
+
+def _host_names(names: list[str]) -> tuple[str, ...]:
+    """Names as the Host header has them. SanaError for what no such header can hold."""
+    for name in names:
+        require(
+            re.fullmatch(r"[\w.-]+", name, re.ASCII) is not None,
+            f"--name {name!r} is no host name",
+            "give the name alone, without a port: --name pictures.example.org",
+        )
+    return tuple(name.lower() for name in names)
 
 
 def _seconds(option: str, text: str) -> float | None:

@@ -59,6 +59,12 @@ class RuntimeOptions:
                 raise usage_error(f"{name} cannot be {value!r}", f"known: {', '.join(choices)}")
         return options if options.plan != PlanName.AUTO else replace(options, plan=None)
 
+    def changed(self) -> dict[str, Any]:
+        """Return the options that are not what they are by themselves, by name."""
+        usual = type(self)()
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if value != getattr(usual, name)}
+
 
 def runtime_of(options: GenerationOptions, checkpoint: Checkpoint) -> RuntimeOptions:
     """Read the runtime options. Raises SanaError (usage) for values that are unreadable or do not fit the model."""

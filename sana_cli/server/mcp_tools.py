@@ -19,12 +19,14 @@ from pydantic import BaseModel, Field
 from sana_cli import __version__
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import Cancelled, SanaError
+from sana_cli.files import make_folder
 from sana_cli.remote.artist import Artist, Unavailable
 from sana_cli.remote.choice import find_server
 from sana_cli.remote.picture import RemotePicture
 from sana_cli.request.output_paths import Target, output_paths
 from sana_cli.server.limits import Limits
 from sana_cli.server.served_models import ServedModels
+from sana_cli.text import did_you_mean, in_sentences
 
 OnStep = Callable[[int, int], bool]
 _INSTRUCTIONS = (
@@ -71,7 +73,7 @@ class Studio:
         from sana_cli.request.params import resolve
 
         with self._turn:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder)
             checkpoint = self.models.open(options.model)
             params = resolve(options, checkpoint)
             self.limits.check([params])
@@ -181,9 +183,25 @@ _Guidance = Annotated[
 _Negative = Annotated[str | None, Field(description="What to keep out.")]
 
 
+class _ToolServer(MCPServer[Any]):
+    """The SDK's server, which refuses arguments that a tool does not have: the SDK itself drops them."""
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], context: Any = None) -> Any:
+        for tool in await self.list_tools():
+            known = list(tool.input_schema.get("properties", {}))
+            unknown = [word for word in arguments if word not in known]
+            if tool.name == name and unknown:
+                meant = did_you_mean(unknown[0], known)
+                hint = f"known: {', '.join(known)}" if known else "send none"
+                raise ToolError(
+                    in_sentences(f"{name} has no argument {unknown[0][:80]!r}{meant}", hint)
+                )
+        return await super().call_tool(name, arguments, context)
+
+
 def make_server(studio: Studio) -> MCPServer[Any]:
     """The server with its three tools."""
-    server: MCPServer[Any] = MCPServer(
+    server: MCPServer[Any] = _ToolServer(
         "sana", title="sana", instructions=_INSTRUCTIONS, version=__version__
     )
 
@@ -243,7 +261,5 @@ async def _drawn(studio: Studio, ctx: Context, values: dict[str, Any]) -> list[A
         stopped.set()
         raise
     except SanaError as error:
-        raise ToolError(
-            f"{error.message}. {error.hint}" if error.hint else error.message
-        ) from error
+        raise ToolError(in_sentences(error.message, error.hint)) from error
     return [Image(path=path), drawn.model_dump_json()]

@@ -27,6 +27,7 @@ class _Entry:
     """A pipeline, and when it drew last."""
 
     pipeline: SanaPipeline
+    asked: RuntimeOptions  # of the requests that it draws
     used: float = field(default_factory=time.monotonic)
     pictures: int = 0
 
@@ -52,7 +53,7 @@ class ModelPool:
         if entry is None or entry.pipeline.checkpoint != work.checkpoint:
             if entry is not None:
                 entry.pipeline.close()
-            entry = _Entry(pipeline=self._opened(work))
+            entry = _Entry(pipeline=self._opened(work), asked=work.runtime)
         self._entries[key] = entry  # the last is the latest
         entry.used, entry.pictures = time.monotonic(), entry.pictures + 1
         self._make_room(entry, work)
@@ -155,6 +156,7 @@ def _facts(entry: _Entry, left: float | None) -> dict[str, Any]:
         "precision": str(pipeline.components.dtypes),
         "bytes": entry.kept_bytes,
         "plan": str(pipeline.components.planning),
+        "options": entry.asked.changed(),
         "pictures": entry.pictures,
         "expires_in_s": None if left is None else round(left, 1),
     }

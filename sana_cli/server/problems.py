@@ -11,6 +11,7 @@ from sana_cli.config.generation import FIELDS
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.server.served_models import NoSuchModel
 from sana_cli.system.redact import without_secrets
+from sana_cli.text import in_sentences
 
 Dialect = Literal["native", "openai", "a1111"]
 STATUS_OF = {
@@ -101,12 +102,7 @@ _BODIES = {"native": _native, "openai": _openai, "a1111": _a1111}
 
 def sentence(problem: Problem) -> str:
     """Message and hint in one text, with fields in place of the command's flags."""
-    words = (
-        f"{problem.message}. {problem.hint[:1].upper()}{problem.hint[1:]}."
-        if problem.hint
-        else problem.message
-    )
-    return in_fields(without_secrets(words))
+    return in_fields(without_secrets(in_sentences(problem.message, problem.hint)))
 
 
 def in_fields(text: str) -> str:

@@ -14,7 +14,7 @@ from sana_cli.checkpoints.installed import listed_models
 from sana_cli.checkpoints.opening import open_checkpoint, open_if_here
 from sana_cli.config.generation import BUILTIN
 from sana_cli.config.variants import find_variant
-from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+from sana_cli.errors import ExitCode, SanaError, checkpoint_error, require
 from sana_cli.files import local_path
 from sana_cli.text import did_you_mean
 
@@ -31,6 +31,19 @@ class Served:
     native_size: int | None
     steps: int | None
     created: int  # seconds since 1970, of its files
+
+
+def split_names(models: str | None) -> tuple[str, ...]:
+    """Split `--models A,B`; blanks around a name are none of it. SanaError (usage) for a list with an empty name."""
+    if models is None:
+        return ()
+    names = tuple(name.strip() for name in models.split(","))
+    require(
+        all(names),
+        f"--models {models!r} has an empty name",
+        "separate names by one comma: --models A,B",
+    )
+    return names
 
 
 class NoSuchModel(SanaError):

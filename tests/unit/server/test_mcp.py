@@ -91,8 +91,19 @@ def test_draw_edit_and_list(tmp_path: Path, expected: Callable[..., bytes]) -> N
         ("generate_image", {"prompt": "a cat", "model": "/etc"}, "/etc"),
         ("generate_image", {"prompt": "a cat", "steps": 0}, "steps"),
         ("edit_image", {"prompt": "a cat", "image": "/nowhere.png"}, "/nowhere.png"),
+        (
+            "generate_image",
+            {"prompt": "a cat", "stepps": 3},
+            "no argument 'stepps', did you mean 'steps'?",
+        ),
+        (
+            "edit_image",
+            {"prompt": "a cat", "image": "/nowhere.png", "width": 64},
+            "no argument 'width'",
+        ),
+        ("list_models", {"all": True}, "no argument 'all'. Send none."),
     ],
-    ids=["prompt", "size", "model", "steps", "image"],
+    ids=["prompt", "size", "model", "steps", "image", "unknown", "of the other tool", "of none"],
 )
 def test_bad_input_is_told_to_the_assistant(
     studio: Any, tool: str, arguments: dict[str, Any], message: str

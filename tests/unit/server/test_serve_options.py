@@ -1,0 +1,62 @@
+"""Options of `sana serve`, `sana mcp` and `sana ps`, looked at before anything listens."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sana_cli.errors import SanaError
+from sana_cli.server.served_models import split_names
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--models", ","), "--models ',' has an empty name"), (("--models", "builtin,,x"), "has an empty name"),
+        (("--models", " "), "has an empty name"), (("--models", ""), "--models is empty"),
+        (("--name", ""), "--name is empty"), (("--name", "a.example", "--name", ""), "--name is empty"),
+        (("--name", "a.example:80"), "is no host name"), (("--name", "a b"), "is no host name"),
+        (("--name", "http://a"), "is no host name"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)  # fmt: skip
+def test_empty_and_odd_names_are_refused(
+    sana: Callable[..., Any], options: tuple[str, ...], message: str
+) -> None:
+    commands = ("serve", "mcp") if "--models" in options else ("serve",)
+    for command in commands:
+        done = sana(command, *options)
+        assert (done.code, message in done.err) == (2, True), done.err
+
+
+@pytest.mark.parametrize("command", ["serve", "mcp"])
+@pytest.mark.parametrize("place", ["file", "file/in"])
+def test_output_that_can_be_no_folder(
+    sana: Callable[..., Any], tmp_path: Path, command: str, place: str
+) -> None:
+    (tmp_path / "file").write_text("")
+    done = sana(command, "--output", tmp_path / place, "--models", "builtin")
+    assert done.code != 0
+    assert str(tmp_path / "file") in done.err, done.err
+
+
+def test_models_are_split_alike() -> None:
+    assert split_names(" a , /b c/d ") == ("a", "/b c/d")
+    assert split_names(None) == ()
+    with pytest.raises(SanaError):
+        split_names("a,")
+
+
+def test_ps_says_how_two_entries_of_one_model_differ(
+    starting: Callable[..., Any], sana: Callable[..., Any], tmp_path: Path
+) -> None:
+    server = starting()
+    small = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1, "stream": True}
+    with server.client() as client:
+        for options in ({}, {"decode": "exact-tiles", "tile": 64}):
+            assert client.post("/v1/jobs", json={**small, **options}).status_code == 200
+    lines = [line for line in sana("ps").out.splitlines() if line.strip().startswith("builtin")]
+    assert len(lines) == 2
+    assert len({line.split("left")[1].strip() for line in lines}) == 2
+    assert any("tile 64" in line for line in lines), lines
