@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
-from math import isfinite, sqrt
+from math import ceil, isfinite, sqrt
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,17 @@ from PIL import Image, ImageFilter, ImageOps
 
 from quant.manifest import sha256_of
 from sana_cli.config.choices import SchedulerName
-from sana_cli.errors import usage_error
+from sana_cli.errors import SanaError, usage_error
 from sana_cli.files import require_utf8_name
 from sana_cli.images.oddities import NONE, Oddities, oddities_of, turn_of, white_of, whole_numbers
 from sana_cli.images.reading import BYTES_PER_PIXEL, opened, require_room
 from sana_cli.system.home import without_home
+from sana_cli.text import counted
 
 STRENGTH = 0.6  # unless --strength says otherwise; diffusers' for Sprint
 SCM_STRENGTH = 0.5  # two steps at 0.6 would begin with noise
 _IN_MEMORY = Path("(in memory)")  # of a picture that a program gives
+_MOST_STEPS = 1000  # that --steps takes
 _WHITE = 128  # of 255; brighter positions of a mask are redrawn
 _FEATHER = 8  # pixels within a mask over which the original fades into what was drawn
 _SAME_SHAPE = 0.01  # of the ratio of its sides, by which a mask may differ from its picture
@@ -114,11 +116,20 @@ def init_image_of(
         )
     first = first_step(strength, steps, scheduler)
     if first == steps:
-        raise usage_error(
-            f"--strength {strength:g} of {steps} steps leaves none to run",
-            f"use --strength {1 / steps:.2g} or more, or more --steps",
-        )
+        raise _no_step(strength, steps)
     return InitImage(image=original, strength=float(strength), first=first, mask=redrawn)
+
+
+def _no_step(strength: float, steps: int) -> SanaError:
+    """The error for a strength that leaves no step; its hint holds values that do draw."""
+    enough = ceil(1 / strength - 1e-9)
+    least = ceil(100 / steps) / 100
+    remedies = [f"--steps {enough}"] if enough <= _MOST_STEPS else []
+    remedies.append("--strength 1 (ignores the picture)" if least == 1 else f"--strength {least:g}")
+    return usage_error(
+        f"--strength {strength:g} of {counted(steps, 'step')} leaves none to run",
+        f"use {' or '.join(remedies)}",
+    )
 
 
 def first_step(strength: float, steps: int, scheduler: SchedulerName) -> int:

@@ -1,5 +1,6 @@
 """Pictures in whatever form they come, masks, and which step a strength begins with."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from sana_cli.request.init_image import (
     feathered,
     first_step,
     fitted,
+    init_image_of,
     read_image,
     read_mask,
     touched_positions,
@@ -151,6 +153,33 @@ def test_first_step(strength: float, steps: int, flow: int, scm: int) -> None:
     assert first_step(strength, steps, "flow-dpm") == first_step(strength, steps, "flow-euler")
     assert first_step(strength, steps, "flow-dpm") == flow
     assert first_step(strength, steps, "scm") == scm
+
+
+@pytest.mark.parametrize(
+    ("strength", "steps"),
+    [(0.6, 1), (0.999, 1), (0.34, 2), (0.33, 3), (0.1, 7), (0.07, 14), (0.03, 30), (0.0011, 300)],
+)
+def test_hint_for_a_strength_of_no_step(strength: float, steps: int) -> None:
+    """Whatever the hint names draws at least one step."""
+    image = Image.new("RGB", (32, 32))
+    with pytest.raises(SanaError, match="leaves none to run") as caught:
+        init_image_of(image, strength=strength, mask=None, steps=steps, scheduler="flow-dpm")
+    said = re.fullmatch(
+        r"use --steps (\d+) or --strength ([\d.]+)( \(ignores the picture\))?", caught.value.hint
+    )
+    assert said is not None, caught.value.hint
+    enough, stronger = int(said[1]), float(said[2])
+    assert first_step(strength, enough, "flow-dpm") == enough - 1, "the least number of steps"
+    assert first_step(stronger, steps, "flow-dpm") < steps
+    assert (said[3] is not None) == (stronger == 1), "of one step, all or nothing is redrawn"
+
+
+def test_hint_for_a_strength_that_no_number_of_steps_reaches() -> None:
+    with pytest.raises(SanaError) as caught:
+        init_image_of(
+            Image.new("RGB", (32, 32)), strength=1e-4, mask=None, steps=20, scheduler="flow-dpm"
+        )
+    assert caught.value.hint == "use --strength 0.05"
 
 
 def test_no_home_in_settings(monkeypatch: pytest.MonkeyPatch) -> None:
