@@ -304,7 +304,9 @@ def read_config_file() -> dict[str, Value]:
         values = tomllib.loads(read_small_text(path, LARGEST_CONFIG))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
         raise _unusable(path, f"is not readable TOML: {error}") from error
     checked = {}
     for key, value in values.items():
@@ -327,6 +329,17 @@ def find_setting(key: str) -> Setting:
             f"settings: {', '.join(SETTINGS)}",
         )
     return SETTINGS[key]
+
+
+def _unreadable(path: Path, error: OSError) -> SanaError:
+    """The error for a pipe, a folder, a file that is too large or another user's: no edit can mend those."""
+    return SanaError(
+        f"the settings in {path} cannot be read: {error.strerror or error}",
+        hint="set SANA_CONFIG to a regular file that you may read, or unset it"
+        if os.environ.get("SANA_CONFIG")
+        else "look at its permissions, or set SANA_CONFIG to another file",
+        code=ExitCode.ENVIRONMENT,
+    )
 
 
 def _unusable(path: Path, problem: str) -> SanaError:

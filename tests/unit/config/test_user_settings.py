@@ -1,5 +1,6 @@
 """What a user set: the environment before the file, and nothing that makes no sense."""
 
+import os
 import tomllib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ from sana_cli.config import settings_file
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.config.user_settings import (
     _NOT_SETTINGS,
+    LARGEST_CONFIG,
     SETTINGS,
     UserSettings,
     cache_folder,
@@ -92,6 +94,24 @@ def test_deep_file(file: Path) -> None:
     file.write_text("model = " + "[" * 100_000)
     with pytest.raises(SanaError, match="is not readable TOML"):
         preferences()
+
+
+@pytest.mark.parametrize("kind", ["pipe", "folder", "circle of links", "too large"])
+def test_settings_that_no_edit_can_mend(file: Path, kind: str) -> None:
+    """The hint names another file: `sana config unset` could not write these either."""
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "circle of links":
+        file.symlink_to(file)
+    else:
+        file.write_text("#" * (LARGEST_CONFIG + 1))
+    with pytest.raises(SanaError, match="cannot be read") as caught:
+        preferences()
+    assert (caught.value.code, str(file) in caught.value.message) == (ExitCode.ENVIRONMENT, True)
+    assert caught.value.hint.startswith("set SANA_CONFIG to a regular file")
+    assert "\n" not in caught.value.message
 
 
 @pytest.mark.parametrize("variable", ["SANA_CONFIG", "SANA_CACHE", "SANA_MODELS", "SANA_HISTORY"])
