@@ -53,9 +53,10 @@ def find_decoder(name: str | None, checkpoint: Checkpoint) -> OtherDecoder | Non
 
 
 def own_decoder(name: str, checkpoint: Checkpoint) -> OtherDecoder | None:
-    """The decoder that the model's folder brings under this name; None where it brings none."""
+    """The decoder that the model's folder brings under this name; None where it brings none. SanaError as `local_path`."""
     if name != Path(name).name or name in ("", ".", ".."):
         return None
+    local_path(name)
     folder = checkpoint.folder / OWN_FOLDER / name
     return opened(name, folder, checkpoint) if folder.is_dir() else None
 

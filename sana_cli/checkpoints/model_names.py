@@ -17,11 +17,15 @@ BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin"
 
 
 def kept_folder(model: str) -> Path | None:
-    """Find the model that `sana quantize` or `sana pull` keeps under this name; None for any other name."""
+    """Find the model that `sana quantize` or `sana pull` keeps under this name; None for any other name.
+
+    SanaError for a name that no folder can have.
+    """
     if model != Path(model).name or model in ("", ".", ".."):
         return None
     if model == BUILTIN_SPRINT and (BUILTIN_FOLDER / builtin_sprint.PACKED).is_dir():
         return builtin_sprint.unpacked_folder(BUILTIN_FOLDER)
+    local_path(model)
     folder = models_folder() / model
     return folder if folder.is_dir() else None
 

@@ -1,6 +1,7 @@
 """Decoders by name, folder and file; those that do not fit a model, and files that are none."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
-from sana_cli.checkpoints.find_decoder import find_decoder, kept_file, tiny_here
+from sana_cli.checkpoints.find_decoder import OWN_FOLDER, find_decoder, kept_file, tiny_here
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.decoders import DECODERS, FULL
 from sana_cli.config.networks import DCAEConfig, TinyDecoderConfig
@@ -155,3 +156,10 @@ def test_another_file(published: Checkpoint, tmp_path: Path) -> None:
     path = tmp_path / "decoder.gguf"
     path.write_bytes(b"GGUF")
     assert "is no .pth file" in refused(path, published).message
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 5000])
+def test_names_that_no_file_can_have(name: str, published: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / OWN_FOLDER).mkdir()
+    error = refused(name, replace(published, folder=tmp_path))
+    assert (error.code, "cannot be a path" in error.message) == (ExitCode.USAGE, True)

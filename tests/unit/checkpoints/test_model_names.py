@@ -118,3 +118,15 @@ def test_what_was_meant(kept: Path, name: str, hint: str) -> None:
     assert error.hint.startswith(hint)
     assert "known names: builtin, " in error.hint
     assert error.hint.endswith(kept.name)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "x" * 5000, "a\0b"])
+def test_names_that_no_folder_can_have(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system refuses them only where the folder of kept models is there."""
+    monkeypatch.setenv("SANA_MODELS", str(tmp_path))
+    for find in (kept_folder, lasting_name):
+        with pytest.raises(SanaError, match="cannot be a path") as caught:
+            find(name)
+        assert caught.value.code == ExitCode.USAGE
