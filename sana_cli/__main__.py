@@ -2,9 +2,12 @@
 
 import os
 
+from sana_cli.system.collector import collect_rarely
+
 
 def run() -> None:
     """Run the console script. `main` reports interrupts; until it is imported, this does."""
+    collect_rarely()
     try:
         from sana_cli.cli import run as run_cli
     except KeyboardInterrupt:

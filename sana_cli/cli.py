@@ -17,6 +17,7 @@ from sana_cli import __version__
 from sana_cli.commands.verbs import AllVerbs
 from sana_cli.errors import ExitCode, SanaError, explained, usage_error
 from sana_cli.system.allocator import set_up_allocator
+from sana_cli.system.collector import leave_to_the_system
 from sana_cli.system.cpu import limit_spinning
 from sana_cli.system.process import ending_by_signals, exit_code, flush_streams, set_up_streams
 from sana_cli.system.redact import without_secrets
@@ -181,4 +182,5 @@ def run() -> None:
     if code > 128:
         # An interrupt inside a C import makes CPython end itself by the signal, whatever we say.
         os._exit(code)
+    leave_to_the_system()
     sys.exit(code)

@@ -149,6 +149,10 @@ def _draw_here(
     call: Call, chosen: "UserSettings", *, offline: bool, yes: bool, quiet: bool
 ) -> None:
     """Open the model, and draw what is left; a server may draw batches and repeated pictures."""
+    from sana_cli.system.preload import preload_torch
+
+    if not call.is_dry and call.is_local:
+        preload_torch()
     from sana_cli.commands.generate_session import GenerateSession
     from sana_cli.commands.repeat import open_model
     from sana_cli.pipeline.safety import SafetyCheck

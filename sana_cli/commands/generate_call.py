@@ -80,6 +80,11 @@ class Call:
         self._handed_over.clear()
         return lines
 
+    @property
+    def is_local(self) -> bool:
+        """Return whether no server draws."""
+        return self._server is None
+
     def find_server(self, chosen: str) -> None:
         """Find the server that is to draw. SanaError where the user insists on one that does not."""
         if self.best_of is not None:

@@ -257,7 +257,7 @@ def open_pipeline(
     """A pipeline for a process of our own, whose garbage collector may pass over what libraries made."""
     from sana_cli.pipeline.pipeline import SanaPipeline
     from sana_cli.system import cpu
-    from sana_cli.system.torch_memory import freeze_imports
+    from sana_cli.system.collector import freeze_imports
 
     freeze_imports()
     if device.type == "cpu" and (crowded := cpu.crowded()):

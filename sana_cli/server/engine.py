@@ -72,7 +72,7 @@ class Engine:
     def _run(self) -> None:
         try:
             from sana_cli.server.model_pool import ModelPool
-            from sana_cli.system.torch_memory import freeze_imports
+            from sana_cli.system.collector import freeze_imports
 
             pool = ModelPool(max_memory=self._max_memory, keep_alive=self._keep_alive)
             freeze_imports()

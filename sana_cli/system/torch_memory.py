@@ -2,22 +2,10 @@
 
 import gc
 import sys
-from functools import cache
 
 import torch
 
 from sana_cli.system.resident import give_back, peak_resident_bytes
-
-
-@cache
-def freeze_imports() -> None:
-    """Exclude the libraries' objects from garbage collection; call it once, before weights are
-    loaded.
-
-    A collection looks at every object: a tenth of a second after every stage, as much as the
-    built-in model's decoder takes.
-    """
-    gc.freeze()
 
 
 def release_memory(device: torch.device) -> None:
