@@ -1,13 +1,7 @@
 """Download a published decoder, or one of a hub's repository, where it is not here. What fits the model is judged before."""
 
-import contextlib
-import hashlib
-import http.client
 from typing import TYPE_CHECKING
-from urllib.error import URLError
-from urllib.request import Request, urlopen
 
-from sana_cli import __version__
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.decoder_files import OtherDecoder
 from sana_cli.checkpoints.file_selection import DECODER
@@ -22,16 +16,13 @@ from sana_cli.checkpoints.find_decoder import (
 )
 from sana_cli.checkpoints.model_names import looks_like_repo
 from sana_cli.checkpoints.obtaining import Access, refuse_large
+from sana_cli.checkpoints.published_file import PublishedFile, download
 from sana_cli.config.decoders import DECODERS, FULL, PUBLISHED_SCALING, PublishedDecoder
-from sana_cli.errors import ExitCode, SanaError
-from sana_cli.files import local_path, new_file
+from sana_cli.errors import SanaError
+from sana_cli.files import local_path
 
 if TYPE_CHECKING:
     from sana_cli.checkpoints.hub import Offer
-
-_CHUNK = 2**18  # bytes
-_TIMEOUT_S = 30.0
-_LARGEST = 64 * 2**20  # bytes of a single file
 
 
 def obtain_decoder(name: str | None, checkpoint: Checkpoint, access: Access) -> OtherDecoder | None:
@@ -46,7 +37,7 @@ def obtain_decoder(name: str | None, checkpoint: Checkpoint, access: Access) -> 
         if published is not None:
             require_latents(name, PUBLISHED_SCALING, checkpoint)
             if published.kind == "file" and not kept_file(published).is_file():
-                download(published, checkpoint, access)
+                download_decoder(published, checkpoint, access)
         repo = published.source if published and published.kind == "hub" else name
         if (published is None or published.kind == "hub") and looks_like_repo(repo):
             _fetch(repo, name, checkpoint, access)
@@ -85,43 +76,12 @@ def _judge(offer: "Offer", name: str, checkpoint: Checkpoint) -> None:
         raise
 
 
-def download(published: PublishedDecoder, checkpoint: Checkpoint, access: Access) -> None:
-    """Download a single file, and keep it only if it is the published one."""
+def download_decoder(published: PublishedDecoder, checkpoint: Checkpoint, access: Access) -> None:
+    """Download a single file, unless nothing may be downloaded."""
     if access.offline or access.planning:
         raise not_here(published.name, checkpoint)
-    path = kept_file(published)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        content = _received(published, access)
-    except (URLError, OSError, http.client.HTTPException) as error:
-        raise SanaError(
-            f"cannot download the decoder {published.name}: {getattr(error, 'reason', error)}",
-            hint=f"put it there yourself: curl -L -o {path} {published.source}",
-            code=ExitCode.ENVIRONMENT,
-        ) from error
-    if git_blob_id(content) != published.blob_id:
-        raise SanaError(
-            f"{published.source} is not the published file: its content has another digest",
-            hint="a proxy may have answered in its place; nothing was kept",
-            code=ExitCode.ENVIRONMENT,
-        )
-    with new_file(path, overwrite=True) as file:
-        file.write(content)
-
-
-def _received(published: PublishedDecoder, access: Access) -> bytes:
-    request = Request(published.source, headers={"User-Agent": f"sana/{__version__}"})
-    progress = access.progress or (lambda *_: None)
-    found = bytearray()
-    with contextlib.closing(urlopen(request, timeout=_TIMEOUT_S)) as answer:
-        while chunk := answer.read(_CHUNK):
-            found += chunk
-            if len(found) > _LARGEST:
-                raise OSError("the answer is longer than the file")
-            progress(published.file, len(found), max(published.bytes, len(found)))
-    return bytes(found)
-
-
-def git_blob_id(content: bytes) -> str:
-    """The name that git gives a file's content, which a commit pins."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    file = PublishedFile(
+        what=f"the decoder {published.name}", source=published.source, name=published.file,
+        size=published.bytes, blob_id=published.blob_id,
+    )  # fmt: skip
+    download(file, kept_file(published), access)

@@ -159,6 +159,10 @@ def set_(
         parsed = _lasting_output(value)
     elif key == "wildcards_folder":
         parsed = _lasting_folder(value)
+    elif key == "control_hed":
+        from sana_cli.checkpoints.hed_file import find_hed
+
+        parsed = str(find_hed(value).path.absolute())
     from sana_cli.config.settings_file import set_value
 
     file = set_value(key, parsed)

@@ -171,7 +171,9 @@ def _draw_here(
                 planning=call.is_dry, default=chosen.options.model,
             )  # fmt: skip
             if call.picture:
-                call.picture.tell_differences(call.typed, checkpoint, reporter)
+                call.picture.tell_differences(
+                    call.typed, checkpoint, reporter, hed=options.control_hed
+                )
             return GenerateSession(
                 options=options, checkpoint=checkpoint, overwrite=call.overwrite, grid=grid,
                 reporter=reporter, safety=checks, watching=live.watching,

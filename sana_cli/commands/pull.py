@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sana_cli.commands.pull_quantize import QuantizeStep
+from sana_cli.config.choices import ControlType
 from sana_cli.config.recipes import RECIPES
 from sana_cli.errors import SanaError, checkpoint_error, usage_error
 from sana_cli.terminal.completion import complete_missing, complete_recipe
 from sana_cli.terminal.confirm import approval, ask_to_download, licence
-from sana_cli.terminal.options import JsonOption, QuietOption, YesOption
+from sana_cli.terminal.options import JsonOption, OfflineOption, QuietOption, YesOption
 from sana_cli.text import counted, print_json, readable_bytes, say
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def pull(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A known name or a hub id.",
+            help="A known name, a hub id, or hed: the network that finds lines for --control-type hed.",
             show_default=False,
             autocompletion=complete_missing,
         ),
@@ -62,6 +63,7 @@ def pull(
             show_default=False,
         ),
     ] = False,
+    offline: OfflineOption = None,
     yes: YesOption = False,
     json: JsonOption = False,
     quiet: QuietOption = None,
@@ -74,8 +76,13 @@ def pull(
 
     chosen = preferences()
     quiet = chosen.is_quiet(quiet)
+    source = "--offline" if offline else chosen.sources.get("offline", "")
+    offline = bool(chosen.offline if offline is None else offline)
+    if model == ControlType.HED:
+        _pull_hed(offline=offline, json=json, quiet=quiet)
+        return
     if decoder is not None and _is_here(model):
-        _pull_decoder(model, decoder, offline=bool(chosen.offline), yes=yes, quiet=quiet)
+        _pull_decoder(model, decoder, offline=offline, yes=yes, quiet=quiet)
         return
     variant = _published(model)
     step = QuantizeStep.of(model, quantize, samples, common=chosen.options)
@@ -87,14 +94,14 @@ def pull(
     repo_id = variant.repo if variant else model
     weight_variant = variant.weight_variant if variant else None
     with ConsoleReporter(quiet=quiet) as reporter:
-        kept = _verified(repo_id, weight_variant, reporter) if verify else None
+        kept = _verified(repo_id, weight_variant, reporter) if verify or offline else None
         if kept is not None and not kept.damaged:
             made = step.run(model, reporter) if step else None
             pulled = _sound(variant.alias if variant else model, repo_id, kept, made, variant)
             _say(pulled, typed=model, as_announced=len(kept.sound), json=json)
             return
-    if chosen.offline:
-        raise _offline(chosen.sources["offline"], kept)
+    if offline:
+        raise _offline(source, kept)
     revision = kept.revision if kept else None
     with ConsoleReporter(quiet=quiet) as reporter, reporter.stage("check files"):
         offer = ask(repo_id, weight_variant, revision=revision, verify=True)
@@ -126,6 +133,21 @@ def _is_here(model: str) -> bool:
     from sana_cli.files import local_path
 
     return model == BUILTIN or kept_folder(model) is not None or local_path(model).is_dir()
+
+
+def _pull_hed(*, offline: bool, json: bool, quiet: bool) -> None:
+    """Download the file of the HED network."""
+    from sana_cli.checkpoints.hed_file import pull_hed
+    from sana_cli.checkpoints.obtaining import Access
+    from sana_cli.terminal.progress_bars import ConsoleReporter
+
+    with ConsoleReporter(quiet=quiet or json) as reporter:
+        path = pull_hed(Access(offline=offline, progress=reporter.download))
+    if json:
+        print_json({"hed": str(path)})
+    else:
+        say(f"hed: {path}")
+        say("find lines with it: sana generate PROMPT --control FILE --control-type hed")
 
 
 def _pull_decoder(model: str, decoder: str, *, offline: bool, yes: bool, quiet: bool) -> None:
@@ -201,15 +223,18 @@ def _verified(
         return verify(repo_id, weight_variant=weight_variant)
 
 
+_ONLINE = "--online for this command"
+
+
 def _offline(source: str, kept: "Verdict | None") -> SanaError:
     if kept is not None:
         return checkpoint_error(
             f"{kept.damaged[0]} is damaged, and offline is set by {source}",
-            hint="SANA_OFFLINE=0 for this command fetches it again",
+            hint=f"{_ONLINE} fetches it again",
         )
     return usage_error(
         f"offline is set by {source}, and a download needs the network",
-        "SANA_OFFLINE=0 for this command, or `sana config unset offline`",
+        f"{_ONLINE}, or `sana config unset offline`" if source != "--offline" else "omit --offline",
     )
 
 

@@ -9,6 +9,7 @@ from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.decoder_files import OtherDecoder
 from sana_cli.checkpoints.digest import model_digest
 from sana_cli.checkpoints.find_decoder import find_decoder
+from sana_cli.checkpoints.hed_file import find_hed
 from sana_cli.checkpoints.lora_file import parse_lora
 from sana_cli.checkpoints.model_names import kept_folder
 from sana_cli.checkpoints.obtain_decoder import obtain_decoder
@@ -97,8 +98,10 @@ class Picture:
         typed: GenerationOptions,
         checkpoint: Checkpoint,
         reporter: "ConsoleReporter",
+        *,
+        hed: str | None,
     ) -> None:
-        """Say what may keep the new picture from being the same."""
+        """Say what may keep the new picture from being the same; `hed` is the file of HED that is in use."""
         if self.foreign:
             reporter.notice(self.foreign)
             return
@@ -125,6 +128,11 @@ class Picture:
             decoder = find_decoder(options.decoder, checkpoint)
             if message := other_decoder(self.settings, decoder, self.name):
                 reporter.notice(message)
+        drawn_by = self.settings.get("control_hed_digest")
+        if drawn_by is not None and find_hed(hed).digest != drawn_by:
+            reporter.notice(
+                f"the lines of {self.name} were found by another HED network; the pictures will differ"
+            )
         if self.settings.get("model") == checkpoint.name:
             tell_another_model(self.settings, checkpoint, self.name, reporter)
 

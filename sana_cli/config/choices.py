@@ -83,6 +83,11 @@ class ControlType(StrEnum):
     NONE = "none"
     CANNY = "canny"
     LINEART = "lineart"
+    HED = "hed"
+    SCRIBBLE = "scribble"
+
+
+HED_TYPES = (ControlType.HED, ControlType.SCRIBBLE)  # by a network that is downloaded
 
 
 class ControlOrder(StrEnum):

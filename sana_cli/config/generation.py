@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from sana_cli.config.choices import (
     BLENDED_TILE,
     EXACT_TILE,
+    HED_TYPES,
     Backend,
     ControlOrder,
     ControlType,
@@ -226,6 +227,14 @@ class GenerationOptions:
             help="How to find the lines of --control; none: it holds white lines on black [default: none]",
         ),
     ] = None  # fmt: skip
+    control_hed: Annotated[
+        str | None,
+        Option(
+            flags=("--control-hed",), metavar="FILE",
+            help="ControlNetHED.pth, which finds lines for --control-type hed and scribble [default: what `sana pull hed` downloaded]",
+            setting="file of the HED network", unset="of `sana pull hed`",
+        ),
+    ] = None  # fmt: skip
     control_order: Annotated[
         str | None,
         Option(
@@ -407,6 +416,11 @@ def uses_wildcards(options: GenerationOptions) -> bool:
     if options.wildcards is None:
         return options.wildcards_folder is not None and "wildcards_folder" not in options.sources
     return options.wildcards
+
+
+def uses_hed(options: GenerationOptions) -> bool:
+    """Check whether the HED network finds the lines of a control picture."""
+    return options.control is not None and options.control_type in HED_TYPES
 
 
 # Said together or not at all: a size from one place and a shape from another make no sense.

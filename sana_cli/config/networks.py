@@ -159,6 +159,7 @@ class ControlNetConfig:
         return cls(blocks=blocks, order=ControlOrder(order))
 
 
+HED_BLOCKS = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))  # channels and convolutions
 ACTIVATIONS = ("silu", "relu", "relu6", "gelu")  # that a DC-AE file may name
 
 

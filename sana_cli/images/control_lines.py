@@ -1,11 +1,13 @@
 """Lines of a picture, white on black, as a ControlNet that was trained on drawings reads them. No torch.
 
-Both finders are OpenCV's: Canny's edges, and an adaptive threshold that gives what a pen would draw.
+Two finders are OpenCV's: Canny's edges, and an adaptive threshold that gives what a pen would draw. Edges of the HED network
+become a scribble as in NVIDIA's demo of Sana's ControlNet (app/app_sana_controlnet_hed.py).
 """
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from sana_cli.config.choices import ControlType
@@ -20,10 +22,18 @@ _NEIGHBOURS, _DARKER = (
     9,
     5,
 )  # pixels around one, and levels of 255 by which a line is darker than they
+_HED_SIDE = 512  # pixels of the shorter side, for which HED was trained
+_HED_LONGEST = 4  # times the shorter side; beyond that the picture is smaller, which bounds memory
+_HED_MULTIPLE = 64
+_RIDGE, _SIGMA, _FAINTEST = (
+    127,
+    3.0,
+    4,
+)  # of a scribble: strength of 255, blur in pixels, strength once blurred
 
 
 def lines_of(picture: Image.Image, kind: ControlType) -> Image.Image:
-    """Find the lines of an RGB picture; RGB, the same size. `none`: the picture holds lines already.
+    """Find the lines of an RGB picture by OpenCV; RGB, the same size. `none`: the picture holds lines already.
 
     SanaError (environment) where OpenCV is not installed.
     """
@@ -41,12 +51,37 @@ def lines_of(picture: Image.Image, kind: ControlType) -> Image.Image:
     return Image.fromarray(lines).convert("RGB")
 
 
+def hed_size(width: int, height: int) -> tuple[int, int]:
+    """The size in which HED sees a picture: the shorter side of 512 px, both in multiples of 64, at most 4 times as long."""
+    shorter, longer = min(width, height), max(width, height)
+    scale = min(_HED_SIDE / shorter, _HED_LONGEST * _HED_SIDE / longer)
+
+    def side(pixels: int) -> int:
+        return max(_HED_MULTIPLE, round(pixels * scale / _HED_MULTIPLE) * _HED_MULTIPLE)
+
+    return side(width), side(height)
+
+
+def scribbled(edges: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Thin strengths of edges (H, W) to ridges, and draw those as strokes: 0 or 255. SanaError as for `lines_of`."""
+    cv2 = _opencv()
+    smooth = cv2.GaussianBlur(edges.astype(np.float32), (0, 0), _SIGMA)
+    line = np.eye(3, dtype=np.uint8)
+    flat = np.array([[0, 0, 0], [1, 1, 1], [0, 0, 0]], dtype=np.uint8)
+    is_ridge = np.zeros(edges.shape, dtype=bool)  # the largest along any of four directions
+    for kernel in (flat, flat.T, line, np.fliplr(line).copy()):
+        is_ridge |= cv2.dilate(smooth, kernel) == smooth
+    ridges = np.where(is_ridge & (smooth > _RIDGE), 255, 0).astype(np.uint8)
+    strokes = cv2.GaussianBlur(ridges, (0, 0), _SIGMA)
+    return np.where(strokes > _FAINTEST, 255, 0).astype(np.uint8)
+
+
 def _opencv() -> "ModuleType":
     try:
         import cv2
     except ImportError as error:
         raise SanaError(
-            "--control-type canny and lineart need OpenCV, which is not installed here",
+            "--control-type canny, lineart and scribble need OpenCV, which is not installed here",
             hint=f"{pip_install('opencv-python-headless')}; --control-type none takes a drawing as it is",
             code=ExitCode.ENVIRONMENT,
         ) from error

@@ -5,6 +5,7 @@ Factors that are no plain counts were fitted to `benchmarks/memory.py`.
 
 from quant.dtypes import ITEMSIZE
 from sana_cli.config.networks import DCAEConfig, TinyDecoderConfig
+from sana_cli.images.control_lines import hed_size
 from sana_cli.memory.plans import DecodePlan
 
 # Where two numbers of maps are given, the second is for maps so small that the C library keeps what was freed,
@@ -24,6 +25,9 @@ _TINY_REACH = 24  # pixels that a tile of its last stages reads beyond its sides
 RGB = 3  # channels of a picture
 _TILE_REACH = 14  # pixels that a tile reads beyond its sides, both together
 _STRIP_REACH = 4  # rows of a map that a strip reads beyond its own
+_HED_MAPS = 3.3  # of HED's first block, whose maps are the largest
+_HED_CHANNELS = 64
+_HED_WEIGHTS = 14_700_000  # in fp32, and once more in 16 bits while they are read
 _READ_MAPS = 3  # the picture to begin with, in fp32, and copies in which it is converted
 _PICTURE_MAPS = 4.8  # the picture, and copies while it is checked, converted and compressed
 
@@ -43,6 +47,13 @@ def encode_activations(config: DCAEConfig, height: int, width: int, itemsize: in
         elif layers:
             widest = max(widest, _attention(size, _EFFICIENT_VIT_MAPS))
     return int(widest + _READ_MAPS * config.in_channels * 4 * picture)
+
+
+def hed_bytes(height: int, width: int) -> int:
+    """Return the bytes for finding the lines of a picture by HED: its weights, and its widest point."""
+    w, h = hed_size(width, height)
+    weights = _HED_WEIGHTS * (ITEMSIZE["fp32"] + ITEMSIZE["fp16"])
+    return int(weights + _HED_MAPS * _HED_CHANNELS * w * h * ITEMSIZE["fp32"])
 
 
 def decode_activations(

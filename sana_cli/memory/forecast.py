@@ -21,6 +21,7 @@ from sana_cli.memory.decoder_sizes import (
     RETURNED,
     decode_activations,
     encode_activations,
+    hed_bytes,
     resize_activations,
 )
 from sana_cli.memory.plans import DecodePlan, Plan
@@ -329,6 +330,10 @@ def _init_image(
     activations = encode_activations(
         checkpoint.vae, settings.drawn_height, settings.drawn_width, ITEMSIZE[dtypes.vae]
     )
+    if control is not None and control.hed is not None and device.type == "cpu":  # it runs there
+        activations = max(
+            activations, hed_bytes(settings.drawn_height, settings.drawn_width)
+        )  # fmt: skip
     files = [control.image] if control is not None else []
     files += [file for file in (init.image, init.mask) if file is not None] if init else []
     largest = max(file.reading_bytes for file in files)

@@ -12,6 +12,7 @@ from torch import Tensor
 from sana_cli.images.tensors import to_tensor
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.pipeline.components import Components
+from sana_cli.pipeline.control_image import control_image
 from sana_cli.pipeline.denoise import InitLatents
 from sana_cli.pipeline.values import check_values
 from sana_cli.request.init_image import (
@@ -118,7 +119,10 @@ def _encoded(
         fit = partial(as_drawn, width=p.drawn_width, height=p.drawn_height)
         yield _original_key(p, precision), lambda: fit(_original(p))
     if p.control is not None:
-        yield _control_key(p, precision), partial(p.control.fitted, p.drawn_width, p.drawn_height)
+        yield (
+            _control_key(p, precision),
+            partial(control_image, p.control, p.drawn_width, p.drawn_height),
+        )
 
 
 def _original_key(params: GenerationParams, precision: str) -> _Key:
@@ -130,4 +134,7 @@ def _original_key(params: GenerationParams, precision: str) -> _Key:
 def _control_key(params: GenerationParams, precision: str) -> _Key:
     p, control = params, params.control
     assert control is not None
-    return "control", control.image.digest, control.kind, p.drawn_width, p.drawn_height, precision
+    hed = control.hed.digest if control.hed else ""
+    return (
+        "control", control.image.digest, control.kind, hed, p.drawn_width, p.drawn_height, precision,
+    )  # fmt: skip

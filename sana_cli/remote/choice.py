@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from sana_cli import __version__
 from sana_cli.config.decoders import FULL
-from sana_cli.config.generation import GenerationOptions, uses_wildcards
+from sana_cli.config.generation import GenerationOptions, uses_hed, uses_wildcards
 from sana_cli.errors import ExitCode, SanaError, usage_error
 
 if TYPE_CHECKING:
@@ -70,6 +70,8 @@ def only_here(options: GenerationOptions, *, checks: bool, server_checks: bool =
         return "takes no LoRA files"
     if options.decoder and options.decoder != FULL:
         return "takes no other decoder"
+    if options.control_hed and uses_hed(options):
+        return "takes no other HED network"
     if uses_wildcards(options) or options.template:
         return "makes no choices in prompts"
     return "checks no prompts" if checks and not server_checks else ""

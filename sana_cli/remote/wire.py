@@ -12,7 +12,7 @@ from sana_cli.system.home import without_home
 # What no request sets: places on the server's disk, and what only pictures say.
 NOT_ASKED = (
     "output", "format", "quality", "loras", "branches_apart", "wildcards", "wildcards_folder",
-    "template", "decoder",
+    "template", "decoder", "control_hed",
 )  # fmt: skip
 LARGEST_FILE = 32 * 2**20  # bytes; a larger one is drawn here
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
-from sana_cli.config.choices import ControlOrder, ControlType
+from sana_cli.checkpoints.hed_file import HedFile, find_hed
+from sana_cli.config.choices import HED_TYPES, ControlOrder, ControlType
 from sana_cli.errors import require, usage_error
 from sana_cli.images.control_lines import lines_of
 from sana_cli.request.init_image import PictureFile, examine, read_image, resized_notices
@@ -24,16 +25,22 @@ class ControlPicture:
     kind: ControlType
     scale: float
     order: ControlOrder
+    hed: HedFile | None = None  # that finds the lines; None: OpenCV or nobody
+
+    @property
+    def thins(self) -> bool:
+        """Return whether the edges of HED become strokes."""
+        return self.kind is ControlType.SCRIBBLE
 
     def fitted(self, width: int, height: int) -> Image.Image:
-        """The picture that is encoded: resized (bicubic) and cropped evenly to width x height, then its lines.
+        """Resize (bicubic) and crop evenly to width x height, and find the lines there; those of HED are left to do.
 
         As NVIDIA's demo does it (app/app_sana_controlnet_hed.py): lines are found in the size that is drawn.
         """
         picture = read_image(self.image)
         if picture.size != (width, height):
             picture = ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC)
-        return lines_of(picture, self.kind)
+        return picture if self.hed is not None else lines_of(picture, self.kind)
 
 
 def control_of(
@@ -42,6 +49,7 @@ def control_of(
     scale: float | None,
     kind: str | None,
     order: str | None,
+    hed: str | None = None,
     checkpoint: Checkpoint,
     room: int | None = None,
 ) -> ControlPicture | None:
@@ -73,6 +81,7 @@ def control_of(
         kind=ControlType(kind or ControlType.NONE),
         scale=scale,
         order=ControlOrder(order) if order else ControlOrder(checkpoint.controlnet.order),
+        hed=find_hed(hed) if kind in HED_TYPES else None,
     )
 
 

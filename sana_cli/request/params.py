@@ -18,7 +18,13 @@ from sana_cli.config.choices import (
     size_of_aspect,
     split_scale,
 )
-from sana_cli.config.generation import FIELDS, GenerationOptions, limits_of, uses_wildcards
+from sana_cli.config.generation import (
+    FIELDS,
+    GenerationOptions,
+    limits_of,
+    uses_hed,
+    uses_wildcards,
+)
 from sana_cli.config.networks import MAX_SIDE
 from sana_cli.config.published import aspect_ratio_bins, has_bins
 from sana_cli.errors import require, usage_error
@@ -177,9 +183,15 @@ def _control(o: GenerationOptions, checkpoint: Checkpoint) -> ControlPicture | N
     picture, scale = o.control, None
     if isinstance(picture, str):
         picture, scale = split_scale(picture)
+    if o.control_hed is not None and "control_hed" not in o.sources:  # typed, not a setting
+        require(
+            uses_hed(o),
+            "--control-hed needs a picture whose lines HED finds",
+            "add --control FILE --control-type hed, or scribble",
+        )
     return control_of(
         _picture(picture), scale=scale if o.control_scale is None else o.control_scale,
-        kind=o.control_type, order=o.control_order, checkpoint=checkpoint,
+        kind=o.control_type, order=o.control_order, hed=o.control_hed, checkpoint=checkpoint,
         room=_room(o) if o.control is not None else None,
     )  # fmt: skip
 

@@ -62,6 +62,7 @@ def _control_settings(control: ControlPicture | None) -> dict[str, Any]:
         "control": control.image.name, "control_digest": control.image.digest,
         "control_scale": control.scale, "control_type": control.kind.value,
         "control_order": control.order.value,
+        "control_hed_digest": control.hed.digest if control.hed else None,
     }  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from sana_cli.errors import ExitCode
 from sana_cli.images.picture_file import read_settings
+from tests.hed_files import write_hed
 
 FAST = ("--steps", 2, "--seed", 3, "--device", "cpu", "--precision", "fp32")
 
@@ -160,3 +161,52 @@ def test_a_branch_of_another_model(
     result = sana("generate", "a fox", "-m", copy, *FAST)
     assert result.code == ExitCode.CHECKPOINT
     assert "controlnet: input_block.weight has shape [3, 3]" in result.err
+
+
+def test_lines_by_hed(
+    sana: Callable[..., Any], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of an ordinary picture; missing, named, kept by a setting, and repeated from the picture."""
+    monkeypatch.setenv("SANA_MODELS", str(tmp_path / "models"))
+    photograph, network = tmp_path / "photo.png", write_hed(tmp_path / "ControlNetHED.pth")
+    picture = Image.new("RGB", (96, 64), "skyblue")
+    ImageDraw.Draw(picture).ellipse((20, 8, 70, 56), fill="firebrick")
+    picture.save(photograph)
+    words = (
+        "generate", "a fox", "-m", model, "--control", photograph, "--control-type", "scribble", *FAST,
+    )  # fmt: skip
+    missing = sana(*words, "-o", tmp_path / "a.png")
+    assert missing.code == ExitCode.ENVIRONMENT
+    assert "`sana pull hed` downloads it" in missing.err
+    assert not (tmp_path / "a.png").exists()
+    done = sana(*words, "--control-hed", network, "-o", tmp_path / "a.png")
+    assert done.code == 0, done.err
+    settings = read_settings(tmp_path / "a.png")
+    assert settings["control_type"] == "scribble"
+    assert settings["control_hed_digest"]
+    again = ("generate", "--from", tmp_path / "a.png", "-m", model, "-o", tmp_path / "b.png")
+    assert sana("config", "set", "control_hed", network).code == 0
+    told = sana(*again)
+    assert told.code == 0, told.err
+    assert "HED" not in told.err
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    other = write_hed(tmp_path / "other.pth", seed=1)
+    told = sana(*again, "--force", "--dry-run", "--control-hed", other)
+    assert told.code == 0, told.err
+    assert "found by another HED network" in told.err
+
+
+def test_hed_takes_memory(
+    sana: Callable[..., Any], model: Path, lines: Path, tmp_path: Path
+) -> None:
+    network = write_hed(tmp_path / "ControlNetHED.pth")
+    needed = {}
+    for kind, named in (("none", ()), ("hed", ("--control-hed", network))):
+        plan = sana(
+            "generate", "a fox", "-m", model, "--control", lines, "--control-type", kind, *named,
+            *FAST, "--dry-run", "--json",
+        )  # fmt: skip
+        assert plan.code == 0, plan.err
+        stages = {stage["stage"]: stage for stage in plan.document["stages"]}
+        needed[kind] = stages["encode"]["total"]
+    assert needed["hed"] - needed["none"] > 300 * 2**20, "HED's weights and its maps of 512 x 768"

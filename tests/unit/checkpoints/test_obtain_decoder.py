@@ -12,9 +12,10 @@ import pytest
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.find_decoder import find_decoder, kept_file
-from sana_cli.checkpoints.obtain_decoder import download, git_blob_id, obtain_decoder
+from sana_cli.checkpoints.obtain_decoder import download_decoder, obtain_decoder
 from sana_cli.checkpoints.obtaining import Access
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.checkpoints.published_file import git_blob_id
 from sana_cli.config.decoders import DECODERS, PublishedDecoder
 from sana_cli.errors import ExitCode, SanaError
 
@@ -57,7 +58,7 @@ def served(content: bytes) -> Iterator[PublishedDecoder]:
 def test_a_file(published: Checkpoint, served: PublishedDecoder, content: bytes) -> None:
     seen: list[int] = []
     access = Access(progress=lambda name, done, total: seen.append(done))
-    download(served, published, access)
+    download_decoder(served, published, access)
     assert kept_file(served).read_bytes() == content
     assert seen[-1] == len(content)
     assert find_decoder("tiny", published) is not None
@@ -72,7 +73,7 @@ def test_nothing_is_kept_of_another(
 ) -> None:
     other = replace(served, source=served.source.replace("/file", f"/{path}"))
     with pytest.raises(SanaError) as caught:
-        download(other, published, Access())
+        download_decoder(other, published, Access())
     assert message in caught.value.message
     assert caught.value.code == ExitCode.ENVIRONMENT
     assert not kept_file(served).exists()

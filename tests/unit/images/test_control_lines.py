@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from sana_cli.config.choices import ControlType
-from sana_cli.images.control_lines import lines_of
+from sana_cli.images.control_lines import hed_size, lines_of
 
 WITHOUT_OPENCV = """
 import sys
@@ -46,3 +46,12 @@ def test_without_opencv() -> None:
     )
     assert "need OpenCV" in done.stdout
     assert "opencv-python-headless" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [((1024, 1024), (512, 512)), ((1024, 768), (704, 512)), ((200, 4096), (128, 2048)),
+     ((32, 32), (512, 512)), ((4096, 4096), (512, 512)), ((32, 4096), (64, 2048))],
+)  # fmt: skip
+def test_the_size_is_bounded(size: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert hed_size(*size) == expected

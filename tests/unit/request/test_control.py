@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,3 +104,16 @@ def test_a_control_picture_travels_to_a_server(sketch: Path) -> None:
     assert body["control_scale"] == 0.5
     said = GenerationOptions.of(prompt="a cat", control=f"{sketch}:0.5", control_scale=2.0)
     assert document_of(said)["control_scale"] == 2.0
+
+
+@pytest.mark.parametrize(
+    "said", [{}, {"control": True}, {"control": True, "control_type": "canny"}]
+)
+def test_a_network_that_finds_nothing(
+    model: Checkpoint, sketch: Path, said: dict[str, Any]
+) -> None:
+    said = said | ({"control": str(sketch)} if "control" in said else {})
+    with pytest.raises(SanaError, match="--control-hed needs a picture"):
+        resolve(GenerationOptions.of(prompt="a cat", control_hed="hed.pth", **said), model)
+    setting = GenerationOptions(control_hed="hed.pth", sources={"control_hed": "settings"})
+    resolve(GenerationOptions.of(prompt="a cat", **said).over(setting), model)

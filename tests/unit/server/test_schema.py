@@ -31,6 +31,13 @@ def test_a_path_is_no_upload(name: str, is_own: bool) -> None:
         msgspec.json.decode(body, type=job_request(is_own=is_own))
 
 
+def test_another_hed_network_is_used_here() -> None:
+    asked = {"prompt": "x", "control": "a.png", "control_hed": "hed.pth"}
+    for kind, reason in (("hed", "takes no other HED network"), ("canny", ""), (None, "")):
+        options = GenerationOptions(control_type=kind, **asked)
+        assert only_here(options, checks=False) == reason, "a setting for lines that OpenCV finds"
+
+
 def test_other_decoders_are_drawn_here() -> None:
     """They are files of this machine, as LoRAs are."""
     for decoder, reason in (("tiny", "takes no other decoder"), ("full", ""), (None, "")):
