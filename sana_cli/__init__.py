@@ -1,3 +1,3 @@
 """Draw pictures with Sana, quantized, on the machine at hand."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
