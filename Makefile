@@ -37,4 +37,7 @@ bench-gpu:  ## all that needs a CUDA device, the most telling first, in MINUTES=
 docs:  ## docs/cli.md, from the commands themselves
 	$(PYTHON) -m typer sana_cli.cli utils docs --name sana --output docs/cli.md
 
-.PHONY: help install fix check test test-all fuzz parity bench docs bench-gpu rehearse-gpu
+site:  ## the documents as pages in site/, every link checked
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+
+.PHONY: help install fix check test test-all fuzz parity bench docs site bench-gpu rehearse-gpu
