@@ -4,6 +4,7 @@ from html import escape
 from typing import Any
 
 from sana_cli.bench.table import lines
+from sana_cli.text import readable_memory
 
 SHOWN = ("load", "text", "prepare", "denoise", "decode", "encode")
 COLOURS = {
@@ -47,4 +48,4 @@ def label(name: str, contender: dict[str, Any]) -> str:
     """Return the text above a bar."""
     peak = contender["peak_device_bytes"] or contender["peak_host_bytes"]
     total = contender["stages"]["total"]["median"]
-    return f"{name}: {total:.4g} s, peak memory {peak / 2**30:.2f} GiB"
+    return f"{name}: {total:.4g} s, peak memory {readable_memory(peak)}"

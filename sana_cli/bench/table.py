@@ -3,7 +3,7 @@
 from typing import Any
 
 from sana_cli.bench.results import STAGES
-from sana_cli.text import counted
+from sana_cli.text import counted, readable_memory
 
 
 def lines(document: dict[str, Any]) -> list[str]:
@@ -50,13 +50,13 @@ def _contender(name: str, contender: dict[str, Any], document: dict[str, Any]) -
     rows = [title, header]
     stages = contender["stages"]
     rows += [_row(stage, stages[stage]) for stage in STAGES if stage in stages]
-    peak = f"  peak memory: host {_gib(contender['peak_host_bytes'])} GiB"
+    peak = f"  peak memory: host {readable_memory(contender['peak_host_bytes'])}"
     if contender["peak_device_bytes"] is not None:
-        peak += f", device {_gib(contender['peak_device_bytes'])} GiB"
+        peak += f", device {readable_memory(contender['peak_device_bytes'])}"
     rows.append(peak)
     if contender["conversion"]:
         parts = (
-            f"{part} {taken['seconds']:.4g} s, {_gib(taken['peak_bytes'])} GiB"
+            f"{part} {taken['seconds']:.4g} s, {readable_memory(taken['peak_bytes'])}"
             for part, taken in contender["conversion"].items()
         )
         rows.append("  converted before, in processes of their own: " + "; ".join(parts))
@@ -111,7 +111,3 @@ def prediction_lines(prediction: dict[str, Any]) -> list[str]:
 
 def _giga(value: float) -> str:
     return f"{value / 1e9:,.0f}" if value >= 1e10 else f"{value / 1e9:.2g}"
-
-
-def _gib(value: float) -> str:
-    return f"{value / 2**30:.2f}"

@@ -240,7 +240,7 @@ def _tell(found: "Comparison", *, json: bool) -> None:
     for one in found.pictures:
         say(f"{one.closeness}  seed {one.seed}  {one.prompt}")
     first, second = (contender.name for contender in found.contenders)
-    seconds = [f"{drawn.seconds:.2f} s" for drawn in found.drawn]
+    seconds = [f"{drawn.seconds:.1f} s" for drawn in found.drawn]
     say(
         f"{first} and {second}: PSNR {found.median_db:.1f} dB in the median, {found.worst_db:.1f} dB at worst; "
         f"{seconds[0]} and {seconds[1]} a picture",

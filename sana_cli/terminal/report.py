@@ -23,7 +23,7 @@ def summary(picture: "SavedResult | RemotePicture", *, quiet: bool) -> list[str]
     """Return a few lines about one picture; only its path when `quiet`."""
     if quiet:
         return [str(picture.path)]
-    stages = ", ".join(f"{name} {value:.2f}" for name, value in picture.seconds.items())
+    stages = ", ".join(f"{name} {value:.1f}" for name, value in picture.seconds.items())
     peak = readable_memory(picture.peak_memory_bytes)
     predicted = readable_memory(picture.predicted_peak_bytes)
     saved = picture.passes is not None and picture.passes.saved
