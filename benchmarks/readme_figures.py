@@ -52,7 +52,7 @@ def _read(file: str) -> Any:
 
 
 def _speed(file: str, machine: str, *, base: str, name: str) -> list[str]:
-    """A picture of the w8a8 folder, beside the base that the file's ratios were taken against."""
+    """A picture of the w8a8 folder, next to the base that the file's ratios were taken against."""
     document = _read(file)
     ours = document["contenders"]["sana-0.6b-w8a8"]
     times = document["times_as_fast"]["sana-0.6b-w8a8"]["picture"]["median"]
@@ -79,7 +79,7 @@ def _memory() -> list[str]:
         _row("memory of 1024x1024 in w8a8", measured("full-w8a8", 1024, ""), diffusers, "memory.json"),
         _row("the same with `--max-memory 700MiB`", measured("full-w8a8", 1024, "--max-memory 700MiB"), "", "memory.json"),
         _row("memory of 4096x4096 in w8a8", measured("full-w8a8", 4096, "--max-memory 8GiB"), "", "memory.json"),
-        _row("predicted memory beside measured", f"{ratios['least']:.2f} to {ratios['most']:.2f}", "", "memory.json"),
+        _row("predicted memory, as a share of what was measured", f"{ratios['least']:.2f} to {ratios['most']:.2f}", "", "memory.json"),
     ]  # fmt: skip
 
 
