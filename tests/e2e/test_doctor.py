@@ -1,5 +1,6 @@
 """`sana doctor`: it looks at everything, and says what to do about what is broken."""
 
+import os
 import subprocess
 import sys
 import time
@@ -45,9 +46,13 @@ def test_a_spinner_says_what_is_checked(
     """In a terminal only; results stay on lines of their own on stdout."""
 
     def slow() -> Any:
-        time.sleep(0.3)
+        deadline = time.monotonic() + 60
+        while "FORCE_COLOR" in os.environ and "checking" not in sys.stderr.getvalue():  # type: ignore[attr-defined]
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
         yield doctor.Finding(topic="disk", text="found")
 
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
     assert examined(disk=slow).err == ""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm")

@@ -2,6 +2,7 @@
 
 import importlib.util
 import multiprocessing
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
@@ -28,6 +29,18 @@ def builtin() -> Any:
     from sana_cli.checkpoints.opening import open_checkpoint
 
     return open_checkpoint("builtin")
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """`passes(0.2)`: the clock on the wall goes on by so many seconds, and only then, however busy the machine is."""
+    now = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def later(seconds: float) -> None:
+        now[0] += seconds
+
+    return later
 
 
 @pytest.fixture

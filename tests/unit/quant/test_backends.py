@@ -284,7 +284,9 @@ def test_a_slower_computation_is_timed_once() -> None:
         while time.process_time() < ends:
             pass
 
-    quick, slower = best_seconds([lambda: turns.append("a"), slow], CPU, turn_s=0)
+    quick, slower = best_seconds(
+        [lambda: turns.append("a"), slow], CPU, turn_s=0, budget_s=float("inf")
+    )
     assert quick < slower
     assert turns.count("b") == 1
     assert turns.count("a") == 1 + timing._ROUNDS
@@ -341,18 +343,22 @@ def test_computations_take_turns() -> None:
     """So that a machine that becomes busy is busy for all of them."""
     turns: list[str] = []
     both = [lambda: turns.append("a"), lambda: turns.append("b")]
-    times = best_seconds(both, CPU, turn_s=0)
+    times = best_seconds(both, CPU, turn_s=0, budget_s=float("inf"))
     assert len(times) == 2
     assert "".join(turns) == "ab" + "ab" * timing._ROUNDS
 
 
-def test_short_computations_fill_a_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_computations_fill_a_turn(passes: Callable[[float], None]) -> None:
     """The system brings CPU seconds of other cores' threads up to date every few milliseconds only."""
-    elapsed = [0.0]  # by the clock on the wall, as on a machine that does nothing else
-    monkeypatch.setattr(time, "perf_counter", lambda: sum(elapsed))
-    best_seconds([lambda: elapsed.append(0.002)], CPU)
+    runs: list[int] = []
+
+    def run() -> None:
+        runs.append(1)
+        passes(0.002)
+
+    best_seconds([run], CPU)
     each = round(timing._TURN_S / 0.002)
-    assert len(elapsed) - 2 in range(each * timing._ROUNDS, (each + 1) * timing._ROUNDS + 1)
+    assert len(runs) - 1 in range(each * timing._ROUNDS, (each + 1) * timing._ROUNDS + 1)
 
 
 # One kernel that is right, the reference not being tried with "native": it is chosen, whatever else the machine does.
@@ -434,14 +440,16 @@ def test_backend_without_a_kernel() -> None:
         assert {kind for kind, name in chosen.items() if name.startswith(backend)} == kinds
 
 
-def test_computations_are_compared_at_a_size_that_takes_a_while() -> None:
+def test_computations_are_compared_at_a_size_that_takes_a_while(
+    passes: Callable[[float], None],
+) -> None:
     """At small sizes both take as long as starting them."""
     tried: list[int] = []
 
     def runs_at(size: int) -> list[Callable[[], object]]:
         tried.append(size)
-        wait = 0.001 if size == 16 else 0.0
-        return [lambda: time.sleep(wait * 2), lambda: time.sleep(wait)]
+        seconds = 1e-3 if size == 16 else 1e-5
+        return [lambda: passes(2 * seconds), lambda: passes(seconds)]
 
     wall = torch.device("meta")  # whose clock is the one on the wall
     assert fastest(runs_at, (1, 16, 256), wall) == 1

@@ -137,11 +137,11 @@ def test_odd_templates_end(folder: Path) -> None:
     texts = 0
     for _ in range(400):
         template = "".join(chance.choices(pieces, k=chance.randint(1, 25)))
-        start = time.perf_counter()
+        start = time.process_time()
         with contextlib.suppress(SanaError):
             assert len(expand(template, chance.randrange(2**64), folder)) <= MOST_CHARACTERS
             texts += 1
-        assert time.perf_counter() - start < 5, template
+        assert time.process_time() - start < 5, template
     assert texts > 20
 
 

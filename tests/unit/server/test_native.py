@@ -23,7 +23,8 @@ def events(response: httpx.Response) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def finished(client: httpx.Client, job: str) -> dict[str, Any]:
-    for _ in range(600):
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
         said: dict[str, Any] = client.get(f"/v1/jobs/{job}").json()
         if said["status"] in ("done", "failed", "cancelled"):
             return said

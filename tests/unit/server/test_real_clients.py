@@ -136,11 +136,10 @@ def test_a1111_watches_and_interrupts(webui: webuiapi.WebUIApi) -> None:
         target=lambda: drawn.append(webui.txt2img(prompt="a cat", steps=200, width=256, height=256))
     )
     drawing.start()
-    for _ in range(600):
-        seen = webui.get_progress()
-        if seen["state"]["sampling_step"]:
-            break
+    seen = webui.get_progress()
+    while drawing.is_alive() and not seen["state"]["sampling_step"]:
         time.sleep(0.02)
+        seen = webui.get_progress()
     assert 0 < seen["progress"] < 1
     assert seen["state"]["sampling_steps"] == 200
     webui.interrupt()

@@ -29,6 +29,14 @@ def words(text: str) -> list[str]:
     return [line for line in lines if "seconds:" not in line and "memory:" not in line]
 
 
+def is_listening(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port)):
+            return True
+    except OSError:
+        return False
+
+
 @pytest.fixture
 def both(server: Any, sana: Callable[..., Any]) -> Callable[..., tuple[Any, Any]]:
     """Run a command with the server and here."""
@@ -166,20 +174,31 @@ def test_a_picture_that_a_server_loses_is_drawn_here(
 
 
 def test_a_server_that_ends_leaves_the_rest_to_the_command(
-    starting: Callable[..., Any], sana: Callable[..., Any], tmp_path: Path
+    starting: Callable[..., Any],
+    sana: Callable[..., Any],
+    tmp_path: Path,
+    before_computing: Callable[..., Any],
 ) -> None:
     ending = starting(limits=Limits(drain_seconds=0))
+    address = ("127.0.0.1", ending.running.port)
 
-    def stop_after_the_first() -> None:
-        while not list(tmp_path.glob("*.png")):
+    decoded: list[bool] = []
+
+    def end_after_the_first() -> None:
+        """The first is here, and the server has stopped to listen, before anybody draws a second picture."""
+        deadline = time.monotonic() + 60
+        while decoded and not (list(tmp_path.glob("*.png")) and not is_listening(*address)):
+            assert time.monotonic() < deadline
+            if list(tmp_path.glob("*.png")):
+                ending.stop()
             time.sleep(0.01)
-        ending.stop()
 
-    stopper = threading.Thread(target=stop_after_the_first)
-    stopper.start()
-    options = ("--size", "64x64", "--steps", 20, "--seed", 3, "-n", 5)
-    done = sana("generate", "a cat", *options, "-o", tmp_path / "a.png", "--server", ending.url)
-    stopper.join()
+    options = ("--size", "64x64", "--steps", 2, "--seed", 3, "-n", 5)
+    with (
+        before_computing("denoise", end_after_the_first),
+        before_computing("decode", lambda: decoded.append(True)),
+    ):
+        done = sana("generate", "a cat", *options, "-o", tmp_path / "a.png", "--server", ending.url)
     assert done.code == 0, done.err
     assert done.err.count("drawn here") == 1
     assert len(list(tmp_path.glob("*.png"))) == 5
