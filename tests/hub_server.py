@@ -147,7 +147,7 @@ class Hub:
 
     def finish(self, process: subprocess.Popen[str]) -> list[dict[str, object]]:
         """Result or error of each call; anything else, a word on stderr too, fails the test."""
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=240)
         assert (process.returncode, stderr) == (0, "")
         return [json.loads(line) for line in stdout.splitlines()]
 
@@ -188,7 +188,7 @@ class Handler(BaseHTTPRequestHandler):
         for parts, (status, extra) in self.hub.statuses.items():
             if all(part in f"{path}/" for part in parts):
                 if status == 0:
-                    self.hub.release.wait(30)
+                    self.hub.release.wait(240)
                     self.close_connection = True
                     return None
                 return self.answer(status, b"<html>", extra)
@@ -256,7 +256,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         self.wfile.flush()
         self.hub.reached.set()
-        self.hub.release.wait(30 if how == "hang" else 0.3)
+        self.hub.release.wait(240 if how == "hang" else 0.3)
         self.close_connection = True
         if how == "reset":
             linger = struct.pack("ii", 1, 0)

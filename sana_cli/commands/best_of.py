@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 class Scorer:
     """Another program that scores pictures. Closing it ends the program."""
 
-    def __init__(self, command: str) -> None:
-        """Start the program. SanaError for a command that cannot be started."""
-        self.command = command
+    def __init__(self, command: str, *, patience_s: float = 5) -> None:
+        """Start the program, which has so many seconds to end. SanaError for a command that cannot be started."""
+        self.command, self._patience_s = command, patience_s
         try:
             words = shlex.split(command)
         except ValueError as error:
@@ -83,7 +83,7 @@ class Scorer:
 
     def _ending(self) -> str:
         try:
-            return f"has ended with exit code {self._process.wait(timeout=1)}"
+            return f"has ended with exit code {self._process.wait(timeout=self._patience_s)}"
         except subprocess.TimeoutExpired:
             return "has closed its input or output"
 
@@ -106,7 +106,7 @@ class Scorer:
         assert self._process.stdin is not None
         try:
             self._process.stdin.close()
-            self._process.wait(timeout=5)
+            self._process.wait(timeout=self._patience_s)
         except (OSError, subprocess.TimeoutExpired):
             self._process.kill()
             self._process.wait()

@@ -53,8 +53,9 @@ def test_every_stage_of_every_contender(measured: tuple[Any, Path]) -> None:
         )
         assert stages["step"]["count"] == 2 * 3  # runs x timed steps
         assert stages["denoise"]["count"] == 2
+        # Of two rounds, the median is the mean; of six steps, the two shortest are no longer than that.
         mean_step = stages["denoise"]["median"] / 4
-        assert 0.3 * mean_step < stages["step"]["median"] < 3 * mean_step
+        assert 0.999 * stages["step"]["p10"] <= mean_step <= 1.001 * stages["step"]["p90"]
         assert all(stages[s]["first"] > 0 for s in ("text", "step", "decode"))
         assert stages["step"]["flop_per_s"] > 0
         assert contender["peak_host_bytes"] > 2**26, name
@@ -224,20 +225,3 @@ def test_a_peer_that_is_not_installed(
     assert result.code == ExitCode.ENVIRONMENT
     assert 'pip install "diffusers' in result.err
     assert '"torchao' in result.err
-
-
-def test_a_contender_that_fails_is_named(tmp_path: Path) -> None:
-    from sana_cli.bench.contenders import Contender, Workload
-    from sana_cli.bench.session import Worker
-    from sana_cli.errors import SanaError
-
-    contender = Contender(name="small", kind="sana", model=str(tmp_path))
-    workload = Workload(
-        prompt="x", width=32, height=32, steps=1, timed_steps=None, batch=1, device="cpu"
-    )
-    with (
-        Worker("small") as worker,
-        pytest.raises(SanaError, match=r"small: .*no model_index") as caught,
-    ):
-        worker.ask("start", contender=contender.to_json(), workload=workload.to_json())
-    assert caught.value.code == ExitCode.CHECKPOINT

@@ -36,7 +36,7 @@ class Sana:
         """The same where huggingface_hub reads the environment on import."""
         done = subprocess.run(
             self.command(*words), env=self.environment, stdin=subprocess.DEVNULL,
-            capture_output=True, text=True, check=False, timeout=60,
+            capture_output=True, text=True, check=False, timeout=240,
         )  # fmt: skip
         return type(self.sana("--version"))(done.returncode, done.stdout, done.stderr)
 
@@ -143,7 +143,7 @@ def test_a_killed_pull_goes_on_where_it_was(at_hub: Sana, hub: Any) -> None:
     process = subprocess.Popen(
         at_hub.command("pull", "sana-0.6b", "--yes", "--quiet"), env=at_hub.environment
     )
-    assert hub.reached.wait(60)
+    assert hub.reached.wait(240)
     process.send_signal(signal.SIGKILL)
     process.wait()
     hub.release.set()
@@ -168,7 +168,7 @@ def test_two_pulls_at_once(at_hub: Sana, hub: Any) -> None:
         for _ in range(2)
     ]  # fmt: skip
     for process in processes:
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=240)
         assert process.returncode == 0, err
         assert json.loads(out)["model"] == "sana-0.6b"
     blobs = [request.path for request in hub.gets("/cdn/")]

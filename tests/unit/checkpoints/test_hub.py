@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -155,13 +156,13 @@ def interrupt(hub: Any, how: signal.Signals = signal.SIGINT) -> int:
     """Stop a download within the large file; the bytes that it leaves."""
     hub.stop_at[WEIGHTS] = (HALF, "hang")
     process = hub.start({"repo_id": REPO, "weight_variant": "fp16"})
-    assert hub.reached.wait(30)
-    for _ in range(200):
-        if any(path.stat().st_size for path in leftovers(hub)):
-            break
-        hub.release.wait(0.05)
+    assert hub.reached.wait(240)
+    deadline = time.monotonic() + 120
+    while not any(path.stat().st_size for path in leftovers(hub)):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     process.send_signal(how)
-    process.communicate(timeout=60)
+    process.communicate(timeout=240)
     hub.release.set()
     (left,) = leftovers(hub)
     hub.requests.clear()
