@@ -35,5 +35,5 @@ def test_an_error_is_an_answer(error: Exception, told: dict[str, Any]) -> None:
 def test_a_contender_that_fails_is_named() -> None:
     with Worker("small") as small:
         for _ in range(2):  # and it goes on
-            with pytest.raises(SanaError, match="small: AttributeError: .*no_such"):
+            with pytest.raises(SanaError, match=r"small: AttributeError: .*no_such"):
                 small.ask("no_such")
