@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -108,6 +109,10 @@ def _is_private(folder: Path) -> bool:
 
 
 def _is_alive(pid: int) -> bool:
+    if sys.platform == "win32":  # there signal 0 is Ctrl-C, and would end the process
+        import psutil
+
+        return bool(psutil.pid_exists(pid))
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
