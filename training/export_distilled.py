@@ -8,8 +8,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sana_cli.checkpoints.builtin_sprint import SCALE, WEIGHTS
+from sana_cli.checkpoints.builtin_sprint import WEIGHTS
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.checkpoints.packed_weights import PACKED_WEIGHTS, SCALE
 from sana_cli.checkpoints.shapes import tiny_decoder_names
 from training.distil_decoder import CONFIG, load_tiny_decoder
 from training.distil_steps import FILE, load_student, student_config
@@ -61,13 +62,13 @@ def packed_rows(name: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 def export_tiny_decoder(run_folder: Path, target: Path) -> None:
-    """Write the averaged tiny decoder as a folder that `--decoder` takes."""
+    """Write the averaged tiny decoder in 8-bit rows, as a folder of `decoders/` in a model's folder."""
     decoder = load_tiny_decoder(run_folder, torch.device("cpu"))
     names = tiny_decoder_names(CONFIG)
     target.mkdir(parents=True, exist_ok=True)
-    tensors = {
-        names[name]: tensor.half().contiguous() for name, tensor in decoder.state_dict().items()
-    }
-    save_file(tensors, target / "diffusion_pytorch_model.safetensors", metadata={"format": "pt"})
+    packed: dict[str, Tensor] = {}
+    for name, tensor in decoder.state_dict().items():
+        packed |= packed_rows(names[name], tensor)
+    save_file(packed, target / PACKED_WEIGHTS, metadata={"format": "pt"})
     text = json.dumps({"_class_name": "TinyDecoder", **asdict(CONFIG)}, indent=2)
     (target / "config.json").write_text(text + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from sana_cli.checkpoints.decoder_files import OtherDecoder, decoder_shapes
 from sana_cli.checkpoints.digest import files_digest
 from sana_cli.checkpoints.model_files import CORRUPT, read_config, read_json, unreadable
 from sana_cli.checkpoints.model_names import looks_like_repo
+from sana_cli.checkpoints.packed_weights import unpacked_decoder
 from sana_cli.checkpoints.shapes import require_shapes
 from sana_cli.config.decoders import DECODERS, FULL, PUBLISHED_SCALING, TINY, PublishedDecoder
 from sana_cli.config.networks import DCAEConfig, TinyDecoderConfig
@@ -65,7 +66,7 @@ def tiny_here(checkpoint: Checkpoint) -> OtherDecoder | None:
     """The tiny decoder for a model if its files are here and fit; None otherwise, whatever the reason."""
     try:
         return find_decoder(TINY, checkpoint)
-    except SanaError:
+    except (SanaError, OSError):
         return None
 
 
@@ -97,7 +98,8 @@ def require_latents(name: str, scaling_factor: float, checkpoint: Checkpoint) ->
 
 
 def opened(name: str, path: Path, checkpoint: Checkpoint) -> OtherDecoder:
-    """A decoder's files as one that fits the model; SanaError where they do not."""
+    """A decoder's files as one that fits the model, unpacked; SanaError where they do not fit."""
+    path = unpacked_decoder(path)
     config = config_of(path)
     own = checkpoint.vae
     require_latents(name, config.scaling_factor, checkpoint)

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from sana_cli.checkpoints.builtin_sprint import NAME, PACKED, SCALE, unpack, unpacked_folder
+from sana_cli.checkpoints.builtin_sprint import NAME, PACKED, unpacked_folder
 from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.checkpoints.packed_weights import SCALE, unpack
 
 LARGEST_PACKAGE = 25_000_000  # bytes
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sana_cli.checkpoints.builtin_sprint import SCALE
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.checkpoints.packed_weights import SCALE
 from sana_cli.loading.load import load_transformer
 from sana_cli.schedulers import SCM, scm_angles
 
