@@ -49,16 +49,18 @@ class TransformerSettings:
 class DistilDecoderSettings:
     """Sizes of the run; the network is the same for every preset."""
 
-    batch: int = 8
+    crop_batch: int = 24  # crops of a quarter of a picture, a worker
+    batch: int = 6  # whole pictures, a worker
+    crops_until: float = 0.6  # share of the budget
+    average_every: int = 16  # steps between two averages of the workers' weights
     peak_lr: float = 2e-3
     muon_lr_factor: float = 4.0  # convolutions inside blocks learn at this multiple of the rate
-    warmup_steps: int = 50
-    ema_decay: float = 0.995
-    edge_weight: float = 0.5
-    latent_noise: float = 0.15  # largest standard deviation on latents of unit variance
-    pool: int = 200  # pictures of the teacher before the first step, over all workers
-    pool_limit: int = 4_000
-    refresh_every: int = 8  # steps between two additions of TEACH_BATCH pictures a worker
+    warmup_steps: int = 60
+    ema_decay: float = 0.93  # of the averages
+    latent_noise: float = 0.12  # largest standard deviation on encoded latents of unit variance
+    pool: int = 500  # pictures of the teacher before the first step, over all workers
+    pool_limit: int = 6_000
+    refresh_every: int = 50  # steps between two additions of TEACH_BATCH pictures a worker
 
 
 @dataclass(frozen=True, kw_only=True)

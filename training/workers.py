@@ -42,6 +42,20 @@ class Worker:
             gradients, [p.view_as(g) for p, g in zip(pieces, gradients, strict=True)]
         )
 
+    @torch.no_grad()
+    def average_weights(self, module: nn.Module) -> None:
+        """Replace every parameter by the mean over the workers."""
+        if self.count == 1:
+            return
+        parameters = list(module.parameters())
+        flat = torch.cat([p.reshape(-1) for p in parameters])
+        dist.all_reduce(flat)
+        flat /= self.count
+        pieces = flat.split([p.numel() for p in parameters])
+        torch._foreach_copy_(
+            parameters, [p.view_as(w) for p, w in zip(pieces, parameters, strict=True)]
+        )
+
     def agree(self, value: float) -> float:
         """The largest of the workers' values, so that all stop at the same step."""
         if self.count == 1:
