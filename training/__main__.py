@@ -171,6 +171,20 @@ def steps(
     measure_steps(model or str(run_folder / "export"), load_sprites(), results, scale=scale)
 
 
+@app.command("noise-levels")
+def noise_levels(
+    run_folder: RunFolder,
+    model: Model = "",
+    scale: Scale = 0.25,
+    results: Path = Path("benchmarks/results"),
+) -> None:
+    """Measure what the noise levels of Flow-Euler's few steps do to quality; writes a table."""
+    from training.noise_levels import measure_noise_levels
+    from training.sprites import load_sprites
+
+    measure_noise_levels(model or str(run_folder / "export"), load_sprites(), results, scale=scale)
+
+
 @app.command("distil-decoder")
 def distil_decoder(
     run_folder: RunFolder,

@@ -62,6 +62,7 @@ class Painter:
     guidance: float
     shift: float
     scheduler: SchedulerName = "flow-dpm"
+    sigmas: tuple[float, ...] = ()  # noise levels of a Flow-Euler, in place of the scheduler's own
 
     @torch.inference_mode()
     def paint(self, prompts: list[str], seeds: list[int]) -> np.ndarray:
@@ -69,6 +70,7 @@ class Painter:
         latents = sample_latents(
             self.transformer, self.text_encoder, self.tokenizer, prompts, seeds=seeds,
             steps=self.steps, guidance=self.guidance, shift=self.shift, scheduler=self.scheduler,
+            sigmas=self.sigmas,
         )  # fmt: skip
         return to_uint8(self.vae.decode(latents / self.vae.config.scaling_factor))
 

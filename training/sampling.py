@@ -3,11 +3,13 @@
 The noise of a picture depends on its own seed alone, so a batch draws what the command line draws one by one.
 """
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 from sana_cli.models.sana_transformer import SanaTransformer2D
-from sana_cli.schedulers import SchedulerName, make_scheduler
+from sana_cli.schedulers import FlowEuler, SchedulerName, make_scheduler
 from training.text import text_states, tokenize
 
 # B batch, C latent channels, h w latent grid
@@ -25,8 +27,12 @@ def sample_latents(
     guidance: float,
     shift: float,
     scheduler: SchedulerName = "flow-dpm",
+    sigmas: Sequence[float] = (),
 ) -> Tensor:
-    """Unit-variance latents (B, C, h, w) fp32."""
+    """Unit-variance latents (B, C, h, w) fp32.
+
+    `sigmas`, noise levels from high to 0, are those of a Flow-Euler in place of `scheduler`'s own.
+    """
     device = next(transformer.parameters()).device
     config = transformer.config
     shape = (config.in_channels, config.sample_size, config.sample_size)
@@ -45,9 +51,13 @@ def sample_latents(
         empty_ids, _ = tokenize(tokenizer, [""], device)
         empty = text_states(text_encoder, empty_ids).expand(len(captions), -1, -1)
         contexts = [transformer.encode_text(empty), context]
-    sampler = make_scheduler(scheduler, steps, shift=shift, draw_noise=draw_noise)
+    sampler = (
+        FlowEuler(list(sigmas))
+        if sigmas
+        else make_scheduler(scheduler, steps, shift=shift, draw_noise=draw_noise)
+    )
     latents = sampler.start(noise)
-    for i in range(steps):
+    for i in range(sampler.steps):
         x, timestep = sampler.inputs(i, latents)
         rows = torch.cat([x] * len(contexts))
         at = torch.full((len(rows),), timestep * config.timestep_scale, device=device)

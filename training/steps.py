@@ -31,7 +31,9 @@ def measure_steps(
     rows = []
     for scheduler in SCHEDULERS:
         for steps in step_counts:
-            rows.append(_row(replace(painter, steps=steps, scheduler=scheduler), checker, asked))
+            rows.append(
+                score_row(replace(painter, steps=steps, scheduler=scheduler), checker, asked)
+            )
             print(json.dumps(rows[-1]), flush=True)
     document = {
         "model": Path(model).name,
@@ -49,7 +51,8 @@ def measure_steps(
     return document
 
 
-def _row(painter: Painter, checker: Checker, asked: list) -> dict[str, object]:
+def score_row(painter: Painter, checker: Checker, asked: list) -> dict[str, object]:
+    """Draw and check all questions: hits and interval, how much of the pictures is explained, seconds."""
     started = time.monotonic()
     images = paint_all(painter, asked)
     seconds = (time.monotonic() - started) / len(asked)

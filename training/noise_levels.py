@@ -1,0 +1,79 @@
+"""Where the few steps of Flow-Euler lie, and how many pictures are then right: what its schedule does to two and four steps.
+
+Every row draws the same prompts from the same noise; only the noise levels or the guidance differ.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from sana_cli.schedulers import flow_euler_sigmas
+from training.checker import Checker
+from training.evaluate import load_painter, questions
+from training.sprites import Sprites
+from training.steps import score_row
+
+MIDDLES = (0.9, 0.75, 0.6, 0.45, 0.3, 0.15)  # of two steps, beside the published 0.009
+SHIFTS = (1.0, 2.0, 6.0, 12.0)  # of four steps, beside the model's own
+GUIDANCES = (1.0, 2.0, 3.0)  # beside the model's own
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One way to draw: what is varied, the noise levels from 1 to 0, and guidance."""
+
+    varied: str
+    sigmas: tuple[float, ...]
+    guidance: float
+
+
+def variants(*, shift: float, guidance: float) -> Iterator[Variant]:
+    """What is measured for a model with this shift and guidance."""
+
+    def published(steps: int, at: float = shift) -> tuple[float, ...]:
+        return tuple(flow_euler_sigmas(steps, at))
+
+    yield Variant(varied="one step", sigmas=(1.0, 0.0), guidance=guidance)
+    for steps in range(2, 9):
+        yield Variant(varied="steps", sigmas=published(steps), guidance=guidance)
+    for middle in MIDDLES:
+        yield Variant(varied="middle of two", sigmas=(1.0, middle, 0.0), guidance=guidance)
+    for at in SHIFTS:
+        yield Variant(varied="shift of four", sigmas=published(4, at), guidance=guidance)
+    for other in GUIDANCES:
+        yield Variant(varied="guidance of two", sigmas=published(2), guidance=other)
+        yield Variant(varied="guidance of four", sigmas=published(4), guidance=other)
+
+
+def measure_noise_levels(
+    model: str, sprites: Sprites, results: Path, *, scale: float
+) -> dict[str, object]:
+    """Score every variant; writes flow-euler.json into `results` after each of them."""
+    checker, painter, asked = Checker(sprites), load_painter(model), questions(scale=scale)
+    rows: list[dict[str, object]] = []
+    document = {
+        "model": Path(model).name, "prompts": len(asked), "shift": painter.shift,
+        "command": f"python -m training noise-levels --run-folder RUN --model {model} --scale {scale:g}",
+        "right": "every picture by the test of its group, see training/evaluate.py",
+        "rows": rows,
+    }  # fmt: skip
+    results.mkdir(parents=True, exist_ok=True)
+    for variant in variants(shift=painter.shift, guidance=painter.guidance):
+        steps = len(variant.sigmas) - 1
+        drawing = replace(
+            painter, sigmas=variant.sigmas, guidance=variant.guidance, steps=steps,
+            scheduler="flow-euler",
+        )  # fmt: skip
+        rows.append(
+            {
+                "varied": variant.varied,
+                "sigmas": [round(sigma, 4) for sigma in variant.sigmas],
+                "guidance": variant.guidance,
+                **score_row(drawing, checker, asked),
+            }
+        )
+        print(json.dumps(rows[-1]), flush=True)
+        text = json.dumps(document, indent=1) + "\n"
+        (results / "flow-euler.json").write_text(text, encoding="utf-8")
+    return document
