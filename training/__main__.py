@@ -208,6 +208,27 @@ def distil_decoder(
     export_tiny_decoder(run_folder, target or run_folder / "tiny")
 
 
+@app.command("evaluate-decoder")
+def evaluate_decoder(
+    run_folder: RunFolder,
+    decoder: Annotated[str, typer.Option(help="Decoder, as --decoder of `sana generate`.")],
+    model: Annotated[str, typer.Option(help="Model whose latents it decodes.")] = "builtin",
+    scale: Scale = 0.25,
+) -> None:
+    """Compare a decoder with the model's own, by PSNR and by the checker; writes evaluation/ in the run folder."""
+    from training.evaluate_decoder import evaluate_decoder as run_evaluation
+    from training.sprites import load_sprites
+
+    command = (
+        f"python -m training evaluate-decoder --run-folder RUN --decoder {Path(decoder).name} "
+        f"--model {model} --scale {scale:g}"
+    )
+    document = run_evaluation(
+        model, decoder, load_sprites(), run_folder / "evaluation", scale=scale, command=command
+    )
+    print(json.dumps(document, indent=1))
+
+
 @app.command("distil-steps")
 def distil_steps(
     run_folder: RunFolder,

@@ -30,7 +30,7 @@ _FLAT = 0.02  # chance of an empty crop, as a share of the fullest one's activit
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """What a step reads; values of patches and weights are channels last."""
+    """Hold latents and target patches of one step; patches and weights are channels last."""
 
     latents: Tensor  # (B, C, h, w) fp32
     patches: Tensor  # (B, G h, G w, 3 P P) fp32, 0..1
@@ -74,11 +74,11 @@ class Teachers:
         return decoded(painter.vae, latents)
 
     def some(self, count: int) -> tuple[np.ndarray, np.ndarray]:
-        """Of 7 pairs 4 by the few-step model, 2 encoded and 1 by the model itself, the slowest kind."""
-        kind = self.rng.random() * 7
-        if kind < 4:
-            return self.drawn(self.few_steps, count)
-        return self.encoded(count) if kind < 6 else self.drawn(self.painter, count)
+        """Make pairs of a random kind: the model itself, whose drawings the student will read, for two of five."""
+        kind = self.rng.random()
+        if kind < 0.4:
+            return self.drawn(self.painter, count)
+        return self.drawn(self.few_steps, count) if kind < 0.8 else self.encoded(count)
 
 
 @torch.inference_mode()

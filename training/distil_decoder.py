@@ -106,7 +106,7 @@ def loss_and_gradient(out: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Held:
-    """What the teacher draws for some of the evaluation's prompts: latents, and pictures (B, H, W, 3) uint8."""
+    """Hold what the teacher draws for some of the evaluation's prompts: latents, and pictures (B, H, W, 3) uint8."""
 
     latents: np.ndarray
     images: np.ndarray
@@ -196,13 +196,13 @@ class Student:
 
     @classmethod
     def resumed(cls, path: Path, budget: Budget, settings: DistilDecoderSettings) -> "Student":
-        """As it was stored at `path`, with the time and steps of `budget`; a new one where nothing is."""
+        """Read the student stored at `path`, and time and steps into `budget`; make a new one where nothing is."""
         student = cls(settings)
         resume(path, student.device, student.model, student.optimizers, student.ema, budget)
         return student
 
     def step(self, batch: Batch, budget: Budget) -> Tensor:
-        """One step of all optimizers; the loss."""
+        """Take one step with all optimizers; return the loss."""
         settings, batch = self.settings, batch.to(self.device)
         lr = learning_rate(
             budget.fraction, budget.step, peak=settings.peak_lr, warmup_steps=settings.warmup_steps,
@@ -221,7 +221,7 @@ class Student:
         return loss
 
     def state_dict(self, budget: Budget) -> dict[str, object]:
-        """What `resumed` reads."""
+        """Collect what `resumed` reads."""
         return {
             "step": budget.step, "used_s": budget.used_s, "ema": self.ema.state_dict(),
             "model": self.model.state_dict(),

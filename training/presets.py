@@ -51,7 +51,7 @@ class DistilDecoderSettings:
 
     crop_batch: int = 24  # crops of a quarter of a picture, a worker
     batch: int = 6  # whole pictures, a worker
-    crops_until: float = 0.6  # share of the budget
+    crops_until: float = 0.68  # share of the budget
     average_every: int = 16  # steps between two averages of the workers' weights
     peak_lr: float = 2e-3
     muon_lr_factor: float = 4.0  # convolutions inside blocks learn at this multiple of the rate
