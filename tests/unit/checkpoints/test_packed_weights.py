@@ -1,6 +1,7 @@
 """Decoders in 8-bit rows: unpacked once, found by name and by folder, and nothing half-made where that fails."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -28,6 +29,7 @@ def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def packed(decoder_files: ModuleType, folder: Path) -> Path:
     """A packed tiny decoder in a model's folder, which fits the model."""
     place = folder / "decoders/tiny"
+    shutil.rmtree(place, ignore_errors=True)  # the built-in model's own
     scaling = open_checkpoint(str(folder)).vae.scaling_factor
     decoder_files.write_tiny(place, scaling_factor=scaling)
     tensors = load_file(place / STORED)

@@ -1,5 +1,7 @@
 """Previews by a tiny decoder: of a first picture, before a map is learnt, and of every picture where the model brings it."""
 
+import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -11,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
-from sana_cli.checkpoints.find_decoder import find_decoder, kept_file
+from sana_cli.checkpoints.find_decoder import OWN_FOLDER, find_decoder, kept_file
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.decoders import DECODERS
 from sana_cli.loading.load import load_decoder
-from sana_cli.pipeline.latent_preview import ENOUGH, LatentPreview
+from sana_cli.pipeline.latent_preview import ENOUGH, OWN_FILE, LatentPreview
 
 SIDE = int(ENOUGH**0.5)  # positions; one picture of this size is enough to learn a map
 
@@ -42,10 +44,11 @@ def kept(decoder_files: ModuleType) -> Path:
 
 
 @pytest.fixture
-def brought(checkpoint: Checkpoint, decoder_files: ModuleType, tmp_path: Path) -> Checkpoint:
+def brought(tiny_model: Path, decoder_files: ModuleType, tmp_path: Path) -> Checkpoint:
     """The model in a folder that brings a tiny decoder."""
-    decoder_files.write_tiny(tmp_path / "model/decoders/tiny")
-    return replace(checkpoint, folder=tmp_path / "model")
+    folder = shutil.copytree(tiny_model, tmp_path / "model", copy_function=os.symlink)
+    decoder_files.write_tiny(folder / "decoders/tiny")
+    return open_checkpoint(str(folder))
 
 
 def some_latents(rows: int = 3, columns: int = 2) -> Tensor:
@@ -117,7 +120,11 @@ def test_a_damaged_one_is_no_reason_to_fail(
     assert preview.picture(some_latents()).size == (64, 96)
 
 
-def test_one_of_other_latents_shows_nothing(builtin: Checkpoint, kept: Path) -> None:
+def test_one_of_other_latents_shows_nothing(
+    builtin: Checkpoint, kept: Path, tmp_path: Path
+) -> None:
     """TAESANA decodes the published autoencoder's; the built-in model's are others."""
-    bare = replace(builtin, folder=kept.parent)  # neither a map nor a decoder of its own
-    assert not LatentPreview(bare).is_ready
+    bare = tmp_path / "bare"  # neither a map nor a decoder of its own
+    omitted = shutil.ignore_patterns(OWN_FILE, OWN_FOLDER, "sprint")
+    shutil.copytree(builtin.folder, bare, copy_function=os.symlink, ignore=omitted)
+    assert not LatentPreview(open_checkpoint(str(bare))).is_ready
