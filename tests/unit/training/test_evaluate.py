@@ -138,10 +138,10 @@ def test_contrast_of_edges() -> None:
 def test_a_whole_evaluation(
     sprites: Sprites, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """One step of the built-in model for a few prompts; the sprites are not its own, so that objects come out wrong."""
-    document = evaluate("builtin", sprites, tmp_path, scale=0.02, steps=1)
+    """One step of the built-in model, for the single prompt that is left at this scale."""
+    document = evaluate("builtin", sprites, tmp_path, scale=0.001, steps=1)
     assert json.loads((tmp_path / "evaluation.json").read_text()) == document
-    asked = questions(scale=0.02)
+    asked = questions(scale=0.001)
     scores = document["scores"]
     assert isinstance(scores, dict)
     assert document["prompts"] == len(asked)
