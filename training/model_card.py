@@ -32,6 +32,7 @@ def write_card(
         + "\n".join(f"- `{name}`: SHA-256 `{value}`" for name, value in hashes.items()),
         "## Vocabulary\n\n"
         + "\n".join(f"- {group}: {', '.join(words)}" for group, words in vocabulary.items()),
+        _DISTILLED,
         _LIMITS,
         _LICENCES.format(**{name.replace("-", "_"): package for name, package in PACKAGES.items()}),
     ]
@@ -100,6 +101,13 @@ show and to test the whole program without a download. It is a demonstration, no
 - Autoencoder: crops of 64 and 128 pixels first, then whole pictures; L1 + 2 MSE + edges, latents normalised to unit variance.
 - Text encoder and transformer, trained together: flow matching (v = noise - x0), logit-normal timesteps with shift 3,
   caption dropout for guidance, averaged weights.
+"""
+
+_DISTILLED = """
+## Distilled from it
+
+- `builtin-sprint`, in `sprint/`: the few-step model, which draws in 1 to 4 steps what this one draws in 20, with the same
+  text encoder and autoencoder. Its card, with figures, is `sprint/README.md`; `python -m training distil-steps` makes it.
 """
 
 _LIMITS = """
