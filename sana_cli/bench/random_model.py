@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,19 @@ from quant.stream_writer import StreamWriter, TensorSpec
 from sana_cli.bench.flops import GEMMA_2_2B
 from sana_cli.checkpoints.file_selection import STEMS, TOKENIZER
 from sana_cli.checkpoints.published_outline import write_configuration
-from sana_cli.config.networks import DCAEConfig, Gemma2Config, TransformerConfig
+from sana_cli.config.networks import DCAEConfig, Gemma2Config, TinyDecoderConfig, TransformerConfig
 from sana_cli.config.published import complex_human_instruction
 from sana_cli.config.variants import VARIANTS, Variant
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.gemma2 import Gemma2
 from sana_cli.models.sana_transformer import SanaTransformer2D
+from sana_cli.models.tiny_decoder import TinyDecoder
 
+# The decoder of mit-han-lab/dc-ae-lite-f32c32-sana-1.1-diffusers.
+LITE = replace(
+    DCAEConfig(), decoder_block_types="ResBlock", decoder_layers_per_block=(0, 3, 5, 4, 4, 4),
+    decoder_qkv_multiscales=((),) * 6, decoder_conv_act_fn="silu", upsample_block_type="pixel_shuffle",
+)  # fmt: skip
 # Words of prompts, in addition to those of the instruction.
 WORDS = (
     "a", "an", "the", "red", "green", "blue", "small", "large", "fox", "cat", "dog", "tree", "house", "on", "in",
@@ -74,6 +80,18 @@ def write_model(alias: str, folder: Path, *, seed: int = 0, medium: bool = False
     for name, module, dtype in parts:
         _write_weights(folder / name / f"{STEMS[name]}.safetensors", module, dtype, generator)
     _write_tokenizer(folder)
+
+
+def write_decoder(name: Literal["lite", "tiny"], folder: Path, *, seed: int = 0) -> None:
+    """Write a folder for `--decoder`: DC-AE-Lite's or TAESANA's shapes, fp32. FileExistsError if it is there."""
+    folder.mkdir(parents=True)
+    generator = torch.Generator().manual_seed(seed)
+    config = LITE if name == "lite" else TinyDecoderConfig()
+    with torch.device("meta"):
+        module = AutoencoderDC(LITE) if name == "lite" else TinyDecoder(TinyDecoderConfig())
+    said = {"_class_name": type(module).__name__, **asdict(config)}
+    (folder / "config.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
+    _write_weights(folder / f"{STEMS['vae']}.safetensors", module, torch.float32, generator)
 
 
 def _write_weights(path: Path, module: nn.Module, dtype: torch.dtype, generator: Any) -> None:

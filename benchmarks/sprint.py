@@ -1,0 +1,93 @@
+"""Time a few-step picture by decoder: SANA-Sprint 0.6B's shapes, random weights, 512 pixels, 2 steps.
+
+`python -m benchmarks.sprint --work FOLDER` makes the model and the two small decoders in FOLDER once (9 GB), then runs
+`sana bench` on them: full, lite and tiny decoder, each in fp32 and w8a8, next to diffusers in fp32 and, with
+`--openvino`, to optimum-intel's best. Every contender takes its turn in each round. The document goes to
+`benchmarks/results/sprint-512.json`: what the bench says, and times as fast as diffusers with the text in the cache and
+with a new prompt. `--avx2` holds every program to AVX2.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks.record import record
+from sana_cli.bench.random_model import write_decoder, write_model
+
+AVX2 = {
+    "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    "OV_CPU_MAX_ISA": "AVX2",
+}  # fmt: skip
+BASE = "diffusers-fp32"
+
+
+def prepare(work: Path, *, medium: bool) -> tuple[Path, list[Path]]:
+    """Return the model's folder and those of its decoders; what is missing is written."""
+    model = work / ("medium-sprint" if medium else "sprint-0.6b")
+    if not model.exists():
+        partial = work / "partial"
+        write_model("sprint-0.6b", partial, medium=medium)
+        partial.rename(model)
+    decoders = [work / "lite", work / "tiny"]
+    for folder, name in zip(decoders, ("lite", "tiny"), strict=True):
+        if not folder.exists():
+            write_decoder(name, folder)  # type: ignore[arg-type]
+    return model, decoders
+
+
+def whole_pictures(document: dict[str, Any]) -> dict[str, Any]:
+    """Seconds and times as fast as diffusers: `cached` omits the text, `new` is with it."""
+
+    def seconds(name: str) -> dict[str, float]:
+        stages = document["contenders"][name]["stages"]
+        median = {stage: values["median"] for stage, values in stages.items()}
+        cached = median["picture"] - median["text"]
+        return {"cached": cached, "new": median["picture"]}
+
+    base = seconds(BASE)
+    return {
+        name: {
+            "peak_gib": round(contender["peak_host_bytes"] / 2**30, 2),
+            **{f"{kind}_s": round(value, 3) for kind, value in seconds(name).items()},
+            **{f"{kind}_times_as_fast": round(base[kind] / v, 2) for kind, v in seconds(name).items()},
+        }
+        for name, contender in document["contenders"].items()
+    }  # fmt: skip
+
+
+def main(
+    work: Annotated[Path, typer.Option(help="Folder that keeps the models.")],
+    rounds: Annotated[int, typer.Option(min=1)] = 3,
+    openvino: Annotated[bool, typer.Option(help="OpenVINO's best, too.")] = False,
+    avx2: Annotated[bool, typer.Option(help="Hold every program to AVX2.")] = False,
+    medium: Annotated[bool, typer.Option(help="A narrower model, to try this program.")] = False,
+) -> None:
+    """Run one interleaved bench and keep its document."""
+    model, decoders = prepare(work, medium=medium)
+    names = ",".join(["full", *map(str, decoders)])
+    compared = f"{BASE},openvino,openvino-int8" if openvino else BASE
+    with tempfile.TemporaryDirectory() as folder:
+        found = Path(folder) / "bench.json"
+        command = [
+            sys.executable, "-m", "sana_cli", "bench", "--model", str(model), "--scheme", "fp32,w8a8",
+            "--decoder", names, "--compare", compared, "--base", BASE, "--size", "512x512", "--steps", "2",
+            "--runs", str(rounds), "--json", str(found),
+        ]  # fmt: skip
+        subprocess.run(command, check=True, env=os.environ | (AVX2 if avx2 else {}))
+        document = json.loads(found.read_text(encoding="utf-8"))
+    document["whole_pictures"] = whole_pictures(document)
+    document["command"] = "python -m benchmarks.sprint --work FOLDER" + (" --openvino" if openvino else "") + (" --avx2" if avx2 else "")  # fmt: skip
+    name = "sprint-512" + ("-avx2" if avx2 else "") + ("-medium" if medium else "")
+    record(name, document)
+    for contender, values in document["whole_pictures"].items():
+        print(f"{contender}: {values}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
