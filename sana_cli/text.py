@@ -166,6 +166,9 @@ _SELECTOR = re.compile(
 )  # how an emoji looks: no part of a word
 
 
+_DEVICE = re.compile(r"con|prn|aux|nul|(com|lpt)[0-9¹²³]", re.IGNORECASE)
+
+
 def slug(prompt: str, *, limit: int = 48) -> str:
     """A file name's worth of a prompt: letters, their marks and digits of any script, joined by hyphens."""
     kept = ""
@@ -181,7 +184,12 @@ def slug(prompt: str, *, limit: int = 48) -> str:
         while _is_mark(cut[-1:]):
             cut = cut[:-1]
         cut = cut[:-1]
-    return cut.rstrip("-") or "picture"
+    return no_device(cut.rstrip("-") or "picture")
+
+
+def no_device(name: str) -> str:
+    """Return another name for one that Windows keeps for a device, whatever its suffix."""
+    return f"{name}-picture" if _DEVICE.fullmatch(name) else name
 
 
 def _is_mark(character: str) -> bool:

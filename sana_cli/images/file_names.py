@@ -64,7 +64,7 @@ def _filled(pattern: Path, picture: Named, index: "_Index | _AnyIndex") -> Path:
         "index": index,
         "seed": picture.seed,
         "slug": output.slug(picture.prompt),
-        "id": _UNFIT.sub("-", picture.id or "").strip("-. ") or "picture",
+        "id": output.no_device(_UNFIT.sub("-", picture.id or "").strip("-. ") or "picture"),
     }
     try:
         return Path(str(pattern).format(**values))

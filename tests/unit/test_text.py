@@ -135,6 +135,12 @@ def test_slugs_keep_marks(prompt: str, name: str) -> None:
     assert slug(prompt) == name
 
 
+@pytest.mark.parametrize("prompt", ["con", "PRN", "aux", "nul", "com1", "LPT9"])
+def test_no_picture_is_named_after_a_device_of_windows(prompt: str) -> None:
+    assert slug(prompt) == f"{prompt.lower()}-picture"
+    assert slug(f"{prompt} cat") != slug(prompt)
+
+
 def test_a_slug_is_not_cut_within_a_letter() -> None:
     assert slug("x" * 45 + "e\u0301\u0302") == "x" * 45
     assert slug("स्ते" * 20).encode().decode() == slug("स्ते" * 20)
