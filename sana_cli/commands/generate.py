@@ -21,10 +21,13 @@ from sana_cli.terminal.display import (
 from sana_cli.terminal.options import (
     JsonOption,
     LocalOption,
+    ManifestOption,
     OfflineOption,
     QuietOption,
+    RayOption,
     SafetyOption,
     ServerOption,
+    WorkersOption,
     YesOption,
     contradiction,
     refuse_empty,
@@ -105,6 +108,9 @@ def generate(
     preview_every: PreviewEveryOption = None,
     server: ServerOption = None,
     local: LocalOption = False,
+    ray: RayOption = None,
+    workers: WorkersOption = None,
+    manifest: ManifestOption = None,
     offline: OfflineOption = None,
     yes: YesOption = False,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
@@ -114,14 +120,23 @@ def generate(
     """Draw pictures of PROMPT or of a file of prompts, or repeat one."""
     refuse_empty({
         "--size": size, "--from": from_, "--prompts": prompts, "--preview-file": preview_file,
-        "--server": server, "--score": score,
+        "--server": server, "--score": score, "--ray": ray, "--workers": workers, "--manifest": manifest,
     })  # fmt: skip
     typed = replace(_with_size(typed, size), prompt=_prompt_of(prompt, prompts, from_, axes))
     from sana_cli.config.user_settings import preferences, unknown_variables
     from sana_cli.remote.choice import chosen_server
 
     decode_mode(Decode(typed.decode) if typed.decode else None, typed.tile)  # before settings
-    wanted_server = chosen_server(server, local=local)
+    cluster = None
+    if ray or workers or manifest:
+        from sana_cli.cluster.request import Request
+
+        cluster = Request.of(ray, workers, manifest, {
+            "--prompts": prompts, "--dry-run": dry_run, "--grid": grid, "--show": show, "--preview": preview,
+            "--preview-file": preview_file, "--preview-every": preview_every, "--local": local,
+            "--server": server if server != "off" else None, "--best-of": best_of,
+        })  # fmt: skip
+    wanted_server = "off" if cluster else chosen_server(server, local=local)
     chosen = preferences()
     picture = _repeated(from_)
     options = picture.changed_by(typed) if picture else typed
@@ -138,6 +153,7 @@ def generate(
         options=options, typed=typed, picture=picture, prompts=prompts, seeing=seeing, grid=grid,
         overwrite=force, json=json, is_checked=chosen.is_checked(safety), is_dry=dry_run,
         in_vain=(*unknown_variables(), *seeing.in_vain), axes=axes, best_of=_best_of(best_of, score),
+        cluster=cluster,
     )  # fmt: skip
     call.find_server("off" if dry_run else wanted_server)
     quiet = chosen.is_quiet(quiet)
@@ -197,6 +213,11 @@ def _draw_here(
             print_forecast(session, prompts, json=call.json)
         elif call.is_dry:
             session.print_forecast(call.picture, json=call.json)
+        elif prompts and call.cluster:
+            from sana_cli.commands.generate_cluster import ClusterBatch
+
+            batch = ClusterBatch(session, call.cluster, json=call.json, offline=offline)
+            batch.draw(prompts)
         elif prompts:
             call.draw_batch(session, prompts, live=live)
         else:

@@ -42,7 +42,7 @@ class BatchDrawing:
         if not batch.pending:
             return
         if session.artist is None:
-            batch = self._without_refused(batch)
+            batch = self.without_refused(batch)
         if batch.pending:
             pictures: Iterator[SavedResult | RemotePicture] = draw_batch(
                 batch,
@@ -52,7 +52,7 @@ class BatchDrawing:
             )
             yield from pictures
 
-    def _without_refused(self, batch: Batch) -> Batch:
+    def without_refused(self, batch: Batch) -> Batch:
         """Check the prompts, and report those that are refused."""
         session, pending = self._session, batch.pending
         device = session.find_device(None, pick_device)

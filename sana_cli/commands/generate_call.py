@@ -15,6 +15,7 @@ from sana_cli.text import say
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from sana_cli.cluster.request import Request
     from sana_cli.commands.generate_session import GenerateSession
     from sana_cli.commands.grid import Grid
     from sana_cli.commands.repeat import Picture
@@ -65,6 +66,7 @@ class Call:
     is_dry: bool  # by `--dry-run`
     in_vain: tuple[str, ...]  # notices on options and variables without effect
     axes: "list[Axis]"  # options with several values
+    cluster: "Request | None" = None  # that `--ray` asks for
     best_of: tuple[int, str] | None = None  # seeds, and the command that scores their pictures
     left: list[tuple[int, Path]] = field(
         default_factory=list

@@ -58,20 +58,20 @@ class PromptFile:
         return self.lines
 
 
-def read_prompt_file(name: str) -> PromptFile:
+def read_prompt_file(name: str, *, called: str | None = None) -> PromptFile:
     """Read a file of prompts, a folder of such files, or standard input if the name is `-`.
 
-    Raises SanaError (usage) if nothing can be read at all, or no line of it.
+    `called` is what messages call it, where `name` is a copy. Raises SanaError (usage) if nothing can be read at all, or no line of it.
     """
-    return _Reader(name).read()
+    return _Reader(name, called).read()
 
 
 class _Reader:
     """Reads a file or folder; collects notices about all its lines."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, called: str | None = None) -> None:
         self.name = name
-        self.called = "standard input" if name == "-" else name
+        self.called = "standard input" if name == "-" else called or name
         self._ignored: dict[str, None] = {}  # unknown keys, in order
         self._comments: list[str] = []
         self._left_out: list[str] = []  # files

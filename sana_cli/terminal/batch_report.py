@@ -11,6 +11,7 @@ from sana_cli.terminal.report import picture_facts
 from sana_cli.text import counted, print_json, say
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
     from sana_cli.pipeline.batch import Batch, Job
@@ -28,8 +29,11 @@ class BatchReport:
     """Reports a batch and counts its pictures, so that an early end can say how many are done."""
 
     def __init__(
-        self, reporter: "ConsoleReporter | PlainReporter", *, model: str, json: bool, quiet: bool
-    ) -> None:
+        self, reporter: "ConsoleReporter | PlainReporter", *, model: str, json: bool, quiet: bool,
+        shown: "Callable[[Path], str]" = str,
+    ) -> None:  # fmt: skip
+        """`shown` writes the path of a picture."""
+        self._shown, self._failures = shown, 0
         self.reporter, self.model, self.json, self.quiet = reporter, model, json, quiet
         self.failure: SanaError | None = None  # of lines that cannot be drawn, while the others are
         self._jobs: dict[Path, Job] = {}
@@ -50,17 +54,13 @@ class BatchReport:
             names = counted(len(batch.renamed), "name")
             verb = "belongs" if len(batch.renamed) == 1 else "belong"
             self.reporter.notice(
-                f"{names} {verb} to other pictures, which stay: drawn as {batch.renamed[0]}"
+                f"{names} {verb} to other pictures, which stay: drawn as {self._shown(batch.renamed[0])}"
                 + (" and so on" if len(batch.renamed) > 1 else "")
             )
         if self.json:
             for job in batch.jobs:
                 if (settings := batch.done.get(job.path)) is not None:
-                    width, height = map(int, str(job.wanted["size"]).split("x"))
-                    self._print(
-                        job, status="done", seed=job.named.seed, width=width, height=height,
-                        settings=dict(settings),
-                    )  # fmt: skip
+                    self._print_done(job, settings)
 
     def _tell_problems(self, problems: "tuple[Problem, ...]") -> None:
         for number, problem in enumerate(problems):
@@ -83,6 +83,23 @@ class BatchReport:
         if self.json:
             self._print(job, status="error", error=error_facts(error))
 
+    def failed(self, job: "Job", error: SanaError) -> None:
+        """Report a picture that could not be drawn, while others are."""
+        self._failures += 1
+        if self._failures <= _SHOWN:
+            self.reporter.notice(f"not drawn: {job.line.place}: {error.message}")
+        if self.json:
+            self._print(job, status="error", error=error_facts(error))
+
+    def found(self, job: "Job", settings: "Mapping[str, Any]") -> None:
+        """Report a picture that was not there at first, and that another process has drawn."""
+        self._done += 1
+        if self.json:
+            self._print_done(job, settings)
+        else:
+            say(self._shown(job.path))
+            sys.stdout.flush()
+
     def drawn(self, picture: "SavedResult | RemotePicture", components: "Parts | None") -> None:
         """Report a new picture, at once even through a pipe."""
         self._done += 1
@@ -95,7 +112,7 @@ class BatchReport:
             return
         seconds = f"{picture.seconds['total']:.1f} s"
         about = f"  seed {picture.seed}  {picture.width}x{picture.height}  {seconds}"
-        say(str(picture.path) + ("" if self.quiet else about))
+        say(self._shown(picture.path) + ("" if self.quiet else about))
         sys.stdout.flush()
 
     def sheet(self, path: "Path") -> None:
@@ -106,10 +123,18 @@ class BatchReport:
             say(str(path))
         sys.stdout.flush()
 
+    def _print_done(self, job: "Job", settings: "Mapping[str, Any]") -> None:
+        width, height = map(int, str(job.wanted["size"]).split("x"))
+        self._print(
+            job, status="done", seed=job.named.seed, width=width, height=height,
+            settings=dict(settings),
+        )  # fmt: skip
+
     def _print(self, job: "Job", *, status: str, **facts: Any) -> None:
         print_json({
             "status": status, "index": job.index, **place_facts(job.line.place),
-            "id": job.line.id, "path": str(job.path), "model": self.model, **facts,
+            "id": job.line.id, "path": self._shown(job.path), "model": self.model,
+            **{name: value for name, value in facts.items() if name != "path"},
         })  # fmt: skip
         sys.stdout.flush()
 

@@ -37,6 +37,35 @@ ServerOption = Annotated[
         show_default=False,
     ),
 ]
+RayOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS|auto|local",
+        help="Draw --prompts on a Ray cluster: HOST:PORT; auto: RAY_ADDRESS, else the Ray of this machine, "
+        "else a new one; local: a new one",
+        show_default=False,
+    ),
+]
+WorkersOption = Annotated[
+    str | None,
+    typer.Option(
+        "--workers",
+        metavar="N|MIN-MAX",
+        help="Processes of --ray, each with a model [default: 1 to what memory, cores and GPUs hold]",
+        show_default=False,
+    ),
+]
+ManifestOption = Annotated[
+    str | None,
+    typer.Option(
+        "--manifest",
+        metavar="FILE",
+        help="What became of each picture of --ray: .jsonl or .parquet "
+        "[default: manifest.jsonl beside the pictures]",
+        show_default=False,
+    ),
+]
 LocalOption = Annotated[
     bool, typer.Option("--local", help="Draw here, whatever server runs; the same as --server off.")
 ]

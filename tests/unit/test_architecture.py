@@ -19,7 +19,7 @@ LAYERS = (
     ("images", "models", "schedulers", "checkpoints"),
     ("request", "memory", "decoding", "accelerate", "loading"),
     ("pipeline", "quantize_checkpoint"),
-    ("terminal", "bench", "doctor", "calibration", "remote", "server"),
+    ("terminal", "bench", "doctor", "calibration", "remote", "server", "cluster"),
     ("cli", "commands", "__main__"),
 )
 BESIDE = {

@@ -1,0 +1,299 @@
+"""Draw a file of prompts on a Ray cluster of three nodes on this machine, with and without faults.
+
+`python -m benchmarks.cluster` starts and stops its own clusters (`ray.cluster_utils.Cluster`), one at a time, and draws
+with the built-in model on CPUs. Parts, each also alone with `--only`:
+
+same      the pictures of `--prompts` in one process, and of `--ray`: compared bit for bit
+faults    a worker is killed at random every 20 pictures, and a node is removed half-way; then the driver is killed and
+          the command run again
+overhead  `--ray` against as many processes of plain `--prompts`, in turn
+many      many small pictures: memory of the driver, time to the first picture after Ray's start
+
+The document goes to `benchmarks/results/cluster.json`. Linux.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any
+
+import psutil
+import typer
+
+from benchmarks.record import RESULTS, record
+from sana_cli.bench.machine import machine, state
+from sana_cli.images.picture_file import load_picture
+
+PARTS = ("same", "faults", "overhead", "many")
+_OBJECTS = 100 * 2**20  # bytes of each node's store
+_KILL_EVERY = 20  # pictures
+
+
+@contextmanager
+def cluster(temporary: Path) -> Iterator[tuple[Any, str, list[Any]]]:
+    """A cluster of three nodes with a core each; yields it, its address and the nodes besides the head."""
+    from ray.cluster_utils import Cluster
+
+    own: dict[str, Any] = {
+        "num_cpus": 1, "object_store_memory": _OBJECTS, "memory": 4 * 2**30, "include_dashboard": False,
+    }  # fmt: skip
+    made = Cluster(initialize_head=True, head_node_args={**own, "temp_dir": str(temporary)})
+    try:
+        own.pop("include_dashboard")
+        others = [made.add_node(**own) for _ in range(2)]
+        made.wait_for_nodes()
+        yield made, made.address, others
+    finally:
+        made.shutdown()
+
+
+def words(prompts: Path, out: Path, size: int, steps: int) -> list[str]:
+    return [
+        sys.executable, "-m", "sana_cli", "generate", "--prompts", str(prompts), "-o", f"{out}/", "--size",
+        str(size), "--steps", str(steps), "--device", "cpu", "--precision", "fp32", "--json", "--quiet",
+    ]  # fmt: skip
+
+
+def prompts_of(folder: Path, count: int) -> Path:
+    kinds = ("fox", "lion", "owl", "ship", "tree", "panda", "boat", "house", "bird", "car")
+    lines = [f"a {kinds[i % len(kinds)]}, picture {i}" for i in range(count)]
+    file = folder / "prompts.txt"
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return file
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1", "SANA_REMEMBER": "false"}
+
+
+def drawn(out: Path) -> int:
+    return len(list(out.glob("*.png"))) if out.is_dir() else 0
+
+
+def unequal(one: Path, other: Path) -> list[str]:
+    """Names that are in one folder only, or whose pixels differ."""
+    left, right = ({p.name for p in folder.glob("*.png")} for folder in (one, other))
+    pixels = (
+        name
+        for name in left & right
+        if load_picture(one / name).tobytes() != load_picture(other / name).tobytes()
+    )
+    return sorted((left ^ right) | set(pixels))
+
+
+def run(command: list[str]) -> tuple[float, int, list[dict[str, Any]]]:
+    """Seconds, exit code and documents of a command."""
+    started = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    if done.returncode:
+        print(done.stderr[-2000:], file=sys.stderr)
+    documents = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    return time.perf_counter() - started, done.returncode, documents
+
+
+def rows_of(out: Path) -> list[dict[str, Any]]:
+    lines = (out / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def workers_of_ray() -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter(["name", "cmdline"]):
+        title = " ".join(process.info["cmdline"] or [])
+        if title.startswith("ray::") and "RayWorker" in title:
+            found.append(process)
+    return found
+
+
+# -- parts -----------------------------------------------------------------------------------------
+
+
+def same(work: Path, prompts: Path, size: int, steps: int) -> dict[str, Any]:
+    plain, clustered = work / "plain", work / "clustered"
+    seconds, code, _ = run(words(prompts, plain, size, steps))
+    assert code == 0, "plain --prompts failed"
+    with cluster(work / "r1") as (_, address, _nodes):
+        ray_seconds, ray_code, documents = run(
+            [*words(prompts, clustered, size, steps), "--ray", address]
+        )
+    rows = rows_of(clustered)
+    peaks = [row["peak_memory_bytes"] for row in rows]
+    return {
+        "pictures": drawn(plain), "exit_code": ray_code, "unequal": unequal(plain, clustered),
+        "reported": len(documents), "manifest_rows": len(rows),
+        "nodes": sorted({row["node"].partition(":")[0][-6:] for row in rows}).__len__(),
+        "seconds_one_process": round(seconds, 1), "seconds_cluster_with_start": round(ray_seconds, 1),
+        "worker_peak_mib": round(max(peaks) / 2**20),
+        "predicted_peak_mib": round(max(row["predicted_peak_bytes"] for row in rows) / 2**20),
+    }  # fmt: skip
+
+
+def faults(work: Path, prompts: Path, size: int, steps: int) -> dict[str, Any]:
+    """Needs the pictures of `same`."""
+    out, chance, kills = work / "faulty", random.Random(0), 0
+    total = len(prompts.read_text(encoding="utf-8").splitlines())
+    with cluster(work / "r2") as (made, address, others):
+        driver = subprocess.Popen(
+            [*words(prompts, out, size, steps), "--ray", address],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        )  # fmt: skip
+        removed_at = None
+        assert driver.stdout is not None
+        seen = 0
+        for _ in driver.stdout:
+            seen += 1
+            if seen % _KILL_EVERY == 0 and (workers := workers_of_ray()):
+                chance.choice(workers).kill()
+                kills += 1
+            if seen >= total // 2 and removed_at is None:
+                made.remove_node(others[0], allow_graceful=False)
+                removed_at = seen
+        code = driver.wait()
+        rows = rows_of(out)
+        facts = {
+            "pictures": drawn(out), "exit_code": code, "workers_killed": kills, "node_removed_at": removed_at,
+            "reported": seen, "manifest": dict(sorted(_counts(row["status"] for row in rows).items())),
+            "unequal": unequal(work / "plain", out), "left_over": _left_over(out),
+        }  # fmt: skip
+        facts["driver_killed"] = _driver_killed(work, address, prompts, size, steps, total)
+    return facts
+
+
+def _driver_killed(
+    work: Path, address: str, prompts: Path, size: int, steps: int, total: int
+) -> dict[str, Any]:
+    out = work / "killed"
+    command = [*words(prompts, out, size, steps), "--ray", address]
+    driver = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
+    )
+    while drawn(out) < total // 3 and driver.poll() is None:
+        time.sleep(0.2)
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    there = drawn(out)
+    _, code, documents = run(command)
+    statuses = _counts(document["status"] for document in documents)
+    return {
+        "pictures_at_kill": there, "exit_code": code, "rerun": dict(sorted(statuses.items())),
+        "pictures": drawn(out), "unequal": unequal(work / "plain", out), "left_over": _left_over(out),
+        "manifest_rows": len(rows_of(out)),
+    }  # fmt: skip
+
+
+def _left_over(out: Path) -> list[str]:
+    return sorted(
+        p.name for p in out.iterdir() if p.suffix != ".png" and p.name != "manifest.jsonl"
+    )
+
+
+def _counts(names: Iterator[str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for name in names:
+        found[name] = found.get(name, 0) + 1
+    return found
+
+
+def overhead(work: Path, prompts: Path, size: int, steps: int, rounds: int) -> dict[str, Any]:
+    """Two workers of Ray against two plain processes that share the file, in turn; both from their first picture on."""
+    found: dict[str, list[float]] = {"plain": [], "ray": []}
+    for number in range(rounds):
+        for way in ("plain", "ray") if number % 2 == 0 else ("ray", "plain"):
+            out = work / f"overhead-{way}-{number}"
+            command = words(prompts, out, size, steps)
+            if way == "plain":
+                both = [
+                    subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
+                    for _ in range(2)
+                ]
+                assert [process.wait() for process in both] == [0, 0]
+            else:
+                code = run([*command, "--ray", "local", "--workers", "2"])[1]
+                assert code == 0
+            times = sorted(p.stat().st_mtime for p in out.glob("*.png"))
+            found[way].append(round(times[-1] - times[0], 2))
+            print(f"{way} {number}: {found[way][-1]} s", flush=True)
+            shutil.rmtree(out)
+    ratios = [r / p for r, p in zip(found["ray"], found["plain"], strict=True)]
+    return {
+        "processes": 2, "seconds_first_to_last_picture": found,
+        "ray_to_plain": [round(ratio, 3) for ratio in ratios],
+        "median": round(statistics.median(ratios), 3),
+    }  # fmt: skip
+
+
+def many(work: Path, count: int, size: int, steps: int) -> dict[str, Any]:
+    """The driver's memory and times while it draws many pictures on a cluster that runs already."""
+    folder, out = work / "many-prompts", work / "many"
+    folder.mkdir()
+    prompts = prompts_of(folder, count)
+    with cluster(work / "r3") as (_, address, _nodes):
+        started = time.perf_counter()
+        driver = subprocess.Popen(
+            [*words(prompts, out, size, steps), "--ray", address],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+        )  # fmt: skip
+        process, memory, first, seen, last = psutil.Process(driver.pid), {}, None, 0, 0.0
+        assert driver.stdout is not None
+        for _ in driver.stdout:
+            seen += 1
+            first = first or time.perf_counter() - started
+            last = time.perf_counter() - started
+            if seen in (1, count // 4, count // 2, 3 * count // 4, count):
+                memory[seen] = round(process.memory_info().rss / 2**20)
+        code = driver.wait()
+    return {
+        "pictures": drawn(out), "asked": count, "exit_code": code, "reported": seen,
+        "seconds_to_first_picture_with_all_checks": round(first or 0, 1),
+        "seconds_in_all": round(last, 1), "driver_mib_after_pictures": memory,
+    }  # fmt: skip
+
+
+def main(
+    only: Annotated[list[str] | None, typer.Option(help=f"Parts: {', '.join(PARTS)}.")] = None,
+    count: Annotated[int, typer.Option(help="Pictures of `same` and `faults`.")] = 300,
+    size: Annotated[int, typer.Option(help="Side in pixels.")] = 64,
+    steps: Annotated[int, typer.Option(help="Denoising steps.")] = 4,
+    rounds: Annotated[int, typer.Option(help="Rounds of `overhead`.")] = 3,
+    large: Annotated[int, typer.Option(help="Pictures of `many`.")] = 10_000,
+    out: Annotated[Path, typer.Option(help="The folder for cluster.json.")] = RESULTS,
+) -> None:
+    """Draw on a cluster of three nodes on this machine, and write down what happened."""
+    parts = only or list(PARTS)
+    path = out / "cluster.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    with tempfile.TemporaryDirectory(prefix="rc-") as scratch:  # sockets have short names
+        work = Path(scratch)
+        prompts = prompts_of(work, count)
+        results: dict[str, Any] = dict(kept.get("results", {}))
+        if "same" in parts or "faults" in parts:
+            results["same"] = same(work, prompts, size, steps)
+        if "faults" in parts:
+            results["faults"] = faults(work, prompts, size, steps)
+        if "overhead" in parts:
+            results["overhead"] = overhead(work, prompts, size, steps, rounds)
+        if "many" in parts:
+            results["many"] = many(work, large, size, min(steps, 2))
+    command = f"python -m benchmarks.cluster --count {count} --size {size} --steps {steps} --large {large}"
+    document = {
+        "benchmark": "cluster", "date": date.today().isoformat(), "command": command,
+        "machine": {**machine(), "state": state()}, "nodes": "three, a core and 4 GiB each, on this machine",
+        "results": results,
+    }  # fmt: skip
+    print(json.dumps(results, indent=1))
+    print(record("cluster", document, folder=out))
+
+
+if __name__ == "__main__":
+    typer.run(main)

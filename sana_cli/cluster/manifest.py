@@ -1,0 +1,182 @@
+"""The manifest of a run: one row a picture, as JSON lines or as Parquet. No torch.
+
+Rows are appended as pictures come, so a killed run has told of all that it drew. A rerun takes over the rows of pictures
+that are still there. Parquet is written at the end, from such lines; until then they are in `NAME.rows.jsonl`.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+from sana_cli.cluster.output import UrlOutput
+from sana_cli.errors import usage_error
+from sana_cli.files import check_writable, local_path, new_file
+
+COLUMNS = (
+    "index", "id", "status", "path", "seed", "settings", "sha256", "seconds", "node", "peak_memory_bytes",
+    "predicted_peak_bytes", "error",
+)  # fmt: skip
+SUFFIXES = (".jsonl", ".parquet")
+_ROWS_AT_ONCE = 1000  # of Parquet, that are in memory
+
+
+class Manifest:
+    """Writes rows as they come. `take_over` first, then `add`, `close` at the end."""
+
+    def __init__(self, path: Path) -> None:
+        """SanaError (usage) for a name that is neither .jsonl nor .parquet."""
+        require_name(path)
+        self.path = path
+        is_parquet = path.suffix.lower() == ".parquet"
+        self.rows = path.with_name(f"{path.name}.rows.jsonl") if is_parquet else path
+        self._file: TextIO | None = None
+
+    def earlier(self) -> dict[str, dict[str, Any]]:
+        """Read the rows of an earlier run, by path. What cannot be read is not taken over."""
+        found: dict[str, dict[str, Any]] = {}
+        if self.rows != self.path and self.path.is_file():
+            with suppress(Exception):  # pyarrow has errors of its own for damaged files
+                found |= {row["path"]: row for row in _of_parquet(self.path)}
+        if self.rows.is_file():
+            with self.rows.open(encoding="utf-8", errors="replace") as file:
+                found |= {row["path"]: row for row in _of_lines(file)}
+        return found
+
+    def begin(self, rows: Iterator[Mapping[str, Any]]) -> None:
+        """Write the rows of pictures that are there, in place of an earlier manifest. Raises SanaError."""
+        with new_file(self.rows, overwrite=True) as file:
+            for row in rows:
+                file.write(_line(row).encode())
+        self._file = self.rows.open("a", encoding="utf-8")
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Append a row; it is on disk when this returns."""
+        assert self._file is not None
+        self._file.write(_line(row))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Finish the file. Parquet is written here; its lines go when it is there."""
+        if self._file is None:
+            return
+        self._file.close()
+        self._file = None
+        if self.rows != self.path:
+            _to_parquet(self.rows, self.path)
+            self.rows.unlink(missing_ok=True)
+
+
+class RemoteManifest(Manifest):
+    """A manifest behind a URL: kept here, sent at the end and now and then."""
+
+    def __init__(self, output: UrlOutput, name: str, folder: Path, *, every: int = 1000) -> None:
+        super().__init__(folder / name)
+        self.output, self._every, self._added = output, every, 0
+
+    def earlier(self) -> dict[str, dict[str, Any]]:
+        for path in {self.path, self.rows}:
+            data = self.output.read(path.name)
+            if data is not None:
+                path.write_bytes(data)
+        return super().earlier()
+
+    def begin(self, rows: Iterator[Mapping[str, Any]]) -> None:
+        super().begin(rows)
+        self._send(self.rows)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        super().add(row)
+        self._added += 1
+        if self._added % self._every == 0:
+            self._send(self.rows)
+
+    def close(self) -> None:
+        was_open = self._file is not None
+        super().close()
+        if was_open:
+            self._send(self.path)
+            if self.rows != self.path:
+                self.output.remove(self.rows.name)
+
+    def _send(self, path: Path) -> None:
+        self.output.write(path.read_bytes(), path.name, overwrite=True)
+
+
+def require_name(path: Path) -> None:
+    """SanaError (usage) for a manifest of another form."""
+    if path.suffix.lower() not in SUFFIXES:
+        raise usage_error(
+            f"cannot write {path.name}: a manifest is JSON lines or Parquet",
+            f"use {path.with_suffix('.jsonl').name} or {path.with_suffix('.parquet').name}",
+        )
+
+
+def manifest_path(text: str | None, folder: Path) -> Path:
+    """Choose the file of a manifest: the one that was asked for, else `manifest.jsonl` in the pictures' folder."""
+    if text is None:
+        return folder / "manifest.jsonl"
+    path = local_path(text)
+    require_name(path)
+    check_writable(path, "--manifest")
+    return path
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps({name: row.get(name) for name in COLUMNS}, ensure_ascii=True) + "\n"
+
+
+def _of_lines(lines: Iterator[str] | TextIO) -> Iterator[dict[str, Any]]:
+    """Rows of JSON lines; a line that a kill has cut off is none."""
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("path"), str):
+            yield row
+
+
+def _schema() -> Any:
+    import pyarrow as pa
+
+    kinds = {"index": pa.int64(), "seed": pa.int64(), "seconds": pa.float64(),
+             "peak_memory_bytes": pa.int64(), "predicted_peak_bytes": pa.int64()}  # fmt: skip
+    return pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
+
+
+def _to_parquet(rows: Path, path: Path) -> None:
+    """Write lines as Parquet, a thousand at a time. `settings` and `error` are JSON in a column of text."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    def table(some: list[dict[str, Any]]) -> Any:
+        flat = [
+            {k: json.dumps(v) if isinstance(v, dict) else v for k, v in row.items()} for row in some
+        ]
+        return pa.Table.from_pylist(flat, schema=_schema())
+
+    with (
+        rows.open(encoding="utf-8") as file,
+        new_file(path, overwrite=True) as target,
+        parquet.ParquetWriter(target, _schema()) as writer,
+    ):
+        some: list[dict[str, Any]] = []
+        for row in _of_lines(file):
+            some.append(row)
+            if len(some) == _ROWS_AT_ONCE:
+                writer.write_table(table(some))
+                some.clear()
+        writer.write_table(table(some))
+
+
+def _of_parquet(path: Path) -> Iterator[dict[str, Any]]:
+    from pyarrow import parquet
+
+    for batch in parquet.ParquetFile(path).iter_batches(_ROWS_AT_ONCE):
+        for row in batch.to_pylist():
+            for key in ("settings", "error"):
+                if row.get(key):
+                    row[key] = json.loads(row[key])
+            yield row

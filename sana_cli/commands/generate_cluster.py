@@ -1,0 +1,255 @@
+"""`sana generate --prompts FILE --ray`: the pictures of a file of prompts, drawn by the machines of a Ray cluster."""
+
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sana_cli.checkpoints.opening import argument_for
+from sana_cli.cluster.connection import connected, nodes_of
+from sana_cli.cluster.locations import is_url, local_prompts
+from sana_cli.cluster.manifest import Manifest, RemoteManifest, manifest_path
+from sana_cli.cluster.output import UrlOutput, split_output, stand_ins
+from sana_cli.cluster.probe import ask_all, judge, sign
+from sana_cli.cluster.request import Request
+from sana_cli.cluster.run import draw_with_ray
+from sana_cli.cluster.sizing import Pool, plan_pool
+from sana_cli.cluster.tasks import Outcome, Task
+from sana_cli.cluster.worker import Setup
+from sana_cli.commands.generate_batch import BatchDrawing, planned_batch
+from sana_cli.commands.history import remember
+from sana_cli.errors import SanaError
+from sana_cli.files import make_folder, temporary_folder
+from sana_cli.pipeline.batch import Batch, Job
+from sana_cli.remote.picture import RemotePicture
+from sana_cli.request.prompt_file import Problem, read_prompt_file
+from sana_cli.terminal.batch_report import BatchReport, error_facts
+from sana_cli.text import counted
+
+if TYPE_CHECKING:
+    from sana_cli.commands.generate_session import GenerateSession
+
+# Where models are; a node's own value wins.
+_VARIABLES = ("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "SANA_MODELS", "SANA_CACHE")
+
+
+class ClusterBatch:
+    """Draws one file of prompts on a cluster."""
+
+    def __init__(
+        self, session: "GenerateSession", request: Request, *, json: bool, offline: bool
+    ) -> None:  # fmt: skip
+        self.session, self.request, self._offline = session, request, offline
+        self.output = str(session.options.output or "")
+        self._remote: UrlOutput | None = None
+        self._mirror = Path()  # stands for what is behind a URL
+        self._failures: list[SanaError] = []
+        self.report = BatchReport(
+            session.reporter, model=session.checkpoint.name, json=json,
+            quiet=session.reporter.quiet, shown=self.shown,
+        )  # fmt: skip
+
+    def draw(self, prompts: str) -> None:
+        """Plan, check the cluster, draw, and report. SanaError at the end where pictures are missing."""
+        with self.report.counting():
+            found = read_prompt_file(local_prompts(prompts, self), called=prompts)
+            self._choose_output()
+            with self._naming_output():
+                batch = planned_batch(self.session, found)
+                manifest = self._manifest(batch)
+            self.report.planned(batch)
+            problems = batch.problems
+            refused: list[Job] = []
+            if batch.pending:
+                everything = batch
+                batch = BatchDrawing(self.session, self.report).without_refused(batch)
+                refused = [job for job in everything.jobs if job not in batch.jobs]
+            self._run(batch, manifest, problems, refused)
+        failures = [f for f in (self.report.failure, self.session.refusal) if f is not None]
+        if self._failures:
+            first, count = self._failures[0], len(self._failures)
+            raise SanaError(
+                f"{counted(count, 'picture')} could not be drawn; first, {first.message}",
+                hint="the same command draws them again; "
+                f"`error` in {self.shown(manifest.path)} says what happened to each",
+                code=first.code,
+            )
+        if failures:
+            raise failures[0]
+
+    # -- before any work --
+
+    def _choose_output(self) -> None:
+        """Let a folder with stand-ins take the place of a URL, so that names and finished pictures are found as ever."""
+        options = self.session.options
+        if not is_url(options.output):
+            return
+        url, pattern = split_output(str(options.output))
+        self._remote = UrlOutput(url)
+        self._mirror = temporary_folder(self)
+        stand_ins(self._remote, self._mirror)
+        self.session.options = replace(options, output=f"{self._mirror}/{pattern}")
+
+    def shown(self, path: Path) -> str:
+        """Write a path as people know it: behind a URL as a URL."""
+        if self._remote is not None and path.is_relative_to(self._mirror):
+            return f"{self._remote.url}/{path.relative_to(self._mirror)}"
+        return str(path)
+
+    def _naming_output(self) -> Any:
+        from contextlib import contextmanager
+
+        @contextmanager
+        def naming() -> Iterator[None]:
+            try:
+                yield
+            except SanaError as error:
+                if self._remote is not None:
+                    for attribute in ("message", "hint"):
+                        text = getattr(error, attribute).replace(
+                            str(self._mirror), self._remote.url
+                        )
+                        setattr(error, attribute, text)
+                raise
+
+        return naming()
+
+    def _manifest(self, batch: Batch) -> Manifest:
+        asked = self.request.manifest
+        if self._remote is not None and asked is None:
+            return RemoteManifest(self._remote, "manifest.jsonl", self._mirror)
+        if is_url(asked):
+            url, _, name = str(asked).rpartition("/")
+            return RemoteManifest(UrlOutput(url), name, temporary_folder(self))
+        folder = next((job.path.parent for job in batch.jobs), Path())
+        if self.output and Path(self.output).is_dir():
+            folder = Path(self.output)
+        return Manifest(manifest_path(asked, folder))
+
+    def _setup(self, batch: Batch) -> Setup:
+        session, checkpoint = self.session, self.session.checkpoint
+        model = argument_for(checkpoint)
+        if os.path.exists(model) and checkpoint.revision is None:
+            model = os.path.abspath(model)
+        return Setup(
+            model=model, model_name=checkpoint.name, model_digest=batch.model_digest,
+            output=self._remote.url if self._remote else "", folder=os.getcwd(),
+            runtime=asdict(session.runtime), overwrite=session.overwrite,
+            offline=self._offline, quality=session.options.quality,
+            environment={name: os.environ[name] for name in _VARIABLES if os.environ.get(name)},
+        )  # fmt: skip
+
+    def _tasks(self, batch: Batch) -> list[Task]:
+        common = replace(self.session.options, output=None)
+        return [
+            Task.of(job, common, job.path.name if self._remote else str(job.path.absolute()))
+            for job in batch.pending
+        ]
+
+    # -- work --
+
+    def _run(
+        self, batch: Batch, manifest: Manifest, problems: tuple[Problem, ...], refused: list[Job]
+    ) -> None:
+        if batch.new_folder:
+            make_folder(batch.new_folder)
+        earlier = manifest.earlier()
+        rows = self._known_rows(batch, earlier, problems, refused)
+        if not batch.pending:
+            manifest.begin(rows)
+            manifest.close()
+            return
+        setup = self._setup(batch)
+        with connected(self.request.address) as ray:
+            ready, pool = self._ready(ray, setup, batch)
+            self.session.reporter.notice(str(pool))
+            manifest.begin(rows)
+            try:
+                jobs = {job.index: job for job in batch.jobs}
+                done, total = len(batch.done), len(batch.jobs)
+                self.session.reporter.count("pictures", done, total)
+                for outcome in draw_with_ray(ray, self._tasks(batch), ready, pool):
+                    self._tell(jobs[outcome.index], outcome)
+                    manifest.add(self._row(jobs[outcome.index], outcome))
+                    done += 1
+                    self.session.reporter.count("pictures", done, total)
+            finally:
+                manifest.close()
+
+    def _ready(self, ray: Any, setup: Setup, batch: Batch) -> tuple[Setup, Pool]:
+        """Ask all nodes, and choose the workers. SanaError before anything is drawn."""
+        reporter, session = self.session.reporter, self.session
+        nodes = nodes_of(ray)
+        folder = None if self._remote else batch.pending[0].path.parent
+        with sign(setup, folder) as left:
+            answers = ask_all(ray, nodes, setup, left)
+        nodes = judge(nodes, answers, offline=setup.offline, model=setup.model, reporter=reporter)
+        pool = plan_pool(
+            session.checkpoint, session.runtime, batch.pending, nodes, workers=self.request.workers
+        )
+        runtime = {**setup.runtime, "device": pool.device, "max_memory": pool.max_memory}
+        return replace(setup, runtime=runtime), pool
+
+    def _tell(self, job: Job, outcome: Outcome) -> None:
+        failure = outcome.failure
+        with self.session.reporter.paused():
+            if failure is not None:
+                self._failures.append(failure)
+                self.report.failed(job, failure)
+            elif outcome.status == "done":
+                self.report.found(job, outcome.settings)
+            else:
+                said = {**outcome.facts, "seconds": outcome.seconds, "settings": outcome.settings}
+                picture = RemotePicture.of(said, job.path)
+                self.report.drawn(picture, picture.components)
+                if self._remote is None:
+                    remember(picture)
+
+    # -- rows of the manifest --
+
+    def _row(self, job: Job, outcome: Outcome) -> dict[str, Any]:
+        facts = outcome.facts
+        return {
+            **self._about(job), "status": outcome.status, "settings": outcome.settings or None,
+            "sha256": outcome.sha256, "seconds": outcome.seconds.get("total"),
+            "node": f"{outcome.node}:{outcome.process}", "error": outcome.error,
+            "peak_memory_bytes": facts.get("peak_memory_bytes"),
+            "predicted_peak_bytes": facts.get("predicted_peak_bytes"),
+        }  # fmt: skip
+
+    def _about(self, job: Job) -> dict[str, Any]:
+        path = self.shown(job.path) if self._remote else str(job.path.absolute())
+        return {"index": job.index, "id": job.line.id, "path": path, "seed": job.params.seed}
+
+    def _known_rows(
+        self,
+        batch: Batch,
+        earlier: Mapping[str, Mapping[str, Any]],
+        problems: tuple[Problem, ...],
+        refused: list[Job],
+    ) -> Iterator[dict[str, Any]]:
+        """Rows of all that is not left to draw: pictures that are there, and lines of which none will be."""
+        for job in batch.jobs:
+            if job.path in batch.done:
+                about = self._about(job)
+                known = earlier.get(about["path"], {})
+                if not known.get("sha256"):
+                    sha256 = None if self._remote else _sha256(job.path)
+                    known = {"status": "done", "sha256": sha256}
+                yield {**known, **about, "settings": dict(batch.done[job.path]), "error": None}
+        for problem in problems:
+            yield {
+                "index": problem.order, "id": problem.id, "status": "error",
+                "error": error_facts(problem.error),
+            }  # fmt: skip
+        refusal = self.session.refusal
+        for job in refused:
+            error = error_facts(refusal) if refusal else None
+            yield {**self._about(job), "status": "error", "error": error}
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
