@@ -11,7 +11,7 @@ from typing import Any
 
 from sana_cli.cluster.sizing import Pool
 from sana_cli.cluster.tasks import Outcome, Task, blocks_of
-from sana_cli.cluster.worker import Draw, Setup
+from sana_cli.cluster.worker import Draw, Setup, take_place
 
 _TASK_RETRIES = 3  # of a block whose worker was killed
 _OPENING_FAILURES = 20  # workers that may die in a row while they start, before the run ends
@@ -23,14 +23,17 @@ class RayWorker(Draw):
     def __init__(self, setup: Setup) -> None:
         import ray
 
+        take_place(setup.folder, setup.environment)
         node = ray.get_runtime_context().get_node_id()
         super().__init__(setup, node=f"{platform.node()}/{node[:6]}")
 
 
-def draw_with_ray(ray: Any, tasks: Sequence[Task], setup: Setup, pool: Pool) -> Iterator[Outcome]:
+def draw_with_ray(
+    ray: Any, tasks: Sequence[Task], setup: Setup, pool: Pool, *, worker: type[Any] = RayWorker
+) -> Iterator[Outcome]:
     """Yield one outcome a task, in the order in which pictures are finished.
 
-    A task of which no worker survived to tell has an outcome of status "error".
+    `worker` is made of the setup, and called with blocks. A task of which no worker survived to tell has an outcome of status "error".
     """
     left = {task.index: task for task in tasks}
     for blocks in (blocks_of(tasks, pool.largest), None):
@@ -38,7 +41,7 @@ def draw_with_ray(ray: Any, tasks: Sequence[Task], setup: Setup, pool: Pool) -> 
             blocks = [[task] for task in left.values()]
         if not blocks:
             break
-        for outcome in _round(ray, blocks, setup, pool):
+        for outcome in _round(ray, blocks, setup, pool, worker):
             if left.pop(outcome.index, None) is not None:
                 yield outcome
     for index in left:
@@ -49,7 +52,7 @@ def draw_with_ray(ray: Any, tasks: Sequence[Task], setup: Setup, pool: Pool) -> 
 
 
 def _round(
-    ray: Any, blocks: Sequence[Sequence[Task]], setup: Setup, pool: Pool
+    ray: Any, blocks: Sequence[Sequence[Task]], setup: Setup, pool: Pool, worker: type[Any]
 ) -> Iterator[Outcome]:
     import pyarrow as pa
 
@@ -66,7 +69,7 @@ def _round(
     tables = [pa.table({"task": [task.to_json() for task in block]}) for block in blocks]
     with ray.data.DataContext.current(context):
         outcomes = ray.data.from_arrow(tables).map_batches(
-            RayWorker,
+            worker,
             fn_constructor_args=[setup],
             batch_size=None,
             batch_format="numpy",

@@ -60,7 +60,6 @@ class Draw:
         self, setup: Setup, *, node: str = "", sleep: Callable[[float], None] = time.sleep
     ) -> None:
         """`node` is what reports call this machine. Raises SanaError for a model that is not here."""
-        take_place(setup.folder, setup.environment)
         self.setup, self._sleep = setup, sleep
         self.node = node or platform.node()
         self.checkpoint = open_model(setup)

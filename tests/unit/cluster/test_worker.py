@@ -1,0 +1,105 @@
+"""A worker, without Ray: the pictures of `--prompts`, each once, and errors that stay with their picture."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from sana_cli.cluster.tasks import Outcome
+from sana_cli.errors import ExitCode, SanaError
+from sana_cli.images.picture_file import read_settings
+from tests.unit.cluster.conftest import Planned
+
+
+def statuses(outcomes: list[Outcome]) -> list[str]:
+    return [outcome.status for outcome in sorted(outcomes, key=lambda each: each.index)]
+
+
+def test_a_worker_draws_what_the_command_draws(
+    planned: Callable[..., Planned], sana: Callable[..., object], tmp_path: Path, tiny_model: Path
+) -> None:
+    plan = planned("a fox", "two frogs")
+    block = {"task": [task.to_json() for task in plan.tasks]}
+    outcomes = [Outcome.from_json(row["outcome"][0]) for row in plan.worker()(block)]
+    assert statuses(outcomes) == ["drawn", "drawn"]
+    paths = [job.path for job in plan.batch.jobs]
+    sana(
+        "generate", "--prompts", tmp_path / "p.txt", "-m", tiny_model, "-o", f"{tmp_path}/plain/",
+        "--size", "32", "--steps", "1", "--device", "cpu", "--precision", "fp32",
+    )  # fmt: skip
+    assert [(tmp_path / "plain" / p.name).read_bytes() for p in paths] == [p.read_bytes() for p in paths]  # fmt: skip
+    first = min(outcomes, key=lambda each: each.index)
+    assert first.sha256 == sha256(paths[0].read_bytes()).hexdigest()
+    assert first.settings == read_settings(paths[0])
+    assert first.seconds["total"] > 0
+    assert first.facts["peak_memory_bytes"] > 0
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {p.name for p in paths}
+
+
+def test_a_block_that_comes_back_is_not_drawn_again(planned: Callable[..., Planned]) -> None:
+    plan = planned("a fox", "two frogs")
+    worker = plan.worker()
+    list(worker.outcomes(plan.tasks[:1]))
+    path = plan.batch.jobs[0].path
+    before = path.stat().st_mtime_ns
+    outcomes = list(worker.outcomes(plan.tasks))
+    assert statuses(outcomes) == ["done", "drawn"]
+    assert path.stat().st_mtime_ns == before
+    assert min(outcomes, key=lambda each: each.index).sha256 == sha256(path.read_bytes()).hexdigest()  # fmt: skip
+
+
+def test_a_picture_that_cannot_be_drawn_ends_nothing_else(
+    planned: Callable[..., Planned], tmp_path: Path
+) -> None:
+    plan = planned("a fox", "two frogs", "a tree")
+    changed = replace(plan.tasks[1], planned="of another file")
+    plan.batch.jobs[2].path.write_bytes(b"another file is in the way")
+    outcomes = list(plan.worker().outcomes([plan.tasks[0], changed, plan.tasks[2]]))
+    assert statuses(outcomes) == ["drawn", "error", "error"]
+    errors = {each.index: str(each.failure) for each in outcomes if each.failure}
+    assert "differs on this machine" in errors[2]
+    assert "exists" in errors[3]
+
+
+def test_memory_that_runs_out_is_waited_for(
+    planned: Callable[..., Planned], at_stage: Callable[..., AbstractContextManager[object]]
+) -> None:
+    plan = planned("a fox")
+    waited: list[float] = []
+    worker = plan.worker()
+    worker._sleep = waited.append
+
+    def fail() -> None:
+        raise MemoryError
+
+    with at_stage("denoise", fail):
+        outcomes = list(worker.outcomes(plan.tasks))
+    assert statuses(outcomes) == ["error"]
+    assert outcomes[0].failure is not None
+    assert outcomes[0].failure.code == ExitCode.ENVIRONMENT
+    assert len(waited) == 2
+    assert waited == sorted(waited)
+
+
+def test_another_model_of_that_name_is_refused(planned: Callable[..., Planned]) -> None:
+    plan = planned("a fox")
+    with pytest.raises(SanaError, match="other files"):
+        plan.worker(model_digest="0" * 16)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_pictures_behind_a_url(
+    planned: Callable[..., Planned], tmp_path: Path, overwrite: bool
+) -> None:
+    plan = planned("a fox", url=f"file://{tmp_path}/remote")
+    worker = plan.worker(overwrite=overwrite)
+    assert statuses(list(worker.outcomes(plan.tasks))) == ["drawn"]
+    path = tmp_path / "remote/1-a-fox.png"
+    data = path.read_bytes()
+    assert read_settings(path)["prompt"] == "a fox"
+    assert statuses(list(worker.outcomes(plan.tasks))) == ["drawn" if overwrite else "done"]
+    assert path.read_bytes() == data
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
