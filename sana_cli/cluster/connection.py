@@ -1,4 +1,4 @@
-"""Connect to a Ray cluster, or start one here. Whatever cannot work is told in one line, and within seconds.
+"""Connect to a Ray cluster, or start one here. Whatever cannot work is said in one line, within seconds.
 
 Ray itself waits for minutes for an address that does not answer, so it is asked for a sign of life before.
 """
@@ -107,9 +107,7 @@ def _answers(host: str, port: int) -> bool:
 @contextmanager
 def connected(address: str | None) -> Iterator[Any]:
     """Connect to a cluster, or start one (None), and leave it afterwards; yields the module `ray`. Raises SanaError."""
-    os.environ.setdefault(
-        "RAY_BACKEND_LOG_LEVEL", "fatal"
-    )  # of this process: its errors are told by us
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of this process: we report its errors
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray.data
@@ -133,7 +131,7 @@ def connected(address: str | None) -> Iterator[Any]:
 
 
 def _keep_to_log_files() -> None:
-    """Leave what Ray's Python code says in its log files: what matters here is told by nodes and outcomes."""
+    """Leave what Ray's Python code says in its log files: nodes and outcomes report what matters here."""
     for name in ("ray", "ray.data"):
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler):
@@ -179,7 +177,7 @@ def nodes_of(ray: Any) -> list[Node]:
     """List the living machines of the cluster. SanaError where there is none."""
     nodes = [
         Node(
-            name=str(each["NodeManagerHostname"]) + _beside(each),
+            name=str(each["NodeManagerHostname"]) + _short_id(each),
             id=str(each["NodeID"]),
             cpus=float(each["Resources"].get("CPU", 0)),
             gpus=float(each["Resources"].get("GPU", 0)),
@@ -193,6 +191,6 @@ def nodes_of(ray: Any) -> list[Node]:
     return nodes
 
 
-def _beside(node: dict[str, Any]) -> str:
-    """Tell apart nodes that run on one machine, by the beginning of their ids."""
+def _short_id(node: dict[str, Any]) -> str:
+    """Return the beginning of a node's id: several nodes may run on one machine."""
     return f"/{str(node['NodeID'])[:6]}"

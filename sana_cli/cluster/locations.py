@@ -1,4 +1,4 @@
-"""Files that may lie behind a URL: `s3://bucket/folder`, `gs://...`, whatever fsspec or pyarrow can read. No torch."""
+"""Read files at URLs: `s3://bucket/folder`, `gs://...`, whatever fsspec or pyarrow can read. No torch."""
 
 import re
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ def _by_pyarrow(url: str) -> tuple[Any, str] | None:
 
 
 def local_prompts(name: str, owner: object) -> str:
-    """Return a local name of a file or folder of prompts; what lies behind a URL is copied first.
+    """Return a local name of a file or folder of prompts; what is at a URL is copied first.
 
     The copy goes when `owner` does. A pattern such as `s3://bucket/prompts/*.jsonl` copies each file that fits.
     """
@@ -87,7 +87,7 @@ def local_prompts(name: str, owner: object) -> str:
 
 @contextmanager
 def reaching(url: str) -> Iterator[None]:
-    """Turn what goes wrong behind a URL into one line. Raises SanaError."""
+    """Turn whatever goes wrong at a URL into a SanaError of one line."""
     try:
         yield
     except SanaError:

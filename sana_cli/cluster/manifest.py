@@ -1,11 +1,11 @@
 """The manifest of a run: one row a picture, as JSON lines or as Parquet. No torch.
 
-Rows are appended as pictures come, so a killed run has told of all that it drew. A rerun takes over the rows of pictures
+Rows are appended as pictures come, so a killed run leaves a row of all that it drew. A rerun takes over the rows of pictures
 that are still there. Parquet is written at the end, from such lines; until then they are in `NAME.rows.jsonl`.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -38,10 +38,10 @@ class Manifest:
         found: dict[str, dict[str, Any]] = {}
         if self.rows != self.path and self.path.is_file():
             with suppress(Exception):  # pyarrow has errors of its own for damaged files
-                found |= {row["path"]: row for row in _of_parquet(self.path)}
+                found |= _by_path(_of_parquet(self.path))
         if self.rows.is_file():
             with self.rows.open(encoding="utf-8", errors="replace") as file:
-                found |= {row["path"]: row for row in _of_lines(file)}
+                found |= _by_path(_of_lines(file))
         return found
 
     def begin(self, rows: Iterator[Mapping[str, Any]]) -> None:
@@ -69,7 +69,7 @@ class Manifest:
 
 
 class RemoteManifest(Manifest):
-    """A manifest behind a URL: kept here, sent at the end and now and then."""
+    """A manifest at a URL: kept here, sent at the end and now and then."""
 
     def __init__(self, output: UrlOutput, name: str, folder: Path, *, every: int = 1000) -> None:
         super().__init__(folder / name)
@@ -134,8 +134,13 @@ def _of_lines(lines: Iterator[str] | TextIO) -> Iterator[dict[str, Any]]:
             row = json.loads(line)
         except ValueError:
             continue
-        if isinstance(row, dict) and isinstance(row.get("path"), str):
+        if isinstance(row, dict):
             yield row
+
+
+def _by_path(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Sort rows by picture; lines that could not be drawn have none."""
+    return {row["path"]: row for row in rows if isinstance(row.get("path"), str)}
 
 
 def _schema() -> Any:

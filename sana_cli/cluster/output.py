@@ -1,6 +1,6 @@
-"""Where workers put pictures: a folder that all machines share, or a URL. A picture is there whole, or not at all.
+"""Put pictures into a folder that all machines share, or at a URL. A picture is there whole, or not at all.
 
-In a shared folder `sana_cli.files` does all of it, with locks. Behind a URL there are no locks: each task has one worker
+In a shared folder `sana_cli.files` does all of it, with locks. At a URL there are no locks: each task has one worker
 at a time, and a new attempt looks for the picture before it draws.
 """
 
@@ -24,7 +24,7 @@ _HEAD = 2**16  # bytes of a PNG that hold its settings, as a rule
 
 
 class Output(Protocol):
-    """Where the pictures of a run go."""
+    """The place of a run's pictures."""
 
     @property
     def is_remote(self) -> bool: ...
@@ -56,7 +56,7 @@ class FolderOutput:
 
 
 class UrlOutput:
-    """A folder behind a URL. Pictures are drawn into a private folder, and go from there in one piece."""
+    """A folder at a URL. Pictures are drawn into a private folder, and go from there in one piece."""
 
     is_remote = True
 
@@ -155,7 +155,7 @@ def open_output(url: str) -> Output:
 
 
 def stand_ins(output: UrlOutput, folder: Path) -> None:
-    """Put a stand-in into a local folder for each picture behind a URL: one pixel, with the settings of the picture.
+    """Put a stand-in into a local folder for each picture at a URL: one pixel, with the settings of the picture.
 
     The search for finished pictures and free names then works as in any folder.
     """

@@ -1,6 +1,6 @@
 """Ask every node before any work whether it can draw this batch: same versions, same model, same output. No torch of its own.
 
-The driver leaves a file in the output with a random name and content. A node that reads it, and can write beside it,
+The driver leaves a file in the output with a random name and content. A node that reads it, and can write next to it,
 shares the folder.
 """
 
@@ -116,7 +116,7 @@ def ask_all(ray: Any, nodes: Sequence[Node], setup: Setup, left: Mapping[str, st
             continue
         try:
             answers.append(ray.get(reference))
-        except Exception as error:  # noqa: BLE001 - told with its node
+        except Exception as error:  # noqa: BLE001 - reported with its node
             answers.append(error)
     return answers
 
@@ -124,7 +124,7 @@ def ask_all(ray: Any, nodes: Sequence[Node], setup: Setup, left: Mapping[str, st
 def judge(
     nodes: Sequence[Node], answers: Sequence[Any], *, offline: bool, model: str, reporter: Reporter
 ) -> list[Node]:
-    """Return the nodes with what they told of themselves. SanaError for the first that cannot draw, naming it."""
+    """Return the nodes with what they answered. SanaError for the first that cannot draw, naming it."""
     judged, absent = [], []
     for node, answer in zip(nodes, answers, strict=True):
         if isinstance(answer, Exception):

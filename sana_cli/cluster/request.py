@@ -1,4 +1,4 @@
-"""What the options of `sana generate --ray` say, checked before a model is opened. No torch, no Ray."""
+"""Read and check the options of `sana generate --ray` before a model is opened. No torch, no Ray."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from sana_cli.errors import usage_error
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What the options say about the cluster, checked before anything is opened."""
+    """The options about the cluster, checked before anything is opened."""
 
     address: str | None  # None: Ray is started here
     workers: tuple[int, int] | None

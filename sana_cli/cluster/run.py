@@ -33,7 +33,7 @@ def draw_with_ray(
 ) -> Iterator[Outcome]:
     """Yield one outcome a task, in the order in which pictures are finished.
 
-    `worker` is made of the setup, and called with blocks. A task of which no worker survived to tell has an outcome of status "error".
+    `worker` is made of the setup, and called with blocks. A task that no worker survived has an outcome of status "error".
     """
     left = {task.index: task for task in tasks}
     for blocks in (blocks_of(tasks, pool.largest), None):

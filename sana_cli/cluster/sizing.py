@@ -1,4 +1,4 @@
-"""How many workers a cluster holds, and what each of them gets, from the planner's forecast. No torch."""
+"""Choose how many workers a cluster runs, and what each of them gets, by the planner's forecast. No torch."""
 
 import re
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ MAX_WORKERS = 10_000
 _USUAL_THREADS = 4  # of a worker on a CPU: several small ones draw more than one large one
 _GPU_HOST_BYTES = (
     4 * 2**30
-)  # memory of the machine beside a GPU: torch, and a file while it is read
+)  # memory of the machine, for a worker on a GPU: torch, and a file while it is read
 _MIB = 2**20
 _RAY_BYTES = (
     160 * _MIB

@@ -1,4 +1,4 @@
-"""What travels between the driver and its workers: one small row a picture each way, as JSON. No torch.
+"""Rows that travel between the driver and its workers: a small one for each picture, either way, as JSON. No torch.
 
 A row holds the options of a picture, not its parameters: a worker resolves them against the model and the files that it
 sees itself, and compares the outcome with what was planned. Pixels never travel; workers write the files.
@@ -20,7 +20,7 @@ _LARGEST_TASK, _TASKS_A_WORKER = 64, 8  # pictures; a worker's share of the batc
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """One picture to draw: where its file goes, its options, and a digest of the settings that the file will carry."""
+    """A picture to draw: where its file goes, its options, and a digest of the settings that the file will carry."""
 
     index: int
     place: str  # in the file of prompts, for messages
@@ -60,7 +60,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a task. `seconds` by stage, empty unless this attempt drew it; `sha256` is that of the file."""
+    """The result of a task. `seconds` by stage, empty unless this attempt drew it; `sha256` is that of the file."""
 
     index: int
     status: Status

@@ -4,7 +4,6 @@ A block of tasks goes through the same batch code as `sana generate --prompts`: 
 encoded together. A worker that runs out of memory waits and tries again, in place of failing the whole queue in seconds.
 """
 
-import hashlib
 import json
 import os
 import platform
@@ -12,9 +11,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from quant.manifest import sha256_of
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.digest import model_digest
 from sana_cli.checkpoints.opening import open_checkpoint
@@ -39,7 +38,7 @@ _WAITS_S = (2.0, 10.0)  # before a picture is tried again that the machine had n
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Setup:
-    """All that a worker is told at its start: plain values, of one kilobyte."""
+    """All that a worker needs to know at its start: plain values, of one kilobyte."""
 
     model: str  # as `--model` takes it
     model_name: str  # that pictures carry
@@ -143,7 +142,7 @@ class Draw:
             self._opened(), job.params, job.path,
             overwrite=self.setup.overwrite or self.output.is_remote, quality=self.setup.quality,
         )  # fmt: skip
-        sha256 = _sha256(job.path)
+        sha256 = sha256_of(job.path)
         self.output.publish(job.path, name, overwrite=self.setup.overwrite)
         components = self._opened().components
         return replace(
@@ -160,7 +159,7 @@ class Draw:
 
         try:
             outcome = self._outcome(job, "done", read_settings(job.path))
-            return replace(outcome, sha256=_sha256(job.path))
+            return replace(outcome, sha256=sha256_of(job.path))
         except (SanaError, OSError) as error:
             return self._failed(job.index, in_words(error))
 
@@ -241,8 +240,3 @@ def _facts(saved: "SavedResult") -> dict[str, Any]:
     if saved.passes is not None:
         facts["passes"] = asdict(saved.passes)
     return json.loads(json.dumps(facts))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

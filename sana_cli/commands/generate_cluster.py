@@ -1,8 +1,8 @@
 """`sana generate --prompts FILE --ray`: the pictures of a file of prompts, drawn by the machines of a Ray cluster."""
 
-import hashlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from sana_cli.cluster.manifest import Manifest, RemoteManifest, manifest_path
 from sana_cli.cluster.output import UrlOutput, split_output, stand_ins
 from sana_cli.cluster.probe import ask_all, judge, sign
 from sana_cli.cluster.request import Request
+from sana_cli.cluster.rows import Rows
 from sana_cli.cluster.run import draw_with_ray
 from sana_cli.cluster.sizing import Pool, plan_pool
 from sana_cli.cluster.tasks import Outcome, Task
@@ -25,7 +26,7 @@ from sana_cli.files import make_folder, temporary_folder
 from sana_cli.pipeline.batch import Batch, Job
 from sana_cli.remote.picture import RemotePicture
 from sana_cli.request.prompt_file import Problem, read_prompt_file
-from sana_cli.terminal.batch_report import BatchReport, error_facts
+from sana_cli.terminal.batch_report import BatchReport
 from sana_cli.text import counted
 
 if TYPE_CHECKING:
@@ -44,8 +45,9 @@ class ClusterBatch:
         self.session, self.request, self._offline = session, request, offline
         self.output = str(session.options.output or "")
         self._remote: UrlOutput | None = None
-        self._mirror = Path()  # stands for what is behind a URL
+        self._mirror = Path()  # stands for the folder at a URL
         self._failures: list[SanaError] = []
+        self._rows = Rows(self._lasting_name)
         self.report = BatchReport(
             session.reporter, model=session.checkpoint.name, json=json,
             quiet=session.reporter.quiet, shown=self.shown,
@@ -63,9 +65,10 @@ class ClusterBatch:
             problems = batch.problems
             refused: list[Job] = []
             if batch.pending:
-                everything = batch
+                everything = batch.jobs
                 batch = BatchDrawing(self.session, self.report).without_refused(batch)
-                refused = [job for job in everything.jobs if job not in batch.jobs]
+                left = {job.index for job in batch.jobs}
+                refused = [job for job in everything if job.index not in left]
             self._run(batch, manifest, problems, refused)
         failures = [f for f in (self.report.failure, self.session.refusal) if f is not None]
         if self._failures:
@@ -93,28 +96,26 @@ class ClusterBatch:
         self.session.options = replace(options, output=f"{self._mirror}/{pattern}")
 
     def shown(self, path: Path) -> str:
-        """Write a path as people know it: behind a URL as a URL."""
+        """Write a path as people know it: as a URL where it has one."""
         if self._remote is not None and path.is_relative_to(self._mirror):
             return f"{self._remote.url}/{path.relative_to(self._mirror)}"
         return str(path)
 
-    def _naming_output(self) -> Any:
-        from contextlib import contextmanager
+    def _lasting_name(self, job: Job) -> str:
+        """Name a picture in the manifest, so that it is found from any folder."""
+        return self.shown(job.path) if self._remote else str(job.path.absolute())
 
-        @contextmanager
-        def naming() -> Iterator[None]:
-            try:
-                yield
-            except SanaError as error:
-                if self._remote is not None:
-                    for attribute in ("message", "hint"):
-                        text = getattr(error, attribute).replace(
-                            str(self._mirror), self._remote.url
-                        )
-                        setattr(error, attribute, text)
-                raise
-
-        return naming()
+    @contextmanager
+    def _naming_output(self) -> Iterator[None]:
+        """Write the URL in errors, where the folder is that stands for it."""
+        try:
+            yield
+        except SanaError as error:
+            if self._remote is not None:
+                folder, url = str(self._mirror), self._remote.url
+                error.message = error.message.replace(folder, url)
+                error.hint = error.hint.replace(folder, url)
+            raise
 
     def _manifest(self, batch: Batch) -> Manifest:
         asked = self.request.manifest
@@ -156,7 +157,7 @@ class ClusterBatch:
         if batch.new_folder:
             make_folder(batch.new_folder)
         earlier = manifest.earlier()
-        rows = self._known_rows(batch, earlier, problems, refused)
+        rows = self._rows.of_known(batch, earlier, problems, refused, self.session.refusal)
         if not batch.pending:
             manifest.begin(rows)
             manifest.close()
@@ -171,8 +172,8 @@ class ClusterBatch:
                 done, total = len(batch.done), len(batch.jobs)
                 self.session.reporter.count("pictures", done, total)
                 for outcome in draw_with_ray(ray, self._tasks(batch), ready, pool):
-                    self._tell(jobs[outcome.index], outcome)
-                    manifest.add(self._row(jobs[outcome.index], outcome))
+                    self._report_outcome(jobs[outcome.index], outcome)
+                    manifest.add(self._rows.of_outcome(jobs[outcome.index], outcome))
                     done += 1
                     self.session.reporter.count("pictures", done, total)
             finally:
@@ -192,7 +193,7 @@ class ClusterBatch:
         runtime = {**setup.runtime, "device": pool.device, "max_memory": pool.max_memory}
         return replace(setup, runtime=runtime), pool
 
-    def _tell(self, job: Job, outcome: Outcome) -> None:
+    def _report_outcome(self, job: Job, outcome: Outcome) -> None:
         failure = outcome.failure
         with self.session.reporter.paused():
             if failure is not None:
@@ -206,50 +207,3 @@ class ClusterBatch:
                 self.report.drawn(picture, picture.components)
                 if self._remote is None:
                     remember(picture)
-
-    # -- rows of the manifest --
-
-    def _row(self, job: Job, outcome: Outcome) -> dict[str, Any]:
-        facts = outcome.facts
-        return {
-            **self._about(job), "status": outcome.status, "settings": outcome.settings or None,
-            "sha256": outcome.sha256, "seconds": outcome.seconds.get("total"),
-            "node": f"{outcome.node}:{outcome.process}", "error": outcome.error,
-            "peak_memory_bytes": facts.get("peak_memory_bytes"),
-            "predicted_peak_bytes": facts.get("predicted_peak_bytes"),
-        }  # fmt: skip
-
-    def _about(self, job: Job) -> dict[str, Any]:
-        path = self.shown(job.path) if self._remote else str(job.path.absolute())
-        return {"index": job.index, "id": job.line.id, "path": path, "seed": job.params.seed}
-
-    def _known_rows(
-        self,
-        batch: Batch,
-        earlier: Mapping[str, Mapping[str, Any]],
-        problems: tuple[Problem, ...],
-        refused: list[Job],
-    ) -> Iterator[dict[str, Any]]:
-        """Rows of all that is not left to draw: pictures that are there, and lines of which none will be."""
-        for job in batch.jobs:
-            if job.path in batch.done:
-                about = self._about(job)
-                known = earlier.get(about["path"], {})
-                if not known.get("sha256"):
-                    sha256 = None if self._remote else _sha256(job.path)
-                    known = {"status": "done", "sha256": sha256}
-                yield {**known, **about, "settings": dict(batch.done[job.path]), "error": None}
-        for problem in problems:
-            yield {
-                "index": problem.order, "id": problem.id, "status": "error",
-                "error": error_facts(problem.error),
-            }  # fmt: skip
-        refusal = self.session.refusal
-        for job in refused:
-            error = error_facts(refusal) if refusal else None
-            yield {**self._about(job), "status": "error", "error": error}
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -62,7 +62,7 @@ ManifestOption = Annotated[
         "--manifest",
         metavar="FILE",
         help="What became of each picture of --ray: .jsonl or .parquet "
-        "[default: manifest.jsonl beside the pictures]",
+        "[default: manifest.jsonl with the pictures]",
         show_default=False,
     ),
 ]

@@ -39,11 +39,12 @@ def test_parquet(tmp_path: Path) -> None:
     manifest = Manifest(path)
     manifest.begin(iter([ROW]))
     manifest.add(FAILED)
+    manifest.add({"index": 3, "status": "error", "error": {"code": 2, "message": "line 3"}})
     assert not path.exists()
     assert set(Manifest(path).earlier()) == {"/out/a.png", "/out/b.png"}, "of a run that was killed"
     manifest.close()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.parquet"]
-    assert parquet.read_table(path).column("seed").to_pylist() == [2**32, None]
+    assert parquet.read_table(path).column("seed").to_pylist() == [2**32, None, None]
     found = Manifest(path).earlier()
     assert found["/out/a.png"]["settings"] == ROW["settings"]
     assert found["/out/b.png"]["error"] == FAILED["error"]
