@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -43,6 +43,7 @@ _KILL_EVERY = 20  # pictures
 @contextmanager
 def cluster(temporary: Path) -> Iterator[tuple[Any, str, list[Any]]]:
     """A cluster of three nodes with a core each; yields it, its address and the nodes besides the head."""
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # of a busy machine
     from ray.cluster_utils import Cluster
 
     own: dict[str, Any] = {
@@ -273,26 +274,30 @@ def main(
     parts = only or list(PARTS)
     path = out / "cluster.json"
     kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    results: dict[str, Any] = dict(kept.get("results", {}))
+
+    def keep(part: str, facts: dict[str, Any]) -> None:
+        results[part] = {"when": datetime.now().isoformat(timespec="minutes"), **facts}
+        document = {
+            "benchmark": "cluster", "date": date.today().isoformat(), "command": "python -m benchmarks.cluster",
+            "machine": {**machine(), "state": state()},
+            "nodes": "three, a core and 4 GiB each, on this machine", "results": results,
+        }  # fmt: skip
+        print(json.dumps(facts, indent=1), record("cluster", document, folder=out), flush=True)
+
     with tempfile.TemporaryDirectory(prefix="rc-") as scratch:  # sockets have short names
         work = Path(scratch)
         prompts = prompts_of(work, count)
-        results: dict[str, Any] = dict(kept.get("results", {}))
+        about = {"options": f"--count {count} --size {size} --steps {steps}"}
         if "same" in parts or "faults" in parts:
-            results["same"] = same(work, prompts, size, steps)
+            keep("same", about | same(work, prompts, size, steps))
         if "faults" in parts:
-            results["faults"] = faults(work, prompts, size, steps)
+            keep("faults", about | faults(work, prompts, size, steps))
         if "overhead" in parts:
-            results["overhead"] = overhead(work, prompts, size, steps, rounds)
+            keep("overhead", about | overhead(work, prompts, size, steps, rounds))
         if "many" in parts:
-            results["many"] = many(work, large, size, min(steps, 2))
-    command = f"python -m benchmarks.cluster --count {count} --size {size} --steps {steps} --large {large}"
-    document = {
-        "benchmark": "cluster", "date": date.today().isoformat(), "command": command,
-        "machine": {**machine(), "state": state()}, "nodes": "three, a core and 4 GiB each, on this machine",
-        "results": results,
-    }  # fmt: skip
-    print(json.dumps(results, indent=1))
-    print(record("cluster", document, folder=out))
+            about = {"options": f"--large {large} --size {size} --steps {steps}"}
+            keep("many", about | many(work, large, size, steps))
 
 
 if __name__ == "__main__":

@@ -109,6 +109,7 @@ def connected(address: str | None) -> Iterator[Any]:
     """Connect to a cluster, or start one (None), and leave it afterwards; yields the module `ray`. Raises SanaError."""
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # of this process: we report its errors
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # of a busy machine
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray.data
 

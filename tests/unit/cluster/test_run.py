@@ -28,6 +28,7 @@ def cluster() -> Iterator[Any]:
     """Two nodes with a core each. Sockets have short names, so their folder has one."""
     from ray.cluster_utils import Cluster
 
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # of a busy machine
     folder = tempfile.mkdtemp(prefix="rc-")
     node = {"num_cpus": 1, "object_store_memory": 100 * 2**20, "memory": 4 * 2**30}
     made = Cluster(
