@@ -183,8 +183,8 @@ class Draw:
     def _opened(self) -> "SanaPipeline":
         if self._pipeline is None:
             from sana_cli.pipeline.pipeline import SanaPipeline
+            from sana_cli.system.collector import freeze_imports
             from sana_cli.system.precision import pick_device
-            from sana_cli.system.torch_memory import freeze_imports
 
             runtime = RuntimeOptions.of(**self.setup.runtime)
             freeze_imports()
