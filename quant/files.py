@@ -8,7 +8,6 @@ anything but a regular file or a link. Every error is an OSError. Standard libra
 import errno
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -100,6 +99,8 @@ def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
 
 def make_temporary(folder: Path) -> tuple[int, str]:
     """Make a new file that is removed some time after its process was killed; return its handle and name."""
+    import tempfile
+
     return tempfile.mkstemp(prefix=_PREFIX, suffix=_SUFFIX, dir=folder)
 
 

@@ -3,18 +3,12 @@
 Nothing heavy is imported here; commands are imported when they are called, and import what they need when they run.
 """
 
-import functools
 import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Annotated
 
-import typer
-
-from sana_cli import __version__
-from sana_cli.commands.verbs import AllVerbs
 from sana_cli.errors import ExitCode, SanaError, explained, usage_error
 from sana_cli.system.allocator import set_up_allocator
 from sana_cli.system.collector import leave_to_the_system
@@ -22,54 +16,21 @@ from sana_cli.system.cpu import limit_spinning
 from sana_cli.system.process import ending_by_signals, exit_code, flush_streams, set_up_streams
 from sana_cli.system.redact import without_secrets
 from sana_cli.terminal.report import tell_error
-from sana_cli.terminal.usage import UsageError, in_our_words
-from sana_cli.text import print_json, say, show_traceback
+from sana_cli.text import print_json, show_traceback
 
 _GLOBAL_OPTIONS = ("--debug", "--verbose", "-v", "-vv")
 
-app = typer.Typer(
-    name="sana",
-    cls=AllVerbs,
-    help="Draw pictures with Sana on the machine you already have.",
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode=None,  # help drawn by Rich costs 100 ms
-    pretty_exceptions_enable=False,
-)
+
+def __getattr__(name: str) -> object:
+    if name == "app":  # for documents and tests
+        from sana_cli.commands.tree import make_app
+
+        return make_app()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        say(f"sana {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Show the version and exit."
-        ),
-    ] = False,
-    verbose: Annotated[
-        int,
-        typer.Option(
-            "--verbose",
-            "-v",
-            count=True,
-            help="Log what happens; twice: libraries too.",
-            show_default=False,
-            metavar="",
-        ),
-    ] = 0,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show tracebacks of expected errors too.")
-    ] = False,
-) -> None:
-    del debug  # `main` reads it, since errors are its business
-    from sana_cli.terminal.logs import set_up
-
-    set_up(verbose)
+def __dir__() -> list[str]:
+    return [*globals(), "app"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,7 +46,7 @@ def at_the_edge(arguments: Sequence[str], work: Callable[[], int]) -> int:
         try:
             _require_working_folder()
             return work()
-        except (KeyboardInterrupt, typer.Abort):
+        except KeyboardInterrupt:
             return _fail("interrupted", "", ExitCode.INTERRUPTED, json=json)
         except BrokenPipeError:
             return ExitCode.FAILURE  # the reader of stdout left, as `head` does: nobody listens
@@ -103,13 +64,24 @@ def _in_words(error: BaseException) -> SanaError | None:
     """Return an error in the user's words; None for a bug, which keeps its traceback."""
     if isinstance(error, SanaError):
         return error
-    if isinstance(error, UsageError):
-        return usage_error(*in_our_words(error))
+    if "typer" in sys.modules and (known := _said_by_typer(error)) is not None:
+        return known
     if isinstance(error, ValueError) and _is_from(error, "tqdm"):  # torch imports it, too
         from sana_cli.checkpoints.hub_environment import blame
 
         return blame(error)
     return explained(error)
+
+
+def _said_by_typer(error: BaseException) -> SanaError | None:
+    """Return an error of Typer's in the user's words; None for any other."""
+    import typer
+
+    from sana_cli.terminal.usage import UsageError, in_our_words
+
+    if isinstance(error, typer.Abort):
+        return SanaError("interrupted", code=ExitCode.INTERRUPTED)
+    return usage_error(*in_our_words(error)) if isinstance(error, UsageError) else None
 
 
 def _is_from(error: BaseException, package: str) -> bool:
@@ -138,11 +110,15 @@ def _global_options_first(argv: Sequence[str]) -> list[str]:
     return [*anywhere, *(word for word in argv[:end] if word not in _GLOBAL_OPTIONS), *argv[end:]]
 
 
-_built = functools.cache(lambda: typer.main.get_command(app))  # once a process
-
-
 def _run(arguments: list[str]) -> int:
-    result = _built().main(arguments or ["--help"], prog_name="sana", standalone_mode=False)
+    if arguments[:1] == ["generate"]:
+        from sana_cli.commands.plain_generate import drawn_by_a_server
+
+        if drawn_by_a_server(arguments):
+            return ExitCode.OK
+    from sana_cli.commands.tree import built
+
+    result = built().main(arguments or ["--help"], prog_name="sana", standalone_mode=False)
     if result == ExitCode.INTERRUPTED:
         raise KeyboardInterrupt  # Typer turned it into a silent exit code
     return result if isinstance(result, int) else ExitCode.OK

@@ -46,6 +46,11 @@ def usage_error(message: str, hint: str) -> SanaError:
     return SanaError(message, hint=hint, code=ExitCode.USAGE)
 
 
+def contradiction(one: str, other: str) -> SanaError:
+    """Two options that cannot be given together, or an argument and an option."""
+    return usage_error(f"give {one} or {other}, not both", f"omit {one}")
+
+
 def require(condition: bool, message: str, hint: str) -> None:
     """Raise such an error unless the condition holds."""
     if not condition:

@@ -5,8 +5,6 @@
 
 import errno
 import os
-import shutil
-import tempfile
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -157,6 +155,8 @@ def no_folder(path: Path, option: str = "--output") -> SanaError:
 def temporary_folder(owner: object) -> Path:
     """A folder that goes when `owner` does, at the end of the program at the latest. SanaError where none can be."""
     try:
+        import tempfile
+
         folder = Path(tempfile.mkdtemp(prefix="sana-"))
     except OSError as error:
         raise SanaError(
@@ -164,5 +164,7 @@ def temporary_folder(owner: object) -> Path:
             hint="make room, or set TMPDIR to a folder that you may write to",
             code=ExitCode.ENVIRONMENT,
         ) from error
+    import shutil
+
     weakref.finalize(owner, shutil.rmtree, folder, ignore_errors=True)
     return folder

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from sana_cli.commands.history import remember
+from sana_cli.commands.remember import remember
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.request.output_paths import Target, output_paths
 from sana_cli.request.params import GenerationParams, resolve_all

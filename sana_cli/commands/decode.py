@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sana_cli.commands.history import remember
+from sana_cli.commands.remember import remember
 from sana_cli.config.choices import decode_mode, parse_bytes
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
 from sana_cli.terminal.confirm import approval

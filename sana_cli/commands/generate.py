@@ -5,17 +5,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sana_cli.commands.generate_call import Call
-from sana_cli.config.choices import Decode, decode_mode, parse_bytes, parse_size
+from sana_cli.commands.generate_call import Call, with_settings
+from sana_cli.config.choices import Decode, decode_mode, parse_size
 from sana_cli.config.generation import GenerationOptions
-from sana_cli.errors import usage_error
-from sana_cli.terminal.display import (
+from sana_cli.errors import contradiction, usage_error
+from sana_cli.terminal.display import LivePreview, Seeing
+from sana_cli.terminal.display_options import (
     GridOption,
-    LivePreview,
     PreviewEveryOption,
     PreviewFileOption,
     PreviewOption,
-    Seeing,
     ShowOption,
 )
 from sana_cli.terminal.options import (
@@ -29,7 +28,6 @@ from sana_cli.terminal.options import (
     ServerOption,
     WorkersOption,
     YesOption,
-    contradiction,
     refuse_empty,
     with_generation_options,
 )
@@ -139,12 +137,7 @@ def generate(
     wanted_server = "off" if cluster else chosen_server(server, local=local)
     chosen = preferences()
     picture = _repeated(from_)
-    options = picture.changed_by(typed) if picture else typed
-    options = options.over(chosen.options)
-    if picture:  # it is one picture, whatever a setting says
-        options = replace(options, count=typed.count)
-    if options.max_memory:
-        parse_bytes(options.max_memory)
+    options = with_settings(typed, chosen.options, picture)
     seeing = Seeing.plan(
         chosen, show=show, preview=preview, file=preview_file, every=preview_every,
         json=json, quiet=quiet, output=options.output, overwrite=force,
@@ -158,12 +151,10 @@ def generate(
     call.find_server("off" if dry_run else wanted_server)
     quiet = chosen.is_quiet(quiet)
     if not call.draw_remotely(quiet=quiet):
-        _draw_here(call, chosen, offline=chosen.is_offline(offline), yes=yes, quiet=quiet)
+        draw_here(call, chosen, offline=chosen.is_offline(offline), yes=yes, quiet=quiet)
 
 
-def _draw_here(
-    call: Call, chosen: "UserSettings", *, offline: bool, yes: bool, quiet: bool
-) -> None:
+def draw_here(call: Call, chosen: "UserSettings", *, offline: bool, yes: bool, quiet: bool) -> None:
     """Open the model, and draw what is left; a server may draw batches and repeated pictures."""
     from sana_cli.system.preload import preload_torch
 

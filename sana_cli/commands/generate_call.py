@@ -4,7 +4,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from sana_cli.commands.history import remember
+from sana_cli.commands.remember import remember
+from sana_cli.config.choices import parse_bytes
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.remote.choice import find_server, only_here
@@ -219,6 +220,18 @@ class Call:
                     say(str(sheet))
                 self.seeing.show(sheet)
         return sheet
+
+
+def with_settings(
+    typed: GenerationOptions, settings: GenerationOptions, picture: "Picture | None" = None
+) -> GenerationOptions:
+    """Combine what was typed with the picture that is repeated and with the user's settings. SanaError (usage)."""
+    options = (picture.changed_by(typed) if picture else typed).over(settings)
+    if picture:  # it is one picture, whatever a setting says
+        options = replace(options, count=typed.count)
+    if options.max_memory:
+        parse_bytes(options.max_memory)
+    return options
 
 
 def _reporter(*, quiet: bool) -> "ConsoleReporter | PlainReporter":

@@ -20,7 +20,7 @@ from sana_cli.cluster.sizing import Pool, plan_pool
 from sana_cli.cluster.tasks import Outcome, Task
 from sana_cli.cluster.worker import Setup
 from sana_cli.commands.generate_batch import BatchDrawing, planned_batch
-from sana_cli.commands.history import remember
+from sana_cli.commands.remember import remember
 from sana_cli.errors import SanaError
 from sana_cli.files import make_folder, temporary_folder
 from sana_cli.pipeline.batch import Batch, Job

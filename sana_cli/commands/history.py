@@ -4,15 +4,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sana_cli.terminal.options import JsonOption, contradiction
+from sana_cli.commands.remember import picture_index
+from sana_cli.errors import contradiction
+from sana_cli.terminal.options import JsonOption
 from sana_cli.text import counted, print_json, say, shortened
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sana_cli.images.picture_index import PictureIndex, Remembered
-    from sana_cli.pipeline.results import SavedResult
-    from sana_cli.remote.picture import RemotePicture
+    from sana_cli.images.picture_index import Remembered
 
 
 def history(
@@ -98,22 +98,6 @@ def history(
             from sana_cli.terminal.display import show_picture
 
             show = show_picture(each.path)  # False: no terminal for it; one note is enough
-
-
-def picture_index() -> "PictureIndex":
-    """The index of this user."""
-    from sana_cli.config.user_settings import picture_index_file
-    from sana_cli.images.picture_index import PictureIndex
-
-    return PictureIndex(picture_index_file())
-
-
-def remember(picture: "SavedResult | RemotePicture") -> None:
-    """Add a new picture to the index, unless the user's setting says not to."""
-    from sana_cli.config.user_settings import preferences
-
-    if preferences().remember is not False:
-        picture_index().remember(picture.path, picture.settings)
 
 
 def path_of(number: str) -> "Path | None":

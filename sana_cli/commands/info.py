@@ -6,9 +6,10 @@ from typing import Annotated, Any
 import typer
 
 from sana_cli.commands.picture_folder import documents_of, line_of, pictures_in
+from sana_cli.errors import contradiction
 from sana_cli.terminal.completion import complete_model
 from sana_cli.terminal.display import show_picture
-from sana_cli.terminal.options import JsonOption, contradiction
+from sana_cli.terminal.options import JsonOption
 from sana_cli.text import print_json, say, say_command, shortened
 
 # By suffix, those that cannot be read too: their errors say what helps.

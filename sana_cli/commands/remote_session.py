@@ -1,6 +1,6 @@
 """Draw one prompt with a running server: the counterpart of `GenerateSession` that imports next to nothing."""
 
-import secrets
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -40,7 +40,7 @@ class RemoteSession:
         self, *, options: GenerationOptions, overwrite: bool, reporter: "ConsoleReporter | PlainReporter", artist: "Artist",
         grid: bool = False,
     ) -> None:  # fmt: skip
-        seed = secrets.randbelow(2**32) if options.seed is None else options.seed
+        seed = int.from_bytes(os.urandom(4)) if options.seed is None else options.seed
         self.options = replace(options, seed=seed)
         self.overwrite, self.reporter, self.artist = overwrite, reporter, artist
         self.checkpoint = RemoteModel(name=options.model_or_builtin)

@@ -13,7 +13,7 @@ from sana_cli.config.choices import RANDOM_SEEDS, Precision, parse_seed, parse_s
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.system.process import was_asked_to_end
 from sana_cli.terminal.completion import complete_model
-from sana_cli.terminal.display import ShowOption
+from sana_cli.terminal.display_options import ShowOption
 from sana_cli.terminal.options import (
     DeviceOption,
     LocalOption,

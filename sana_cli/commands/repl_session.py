@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.commands.generate_session import GenerateSession
-from sana_cli.commands.history import remember
+from sana_cli.commands.remember import remember
 from sana_cli.commands.repeat import open_model
 from sana_cli.commands.repl_options import SessionOptions, check
 from sana_cli.commands.repl_setters import DEFAULT, OFF, ON, SETTERS

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sana_cli import __version__
 from sana_cli.commands.generate_batch import planned_batch, print_forecast
-from sana_cli.commands.history import remember
+from sana_cli.commands.remember import remember
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError
 from sana_cli.request.output_paths import Target

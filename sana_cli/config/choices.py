@@ -7,8 +7,6 @@ from math import sqrt
 from pathlib import Path
 from typing import Literal, get_args
 
-import typer
-
 from sana_cli.errors import usage_error
 
 SchedulerName = Literal["flow-dpm", "flow-euler", "scm"]
@@ -126,6 +124,8 @@ def parse_seed(text: str) -> int:
     try:
         return int(text)
     except ValueError as error:
+        import typer
+
         raise typer.BadParameter(f"{text!r} is not a whole number or 'random'") from error
 
 

@@ -5,7 +5,6 @@ A flag wins over its variable, the variable over the file, the file over the mod
 
 import logging
 import os
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -301,7 +300,10 @@ def read_config_file() -> dict[str, Value]:
     """Read the settings in the file; {} if there is no file. Raises SanaError for unknown settings."""
     path = config_path()
     try:
-        values = tomllib.loads(read_small_text(path, LARGEST_CONFIG))
+        text = read_small_text(path, LARGEST_CONFIG)
+        import tomllib  # only where there are settings
+
+        values = tomllib.loads(text)
     except FileNotFoundError:
         return {}
     except OSError as error:

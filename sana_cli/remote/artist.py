@@ -123,7 +123,9 @@ class Artist:
         elif name == "queued":
             while self.greetings:
                 self.reporter.notice(self.greetings.pop(0))
-            import sana_cli.images.picture_index  # noqa: F401  needed at the end; costs nothing while the server draws
+            import tempfile  # noqa: F401  needed at the end, as the next; both cost nothing while the server draws
+
+            import sana_cli.images.picture_index  # noqa: F401
 
             stages.wait(data["place"])
         elif name in ("started", "stage", "advance", "stage_done"):

@@ -1,17 +1,17 @@
-"""HTTP to a server of ours, light enough for a command that is to answer at once."""
+"""Talk to one server of ours: documents, events, and the proof that it is this user's."""
 
 import hmac
 import json
-import secrets
+import os
 import socket
 from collections.abc import Generator
 from hashlib import sha256
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from typing import Any, Self
 from urllib.parse import urlsplit
 
 from sana_cli import __version__
 from sana_cli.errors import usage_error
+from sana_cli.remote.http import BadAnswer, Reply, ask, connect
 from sana_cli.remote.state_file import Running, running_servers
 
 _CONNECT_SECONDS = 1.0  # to a server of this machine
@@ -32,14 +32,14 @@ class Answer(Exception):
 
 
 class Connection:
-    """A connection to one server."""
+    """A server, and what opens it. Each request has a connection of its own, or the one that was proved to be ours."""
 
     def __init__(
         self, host: str, port: int, *, key: str, secure: bool = False, seconds: float
     ) -> None:
-        kind = HTTPSConnection if secure else HTTPConnection
-        self._http = kind(host, port, timeout=seconds)
+        self._host, self._seconds, self._secure = host, seconds, secure
         self._key, self.port = key, port
+        self._kept: socket.socket | None = None  # for the next request
         self.version = ""
         self.checks_prompts = False
 
@@ -47,8 +47,8 @@ class Connection:
     def own(cls, running: Running) -> Self:
         """A connection to a server of this user, which has proved that it is that. Raises ServerLost."""
         connection = cls(running.host, running.port, key="", seconds=_CONNECT_SECONDS)
-        nonce = secrets.token_hex(16)
-        said = connection.get("/v1/hello", {"X-Sana-Nonce": nonce})
+        nonce = os.urandom(16).hex()
+        said = connection.get("/v1/hello", {"X-Sana-Nonce": nonce}, keep=True)
         proof = hmac.new(running.secret.encode(), nonce.encode(), sha256).hexdigest()
         if not hmac.compare_digest(str(said.get("proof", "")).encode(), proof.encode()):
             connection.close()
@@ -68,10 +68,12 @@ class Connection:
             host, port = parts.hostname, parts.port
             if parts.scheme not in ("http", "https") or not host or parts.path not in ("", "/"):
                 raise wrong
+            if not host.isprintable() or " " in host:
+                raise wrong
             secure = parts.scheme == "https"
             usual = 443 if secure else 7262
             connection = cls(host, port or usual, key=key, secure=secure, seconds=_FAR_SECONDS)
-        except (ValueError, HTTPException) as error:  # brackets, ports, signs that no host has
+        except ValueError as error:  # brackets, ports, signs that no host has
             raise wrong from error
         connection._learn(connection.get("/v1/hello"))
         return connection
@@ -80,69 +82,72 @@ class Connection:
         self.version = str(said.get("version"))
         self.checks_prompts = said.get("checks_prompts") is True
 
-    def get(self, path: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
-        """The document at a path. Raises ServerLost, Answer."""
-        return self._document(self._sent("GET", path, None, headers))
+    def get(
+        self, path: str, headers: dict[str, str] | None = None, *, keep: bool = False
+    ) -> dict[str, Any]:
+        """The document at a path; `keep`: the next request uses the same connection. Raises ServerLost, Answer."""
+        with self._sent("GET", path, None, headers, keep=keep) as reply:
+            return self._document(reply)
 
     def post(self, path: str, document: dict[str, Any]) -> dict[str, Any]:
         """The answer to a document. Raises ServerLost, Answer."""
-        return self._document(self._sent("POST", path, document))
+        with self._sent("POST", path, document) as reply:
+            return self._document(reply)
 
     def events(
         self, path: str, document: dict[str, Any]
     ) -> Generator[tuple[str, dict[str, Any]], None, None]:
         """The server-sent events that answer a document. Raises ServerLost, Answer; closing it closes the connection."""
-        response = self._sent("POST", path, document)
-        if response.status != 200:
-            self._document(response)
-            raise ServerLost
-        if self._http.sock is not None:
-            self._http.sock.settimeout(_SILENT_SECONDS)
-        try:
+        with self._sent("POST", path, document) as reply:
+            if reply.status != 200:
+                self._document(reply)
+                raise ServerLost
             name = ""
-            while line := response.readline():
-                if line.startswith(b"event: "):
-                    name = line[7:].decode().strip()
-                elif line.startswith(b"data: "):
-                    yield name, json.loads(line[6:])
-        except (OSError, HTTPException, ValueError) as error:
-            raise ServerLost from error
-        finally:
-            self.close()
+            try:
+                for line in reply.lines():
+                    if line.startswith(b"event: "):
+                        name = line[7:].decode().strip()
+                    elif line.startswith(b"data: "):
+                        yield name, json.loads(line[6:])
+            except (OSError, BadAnswer, ValueError) as error:
+                raise ServerLost from error
 
     def _sent(
         self, method: str, path: str, document: dict[str, Any] | None,
-        headers: dict[str, str] | None = None,
-    ) -> HTTPResponse:  # fmt: skip
-        headers = {"User-Agent": f"sana/{__version__}", **(headers or {})}
+        headers: dict[str, str] | None = None, *, keep: bool = False,
+    ) -> Reply:  # fmt: skip
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        own = {"Host": f"{host}:{self.port}", "User-Agent": f"sana/{__version__}"}
+        headers = {**own, **(headers or {})}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
-        body = None
+        body = b""
         if document is not None:
             body, headers["Content-Type"] = json.dumps(document).encode(), "application/json"
         try:
-            self._http.request(method, path, body, headers)
-            if self._http.sock is not None:
-                self._http.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self._http.sock.settimeout(_SILENT_SECONDS)
-            return self._http.getresponse()
-        except (OSError, HTTPException, UnicodeError) as error:  # a host that cannot be looked up
+            connection = self._kept or connect(
+                self._host, self.port, secure=self._secure, seconds=self._seconds
+            )
+            self._kept = connection if keep else None
+            return ask(connection, method, path, body, headers, keep=keep, seconds=_SILENT_SECONDS)
+        except (OSError, BadAnswer, ValueError) as error:  # also a host that cannot be looked up
             raise ServerLost from error
 
-    def _document(self, response: HTTPResponse) -> dict[str, Any]:
+    def _document(self, reply: Reply) -> dict[str, Any]:
         try:
-            found = json.loads(response.read())
-        except (OSError, HTTPException, ValueError) as error:
+            found = json.loads(reply.read())
+        except (OSError, BadAnswer, ValueError) as error:
             raise ServerLost from error
         if not isinstance(found, dict):
             raise ServerLost
-        if response.status >= 400:
+        if reply.status >= 400:
             said = found.get("error")
-            raise Answer(response.status, said if isinstance(said, dict) else {})
+            raise Answer(reply.status, said if isinstance(said, dict) else {})
         return found
 
     def close(self) -> None:
-        self._http.close()
+        if self._kept is not None:
+            self._kept.close()
 
 
 def own_server() -> Connection | None:
@@ -163,10 +168,6 @@ def own_server() -> Connection | None:
 def status_of(running: Running) -> dict[str, Any] | None:
     """Ask a server of this user for its status; None where it does not answer."""
     try:
-        connection = Connection.own(running)
-        try:
-            return connection.get("/v1/status")
-        finally:
-            connection.close()
+        return Connection.own(running).get("/v1/status")
     except (ServerLost, Answer):
         return None

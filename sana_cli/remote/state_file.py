@@ -7,7 +7,6 @@ that it is the one which wrote the file.
 import json
 import os
 import re
-import secrets
 import stat
 import sys
 from collections.abc import Iterator
@@ -37,6 +36,8 @@ class Running:
     @classmethod
     def new(cls, host: str, port: int) -> Self:
         """This process, with a new secret."""
+        import secrets  # which commands do not need
+
         secret = secrets.token_urlsafe(32)
         return cls(host=host, port=port, secret=secret, pid=os.getpid(), version=__version__)
 

@@ -1,14 +1,11 @@
-"""Options of what people see of pictures: in the terminal, while they are drawn, side by side."""
+"""Show pictures to people: in the terminal, while they are drawn. The options are in `display_options`."""
 
 import os
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Self
 
-import typer
-
-from sana_cli.errors import SanaError, usage_error
-from sana_cli.terminal.options import contradiction
+from sana_cli.errors import SanaError, contradiction, usage_error
 from sana_cli.text import note
 
 if TYPE_CHECKING:
@@ -23,43 +20,6 @@ if TYPE_CHECKING:
     from sana_cli.terminal.plain_reporter import PlainReporter
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
-ShowOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--show/--no-show",
-        help="Show pictures in the terminal [default: in one that has sixels or kitty's protocol]",
-        show_default=False,
-    ),
-]
-GridOption = Annotated[
-    bool, typer.Option("--grid", help="One more file, with all pictures side by side.")
-]
-PreviewOption = Annotated[
-    bool | None,
-    typer.Option(
-        "--preview/--no-preview",
-        help="Show pictures in the terminal while they are drawn, too.",
-        show_default=False,
-    ),
-]
-PreviewFileOption = Annotated[
-    str | None,
-    typer.Option(
-        "--preview-file",
-        metavar="FILE.png",
-        help="Keep what a picture looks like so far in a file.",
-        show_default=False,
-    ),
-]
-PreviewEveryOption = Annotated[
-    int | None,
-    typer.Option(
-        "--preview-every",
-        metavar="STEPS",
-        help="Steps from one preview to the next [default: a tenth of all]",
-        show_default=False,
-    ),
-]
 _NO_TERMINAL = "has no effect: this is no terminal that shows pictures"
 _PREVIEW_SHARE = 0.5  # of the terminal's rows; bars are below it
 

@@ -9,7 +9,7 @@ import typer
 
 from sana_cli.config.choices import Decode, Device, parse_seed
 from sana_cli.config.generation import FIELDS, GenerationOptions
-from sana_cli.errors import SanaError, usage_error
+from sana_cli.errors import usage_error
 from sana_cli.terminal.completion import complete_model
 
 OfflineOption = Annotated[
@@ -85,11 +85,6 @@ def refuse_empty(values: Mapping[str, str | None]) -> None:
     for option, value in values.items():
         if value == "":
             raise usage_error(f"{option} is empty", f"omit {option}")
-
-
-def contradiction(one: str, other: str) -> SanaError:
-    """Two options that cannot be given together, or an argument and an option."""
-    return usage_error(f"give {one} or {other}, not both", f"omit {one}")
 
 
 def flag(name: str) -> Any:

@@ -18,7 +18,7 @@ def test_the_list_says_what_the_command_says(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "imported"),
-    [(["--help"], set()), (["no-such"], set()), (["help"], {"help"}), (["history", "--help"], {"history"})],
+    [(["--help"], set()), (["no-such"], set()), (["help"], {"help"}), (["history", "--help"], {"history", "remember"})],
 )  # fmt: skip
 def test_only_the_command_that_is_called_is_imported(
     arguments: list[str], imported: set[str]
@@ -30,7 +30,7 @@ def test_only_the_command_that_is_called_is_imported(
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     modules = done.stderr.split("\n")[-2].split()
     package = "sana_cli.commands."
-    assert imported | {"verbs"} == {
+    assert imported | {"verbs", "tree"} == {
         name.removeprefix(package) for name in modules if name.startswith(package)
     }
 
