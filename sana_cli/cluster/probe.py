@@ -20,7 +20,7 @@ from sana_cli.errors import ExitCode, SanaError
 from sana_cli.files import check_writable, new_file
 from sana_cli.progress import Reporter
 
-_PATIENCE_S = 120.0  # for a node's first process, which imports Ray and sana
+_PATIENCE_S = 300.0  # for the first process of a node, which imports Ray and sana; a busy machine takes minutes
 
 
 @contextmanager
