@@ -175,7 +175,7 @@ def in_words(error: Exception, address: str | None) -> SanaError:
 
 
 def nodes_of(ray: Any) -> list[Node]:
-    """List the living machines of the cluster. SanaError where there is none."""
+    """List the machines of the cluster that are alive and may hold workers. SanaError where there is none."""
     nodes = [
         Node(
             name=str(each["NodeManagerHostname"]) + _short_id(each),
@@ -187,8 +187,15 @@ def nodes_of(ray: Any) -> list[Node]:
         for each in ray.nodes()
         if each["Alive"]
     ]
+    nodes = [
+        node for node in nodes if node.cpus >= 1 or node.gpus >= 1
+    ]  # not a head that only directs
     if not nodes:
-        raise SanaError("the cluster has no nodes", hint="ray status", code=ExitCode.ENVIRONMENT)
+        raise SanaError(
+            "the cluster has no node with a core or a GPU to give",
+            hint="start some: ray start --address HOST:PORT",
+            code=ExitCode.ENVIRONMENT,
+        )
     return nodes
 
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sana_cli.errors import ExitCode, SanaError, usage_error
@@ -11,6 +11,7 @@ from sana_cli.files import temporary_folder
 from sana_cli.system.packages import pip_install
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+_WILDCARDS = "*?["
 _PACKAGES = {
     "s3": "s3fs",
     "s3a": "s3fs",
@@ -65,24 +66,34 @@ def _by_pyarrow(url: str) -> tuple[Any, str] | None:
 def local_prompts(name: str, owner: object) -> str:
     """Return a local name of a file or folder of prompts; what is at a URL is copied first.
 
-    The copy goes when `owner` does. A pattern such as `s3://bucket/prompts/*.jsonl` copies each file that fits.
+    The copy goes when `owner` does. A pattern such as `s3://bucket/prompts/*.jsonl`, or one of local files, copies each
+    file that fits. SanaError where there is none.
     """
-    if not is_url(name):
+    url = name if is_url(name) else _local_pattern(name)
+    if url is None:
         return name
     with reaching(name):
-        files, path = open_url(name)
-        if any(c in path for c in "*?["):
-            found, is_folder = sorted(files.glob(path)), True
-        else:
-            is_folder = files.isdir(path)
-            found = sorted(files.ls(path, detail=False)) if is_folder else [path]
+        files, path = open_url(url)
+        is_pattern = any(c in path for c in _WILDCARDS)
+        is_folder = is_pattern or files.isdir(path)
+        found = files.glob(path) if is_pattern else files.ls(path, detail=False) if is_folder else [path]  # fmt: skip
+        found = sorted(each for each in found if not files.isdir(each))
         if not found:
-            raise usage_error(f"cannot read {name}: there is no such file", "check the spelling")
+            raise FileNotFoundError(name)
         folder = temporary_folder(owner)
-        for each in found:
-            if not files.isdir(each):
-                (folder / PurePosixPath(each).name).write_bytes(files.cat_file(each))
-    return str(folder if is_folder else folder / PurePosixPath(path).name)
+        for number, each in enumerate(found):
+            copy = folder / PurePosixPath(each).name
+            if copy.exists():  # of another folder
+                copy = copy.with_name(f"{number:04}-{copy.name}")
+            copy.write_bytes(files.cat_file(each))
+    return str(folder if is_folder else copy)
+
+
+def _local_pattern(name: str) -> str | None:
+    """Write a pattern of local files as a URL; None for any other name."""
+    path = Path(name).expanduser()
+    is_pattern = any(c in name for c in _WILDCARDS) and not path.exists()
+    return f"file://{path.absolute()}" if is_pattern else None
 
 
 @contextmanager

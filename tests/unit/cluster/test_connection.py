@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sana_cli.cluster.connection import find_address, in_words
+from sana_cli.cluster.connection import find_address, in_words, nodes_of
 from sana_cli.errors import ExitCode, SanaError
 
 
@@ -95,3 +95,20 @@ def test_other_versions_are_named() -> None:
     )
     assert error.code == ExitCode.ENVIRONMENT
     assert "cannot start Ray on this machine: x" in in_words(OSError("x"), None).message
+
+
+def test_nodes_are_those_that_may_hold_workers() -> None:
+    def node(name: str, alive: bool = True, **resources: float) -> dict[str, object]:
+        return {
+            "NodeManagerHostname": "h", "NodeID": name * 8, "Alive": alive, "Resources": {"memory": 5.0, **resources},
+        }  # fmt: skip
+
+    class Ray:
+        def __init__(self, *nodes: dict[str, object]) -> None:
+            self.nodes = lambda: list(nodes)
+
+    found = nodes_of(Ray(node("a"), node("b", CPU=2.0), node("c", alive=False, CPU=2.0), node("d", GPU=1.0)))  # fmt: skip
+    assert [each.name for each in found] == ["h/bbbbbb", "h/dddddd"]
+    assert (found[0].cpus, found[1].gpus, found[0].memory) == (2, 1, 5)
+    with pytest.raises(SanaError, match="no node with a core or a GPU"):
+        nodes_of(Ray(node("a")))

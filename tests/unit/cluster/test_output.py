@@ -97,11 +97,18 @@ def test_prompts_behind_a_url(tmp_path: Path) -> None:
     some = Path(local_prompts("memory://prompts/several/*.txt", owner))
     assert sorted(p.name for p in some.iterdir()) == ["a.txt", "b.txt"]
     assert local_prompts("prompts.txt", owner) == "prompts.txt"
+    for name in ("x/p.txt", "y/p.txt", "[z].txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(name)
+    local = Path(local_prompts(f"{tmp_path}/*/p.txt", owner))
+    assert sorted(p.read_text() for p in local.iterdir()) == ["x/p.txt", "y/p.txt"]
+    assert local_prompts(f"{tmp_path}/[z].txt", owner) == f"{tmp_path}/[z].txt", "it is a name"
     del owner
     assert not folder.exists(), "copies go"
-    with pytest.raises(SanaError, match="no such file") as missing:
-        local_prompts("memory://prompts/several/none.txt", Owner())
-    assert missing.value.code == ExitCode.USAGE
+    for missing in ("memory://prompts/several/none.txt", f"{tmp_path}/*.csv"):
+        with pytest.raises(SanaError, match="no such file") as error:
+            local_prompts(missing, Owner())
+        assert error.value.code == ExitCode.USAGE
 
 
 @pytest.mark.parametrize("url", ["nowhere://x/y", "s4://x/y"])

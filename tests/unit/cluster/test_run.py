@@ -47,18 +47,14 @@ def draw(cluster: Any, tiny_model: Path, tmp_path: Path) -> Callable[..., Any]:
     (tmp_path / "p.txt").write_text("\n".join(LINES))
 
     def run(
-        *words: str, ray: bool = True, output: str = "out/", start: bool = False
-    ) -> subprocess.CompletedProcess[str] | subprocess.Popen[str]:
+        *words: str, ray: bool = True, output: str = "out/"
+    ) -> subprocess.CompletedProcess[str]:
         cluster_words = ("--ray", cluster.address) if ray else ()
         command = [
             sys.executable, "-m", "sana_cli", "generate", "--prompts", "p.txt", "-m", str(tiny_model), "-o", output,
             *SIZE, "--json", *cluster_words, *words,
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-        if start:
-            return subprocess.Popen(
-                command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True
-            )
         return subprocess.run(
             command, cwd=tmp_path, env=environment, capture_output=True, text=True
         )
@@ -84,7 +80,6 @@ def test_pictures_are_those_of_one_process_and_a_rerun_draws_what_is_missing(
     assert [(out / n).read_bytes() for n in names] == [(plain / n).read_bytes() for n in names]
     found = rows(out)
     assert {row["status"] for row in found} == {"drawn"}
-    assert len({row["node"].partition(":")[0] for row in found}) == 2, "both nodes draw"
     (out / names[2]).unlink()
     again = draw()
     statuses = [json.loads(line)["status"] for line in again.stdout.splitlines()]
@@ -92,30 +87,6 @@ def test_pictures_are_those_of_one_process_and_a_rerun_draws_what_is_missing(
     kept = rows(out)
     assert [row["sha256"] for row in kept] == [row["sha256"] for row in found]
     assert kept[0] == found[0], "rows of an earlier run stay"
-
-
-def test_a_killed_worker_costs_nothing_but_what_it_was_drawing(
-    draw: Callable[..., Any], tmp_path: Path
-) -> None:
-    import psutil
-
-    driver = draw("--steps", "3", start=True)
-    lines = []
-    for line in driver.stdout:
-        lines.append(json.loads(line))
-        if len(lines) == 2:
-            workers = [
-                p for p in psutil.process_iter(["cmdline"])
-                if "RayWorker" in " ".join(p.info["cmdline"] or []) and _is_child(p, os.getpid())
-            ]  # fmt: skip
-            workers[0].kill()
-    assert driver.wait() == 0
-    assert len(list((tmp_path / "out").glob("*.png"))) == len(LINES)
-    assert sorted(line["index"] for line in lines) == list(range(1, len(LINES) + 1))
-
-
-def _is_child(process: Any, parent: int) -> bool:
-    return any(each.pid == parent for each in process.parents())
 
 
 def test_a_prompt_that_kills_its_worker_costs_nobody_elses_picture(cluster: Any) -> None:
