@@ -21,9 +21,13 @@ BACKENDS: tuple[Backend, ...] = ("auto", "native", "torchao", "quanto", "referen
 _HANDICAP = 1.2  # of the reference: it expands whole weights, and those of real layers are new memory every time
 
 
-def all_kernels() -> tuple[Kernel, ...]:
-    """Every kernel that this version knows."""
-    from quant.backends import cpu, cuda, libraries
+def all_kernels(device: torch.device | None = None) -> tuple[Kernel, ...]:
+    """Every kernel that this version knows; for a device that is no GPU, without importing those of GPUs."""
+    from quant.backends import cpu, libraries
+
+    if device is not None and device.type != "cuda":
+        return (*cpu.KERNELS, *libraries.KERNELS)
+    from quant.backends import cuda
 
     return (*cpu.KERNELS, *cuda.KERNELS, *libraries.KERNELS)
 
@@ -149,7 +153,7 @@ def usable_kernels(
     On a CPU "auto" omits libraries if a kernel of ours exists: they multiply by the same
     instructions, and importing them takes seconds.
     """
-    known = all_kernels() if kernels is None else kernels
+    known = all_kernels(device) if kernels is None else kernels
     usable = [kernel for kernel in known if kernel.supports(layer, device)]
     if backend != "auto":
         return [kernel for kernel in usable if kernel.backend == backend]

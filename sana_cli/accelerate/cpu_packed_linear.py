@@ -78,11 +78,13 @@ def is_worth_packing() -> bool:
         return False
     M, K, N = _PROBE
     generator = torch.Generator().manual_seed(0)
-    layer = nn.utils.skip_init(nn.Linear, K, N)
+    with torch.device("meta"):
+        layer = nn.Linear(K, N)
     x = torch.randn(M, K, generator=generator)
     with torch.inference_mode():
-        layer.weight.normal_(std=K**-0.5, generator=generator)
-        layer.bias.normal_(generator=generator)
+        # No `skip_init`: it moves a module off the meta device, for which torch imports sympy, half a second.
+        layer.weight = nn.Parameter(torch.empty(N, K).normal_(std=K**-0.5, generator=generator))
+        layer.bias = nn.Parameter(torch.empty(N).normal_(generator=generator))
         try:
             packed = PackedLinear(layer)
             right = torch.allclose(packed(x), layer(x), rtol=0, atol=1e-4)

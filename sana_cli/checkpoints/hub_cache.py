@@ -13,8 +13,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from quant.files import read_small_text
 from sana_cli.checkpoints.file_selection import missing_files, select_files
 from sana_cli.checkpoints.fitness import is_sana
@@ -116,6 +114,8 @@ def freed_bytes(folder: Path) -> int:
 
 def remove_repo(repo: CachedRepo) -> int:
     """Remove a repo from the cache, unless somebody downloads it right now; returns the bytes freed."""
+    from filelock import FileLock, Timeout
+
     with contextlib.ExitStack() as held:
         for path in _locks(repo.folder):
             try:
@@ -137,6 +137,8 @@ def remove_repo(repo: CachedRepo) -> int:
 
 def remove_idle_locks(folder: Path) -> None:
     """Remove the empty files that locks of a repo left, but for those that somebody holds."""
+    from filelock import FileLock, Timeout
+
     for path in _locks(folder):
         with contextlib.suppress(OSError, Timeout), FileLock(path, timeout=0):
             path.unlink(missing_ok=True)

@@ -6,20 +6,21 @@ Settings are in chunks of a PNG (`png.py`), and in the EXIF of JPEG and WebP (`e
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from sana_cli.errors import SanaError, usage_error
 from sana_cli.files import new_file
 from sana_cli.images.exif import exif_of, settings_text
-from sana_cli.images.foreign_readers import foreign_settings_of
-from sana_cli.images.foreign_settings import ForeignSettings
 from sana_cli.images.formats import format_of, is_lossy, writer_options
 from sana_cli.images.png import PREVIEW_KEY, SETTINGS_KEY, save_png
 from sana_cli.images.png_chunks import read_texts
 from sana_cli.images.reading import OURS, opened
 from sana_cli.images.xmp import xmp_of
+
+if TYPE_CHECKING:
+    from sana_cli.images.foreign_settings import ForeignSettings
 
 _JPEG_SEGMENT = 65_533  # bytes, of which EXIF has one
 SHEET_KEY = "pictures"  # of a contact sheet's settings: what is on it, by file
@@ -68,7 +69,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     """
     with opened(path) as image:
         found = _own_texts(path, image)
-        foreign = foreign_settings_of(path, image) if not found else None
+        foreign = _foreign(path, image) if not found else None
     if SETTINGS_KEY in found:
         return _settings(path, found[SETTINGS_KEY])
     if PREVIEW_KEY in found:
@@ -107,10 +108,17 @@ def settings_of(path: Path) -> dict[str, Any] | None:
     return settings if settings is not None and SHEET_KEY not in settings else None
 
 
-def read_foreign_settings(path: Path) -> ForeignSettings | None:
+def read_foreign_settings(path: Path) -> "ForeignSettings | None":
     """Read another program's settings from a picture; None if it has none or is ours. Raises SanaError."""
     with opened(path) as image:
-        return None if _own_texts(path, image) else foreign_settings_of(path, image)
+        return None if _own_texts(path, image) else _foreign(path, image)
+
+
+def _foreign(path: Path, image: Image.Image) -> "ForeignSettings | None":
+    """Read the settings of another program, by modules that no picture of ours needs."""
+    from sana_cli.images.foreign_readers import foreign_settings_of
+
+    return foreign_settings_of(path, image)
 
 
 def _own_texts(path: Path, image: Image.Image) -> dict[str, str | None]:

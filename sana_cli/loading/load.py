@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from quant.backends.attempt import first_line
-from quant.backends.cuda import triton_runs
 from quant.backends.dispatch import Backend, accelerate_, measure_ahead
 from quant.backends.verdicts import remembered
 from quant.convert import RecipeError, swap_empty_
@@ -23,9 +22,6 @@ from quant.layers import QuantEmbedding
 from quant.primitives import dequantize_per_channel
 from sana_cli.accelerate.cpu_fused_qkv import fuse_projections_
 from sana_cli.accelerate.cpu_packed_linear import is_worth_packing, pack_linears_
-from sana_cli.accelerate.cuda.decoder import fuse_decoder
-from sana_cli.accelerate.cuda.engine import Engine
-from sana_cli.accelerate.cuda.text_encoder import fuse_norms
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.component_weights import (
     ComponentWeights,
@@ -342,23 +338,35 @@ def _accelerate(
         before_measuring=partial(_say_measuring, notice),
     )  # fmt: skip
     if fused:
-        if isinstance(model, SanaTransformer2D) and _stays(model):
-            model.engine = Engine(model, notice=notice, verdicts=verdicts)
-            chosen["transformer"] = model.engine.summary
-        elif isinstance(model, AutoencoderDC) and fuse_decoder(
-            model, notice=notice, verdicts=verdicts
-        ):
-            chosen["decoder"] = "native fused"
-        elif fuse_norms(model, notice=notice, verdicts=verdicts):
-            chosen["text encoder"] = "native norms"
+        chosen |= _fuse(model, notice, verdicts)
     if for_cpu:
         chosen |= _pack_floats(model, device, verdicts)
     return chosen
 
 
+def _fuse(model: torch.nn.Module, notice: Callable[[str], None], verdicts: Path) -> dict[str, str]:
+    """Give a part its fused kernels, by modules that no CPU needs; their name by what they run."""
+    from sana_cli.accelerate.cuda.decoder import fuse_decoder
+    from sana_cli.accelerate.cuda.engine import Engine
+    from sana_cli.accelerate.cuda.text_encoder import fuse_norms
+
+    if isinstance(model, SanaTransformer2D) and _stays(model):
+        model.engine = Engine(model, notice=notice, verdicts=verdicts)
+        return {"transformer": model.engine.summary}
+    if isinstance(model, AutoencoderDC) and fuse_decoder(model, notice=notice, verdicts=verdicts):
+        return {"decoder": "native fused"}
+    if fuse_norms(model, notice=notice, verdicts=verdicts):
+        return {"text encoder": "native norms"}
+    return {}
+
+
 def has_engine(device: torch.device) -> bool:
     """Return whether the engine supports this device, and Triton is there to compile its kernels."""
-    return device.type == "cuda" and triton_runs()
+    if device.type != "cuda":
+        return False
+    from quant.backends.cuda import triton_runs
+
+    return triton_runs()
 
 
 def _stays(model: SanaTransformer2D) -> bool:
