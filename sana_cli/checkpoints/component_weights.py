@@ -4,13 +4,12 @@ import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
 
 from quant.files import open_regular
-from quant.manifest import sha256_of
 from sana_cli.checkpoints.checkpoint import (
     PTH_PARTS,
     Checkpoint,
@@ -18,6 +17,7 @@ from sana_cli.checkpoints.checkpoint import (
     weight_files,
 )
 from sana_cli.checkpoints.decoder_files import OtherDecoder
+from sana_cli.checkpoints.known_digests import known_digest
 from sana_cli.checkpoints.model_files import CORRUPT, unreadable
 from sana_cli.checkpoints.pth import header_of, read_part, read_tensors
 from sana_cli.checkpoints.safetensors_data import read_tensor, stored_shape
@@ -118,8 +118,7 @@ def _fingerprint(paths: Iterable[Path]) -> str:
 
 def _require_digest(path: Path, sha256: str) -> None:
     try:
-        state = path.stat()
-        found = _digest_of(path, state.st_size, state.st_mtime_ns)
+        found = known_digest(path)
     except OSError as error:
         raise unreadable(path, CORRUPT, error) from error
     if found != sha256:
@@ -127,11 +126,3 @@ def _require_digest(path: Path, sha256: str) -> None:
             f"{path} is damaged: its SHA-256 is not the manifest's",
             hint="copy the folder again, or quantize the model again",
         )
-
-
-@cache
-def _digest_of(path: Path, size: int, changed_ns: int) -> str:
-    """Return a file's digest, computed once for each state of the file: a part may be loaded for
-    every picture again.
-    """
-    return sha256_of(path)

@@ -8,12 +8,15 @@ only if they are the same.
 import hashlib
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from quant.files import open_regular
-from quant.manifest import MANIFEST, sha256_of
+from quant.manifest import MANIFEST
 from sana_cli.checkpoints.checkpoint import PTH_PARTS, Checkpoint, weight_files
+from sana_cli.checkpoints.known_digests import digest_ahead, known_digest
 from sana_cli.checkpoints.model_files import CORRUPT, unreadable
+from sana_cli.errors import SanaError
 
 _PIECES, _PIECE = 16, 4096  # of each file; bytes
 _DIGITS = 16
@@ -54,15 +57,46 @@ def weights_hash(checkpoint: Checkpoint) -> str:
     if checkpoint.manifest is not None:
         part = checkpoint.manifest.components.get("transformer")
         return part.sha256[:_SHORT] if part else ""
+    blob = _transformer_file(checkpoint)
+    if blob is None:
+        return ""
+    return blob.name[:_SHORT] if _is_named_by_digest(blob) else known_digest(blob)[:_SHORT]
+
+
+def digests_ahead(checkpoint: Checkpoint) -> None:
+    """Find the digests that drawing will need in a thread, best before torch is imported.
+
+    Not that of the text encoder: a prompt whose encoding is kept does without.
+    """
+    with suppress(OSError, SanaError):  # who needs the files will say what is wrong
+        digest_ahead(_read_whole(checkpoint))
+
+
+def _read_whole(checkpoint: Checkpoint) -> list[Path]:
+    """Return the files that drawing reads whole for their digests, the text encoder's aside."""
+    if checkpoint.absent is not None:
+        return []
+    if checkpoint.manifest is not None:
+        parts = checkpoint.manifest.components
+        wanted = ["transformer", *(["vae"] if checkpoint.decoder is None else [])]
+        return [checkpoint.folder / parts[part].file for part in wanted if part in parts]
+    blob = _transformer_file(checkpoint)
+    return [] if blob is None or _is_named_by_digest(blob) else [blob]
+
+
+def _transformer_file(checkpoint: Checkpoint) -> Path | None:
+    """Return the file that holds the transformer; None where it is not one, or takes seconds to read without a name."""
     paths = (
         [checkpoint.pth] if checkpoint.pth else list(weight_files(checkpoint, "transformer").paths)
     )
-    if len(paths) != 1:
-        return ""
-    blob = paths[0].resolve()
-    if blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name):
-        return blob.name[:_SHORT]
-    return sha256_of(blob)[:_SHORT] if blob.stat().st_size <= _HASHED else ""
+    blob = paths[0].resolve() if len(paths) == 1 else None
+    if blob is None or _is_named_by_digest(blob) or blob.stat().st_size <= _HASHED:
+        return blob
+    return None
+
+
+def _is_named_by_digest(blob: Path) -> bool:
+    return blob.parent.name == "blobs" and re.fullmatch(r"[0-9a-f]{64}", blob.name) is not None
 
 
 def _files(checkpoint: Checkpoint) -> Iterator[Path]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
+from sana_cli.checkpoints.digest import digests_ahead
 from sana_cli.commands.grid import Grid
 from sana_cli.commands.remote_session import DEMO_NOTICE
 from sana_cli.commands.repeat import Picture
@@ -215,6 +216,8 @@ class GenerateSession:
         SanaError where it is not here, or the model cannot be drawn there in the precision of the runtime.
         """
         if pick is pick_device:
+            if self._pipeline is None:
+                digests_ahead(self.checkpoint)
             self.reporter.load_torch()
         wanted, precision = self.runtime.device, self.runtime.precision
         with self.options.naming_source_of("device"):

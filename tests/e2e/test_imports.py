@@ -12,7 +12,7 @@ import pytest
 UNUSED = (
     "transformers", "diffusers", "torchao", "optimum.quanto", "accelerate", "huggingface_hub.hf_api", "triton",
     "openvino", "nncf", "cv2", "matplotlib", "scipy", "pandas", "sympy", "torch._dynamo", "torch._inductor",
-    "torch.onnx", "torch.testing", "torch.utils.tensorboard", "filelock", "uvicorn", "starlette", "fastapi", "mcp",
+    "torch.onnx", "torch.utils.tensorboard", "filelock", "uvicorn", "starlette", "fastapi", "mcp",
     "quant.backends.cuda", "quant.kernels", "sana_cli.accelerate.cuda", "sana_cli.images.foreign_readers",
     "sana_cli.server", "sana_cli.bench", "sana_cli.doctor", "sana_cli.quantize_checkpoint", "calibration",
     "sana_cli.checkpoints.hub_download", "sana_cli.commands.verbs",
