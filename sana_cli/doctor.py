@@ -119,6 +119,7 @@ def _processor() -> Iterator[Finding]:
 
     from sana_cli.bench.machine import machine
     from sana_cli.system.precision import cpu_has_fast_bf16
+    from sana_cli.system.processor import best_threads
 
     facts = machine()
     count, load = cpu.cores(), cpu.load()
@@ -132,7 +133,7 @@ def _processor() -> Iterator[Finding]:
     if crowded := cpu.crowded():
         yield Finding(topic="cpu", state="note", text=crowded, remedy=cpu.remedy())
     threads = torch.get_num_threads()
-    if threads * 2 < count:
+    if threads * 2 < (best_threads() or count):  # fewer than all where a quota or slow cores ask for it
         yield Finding(
             topic="cpu", state="note", text=f"torch uses {threads} of {counted(count, 'core')}",
             remedy="unset OMP_NUM_THREADS, or set it higher",

@@ -7,6 +7,8 @@ a picture then takes many times as long (`benchmarks/busy.py`).
 
 import os
 
+from sana_cli.system.processor import best_threads
+
 # OpenMP reads these once, when torch is imported. Whoever has set one of them has decided how threads wait;
 # OMP_NUM_THREADS is none of them, since any number of threads but one has to wait somehow.
 WAITING_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
@@ -28,7 +30,17 @@ def limit_spinning() -> None:
     """
     if not any(os.environ.get(name) for name in WAITING_VARIABLES):
         os.environ.update(_SPIN)
+    _use_fitting_threads()
     _keep_number_of_threads()
+
+
+def _use_fitting_threads() -> None:
+    """Let OpenMP use as many threads as this process has processor for, unless the user has decided."""
+    if os.environ.get("OMP_NUM_THREADS"):
+        return
+    threads = best_threads()
+    if threads is not None and threads < cores():  # else OpenMP counts the same itself
+        os.environ["OMP_NUM_THREADS"] = str(threads)
 
 
 def _keep_number_of_threads() -> None:

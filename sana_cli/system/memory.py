@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
+from sana_cli.system.control_groups import OWN, groups, lines
 from sana_cli.system.precision import Device
 from sana_cli.system.resident import resident_bytes
 
@@ -12,7 +13,6 @@ try:
 except ImportError:  # Windows has no such limits
     resource = None  # type: ignore[assignment]
 
-_CGROUP = Path("/proc/self")  # says which groups the process is in, and where they are mounted
 _NO_LIMIT = 2**60  # bytes; the first version of control groups writes a larger number for none
 
 
@@ -72,70 +72,40 @@ _VERSIONS = {
 }
 
 
-def _container_limit(own: Path = _CGROUP) -> int | None:
+def _container_limit(own: Path = OWN) -> int | None:
     """The lowest limit of this process's groups; None without one."""
-    found = (_limit(group, files) for group, files in _groups(own))
+    found = (_limit(group, _VERSIONS[version]) for group, version in groups("memory", own))
     return min((limit for limit in found if limit is not None), default=None)
 
 
-def _container_free(own: Path = _CGROUP) -> int | None:
+def _container_free(own: Path = OWN) -> int | None:
     """Return the bytes left under its groups' limits, not counting cache that the kernel would give back."""
-    found = (_left(group, files) for group, files in _groups(own))
+    found = (_left(group, _VERSIONS[version]) for group, version in groups("memory", own))
     return min((left for left in found if left is not None), default=None)
 
 
-def _groups(own: Path) -> Iterator[tuple[Path, _Files]]:
-    """The groups that this process is in and all above them, as far as they are mounted here: each may have a limit."""
-    places = {}
-    for line in _lines(own / "cgroup"):
-        _, controllers, place = line.split(":", 2)
-        if not controllers or "memory" in controllers.split(","):
-            places["cgroup" if controllers else "cgroup2"] = PurePosixPath(place)
-    for line in _lines(own / "mountinfo"):
-        mount, _, kind = line.partition(" - ")
-        version, _, options = kind.split(" ", 2)
-        if version not in places or (version == "cgroup" and "memory" not in options.split(",")):
-            continue
-        root, folder = mount.split(" ")[3:5]
-        group_path, top = places[version], Path(folder)
-        seen = group_path.is_relative_to(root)  # else the mount is of another namespace
-        inside = group_path.relative_to(root) if seen else PurePosixPath()
-        for group in (top / inside, *(top / inside).parents):
-            yield group, _VERSIONS[version]
-            if group == top:
-                break
-
-
 def _limit(group: Path, files: _Files) -> int | None:
-    limits = [int(text) for name in files.limits for text in _lines(group / name) if text.isdigit()]
+    limits = [int(text) for name in files.limits for text in lines(group / name) if text.isdigit()]
     return min((limit for limit in limits if limit < _NO_LIMIT), default=None)
 
 
 def _left(group: Path, files: _Files) -> int | None:
     limit = _limit(group, files)
-    used = next(iter(_lines(group / files.used)), "")
+    used = next(iter(lines(group / files.used)), "")
     if limit is None or not used.isdigit():
         return None
-    stat = dict(line.split(" ", 1) for line in _lines(group / "memory.stat"))
+    stat = dict(line.split(" ", 1) for line in lines(group / "memory.stat"))
     return max(0, limit - int(used) + int(stat.get(files.cache, 0)))
-
-
-def _lines(path: Path) -> list[str]:
-    """A file of the kernel's; none where it does not have it."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return []
 
 
 # -- limits of the process: ulimit -v and -d ---------------------------------------------------------
 
 
-def _process_limits(own: Path = _CGROUP) -> Iterator[tuple[int, int]]:
+def _process_limits(own: Path = OWN) -> Iterator[tuple[int, int]]:
     """Limit and what is used of it, of addresses and of data."""
     if resource is None:
         return
-    pages = next(iter(_lines(own / "statm")), "").split(" ")
+    pages = next(iter(lines(own / "statm")), "").split(" ")
     for kind, field in ((resource.RLIMIT_AS, 0), (resource.RLIMIT_DATA, 5)):
         limit = resource.getrlimit(kind)[0]
         if limit != resource.RLIM_INFINITY:
