@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,15 +111,21 @@ def _read_weight_map(index: Path) -> dict[str, Path]:
 
 def read_header(path: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Tensor name -> (safetensors dtype, shape), without reading data; checks the file's length."""
+    with reading(path):
+        found = path.stat()
+        state = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return dict(_header_of(path, state))
+
+
+@lru_cache(maxsize=64)  # a run asks for each a dozen times; a few hundred KB for the largest models
+def _header_of(path: Path, state: tuple[int, ...]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Read a header; `state` is that of the file, so that a changed one is read again."""
     from safetensors import safe_open  # brings numpy
 
-    with reading(path):
-        _require_sane_length(path)
-        with safe_open(path, framework="np") as handle:
-            slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
-            return {
-                name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()
-            }
+    _require_sane_length(path)
+    with safe_open(path, framework="np") as handle:
+        slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118
+        return {name: (part.get_dtype(), tuple(part.get_shape())) for name, part in slices.items()}
 
 
 def read_metadata(path: Path) -> dict[str, str]:

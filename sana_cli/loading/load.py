@@ -45,6 +45,7 @@ from sana_cli.loading.assign import (
 )
 from sana_cli.loading.lora import Adapters
 from sana_cli.loading.streaming import StreamedBlocks
+from sana_cli.loading.without_values import WithoutValues
 from sana_cli.models.controlnet import SanaControlNet
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.gemma2 import Gemma2
@@ -408,7 +409,7 @@ def empty_module(checkpoint: Checkpoint, component: str) -> Any:
             layers = {path: how for path, how in layers.items() if path.startswith("encoder.")}
             layers = {} if checkpoint.decoder.is_tiny else layers
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), WithoutValues():
                 swap_empty_(model, layers, token_convs=TOKEN_CONVS)
         except (KeyError, RecipeError) as error:
             raise checkpoint_error(
@@ -434,7 +435,7 @@ def _empty_gemma(config: Path) -> torch.nn.Module:
 def _empty(config: Path, build: Callable[[], torch.nn.Module]) -> torch.nn.Module:
     """A module on the meta device; SanaError where the values of its configuration, `config`, make none."""
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), WithoutValues():
             return build()
     except (SanaError, KeyboardInterrupt, MemoryError):
         raise
