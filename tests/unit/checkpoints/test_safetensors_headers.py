@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from sana_cli.checkpoints.safetensors_headers import (
     WeightFiles,
+    _header_of,
     main_dtype,
     parse_header,
     read_header,
@@ -29,6 +30,23 @@ def test_headers(tmp_path: Path) -> None:
     assert (set(files), files.paths, files.parameters) == ({"a", "b"}, {path}, 10)
     content = path.read_bytes()
     assert content[files.start_of("a") :][:4] == b"\0\0\x80?"
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    save_file({"a": torch.ones(2, 3)}, path)
+    first = read_header(path)
+    first.clear()  # the caller's own
+    parsed = _header_of.cache_info().misses
+    assert read_header(path) == {"a": ("F32", (2, 3))}
+    assert _header_of.cache_info().misses == parsed, "once"
+    other = tmp_path / "n.safetensors"
+    save_file({"a": torch.ones(3, 2)}, other)  # as long as the first
+    other.replace(path)
+    assert read_header(path) == {"a": ("F32", (3, 2))}
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(SanaError):
+        read_header(path)
 
 
 def test_the_type_of_most_elements() -> None:
