@@ -33,6 +33,14 @@ def original(sana: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory)
     return path
 
 
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small picture to begin with, where it does not matter what it shows."""
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(path)
+    return path
+
+
 @pytest.fixture
 def mask(tmp_path: Path) -> Path:
     """The left half of 256 pixels, but for a border, in which a cat may become a dog."""
@@ -180,10 +188,10 @@ def test_every_plan_draws_the_same(
 
 
 def test_an_interrupted_decoding_is_finished_with_the_original(
-    sana: Callable[..., Any], draw: Callable[..., Any], original: Path, mask: Path, tmp_path: Path,
+    sana: Callable[..., Any], draw: Callable[..., Any], photo: Path, mask: Path, tmp_path: Path,
     before_loading: Callable[..., Any],
 ) -> None:  # fmt: skip
-    _, expected = draw("whole", "--image", original, "--mask", mask)
+    _, expected = draw("whole", "--image", photo, "--mask", mask)
     begun: list[int] = []
 
     def interrupt_second() -> None:
@@ -193,7 +201,7 @@ def test_an_interrupted_decoding_is_finished_with_the_original(
             raise KeyboardInterrupt
 
     with before_loading("decode", interrupt_second):
-        words = ("--image", original, "--mask", mask, *SHORT)
+        words = ("--image", photo, "--mask", mask, *SHORT)
         result = sana("generate", PROMPT, *words, "-o", tmp_path / "a.png")
     assert result.code == ExitCode.INTERRUPTED
     mask.unlink()  # the kept latents need neither file
@@ -207,16 +215,16 @@ def test_an_interrupted_decoding_is_finished_with_the_original(
 
 
 def test_from_repeats_it(
-    sana: Callable[..., Any], draw: Callable[..., Any], original: Path, mask: Path, tmp_path: Path
+    sana: Callable[..., Any], draw: Callable[..., Any], photo: Path, mask: Path, tmp_path: Path
 ) -> None:
-    draw("first", "--image", original, "--mask", mask, "--strength", 0.8)
+    draw("first", "--image", photo, "--mask", mask, "--strength", 0.8)
     result = sana("generate", "--from", tmp_path / "first.png", "-o", tmp_path / "again.png")
     assert result.code == 0, result.err
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "first.png").read_bytes()
     told = sana("info", tmp_path / "first.png").out
-    assert f"--image {original} --strength 0.8 --mask {mask}" in told
+    assert f"--image {photo} --strength 0.8 --mask {mask}" in told
     words = ("generate", "--from", tmp_path / "first.png", "-o", tmp_path / "b.png")
-    named = sana(*words, "--image", shutil.copy(original, tmp_path / "renamed.png"))
+    named = sana(*words, "--image", shutil.copy(photo, tmp_path / "renamed.png"))
     assert (named.code, "another picture" in named.err) == (0, False)
     assert np.array_equal(pixels(tmp_path / "b.png"), pixels(tmp_path / "first.png"))
     other = sana(*words, "--image", tmp_path / "first.png", "--force")
@@ -242,18 +250,18 @@ def test_from_repeats_it(
 
 
 def test_from_an_original_that_was_moved(
-    sana: Callable[..., Any], draw: Callable[..., Any], original: Path, tmp_path: Path
+    sana: Callable[..., Any], draw: Callable[..., Any], photo: Path, tmp_path: Path
 ) -> None:
     """It is found beside the picture, and may be named; elsewhere it is missed, before any work."""
     first, again = tmp_path / "first.png", tmp_path / "again.png"
-    original = shutil.copy(original, tmp_path / "photo.png")
-    draw("first", "--image", original, "--strength", 0.5)
+    photo = shutil.copy(photo, tmp_path / "photo.png")
+    draw("first", "--image", photo, "--strength", 0.5)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    moved = original.rename(elsewhere / original.name)
+    moved = photo.rename(elsewhere / photo.name)
     result = sana("generate", "--from", first, "-o", again)
     assert result.code == ExitCode.USAGE
-    assert f"{first} was made from {original}, which is not there" in result.err
+    assert f"{first} was made from {photo}, which is not there" in result.err
     assert "put it there, or name another one: --image FILE" in result.err
     assert not again.exists()
     assert sana("generate", "--from", first, "--image", moved, "-o", again).code == 0
@@ -264,11 +272,11 @@ def test_from_an_original_that_was_moved(
     assert np.array_equal(pixels(again), pixels(first))
 
 
-def test_a_file_of_prompts(sana: Callable[..., Any], original: Path, tmp_path: Path) -> None:
+def test_a_file_of_prompts(sana: Callable[..., Any], photo: Path, tmp_path: Path) -> None:
     lines = tmp_path / "lines.jsonl"
     lines.write_text(
-        f'{{"prompt": "a dog", "image": "{original}", "strength": 0.5, "seed": 4}}\n'
-        f'{{"prompt": "a dog", "image": "{original}", "seed": 4}}\n{{"prompt": "a dog", "seed": 4}}\n'
+        f'{{"prompt": "a dog", "image": "{photo}", "strength": 0.5, "seed": 4}}\n'
+        f'{{"prompt": "a dog", "image": "{photo}", "seed": 4}}\n{{"prompt": "a dog", "seed": 4}}\n'
     )
     (tmp_path / "out").mkdir()
     Image.new("L", (8, 8), 255).save(tmp_path / "all.png")
@@ -281,7 +289,7 @@ def test_a_file_of_prompts(sana: Callable[..., Any], original: Path, tmp_path: P
     paths = sorted((tmp_path / "out").glob("*.png"))
     assert [read_settings(path).get("strength") for path in paths] == [0.5, 0.6, None]
     alone = tmp_path / "alone.png"
-    options = ("--image", original, "--strength", 0.5, "--seed", 4, "--steps", 4, *CPU)
+    options = ("--image", photo, "--strength", 0.5, "--seed", 4, "--steps", 4, *CPU)
     assert sana("generate", "a dog", *options, "-o", alone).code == 0
     assert alone.read_bytes() == paths[0].read_bytes()
     assert "3 of 3 pictures are done" in sana(*words).err
