@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from sana_cli.bench.adapter import make_engine
+from sana_cli.bench.contenders import Contender, Workload
 from sana_cli.bench.scratch import scratch_folder
+from sana_cli.bench.session import PARTS
 from sana_cli.errors import ExitCode
 
 
@@ -20,11 +23,11 @@ from sana_cli.errors import ExitCode
 def measured(
     sana: Callable[..., Any], pipelines: Any, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Any, Path]:
-    """One session with everything on: two schemes, a peer, a batch, files, a prediction, a broken condition."""
+    """One session with everything on: two schemes, a batch, files, a prediction, a broken condition."""
     folder = tmp_path_factory.mktemp("bench")
     result = sana(
         "bench", "--model", pipelines.folder("plain"), "--size", "96x64", "--steps", 4, "--timed-steps", 3,
-        "--batch", 2, "--runs", 2, "--warmup", 1, "--scheme", "fp32,w8a8", "--compare", "diffusers",
+        "--batch", 2, "--runs", 2, "--warmup", 1, "--scheme", "fp32,bf16", "--base", "sana-bf16",
         "--device", "cpu", "--predict", "rtx-4090", "--predict-for", "sana-0.6b@512x512",
         "--json", folder / "b.json", "--plot", folder / "b.png", "--html", folder / "b.html",
         "--fail-if", "step>0.000001", "--fail-if", "step>1000",
@@ -45,7 +48,7 @@ def test_a_broken_condition_has_a_code_of_its_own(measured: tuple[Any, Path]) ->
 
 def test_every_stage_of_every_contender(measured: tuple[Any, Path]) -> None:
     found = document(measured)
-    assert list(found["contenders"]) == ["sana-fp32", "sana-w8a8", "diffusers"]
+    assert list(found["contenders"]) == ["sana-fp32", "sana-bf16"]
     for name, contender in found["contenders"].items():
         stages = contender["stages"]
         assert {"load", "text", "step", "denoise", "decode", "encode", "total", "cpu"} <= set(
@@ -65,19 +68,41 @@ def test_every_stage_of_every_contender(measured: tuple[Any, Path]) -> None:
 
 
 def test_the_same_picture_as_the_peer_and_almost_the_same_when_quantized(
-    measured: tuple[Any, Path],
+    pipelines: Any, quantized: Callable[..., Path]
 ) -> None:
     """The comparison is fair: all start from the same noise, and batches are drawn right."""
-    found = document(measured)["pictures"]
-    assert found["diffusers"]["largest_difference"] <= 2
-    assert found["sana-w8a8"]["psnr_db"] > 20
+    import torch
+
+    workload = Workload(
+        prompt="a red fox", width=96, height=64, steps=2, timed_steps=None, batch=2, device="cpu"
+    )
+
+    def drawn(kind: Any, model: Path) -> torch.Tensor:
+        contender = Contender(name=kind, kind=kind, model=str(model), precision="fp32")
+        engine = make_engine(contender, workload)
+        for part in PARTS:
+            engine.open(part)
+            engine.run(part)
+            engine.close(part)
+        assert engine.picture is not None
+        return engine.picture.float()
+
+    plain = pipelines.folder("plain")
+    own = drawn("sana", plain)
+    assert own.shape == (2, 3, 64, 96)
+    assert (own[0] - own[1]).abs().max() > 2, "two pictures"
+    assert (drawn("diffusers", plain) - own).abs().max() <= 2
+    error = (drawn("sana", quantized("w8a8")) - own).square().mean()
+    assert 0 < error < (255 / 10) ** 2, "20 dB"
 
 
-def test_ratios_refer_to_the_peer(measured: tuple[Any, Path]) -> None:
+def test_pictures_and_ratios_refer_to_the_base(measured: tuple[Any, Path]) -> None:
     found = document(measured)
-    assert found["base"] == "diffusers"
-    assert set(found["times_as_fast"]) == {"sana-fp32", "sana-w8a8"}
+    assert found["base"] == "sana-bf16"
+    assert set(found["times_as_fast"]) == {"sana-fp32"}
     assert found["times_as_fast"]["sana-fp32"]["picture"]["count"] == 2
+    [compared] = found["pictures"].values()
+    assert compared["psnr_db"] > 20
 
 
 def test_a_prediction_says_what_it_is(measured: tuple[Any, Path]) -> None:
@@ -95,8 +120,8 @@ def test_pages_and_plots(measured: tuple[Any, Path]) -> None:
     result, folder = measured
     page = (folder / "b.html").read_text()
     assert "extrapolated: 3 of 4 steps timed" in page
-    assert "sana-w8a8" in page
-    assert "times as fast as diffusers" in result.out
+    assert "sana-bf16" in page
+    assert "times as fast as sana-bf16" in result.out
     with Image.open(folder / "b.png") as picture:
         assert picture.width == 1200
         assert len(picture.getcolors(2**24) or []) > 5  # bars, not an empty page
