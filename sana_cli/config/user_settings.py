@@ -304,7 +304,7 @@ def read_config_file() -> dict[str, Value]:
         import tomllib  # only where there are settings
 
         values = tomllib.loads(text)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except OSError as error:
         raise _unreadable(path, error) from error
@@ -335,11 +335,14 @@ def find_setting(key: str) -> Setting:
 
 def _unreadable(path: Path, error: OSError) -> SanaError:
     """The error for a pipe, a folder, a file that is too large or another user's: no edit can mend those."""
+    if os.environ.get("SANA_CONFIG"):
+        hint = "set SANA_CONFIG to a regular file that you may read, or unset it"
+    else:
+        above = next((n for n in ("XDG_CONFIG_HOME", "HOME") if os.environ.get(n)), "HOME")
+        hint = f"look at its permissions and at {above}, or set SANA_CONFIG to another file"
     return SanaError(
         f"the settings in {path} cannot be read: {error.strerror or error}",
-        hint="set SANA_CONFIG to a regular file that you may read, or unset it"
-        if os.environ.get("SANA_CONFIG")
-        else "look at its permissions, or set SANA_CONFIG to another file",
+        hint=hint,
         code=ExitCode.ENVIRONMENT,
     )
 

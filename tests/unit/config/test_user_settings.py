@@ -114,6 +114,26 @@ def test_settings_that_no_edit_can_mend(file: Path, kind: str) -> None:
     assert "\n" not in caught.value.message
 
 
+@pytest.mark.parametrize("variable", ["SANA_CONFIG", "XDG_CONFIG_HOME", "HOME"])
+def test_folders_above_the_settings_that_are_none(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is set where no file can be; a circle of links is told, with the variable that leads into it."""
+    for name in ("SANA_CONFIG", "XDG_CONFIG_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    file, circle = tmp_path / "file", tmp_path / "circle"
+    file.touch()
+    circle.symlink_to(circle)
+    inside = "/config.toml" if variable == "SANA_CONFIG" else ""
+    monkeypatch.setenv(variable, f"{file}{inside}")
+    assert preferences() == UserSettings()
+    monkeypatch.setenv(variable, f"{circle}{inside}")
+    with pytest.raises(SanaError, match="cannot be read: Too many levels") as caught:
+        preferences()
+    assert caught.value.code == ExitCode.ENVIRONMENT
+    assert variable in caught.value.hint
+
+
 @pytest.mark.parametrize("variable", ["SANA_CONFIG", "SANA_CACHE", "SANA_MODELS", "SANA_HISTORY"])
 def test_home_of_nobody(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(variable, "~nobody-of-this-name/x")
