@@ -1,6 +1,6 @@
 """Give every quantized layer its kernel: the fastest of those that agree with the reference (`measurement.py`).
 
-A machine decides once; `verdicts.py` remembers.
+A machine decides once; `verdicts.py` remembers. On a CPU where it cannot, the first that is right is used.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -121,22 +121,22 @@ def kernel_for(
         allow_int8_activations and layer.config.scheme.int8_inputs_tolerance is not None
     )
 
-    def decide() -> str:
+    def measured() -> list[Measurement]:
         before_measuring()
-        return _verdict(
-            measure(
-                probe_like(layer, device, probe),
-                device,
-                candidates,
-                probe=probe,
-                with_reference=backend == "auto",
-                allow_int8_activations=allow_int8_activations,
-            )
+        return measure(
+            probe_like(layer, device, probe),
+            device,
+            candidates,
+            probe=probe,
+            with_reference=backend == "auto",
+            allow_int8_activations=allow_int8_activations,
         )
 
     name = remembered(
-        f"{kind_of(layer)}{' loose' * allow_int8_activations}; {','.join(names)}", device, decide,
+        f"{kind_of(layer)}{' loose' * allow_int8_activations}; {','.join(names)}", device,
+        lambda: _verdict(measured()),
         verdicts=verdicts, is_known=lambda name: name in ("reference", *names),
+        unmeasured=(lambda: _first_right(measured())) if device.type == "cpu" else None,
     )  # fmt: skip
     return next((kernel for kernel in candidates if kernel.name == name), None)
 
@@ -168,6 +168,11 @@ def _fastest(measured: Iterable[Measurement]) -> str:
     return min(
         usable, key=lambda m: (m.seconds or 0.0) * (_HANDICAP if m.kernel == "reference" else 1)
     ).kernel
+
+
+def _first_right(measured: Iterable[Measurement]) -> str:
+    """The first of the list that agrees with the reference and is not far too slow, whichever is the fastest."""
+    return next((m.kernel for m in measured if m.seconds is not None), "reference")
 
 
 def _verdict(measured: Sequence[Measurement]) -> str:

@@ -1,6 +1,7 @@
 """Remember what was measured on this machine, so that it decides once and a seed stays one picture.
 
-Verdicts lie in one JSON file. A key names what was asked, device, instruction sets, threads and the version of torch; of a
+Verdicts lie in one JSON file. Kernels round differently, and where two are about as fast, chance decides between them. So
+nothing is decided by the clock where the file cannot be written: each process would draw other bits. A key names what was asked, device, instruction sets, threads and the version of torch; of a
 CUDA device also its capability, the driver and the version of Triton. What a missing compiler or a full device decided is not
 kept: the next process asks again.
 """
@@ -17,12 +18,18 @@ from pathlib import Path
 import torch
 
 from quant.backends.attempt import Failure, attempt
-from quant.files import changing, new_file, read_small_text
+from quant.files import (
+    changing,
+    make_temporary,
+    new_file,
+    read_small_text,
+    require_replaceable,
+)
 
 _VERSION = 8  # counts up when kernels or the way to time them change
 _DRIVER_FILE = Path("/sys/module/nvidia/version")
 
-_of_this_process: dict[tuple[Path, str], "Passing"] = {}
+_of_this_process: dict[tuple[Path, str], str] = {}  # what no file holds
 
 
 class Passing(str):
@@ -37,11 +44,13 @@ def remembered(
     verdicts: Path | None,
     is_known: Callable[[str], bool] = lambda verdict: True,
     driver_file: Path = _DRIVER_FILE,
+    unmeasured: Callable[[], str] | None = None,
 ) -> str:
     """Return what was decided about `kind` on this machine before, or what `decide` says now.
 
     A verdict that is not known any more is decided again, and a `Passing` one by the next process. Of two processes that decide at the same time, the first
-    is right. Without a file that can be written, nothing is remembered.
+    is right. Where the file cannot be written, `unmeasured` decides instead, which says the same in every process; without it
+    `decide` does, once a process. `verdicts` None: `decide` is asked each time.
     """
     key = _key(kind, device, driver_file)
     verdict = _read(verdicts).get(key)
@@ -52,6 +61,10 @@ def remembered(
     passing = _of_this_process.get((verdicts, key))
     if passing is not None and is_known(passing):
         return passing
+    if not _can_be_kept(verdicts):
+        verdict = (unmeasured or decide)()
+        _of_this_process[verdicts, key] = verdict
+        return verdict
     verdict = decide()
     if isinstance(verdict, Passing):
         _of_this_process[verdicts, key] = verdict
@@ -63,7 +76,22 @@ def remembered(
             return theirs
         with new_file(verdicts, overwrite=True) as file:
             file.write((json.dumps({**found, key: verdict}, indent=1) + "\n").encode())
+        return verdict
+    _of_this_process[verdicts, key] = verdict  # full now, or locked for long
     return verdict
+
+
+def _can_be_kept(verdicts: Path) -> bool:
+    """Try it, since permissions do not say what root, a read-only disk or a full one refuses."""
+    try:
+        verdicts.parent.mkdir(parents=True, exist_ok=True)
+        require_replaceable(verdicts)
+        handle, name = make_temporary(verdicts.parent)
+        os.close(handle)
+        os.unlink(name)
+    except OSError:
+        return False
+    return True
 
 
 def _key(kind: str, device: torch.device, driver_file: Path) -> str:

@@ -281,7 +281,7 @@ def choose_kernels(
             before_measuring=partial(_say_measuring, notice),
         )  # fmt: skip
     if backend != "reference":
-        _float_kernel(device, _verdicts())
+        _float_kernel(device, _verdicts(), notice)
     give_back()
 
 
@@ -341,7 +341,7 @@ def _accelerate(
     if fused:
         chosen |= _fuse(model, notice, verdicts)
     if for_cpu:
-        chosen |= _pack_floats(model, device, verdicts)
+        chosen |= _pack_floats(model, device, verdicts, notice)
     return chosen
 
 
@@ -376,18 +376,27 @@ def _stays(model: SanaTransformer2D) -> bool:
     return isinstance(blocks, torch.nn.ModuleList)
 
 
-def _pack_floats(model: torch.nn.Module, device: torch.device, verdicts: Path) -> dict[str, str]:
+def _pack_floats(
+    model: torch.nn.Module, device: torch.device, verdicts: Path, notice: Callable[[str], None]
+) -> dict[str, str]:
     """Give fp32 linear layers the library that is the faster one here."""
-    if _float_kernel(device, verdicts) == "onednn" and pack_linears_(model, give_back):
+    if _float_kernel(device, verdicts, notice) == "onednn" and pack_linears_(model, give_back):
         return {"linear fp32": "native onednn"}
     return {}
 
 
-def _float_kernel(device: torch.device, verdicts: Path) -> str:
+def _float_kernel(device: torch.device, verdicts: Path, notice: Callable[[str], None]) -> str:
     def decide() -> str:
         return "onednn" if is_worth_packing() else "torch"
 
-    return remembered("linear fp32", device, decide, verdicts=verdicts)
+    def unmeasured() -> str:
+        notice(
+            f"which kernels are the fastest here cannot be kept in {verdicts}, so the usual ones are used; "
+            "set SANA_CACHE to a folder that can be written"
+        )
+        return "torch"
+
+    return remembered("linear fp32", device, decide, verdicts=verdicts, unmeasured=unmeasured)
 
 
 def empty_module(checkpoint: Checkpoint, component: str) -> Any:

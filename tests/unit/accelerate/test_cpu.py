@@ -200,7 +200,7 @@ def test_a_verdict_is_remembered(tmp_path: Path) -> None:
 
     def packed() -> bool:
         model = nn.Sequential(nn.Linear(8, 8))
-        chosen = load._pack_floats(model, device, verdicts)
+        chosen = load._pack_floats(model, device, verdicts, pytest.fail)
         assert chosen == ({"linear fp32": "native onednn"} if "linear fp32" in chosen else {})
         assert isinstance(model[0], PackedLinear) == bool(chosen)
         return bool(chosen)
@@ -211,6 +211,19 @@ def test_a_verdict_is_remembered(tmp_path: Path) -> None:
     for other in ("onednn", "torch"):
         verdicts.write_text(json.dumps({key: other}))
         assert packed() == (other == "onednn")
+
+
+def test_a_cache_that_cannot_be_written_is_told_and_draws_the_same_bits(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    told: list[str] = []
+    for _ in range(2):
+        model = nn.Sequential(nn.Linear(8, 8))
+        found = load._pack_floats(
+            model, torch.device("cpu"), tmp_path / "file/kernels.json", told.append
+        )
+        assert (found, type(model[0])) == ({}, nn.Linear)
+    (line,) = told
+    assert "set SANA_CACHE to a folder that can be written" in line
 
 
 def test_the_measurement_ends_in_a_decision() -> None:

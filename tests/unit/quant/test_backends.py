@@ -387,6 +387,19 @@ def test_verdict_is_kept(tmp_path: Path) -> None:
     assert chosen_once(tmp_path / "file/kernels.json") == (ONLY, True)
 
 
+def test_the_first_that_is_right_where_no_verdict_can_be_kept(tmp_path: Path) -> None:
+    """Whatever the clock says: the next process would measure something else, and a seed be two pictures."""
+    (tmp_path / "file").touch()
+    second = replace(ONLY, name="second")
+    wrong = replace(ONLY, name="wrong", run=lambda x, packed, layer: 2 * ONLY.run(x, packed, layer))
+    for kernels, right in (([second, ONLY], second), ([ONLY, second], ONLY), ([wrong, ONLY], ONLY)):
+        kernel = kernel_for(
+            linear(64, 32, W8A8), CPU, backend="native", verdicts=tmp_path / "file/kernels.json",
+            kernels=kernels, probe=PATIENT,
+        )  # fmt: skip
+        assert kernel == right
+
+
 @pytest.mark.parametrize("deep", [False, True])
 def test_a_verdict_that_helps_nobody(tmp_path: Path, deep: bool) -> None:
     """A kernel that is not known here is measured again; it is no reason for the slow reference."""

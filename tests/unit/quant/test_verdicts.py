@@ -43,19 +43,51 @@ def test_the_first_of_two_decides(tmp_path: Path) -> None:
     assert remembered("kind", CPU, slow, verdicts=path) == "first"
 
 
-@pytest.mark.parametrize("place", ["a folder", "no folder", "nowhere"])
-def test_without_a_place_to_write_it_is_decided_again(tmp_path: Path, place: str) -> None:
-    path = tmp_path / "kernels.json"
-    if place == "a folder":
-        path.mkdir()
-    elif place == "no folder":
-        (tmp_path / "file").touch()
-        path = tmp_path / "file/kernels.json"
-    before = sorted(tmp_path.iterdir())
-    for verdict in ("a", "b"):
-        where = None if place == "nowhere" else path
-        assert remembered("kind", CPU, lambda v=verdict: v, verdicts=where) == verdict
-    assert sorted(tmp_path.iterdir()) == before
+@pytest.fixture(params=["a folder", "below a file", "in a circle of links"])
+def unwritable(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A name that no verdicts can be written under, by nobody."""
+    path = tmp_path / "above/kernels.json"
+    if request.param == "a folder":
+        path.mkdir(parents=True)
+    elif request.param == "below a file":
+        path.parent.touch()
+    else:
+        path.parent.symlink_to(path.parent)
+    return path
+
+
+def test_without_a_place_to_write_no_clock_decides(unwritable: Path, tmp_path: Path) -> None:
+    """Each process would decide by chance between kernels that are about as fast, and draw other bits."""
+    before, measured = sorted(tmp_path.rglob("*")), []
+
+    def decide() -> str:
+        measured.append(1)
+        return "the fastest now"
+
+    for _ in range(2):
+        said = remembered("kind", CPU, decide, verdicts=unwritable, unmeasured=lambda: "the usual")
+        assert said == "the usual"
+    assert measured == []
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_without_a_place_to_write_a_process_decides_once(unwritable: Path) -> None:
+    verdicts = iter("ab")
+    for _ in range(2):
+        assert remembered("kind", CPU, lambda: next(verdicts), verdicts=unwritable) == "a"
+    for verdict in "cd":
+        assert remembered("kind", CPU, lambda v=verdict: v, verdicts=None) == verdict
+
+
+def test_a_verdict_that_could_not_be_written_holds_for_this_process(tmp_path: Path) -> None:
+    path, verdicts = tmp_path / "kernels.json", iter("ab")
+
+    def decide() -> str:
+        path.mkdir(exist_ok=True)  # while it is measured
+        return next(verdicts)
+
+    for _ in range(2):
+        assert remembered("kind", CPU, decide, verdicts=path) == "a"
 
 
 def test_a_passing_verdict_holds_for_this_process_alone(
