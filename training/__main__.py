@@ -247,6 +247,38 @@ def distil_steps(
 
 
 @app.command()
+def control(
+    run_folder: RunFolder,
+    minutes: Annotated[float, typer.Option(help="Time budget.", min=0.1)] = 60,
+    target: OptionalTarget = None,
+) -> None:
+    """Train a ControlNet for the built-in model that follows line drawings; about an hour on one core."""
+    from training.control import train_control
+    from training.export_distilled import export_control
+    from training.presets import ControlSettings
+    from training.runs import Budget
+    from training.sprites import load_sprites
+
+    train_control(run_folder, load_sprites(), Budget(minutes=minutes), ControlSettings())
+    export_control(run_folder, target or run_folder / "control")
+
+
+@app.command("evaluate-control")
+def evaluate_control(
+    model: Annotated[str, typer.Option(help="Model with a ControlNet.")] = "builtin-control",
+    results: Path = Path("benchmarks/results"),
+    count: Annotated[int, typer.Option(help="Drawings.", min=1)] = 60,
+    steps: Annotated[int, typer.Option(help="Steps; 0 takes the model's.", min=0)] = 0,
+) -> None:
+    """Draw held-out drawings with a ControlNet, and measure how many keep position and outline."""
+    from training.evaluate_control import evaluate_control as run_evaluation
+    from training.sprites import load_sprites
+
+    document = run_evaluation(model, load_sprites(), results, count=count, steps=steps)
+    print(json.dumps(document))
+
+
+@app.command()
 def export(run_folder: RunFolder, target: OptionalTarget = None) -> None:
     """Write the checkpoint folder with the model card; by default into the run folder."""
     from training.export import export as run_export

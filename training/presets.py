@@ -85,6 +85,23 @@ class DistilStepsSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ControlSettings:
+    """Sizes of the run; the network is the first `blocks` of its base's."""
+
+    blocks: int = 2
+    batch: int = 32
+    peak_lr: float = 2e-3
+    muon_lr_factor: float = 2.0
+    warmup_steps: int = 50
+    weight_decay: float = 0.01
+    ema_decay: float = 0.995
+    caption_dropout: float = 0.12
+    pool: int = 400  # drawings encoded before the first step
+    pool_limit: int = 20_000
+    refresh_every: int = 4  # steps between two additions of ENCODE_BATCH drawings
+
+
+@dataclass(frozen=True, kw_only=True)
 class Preset:
     """Minutes and sizes of one run."""
 

@@ -129,16 +129,31 @@ def draw(scene: Scene, sprites: Sprites) -> np.ndarray:
     return image
 
 
+def coverage(scene: Scene, sprites: Sprites) -> np.ndarray:
+    """How much of each pixel the scene's things cover, uint8 (256, 256)."""
+    covered = np.zeros((IMAGE_PX, IMAGE_PX), np.uint16)
+    for placement in place(scene):
+        rows = slice(placement.top, placement.top + placement.side)
+        columns = slice(placement.left, placement.left + placement.side)
+        alpha, _ = _ink(placement.thing, scene, sprites)
+        covered[rows, columns] = np.maximum(covered[rows, columns], alpha[..., 0])
+    return np.minimum(covered, 255).astype(np.uint8)
+
+
 def _compose(thing: Thing, scene: Scene, sprites: Sprites, under: np.ndarray) -> np.ndarray:
+    alpha, ink = _ink(thing, scene, sprites)
+    return ((ink * alpha + under * (256 - alpha)) >> 8).astype(np.uint8)
+
+
+def _ink(thing: Thing, scene: Scene, sprites: Sprites) -> tuple[np.ndarray, np.ndarray]:
+    """A thing's coverage (S, S, 1), 0..256, and its colours (S, S, 3) or (3,), both uint16."""
     if thing.is_shape:
         alpha = (shape_mask(thing.name, SIZES[scene.size]) * 256).astype(np.uint16)[..., None]
-        ink = np.array(SHAPE_COLOURS[thing.colour or "black"], np.uint16)
-    else:
-        sprite = sprites.object_sprite(thing.name, scene.style, scene.size)
-        alpha = sprite[..., 3:].astype(np.uint16)
-        alpha += alpha >> 7  # 255 -> 256, so that the shift below is a division
-        ink = sprite[..., :3].astype(np.uint16)
-    return ((ink * alpha + under * (256 - alpha)) >> 8).astype(np.uint8)
+        return alpha, np.array(SHAPE_COLOURS[thing.colour or "black"], np.uint16)
+    sprite = sprites.object_sprite(thing.name, scene.style, scene.size)
+    alpha = sprite[..., 3:].astype(np.uint16)
+    alpha += alpha >> 7  # 255 -> 256, so that the shift by 8 bits is a division
+    return alpha, sprite[..., :3].astype(np.uint16)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

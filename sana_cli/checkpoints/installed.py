@@ -8,8 +8,8 @@ from typing import Literal
 
 from quant.manifest import MANIFEST, FormatError, read_manifest
 from sana_cli.checkpoints import hub_cache
-from sana_cli.checkpoints.builtin_sprint import PACKED
-from sana_cli.checkpoints.model_names import BUILTIN_FOLDER, BUILTIN_SPRINT
+from sana_cli.checkpoints.builtin_packed import PACKED_MODELS
+from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
 from sana_cli.config.generation import BUILTIN
 from sana_cli.config.user_settings import models_folder
 from sana_cli.config.variants import VARIANTS, find_variant
@@ -46,12 +46,13 @@ def listed_models() -> list[ListedModel]:
 
 
 def _builtin() -> Iterator[ListedModel]:
-    """List the models that come with the package; the few-step one is a folder inside of the other's."""
-    packed = BUILTIN_FOLDER / PACKED
-    few_steps = hub_cache.disk_bytes([packed])
+    """List the models that come with the package; all others are folders inside of the first one's."""
+    folders = {name: BUILTIN_FOLDER / packed.folder for name, packed in PACKED_MODELS.items()}
+    sizes = {name: hub_cache.disk_bytes([folder]) for name, folder in folders.items()}
+    whole = hub_cache.disk_bytes([BUILTIN_FOLDER]) - sum(sizes.values())
     for name, folder, size in (
-        (BUILTIN, BUILTIN_FOLDER, hub_cache.disk_bytes([BUILTIN_FOLDER]) - few_steps),
-        (BUILTIN_SPRINT, packed, few_steps),
+        (BUILTIN, BUILTIN_FOLDER, whole),
+        *((name, folder, sizes[name]) for name, folder in folders.items()),
     ):
         if not (folder / "sana.json").is_file():  # an installation without it
             continue

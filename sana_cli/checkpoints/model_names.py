@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from sana_cli.checkpoints import builtin_sprint
+from sana_cli.checkpoints.builtin_packed import PACKED_MODELS, unpacked_folder
 from sana_cli.checkpoints.safetensors_headers import read_header
 from sana_cli.config.generation import BUILTIN
 from sana_cli.config.recipes import RECIPES
@@ -12,7 +12,7 @@ from sana_cli.errors import SanaError, checkpoint_error, usage_error
 from sana_cli.files import local_path, require_file
 from sana_cli.text import closest
 
-BUILTIN_SPRINT = builtin_sprint.NAME
+BUILTIN_MODELS = (BUILTIN, *PACKED_MODELS)  # of the package
 BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin"
 
 
@@ -23,8 +23,9 @@ def kept_folder(model: str) -> Path | None:
     """
     if model != Path(model).name or model in ("", ".", ".."):
         return None
-    if model == BUILTIN_SPRINT and (BUILTIN_FOLDER / builtin_sprint.PACKED).is_dir():
-        return builtin_sprint.unpacked_folder(BUILTIN_FOLDER)
+    packed = PACKED_MODELS.get(model)
+    if packed is not None and (BUILTIN_FOLDER / packed.folder).is_dir():
+        return unpacked_folder(BUILTIN_FOLDER, packed)
     local_path(model)
     folder = models_folder() / model
     return folder if folder.is_dir() else None
@@ -90,8 +91,8 @@ def unknown_model(model: str) -> SanaError:
     """Make the error for a name that means nothing here; its hint suggests the closest name, or how to make the model."""
     folder = models_folder()
     kept = sorted(path.name for path in folder.glob("[!.]*")) if folder.is_dir() else []
-    close = closest(model, [BUILTIN, BUILTIN_SPRINT, *kept]) or suggest(model)
-    names = ", ".join([BUILTIN, BUILTIN_SPRINT, *VARIANTS, *kept])
+    close = closest(model, [*BUILTIN_MODELS, *kept]) or suggest(model)
+    names = ", ".join([*BUILTIN_MODELS, *VARIANTS, *kept])
     hint = f"did you mean {close}? " if close else ""
     for recipe in RECIPES:
         base = model.removesuffix(f"-{recipe}")

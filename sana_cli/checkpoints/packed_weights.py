@@ -50,13 +50,19 @@ def unpacked_decoder(folder: Path) -> Path:
     return unpacked_once("decoders", (config, packed), fill)
 
 
-def unpack(packed: Path, target: Path) -> None:
-    """Write the tensors of a packed file in fp16: rows of 8 bits times their scales."""
+def unpack(
+    packed: Path, target: Path, *, base: Path | None = None, borrowed: tuple[str, ...] = ()
+) -> None:
+    """Write the tensors of a packed file in fp16, rows of 8 bits times their scales; before them those of `base` whose
+    names begin as `borrowed`.
+    """
     import numpy as np
     from safetensors.numpy import load_file, save_file
 
     stored = load_file(packed)
     tensors = {}
+    if base is not None:
+        tensors = {n: values for n, values in load_file(base).items() if n.startswith(borrowed)}
     for name, values in stored.items():
         if name.endswith(SCALE):
             continue

@@ -14,7 +14,7 @@ from torch import Tensor
 from quant.backends.dispatch import BACKENDS, Backend
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.decoder_files import OtherDecoder
-from sana_cli.checkpoints.model_names import BUILTIN_SPRINT
+from sana_cli.checkpoints.model_names import BUILTIN_MODELS
 from sana_cli.config.choices import DecodeMode
 from sana_cli.config.generation import BUILTIN
 from sana_cli.errors import ExitCode, SanaError
@@ -157,7 +157,7 @@ def model_reference(checkpoint: Checkpoint) -> str:
     """Name this model so that it can be opened again from any folder."""
     if checkpoint.pth is not None:
         return str(checkpoint.pth.resolve())
-    if checkpoint.revision is not None or checkpoint.name in (BUILTIN, BUILTIN_SPRINT):
+    if checkpoint.revision is not None or checkpoint.name in BUILTIN_MODELS:
         return checkpoint.name
     return str(checkpoint.folder.resolve())
 
