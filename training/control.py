@@ -5,7 +5,6 @@ effect. Only those blocks and projections learn: the base is frozen, and its emb
 encoded by the DC-AE, as Sana's own ControlNet does it, and run in the order in which that one was trained.
 """
 
-import math
 import random
 import time
 from dataclasses import replace

@@ -22,7 +22,9 @@ class PackedModel:
     part: str  # the component that is its own
     shared: tuple[str, ...]  # folders of the built-in model
     places: tuple[tuple[str, str], ...]  # of small files: in the package, unpacked
-    borrowed: tuple[str, ...] = ()  # starts of names of the transformer's tensors, which the part has, too
+    borrowed: tuple[
+        str, ...
+    ] = ()  # starts of names of the transformer's tensors, which the part has, too
 
     @property
     def weights(self) -> str:

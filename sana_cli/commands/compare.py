@@ -70,7 +70,8 @@ def compare(
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Of the first prompt; the others count up.", show_default=str(_FIRST_SEED)
+            help=f"Of the first prompt; the others count up [default: {_FIRST_SEED}]",
+            show_default=False,
         ),
     ] = None,
     steps: Annotated[

@@ -16,7 +16,6 @@ from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.decoder_files import OtherDecoder
 from sana_cli.checkpoints.model_names import BUILTIN_MODELS
 from sana_cli.config.choices import DecodeMode
-from sana_cli.config.generation import BUILTIN
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.files import require_another
 from sana_cli.images.tensors import to_image

@@ -68,7 +68,9 @@ def options_of_picture(settings: Mapping[str, Any], name: str) -> GenerationOpti
         tile=int(tile) if tile else None,
         branches_apart=branches == "apart",
         wildcards=False,  # its prompt is what was chosen
-        sources=dict.fromkeys(("model", "device", "precision", "loras", "decoder", *FILES), name),
+        sources=dict.fromkeys(
+            ("model", "device", "precision", "loras", "decoder", "pag", *FILES), name
+        ),
     )
 
 

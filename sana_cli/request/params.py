@@ -158,7 +158,8 @@ def count_of(options: GenerationOptions) -> int:
 def _pag(
     o: GenerationOptions, checkpoint: Checkpoint, scheduler: SchedulerName, cache: float
 ) -> Pag | None:
-    pag = parse_pag(o.pag, checkpoint.transformer.num_layers) if o.pag else None
+    with o.naming_source_of("pag"):
+        pag = parse_pag(o.pag, checkpoint.transformer.num_layers) if o.pag else None
     if pag is None:
         return None
     require(

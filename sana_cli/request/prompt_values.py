@@ -27,6 +27,10 @@ _OF_THE_BATCH = tuple(
 _LIKE_PROMPT = ("caption", "text", "description", "title")  # what data sets call theirs
 _RESEMBLES = 0.72  # for `closest`: "seeds" and "stesp" do, "style" and "scene" do not
 _TRUE, _FALSE = ("true", "1", "yes", "on", ""), ("false", "0", "no", "off")
+_EXAMPLES = {
+    "guidance_interval": '"0.2-0.8"', "size": '"1024x768"', "pag": '2 or "2:8"', "aspect": '"16:9"',
+    "control": '"sketch.png:0.7"', "lora": '"style.safetensors:0.8" or a list of such texts',
+}  # fmt: skip
 _LONGEST_ID = 200  # characters
 
 
@@ -106,12 +110,12 @@ def _checked(key: str, value: Any, *, is_typed: bool) -> Any:
     try:
         value = _converted(key, value) if is_typed else value
     except ValueError as error:
-        raise BadValue(f"has an unusable {key!r}: {value!r}") from error
+        raise _unusable(key, value) from error
     kinds = KEYS[key]
     if type(value) is float and int in kinds and value.is_integer():
         value = value if float in kinds else int(value)
     if type(value) not in kinds:
-        raise BadValue(f"has an unusable {key!r}: {value!r}")
+        raise _unusable(key, value)
     if (choices := _CHOICES.get(key)) and value not in list(choices):
         raise BadValue(f"has an unknown {key} {value!r}")
     if key == "seed" and value == -1:
@@ -123,6 +127,12 @@ def _checked(key: str, value: Any, *, is_typed: bool) -> Any:
     if key == "id" and not 0 < len(str(value)) <= _LONGEST_ID:
         raise BadValue(f"has an id of {len(str(value))} characters, {_LONGEST_ID} are the most")
     return value
+
+
+def _unusable(key: str, value: Any) -> BadValue:
+    """The error for a value of another kind, with an example where the kind is not obvious."""
+    example = f"; write {_EXAMPLES[key]}" if key in _EXAMPLES else ""
+    return BadValue(f"has an unusable {key!r}: {value!r}{example}")
 
 
 def _converted(key: str, text: str) -> Any:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from sana_cli.errors import ExitCode
+from sana_cli.images.png import save_png
 
 
 def test_folder(sana: Callable[..., Any], tiny_model: Path) -> None:
@@ -158,3 +160,19 @@ def test_json_is_json_on_every_stdout(
     assert main(["info", str(path), "--json"]) == 0
     stdout.flush()
     assert json.loads(written.getvalue().decode(encoding))["settings"] == {"prompt": "café 🐱 狐"}
+
+
+@pytest.mark.parametrize(
+    ("change", "repeats"),
+    [({}, True), ({"seed": 2**64}, False), ({"seed": -5}, False), ({"steps": 10**6}, False)],
+)  # fmt: skip
+def test_no_command_that_cannot_work(
+    sana: Callable[..., Any], tmp_path: Path, change: dict[str, Any], repeats: bool
+) -> None:
+    """Of settings that somebody edited; they are shown all the same."""
+    settings = {"prompt": "a cat", "seed": 3, "steps": 4, "size": "64x64", "model": "builtin"}
+    save_png(Image.new("RGB", (64, 64)), tmp_path / "a.png", settings=settings | change)
+    told = sana("info", tmp_path / "a.png")
+    assert told.code == 0, told.err
+    assert ("again: sana generate" in told.out) == repeats
+    assert all(f"{key}: {value}" in told.out for key, value in change.items())

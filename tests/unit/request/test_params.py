@@ -104,3 +104,9 @@ def test_what_cannot_be_drawn(builtin: Checkpoint, options: dict[str, Any], mess
         resolve(GenerationOptions(**{"prompt": "a cat", **options}), builtin)
     assert message in caught.value.message
     assert caught.value.code == ExitCode.USAGE
+
+
+def test_an_edited_value_of_a_picture_is_blamed_on_its_file(builtin: Checkpoint) -> None:
+    said = GenerationOptions(prompt="a cat", pag="2:99", sources={"pag": "a.png"})
+    with pytest.raises(SanaError, match=r"pag is set by a\.png"):
+        resolve(said, builtin)

@@ -53,6 +53,18 @@ def test_null_says_nothing() -> None:
     assert values(steps=None, num_inference_steps=4, lora=None) == {"prompt": "a cat", "steps": 4}
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "example"),
+    [("guidance_interval", [0.2, 0.8], '"0.2-0.8"'), ("size", [512, 512], '"1024x768"'),
+     ("pag", [2, 8], '2 or "2:8"'), ("aspect", 1.5, '"16:9"'), ("control", ["a.png"], '"sketch.png:0.7"'),
+     ("lora", {"a": 1}, '"style.safetensors:0.8" or a list of such texts')],
+)  # fmt: skip
+def test_a_value_of_another_kind_comes_with_an_example(key: str, value: Any, example: str) -> None:
+    with pytest.raises(BadValue) as caught:
+        values(**{key: value})
+    assert str(caught.value).endswith(f"{value!r}; write {example}")
+
+
 @pytest.mark.parametrize("key", ["tag", "style", "image_id", "class", "prompt_id"])
 def test_keys_of_others_are_listed(key: str) -> None:
     found, unknown = values_of(entry({"prompt": "a cat", key: [1]}))
