@@ -26,7 +26,7 @@ from quant.layers import QuantConv2d, QuantLinear
 from sana_cli.accelerate.cuda.decoder import _replace_methods
 from sana_cli.accelerate.cuda.kernels import NAMES, REFERENCE, Kernels
 from sana_cli.accelerate.cuda.text_encoder import fuse_norms_with
-from sana_cli.accelerate.cuda.transformer import EngineTransformer
+from sana_cli.accelerate.cuda.transformer import EngineTransformer, StepInputs
 from sana_cli.bench.flops import GEMMA_2_2B
 from sana_cli.config.networks import DCAEConfig, Gemma2Config, TransformerConfig
 from sana_cli.config.recipes import component_recipe
@@ -287,7 +287,7 @@ def step(variant: str, size: int, scheme: str | None) -> list[Launch]:
         text = [torch.empty(1, L, config.caption_channels).bfloat16() for L in (1, TEXT_TOKENS)]
         contexts = [model.encode_text(states) for states in text]
         engine = EngineTransformer(model, log.kernels())
-        condition, read = engine.condition(700.0, None), engine.text(contexts)
+        condition, read = engine.condition(700.0, None), StepInputs(engine.text(contexts))
         latents = torch.empty(2, 32, size // 32, size // 32).bfloat16()
         positions = engine.positions(size // 32, size // 32)
         with log:

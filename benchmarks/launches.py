@@ -27,7 +27,7 @@ from quant.layers import QuantLinear
 from sana_cli.accelerate.cpu_fused_qkv import fuse_projections_
 from sana_cli.accelerate.cpu_packed_linear import pack_linears_
 from sana_cli.accelerate.cuda.kernels import NAMES, REFERENCE, Kernels
-from sana_cli.accelerate.cuda.transformer import EngineTransformer
+from sana_cli.accelerate.cuda.transformer import EngineTransformer, StepInputs
 from sana_cli.bench.machine import machine
 from sana_cli.config.networks import TransformerConfig
 from sana_cli.config.recipes import component_recipe
@@ -107,7 +107,8 @@ def of_the_engine(scheme: str | None, layers: int) -> Counter[str]:
         texts = (torch.randn(1, L, config.caption_channels).bfloat16() for L in (1, 7))
         contexts = [model.encode_text(text) for text in texts]
         engine = EngineTransformer(model, kernels)
-        condition, text = engine.condition(500.0, None), engine.text(contexts)
+        condition = engine.condition(500.0, None)
+        text = StepInputs(engine.text(contexts))
         with counter:
             engine.forward(torch.randn(2, 32, 4, 4).bfloat16(), condition, text, None)
     return counter.counts

@@ -57,6 +57,8 @@ class Engine(Protocol):
         timestep: float,
         contexts: Sequence[TextContext],
         guidance: float | None,
+        perturbed_layer: int | None = None,
+        control: "Control | None" = None,
     ) -> Tensor: ...
 
 
@@ -303,12 +305,12 @@ class SanaTransformer2D(nn.Module):
     ) -> Tensor:
         """`forward` for one timestep and guidance of all pictures, by the engine where there is one.
 
-        Never by the engine with `caches`, a `perturbed_layer` or `control`: it cannot end after a block, nor add rows or
-        residuals at one.
+        Never by the engine with `caches`: it cannot end after a block.
         """
-        is_plain = not caches and perturbed_layer is None and control is None
-        if self.engine is not None and is_plain:
-            return self.engine.velocity(latents, timestep, contexts, guidance)
+        if self.engine is not None and not caches:
+            return self.engine.velocity(
+                latents, timestep, contexts, guidance, perturbed_layer, control
+            )
         return self.plain_velocity(
             latents, timestep, contexts, guidance, caches, perturbed_layer, control
         )

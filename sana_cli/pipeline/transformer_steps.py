@@ -85,14 +85,6 @@ def _tell_without_engine(
         components.tell_once(
             "--cache runs plain PyTorch: the CUDA engine replays whole steps and may be faster without it"
         )
-    if has_engine and params.pag:
-        components.tell_once(
-            "--pag runs plain PyTorch: the CUDA engine has no perturbed branch, and is faster without it"
-        )
-    if has_engine and params.control is not None:
-        components.tell_once(
-            "--control runs plain PyTorch: the CUDA engine knows no ControlNet yet"
-        )
 
 
 def _previewer(

@@ -15,10 +15,11 @@ from torch import Tensor
 from quant.backends.attempt import Failure, attempt
 from quant.kernels.depthwise3x3_glu import kernel as depthwise
 from sana_cli.accelerate.cuda import text_attention
+from sana_cli.accelerate.cuda.blocks import EngineBlock
 from sana_cli.accelerate.cuda.engine import Engine
 from sana_cli.accelerate.cuda.graph import CapturedForward
 from sana_cli.accelerate.cuda.text_attention import Text, TextAttention
-from sana_cli.accelerate.cuda.transformer import Condition, EngineBlock, EngineTransformer
+from sana_cli.accelerate.cuda.transformer import Condition, EngineTransformer
 from sana_cli.models.sana_transformer import TextContext
 from sana_cli.pipeline import SanaPipeline
 from tests.rehearsal import scenarios
@@ -152,7 +153,7 @@ def _on_another_stream(call: Function) -> Function:
 def _unmasked(text: Function) -> Function:
     def call(self: Any, contexts: Sequence[TextContext]) -> Text:
         found = text(self, contexts)
-        return Text([replace(c, mask=None) for c in found.contexts], found.addends)
+        return Text.of([replace(c, mask=None) for c in found.contexts], found.addends)
 
     return call
 
@@ -178,7 +179,7 @@ def _other_text(start: Function) -> Function:
 
     def call(self: CapturedForward, *arguments: Any) -> None:
         start(self, *arguments)
-        self._text = self._text.copy()
+        self._inputs = self._inputs.copy()
 
     return call
 
@@ -267,7 +268,7 @@ FAULTS: dict[str, Fault] = {
     "a graph that reads memory which is freed": Fault(plant=_patched(_replay, "__init__", _other_text), shows="race"),
     "stale latents": Fault(plant=_patched(_replay, "__call__", _own_latents), shows="values", is_quick=True),
     "a stale timestep": Fault(plant=_patched(_replay, "__call__", _own_condition), shows="values"),
-    "a stale prompt": Fault(plant=_patched(_replay, "use_text", lambda use: lambda self, text: None), shows="values"),
+    "a stale prompt": Fault(plant=_patched(_replay, "use_inputs", lambda use: lambda self, inputs: None), shows="values"),
     "state from step to step": Fault(plant=_patched(EngineTransformer, "forward", _kept_state), shows="notice"),
     "memory that nobody wrote": Fault(
         plant=_patched(EngineTransformer, "forward", _unwritten), shows="notice", look=lambda gpu: steps(gpu, "w8a8"),

@@ -8,8 +8,9 @@ from torch import Tensor
 
 from sana_cli.accelerate.cuda.engine import Engine
 from sana_cli.accelerate.cuda.trial import relative_error
+from sana_cli.config.choices import ControlOrder
 from tests.rehearsal.device import Device
-from tests.rehearsal.scenarios import LIMIT, VARIANTS, costs, on_device, rehearse
+from tests.rehearsal.scenarios import LIMIT, VARIANTS, costs, on_device, rehearse, rehearse_further
 from tests.unit.accelerate.cuda.models import inputs, transformer
 
 _QUICK = {("plain", "none"), ("plain", "f8a8"), ("sprint", "w8a8")}
@@ -32,6 +33,29 @@ def test_every_variant_and_scheme(gpu: Device, variant: str, scheme: str) -> Non
         gpu.counts["captures"] == 5
     )  # 2 kinds of branches at 2 sizes, and one with a negative prompt
     assert gpu.counts["replays"] == 16 + 5  # each graph is tried once
+
+
+@pytest.mark.parametrize(
+    ("scheme", "order", "perturbed_layer", "captures"),
+    [
+        pytest.param("none", None, 0, 2, id="perturbed from the first block on"),
+        pytest.param("w8a8", None, 2, 2, id="perturbed, w8a8"),
+        pytest.param("none", ControlOrder.TRAINED, None, 1, id="control as trained"),
+        pytest.param("none", ControlOrder.DIFFUSERS, None, 1, id="control as diffusers runs it"),
+        pytest.param("w8a8", ControlOrder.TRAINED, 1, 2, id="both, w8a8"),
+        pytest.param("none", ControlOrder.DIFFUSERS, 2, 2, id="both, as diffusers runs it"),
+    ],
+)
+def test_further_branches_are_in_the_graph(
+    gpu: Device, scheme: str, order: ControlOrder | None, perturbed_layer: int | None, captures: int
+) -> None:
+    """One graph for all prompts, drawings and scales; one more for the steps without a perturbed branch."""
+    error, notices = rehearse_further(scheme, order=order, perturbed_layer=perturbed_layer)
+    assert error < LIMIT
+    assert notices == []
+    assert gpu.streams.races == []
+    assert gpu.counts["captures"] == captures
+    assert gpu.counts["replays"] == 3 * 3 + captures  # each graph is tried once
 
 
 @pytest.mark.slow

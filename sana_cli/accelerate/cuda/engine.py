@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import is_
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -19,11 +20,18 @@ from torch import Tensor
 from quant.backends.attempt import Failure, attempt
 from quant.backends.verdicts import remembered
 from quant.layers import QuantLinear
+from sana_cli.accelerate.cuda.blocks import EngineBlock
+from sana_cli.accelerate.cuda.control import EngineControl, inputs_of
 from sana_cli.accelerate.cuda.graph import CapturedForward
 from sana_cli.accelerate.cuda.kernels import OF_FLOAT8, OF_TRANSFORMER, TRITON, Kernels
 from sana_cli.accelerate.cuda.projection import Int8Projection, quantizing_apart_pays
-from sana_cli.accelerate.cuda.text_attention import Text
-from sana_cli.accelerate.cuda.transformer import Condition, EngineTransformer
+from sana_cli.accelerate.cuda.transformer import (
+    PLAIN,
+    Condition,
+    EngineTransformer,
+    StepInputs,
+    StepKind,
+)
 from sana_cli.accelerate.cuda.trial import (
     Notice,
     Widths,
@@ -32,7 +40,8 @@ from sana_cli.accelerate.cuda.trial import (
     trusted_kernels,
     verdict,
 )
-from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
+from sana_cli.models.controlnet import ActiveControl, SanaControlNet
+from sana_cli.models.sana_transformer import Control, SanaTransformer2D, TextContext
 
 # Of the velocity's norm. Roundings add up over the blocks, and move some of the values that are quantized to the
 # next integer: 28 blocks of random weights differ by 0.002 in fp32 with w8a8, 0.004 in fp16, 0.015 in bf16.
@@ -46,18 +55,51 @@ _NO_EXCUSE = (MemoryError,)
 
 @dataclass(slots=True)
 class _Prepared:
-    """State shared by calls of one shape: the last texts, positions, and the graph if there is one."""
+    """State shared by calls of one shape: the last texts and drawing, positions, and the graph if there is one."""
 
-    shape: tuple[torch.Size, tuple[tuple[int, ...], ...]]  # of latents and text
+    shape: tuple[torch.Size, tuple[tuple[int, ...], ...]]  # of latents and inputs
     contexts: Sequence[TextContext]
-    text: Text
+    control: Control | None
+    inputs: StepInputs
     positions: Tensor | None
     captured: CapturedForward | None = None
 
-    def is_for(self, latents: Tensor, contexts: Sequence[TextContext]) -> bool:
-        """Return whether shapes and texts are unchanged, without comparing values."""
-        same = len(contexts) == len(self.contexts) and all(map(is_, contexts, self.contexts))
-        return same and self.shape[0] == latents.shape
+    def is_for(self, ask: "_Ask") -> bool:
+        """Return whether shapes, texts and the drawing are unchanged, without comparing values."""
+        same = len(ask.contexts) == len(self.contexts) and all(
+            map(is_, ask.contexts, self.contexts)
+        )
+        return same and self.shape[0] == ask.latents.shape and self.control is ask.control
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One call of `Engine.velocity`."""
+
+    latents: Tensor
+    timestep: float
+    contexts: Sequence[TextContext]
+    guidance: float | None
+    perturbed_layer: int | None
+    control: Control | None
+
+    @property
+    def tokens(self) -> int:
+        return self.latents[:, 0].numel()
+
+    @property
+    def what(self) -> tuple[int, bool, bool]:
+        """What decides whether the engine is right: the order of magnitude of tokens, and further branches."""
+        return (
+            self.tokens.bit_length(), self.perturbed_layer is not None, self.control is not None,
+        )  # fmt: skip
+
+    def by(self, model: SanaTransformer2D) -> Tensor:
+        """The velocity of the model's own forward."""
+        return model.plain_velocity(
+            self.latents, self.timestep, self.contexts, self.guidance, (), self.perturbed_layer,
+            self.control,
+        )  # fmt: skip
 
 
 def _kernels_of(model: SanaTransformer2D) -> tuple[str, ...]:
@@ -92,17 +134,18 @@ class Engine:
             config.attention_head_dim,
             config.cross_attention_head_dim,
         )
-        kernels = trusted_kernels(
+        self.kernels = trusted_kernels(
             widths, self.dtype, self.device, verdicts=verdicts, notice=notice,
             candidates=candidates, names=_kernels_of(model),
         )  # fmt: skip
-        self.transformer = EngineTransformer(model, kernels)
+        self.transformer = EngineTransformer(model, self.kernels)
         self._choose_quantizers()
         self.graphs = graphs
         self.summary = "native engine"
-        self._conditions: dict[tuple[float, float | None], Condition] = {}
-        self._prepared: dict[tuple[bool, ...], _Prepared] = {}
-        self._is_right: dict[int, bool] = {}  # by the order of magnitude of tokens
+        self._conditions: dict[tuple[float, float | None, EngineControl | None], Condition] = {}
+        self._prepared: dict[tuple[tuple[bool, ...], StepKind], _Prepared] = {}
+        self._is_right: dict[tuple[int, bool, bool], bool] = {}  # by `_Ask.what`
+        self._controls: WeakKeyDictionary[SanaControlNet, EngineControl] = WeakKeyDictionary()
 
     def velocity(
         self,
@@ -110,64 +153,99 @@ class Engine:
         timestep: float,
         contexts: Sequence[TextContext],
         guidance: float | None,
+        perturbed_layer: int | None = None,
+        control: Control | None = None,
     ) -> Tensor:
         """Compute the velocity (B, C, H, W), as `SanaTransformer2D.velocity` does."""
-        tokens = latents[:, 0].numel()
-        is_right = self._is_right.get(tokens.bit_length())
-        if is_right is False:
-            return self.model.plain_velocity(latents, timestep, contexts, guidance)
-        condition = self._condition(timestep, guidance)
-        ready = self._prepare(latents, contexts)
-        if is_right is None:
-            found = self._agrees(latents, timestep, guidance, condition, ready)
-            self._is_right[tokens.bit_length()] = found
-            return self.velocity(latents, timestep, contexts, guidance)
-        if self.graphs and ready.captured is None and tokens <= _MOST_CAPTURED:
-            self._capture(latents, condition, ready)
+        ask = _Ask(latents, timestep, contexts, guidance, perturbed_layer, control)
+        if self._is_right.get(ask.what) is False:
+            return ask.by(self.model)
+        kind = self._kind(ask)
+        condition = self._condition(timestep, guidance, kind)
+        ready = self._prepare(ask, kind)
+        if ask.what not in self._is_right:
+            self._is_right[ask.what] = self._agrees(ask, condition, ready, kind)
+            return self.velocity(latents, timestep, contexts, guidance, perturbed_layer, control)
+        if self.graphs and ready.captured is None and ask.tokens <= _MOST_CAPTURED:
+            self._capture(latents, condition, ready, kind)
         if ready.captured is not None:
             return ready.captured(latents, condition)
-        return self.transformer.forward(latents, condition, ready.text, ready.positions)
+        return self.transformer.forward(latents, condition, ready.inputs, ready.positions, kind)
+
+    def _kind(self, ask: _Ask) -> StepKind:
+        """How the forward runs; a ControlNet's blocks are made ready once."""
+        control = ask.control
+        if control is None and ask.perturbed_layer is None:
+            return PLAIN
+        if control is None:
+            return StepKind(ask.perturbed_layer)
+        assert isinstance(control, ActiveControl)
+        if control.net not in self._controls:
+            own = EngineControl(control.net, self.kernels, self.dtype)
+            for block in own.blocks:
+                self._quantize_apart(block)
+            self._controls[control.net] = own
+        return StepKind(ask.perturbed_layer, self._controls[control.net], control.order)
 
     def _choose_quantizers(self) -> None:
         """Let the text's output products quantize their inputs in the way that is faster here; all of them are alike."""
         parts = [block.text.out for block in self.transformer.blocks if block.needs_largest]
         found = [part for part in parts if isinstance(part, Int8Projection)]
-        if found and quantizing_apart_pays(found[0], self.device, verdicts=self.verdicts):
-            for part in found:
-                part.quantizes_apart = True
+        self._is_apart = bool(found) and quantizing_apart_pays(
+            found[0], self.device, verdicts=self.verdicts
+        )
+        for block in self.transformer.blocks:
+            self._quantize_apart(block)
 
-    def _condition(self, timestep: float, guidance: float | None) -> Condition:
+    def _quantize_apart(self, block: EngineBlock) -> None:
+        if self._is_apart and block.needs_largest and isinstance(block.text.out, Int8Projection):
+            block.text.out.quantizes_apart = True
+
+    def _condition(self, timestep: float, guidance: float | None, kind: StepKind) -> Condition:
         """Embedded once: every picture of a run has the same timesteps."""
-        key = (timestep, guidance)
+        key = (timestep, guidance, kind.control)
         if key not in self._conditions:
-            self._conditions[key] = self.transformer.condition(timestep, guidance)
+            self._conditions[key] = self.transformer.condition(timestep, guidance, kind.control)
         return self._conditions[key]
 
-    def _prepare(self, latents: Tensor, contexts: Sequence[TextContext]) -> _Prepared:
-        """The texts as the engine reads them; drops a graph of another shape."""
-        kind = tuple(bool(context.constants) for context in contexts)  # which branches
-        known = self._prepared.get(kind)
-        if known is not None and known.is_for(latents, contexts):
+    def _prepare(self, ask: _Ask, kind: StepKind) -> _Prepared:
+        """The inputs as the engine reads them; drops a graph of another shape."""
+        key = tuple(bool(context.constants) for context in ask.contexts), kind  # which branches
+        known = self._prepared.get(key)
+        if known is not None and known.is_for(ask):
             return known
-        text = self.transformer.text(contexts)
-        shape = (latents.shape, text.shape())
+        inputs = self._inputs(ask, kind)
+        shape = (ask.latents.shape, inputs.shape())
         if known is not None and known.shape == shape:
-            known.contexts, known.text = tuple(contexts), text
+            known.contexts, known.control, known.inputs = tuple(ask.contexts), ask.control, inputs
             if known.captured is not None:
-                known.captured.use_text(text)
+                known.captured.use_inputs(inputs)
             return known
-        size = latents.shape[-2:]
-        others = {k: v for k, v in self._prepared.items() if k != kind and v.shape[0][-2:] == size}
-        ready = _Prepared(shape, tuple(contexts), text, self.transformer.positions(*size))
-        self._prepared = {**others, kind: ready}
+        size = ask.latents.shape[-2:]
+        others = {k: v for k, v in self._prepared.items() if k != key and v.shape[0][-2:] == size}
+        positions = self.transformer.positions(*size)
+        ready = _Prepared(shape, tuple(ask.contexts), ask.control, inputs, positions)
+        self._prepared = {**others, key: ready}
         return ready
 
-    def _capture(self, latents: Tensor, condition: Condition, ready: _Prepared) -> None:
-        def forward(latents: Tensor, condition: Condition, text: Text) -> Tensor:
-            return self.transformer.forward(latents, condition, text, ready.positions)
+    def _inputs(self, ask: _Ask, kind: StepKind) -> StepInputs:
+        """The texts, the last one twice for a perturbed branch, and what a ControlNet reads."""
+        again = () if ask.perturbed_layer is None else (ask.contexts[-1],)
+        text = self.transformer.text([*ask.contexts, *again])
+        if kind.control is None:
+            return StepInputs(text)
+        assert isinstance(ask.control, ActiveControl)
+        own = [context.control for context in ask.contexts]
+        return StepInputs(text, inputs_of(kind.control, ask.control, own))
+
+    def _capture(
+        self, latents: Tensor, condition: Condition, ready: _Prepared, kind: StepKind
+    ) -> None:
+        def forward(latents: Tensor, condition: Condition, inputs: StepInputs) -> Tensor:
+            return self.transformer.forward(latents, condition, inputs, ready.positions, kind)
 
         captured = attempt(
-            lambda: CapturedForward(forward, latents, condition, ready.text), fatal=_NO_EXCUSE
+            lambda: CapturedForward(forward, latents, condition, ready.inputs), fatal=_NO_EXCUSE
         )
         if isinstance(captured, Failure):
             self.graphs = False
@@ -176,31 +254,28 @@ class Engine:
         ready.captured = captured
         self.summary = f"native engine, CUDA graph captured in {captured.seconds:.2f} s"
 
-    def _agrees(
-        self,
-        latents: Tensor,
-        timestep: float,
-        guidance: float | None,
-        condition: Condition,
-        ready: _Prepared,
-    ) -> bool:
+    def _agrees(self, ask: _Ask, condition: Condition, ready: _Prepared, kind: StepKind) -> bool:
         """Return whether the forward matches the model's; tried once for each device, structure and order of tokens."""
-        kind = (
+        tokens, perturbed, controlled = ask.what
+        further = " perturbed" * perturbed + f" control {kind.order}" * controlled
+        name = (
             f"engine forward {self.transformer.projections} {self.dtype} {self.transformer.config} "
-            f"below {2 ** latents[:, 0].numel().bit_length()} tokens"
+            f"below {2**tokens} tokens{further}"
         )
 
         def decide() -> str:
             with exact_convolutions():
-                expected = self.model.plain_velocity(latents, timestep, ready.contexts, guidance)
+                expected = ask.by(self.model)
 
             def error() -> float:
-                out = self.transformer.forward(latents, condition, ready.text, ready.positions)
+                out = self.transformer.forward(
+                    ask.latents, condition, ready.inputs, ready.positions, kind
+                )
                 return relative_error(out, expected)
 
             return verdict(attempt(error), _TOLERANCE[self.dtype])
 
-        found = remembered(kind, self.device, decide, verdicts=self.verdicts)
+        found = remembered(name, self.device, decide, verdicts=self.verdicts)
         if found != "right":
             self.notice(f"the engine {found} on this device; plain PyTorch runs instead")
         return found == "right"

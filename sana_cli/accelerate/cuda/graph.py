@@ -14,10 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sana_cli.accelerate.cuda.text_attention import Text
-from sana_cli.accelerate.cuda.transformer import Condition
+from sana_cli.accelerate.cuda.transformer import Condition, StepInputs
 
-Forward = Callable[[Tensor, Condition, Text], Tensor]
+Forward = Callable[[Tensor, Condition, StepInputs], Tensor]
 # PyTorch allows a process one capture at a time; each pipeline may have a thread.
 _capturing = threading.Lock()
 
@@ -25,15 +24,19 @@ _capturing = threading.Lock()
 class CapturedForward:
     """A forward with its own copies of what it reads; any error where it cannot be captured, with the stream as it was."""
 
-    def __init__(self, forward: Forward, latents: Tensor, condition: Condition, text: Text) -> None:
-        self._latents, self._condition, self._text = latents.clone(), condition.copy(), text.copy()
+    def __init__(
+        self, forward: Forward, latents: Tensor, condition: Condition, inputs: StepInputs
+    ) -> None:
+        self._latents, self._condition, self._inputs = (
+            latents.clone(), condition.copy(), inputs.copy(),
+        )  # fmt: skip
         started = time.perf_counter()
         # Kernels are compiled and libraries start up before anything is recorded, on another stream than the default.
         current = torch.cuda.current_stream(latents.device)
         beside = torch.cuda.Stream(latents.device)
         beside.wait_stream(current)
         with torch.cuda.stream(beside):
-            expected = forward(self._latents, self._condition, self._text)
+            expected = forward(self._latents, self._condition, self._inputs)
         current.wait_stream(beside)
         self._graph = torch.cuda.CUDAGraph()
         # A capture that fails leaves its stream the current one, in torch 2.13 too, hence the outer context. Other threads
@@ -43,16 +46,16 @@ class CapturedForward:
             torch.cuda.stream(current),
             torch.cuda.graph(self._graph, stream=beside, capture_error_mode="thread_local"),
         ):
-            self._velocity = forward(self._latents, self._condition, self._text)
+            self._velocity = forward(self._latents, self._condition, self._inputs)
         self._graph.replay()
         error = (self._velocity.float() - expected.float()).norm() / expected.float().norm()
         if not float(error) <= 1e-2:  # libraries may choose another product while recording
             raise RuntimeError(f"a replay differs by {float(error):.2g} from what was recorded")
         self.seconds = time.perf_counter() - started
 
-    def use_text(self, text: Text) -> None:
-        """Read other prompts of the same shapes from now on."""
-        self._text.copy_(text)
+    def use_inputs(self, inputs: StepInputs) -> None:
+        """Read other prompts or drawings of the same shapes from now on."""
+        self._inputs.copy_(inputs)
 
     def __call__(self, latents: Tensor, condition: Condition) -> Tensor:
         """Velocity (B, C, h, w), a tensor of the caller's own."""

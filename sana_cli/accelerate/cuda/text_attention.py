@@ -8,7 +8,7 @@ that reads them quantizes.
 # B batch, N tokens of a picture, M = B * N, D width, H heads, E head width, L text tokens
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,10 +36,18 @@ class Text:
 
     contexts: Sequence[TextContext]
     addends: Tensor
-    biases: Sequence[Tensor | None] = field(init=False)
+    biases: Sequence[Tensor | None]
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "biases", [_bias(context) for context in self.contexts])
+    @classmethod
+    def of(cls, contexts: Sequence[TextContext], addends: Tensor) -> "Text":
+        """Build a text with the biases of its contexts."""
+        return cls(contexts, addends, [_bias(context) for context in contexts])
+
+    def without_last(self) -> "Text":
+        """Return the same without the last context: views."""
+        contexts = self.contexts[:-1]
+        rows = sum(context.batch for context in contexts)
+        return Text(contexts, self.addends[:, :rows], self.biases[:-1])
 
     def tensors(self) -> list[Tensor]:
         """List all that a forward reads."""
@@ -65,7 +73,7 @@ class Text:
             )
             for c in self.contexts
         ]
-        return Text(contexts, self.addends.clone())
+        return Text.of(contexts, self.addends.clone())
 
     def copy_(self, other: "Text") -> None:
         """Take over the values of a text of the same shape."""

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from quant.kernels.depthwise3x3_glu import repack
+from sana_cli.accelerate.cuda.blocks import EngineBlock, text_of
+from sana_cli.accelerate.cuda.control import ControlInputs, EngineControl
 from sana_cli.accelerate.cuda.kernels import Kernels
-from sana_cli.accelerate.cuda.projection import Int8, Int8Projection, Projection, project
-from sana_cli.accelerate.cuda.text_attention import Text, TextAttention, padded
+from sana_cli.accelerate.cuda.text_attention import Text
+from sana_cli.config.choices import ControlOrder
 from sana_cli.models.sana_transformer import (
     FINAL_EPS,
     SanaBlock,
@@ -24,130 +25,61 @@ from sana_cli.models.sana_transformer import (
     sincos_positions,
 )
 
-Pending = tuple[Tensor, Tensor]  # a branch (M, D) and its gate (1, D), not yet added to the stream
-
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A step's timestep, embedded: e (1, D) and t6 (6, D), fp32."""
+    """A step's timestep, embedded: e (1, D) and t6 (6, D), fp32; t6 of a ControlNet, which embeds it by itself."""
 
     e: Tensor
     t6: Tensor
+    control_t6: Tensor | None = None
+
+    def tensors(self) -> list[Tensor]:
+        """List what a step reads."""
+        return [self.e, self.t6, *([] if self.control_t6 is None else [self.control_t6])]
 
     def copy(self) -> "Condition":
-        return Condition(self.e.clone(), self.t6.clone())
+        return Condition(*(tensor.clone() for tensor in self.tensors()))
 
     def copy_(self, other: "Condition") -> None:
-        self.e.copy_(other.e)
-        self.t6.copy_(other.t6)
+        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
+            mine.copy_(theirs)
 
 
-class EngineBlock:
-    """A block of the transformer over tokens (M, D)."""
+@dataclass(frozen=True, slots=True)
+class StepInputs:
+    """What every step of a picture reads: the prompts, and what a ControlNet's branch reads."""
 
-    def __init__(self, block: SanaBlock, kernels: Kernels, dtype: torch.dtype) -> None:
-        self.kernels, self.norm_eps = kernels, block.norm_eps
-        attn, ff = block.attn1, block.ff
-        self.head_dim = attn.head_dim
-        self.qkv = project([attn.to_q, attn.to_k, attn.to_v], kernels, dtype)
-        self.qk_norms = [norm for norm in (attn.norm_q, attn.norm_k) if norm is not None]
-        (self.out,) = project([attn.to_out[0]], kernels, dtype)
-        self.text = TextAttention(block.attn2, kernels, dtype)
-        (self.up,) = project([ff.conv_inverted], kernels, dtype)
-        (self.down,) = project([ff.conv_point], kernels, dtype)
-        assert ff.conv_depth.bias is not None
-        self.depth_weight = repack(ff.conv_depth.weight.detach())
-        self.depth_bias = ff.conv_depth.bias.detach()
-        if self.qk_norms:
-            self.qk_weight = torch.stack([norm.weight.detach() for norm in self.qk_norms])
+    text: Text
+    control: ControlInputs | None = None
 
-    @property
-    def needs_largest(self) -> bool:
-        """Return whether the text's attention takes the stream with its rows' largest magnitudes."""
-        return isinstance(self.out, Int8Projection) and self.text.takes_largest
+    def tensors(self) -> list[Tensor]:
+        """List all that a forward reads."""
+        return [*self.text.tensors(), *(self.control.tensors() if self.control else ())]
 
-    def __call__(
-        self,
-        x: Tensor,
-        pending: Pending | None,
-        modulation: Tensor,  # (6, D)
-        text: Text,
-        layer: int,
-        grid: tuple[int, int],
-        largest: Tensor | None,  # (2, M) of zeros, where `needs_largest`
-    ) -> Pending | None:
-        """Update x (M, D), after adding `pending`; returns what the next block, or the last norm, is to add."""
-        shift_msa, scale_msa, gate_msa, shift_mlp, scale_mlp, gate_mlp = modulation.split(1)
-        addends = text.addends[layer]  # (B, D)
-        h = self._norm(x, shift_msa, scale_msa, self.qkv, pending=pending)
-        self._add_attended(x, self._attend(h, len(addends)), gate_msa, largest)
-        self.text.add_to(x, text, layer, largest)
-        h = self._norm(x, shift_mlp, scale_mlp, [self.up], addend=addends)
-        branch = self.down.add_gated(x, self._mix(h, len(addends), grid), gate_mlp)
-        return None if branch is None else (branch, gate_mlp)
+    def shape(self) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(t.shape) for t in self.tensors())
 
-    def _norm(
-        self,
-        x: Tensor,
-        shift: Tensor,
-        scale: Tensor,
-        consumers: Sequence[Projection],
-        *,
-        pending: Pending | None = None,
-        addend: Tensor | None = None,
-    ) -> Tensor | Int8:
-        """The modulated norm as its consumers want it."""
-        branch, gate = pending or (None, None)
-        if len(consumers) == 1 and consumers[0].takes_int8:
-            return self.kernels.layer_norm_modulate_quantize(
-                x, shift, scale, eps=self.norm_eps, branch=branch, gate=gate, addend=addend,
-                smooth=consumers[0].smooth, q_dtype=consumers[0].q_dtype,
-            )  # fmt: skip
-        return self.kernels.layer_norm_modulate(
-            x, shift, scale, eps=self.norm_eps, branch=branch, gate=gate, addend=addend
-        )
+    def copy(self) -> "StepInputs":
+        """Return the same in memory of its own."""
+        return StepInputs(self.text.copy(), self.control.copy() if self.control else None)
 
-    def _attend(self, h: Tensor | Int8, B: int) -> Tensor:
-        """Self-attention's heads, (M, D)."""
-        products = [projection(h) for projection in self.qkv]  # one of (M, 3D) or three of (M, D)
-        if self.qk_norms:
-            self._norm_queries_and_keys(products)
-        if len(products) == 1:
-            products = list(products[0].chunk(3, dim=-1))
-        heads = (B, -1, products[0].shape[-1] // self.head_dim, self.head_dim)
-        q, k, v = (_split(product, heads) for product in products)  # (B, N, H, E)
-        return self.kernels.relu_linear_attention(q, k, v).view(-1, products[0].shape[-1])
+    def copy_(self, other: "StepInputs") -> None:
+        """Take over the values of inputs of the same shapes."""
+        for mine, theirs in zip(self.tensors(), other.tensors(), strict=True):
+            mine.copy_(theirs)
 
-    def _norm_queries_and_keys(self, products: list[Tensor]) -> None:
-        eps = self.qk_norms[0].eps
-        if len(products) == 1:
-            parts = products[0].unflatten(-1, (3, -1))[:, :2]
-            self.kernels.rms_norm(parts, self.qk_weight, eps=eps, out=parts)
-            return
-        for product, weight in zip(products, self.qk_weight.split(1), strict=False):
-            part = product[:, None]
-            self.kernels.rms_norm(part, weight, eps=eps, out=part)
 
-    def _add_attended(self, x: Tensor, heads: Tensor, gate: Tensor, largest: Tensor | None) -> None:
-        """x += gate * self-attention's output; its rows' largest magnitudes for the text's queries."""
-        if largest is not None:
-            assert isinstance(self.out, Int8Projection)
-            self.out.add_gated(x, heads, gate, largest=largest[0], smooth=self.text.query.smooth)
-            return
-        branch = self.out.add_gated(x, heads, gate)
-        if branch is not None:
-            if branch.dtype == torch.float16:
-                branch.clamp_(-65504, 65504)  # as the model does
-            x.addcmul_(branch, gate)
+@dataclass(frozen=True, slots=True)
+class StepKind:
+    """How a forward runs, besides its numbers: the block of a perturbed branch, and a ControlNet's branch and order."""
 
-    def _mix(self, h: Tensor | Int8, B: int, grid: tuple[int, int]) -> Tensor:
-        """The Mix-FFN up to its last convolution, (M, hidden)."""
-        hidden = self.up(h, activation="silu")
-        remaining = None if self.up.applies_silu else "silu"
-        mixed = self.kernels.depthwise3x3_glu(
-            hidden.view(B, *grid, -1), self.depth_weight, self.depth_bias, activation=remaining
-        )
-        return mixed.view(len(hidden), -1)
+    perturbed_layer: int | None = None
+    control: EngineControl | None = None
+    order: ControlOrder = ControlOrder.TRAINED
+
+
+PLAIN = StepKind()
 
 
 class EngineTransformer:
@@ -174,25 +106,18 @@ class EngineTransformer:
         ]
         return " ".join(sorted({type(part).__name__ for part in parts}))
 
-    def condition(self, timestep: float, guidance: float | None) -> Condition:
+    def condition(
+        self, timestep: float, guidance: float | None, control: EngineControl | None = None
+    ) -> Condition:
         """A timestep, embedded; `guidance` is Sprint's, already scaled."""
         t = torch.full((1,), timestep, device=self.final_table.device)
         e, t6 = self.time_embed(t, None if guidance is None else torch.full_like(t, guidance))
-        return Condition(e.float(), t6[0].float())
+        own = None if control is None else control.condition(timestep)
+        return Condition(e.float(), t6[0].float(), own)
 
     def text(self, contexts: Sequence[TextContext]) -> Text:
         """Compute what every step reads of the prompts."""
-        addends = []
-        for layer, block in enumerate(self.blocks):
-            for context in contexts:
-                if context.constants:
-                    rows = context.constants[layer][:, 0].float()
-                elif block.text.out.late_bias is not None:
-                    rows = block.text.out.late_bias.float().expand(context.batch, -1)
-                else:
-                    rows = self.final_table.new_zeros(context.batch, self.final_table.shape[1])
-                addends.append(rows)
-        return Text(padded(contexts), torch.cat(addends).unflatten(0, (len(self.blocks), -1)))
+        return text_of(self.blocks, contexts, self.tables)
 
     def positions(self, h: int, w: int) -> Tensor | None:
         """Fixed positions (N, D) of the 2K and 4K models."""
@@ -204,33 +129,52 @@ class EngineTransformer:
         return table.to(self.final_table.device, self.dtype)
 
     def forward(
-        self, latents: Tensor, condition: Condition, text: Text, positions: Tensor | None
+        self,
+        latents: Tensor,
+        condition: Condition,
+        inputs: StepInputs,
+        positions: Tensor | None,
+        kind: StepKind = PLAIN,
     ) -> Tensor:
-        """Velocity (B, C, h, w) at latents (B, C, h, w)."""
+        """Velocity (B, C, h, w) at latents (B, C, h, w).
+
+        With a perturbed layer the text has the last context twice, and its rows follow once more.
+        """
         B, _, h, w = latents.shape
         x = self.patch_embed(latents)  # (B, N, D)
         if positions is not None:
             x += positions
         x = x.flatten(0, 1)
         modulations = self.tables + condition.t6  # (layers, 6, D)
+        text, perturbed = inputs.text, 0
+        if kind.perturbed_layer is not None:
+            perturbed, text = text.contexts[-1].batch, text.without_last()
         largest = None
         if any(block.needs_largest for block in self.blocks):
-            largest = modulations.new_zeros(len(self.blocks), 2, len(x))
+            largest = modulations.new_zeros(len(self.blocks), 2, (B + perturbed) * h * w)
+        branch_pass = None
+        if kind.control is not None:
+            assert inputs.control is not None
+            assert condition.control_t6 is not None
+            branch_pass = kind.control.begin(
+                latents, condition.control_t6, inputs.control, kind.order
+            )
         pending = None
         for layer, block in enumerate(self.blocks):
-            pending = block(
+            added = 0
+            if layer == kind.perturbed_layer:
+                added, text = perturbed, inputs.text
+            rows = len(x) + added * h * w
+            x, pending = block(
                 x, pending, modulations[layer], text, layer, (h, w),
-                largest[layer] if largest is not None and block.needs_largest else None,
+                largest[layer, :, :rows] if largest is not None and block.needs_largest else None,
+                added,
             )  # fmt: skip
+            if branch_pass is not None:
+                x, pending = branch_pass.after(layer, x, pending)
         shift, scale = (self.final_table + condition.e).split(1)
         branch, gate = pending or (None, None)
         x = self.kernels.layer_norm_modulate(
             x, shift, scale, eps=FINAL_EPS, branch=branch, gate=gate
         )
-        return self.proj_out(x).view(B, h, w, -1).permute(0, 3, 1, 2)
-
-
-def _split(product: Tensor, heads: tuple[int, int, int, int]) -> Tensor:
-    """(M, D) -> (B, N, H, E), also of a slice of a wider product."""
-    B, _, H, E = heads
-    return product.unflatten(0, (B, -1)).unflatten(-1, (H, E))
+        return self.proj_out(x).view(B + perturbed, h, w, -1).permute(0, 3, 1, 2)

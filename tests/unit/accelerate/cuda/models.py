@@ -1,14 +1,17 @@
 """Tiny random models and what a step gives them."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from quant.convert import quantize_
 from quant.layers import QuantLinear
-from sana_cli.config.networks import DCAEConfig, TransformerConfig
+from sana_cli.config.choices import ControlOrder
+from sana_cli.config.networks import ControlNetConfig, DCAEConfig, TransformerConfig
 from sana_cli.config.recipes import component_recipe
 from sana_cli.loading.load import TOKEN_CONVS
+from sana_cli.models.controlnet import ActiveControl, SanaControlNet
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 
@@ -96,3 +99,39 @@ def inputs(
     ]
     latents = torch.randn(len(lengths), 4, h, w, generator=generator)
     return latents.to(dtype), contexts
+
+
+def controlnet(
+    base: SanaTransformer2D, order: ControlOrder, scheme: str = "none", *, layers: int = 2
+) -> SanaControlNet:
+    """A branch of a base's first blocks, with lively values of its own."""
+    config = ControlNetConfig(blocks=replace(base.config, num_layers=layers), order=order)
+    generator = torch.Generator().manual_seed(5)
+    net = SanaControlNet(config).requires_grad_(False)
+    for name, parameter in net.named_parameters():
+        wide = parameter.ndim > 1 and "table" not in name
+        scale = 0.7 / parameter[0].numel() ** 0.5 if wide else 0.3
+        parameter.normal_(mean=1.0 if "norm" in name else 0.0, std=scale, generator=generator)
+    net = net.to(base.proj_out.weight.dtype).eval()
+    if scheme != "none":
+        quantize_(net, component_recipe("controlnet", scheme), token_convs=TOKEN_CONVS)
+    return net
+
+
+def controlled_inputs(
+    base: SanaTransformer2D, net: SanaControlNet, *, seed: int, scale: float, h: int = 3
+) -> tuple[torch.Tensor, list[TextContext], ActiveControl]:
+    """Latents and contexts of both branches, and a drawing to follow."""
+    generator = torch.Generator().manual_seed(seed)
+    dtype = base.proj_out.weight.dtype
+    contexts = []
+    for length in (1, 5):
+        embeds = torch.randn(1, length, CAPTION, generator=generator).to(dtype)
+        contexts.append(replace(base.encode_text(embeds), control=net.encode_text(embeds)))
+    latents = torch.randn(2, 4, h, 4, generator=generator).to(dtype)
+    tokens = net.encode_control(torch.randn(1, 4, h, 4, generator=generator))
+    return (
+        latents,
+        contexts,
+        ActiveControl(net=net, tokens=tokens, scale=scale, order=net.config.order),
+    )

@@ -15,7 +15,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from quant.backends.verdicts import remembered
 from sana_cli.accelerate.cuda.engine import Engine
 from sana_cli.accelerate.cuda.kernels import REFERENCE, TRITON, Kernels
-from sana_cli.accelerate.cuda.transformer import EngineTransformer
+from sana_cli.accelerate.cuda.transformer import EngineTransformer, StepInputs
 from sana_cli.accelerate.cuda.trial import relative_error
 from sana_cli.loading.lora import LoraLinear
 from sana_cli.models.block_cache import FirstBlockCache
@@ -45,7 +45,7 @@ def by_the_engine(
     kernels: Kernels = REFERENCE,
 ) -> Tensor:
     engine = EngineTransformer(model, kernels)
-    condition, text = engine.condition(700.0, guidance), engine.text(contexts)
+    condition, text = engine.condition(700.0, guidance), StepInputs(engine.text(contexts))
     return engine.forward(latents, condition, text, engine.positions(*latents.shape[-2:]))
 
 

@@ -13,7 +13,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from sana_cli.accelerate.cuda.kernels import TRITON
-from sana_cli.accelerate.cuda.transformer import EngineTransformer
+from sana_cli.accelerate.cuda.transformer import EngineTransformer, StepInputs
 from tests.unit.accelerate.cuda.models import inputs, transformer
 
 QK_NORM = {"qk_norm": "rms_norm_across_heads"}
@@ -53,7 +53,7 @@ def count(
         model = transformer(scheme, dtype=dtype, layers=layers, **config)
         latents, contexts = inputs(model, lengths, h=1, w=2)
         engine = EngineTransformer(model, TRITON)
-        condition, text = engine.condition(700.0, None), engine.text(contexts)
+        condition, text = engine.condition(700.0, None), StepInputs(engine.text(contexts))
         kernels.append(launches)
         with launches:
             engine.forward(latents, condition, text, None)

@@ -8,7 +8,7 @@ import torch
 from sana_cli.accelerate.cuda.decoder import fuse_decoder
 from sana_cli.accelerate.cuda.engine import Engine
 from sana_cli.accelerate.cuda.kernels import NAMES, TRITON
-from sana_cli.accelerate.cuda.transformer import EngineTransformer
+from sana_cli.accelerate.cuda.transformer import EngineTransformer, StepInputs
 from sana_cli.accelerate.cuda.trial import Widths, relative_error, trusted_kernels
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from tests.unit.accelerate.cuda.models import autoencoder, inputs, transformer
@@ -84,7 +84,7 @@ def test_kernels_of_a_block(scheme: str) -> None:
         model = transformer(scheme, dtype=torch.bfloat16, layers=layers)
         latents, contexts = inputs(model, (1, 40), h=32, w=32)
         runner = EngineTransformer(model.cuda(), TRITON)
-        text, latents = runner.text(on_cuda(contexts)), latents.cuda()
+        text, latents = StepInputs(runner.text(on_cuda(contexts))), latents.cuda()
         condition = runner.condition(700.0, None)
         runner.forward(latents, condition, text, None)
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
