@@ -19,7 +19,6 @@ from sana_cli.config.networks import ControlNetConfig, TransformerConfig
 from sana_cli.models.controlnet import ActiveControl, SanaControlNet
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.models.sana_transformer import SanaTransformer2D
-from training.distil_decoder import load_teacher as load_autoencoder
 from training.distil_steps import Teacher, load_teacher
 from training.drawings import Drawing, sample_drawing
 from training.muon import Muon, split_parameters
@@ -49,6 +48,15 @@ SHARED = ("patch_embed", "time_embed", "caption_projection", "caption_norm")  # 
 OWN = ("input_block", "transformer_blocks", "controlnet_blocks")
 
 
+def load_autoencoder(model: str, device: torch.device) -> AutoencoderDC:
+    """The autoencoder of a checkpoint folder or of `builtin`, fp32."""
+    from sana_cli.checkpoints.opening import open_checkpoint
+    from sana_cli.loading.load import load_vae
+
+    checkpoint = open_checkpoint(model)
+    return load_vae(checkpoint, dtype="fp32", device=device, halves=("encoder", "decoder"))
+
+
 def control_config(base: TransformerConfig, blocks: int) -> ControlNetConfig:
     """The branch's network: the first `blocks` of its base, in the trained order."""
     return ControlNetConfig(blocks=replace(base, num_layers=blocks), order=ControlOrder.TRAINED)
@@ -69,7 +77,7 @@ def control_of(base: SanaTransformer2D, blocks: int) -> SanaControlNet:
 
 
 def own_parts(net: SanaControlNet) -> nn.ModuleDict:
-    """What is trained; parameters are named as in the branch."""
+    """Return what is trained; parameters are named as in the branch."""
     parts = nn.ModuleDict({name: getattr(net, name) for name in OWN})
     return parts.requires_grad_(True)
 

@@ -66,7 +66,7 @@ class Drawing:
         return cv2.dilate(lines, np.ones((self.width, self.width), np.uint8))
 
     def caption(self, rng: random.Random | None = None, *, of_place: bool = False) -> str:
-        """What it shows, in which style and on what; size and relation only `of_place`: they are in the lines."""
+        """Describe what it shows, in which style and on what; size and relation only `of_place`: they are in the lines."""
         stated = {"background"} | ({"style"} if self.scene.has_object else set())
         if of_place:
             stated |= {"size"} if self.scene.is_single else set()

@@ -2,7 +2,7 @@
 
 The mask of a picture is what differs from its background, with holes filled, and is compared with the drawing's filled
 outline by intersection over union (IoU). The caption states neither size nor place, and most drawings are moved to where
-no caption could put them. Beside the model stand the picture itself through the autoencoder (the ceiling) and the same
+no caption could put them. The document also has the picture itself through the autoencoder (the ceiling) and the same
 model without a control picture (the floor). A model is a checkpoint folder, drawn by `SanaPipeline` as `sana generate` does.
 """
 
@@ -19,8 +19,7 @@ import torch
 from PIL import Image
 
 from training.checker import BORDER_PX
-from training.control import BASE
-from training.distil_decoder import load_teacher
+from training.control import BASE, load_autoencoder
 from training.drawings import Drawing, filled, sample_drawing
 from training.evaluate import wilson
 from training.runs import save_grid, to_uint8, to_unit_range
@@ -66,7 +65,7 @@ def held_out_drawings(sprites: Sprites, *, count: int = COUNT, seed: int = SEED)
 
 
 def shown(image: np.ndarray) -> np.ndarray:
-    """What a picture, uint8 (H, W, 3), shows before its background, with holes filled, bool (H, W)."""
+    """Find what a picture, uint8 (H, W, 3), shows before its background, with holes filled, bool (H, W)."""
     inner = np.zeros(image.shape[:2], bool)
     inner[BORDER_PX:-BORDER_PX, BORDER_PX:-BORDER_PX] = True
     background = np.median(image[~inner], axis=0)
@@ -115,7 +114,7 @@ def _drawn(
     pipeline: "SanaPipeline", drawings: list[Drawing], steps: int
 ) -> Iterable[list[np.ndarray]]:
     """Uint8 (H, W, 3) each: with control, without, and the drawing's own picture through the autoencoder."""
-    vae = load_teacher(BASE, torch.device("cpu"))
+    vae = load_autoencoder(BASE, torch.device("cpu"))
     chosen = {"steps": steps} if steps else {}
     for seed, drawing in enumerate(drawings, start=1):
         prompt, lines = drawing.caption(), Image.fromarray(drawing.lines)

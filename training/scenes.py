@@ -130,7 +130,7 @@ def draw(scene: Scene, sprites: Sprites) -> np.ndarray:
 
 
 def coverage(scene: Scene, sprites: Sprites) -> np.ndarray:
-    """How much of each pixel the scene's things cover, uint8 (256, 256)."""
+    """Compute how much of each pixel the scene's things cover, uint8 (256, 256)."""
     covered = np.zeros((IMAGE_PX, IMAGE_PX), np.uint16)
     for placement in place(scene):
         rows = slice(placement.top, placement.top + placement.side)

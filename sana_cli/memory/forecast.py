@@ -310,12 +310,12 @@ def _denoise(
     if settings.control is not None and checkpoint.controlnet is not None:
         layers += checkpoint.controlnet.blocks.num_layers
         branch += _CONTROL_MAPS * tokens * config.inner_dim * itemsize
-    runs_graph = settings.pag is None and settings.control is None
-    is_captured = device.type == "cuda" and tokens * branches <= _CAPTURED_TOKENS and runs_graph
+    is_captured = device.type == "cuda" and tokens * branches <= _CAPTURED_TOKENS
+    of_graph = branches + int(settings.pag is not None)
     return _Denoise(
         context=2 * length * config.inner_dim * layers * branches * itemsize,
         branch=branch,
-        graph=branches * branch if is_captured else 0,
+        graph=of_graph * branch if is_captured else 0,
         cached=_CACHED_MAPS * states if settings.cache else 0,
     )
 

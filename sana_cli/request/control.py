@@ -68,7 +68,8 @@ def control_of(
     if checkpoint.controlnet is None:
         raise usage_error(
             f"{checkpoint.name} has no ControlNet, which --control needs",
-            "use NVIDIA's .pth file of one, or a folder with controlnet/ next to transformer/",
+            "use NVIDIA's .pth file of one, or a folder with controlnet/ next to transformer/; "
+            "to try it: --model builtin-control",
         )
     scale = 1.0 if scale is None else float(scale)
     require(

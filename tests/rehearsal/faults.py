@@ -20,6 +20,7 @@ from sana_cli.accelerate.cuda.engine import Engine
 from sana_cli.accelerate.cuda.graph import CapturedForward
 from sana_cli.accelerate.cuda.text_attention import Text, TextAttention
 from sana_cli.accelerate.cuda.transformer import Condition, EngineTransformer
+from sana_cli.config.choices import ControlOrder
 from sana_cli.models.sana_transformer import TextContext
 from sana_cli.pipeline import SanaPipeline
 from tests.rehearsal import scenarios
@@ -45,6 +46,20 @@ def steps(gpu: Device, scheme: str = "none", **config: Any) -> str:
         or (gpu.streams.races and f"race: {gpu.streams.races[0]}")
         or (not error <= scenarios.LIMIT and f"values: off by {error:.2g}")
         or (captures > 2 and f"counts: {captures} captures of 2 kinds of branches")
+        or ""
+    )
+
+
+def further(gpu: Device, **options: Any) -> str:
+    """Draw steps with a ControlNet or a perturbed branch."""
+    found = attempt(lambda: scenarios.rehearse_further(pictures=2, **options), fatal=())
+    if isinstance(found, Failure):
+        return f"error: {found.reason}"
+    error, notices = found
+    return (
+        (notices and f"notice: {notices[0]}")
+        or (gpu.streams.races and f"race: {gpu.streams.races[0]}")
+        or (not error <= scenarios.LIMIT and f"values: off by {error:.2g}")
         or ""
     )
 
@@ -148,6 +163,17 @@ def _on_another_stream(call: Function) -> Function:
             return call(self, latents, condition)
 
     return replay
+
+
+def _attending(attend: Function) -> Function:
+    """A perturbed branch that is none."""
+
+    def call(self: Any, h: Any, B: int, perturbed: int) -> Tensor:
+        attended = attend(self, h, B, 0)
+        rows = len(attended) // B * perturbed
+        return torch.cat([attended, attended[len(attended) - rows :]]) if rows else attended
+
+    return call
 
 
 def _unmasked(text: Function) -> Function:
@@ -269,6 +295,14 @@ FAULTS: dict[str, Fault] = {
     "stale latents": Fault(plant=_patched(_replay, "__call__", _own_latents), shows="values", is_quick=True),
     "a stale timestep": Fault(plant=_patched(_replay, "__call__", _own_condition), shows="values"),
     "a stale prompt": Fault(plant=_patched(_replay, "use_inputs", lambda use: lambda self, inputs: None), shows="values"),
+    "a stale drawing": Fault(
+        plant=_patched(_replay, "use_inputs", lambda use: lambda self, inputs: self._inputs.text.copy_(inputs.text)),
+        shows="values", look=lambda gpu: further(gpu, order=ControlOrder.TRAINED),
+    ),
+    "a perturbed branch that attends": Fault(
+        plant=_patched(_block, "_attend", _attending), shows="notice", is_quick=True,
+        look=lambda gpu: further(gpu, perturbed_layer=1),
+    ),
     "state from step to step": Fault(plant=_patched(EngineTransformer, "forward", _kept_state), shows="notice"),
     "memory that nobody wrote": Fault(
         plant=_patched(EngineTransformer, "forward", _unwritten), shows="notice", look=lambda gpu: steps(gpu, "w8a8"),

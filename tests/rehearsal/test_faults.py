@@ -4,8 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
+from sana_cli.config.choices import ControlOrder
 from tests.rehearsal.device import Device
-from tests.rehearsal.faults import FAULTS, Fault, costs, pictures, steps, velocities
+from tests.rehearsal.faults import FAULTS, Fault, costs, further, pictures, steps, velocities
 
 
 @pytest.mark.parametrize(
@@ -29,6 +30,7 @@ LOOKS: dict[str, Callable[[Device], str]] = {
     "steps": steps,
     "steps in w8a8": lambda gpu: steps(gpu, "w8a8"),
     "steps with positions": lambda gpu: steps(gpu, interpolation_scale=2.0),
+    "further branches": lambda gpu: further(gpu, order=ControlOrder.TRAINED, perturbed_layer=1),
     "costs": costs,
     "velocities": velocities,
     "pictures": pictures,

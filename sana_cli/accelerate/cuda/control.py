@@ -1,4 +1,4 @@
-"""A ControlNet's branch in the engine: its blocks beside the transformer's, in either order (`models/controlnet.py`)."""
+"""A ControlNet's branch in the engine: its blocks run next to the transformer's, in either order (`models/controlnet.py`)."""
 
 # B batch, N tokens of a picture, M = B * N, D width
 
@@ -18,7 +18,7 @@ from sana_cli.models.sana_transformer import SanaBlock, TextContext
 
 @dataclass(frozen=True, slots=True)
 class ControlInputs:
-    """What the branch reads in every step of a picture: its texts, the drawing's tokens (1, N, D), the scale (1,)."""
+    """The inputs of the branch in every step of a picture: its texts, the drawing's tokens (1, N, D), the scale (1,)."""
 
     text: Text
     tokens: Tensor
@@ -56,7 +56,7 @@ class EngineControl:
 
 
 class ControlPass:
-    """One step of the branch, block by block next to its base; as `models.controlnet._Step`."""
+    """A step of the branch, block by block next to its base; as `models.controlnet._Step`."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class ControlPass:
 def inputs_of(
     net: EngineControl, control: ActiveControl, contexts: Sequence[TextContext | None]
 ) -> ControlInputs:
-    """What the branch reads of an active control; `contexts` are its own. ValueError for one that is missing."""
+    """Collect what the branch reads of an active control; `contexts` are its own. ValueError for one that is missing."""
     own = [context for context in contexts if context is not None]
     if len(own) < len(contexts):
         raise ValueError("a text was not encoded for the ControlNet")

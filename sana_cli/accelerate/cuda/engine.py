@@ -74,7 +74,7 @@ class _Prepared:
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """One call of `Engine.velocity`."""
+    """A call of `Engine.velocity`."""
 
     latents: Tensor
     timestep: float
@@ -89,7 +89,7 @@ class _Ask:
 
     @property
     def what(self) -> tuple[int, bool, bool]:
-        """What decides whether the engine is right: the order of magnitude of tokens, and further branches."""
+        """Return what decides whether the engine is right: the order of magnitude of tokens, and further branches."""
         return (
             self.tokens.bit_length(), self.perturbed_layer is not None, self.control is not None,
         )  # fmt: skip
@@ -173,7 +173,7 @@ class Engine:
         return self.transformer.forward(latents, condition, ready.inputs, ready.positions, kind)
 
     def _kind(self, ask: _Ask) -> StepKind:
-        """How the forward runs; a ControlNet's blocks are made ready once."""
+        """Return how the forward runs; a ControlNet's blocks are made ready once."""
         control = ask.control
         if control is None and ask.perturbed_layer is None:
             return PLAIN

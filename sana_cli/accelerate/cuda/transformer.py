@@ -48,7 +48,7 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class StepInputs:
-    """What every step of a picture reads: the prompts, and what a ControlNet's branch reads."""
+    """The inputs of every step of a picture: the prompts, and what a ControlNet's branch reads."""
 
     text: Text
     control: ControlInputs | None = None
@@ -72,7 +72,7 @@ class StepInputs:
 
 @dataclass(frozen=True, slots=True)
 class StepKind:
-    """How a forward runs, besides its numbers: the block of a perturbed branch, and a ControlNet's branch and order."""
+    """The kind of a forward: the block of a perturbed branch, and a ControlNet's branch and order."""
 
     perturbed_layer: int | None = None
     control: EngineControl | None = None

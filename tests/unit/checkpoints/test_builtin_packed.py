@@ -83,9 +83,24 @@ def test_it_follows_a_drawing(
     lines = Image.new("RGB", (256, 256))
     ImageDraw.Draw(lines).ellipse((left, top, left + 111, top + 111), outline="white", width=2)
     lines.save(tmp_path / "lines.png")
-    words = ("-m", CONTROL.name, "--steps", 6, "--seed", 5, "--device", "cpu", "-o", tmp_path / "a.png")
+    words = (
+        "-m",
+        CONTROL.name,
+        "--steps",
+        6,
+        "--seed",
+        5,
+        "--device",
+        "cpu",
+        "-o",
+        tmp_path / "a.png",
+    )
     done = sana(
-        "generate", "a red circle on a white background", "--control", tmp_path / "lines.png", *words
+        "generate",
+        "a red circle on a white background",
+        "--control",
+        tmp_path / "lines.png",
+        *words,
     )
     assert done.code == 0, done.err
     with Image.open(tmp_path / "a.png") as image:

@@ -39,10 +39,11 @@ def by_name() -> dict[str, ListedModel]:
 
 def test_nothing_is_here(cached: Path) -> None:
     models = by_name()
-    assert list(models) == ["builtin", "builtin-sprint", *VARIANTS]
+    assert list(models) == ["builtin", "builtin-sprint", "builtin-control", *VARIANTS]
     for name, size, note in (
         ("builtin", 19e6, "256 px, 20 steps"),
         ("builtin-sprint", 5e6, "256 px, 2 steps"),
+        ("builtin-control", 1.3e6, "256 px, 20 steps"),
     ):
         assert (models[name].state, models[name].note) == ("built in", note)
         assert models[name].size_bytes == pytest.approx(size, rel=0.1), "each counted once"

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sana_cli.checkpoints.builtin_packed import CONTROL, unpack
+from sana_cli.checkpoints.builtin_packed import CONTROL
 from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
+from sana_cli.checkpoints.packed_weights import unpack
 from sana_cli.models.sana_transformer import SanaTransformer2D
 from training.scenes import Scene, Thing
 from training.sprites import Sprites
