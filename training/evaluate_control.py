@@ -3,31 +3,27 @@
 The mask of a picture is what differs from its background, with holes filled, and is compared with the drawing's filled
 outline by intersection over union (IoU). The caption states neither size nor place, and most drawings are moved to where
 no caption could put them. The document also has the picture itself through the autoencoder (the ceiling) and the same
-model without a control picture (the floor). A model is a checkpoint folder, drawn by `SanaPipeline` as `sana generate` does.
+model without a control picture (the floor). A model is a checkpoint folder, drawn with its own sampler.
 """
 
 import json
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 import torch
-from PIL import Image
 
+from sana_cli.models.controlnet import SanaControlNet
 from training.checker import BORDER_PX
-from training.control import BASE, load_autoencoder
+from training.control import encode_drawings
 from training.drawings import Drawing, filled, sample_drawing
-from training.evaluate import wilson
-from training.runs import save_grid, to_uint8, to_unit_range
+from training.evaluate import BATCH, Painter, load_painter, wilson
+from training.runs import pick_device, save_grid, to_uint8
+from training.sampling import sample_latents
 from training.scenes import Mix
 from training.sprites import Sprites
-
-if TYPE_CHECKING:
-    from sana_cli.pipeline.pipeline import SanaPipeline
 
 # H W pixels
 
@@ -83,15 +79,14 @@ def evaluate_control(
     model: str, sprites: Sprites, results: Path, *, count: int = COUNT, steps: int = 0
 ) -> dict[str, object]:
     """Draw and score held-out drawings; writes control-builtin.json and a sheet into `results`."""
-    from sana_cli.pipeline.pipeline import SanaPipeline
-
+    painter = load_painter(model, steps=steps)
     drawings = held_out_drawings(sprites, count=count)
-    with SanaPipeline.open(model, device="cpu") as pipeline:
-        rows = list(_drawn(pipeline, drawings, steps))
+    rows = drawn(painter, load_net(model), drawings)
     scores = [_score(drawing, row) for drawing, row in zip(drawings, rows, strict=True)]
     document: dict[str, object] = {
         "command": "python -m training evaluate-control",
         "measure": f"IoU of what differs from the background with the filled outline; kept from {KEPT}",
+        "steps": painter.steps,
         "drawings": len(scores),
         "kept": _kept([s.control for s in scores]),
         "floor_without_control": _kept([s.floor for s in scores]),
@@ -110,22 +105,37 @@ def evaluate_control(
     return document
 
 
-def _drawn(
-    pipeline: "SanaPipeline", drawings: list[Drawing], steps: int
-) -> Iterable[list[np.ndarray]]:
-    """Uint8 (H, W, 3) each: with control, without, and the drawing's own picture through the autoencoder."""
-    vae = load_autoencoder(BASE, torch.device("cpu"))
-    chosen = {"steps": steps} if steps else {}
-    for seed, drawing in enumerate(drawings, start=1):
-        prompt, lines = drawing.caption(), Image.fromarray(drawing.lines)
-        images = [
-            np.asarray(pipeline(prompt, seed=seed, **chosen, **control).image.convert("RGB"))
-            for control in ({"control": lines}, {})
-        ]
-        with torch.inference_mode():
-            image = to_unit_range(drawing.picture[None], torch.device("cpu"))
-            images.append(to_uint8(vae.decode(vae.encode(image)))[0])
-        yield images
+def load_net(model: str) -> SanaControlNet:
+    """The ControlNet of a checkpoint, fp32."""
+    from sana_cli.checkpoints.opening import open_checkpoint
+    from sana_cli.loading.load import load_controlnet
+
+    return load_controlnet(open_checkpoint(model), dtype="fp32", device=pick_device())
+
+
+@torch.inference_mode()
+def drawn(painter: Painter, net: SanaControlNet, drawings: list[Drawing]) -> list[list[np.ndarray]]:
+    """Three pictures a drawing, uint8 (H, W, 3): with control, without, and its own through the autoencoder."""
+    scaling_factor = painter.vae.config.scaling_factor
+    rows: list[list[np.ndarray]] = []
+    for start in range(0, len(drawings), BATCH):
+        part = drawings[start : start + BATCH]
+        pictures, lines = encode_drawings(painter.vae, part).unbind(1)
+        with torch.autocast(pick_device().type, torch.bfloat16):
+            latents = [
+                sample_latents(
+                    painter.transformer, painter.text_encoder, painter.tokenizer,
+                    [d.caption() for d in part], seeds=[1 + start + i for i in range(len(part))],
+                    steps=painter.steps, guidance=painter.guidance, shift=painter.shift,
+                    scheduler=painter.scheduler, net=branch, drawings=lines,
+                )
+                for branch in (net, None)
+            ]  # fmt: skip
+            decoded = [
+                to_uint8(painter.vae.decode(x / scaling_factor)) for x in (*latents, pictures)
+            ]
+        rows += [list(images) for images in zip(*decoded, strict=True)]
+    return rows
 
 
 def _score(drawing: Drawing, images: list[np.ndarray]) -> Score:

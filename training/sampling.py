@@ -4,11 +4,13 @@ The noise of a picture depends on its own seed alone, so a batch draws what the 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-from sana_cli.models.sana_transformer import SanaTransformer2D
+from sana_cli.models.controlnet import ActiveControl, SanaControlNet
+from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from sana_cli.schedulers import FlowEuler, SchedulerName, make_scheduler
 from training.text import text_states, tokenize
 
@@ -28,8 +30,10 @@ def sample_latents(
     shift: float,
     scheduler: SchedulerName = "flow-dpm",
     sigmas: Sequence[float] = (),
+    net: SanaControlNet | None = None,
+    drawings: Tensor | None = None,
 ) -> Tensor:
-    """Unit-variance latents (B, C, h, w) fp32.
+    """Unit-variance latents (B, C, h, w) fp32; with a ControlNet after the latents of `drawings`, of the same shape.
 
     `sigmas`, noise levels from high to 0, are those of a Flow-Euler in place of `scheduler`'s own.
     """
@@ -43,14 +47,22 @@ def sample_latents(
 
     noise = draw_noise()
     ids, mask = tokenize(tokenizer, captions, device)
-    context = transformer.encode_text(text_states(text_encoder, ids, mask), mask)
-    contexts, embedded = [context], None
+
+    def encoded(states: Tensor, mask: Tensor | None = None) -> TextContext:
+        own = None if net is None else net.encode_text(states, mask)
+        return replace(transformer.encode_text(states, mask), control=own)
+
+    contexts, embedded = [encoded(text_states(text_encoder, ids, mask), mask)], None
     if config.guidance_embeds:
         embedded = torch.full((1,), guidance * config.guidance_embeds_scale, device=device)
     elif guidance > 1:
         empty_ids, _ = tokenize(tokenizer, [""], device)
         empty = text_states(text_encoder, empty_ids).expand(len(captions), -1, -1)
-        contexts = [transformer.encode_text(empty), context]
+        contexts = [encoded(empty), *contexts]
+    control = None
+    if net is not None and drawings is not None:
+        tokens = torch.cat([net.encode_control(drawings)] * len(contexts))
+        control = ActiveControl(net=net, tokens=tokens, scale=1.0, order=net.config.order)
     sampler = (
         FlowEuler(list(sigmas))
         if sigmas
@@ -61,7 +73,7 @@ def sample_latents(
         x, timestep = sampler.inputs(i, latents)
         rows = torch.cat([x] * len(contexts))
         at = torch.full((len(rows),), timestep * config.timestep_scale, device=device)
-        velocity = transformer(rows, at, contexts, embedded).float()
+        velocity = transformer(rows, at, contexts, embedded, control=control).float()
         if len(contexts) > 1:
             unconditional, conditional = velocity.chunk(2)
             velocity = unconditional + guidance * (conditional - unconditional)
