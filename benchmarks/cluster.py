@@ -44,6 +44,8 @@ _KILL_EVERY = 20  # pictures
 def cluster(temporary: Path) -> Iterator[tuple[Any, str, list[Any]]]:
     """A cluster of three nodes with a core each; yields it, its address and the nodes besides the head."""
     os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # of a busy machine
+    # Ray runs workers at niceness 15, where any other program on this machine takes their cores.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     from ray.cluster_utils import Cluster
 
     own: dict[str, Any] = {
