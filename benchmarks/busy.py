@@ -22,8 +22,8 @@ from typing import Annotated, Any
 
 import typer
 
+from benchmarks.process_times import process_ms
 from benchmarks.record import RESULTS, record
-from benchmarks.startup import process_ms
 from sana_cli.bench.machine import machine, state
 from sana_cli.bench.random_model import write_model
 from sana_cli.system.cpu import WAITING_VARIABLES, cores
