@@ -29,7 +29,7 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._terminal, keys.encode())
 
-    def shows(self, text: str, *, seconds: float = 120) -> str:
+    def shows(self, text: str, *, seconds: float = 240) -> str:
         """What was shown up to and with `text`, which must appear in time; later calls begin behind it."""
         deadline = time.monotonic() + seconds
         while text not in self.shown:
@@ -38,7 +38,7 @@ class Terminal:
         before, _, self.shown = self.shown.partition(text)
         return before + text
 
-    def end(self, *, seconds: float = 120) -> tuple[int, str]:
+    def end(self, *, seconds: float = 240) -> tuple[int, str]:
         """The exit code, and everything that was shown since the last call of `shows`."""
         deadline = time.monotonic() + seconds
         while self._read():
