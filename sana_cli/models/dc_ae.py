@@ -321,6 +321,16 @@ class Encoder(nn.Module):
         x = self.conv_in(x)
         for stage in self.down_blocks:
             x = stage(x)
+        return self.to_latents(x)
+
+    def blocks(self) -> Iterator[nn.Module]:
+        """Yield every block in the order in which they run."""
+        for stage in self.down_blocks:
+            assert isinstance(stage, nn.Sequential)
+            yield from stage
+
+    def to_latents(self, x: Tensor) -> Tensor:
+        """The last convolution and its shortcut."""
         out = self.conv_out(x)
         return out + x.unflatten(1, (-1, self.group)).mean(dim=2) if self.group else out
 

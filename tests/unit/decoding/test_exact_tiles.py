@@ -17,6 +17,7 @@ from sana_cli.config.recipes import component_recipe
 from sana_cli.decoding import exact_tiles
 from sana_cli.decoding.exact_tiles import count_tiles, cut, decode_exact, growth
 from sana_cli.decoding.shared_scales import unscaled_convs
+from sana_cli.decoding.windows import Step
 from sana_cli.loading.load import TOKEN_CONVS
 from sana_cli.models.dc_ae import AutoencoderDC, Decoder, ResBlock, UpBlock
 
@@ -131,7 +132,7 @@ def test_bit_for_bit(layers: tuple[int, ...], upsample: str) -> None:
             assert torch.equal(decode_exact(decoder, z, tile=tile, strip=strip), expected)
 
 
-def halo(steps: list[exact_tiles.Step]) -> int:
+def halo(steps: list[Step]) -> int:
     """Input positions around a tile that its outputs depend on."""
     span = (0, growth(steps))
     for step in reversed(steps):
