@@ -70,10 +70,10 @@ def foretell(
     entry = entry or found.get(_key(f"{checkpoint.name}, random weights", precision, device))
     if entry is None:
         return None
-    amounts = _work(checkpoint, settings, device)
+    amounts = _all_work(checkpoint, settings, device)
     parts = PARTS[1:] if text_is_cached else PARTS
     try:
-        seconds = {part: amounts[part].flops / entry["flop_per_s"][part] for part in parts}
+        seconds = {part: amounts[part] / entry["flop_per_s"][part] for part in parts}
         seconds = {"load": float(sum(entry["load_s"][part] for part in parts)), **seconds}
         if not all(isfinite(value) and value >= 0 for value in seconds.values()):
             return None
@@ -84,8 +84,18 @@ def foretell(
 
 def seconds_elsewhere(checkpoint: Checkpoint, settings: GenerationParams) -> dict[str, float]:
     """Seconds of every stage of one picture on the machine that `ELSEWHERE` names, without loading."""
-    amounts = _work(checkpoint, settings, "cpu")
-    return {part: amounts[part].flops / rate for part, rate in _ELSEWHERE_FLOP_PER_S.items()}
+    amounts = _all_work(checkpoint, settings, "cpu")
+    return {part: amounts[part] / rate for part, rate in _ELSEWHERE_FLOP_PER_S.items()}
+
+
+def _all_work(checkpoint: Checkpoint, settings: GenerationParams, device: str) -> dict[str, float]:
+    """Operations of every stage; texts are encoded once for all drawings of a picture."""
+    first, *others = (_work(checkpoint, drawing, device) for drawing in settings.passes)
+    amounts: dict[str, float] = {part: work.flops for part, work in first.items()}
+    for work in others:
+        for part in ("denoise", "decode"):
+            amounts[part] += work[part].flops
+    return amounts
 
 
 def _work(checkpoint: Checkpoint, settings: GenerationParams, device: str) -> dict[str, Work]:

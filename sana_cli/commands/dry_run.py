@@ -97,10 +97,11 @@ class Forecast:
         say(f"plan: {choice.plan}; {choice.reason}")
         if self.cached:
             say("the prompt is in the cache: no text encoder")
-        say(f"{'MiB':<10}" + "".join(f"{name:>13}" for name in _COLUMNS))
+        widest = max(9, *(len(stage.stage) for stage in choice.stages)) + 1
+        say(f"{'MiB':<{widest}}" + "".join(f"{name:>13}" for name in _COLUMNS))
         for stage in choice.stages:
             cells = "".join(f"{value / 2**20:>13.0f}" for value in _bytes(stage).values())
-            say(f"{stage.stage:<10}{cells}")
+            say(f"{stage.stage:<{widest}}{cells}")
         say(f"peak {readable_memory(choice.peak.total)} ({choice.peak.stage}); {choice.cap}")
 
 

@@ -96,14 +96,16 @@ def _command(settings: dict[str, Any]) -> list[str]:
         "pag": "--pag",
         "scheduler": "--scheduler", "decoder": "--decoder", "seed": "--seed",
         "image": "--image", "strength": "--strength", "mask": "--mask",
+        "upscale": "--upscale", "upscale_strength": "--upscale-strength",
         "control": "--control", "control_scale": "--control-scale", "control_type": "--control-type",
         "control_order": "--control-order",
     }  # fmt: skip
     prompt = str(settings.get("prompt", ""))
     words = ["sana", "generate", *([] if prompt.startswith("-") else [prompt])]
+    said = settings | ({"size": settings["upscaled_from"]} if "upscaled_from" in settings else {})
     for key, option in options.items():
-        if key in settings:
-            words += [option, str(settings[key])]
+        if key in said:
+            words += [option, str(said[key])]
     loras = settings.get("loras")
     for lora in loras if isinstance(loras, list) else ():
         words += ["--lora", str(lora)]

@@ -206,6 +206,23 @@ class GenerationOptions:
             help="Redraw only the white parts of this picture; the rest stays identical.",
         ),
     ] = None  # fmt: skip
+    upscale: Annotated[
+        float | None,
+        Option(
+            flags=("--upscale",), metavar="FACTOR", limits=(1, 8), picture="upscale", line="upscale", sweep=True,
+            help="Draw, enlarge by FACTOR and redraw the details; with --image: enlarge that picture [default: 1, off]",
+            setting="enlarge pictures by this factor and redraw them; 1: off", unset="1", usual=1.0,
+            repl="enlarge by this factor and redraw: 2; 1: off",
+        ),
+    ] = None  # fmt: skip
+    upscale_strength: Annotated[
+        float | None,
+        Option(
+            flags=("--upscale-strength",), metavar="X", picture="upscale_strength", line="upscale_strength", sweep=True,
+            help="How much to redraw after --upscale: near 0 keeps the enlarged picture [default: 0.35]",
+            setting="how much to redraw after enlarging, above 0 to 1", unset="0.35", usual=0.35,
+        ),
+    ] = None  # fmt: skip
     control: Annotated[
         str | None,
         Option(

@@ -3,6 +3,8 @@
 Factors that are no plain counts were fitted to `benchmarks/memory.py`.
 """
 
+from math import prod
+
 from quant.dtypes import ITEMSIZE
 from sana_cli.config.networks import DCAEConfig, TinyDecoderConfig
 from sana_cli.images.control_lines import hed_size
@@ -23,6 +25,7 @@ _TINY_MAPS = (3.3, 4.1)  # of a block of convolutions alone
 _TINY_TILE_MAPS = (4.0, 5.3)
 _TINY_REACH = 24  # pixels that a tile of its last stages reads beyond its sides, both together
 RGB = 3  # channels of a picture
+_ENCODE_REACH = 64  # pixels that a tile of a picture reads beyond its sides, both together
 _TILE_REACH = 14  # pixels that a tile reads beyond its sides, both together
 _STRIP_REACH = 4  # rows of a map that a strip reads beyond its own
 _HED_MAPS = 3.3  # of HED's first block, whose maps are the largest
@@ -32,21 +35,43 @@ _READ_MAPS = 3  # the picture to begin with, in fp32, and copies in which it is 
 _PICTURE_MAPS = 4.8  # the picture, and copies while it is checked, converted and compressed
 
 
-def encode_activations(config: DCAEConfig, height: int, width: int, itemsize: int) -> int:
-    """Return the bytes that encoding a picture takes on top of the weights: the widest point of its stages."""
+def encode_activations(
+    config: DCAEConfig, plan: DecodePlan, height: int, width: int, itemsize: int
+) -> int:
+    """Return the bytes that encoding a picture takes on top of the weights: the widest point of its stages.
+
+    In tiles, phases follow each other as in `decode_activations`: tiles next to the first map that is attended to,
+    then the stages that attend, whole or in strips.
+    """
+    channels, kinds = config.encoder_block_out_channels, config.encoder_stage_types
+    stages = [i for i, count in enumerate(config.encoder_layers_per_block) if count]
+    attends = [i for i in stages if kinds[i] != "ResBlock"]
+    convolves = [i for i in stages if i < min(attends, default=len(channels))]
     picture = height * width
-    stages = zip(
-        config.encoder_block_out_channels, config.encoder_layers_per_block,
-        config.encoder_stage_types, strict=True,
-    )  # fmt: skip
-    widest = 0.0
-    for i, (channels, layers, kind) in enumerate(stages):
-        size = channels * picture * itemsize / 4**i
-        if layers and kind == "ResBlock":
-            widest = max(widest, _with_leftovers(size, _RES_BLOCK_MAPS))
-        elif layers:
-            widest = max(widest, _attention(size, _EFFICIENT_VIT_MAPS))
-    return int(widest + _READ_MAPS * config.in_channels * 4 * picture)
+    read = _READ_MAPS * config.in_channels * ITEMSIZE["fp32"] * picture
+    if plan.mode == "whole":
+        widest = [
+            _with_leftovers(channels[i] * picture * itemsize / 4**i, _RES_BLOCK_MAPS)
+            if kinds[i] == "ResBlock"
+            else _attention(channels[i] * picture * itemsize / 4**i, _EFFICIENT_VIT_MAPS)
+            for i in stages
+        ]
+        return int(max(widest) + read)
+    sides = (min(plan.tile + _ENCODE_REACH, side) for side in (height, width))
+    tiled = prod(sides) * itemsize
+    res = max(
+        (_with_leftovers(channels[i] * tiled / 4**i, _RES_TILE_MAPS) for i in convolves),
+        default=0.0,
+    )
+    kept = max((channels[i] * picture * itemsize / 4**i for i in attends[:1]), default=0.0)
+    maps = [
+        2 * kept + _strip(channels[i], i, plan.strip, width, itemsize)
+        if plan.strip
+        else _attention(channels[i] * picture * itemsize / 4**i, _STEPWISE_VIT_MAPS)
+        for i in attends
+    ]
+    held = config.in_channels * ITEMSIZE["fp32"] * picture
+    return int(max(read, held + max([res + kept, *maps])))
 
 
 def hed_bytes(height: int, width: int) -> int:

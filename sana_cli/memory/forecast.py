@@ -24,7 +24,7 @@ from sana_cli.memory.decoder_sizes import (
     hed_bytes,
     resize_activations,
 )
-from sana_cli.memory.plans import DecodePlan, Plan
+from sana_cli.memory.plans import DecodePlan, Plan, encode_plan
 from sana_cli.memory.text_sizes import text_activations, text_tokens
 from sana_cli.request.params import GenerationParams
 from sana_cli.system.precision import Device, DtypePlan
@@ -87,7 +87,13 @@ class Job:
     hosts: tuple[int, int]  # host memory while the text is encoded, and afterwards
     perturbed: int = 0  # branches of perturbed attention, which run with the conditional one
     encoder: Weights | None = None  # of a picture to begin with; None: there is none
-    encode_activations: int = 0
+    encoded: DCAEConfig | None = None  # its configuration
+    encode_reading: int = 0  # of the file of the picture that is encoded
+    lines: int = 0  # of a control picture, while they are found
+    before: "Job | None" = None  # a first drawing, which is enlarged; parts and plan are the same
+    upscales: bool = (
+        False  # one of two drawings: parts that stay from picture to picture stay between them, too
+    )
     reading: int = (
         0  # of files that are read again while and after the transformer runs: with a mask
     )
@@ -95,25 +101,28 @@ class Job:
 
 
 def predict(job: Job, plan: Plan) -> list[StagePeak]:
-    """The peak of every stage under a plan."""
+    """The peak of every stage under a plan; those of a first drawing are called so."""
+    if job.before is None:
+        return _stages(job, plan)
+    first = [
+        stage if stage.stage == "text" else replace(stage, stage=f"first {stage.stage}")
+        for stage in _stages(job.before, plan)
+    ]
+    return first + _stages(job, plan)
+
+
+def _stages(job: Job, plan: Plan) -> list[StagePeak]:
     stages = []
     text_host, host = job.hosts
     host = text_host if plan.keeps_text else host
     together = plan.together and job.several
     transformer = _resident(job.transformer, streamed=plan.streams_blocks)
     text = 0
-    if job.encoder is not None:
-        stages.append(
-            StagePeak(
-                stage="encode",
-                weights=job.encoder.total,
-                activations=job.encode_activations,
-                workspace=max(job.encoder.largest, job.encoder.unpacked),
-                host=host,
-            )
-        )
+    if job.encoder is not None and job.encoded is not None:
+        stages.append(_encode_peak(job, job.encoder, job.encoded, plan, host))
     if job.text is not None:
         text = _resident(job.text, streamed=plan.streams_text)
+    if job.text is not None and job.before is None:
         beside = transformer + job.vae.total if plan.keeps_text else 0
         stages.append(
             StagePeak(
@@ -154,6 +163,21 @@ def predict(job: Job, plan: Plan) -> list[StagePeak]:
         )
     )
     return stages
+
+
+def _encode_peak(
+    job: Job, encoder: Weights, config: DCAEConfig, plan: Plan, host: int
+) -> StagePeak:
+    how = encode_plan(plan.decode, job.height, job.width)
+    activations = encode_activations(config, how, job.height, job.width, job.decode_itemsize)
+    known = job.context if job.before else 0  # of the texts, for the first drawing
+    return StagePeak(
+        stage="encode",
+        weights=encoder.total + (kept_bytes(job, plan) if job.upscales else 0),
+        activations=max(activations, job.lines) + job.encode_reading + known,
+        workspace=max(encoder.largest, encoder.unpacked),
+        host=host,
+    )
 
 
 def kept_bytes(job: Job, plan: Plan) -> int:
@@ -214,7 +238,9 @@ class _InitImage(NamedTuple):
     """Bytes for the picture to begin with."""
 
     encoder: Weights | None = None
-    activations: int = 0
+    encoded: DCAEConfig | None = None
+    encode_reading: int = 0
+    lines: int = 0
     reading: int = 0
     pasted: int = 0
 
@@ -239,6 +265,28 @@ def describe(
     warm: bool = False,
 ) -> Job:
     """Collect the sizes of one request on one model, from headers and configuration."""
+    jobs = [
+        _describe(
+            checkpoint, drawing, dtypes, device,
+            several=several, text_is_cached=text_is_cached, warm=warm,
+        )
+        for drawing in settings.passes
+    ]  # fmt: skip
+    if len(jobs) == 1:
+        return jobs[0]
+    return replace(jobs[1], upscales=True, before=replace(jobs[0], upscales=True))
+
+
+def _describe(
+    checkpoint: Checkpoint,
+    settings: GenerationParams,
+    dtypes: DtypePlan,
+    device: Device,
+    *,
+    several: bool,
+    text_is_cached: bool,
+    warm: bool,
+) -> Job:
     text, text_bytes = None, 0
     if not text_is_cached:
         text = weights_of(checkpoint, "text_encoder", dtypes.text_encoder)
@@ -266,7 +314,9 @@ def describe(
         warm=warm,
         hosts=_hosts(checkpoint, device, text_is_cached=text_is_cached),
         encoder=init_image.encoder,
-        encode_activations=init_image.activations,
+        encoded=init_image.encoded,
+        encode_reading=init_image.encode_reading,
+        lines=init_image.lines,
         reading=init_image.reading,
         pasted=init_image.pasted,
     )
@@ -327,13 +377,10 @@ def _init_image(
     control = settings.control
     if init is None and control is None:
         return _InitImage()
-    activations = encode_activations(
-        checkpoint.vae, settings.drawn_height, settings.drawn_width, ITEMSIZE[dtypes.vae]
-    )
-    if control is not None and control.hed is not None and device.type == "cpu":  # it runs there
-        activations = max(
-            activations, hed_bytes(settings.drawn_height, settings.drawn_width)
-        )  # fmt: skip
+    # It finds lines on the CPU, before anything is encoded.
+    lines = 0
+    if control is not None and control.hed is not None and device.type == "cpu":
+        lines = hed_bytes(settings.drawn_height, settings.drawn_width)
     files = [control.image] if control is not None else []
     files += [file for file in (init.image, init.mask) if file is not None] if init else []
     largest = max(file.reading_bytes for file in files)
@@ -341,7 +388,9 @@ def _init_image(
     on_host = init is not None and init.mask is not None and device.type == "cpu"
     return _InitImage(
         encoder=weights_of(checkpoint, "vae", dtypes.vae, without="decoder."),
-        activations=activations + largest,
+        encoded=checkpoint.vae,
+        encode_reading=largest,
+        lines=lines,
         reading=largest if on_host else 0,
         pasted=_PASTED_BYTES * settings.width * settings.height if on_host else 0,
     )

@@ -41,6 +41,13 @@ def exact_tiles(tile: int, height: int, width: int) -> DecodePlan:
     return DecodePlan(mode="exact-tiles", tile=tile, strip=strip if strip < height else None)
 
 
+def encode_plan(decode: DecodePlan, height: int, width: int) -> DecodePlan:
+    """The way to encode a picture that goes with a way to decode: encoding never blends."""
+    if decode.mode != "blended-tiles":
+        return decode
+    return exact_tiles(decode.tile, height, width)
+
+
 def decode_plans(mode: DecodeMode, tile: int | None, height: int, width: int) -> list[DecodePlan]:
     """List the ways to decode that --decode and --tile allow, the fastest first."""
     if mode == "blended-tiles":

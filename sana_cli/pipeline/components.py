@@ -176,8 +176,9 @@ class Components:
 
     @contextmanager
     def vae_encoder(self) -> Iterator[AutoencoderDC]:
-        """The autoencoder with the weights of its encoder, alone in memory, within the block."""
-        self.evict()
+        """The autoencoder with the weights of its encoder, within the block; alone in memory unless the plan says otherwise."""
+        if not self.planning.encodes_beside_parts:
+            self.evict()
         with self.stopwatch.timed("load"), self.reporter.stage("load encoder"):
             vae = load_vae(
                 self.checkpoint, dtype=self.dtypes.vae, device=self.device, halves=("encoder",)

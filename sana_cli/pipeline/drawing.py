@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
+from PIL import Image
 from torch import Tensor
 
 from sana_cli import __version__
@@ -22,8 +23,9 @@ from sana_cli.pipeline.pass_count import PassCount
 from sana_cli.pipeline.recovery import in_fp32_if_broken
 from sana_cli.pipeline.results import GenerationResult, result_of
 from sana_cli.pipeline.text import EncodedPair
-from sana_cli.pipeline.transformer_steps import OnStep, denoise_picture
+from sana_cli.pipeline.transformer_steps import OnStep, StepCount, denoise_picture
 from sana_cli.pipeline.watching import Watching
+from sana_cli.request.init_image import examine
 from sana_cli.request.params import GenerationParams
 from sana_cli.request.picture_settings import picture_settings
 from sana_cli.system.resident import give_back
@@ -65,21 +67,46 @@ class Drawing:
     def denoise(
         self, params: GenerationParams, on_step: OnStep | None, watching: Watching | None
     ) -> Tensor:
-        """Finished latents (1, C, h, w) fp32."""
+        """Finished latents (1, C, h, w) fp32; with upscale those of the second drawing, which redraws the enlarged first."""
+        self.components.stopwatch.start()
+        *earlier, last = params.passes
+        before, passes = 0, None
+        for first in earlier:
+            counted = StepCount(before, params.steps_to_run)
+            latents, passes = self._drawn(first, on_step, watching, counted)
+            before += first.steps_to_run
+            last = last.begun_with(examine(self._picture(latents, first)))
+        counted = StepCount(before, params.steps_to_run)
+        latents, own = self._drawn(last, on_step, watching, counted)
+        self._passes = own if passes is None else passes + own
+        return latents
+
+    def _drawn(
+        self,
+        params: GenerationParams,
+        on_step: OnStep | None,
+        watching: Watching | None,
+        counted: StepCount,
+    ) -> tuple[Tensor, PassCount]:
+        """Finished latents (1, C, h, w) fp32 of one drawing, and the passes that they took."""
         components = self.components
-        components.stopwatch.start()
-        latents, self._passes = in_fp32_if_broken(
+        drawn = in_fp32_if_broken(
             components,
             lambda: denoise_picture(
-                components, self._inputs, params, on_step=on_step, watching=watching
+                components, self._inputs, params,
+                on_step=on_step, watching=watching, counted=counted,
             ),
-        )
+        )  # fmt: skip
         components.done_with_transformer()
         give_back()  # of denoising; the decoder's maps have other sizes
-        return latents
+        return drawn
 
     def decode(self, latents: Tensor, params: GenerationParams) -> GenerationResult:
         """The picture of finished latents (1, C, h, w) fp32."""
+        image = self._picture(latents, params)
+        return result_of(image, self.components, self.settings_of(params), passes=self._passes)
+
+    def _picture(self, latents: Tensor, params: GenerationParams) -> Image.Image:
         components = self.components
         decoded = in_fp32_if_broken(
             components,
@@ -94,8 +121,7 @@ class Drawing:
         with components.stopwatch.timed("save"):
             image = to_image(decoded)
             composite = composite_of(params)
-            image = composite.over(image) if composite else image
-        return result_of(image, components, self.settings_of(params), passes=self._passes)
+            return composite.over(image) if composite else image
 
     def settings_of(self, params: GenerationParams) -> dict[str, Any]:
         """Collect the settings that the picture's file will carry, except how it was decoded."""

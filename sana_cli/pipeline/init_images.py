@@ -9,11 +9,15 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sana_cli.decoding.exact_encoding import encode_exact
+from sana_cli.decoding.exact_tiles import count_tiles
 from sana_cli.images.tensors import to_tensor
+from sana_cli.memory.plans import WHOLE, DecodePlan, encode_plan
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.control_image import control_image
 from sana_cli.pipeline.denoise import InitLatents
+from sana_cli.pipeline.recovery import retrying
 from sana_cli.pipeline.values import check_values
 from sana_cli.request.init_image import (
     Composite,
@@ -31,13 +35,25 @@ EncodedImages = dict[_Key, Tensor]  # (1, C, h, w) fp32 of each original and con
 
 
 @torch.inference_mode()
-def encode_image(vae: AutoencoderDC, image: Tensor) -> Tensor:
+def encode_image(
+    vae: AutoencoderDC,
+    image: Tensor,
+    *,
+    plan: DecodePlan = WHOLE,
+    advance: Callable[[], None] = lambda: None,
+) -> Tensor:
     """A picture (1, 3, H, W) fp32 in -1..1 -> its latents (1, C, H/32, W/32) fp32, as a sampler would finish them.
 
-    Raises BrokenValues.
+    `plan`: whole, or in exact tiles; `advance` is called after each tile. Raises BrokenValues.
     """
     dtype = vae.encoder.conv_out.weight.dtype
-    latents = vae.encode(image.to(dtype)).float() * vae.config.scaling_factor
+    if plan.mode == "exact-tiles":
+        encoded = encode_exact(
+            vae.encoder, image, tile=plan.tile, strip=plan.strip, dtype=dtype, advance=advance
+        )
+    else:
+        encoded = vae.encode(image.to(dtype))
+    latents = encoded.float() * vae.config.scaling_factor
     # One colour all over is a picture, too.
     check_values(latents, "encoding the picture", flat_below=-1)
     return latents
@@ -54,15 +70,37 @@ def encode_init_images(
     missing = {key: drawn for key, drawn in distinct.items() if key not in known}
     if not missing:
         return latents
-    total = len(missing) if len(missing) > 1 else None
-    stopwatch, reporter = components.stopwatch, components.reporter
     with components.vae_encoder() as vae:
-        with stopwatch.timed("encode"), reporter.stage("encode", total) as advance:
-            for key, drawn in missing.items():
-                latents[key] = encode_image(vae, to_tensor(drawn()).to(components.device))
-                if total:
-                    advance()
+        with components.stopwatch.timed("encode"):
+            latents |= _encoded_by(vae, components, missing)
         del vae
+    return latents
+
+
+def _encoded_by(
+    vae: AutoencoderDC, components: Components, missing: dict[_Key, Callable[[], Image.Image]]
+) -> EncodedImages:
+    """Encode pictures, each under smaller and smaller plans. The stage counts pictures, or the tiles of a single one."""
+    latents: EncodedImages = {}
+    plan, several = components.plan.decode, len(missing) > 1
+    total = len(missing) if several else None
+    if not several and plan.mode != "whole":
+        ((key, drawn),) = missing.items()
+        only = drawn()
+        total = count_tiles(only.height, only.width, plan.tile)
+        missing = {key: lambda: only}
+    with components.reporter.stage("encode", total) as advance:
+        for key, drawn in missing.items():
+
+            def once(drawn: Callable[[], Image.Image] = drawn) -> Tensor:
+                image = to_tensor(drawn()).to(components.device)
+                how = encode_plan(components.plan.decode, *image.shape[-2:])
+                each = (lambda: None) if several or total is None else advance
+                return encode_image(vae, image, plan=how, advance=each)
+
+            latents[key] = retrying(components, "encode", once)
+            if several:
+                advance()
     return latents
 
 

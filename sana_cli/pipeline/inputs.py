@@ -45,8 +45,9 @@ class Inputs:
 
     def encode(self, wanted: Sequence[GenerationParams]) -> None:
         """Encode texts and originals of several pictures, all with one encoder. Raises BrokenValues."""
-        self.encode_originals(wanted)
-        self._encode_texts(wanted)
+        first = [params.passes[0] for params in wanted]
+        self.encode_originals(first)
+        self._encode_texts(first)
 
     def encode_originals(self, wanted: Sequence[GenerationParams]) -> None:
         """Encode originals before any other part is loaded: their encoder is alone in memory. Raises BrokenValues."""

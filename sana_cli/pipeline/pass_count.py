@@ -16,6 +16,14 @@ class PassCount:
         """Passes that were not computed as a whole."""
         return self.without_savings - self.computed
 
+    def __add__(self, other: "PassCount") -> "PassCount":
+        """Passes of two drawings."""
+        return PassCount(
+            without_savings=self.without_savings + other.without_savings,
+            computed=self.computed + other.computed,
+            first_block_only=self.first_block_only + other.first_block_only,
+        )
+
     def __str__(self) -> str:
         left_out = self.saved - self.first_block_only
         parts = [

@@ -16,7 +16,7 @@ from sana_cli.system.precision import Device, DtypePlan
 
 _log = logging.getLogger("sana.run")
 
-Stage = Literal["text", "denoise", "decode"]
+Stage = Literal["encode", "text", "denoise", "decode"]
 # What follows: nothing after "one" picture; "several" pictures of texts that are known; "more" of any text.
 Expects = Literal["one", "several", "more"]
 
@@ -55,7 +55,7 @@ class Planning:
         p = params
         made_for = (
             p.drawn_width, p.drawn_height, p.uses_two_branches, p.init_image, p.loras, p.decoder,
-            bool(p.cache), p.pag is not None, p.control is not None, self.expects, dtypes,
+            bool(p.cache), p.pag is not None, p.control is not None, p.upscale, self.expects, dtypes,
         )  # fmt: skip
         self._size, self._two_branches = (p.drawn_height, p.drawn_width), p.uses_two_branches
         if made_for == self._made_for:
@@ -120,6 +120,11 @@ class Planning:
         return self.plan.together and self.expects != "one"
 
     @property
+    def encodes_beside_parts(self) -> bool:
+        """True if they stay in memory while a picture is encoded: between two drawings of one."""
+        return self.keeps_parts and self._job is not None and self._job.upscales
+
+    @property
     def runs_branches_apart(self) -> bool:
         """True if guidance takes two passes one after the other, which rounds differently."""
         return self._two_branches and self.plan.branches_apart
@@ -127,7 +132,7 @@ class Planning:
     def step_down(self, stage: Stage) -> bool:
         """Take the next smaller plan for a stage that ran out of memory; False when nothing is left to try."""
         plan = self.plan
-        if stage == "decode":
+        if stage in ("encode", "decode"):
             decode = plan.decode.smaller(*self._size)
             smaller = replace(plan, decode=decode) if decode else None
         elif stage == "text":

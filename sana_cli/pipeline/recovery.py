@@ -46,8 +46,8 @@ def _step_down(components: Components, stage: Stage, doing: str) -> str:
         return f"out of memory: decode {before}; trying without the transformer"
     if not planning.step_down(stage):
         return ""
-    if stage == "decode":
-        return f"out of memory: decode {before}; trying {planning.plan.decode}"
+    if stage in ("encode", "decode"):
+        return f"out of memory: {stage} {before}; trying {planning.plan.decode}"
     components.evict()
     return f"out of memory: {doing}; trying {planning.plan}"
 

@@ -3,6 +3,7 @@
 # C latent channels, h w latent grid
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -20,6 +21,13 @@ from sana_cli.schedulers import make_scheduler
 OnStep = Callable[[int, int], object]  # after step N, counted from 1, of how many; False cancels
 
 
+class StepCount(NamedTuple):
+    """A drawing's place among the steps of its picture, of which there may be two drawings."""
+
+    before: int  # steps of an earlier drawing
+    total: int  # of all
+
+
 def denoise_picture(
     components: Components,
     inputs: Inputs,
@@ -27,16 +35,19 @@ def denoise_picture(
     *,
     on_step: OnStep | None = None,
     watching: Watching | None = None,
+    counted: StepCount | None = None,
 ) -> tuple[Tensor, PassCount]:
     """Finished latents (1, C, h, w) fp32, and the passes that they took.
 
-    Raises BrokenValues, and Cancelled if a callback returns False.
+    `counted`: where this drawing stands among the steps of its picture, for callbacks; None: it is all of them. Raises BrokenValues, and Cancelled if a callback returns False.
     """
     inputs.encode_originals([params])
     _tell_without_engine(
         components, params, has_engine=inputs.transformer(params).transformer.engine is not None
     )
     passes, steps = Passes(params), params.steps_to_run
+    skipped = params.steps - steps
+    counted = counted or StepCount(before=0, total=steps)
     noise, draw = init_noise(params.seed, components.checkpoint.transformer.in_channels, params)
     sampler = make_scheduler(
         params.scheduler,
@@ -62,9 +73,9 @@ def denoise_picture(
 
         def after_step(i: int, latents: Tensor) -> None:
             advance()
-            done = i + 1 - (params.steps - steps)
-            if on_step is not None and on_step(done, steps) is False:
-                raise Cancelled(f"cancelled after step {done} of {steps}")
+            done = counted.before + i + 1 - skipped
+            if on_step is not None and on_step(done, counted.total) is False:
+                raise Cancelled(f"cancelled after step {done} of {counted.total}")
 
         latents = denoise(
             velocity,
@@ -72,7 +83,7 @@ def denoise_picture(
             sampler,
             init=inputs.init_latents(params),
             after_step=after_step,
-            preview=_previewer(components, params, watching),
+            preview=_previewer(components, params, watching, counted),
         )
     return latents, passes.count
 
@@ -88,7 +99,10 @@ def _tell_without_engine(
 
 
 def _previewer(
-    components: Components, params: GenerationParams, watching: Watching | None
+    components: Components,
+    params: GenerationParams,
+    watching: Watching | None,
+    counted: StepCount,
 ) -> Callable[[int, Tensor], None] | None:
     """Build the function that shows a step's estimate; None without a viewer, or before previews are ready."""
     if watching is None:
@@ -97,8 +111,13 @@ def _previewer(
         components.tell_once("no preview yet: it is learnt from the first picture that is decoded")
         return None
 
+    skipped = params.steps - params.steps_to_run
+    # A picture of one drawing counts the steps that it skips, too.
+    only = counted.total == params.steps_to_run
+    before, steps = (skipped, params.steps) if only else (counted.before, counted.total)
+
     def show(i: int, estimate: Tensor) -> None:
-        step, steps = i + 1, params.steps
+        step = before + i + 1 - skipped
         if watching.wants(step, steps) and (
             watching.show(components.preview.picture(estimate), step, steps) is False
         ):

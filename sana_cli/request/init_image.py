@@ -92,8 +92,9 @@ def init_image_of(
     steps: int,
     scheduler: SchedulerName,
     room: int | None = None,
+    option: str = "--strength",
 ) -> InitImage | None:
-    """Check and read the start of a picture.
+    """Check and read the start of a picture; `option` is where its strength is given, for messages.
 
     Raises SanaError (usage) for files and numbers that cannot work, or for pictures that take more
     than `room` bytes to read.
@@ -111,23 +112,23 @@ def init_image_of(
     strength = strength if strength is not None else 1.0 if mask is not None else usual
     if not (isfinite(strength) and 0 < strength <= 1):
         raise usage_error(
-            f"--strength {strength:g} is out of range",
+            f"{option} {strength:g} is out of range",
             "use more than 0 (nothing changes) to 1 (drawn from noise)",
         )
     first = first_step(strength, steps, scheduler)
     if first == steps:
-        raise _no_step(strength, steps)
+        raise no_step(strength, steps, option)
     return InitImage(image=original, strength=float(strength), first=first, mask=redrawn)
 
 
-def _no_step(strength: float, steps: int) -> SanaError:
-    """The error for a strength that leaves no step; its hint holds values that do draw."""
+def no_step(strength: float, steps: int, option: str = "--strength") -> SanaError:
+    """The error for a strength that leaves no step, given by `option`; its hint holds values that do draw."""
     enough = ceil(1 / strength - 1e-9)
     least = ceil(100 / steps) / 100
     remedies = [f"--steps {enough}"] if enough <= _MOST_STEPS else []
-    remedies.append("--strength 1 (ignores the picture)" if least == 1 else f"--strength {least:g}")
+    remedies.append(f"{option} 1 (ignores the picture)" if least == 1 else f"{option} {least:g}")
     return usage_error(
-        f"--strength {strength:g} of {counted(steps, 'step')} leaves none to run",
+        f"{option} {strength:g} of {counted(steps, 'step')} leaves none to run",
         f"use {' or '.join(remedies)}",
     )
 

@@ -27,6 +27,7 @@ _USUAL = {
     "cache": 0.0,
     "pag": "0",
     "decoder": "full",
+    "upscale": 1.0,
 }
 
 
@@ -43,7 +44,10 @@ def options_of_picture(settings: Mapping[str, Any], name: str) -> GenerationOpti
             if value and field.option.choices and value not in list(field.option.choices):
                 raise _senseless(name, key, value)
             said[field.name] = _USUAL.get(field.name) if value is None else value
-    width, height = _sides(settings.get("size"), name)
+    drawn, size = settings.get("drawn_size"), settings.get("size")
+    width, height = _sides(
+        settings.get("upscaled_from") or size if said["upscale"] != 1 else size, name
+    )
     mode, _, tile = str(settings.get("decode") or "").partition(" ")
     precision = str(settings.get("precision") or "auto").partition("+")[0]
     branches = _said(settings, "branches", (str,), name)
@@ -62,7 +66,7 @@ def options_of_picture(settings: Mapping[str, Any], name: str) -> GenerationOpti
         **said,
         width=width,
         height=height,
-        bins=settings.get("drawn_size") != settings.get("size"),
+        bins=drawn != size or _drew_in_bins(said, width, height),
         precision=precision,
         decode=mode or "auto",
         tile=int(tile) if tile else None,
@@ -72,6 +76,12 @@ def options_of_picture(settings: Mapping[str, Any], name: str) -> GenerationOpti
             ("model", "device", "precision", "loras", "decoder", "pag", *FILES), name
         ),
     )
+
+
+def _drew_in_bins(said: Mapping[str, Any], width: int, height: int) -> bool:
+    """Check whether a first drawing was resized, though the enlarged one was not. An original may have any size."""
+    only_enlarged = said["image"] is not None and said["strength"] is None
+    return said["upscale"] != 1 and not only_enlarged and (width % 32 or height % 32) != 0
 
 
 def lora_paths(texts: Iterable[str]) -> tuple[tuple[Path, float], ...]:

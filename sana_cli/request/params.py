@@ -39,6 +39,15 @@ from sana_cli.request.init_image import (
     other_side,
 )
 from sana_cli.request.options import is_text, lora_paths
+from sana_cli.request.upscale import (
+    Upscale,
+    enlarged,
+    factor_of,
+    only_enlarges,
+    seed_of_redrawing,
+    step_of,
+    strength_of,
+)
 from sana_cli.request.wildcards import expand
 from sana_cli.system.memory import free_bytes
 from sana_cli.system.precision import NamedDevice
@@ -71,6 +80,7 @@ class GenerationParams:
     control: ControlPicture | None = None  # that a ControlNet follows
     loras: tuple[Lora, ...] = ()
     decoder: OtherDecoder | None = None  # None: the model's own
+    upscale: Upscale | None = None  # None: drawn once, in its size
 
     @property
     def uses_two_branches(self) -> bool:
@@ -79,8 +89,32 @@ class GenerationParams:
 
     @property
     def steps_to_run(self) -> int:
-        """The number of steps that run: all, or fewer when an original picture is redrawn."""
+        """The number of steps that run: all, or fewer when an original picture is redrawn; with upscale of both drawings."""
+        if self.upscale is not None:
+            return sum(drawing.steps_to_run for drawing in self.passes)
         return self.steps - (self.init_image.first if self.init_image else 0)
+
+    @property
+    def passes(self) -> "tuple[GenerationParams, ...]":
+        """The drawings that make the picture, one after the other, each without upscale: one, or two with it.
+
+        The second begins with the first, whose pixels its `init_image` still lacks (`begun_with`).
+        """
+        up = self.upscale
+        last = replace(self, upscale=None)
+        if up is None or not up.draws:
+            return (last,)
+        first = replace(
+            last, width=up.width, height=up.height, drawn_width=up.drawn_width,
+            drawn_height=up.drawn_height, init_image=up.init_image,
+        )  # fmt: skip
+        second = replace(last, seed=seed_of_redrawing(self.seed), init_image=up.begins_with)
+        return first, second
+
+    def begun_with(self, picture: PictureFile) -> "GenerationParams":
+        """The same drawing, of a picture that is there."""
+        assert self.init_image is not None
+        return replace(self, init_image=replace(self.init_image, image=picture))
 
 
 def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationParams:
@@ -100,12 +134,12 @@ def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationPar
         f"scheduler {scheduler} does not fit {checkpoint.name}",
         "Sprint models need scm, all others flow-dpm or flow-euler",
     )
-    init_image = _init_image(o, steps, scheduler)
+    begin = _init_image(o, steps, scheduler)
     control = _control(o, checkpoint)
-    native = defaults.native_size
-    shape = init_image.image if init_image else control.image if control else None
-    width, height = _finished_size(o, native, shape)
-    drawn_width, drawn_height = _drawn_size(width, height, native, bins=bool(o.bins))
+    shape = begin.image if begin else control.image if control else None
+    sizes, upscale = _sizes(o, defaults.native_size, shape, begin, steps, scheduler)
+    width, height, drawn_width, drawn_height = sizes
+    init_image = None if upscale is not None and upscale.draws else begin
     return GenerationParams(
         prompt=prompt,
         negative_prompt=negative,
@@ -127,6 +161,7 @@ def resolve(options: GenerationOptions, checkpoint: Checkpoint) -> GenerationPar
         control=control,
         loras=open_loras(lora_paths(o.loras or ())),
         decoder=find_decoder(o.decoder, checkpoint),
+        upscale=upscale,
     )
 
 
@@ -172,10 +207,13 @@ def _pag(
 
 
 def _init_image(o: GenerationOptions, steps: int, scheduler: SchedulerName) -> InitImage | None:
-    """Open the picture to begin with."""
+    """Open the picture to begin with, or the one that is enlarged as it is."""
+    enlarges = factor_of(o) is not None and only_enlarges(o)
     return init_image_of(
-        _picture(o.image), strength=o.strength, mask=_picture(o.mask), steps=steps,
-        scheduler=scheduler, room=_room(o) if o.image is not None else None,
+        _picture(o.image), strength=strength_of(o) if enlarges else o.strength,
+        mask=_picture(o.mask), steps=steps, scheduler=scheduler,
+        room=_room(o) if o.image is not None else None,
+        option="--upscale-strength" if enlarges else "--strength",
     )  # fmt: skip
 
 
@@ -246,9 +284,38 @@ def _require_numbers(o: GenerationOptions, steps: int, guidance: float, cache: f
     )
 
 
-def _finished_size(o: GenerationOptions, native: int, image: PictureFile | None) -> tuple[int, int]:
-    """Choose width and height, in pixels. A side that was not requested follows the original picture, else the model."""
-    width, height, exact = o.width, o.height, not o.bins
+def _sizes(
+    o: GenerationOptions, native: int, shape: PictureFile | None, begin: InitImage | None,
+    steps: int, scheduler: SchedulerName,
+) -> tuple[tuple[int, int, int, int], Upscale | None]:  # fmt: skip
+    """Width and height of the finished picture, those that are drawn, and how it is enlarged to them."""
+    factor = factor_of(o)
+    draws = factor is None or not only_enlarges(o)
+    bins = bool(o.bins) and draws
+    width, height = _finished_size(o, native, shape, exact=draws and not bins)
+    drawn = _drawn_size(width, height, native, bins=bins) if draws else (width, height)
+    if factor is None:
+        return (width, height, *drawn), None
+    large = enlarged(*drawn, factor)
+    finished = (round(width * factor), round(height * factor)) if bins else large
+    strength = strength_of(o)
+    first = step_of(strength, steps, scheduler)
+    upscale = Upscale(
+        factor=factor, strength=strength, first=first, width=width, height=height,
+        drawn_width=drawn[0], drawn_height=drawn[1], draws=draws,
+        init_image=begin if draws else None,
+    )  # fmt: skip
+    return (*finished, *large), upscale
+
+
+def _finished_size(
+    o: GenerationOptions, native: int, image: PictureFile | None, *, exact: bool
+) -> tuple[int, int]:
+    """Choose width and height, in pixels. A side that was not requested follows the original picture, else the model.
+
+    `exact`: in multiples of 32, and not larger than the model draws.
+    """
+    width, height = o.width, o.height
     if o.aspect:
         width, height = size_of_aspect(o.aspect, native)
     if image is None:

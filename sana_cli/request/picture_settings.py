@@ -31,7 +31,7 @@ def picture_settings(params: GenerationParams, checkpoint: Checkpoint) -> dict[s
         "enhance": params.enhance,
         "model": checkpoint.name,
         "revision": checkpoint.revision or "",
-        **_init_image_settings(params.init_image),
+        **_upscale_settings(params),
         **_control_settings(params.control),
         **_lora_settings(params.loras),
         **decoder_settings(params.decoder),
@@ -53,6 +53,18 @@ def _init_image_settings(init: InitImage | None) -> dict[str, Any]:
     if init.mask is not None:
         told |= {"mask": init.mask.name, "mask_digest": init.mask.digest}
     return {**told, "strength": init.strength}
+
+
+def _upscale_settings(params: GenerationParams) -> dict[str, Any]:
+    """The original, and how a picture was enlarged. A given one that was only enlarged has no strength of its own."""
+    up = params.upscale
+    if up is None:
+        return _init_image_settings(params.init_image)
+    begin = _init_image_settings(up.init_image if up.draws else params.init_image)
+    if not up.draws:
+        del begin["strength"]
+    told = {"upscale": up.factor, "upscale_strength": up.strength, "upscaled_from": up.size}
+    return begin | told
 
 
 def _control_settings(control: ControlPicture | None) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from sana_cli.errors import SanaError, require, usage_error
 from sana_cli.images.reading import PHOTOS
-from sana_cli.request.init_image import PictureFile
+from sana_cli.request.init_image import InitImage, PictureFile
 from sana_cli.request.params import GenerationParams
 
 _LONGEST_NAME = 200  # bytes of a file's name
@@ -52,13 +52,19 @@ class Uploads:
 
     def named(self, params: GenerationParams) -> GenerationParams:
         """The same picture, whose file will carry the client's names."""
-        begin, control = params.init_image, params.control
-        if begin is not None:
-            mask = self._under_its_name(begin.mask) if begin.mask else None
-            begin = replace(begin, image=self._under_its_name(begin.image), mask=mask)
+        control, upscale = params.control, params.upscale
         if control is not None:
             control = replace(control, image=self._under_its_name(control.image))
-        return replace(params, init_image=begin, control=control)
+        if upscale is not None:
+            upscale = replace(upscale, init_image=self._named(upscale.init_image))
+        begin = self._named(params.init_image)
+        return replace(params, init_image=begin, control=control, upscale=upscale)
+
+    def _named(self, begin: InitImage | None) -> InitImage | None:
+        if begin is None:
+            return None
+        mask = self._under_its_name(begin.mask) if begin.mask else None
+        return replace(begin, image=self._under_its_name(begin.image), mask=mask)
 
     def _under_its_name(self, file: PictureFile) -> PictureFile:
         return replace(file, shown=self._shown.get(file.path, file.path.name))

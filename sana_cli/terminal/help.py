@@ -19,7 +19,7 @@ _GROUPS = {
     "What to draw": (
         "prompt", "from_", "prompts", "negative", "seed", "count", "image", "strength", "mask", "lora",
     ),
-    "Size": ("size", "aspect", "width", "height", "bins"),
+    "Size": ("size", "aspect", "width", "height", "bins", "upscale", "upscale_strength"),
     "How": (
         "model", "steps", "guidance", "guidance_interval", "scheduler", "enhance", "safety", "cache",
     ),

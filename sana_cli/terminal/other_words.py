@@ -32,6 +32,8 @@ OPTIONS = {
     ),
     **dict.fromkeys(("--image-path", "--image-paths", "--input-image"), "--image"),
     **dict.fromkeys(("--inpaint", "--mask-image", "--masked-image-path"), "--mask"),
+    **dict.fromkeys(("--hires-fix", "--hires", "--hr-scale", "--enable-hr", "--upscale-model"), "--upscale 2"),
+    **dict.fromkeys(("--hr-strength", "--hires-strength", "--hires-denoise"), "--upscale-strength"),
     **dict.fromkeys(("--open", "--display", "--view"), "--show"),
     **dict.fromkeys(
         ("--lora-path", "--lora-paths", "--lora-file", "--lora-scale", "--lora-scales", "--lora-weight",
@@ -55,8 +57,6 @@ SENTENCES = {
                      "--opt-sdp-attention", "--attention"), _KERNELS),
     **dict.fromkeys(("--attention-slicing", "--vae-slicing", "--enable-attention-slicing", "--no-half-vae", "--vram"), _MEMORY),
     **dict.fromkeys(("--style", "--styles", "--preset"), "write the style into the prompt"),
-    **dict.fromkeys(("--upscale", "--hires-fix", "--upscale-model", "--hr-scale"),
-                    "sana draws large pictures at once: --size 2048x2048, best with sana-1.6b-2k or -4k"),
     **dict.fromkeys(("--metadata", "--save-metadata"), "pictures always carry their settings: sana info PICTURE.png"),
     **dict.fromkeys(("--shift", "--flow-shift"), "the flow shift is the model's"),
     **dict.fromkeys(("--token", "--hf-token", "--use-auth-token"), "the hub's token is a variable: HF_TOKEN=... sana ..., or `hf auth login`"),

@@ -1,6 +1,7 @@
 """The stages of a picture in their order: planned, denoised, decoded, described, and once more in fp32 where values break."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from sana_cli import __version__
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.digest import model_digest
 from sana_cli.checkpoints.lora_file import open_loras
-from sana_cli.errors import SanaError
+from sana_cli.errors import Cancelled, SanaError
 from sana_cli.pipeline.drawing import Drawing
 from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.pipeline.results import GenerationResult
+from sana_cli.pipeline.watching import Watching
 from sana_cli.request.params import GenerationParams
+from sana_cli.request.upscale import seed_of_redrawing
 
 Params = Callable[..., GenerationParams]
 
@@ -75,6 +78,61 @@ def test_the_clock_begins_with_each_picture(drawing: Drawing, params: Params) ->
     first, second = (draw(drawing, params()).seconds for _ in range(2))
     assert first["load"] > 0
     assert second["load"] == 0, "everything stayed in memory"
+
+
+# -- enlarged --------------------------------------------------------------------------------------
+
+
+def test_two_drawings(drawing: Drawing, params: Params, told: Any) -> None:
+    """The second redraws what became of the first, in the callbacks' one count of steps."""
+    p = params(upscale=2, upscale_strength=0.5, steps=4)
+    steps: list[tuple[int, int]] = []
+    drawing.prepare(p)
+    latents = drawing.denoise(p, lambda *step: steps.append(step), None)
+    result = drawing.decode(latents, p)
+    assert result.image.size == (128, 128)
+    assert steps == [(step, 6) for step in range(1, 7)]
+    assert result.passes is not None
+    assert result.passes.without_savings == 2 * 6
+    assert [stage for stage in told.stages if not stage.startswith("load")] == [
+        "text", "denoise", "decode", "encode", "denoise", "decode",
+    ]  # fmt: skip
+    assert told.stages.count("load transformer") == 1, "it stays between the drawings"
+    assert result.settings["upscaled_from"] == "64x64"
+
+
+def test_a_second_drawing_is_picture_to_picture(
+    drawing: Drawing, params: Params, tmp_path: Path
+) -> None:
+    """It is what `--image` makes of the saved first picture, with the seed that follows."""
+    enlarged = draw(drawing, params(upscale=2, upscale_strength=0.5, steps=4))
+    draw(drawing, params(steps=4)).image.save(tmp_path / "first.png")
+    size = {"width": 128, "height": 128}
+    by_hand = params(image=str(tmp_path / "first.png"), strength=0.5, steps=4, **size)
+    by_hand = replace(by_hand, seed=seed_of_redrawing(by_hand.seed))
+    assert draw(drawing, by_hand).image.tobytes() == enlarged.image.tobytes()
+
+
+def test_a_given_picture_is_enlarged(drawing: Drawing, params: Params, tmp_path: Path) -> None:
+    Image.new("RGB", (50, 70), "red").save(tmp_path / "a.png")
+    p = params(image=str(tmp_path / "a.png"), width=None, height=None, upscale=2, steps=4)
+    assert draw(drawing, p).image.size == (96, 128), "100x140 in multiples of 32"
+
+
+@pytest.mark.parametrize("last", [2, 5])
+def test_both_drawings_can_be_cancelled(drawing: Drawing, params: Params, last: int) -> None:
+    p = params(upscale=2, upscale_strength=0.5, steps=4)
+    drawing.prepare(p)
+    with pytest.raises(Cancelled, match=f"cancelled after step {last} of 6"):
+        drawing.denoise(p, lambda step, _: step < last, None)
+
+
+def test_previews_of_both_drawings(drawing: Drawing, params: Params) -> None:
+    p = params(upscale=2, upscale_strength=0.5, steps=4)
+    seen: list[tuple[int, int]] = []
+    drawing.prepare(p)
+    drawing.denoise(p, None, Watching(show=lambda _, *step: seen.append(step), every=1))
+    assert seen == [(step, 6) for step in range(1, 7)]
 
 
 def test_decoding_alone_counts_no_passes(drawing: Drawing, params: Params) -> None:
