@@ -17,6 +17,8 @@ from sana_cli.config.networks import DCAEConfig
 from sana_cli.models.layers import DepthwiseGLU, RMSNorm, relu_linear_attention
 from sana_cli.system.resident import give_back
 
+_SHORTCUT_VALUES = 2**20  # of a map that are averaged at a time
+
 # Positions of a map from which on adding up the weights of an up-sampling takes less time than it saves.
 _WORTH_FOLDING = 512
 
@@ -182,9 +184,18 @@ class DownBlock(nn.Module):
         out = self.conv(x)
         if self.unshuffle:
             out = F.pixel_unshuffle(out, 2)
-        if self.group:
-            out = out + F.pixel_unshuffle(x, 2).unflatten(1, (-1, self.group)).mean(dim=2)
+        if self.group and not torch.is_grad_enabled() and x.device.type == "cpu":
+            # A few rows at a time: a mean of 16-bit values makes four maps of copies in fp32.
+            rows = max(1, _SHORTCUT_VALUES // (x.shape[1] * 2 * x.shape[3]))
+            for i in range(0, out.shape[2], rows):
+                out[:, :, i : i + rows] += self._shortcut(x[:, :, 2 * i : 2 * (i + rows)])
+        elif self.group:
+            out = out + self._shortcut(x)
         return out
+
+    def _shortcut(self, x: Tensor) -> Tensor:
+        """Average channels of the halved map in groups, (B, C, H, W) -> (B, N, H/2, W/2)."""
+        return F.pixel_unshuffle(x, 2).unflatten(1, (-1, self.group)).mean(dim=2)
 
 
 class UpBlock(nn.Module):
