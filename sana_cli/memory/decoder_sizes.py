@@ -25,6 +25,7 @@ _TINY_MAPS = (3.3, 4.1)  # of a block of convolutions alone
 _TINY_TILE_MAPS = (4.0, 5.3)
 _TINY_REACH = 24  # pixels that a tile of its last stages reads beyond its sides, both together
 RGB = 3  # channels of a picture
+_ENCODE_TILE_MAPS = (4.0, 6.2)
 _ENCODE_REACH = 64  # pixels that a tile of a picture reads beyond its sides, both together
 _TILE_REACH = 14  # pixels that a tile reads beyond its sides, both together
 _STRIP_REACH = 4  # rows of a map that a strip reads beyond its own
@@ -60,7 +61,7 @@ def encode_activations(
     sides = (min(plan.tile + _ENCODE_REACH, side) for side in (height, width))
     tiled = prod(sides) * itemsize
     res = max(
-        (_with_leftovers(channels[i] * tiled / 4**i, _RES_TILE_MAPS) for i in convolves),
+        (_with_leftovers(channels[i] * tiled / 4**i, _ENCODE_TILE_MAPS) for i in convolves),
         default=0.0,
     )
     kept = max((channels[i] * picture * itemsize / 4**i for i in attends[:1]), default=0.0)

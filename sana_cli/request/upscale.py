@@ -12,7 +12,13 @@ from sana_cli.config.choices import SchedulerName
 from sana_cli.config.generation import GenerationOptions, limits_of
 from sana_cli.config.networks import MAX_SIDE
 from sana_cli.errors import require, usage_error
-from sana_cli.request.init_image import InitImage, PictureFile, first_step, nearest_multiple
+from sana_cli.request.init_image import (
+    InitImage,
+    PictureFile,
+    first_step,
+    nearest_multiple,
+    no_step,
+)
 
 STRENGTH = 0.35  # keeps what is there, and draws the details that a larger picture has room for
 _NOT_DRAWN_YET = Path("(the first drawing)")
@@ -77,11 +83,8 @@ def strength_of(options: GenerationOptions) -> float:
 def step_of(strength: float, steps: int, scheduler: SchedulerName) -> int:
     """Return the step that the redrawing begins with. SanaError (usage) where none would run."""
     first = first_step(strength, steps, scheduler)
-    require(
-        first < steps,
-        f"--upscale-strength {strength:g} of {steps} steps leaves none to run",
-        f"use --upscale-strength {1 / steps:.2g} or more, or more --steps",
-    )
+    if first == steps:
+        raise no_step(strength, steps, "--upscale-strength")
     return first
 
 

@@ -33,6 +33,24 @@ def test_encoding_is_measured() -> None:
         )
 
 
+def test_encoding_in_tiles_is_measured() -> None:
+    """With the published encoder; two cores with AMX, in bf16 and fp32."""
+    for side, tile, itemsize, measured in (
+        (512, 256, 2, 159), (512, 256, 4, 193), (1024, 512, 2, 375),
+    ):  # fmt: skip
+        plan = exact_tiles(tile, side, side)
+        predicted = encode_activations(DCAEConfig(), plan, side, side, itemsize) / 2**20
+        assert predicted == pytest.approx(measured, rel=0.15)
+
+
+def test_encoding_takes_less_and_less() -> None:
+    for side in (1024, 4096):
+        plans = (WHOLE, *(exact_tiles(tile, side, side) for tile in (512, 256, 128)))
+        sizes = [encode_activations(DCAEConfig(), plan, side, side, 2) for plan in plans]
+        assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < GIB, "4096 pixels, of which the picture itself is 0.2"
+
+
 def test_a_picture_of_its_own_size_is_not_resized() -> None:
     assert resize_activations(96, 64, (64, 96)) == 0
     assert resize_activations(96, 64, (128, 192)) >= 3 * 4 * 128 * 192
