@@ -189,8 +189,8 @@ def test_options_that_others_call_otherwise(
     [
         ("--quantize", "sana pull MODEL --quantize RECIPE"), ("--type", "sana quantize MODEL"), ("--threads", "OMP_NUM_THREADS=4"),
         ("-t", "OMP_NUM_THREADS=4"), ("--xformers", "by itself"), ("--diffusion-fa", "by itself"), ("--compile", "by itself"),
-        ("--attention_slicing", "--max-memory"), ("--style", "write the style into the prompt"), ("--upscale", "--size 2048x2048"),
-        ("--hires-fix", "--size 2048x2048"), ("--metadata", "sana info PICTURE.png"),
+        ("--attention_slicing", "--max-memory"), ("--style", "write the style into the prompt"),
+        ("--hires-fix", "--upscale 2"), ("--metadata", "sana info PICTURE.png"),
         ("--shift", "is the model's"), ("--token", "HF_TOKEN=..."), ("--cache_dir", "HF_HOME=FOLDER"), ("--config", "sana config set"),
         ("--version", "sana --version"), ("--clip-skip", "no Sana model has that"), ("--controlnet", "no Sana model has that"),
     ],

@@ -26,7 +26,7 @@ def test_a_picture_s_settings_resolve_to_its_parameters(builtin: Checkpoint) -> 
 
 def test_every_key_of_the_table_is_written(builtin: Checkpoint) -> None:
     """But for files, which need one, and for where it was drawn and how it is saved."""
-    params = resolve(GenerationOptions(prompt="a cat", seed=1), builtin)
+    params = resolve(GenerationOptions(prompt="a cat", seed=1, upscale=2), builtin)
     keys = set(picture_settings(replace(params, cache=0.1, template="a {cat|dog}"), builtin))
     elsewhere = {"image", "strength", "mask", "loras", "device", "backend", "quality"}
     elsewhere |= {"control", "control_scale", "control_type", "control_order"}
