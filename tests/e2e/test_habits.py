@@ -173,7 +173,7 @@ def test_what_comes_through_a_pipe_is_words(
         ("--lora-paths", "--lora FILE:SCALE"), ("--lora_scale", "--lora FILE:SCALE"), ("--image-path", "--image"),
         ("--image-strength", "--strength"), ("--low-ram", "--max-memory"), ("--vae-on-cpu", "--max-memory"),
         ("--enable_model_cpu_offload", "--max-memory"), ("--from-file", "--prompts"), ("--diffusion-model", "--model"),
-        ("--no-safety-checker", "--no-safety"), ("--masked-image-path", "--mask"), ("--output_format", "--format"),
+        ("--no-safety-checker", "--no-safety"), ("--hires-fix", "--upscale 2"), ("--masked-image-path", "--mask"), ("--output_format", "--format"),
     ],
 )  # fmt: skip
 def test_options_that_others_call_otherwise(
@@ -190,7 +190,7 @@ def test_options_that_others_call_otherwise(
         ("--quantize", "sana pull MODEL --quantize RECIPE"), ("--type", "sana quantize MODEL"), ("--threads", "OMP_NUM_THREADS=4"),
         ("-t", "OMP_NUM_THREADS=4"), ("--xformers", "by itself"), ("--diffusion-fa", "by itself"), ("--compile", "by itself"),
         ("--attention_slicing", "--max-memory"), ("--style", "write the style into the prompt"),
-        ("--hires-fix", "--upscale 2"), ("--metadata", "sana info PICTURE.png"),
+        ("--metadata", "sana info PICTURE.png"),
         ("--shift", "is the model's"), ("--token", "HF_TOKEN=..."), ("--cache_dir", "HF_HOME=FOLDER"), ("--config", "sana config set"),
         ("--version", "sana --version"), ("--clip-skip", "no Sana model has that"), ("--controlnet", "no Sana model has that"),
     ],
