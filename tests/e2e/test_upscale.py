@@ -10,18 +10,21 @@ from sana_cli.errors import ExitCode
 from sana_cli.images.picture_file import read_settings
 
 FAST = ("--steps", 2, "--upscale-strength", 0.5, "--seed", 5, "--device", "cpu")
+CAP = ("--max-memory", "2GiB")  # plans follow from it, not from what happens to be free
 
 
 def test_pictures_are_enlarged_and_repeated(
     sana: Callable[..., Any], tiny_model: Path, tmp_path: Path
 ) -> None:
     first, again, plain, large = (tmp_path / f"{n}.png" for n in ("first", "again", "plain", "l"))
-    words = ("a cat", "-m", tiny_model, *FAST, "--size", "64x32", "--upscale", 2)
+    words = ("a cat", "-m", tiny_model, *FAST, *CAP, "--size", "64x32", "--upscale", 2)
     document = sana("generate", *words, "-o", first, "--json").document["images"][0]
     assert (document["width"], document["height"]) == (128, 64)
     assert document["settings"]["upscaled_from"] == "64x32"
     assert Image.open(first).size == (128, 64)
-    assert sana("generate", "--from", first, "-m", tiny_model, "-o", again).code == 0
+    repeated = sana("generate", "--from", first, "-m", tiny_model, *CAP, "-o", again)
+    assert repeated.code == 0, repeated.err
+    assert read_settings(again) == read_settings(first)
     assert again.read_bytes() == first.read_bytes()
     assert "--size 64x32" in sana("info", first).out
     words = ("generate", "--from", first, "--upscale", 1, "-m", tiny_model)
