@@ -104,7 +104,7 @@ def _why_no_json(text: str) -> str:
         _loads(text)
     except ValueError as error:
         return f"is not JSON: {error}"
-    return "is not JSON"
+    return "is JSON, but neither a list nor an object"
 
 
 def _document(text: str) -> Any:

@@ -170,6 +170,8 @@ def test_options_of_the_whole_batch_are_no_keys(tmp_path: Path, key: str) -> Non
         ('{\n  "prompt": "a cat",\n}\n', "p.txt", "is not JSON: .*line 3"),
         ("{'prompt': 'a cat'}", "p.txt", "line 1 is not JSON"),
         ("a cat", "p.json", "is not JSON"),
+        ('"a cat"', "p.json", "is JSON, but neither a list nor an object"),
+        ("5", "p.json", "is JSON, but neither a list nor an object"),
         ("a cat", "p.jsonl", "line 1 is not JSON"),
         ('{"prompt": "a", "guidance": NaN}', "p.txt", "is not JSON"),
         ('{"prompt": "a"' + "[" * 100_000, "p.txt", "is not JSON"),
