@@ -335,7 +335,7 @@ def _disk() -> Iterator[Finding]:
         ("downloads", hub_cache.root(), "HF_HOME"), ("quantized models", models_folder(), "SANA_MODELS"),
         ("caches", cache_folder(), "SANA_CACHE"), ("pictures", Path.cwd(), "--output"),
     ):  # fmt: skip
-        there = hub_cache.existing_parent(folder)
+        there, refused = hub_cache.existing_parent(folder), _why_unwritable(folder)
         free = shutil.disk_usage(there).free
         text = f"{readable_bytes(free)} free for {what} in {folder}"
         facts = {"use": what, "folder": str(folder), "free_bytes": free}
@@ -344,10 +344,10 @@ def _disk() -> Iterator[Finding]:
                 topic="disk", state="problem", text=f"{there} is no folder: no {what}",
                 remedy=f"remove it, or set {option} to a folder",
             )  # fmt: skip
-        elif not os.access(there, os.W_OK):
+        elif refused:
             yield Finding(
-                topic="disk", state="problem", text=f"{there} cannot be written: no {what}",
-                remedy=f"chown it, or set {option} to another folder",
+                topic="disk", state="problem", text=f"{folder} cannot be written ({refused}): no {what}",
+                remedy=f"look at its permissions and its disk, or set {option} to another folder",
             )  # fmt: skip
         elif what == "downloads" and free < _ROOM_BYTES:
             yield Finding(
@@ -356,6 +356,22 @@ def _disk() -> Iterator[Finding]:
             )  # fmt: skip
         else:
             yield Finding(topic="disk", text=text, facts=facts)
+
+
+def _why_unwritable(folder: Path) -> str:
+    """Try to write where the folder is or would be made; say why that fails, or return "".
+
+    Permissions alone do not say: root passes them, and a disk may be read-only, full or of the kernel's own.
+    """
+    from sana_cli.checkpoints.hub_cache import existing_parent
+
+    try:
+        if folder.is_symlink():
+            folder.stat()  # of links in a circle, or of one that leads nowhere
+        tempfile.TemporaryDirectory(prefix=".sana-doctor-", dir=existing_parent(folder)).cleanup()
+    except OSError as error:
+        return error.strerror or type(error).__name__
+    return ""
 
 
 def _models() -> Iterator[Finding]:

@@ -194,6 +194,22 @@ def test_a_file_where_a_folder_should_be(
     assert f"remove it, or set {variable} to a folder" in result.out
 
 
+@pytest.mark.parametrize("kind", ["a circle of links", "a link that leads nowhere"])
+@pytest.mark.parametrize("variable", ["SANA_CACHE", "SANA_MODELS"])
+def test_a_folder_that_cannot_be_written(
+    examined: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    variable: str, kind: str,
+) -> None:  # fmt: skip
+    """Whoever asks: permissions alone do not say, root passes them."""
+    folder = tmp_path / "folder"
+    folder.symlink_to(folder if "circle" in kind else tmp_path / "gone")
+    monkeypatch.setenv(variable, str(folder))
+    result = examined("disk")
+    assert result.code == ExitCode.ENVIRONMENT
+    assert f"FAIL  disk      {folder} cannot be written (" in result.out
+    assert f"or set {variable} to another folder" in result.out
+
+
 def test_a_cap_that_cannot_be_read(
     examined: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
