@@ -49,7 +49,7 @@ def test_every_setting_from_the_environment(file: Path, monkeypatch: pytest.Monk
         "show": True, "preview": True, "quiet": True, "offline": False, "size": "512x640", "count": 2, "seed": 7,
         "negative": "dogs", "scheduler": "flow-euler", "enhance": False, "cache": 0.1, "plan": "stages",
         "format": "webp", "quality": 90, "wildcards": True, "wildcards_folder": "lists", "pag": "3",
-        "decoder": "lite", "remember": False, "upscale": 2.0, "upscale_strength": 0.4,
+        "decoder": "lite", "control_hed": "hed.pth", "remember": False, "upscale": 2.0, "upscale_strength": 0.4,
     }  # fmt: skip
     assert set(values) == set(SETTINGS)
     assert len({variable(key) for key in values} - set(_NOT_SETTINGS)) == len(values)

@@ -45,7 +45,7 @@ def page(browser: Any, server: Any) -> Any:
     assert refused == []
 
 
-def until(browser: Any, is_so: Callable[[], Any], seconds: float = 60) -> Any:
+def until(browser: Any, is_so: Callable[[], Any], seconds: float = 150) -> Any:
     return WebDriverWait(browser, seconds, poll_frequency=0.05).until(lambda _: is_so())
 
 
@@ -116,7 +116,7 @@ def test_a_gallery_outlives_the_page(page: Any, expected: Callable[..., bytes]) 
 
 
 def test_previews_then_cancel(page: Any) -> None:
-    fill(page, "a red ship", size="256x256", steps=150)
+    fill(page, "a red ship", size="256x256", steps=400)  # until it is cancelled
     page.find_element(By.ID, "draw").click()
     card = card_of(page, "a red ship")
     until(page, lambda: card.find_elements(By.CSS_SELECTOR, "img.so-far"))
