@@ -116,7 +116,7 @@ def test_a_gallery_outlives_the_page(page: Any, expected: Callable[..., bytes]) 
 
 
 def test_previews_then_cancel(page: Any) -> None:
-    fill(page, "a red ship", size="256x256", steps=400)  # until it is cancelled
+    fill(page, "a red ship", size="512x512", steps=150)  # until it is cancelled
     page.find_element(By.ID, "draw").click()
     card = card_of(page, "a red ship")
     until(page, lambda: card.find_elements(By.CSS_SELECTOR, "img.so-far"))
