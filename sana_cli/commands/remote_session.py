@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sana_cli.config.generation import GenerationOptions
+from sana_cli.config.generation import GenerationOptions, uses_wildcards
 from sana_cli.errors import SanaError
 from sana_cli.remote.picture import RemoteComponents, RemoteModel, RemotePicture
 from sana_cli.request.output_paths import Target, output_paths, tell_quality
@@ -72,9 +72,11 @@ class RemoteSession:
         count = 1 if options.count is None else options.count
         first = options.seed or 0
         seeds = [first + i for i in range(min(max(count, 1), _MOST))]
-        texts = options.prompt or "", options.negative_prompt or ""
-        named = [_Named(*texts, seed) for seed in seeds]
         try:
+            named = [
+                _Named(_prompt_of(options, seed), options.negative_prompt or "", seed)
+                for seed in seeds
+            ]
             target = Target.of_options(options)
             paths = output_paths(target, named, overwrite=self.overwrite)
         except SanaError:
@@ -85,9 +87,17 @@ class RemoteSession:
         target.make_folder()
         tell_quality(options, paths, self.reporter)
         if self.grid is not None:
-            self.grid.plan(len(paths), slug(options.prompt or ""))
+            self.grid.plan(len(paths), slug(named[0].prompt))
         self.left = list(zip(seeds, paths, strict=True))
         return paths
+
+
+def _prompt_of(options: GenerationOptions, seed: int) -> str:
+    if not uses_wildcards(options):
+        return options.prompt or ""
+    from sana_cli.request.wildcards import chosen_prompt
+
+    return chosen_prompt(options, seed)[0]
 
 
 def _grid(session: RemoteSession) -> "Grid":

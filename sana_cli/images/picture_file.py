@@ -6,15 +6,15 @@ Settings are in chunks of a PNG (`png.py`), and in the EXIF of JPEG and WebP (`e
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from PIL import Image
 
 from sana_cli.errors import SanaError, usage_error
 from sana_cli.files import new_file
 from sana_cli.images.exif import exif_of, settings_text
-from sana_cli.images.formats import format_of, is_lossy, writer_options
-from sana_cli.images.png import PREVIEW_KEY, SETTINGS_KEY, save_png
+from sana_cli.images.formats import Format, format_of, is_lossy, writer_options
+from sana_cli.images.png import PREVIEW_KEY, SETTINGS_KEY, write_png
 from sana_cli.images.png_chunks import read_texts
 from sana_cli.images.reading import OURS, opened
 from sana_cli.images.xmp import xmp_of
@@ -40,20 +40,35 @@ def save_picture(
     `settings["quality"]`, 1 to 100, is that of JPEG and WebP; files without loss do not carry it. `first` as for
     `save_png`. Raises the errors of `files.new_file`.
     """
-    format, quality = format_of(path) or "PNG", settings.get("quality")
+    with new_file(path, overwrite=overwrite) as file:
+        return write_picture(
+            image, file, format_of(path) or "PNG", settings=settings, first=first, name=str(path)
+        )
+
+
+def write_picture(
+    image: Image.Image,
+    file: BinaryIO,
+    format: Format,
+    *,
+    settings: Mapping[str, Any],
+    first: Mapping[str, Any] | None = None,
+    name: str = "the picture",
+) -> dict[str, Any]:
+    """Write what `save_picture` writes to an open file; `name` is for messages. SanaError as it raises."""
+    quality = settings.get("quality")
     if not is_lossy(format, quality):
         settings = {key: value for key, value in settings.items() if key != "quality"}
     if format == "PNG":
-        save_png(image, path, settings=settings, first=first, overwrite=overwrite)
+        write_png(image, file, settings=settings, first=first)
         return dict(settings)
     exif, xmp = exif_of(settings, format, first=first), xmp_of(settings).encode()
     if format == "JPEG" and len(exif) > _JPEG_SEGMENT:
         raise usage_error(
-            f"the settings of {path} have no room in a JPEG: {len(exif):,} bytes",
-            f"use {path.with_suffix('.png')}",
+            f"the settings of {name} have no room in a JPEG: {len(exif):,} bytes",
+            f"use {Path(name).with_suffix('.png')}",
         )
-    with new_file(path, overwrite=overwrite) as file:
-        image.save(file, format=format, exif=exif, xmp=xmp, **writer_options(format, quality))
+    image.save(file, format=format, exif=exif, xmp=xmp, **writer_options(format, quality))
     return dict(settings)
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from sana_cli.errors import usage_error
-from sana_cli.images import picture_file, png
-from sana_cli.images.formats import NAMES, format_of
+from sana_cli.images import picture_file
+from sana_cli.images.formats import NAMES, Format, format_of
 from sana_cli.system.torch_memory import peak_memory_bytes
 
 if TYPE_CHECKING:
@@ -56,11 +56,14 @@ class GenerationResult:
             "settings": self.settings,
         }
 
-    def png(self) -> bytes:
-        """The bytes of the file that `save` writes."""
+    def encoded(
+        self, format: Format = "PNG", quality: int | None = None
+    ) -> tuple[bytes, dict[str, Any]]:
+        """The bytes of the file that `save` writes, and the settings in it."""
         file = BytesIO()
-        png.write_png(self.image, file, settings=self.settings)
-        return file.getvalue()
+        settings = with_quality(self.settings, quality)
+        carried = picture_file.write_picture(self.image, file, format, settings=settings)
+        return file.getvalue(), carried
 
     def save(
         self, path: str | Path, *, overwrite: bool = False, quality: int | None = None

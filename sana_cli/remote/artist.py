@@ -4,10 +4,12 @@ import base64
 import io
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sana_cli.config.generation import BUILTIN, GenerationOptions
+from sana_cli.config.decoders import DECODERS, FULL
+from sana_cli.config.generation import BUILTIN, GenerationOptions, uses_wildcards
 from sana_cli.errors import Cancelled, ExitCode, SanaError
 from sana_cli.files import in_utf8, local_path, new_file
 from sana_cli.images.formats import format_of
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from sana_cli.pipeline.watching import Watching
 
 _TURNED_AWAY = {
-    401: "asks for a key: set SANA_API_KEY", 403: "refused the request", 404: "does not have this model",
+    401: "asks for a key: set SANA_API_KEY", 403: "refused the request", 404: "does not have this model or decoder",
     413: "takes no files so large", 429: "is busy", 503: "draws nothing now",
 }  # fmt: skip
 
@@ -72,10 +74,15 @@ class Artist:
 
         SanaError as the command's own; Unavailable where the server does not draw it, or stops in the middle.
         """
-        if any(format_of(path) != "PNG" for path in paths):
-            raise Unavailable("sends PNG files alone")
+        if uses_wildcards(options) and len(paths) > 1:  # each seed has a prompt of its own
+            for seed, path in enumerate(paths, start=options.seed or 0):
+                each = replace(options, seed=seed, count=None)
+                yield from self.draw(each, [path], overwrite=overwrite)
+            return
         watching = self.watching
         own: dict[str, Any] = {"stream": True, "keep": False, "previews": watching is not None}
+        suffix = _suffix_of(paths)
+        own["format"] = suffix
         if watching is not None and watching.every:
             own["preview_every"] = min(watching.every, 1000)
         stages, drawn = _Stages(self.reporter), 0
@@ -83,7 +90,8 @@ class Artist:
             happened = self.server.connection().events("/v1/jobs", self._document(options, **own))
             for name, data in happened:
                 if name == "picture":
-                    yield self._saved(data, paths[data["index"]], overwrite=overwrite)
+                    content = base64.b64decode(data[suffix])
+                    yield self._saved(data, content, paths[data["index"]], overwrite=overwrite)
                     drawn += 1
                 else:
                     self._happened(name, data, stages)
@@ -110,7 +118,14 @@ class Artist:
         """
         if reason := only_here(options, checks=False):
             raise Unavailable(reason)
-        document = document_of(options, **own)
+        prompt, template = options.prompt, options.template
+        if uses_wildcards(options):
+            from sana_cli.request.wildcards import chosen_prompt
+
+            prompt, template = chosen_prompt(options, options.seed or 0)
+        decoder = _place_of_decoder(options.decoder, own=not self.server.insists)
+        chosen = replace(options, prompt=prompt, template=template, decoder=decoder)
+        document = document_of(chosen, **own)
         if not self.server.insists:  # a name of an address is one of that server's
             document["model"] = _place_of(document["model"])
         return document
@@ -142,8 +157,9 @@ class Artist:
                 raise Unavailable("ended in the middle", was_drawing=True)
             raise _error(data["error"])
 
-    def _saved(self, data: dict[str, Any], path: Path, *, overwrite: bool) -> RemotePicture:
-        content = base64.b64decode(data["png"])
+    def _saved(
+        self, data: dict[str, Any], content: bytes, path: Path, *, overwrite: bool
+    ) -> RemotePicture:
         self.last = picture = RemotePicture.of(data, path)
         with new_file(path, overwrite=overwrite) as file:
             file.write(content)
@@ -216,6 +232,23 @@ def _place_of(model: str) -> str:
     if in_utf8(place) != place:
         raise Unavailable(_TURNED_AWAY[404])
     return place
+
+
+def _place_of_decoder(decoder: str | None, *, own: bool) -> str | None:
+    """The whole path of a decoder in a folder or file, which only this user's `own` server opens. Raises Unavailable."""
+    if decoder is not None and local_path(decoder).exists():
+        decoder = str(local_path(decoder).resolve())
+    if not own and decoder not in (None, FULL, *DECODERS):
+        raise Unavailable("takes no other decoder than its own")
+    return decoder
+
+
+def _suffix_of(paths: Sequence[Path]) -> str:
+    """The format that files of these names ask for, as a request has it. Raises Unavailable for several."""
+    formats = {format_of(path) or "PNG" for path in paths}
+    if len(formats) > 1:
+        raise Unavailable("draws one format at a time")
+    return {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}[formats.pop()]
 
 
 def _in_words(answer: Answer) -> Exception:

@@ -4,8 +4,7 @@ import os
 from typing import TYPE_CHECKING
 
 from sana_cli import __version__
-from sana_cli.config.decoders import FULL
-from sana_cli.config.generation import GenerationOptions, uses_hed, uses_wildcards
+from sana_cli.config.generation import GenerationOptions, uses_hed
 from sana_cli.errors import ExitCode, SanaError, usage_error
 
 if TYPE_CHECKING:
@@ -68,10 +67,6 @@ def only_here(options: GenerationOptions, *, checks: bool, server_checks: bool =
     """The reason why a server cannot draw this; "" where it can."""
     if options.loras:
         return "takes no LoRA files"
-    if options.decoder and options.decoder != FULL:
-        return "takes no other decoder"
     if options.control_hed and uses_hed(options):
         return "takes no other HED network"
-    if uses_wildcards(options) or options.template:
-        return "makes no choices in prompts"
     return "checks no prompts" if checks and not server_checks else ""

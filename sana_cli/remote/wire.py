@@ -9,11 +9,8 @@ from sana_cli.config.generation import FIELDS, FILES, GenerationOptions
 from sana_cli.files import local_path
 from sana_cli.system.home import without_home
 
-# What no request sets: places on the server's disk, and what only pictures say.
-NOT_ASKED = (
-    "output", "format", "quality", "loras", "branches_apart", "wildcards", "wildcards_folder",
-    "template", "decoder", "control_hed",
-)  # fmt: skip
+# What no request sets: places on the server's disk, and choices that are made before it.
+NOT_ASKED = ("output", "loras", "branches_apart", "wildcards", "wildcards_folder", "control_hed")
 LARGEST_FILE = 32 * 2**20  # bytes; a larger one is drawn here
 
 

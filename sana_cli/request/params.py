@@ -48,7 +48,7 @@ from sana_cli.request.upscale import (
     step_of,
     strength_of,
 )
-from sana_cli.request.wildcards import expand
+from sana_cli.request.wildcards import chosen_prompt
 from sana_cli.system.memory import free_bytes
 from sana_cli.system.precision import NamedDevice
 
@@ -176,13 +176,11 @@ def resolve_all(options: GenerationOptions, checkpoint: Checkpoint) -> list[Gene
 
 def _chosen_prompt(o: GenerationOptions, seed: int) -> tuple[str, str | None]:
     """Return the prompt, and the template that it comes from if choices were made in it."""
-    prompt = o.prompt or ""
-    if not uses_wildcards(o):
-        return prompt, o.template
-    _require_prompts(prompt, "")
-    folder = local_path(o.wildcards_folder or "wildcards")
-    chosen = expand(prompt, seed, folder)
-    return chosen, (prompt if chosen != prompt else None)
+    if uses_wildcards(o):
+        _require_prompts(o.prompt or "", "")
+    if o.template:
+        _require_prompts(o.template, "")
+    return chosen_prompt(o, seed)
 
 
 def count_of(options: GenerationOptions) -> int:

@@ -20,7 +20,9 @@ from random import Random
 
 from quant.files import read_small_text
 from quant.plain_text import split_lines
+from sana_cli.config.generation import GenerationOptions, uses_wildcards
 from sana_cli.errors import SanaError, usage_error
+from sana_cli.files import local_path
 from sana_cli.text import closest, shortened
 
 MOST_CHARACTERS = 20_000  # of a text that choices make
@@ -40,6 +42,15 @@ _WORDS = re.compile(r"[{}|]|\\.|\$\{", re.DOTALL)
 class _Alternative:
     weight: float
     text: str
+
+
+def chosen_prompt(options: GenerationOptions, seed: int) -> tuple[str, str | None]:
+    """Return the prompt of a seed, and the template that it comes from if choices were made in it."""
+    prompt = options.prompt or ""
+    if not uses_wildcards(options) or not prompt.strip():
+        return prompt, options.template
+    chosen = expand(prompt, seed, local_path(options.wildcards_folder or "wildcards"))
+    return chosen, (prompt if chosen != prompt else None)
 
 
 def expand(template: str, seed: int, folder: Path | None) -> str:

@@ -4,11 +4,13 @@ import asyncio
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError
 from sana_cli.request.foreign_syntax import tell_foreign_syntax
+from sana_cli.request.output_paths import require_fit
 from sana_cli.request.params import resolve_all
 from sana_cli.request.runtime import runtime_of
 from sana_cli.server.engine import Engine, end_early
@@ -67,6 +69,7 @@ class Desk:
             options = replace(wanted.options, **paths)
             checkpoint = self.models.open(options.model)
             pictures = resolve_all(options, checkpoint)
+            require_fit(Path(f"a picture.{options.format or 'png'}"), pictures[0])
             if not wanted.is_own:
                 self.limits.check(pictures)
             return Work(

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sana_cli.errors import Cancelled, ExitCode, SanaError, explained
+from sana_cli.images.formats import SUFFIXES
 from sana_cli.server.fair_queue import FairQueue
 from sana_cli.server.jobs import Finished, Job
 from sana_cli.server.limits import Limits
@@ -152,15 +153,16 @@ class Engine:
             job.post("step", picture=number, step=step, steps=steps)
             return not job.is_stopped and time.perf_counter() < deadline
 
+        suffix, quality = job.work.options.format or "png", job.work.options.quality
         if job.keep:
-            path, result = self._store.draw(pipeline, params, on_step)
-            return Finished(index=number, facts=_facts(pipeline, result), path=path)
+            path, result = self._store.draw(pipeline, params, on_step, suffix, quality)
+            return Finished(index=number, suffix=suffix, facts=_facts(pipeline, result), path=path)
         drawn = pipeline(params, on_step=on_step)
         with pipeline.components.stopwatch.timed("save"), reporter.stage("save"):
-            png = drawn.png()
+            content, carried = drawn.encoded(SUFFIXES[f".{suffix}"], quality)
         seconds = {k: round(v, 4) for k, v in pipeline.components.stopwatch.seconds.items()}
-        facts = _facts(pipeline, drawn) | {"seconds": seconds}
-        return Finished(index=number, facts=facts, png=png)
+        facts = _facts(pipeline, drawn) | {"seconds": seconds, "settings": carried}
+        return Finished(index=number, suffix=suffix, facts=facts, content=content)
 
     def _require_safe(self, pipeline: "SanaPipeline", job: Job, reporter: "JobReporter") -> None:
         assert self._safety is not None

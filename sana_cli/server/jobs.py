@@ -47,16 +47,17 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finished:
-    """A picture that is done. `png` holds the file of a job that keeps none, else `path` names it."""
+    """A picture that is done. `content` is the file of a job that keeps none, else `path` names it."""
 
     index: int
+    suffix: str = "png"  # of the format
     facts: Mapping[str, Any]  # as `GenerationResult.facts` lists them, and what drew it
-    png: bytes | None = None
+    content: bytes | None = None
     path: Path | None = None
 
     def read(self) -> bytes:
         """The bytes of its file. OSError where somebody has removed it."""
-        return self.png if self.png is not None else (self.path or Path()).read_bytes()
+        return self.content if self.content is not None else (self.path or Path()).read_bytes()
 
 
 class Job:

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -23,6 +24,7 @@ from sana_cli.server.requests import (
 )
 from sana_cli.server.schema import job_request, options_of
 
+MEDIA_TYPES = {"png": "image/png", "jpg": "image/jpeg", "webp": "image/webp"}
 _PING_SECONDS = 15  # between signs of life, for proxies that end silent connections
 
 
@@ -32,7 +34,7 @@ async def create(request: Request) -> Response:
     body, wanted = await _wanted(request)
     job = await desk.submit(wanted)
     if body.stream:
-        return event_stream(desk, job, with_png=not wanted.keep, cancels=True)
+        return event_stream(desk, job, with_file=not wanted.keep, cancels=True)
     return JSONResponse(job_facts(job), 202, headers={"Location": f"/v1/jobs/{job.id}"})
 
 
@@ -60,6 +62,12 @@ async def _wanted(request: Request) -> tuple[Any, Wanted]:
         for kind in FILES
         if (upload := getattr(body, kind)) is not None
     }
+    if (
+        is_own(request)
+        and (place := body.decoder or "").startswith("/")
+        and not Path(place).exists()
+    ):
+        raise Problem(404, "this server does not see that decoder", "draw here: --local")
     return body, Wanted(
         options=options_of(body), client=client_of(request), dialect="native", files=files,
         keep=body.keep, previews=body.previews, preview_every=body.preview_every,
@@ -86,21 +94,28 @@ async def cancel(request: Request) -> Response:
 
 async def events(request: Request) -> Response:
     """GET /v1/jobs/ID/events: what has happened, then what happens. Closing it cancels nothing."""
-    return event_stream(desk_of(request), _job(request), with_png=False, cancels=False)
+    return event_stream(desk_of(request), _job(request), with_file=False, cancels=False)
 
 
 async def picture(request: Request) -> Response:
-    """GET /v1/jobs/ID/pictures/N.png"""
-    job, number = _job(request), request.path_params["number"]
-    found = next((p for p in job.pictures if p.index == number and job.keep), None)
+    """GET /v1/jobs/ID/pictures/N.png, or .jpg, .webp: as the job's format is"""
+    job, number, suffix = (
+        _job(request),
+        request.path_params["number"],
+        request.path_params["suffix"],
+    )
+    asked = (number, suffix)
+    found = next((p for p in job.pictures if (p.index, p.suffix) == asked and job.keep), None)
     if found is None:
-        raise Problem(404, f"job {job.id} has no picture {number}", "look at its pictures")
+        raise Problem(
+            404, f"job {job.id} has no picture {number}.{suffix[:20]}", "look at its pictures"
+        )
     try:
         content = await asyncio.to_thread(found.read)
     except OSError as error:
         raise Problem(404, "the file of this picture is gone", "draw it again") from error
     headers = {"Cache-Control": "private, max-age=31536000, immutable"}
-    return Response(content, media_type="image/png", headers=headers)
+    return Response(content, media_type=MEDIA_TYPES[suffix], headers=headers)
 
 
 async def preview(request: Request) -> Response:
@@ -143,14 +158,14 @@ def job_facts(job: Job) -> dict[str, Any]:
     }
 
 
-def picture_facts(job: Job, finished: Finished, *, with_png: bool = False) -> dict[str, Any]:
+def picture_facts(job: Job, finished: Finished, *, with_file: bool = False) -> dict[str, Any]:
     """A finished picture for programs."""
-    url = f"/v1/jobs/{job.id}/pictures/{finished.index}.png" if job.keep else None
-    png = {"png": base64.b64encode(finished.read()).decode()} if with_png else {}
-    return {"index": finished.index, "url": url, **finished.facts, **png}
+    url = f"/v1/jobs/{job.id}/pictures/{finished.index}.{finished.suffix}" if job.keep else None
+    file = {finished.suffix: base64.b64encode(finished.read()).decode()} if with_file else {}
+    return {"index": finished.index, "url": url, **finished.facts, **file}
 
 
-def event_stream(desk: Desk, job: Job, *, with_png: bool, cancels: bool) -> StreamingResponse:
+def event_stream(desk: Desk, job: Job, *, with_file: bool, cancels: bool) -> StreamingResponse:
     """Server-sent events of a job; `cancels`: closing the connection cancels it."""
 
     async def lines() -> AsyncIterator[bytes]:
@@ -162,7 +177,7 @@ def event_stream(desk: Desk, job: Job, *, with_png: bool, cancels: bool) -> Stre
                 while not (await asyncio.wait([waiting], timeout=_PING_SECONDS))[0]:
                     yield b": still here\n\n"
                 event = waiting.result()
-                data = await asyncio.to_thread(_data, job, event, with_png=with_png)
+                data = await asyncio.to_thread(_data, job, event, with_file=with_file)
                 yield f"event: {event.name}\ndata: {json_text(data)}\n\n".encode()
         except StopAsyncIteration:
             return
@@ -176,13 +191,13 @@ def event_stream(desk: Desk, job: Job, *, with_png: bool, cancels: bool) -> Stre
     return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
 
 
-def _data(job: Job, event: Event, *, with_png: bool) -> Mapping[str, Any]:
+def _data(job: Job, event: Event, *, with_file: bool) -> Mapping[str, Any]:
     if event.name == "queued":
         return {"id": job.id, "seeds": [p.seed for p in job.work.pictures], **event.data}
     if event.name == "preview":
         return {**event.data, "png": base64.b64encode(event.data["png"]).decode()}
     if event.name == "picture":
-        return picture_facts(job, event.data["picture"], with_png=with_png)
+        return picture_facts(job, event.data["picture"], with_file=with_file)
     if "error" in event.data:
         return {**event.data, "error": native_error(event.data["error"])}
     return event.data
@@ -195,6 +210,6 @@ ROUTES = [
     Route("/v1/jobs/{id}", show, methods=["GET"]),
     Route("/v1/jobs/{id}", cancel, methods=["DELETE"]),
     Route("/v1/jobs/{id}/events", events, methods=["GET"]),
-    Route("/v1/jobs/{id}/pictures/{number:int}.png", picture, methods=["GET"]),
+    Route("/v1/jobs/{id}/pictures/{number:int}.{suffix}", picture, methods=["GET"]),
     Route("/v1/jobs/{id}/preview.png", preview, methods=["GET"]),
 ]

@@ -34,7 +34,8 @@ _HOSTED = (
     "chatgpt-image-latest",
 )
 OUR_FIELDS = [
-    n for n in FIELDS if n not in (*NOT_ASKED, *FILES, "prompt", "model", "count", "width", "height")
+    n for n in FIELDS
+    if n not in (*NOT_ASKED, *FILES, "prompt", "model", "count", "width", "height", "format", "quality")
 ]  # fmt: skip
 
 

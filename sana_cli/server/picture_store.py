@@ -28,14 +28,17 @@ class PictureStore:
         self._written: deque[Path] = deque()
 
     def draw(
-        self, pipeline: "SanaPipeline", params: "GenerationParams", on_step: "OnStep"
-    ) -> "tuple[Path, SavedResult]":
+        self, pipeline: "SanaPipeline", params: "GenerationParams", on_step: "OnStep", suffix: str = "png",
+        quality: int | None = None,
+    ) -> "tuple[Path, SavedResult]":  # fmt: skip
         """Draw a picture into a new file. Its finished latents are kept next to it until it is saved."""
         from sana_cli.pipeline.saving import draw_to_file
 
-        target = Target(path=self.folder, is_folder=False, is_pattern=False)
+        target = Target(path=self.folder, is_folder=False, is_pattern=False, suffix=f".{suffix}")
         path = output_paths(target, [params], overwrite=False)[0]
-        result = draw_to_file(pipeline, params, path, overwrite=False, on_step=on_step)
+        result = draw_to_file(
+            pipeline, params, path, overwrite=False, on_step=on_step, quality=quality
+        )
         if self._is_private:
             self._written.append(path)
             while len(self._written) > _MOST:

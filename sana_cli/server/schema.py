@@ -6,10 +6,15 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from sana_cli.config.decoders import DECODERS, FULL
 from sana_cli.config.generation import FIELDS, FILES, Field, GenerationOptions
 from sana_cli.remote.wire import NOT_ASKED
 
 _INT64 = 2**63 - 1
+_HELP = {
+    "prompt": "What to draw.",
+    "template": "The text whose choices made the prompt; stored with the picture.",
+}
 
 
 class Upload(msgspec.Struct, forbid_unknown_fields=True):
@@ -28,8 +33,9 @@ def _type(field: Field, *, is_own: bool = False) -> Any:
         "text": str, "whole number": int, "number": float, "true or false": bool, "texts": list[str],
     }  # fmt: skip
     kind: Any = kinds[field.value]
-    if option.choices and not is_own:
-        kind = Literal[tuple(choice.value for choice in option.choices)]
+    choices = (FULL, *DECODERS) if field.name == "decoder" else tuple(option.choices or ())
+    if choices and not is_own:  # a decoder of a folder or the hub is the user's own to name
+        kind = Literal[tuple(map(str, choices))]
     limits: dict[str, Any] = {}
     if option.limits and not is_own:
         low, high = option.limits
@@ -45,7 +51,7 @@ def _type(field: Field, *, is_own: bool = False) -> Any:
 
 
 def _help(field: Field) -> str:
-    return field.option.help or ("What to draw." if field.name == "prompt" else field.word)
+    return field.option.help or _HELP.get(field.name, field.word)
 
 
 OWN_FIELDS: list[tuple[str, Any, Any]] = [
@@ -71,5 +77,5 @@ def job_request(*, is_own: bool = False) -> Any:
 
 def options_of(body: Any) -> GenerationOptions:
     """The options that a decoded request sets; its files are not among them."""
-    names = [n for n in FIELDS if n not in NOT_ASKED and n not in FILES]
-    return GenerationOptions.of(**{name: getattr(body, name) for name in names})
+    names = [n for n in FIELDS if n not in FILES]
+    return GenerationOptions.of(**{name: getattr(body, name, None) for name in names})

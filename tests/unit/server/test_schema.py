@@ -9,7 +9,8 @@ from sana_cli.remote.wire import NOT_ASKED
 from sana_cli.server.schema import job_request
 
 PLACES = ("FILE", "FOLDER", "DIR", "PATH")
-TAKEN_BY_NAME = {"model"}  # those that the server was started with (`served_models.py`)
+# Models: those that the server was started with (`served_models.py`). Decoders: full, lite, tiny.
+TAKEN_BY_NAME = {"model", "decoder"}
 
 
 def test_options_that_name_files_are_uploads_or_not_asked() -> None:
@@ -38,7 +39,9 @@ def test_another_hed_network_is_used_here() -> None:
         assert only_here(options, checks=False) == reason, "a setting for lines that OpenCV finds"
 
 
-def test_other_decoders_are_drawn_here() -> None:
-    """They are files of this machine, as LoRAs are."""
-    for decoder, reason in (("tiny", "takes no other decoder"), ("full", ""), (None, "")):
-        assert only_here(GenerationOptions(prompt="x", decoder=decoder), checks=False) == reason
+@pytest.mark.parametrize("decoder", ["/etc", "../..", "someone/somewhere", "vae.pth"])
+def test_only_the_user_s_own_command_names_a_decoder_of_the_disk(decoder: str) -> None:
+    body = msgspec.json.encode({"prompt": "a cat", "decoder": decoder})
+    assert msgspec.json.decode(body, type=job_request(is_own=True)).decoder == decoder
+    with pytest.raises(msgspec.ValidationError, match="decoder"):
+        msgspec.json.decode(body, type=job_request())

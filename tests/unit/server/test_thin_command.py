@@ -267,7 +267,7 @@ def dying() -> Iterator[str]:
     listener.close()
 
 
-@pytest.mark.parametrize("place", ["lora of a sweep", "lora of a line", "wildcards of a line"])
+@pytest.mark.parametrize("place", ["lora of a sweep", "lora of a line"])
 def test_what_a_server_does_not_take_is_drawn_here_wherever_it_is_said(
     server: Any, sana: Callable[..., Any], lora_files: Any, tmp_path: Path, place: str
 ) -> None:
@@ -278,7 +278,6 @@ def test_what_a_server_does_not_take_is_drawn_here_wherever_it_is_said(
     lora = lora_files.write_lora(tmp_path / "l.safetensors", halves)
     lines = {
         "lora of a line": {"prompt": "a cat", "lora": str(lora)},
-        "wildcards of a line": {"prompt": "a {cat|cat}", "wildcards": True},
     }
     (tmp_path / "p.jsonl").write_text(json.dumps(lines.get(place)))
     batch = ("--prompts", tmp_path / "p.jsonl")
@@ -291,6 +290,78 @@ def test_what_a_server_does_not_take_is_drawn_here_wherever_it_is_said(
         left.append({path.name: path.read_bytes() for path in (tmp_path / name).glob("*.png")})
     assert left[0] == left[1]
     assert left[0]
+
+
+@pytest.mark.parametrize(
+    ("options", "suffix"),
+    [
+        ((), "jpg"), (("--quality", 40), "jpg"), ((), "webp"), (("--quality", 80), "webp"), (("--quality", 80), "png"),
+        (("--wildcards", "-n", 3), "png"), (("--wildcards", "--quality", 90), "jpg"), (("--decoder", "full"), "png"),
+        (("--decoder", "DECODER"), "png"), (("--pag", "2:1"), "png"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_server_draws_other_formats_choices_and_decoders(
+    server: Any, sana: Callable[..., Any], decoder_files: Any, tmp_path: Path, options: tuple[object, ...], suffix: str
+) -> None:  # fmt: skip
+    scaling = open_checkpoint("builtin").vae.scaling_factor
+    decoder = decoder_files.write_tiny(tmp_path / "small", scaling_factor=scaling)
+    words = [decoder if each == "DECODER" else each for each in options]
+    left, told = [], []
+    for choice in ("auto", "off"):
+        folder = tmp_path / choice
+        done = sana(
+            "generate", "a {cat|dog|red {owl|fox}}", *SMALL, *words, "-o", f"{folder}/", "--format", suffix, "--json",
+            "--server", choice,
+        )  # fmt: skip
+        assert done.code == 0, done.err
+        assert ("drawn by the server" in done.err, "drawn here" in done.err) == (
+            choice == "auto",
+            False,
+        )
+        left.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        told.append(
+            [(image["seed"], image["settings"]) for image in json.loads(done.out)["images"]]
+        )
+    assert left[0] == left[1]
+    assert len(left[0]) == (3 if "-n" in options else 1)
+    assert told[0] == told[1]
+
+
+def test_a_kept_picture_of_another_format_has_its_own_address(server: Any) -> None:
+    body = {
+        "prompt": "a cat",
+        "seed": 3,
+        "width": 64,
+        "height": 64,
+        "steps": 1,
+        "format": "webp",
+        "quality": 50,
+    }
+    with server.client() as client:
+        job = client.post("/v1/jobs", json=body).json()
+        client.get(job["events"])  # to the end
+        picture = client.get(f"/v1/jobs/{job['id']}").json()["pictures"][0]
+        assert picture["url"].endswith("/0.webp")
+        answer = client.get(picture["url"])
+        assert (answer.headers["content-type"], answer.content[8:12]) == ("image/webp", b"WEBP")
+        assert client.get(picture["url"].replace("webp", "png")).status_code == 404
+        assert picture["settings"]["quality"] == 50
+
+
+@pytest.mark.parametrize("decoder", ["/etc", "../..", "builtin", "someone/somewhere"])
+def test_another_client_names_no_decoder_of_the_disk_or_the_hub(server: Any, decoder: str) -> None:
+    with server.client() as client:
+        answer = client.post("/v1/jobs", json={"prompt": "a cat", "decoder": decoder})
+    assert (answer.status_code, "decoder" in answer.json()["error"]["message"]) == (400, True)
+
+
+def test_a_decoder_that_the_server_does_not_see_is_used_here(server: Any) -> None:
+    """As where a service has a /tmp of its own."""
+    key = {"Authorization": f"Bearer {server.running.secret}"}
+    with server.client(headers=key) as client:
+        answer = client.post("/v1/jobs", json={"prompt": "a cat", "decoder": "/nowhere/at/all"})
+    assert answer.status_code == 404
 
 
 @pytest.mark.parametrize(
