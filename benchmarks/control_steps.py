@@ -1,0 +1,151 @@
+"""Time what a ControlNet and perturbed attention add to a guided step, beside what their operations say.
+
+`python -m benchmarks.control_steps [--width 0.25] [--rounds 9]`. Random weights of the published shapes, narrower by
+`--width` so that a step takes seconds; ratios of operations hardly depend on it. Contenders take turns, and ratios of
+processor seconds (one thread) are taken within a round, since machines are noisy. Writes control-steps.json.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.denoise_step import TEXT_TOKENS, no_initialisation, random_transformer
+from benchmarks.record import record
+from sana_cli.bench.machine import machine
+from sana_cli.config.choices import ControlOrder, Pag
+from sana_cli.config.networks import ControlNetConfig, TransformerConfig
+from sana_cli.config.variants import VARIANTS
+from sana_cli.models.controlnet import ActiveControl, SanaControlNet
+from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
+from sana_cli.pipeline.guidance import guided_velocity
+
+BRANCH_BLOCKS = 7  # of the published ControlNets
+PAG_LAYERS = {"sana-0.6b": 14, "sana-1.6b": 8}  # NVIDIA's
+TOLERANCE = 0.1  # of what is added
+
+Step = Callable[[], Any]
+
+
+def narrower(config: TransformerConfig, width: float) -> TransformerConfig:
+    """The same blocks with a share of the heads."""
+    heads = max(1, round(config.num_attention_heads * width))
+    cross = max(1, round(config.num_cross_attention_heads * width))
+    inner = heads * config.attention_head_dim
+    while inner % cross:
+        cross -= 1
+    return replace(
+        config, num_attention_heads=heads, num_cross_attention_heads=cross,
+        cross_attention_head_dim=inner // cross, cross_attention_dim=inner,
+    )  # fmt: skip
+
+
+def random_controlnet(base: SanaTransformer2D) -> SanaControlNet:
+    """A branch of 7 blocks with lively values."""
+    blocks = replace(base.config, num_layers=BRANCH_BLOCKS)
+    with no_initialisation():
+        net = SanaControlNet(ControlNetConfig(blocks=blocks, order=ControlOrder.TRAINED))
+    generator = torch.Generator().manual_seed(2)
+    for parameter in net.eval().requires_grad_(False).parameters():
+        wide = parameter.ndim > 1
+        scale = 0.7 / parameter[0].numel() ** 0.5 if wide else 0.1
+        parameter.normal_(std=scale, generator=generator)
+    return net
+
+
+def contenders(alias: str, width: float, size: int) -> dict[str, Step]:
+    """A guided step: plain, with a ControlNet, with a perturbed branch."""
+    model = random_transformer(
+        narrower(TransformerConfig(**asdict(VARIANTS[alias].structure)), width)
+    )
+    net, config = random_controlnet(model), model.config
+    generator = torch.Generator().manual_seed(1)
+    shape = (1, config.in_channels, size // 32, size // 32)
+    latents, drawing = (torch.randn(shape, generator=generator) for _ in range(2))
+    text = torch.randn(1, TEXT_TOKENS, config.caption_channels, generator=generator)
+
+    def context(embeds: torch.Tensor) -> TextContext:
+        return replace(model.encode_text(embeds), control=net.encode_text(embeds))
+
+    contexts = [context(text[:, :2]), context(text)]
+    control = ActiveControl(
+        net=net, tokens=net.encode_control(drawing), scale=1.0, order=ControlOrder.TRAINED
+    )
+
+    def step(**further: Any) -> Step:
+        return lambda: guided_velocity(
+            model, contexts, latents, 700.0, guidance_scale=4.5, **further
+        )
+
+    pag = Pag(scale=2.0, layer=PAG_LAYERS[alias])
+    return {"plain": step(), "control": step(control=control), "pag": step(pag=pag)}
+
+
+def operations(step: Step) -> int:
+    """Floating-point operations of the products in a step."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return int(counter.get_total_flops())
+
+
+def measured(steps: dict[str, Step], rounds: int) -> dict[str, Any]:
+    """Ratios to a plain step: of operations, and of processor seconds as the median of the rounds."""
+    counted = {name: operations(step) for name, step in steps.items()}  # also warms up
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for _ in range(rounds):
+        for name, step in steps.items():
+            started = time.process_time()
+            step()
+            seconds[name].append(time.process_time() - started)
+    found: dict[str, Any] = {"plain_seconds": round(statistics.median(seconds["plain"]), 4)}
+    for name in steps:
+        if name == "plain":
+            continue
+        ratio = statistics.median(
+            a / b for a, b in zip(seconds[name], seconds["plain"], strict=True)
+        )
+        wanted = counted[name] / counted["plain"]
+        found[name] = {
+            "operations": round(wanted, 4), "processor_seconds": round(ratio, 4),
+            "within_a_tenth": abs(ratio - wanted) <= TOLERANCE * (wanted - 1) + 0.01,
+        }  # fmt: skip
+        if name == "pag":  # in branches, of which a guided step has two
+            found[name] |= {
+                "branches_by_operations": round(2 * wanted, 3),
+                "branches": round(2 * ratio, 3),
+            }
+    return found
+
+
+def main(
+    width: Annotated[
+        float, typer.Option(help="Share of the published width.", min=0.05, max=1)
+    ] = 0.25,
+    size: Annotated[int, typer.Option(help="Pixels, square.")] = 512,
+    rounds: Annotated[int, typer.Option(min=1)] = 9,
+) -> None:
+    """Time a guided step plain, with a ControlNet and with a perturbed branch, interleaved."""
+    torch.set_num_threads(1)  # processor seconds of threads that wait for one another would count
+    models = {}
+    with torch.inference_mode():
+        for alias in PAG_LAYERS:
+            models[alias] = measured(contenders(alias, width, size), rounds)
+            print(f"{alias}: {json.dumps(models[alias])}", flush=True)
+    document = {
+        "width": width,
+        "size": size,
+        "rounds": rounds,
+        "machine": machine(),
+        "models": models,
+    }
+    record("control-steps", document)
+
+
+if __name__ == "__main__":
+    typer.run(main)
