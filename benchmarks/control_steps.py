@@ -1,4 +1,4 @@
-"""Time what a ControlNet and perturbed attention add to a guided step, beside what their operations say.
+"""Time what a ControlNet and perturbed attention add to a guided step, and compare with their operations.
 
 `python -m benchmarks.control_steps [--width 0.25] [--rounds 9]`. Random weights of the published shapes, narrower by
 `--width` so that a step takes seconds; ratios of operations hardly depend on it. Contenders take turns, and ratios of
