@@ -407,7 +407,7 @@ class GenerationOptions:
         except SanaError as error:
             said = {self.sources[name]: name for name in names if name in self.sources}
             for source, name in said.items():
-                error.message += f" ({name} is set by {source})"
+                _name_source(error, name, source)
             raise
 
     @contextmanager
@@ -424,8 +424,15 @@ class GenerationOptions:
             for name, source in set_by.items():
                 about = re.search(rf"\b{name.replace('_', '.')}s?\b", error.message)
                 if about and name != "output":
-                    error.message += f" ({name} is set by {source})"
+                    _name_source(error, name, source)
             raise
+
+
+def _name_source(error: SanaError, name: str, source: str) -> None:
+    """Add where a value came from, once: a block that names sources may be within another."""
+    where = f" ({name} is set by {source})"
+    if where not in error.message:
+        error.message += where
 
 
 def uses_wildcards(options: GenerationOptions) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sana_cli.config.generation import FIELDS, GenerationOptions
-from sana_cli.errors import SanaError
+from sana_cli.errors import SanaError, usage_error
 
 ROOT = Path(__file__).parents[3]
 FIELD = """
@@ -148,3 +148,17 @@ def test_numbers_of_numpy_paths_and_a_scale_of_pag_fit(tmp_path: Path) -> None:
     assert (type(options.seed), options.seed) == (int, 3)
     assert (type(options.guidance_scale), options.guidance_scale) == (float, 2.0)
     assert (options.image, options.pag, options.cache) == (tmp_path, "2", 0.0)
+
+
+@pytest.mark.parametrize("option", ["pag", "decoder", "model"])
+def test_an_error_names_the_source_of_a_value_once(option: str) -> None:
+    """However many blocks are around it: `--from` opens one for the model and one for the settings."""
+    options = GenerationOptions(**{option: "x"}, sources={option: "a.png"})
+    with (
+        pytest.raises(SanaError) as caught,
+        options.naming_settings(),
+        options.naming_settings(),
+        options.naming_source_of(option),
+    ):
+        raise usage_error(f"cannot use --{option} 'x'", "")
+    assert caught.value.message == f"cannot use --{option} 'x' ({option} is set by a.png)"
