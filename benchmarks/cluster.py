@@ -154,7 +154,9 @@ def faults(work: Path, prompts: Path, size: int, steps: int) -> dict[str, Any]:
         removed_at = None
         assert driver.stdout is not None
         seen = 0
-        for _ in driver.stdout:
+        for line in driver.stdout:
+            if not line.startswith("{"):
+                continue
             seen += 1
             if seen % _KILL_EVERY == 0 and (workers := workers_of_ray()):
                 chance.choice(workers).kill()
