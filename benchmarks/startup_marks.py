@@ -19,7 +19,7 @@ _found: dict[str, tuple[float, float]] = {}
 _IMPORTS = {
     "sana_cli.cli": "python runs",
     "sana_cli.commands.generate_session": "options are checked",
-    "torch": "torch is imported",
+    "torch._utils": "torch is imported",  # what torch imports first; its own name is looked up before
     "sana_cli.pipeline.pipeline": "torch is there",
     "sana_cli.pipeline.saving": "pipeline is there",
 }
