@@ -26,7 +26,7 @@ def test_one_pass_is_the_published_norm(dtype: torch.dtype, bias: bool, grad: bo
     kept = x.clone()
     with torch.set_grad_enabled(grad):
         limits = (
-            {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+            {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.05}
         )
         torch.testing.assert_close(norm(x), published(norm, x), **limits)
         torch.testing.assert_close(
