@@ -9,11 +9,12 @@ import re
 import socket
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO, cast
 
 from sana_cli.cluster.sizing import Node
 from sana_cli.errors import ExitCode, SanaError, usage_error
@@ -128,9 +129,27 @@ def connected(address: str | None) -> Iterator[Any]:
     except Exception as error:
         raise in_words(error, address) from error
     try:
-        yield ray
+        with redirect_stdout(cast(TextIO, WithoutRay(sys.stdout))):
+            yield ray
     finally:
         ray.shutdown()
+
+
+class WithoutRay:
+    """A text stream without what Ray's own threads print: a paragraph on stdout for each worker that dies."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        """Write the text, unless a thread of Ray calls."""
+        if threading.current_thread().name.startswith("ray_"):
+            return len(text)
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        """Pass everything else on to the stream."""
+        return getattr(self._stream, name)
 
 
 def _keep_to_log_files() -> None:

@@ -1,5 +1,6 @@
 """A cluster that cannot be used is told in one line and at once; no Ray is needed to say so."""
 
+import io
 import socket
 import threading
 import time
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from sana_cli.cluster.connection import find_address, in_words, nodes_of
+from sana_cli.cluster.connection import WithoutRay, find_address, in_words, nodes_of
 from sana_cli.errors import ExitCode, SanaError
 
 
@@ -112,3 +113,15 @@ def test_nodes_are_those_that_may_hold_workers() -> None:
     assert (found[0].cpus, found[1].gpus, found[0].memory) == (2, 1, 5)
     with pytest.raises(SanaError, match="no node with a core or a GPU"):
         nodes_of(Ray(node("a")))
+
+
+def test_what_threads_of_ray_print_does_not_reach_stdout() -> None:
+    stream = io.StringIO()
+    out = WithoutRay(stream)
+    for name in ("ray_listen_error_messages", "ours"):
+        thread = threading.Thread(target=print, args=(name,), kwargs={"file": out}, name=name)
+        thread.start()
+        thread.join()
+    print("document", file=out)
+    out.flush()
+    assert stream.getvalue() == "ours\ndocument\n"
