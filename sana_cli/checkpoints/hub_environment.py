@@ -244,9 +244,15 @@ def _holds_certificates(file: str, changed_ns: int) -> bool:
 
 def _can_be_file(value: str) -> bool:
     path = Path(value)
-    if os.path.lexists(path) and not path.is_file():  # opening a pipe would wait for ever
+    try:
+        there = os.path.lexists(path)
+        # Opening a pipe would wait for ever; the slash at the end of a folder's name is gone in `path`.
+        if value.endswith(os.sep) or (there and not path.is_file()):
+            return False
+        path.exists()
+    except (OSError, ValueError):  # a name that no file can have
         return False
-    return os.access(path if path.exists() else path.parent, os.W_OK)
+    return os.access(path if there else path.parent, os.W_OK)
 
 
 def _shown(value: str) -> str:

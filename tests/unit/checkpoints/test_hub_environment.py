@@ -1,6 +1,7 @@
 """Variables of the hub's libraries that cannot work: one line with the variable's name, exit 3, shown by doctor."""
 
 import os
+import runpy
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ BAD = {
     "ALL_PROXY": ("socks5://h:1",),  # without the package that it needs
     "SSL_CERT_FILE": ("/nowhere/x.pem", "/", __file__),
     "SSL_CERT_DIR": ("/nowhere", __file__),
-    "SSLKEYLOGFILE": ("/nowhere/x", "/", "/dev/full"),
+    "SSLKEYLOGFILE": ("/nowhere/x", "/", "/dev/full", "new/", "x" * 300, "x" * 9_999),
     "HF_TOKEN": ("two words", "\u00fcber", "hf_x\x07"),
     "HUGGING_FACE_HUB_TOKEN": ("\u00fc",),
 }
@@ -154,6 +155,30 @@ def test_what_torch_imports_is_blamed_too() -> None:
     assert known is not None
     assert (known.code, known.message[:10]) == (ExitCode.ENVIRONMENT, "TQDM_DELAY")
     assert _in_words(ValueError("a bug")) is None
+
+
+ODD = ("", "nonsense", "-1", "0", "1.5", "9" * 30, "a b", "a\nb", "\u00fc", "\udcff", "://", "http://[", "*", ",,", "[::1]:80", "/nowhere/x", "~nobody-of-this-name/x", "x" * 5_000)  # fmt: skip
+READ_BY_LIBRARIES = (
+    "HTTP_PROXY", "https_proxy", "ALL_PROXY", "NO_PROXY", "no_proxy", "SSL_CERT_FILE", "SSL_CERT_DIR", "SSLKEYLOGFILE",
+    "NETRC", "HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_XET_CACHE", "HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_OFFLINE",
+    "HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_HUB_ENABLE_HF_TRANSFER",
+    "HF_HUB_DISABLE_XET", "HF_XET_HIGH_PERFORMANCE", "HF_DEBUG", "XDG_CACHE_HOME", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", READ_BY_LIBRARIES)
+def test_a_value_is_named_or_the_library_can_read_it(
+    monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    from huggingface_hub import constants
+
+    for value in ODD:
+        monkeypatch.setenv(name, value)
+        named = {bad.name for bad in bad_variables()}
+        assert named <= {name}, value
+        if not named:
+            runpy.run_path(constants.__file__)
 
 
 FILES: dict[str, Callable[[Path], object]] = {
