@@ -116,7 +116,7 @@ def test_a_gallery_outlives_the_page(page: Any, expected: Callable[..., bytes]) 
 
 
 def test_previews_then_cancel(page: Any) -> None:
-    fill(page, "a red ship", size="512x512", steps=150)  # until it is cancelled
+    fill(page, "a red ship", size="1024x1024", steps=150)  # not done before it is cancelled
     page.find_element(By.ID, "draw").click()
     card = card_of(page, "a red ship")
     until(page, lambda: card.find_elements(By.CSS_SELECTOR, "img.so-far"))
@@ -151,7 +151,7 @@ def test_by_keyboard_alone(page: Any, expected: Callable[..., bytes]) -> None:
     webdriver.ActionChains(page).send_keys(Keys.ESCAPE).perform()
     until(page, lambda: not viewer.get_attribute("open"))
     assert page.switch_to.active_element == picture, "the focus is where it was"
-    fill(page, "a blue ship", size="256x256", steps=150, seed=1)
+    fill(page, "a blue ship", size="1024x1024", steps=150, seed=1)  # not done before Escape comes
     webdriver.ActionChains(page).key_down(Keys.CONTROL).send_keys(Keys.ENTER).key_up(
         Keys.CONTROL
     ).perform()
