@@ -176,10 +176,6 @@ def _from_terminal(session: "Session", *, keep_history: bool) -> None:
     while True:
         try:
             line = terminal.line()
-        except KeyboardInterrupt:
-            if was_asked_to_end():
-                raise
-            continue  # the line is dropped, as in a shell
         except EOFError:
             return
         try:

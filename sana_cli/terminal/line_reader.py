@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 from quant.plain_text import split_lines
+from sana_cli.system.process import was_asked_to_end
 
 if TYPE_CHECKING:
     from prompt_toolkit.completion import CompleteEvent, Completion
@@ -31,7 +32,7 @@ def piped_lines() -> Iterator[str]:
 
 
 class Terminal:
-    """Asks for one line after the other. Ctrl-C raises KeyboardInterrupt, Ctrl-D EOFError."""
+    """Asks for one line after the other. Ctrl-C drops the line, as in a shell; Ctrl-D raises EOFError."""
 
     def __init__(self, candidates: Candidates, *, keep_history: bool) -> None:
         from prompt_toolkit import PromptSession
@@ -49,7 +50,12 @@ class Terminal:
     def line(self) -> str:
         usual = signal.signal(signal.SIGINT, self._interrupted)
         try:
-            return self._session.prompt(_PROMPT, handle_sigint=False)
+            while True:  # with our handler all the time: a signal between two prompts ends nothing
+                try:
+                    return self._session.prompt(_PROMPT, handle_sigint=False)
+                except KeyboardInterrupt:
+                    if was_asked_to_end():
+                        raise
         finally:
             signal.signal(signal.SIGINT, usual)
 
