@@ -116,7 +116,6 @@ def overhead(folder: Path, repeats: int) -> dict[str, Any]:
 def load(folder: Path, requests: int, clients: int, cap: str) -> dict[str, Any]:
     """Draw with two models under a cap that holds one of them; every picture is compared with the command's."""
     other = quantized(folder)
-    cap = evicting_cap(folder, other) if cap == "evicting" else cap
     jobs = [(model, seed) for seed in range(8) for model in ("builtin", str(other))]
     expected = {job: alone(folder, *job) for job in jobs}
     waiting = [random.Random(1).choice(jobs) for _ in range(requests)]
@@ -163,22 +162,6 @@ def load(folder: Path, requests: int, clients: int, cap: str) -> dict[str, Any]:
         "max_resident_mib": max(resident) / 2**20, "cap": cap, "drift": late / early - 1,
         "waits": [line for line in waits.splitlines() if line.startswith("sana_queue_wait_seconds_count")],
     }  # fmt: skip
-
-
-def evicting_cap(folder: Path, other: Path) -> str:
-    """Find the smallest cap under which a model stays in memory, and makes room for the other one."""
-    for mib in range(300, 421, 5):
-        options = ("--models", f"builtin,{other}", "--max-memory", f"{mib}MiB", "--quiet")
-        with serving(folder, *options) as server:
-            answers = [
-                server.call(
-                    "POST", "/v1/images/generations", {"prompt": "a cat", "model": model, **SMALL}
-                )[0]
-                for model in ("builtin", str(other)) * 3
-            ]
-            if set(answers) == {200} and server.status()["evictions"] >= 3:
-                return f"{mib}MiB"
-    raise SystemExit("no cap makes one model evict the other")
 
 
 def quantized(folder: Path) -> Path:
@@ -299,11 +282,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=9, help="runs of each kind: overhead")
     parser.add_argument("--requests", type=int, default=1000, help="load")
     parser.add_argument("--clients", type=int, default=16, help="load")
-    parser.add_argument(
-        "--cap",
-        default="evicting",
-        help="load: a size, or the smallest under which models evict each other",
-    )
+    parser.add_argument("--cap", default="345MiB", help="load")
     parser.add_argument(
         "--count",
         type=int,
