@@ -26,11 +26,11 @@ from training.presets import ControlSettings
 from training.runs import (
     Budget,
     Ema,
-    learning_rate,
     load_checkpoint,
     pick_device,
     resume,
     save_checkpoint,
+    set_learning_rate,
     to_unit_range,
 )
 from training.sprites import Sprites
@@ -187,11 +187,10 @@ def train_control(
     last_log = last_save = time.monotonic()
     losses: list[Tensor] = []
     while not budget.done:
-        lr = learning_rate(
-            budget.fraction, budget.step, peak=settings.peak_lr, warmup_steps=settings.warmup_steps
-        )
-        for optimizer, factor in zip(optimizers, (settings.muon_lr_factor, 1.0), strict=True):
-            optimizer.param_groups[0]["lr"] = lr * factor
+        lr = set_learning_rate(
+            optimizers, budget, peak=settings.peak_lr, warmup_steps=settings.warmup_steps,
+            muon_factor=settings.muon_lr_factor,
+        )  # fmt: skip
         if budget.step % settings.refresh_every == 0:
             pool.add(ENCODE_BATCH)
         with sdpa_kernel(attention):

@@ -24,11 +24,11 @@ from training.presets import DistilStepsSettings
 from training.runs import (
     Budget,
     Ema,
-    learning_rate,
     load_checkpoint,
     pick_device,
     resume,
     save_checkpoint,
+    set_learning_rate,
 )
 from training.scenes import sample_scene
 from training.text import build_tokenizer, text_states, tokenize
@@ -289,11 +289,10 @@ def train_few_steps(
         while not budget.done:
             continuous = budget.fraction >= settings.continuous_from
             peak = settings.continuous_peak_lr if continuous else settings.peak_lr
-            lr = learning_rate(
-                budget.fraction, budget.step, peak=peak, warmup_steps=settings.warmup_steps
-            )
-            for optimizer, factor in zip(optimizers, (settings.muon_lr_factor, 1.0), strict=True):
-                optimizer.param_groups[0]["lr"] = lr * factor
+            lr = set_learning_rate(
+                optimizers, budget, peak=peak, warmup_steps=settings.warmup_steps,
+                muon_factor=settings.muon_lr_factor,
+            )  # fmt: skip
             if budget.step % settings.refresh_every == 0:
                 bank.add(PATHS_AT_ONCE, generator)
             chosen = bank.choose(settings.batch)

@@ -60,6 +60,21 @@ def learning_rate(
     return peak * cosine * min(1.0, (step + 1) / warmup_steps)
 
 
+def set_learning_rate(
+    optimizers: Sequence[torch.optim.Optimizer],
+    budget: Budget,
+    *,
+    peak: float,
+    warmup_steps: int,
+    muon_factor: float,
+) -> float:
+    """Give Muon and AdamW, in this order, the rate of this step: Muon's is a multiple of AdamW's, which is returned."""
+    lr = learning_rate(budget.fraction, budget.step, peak=peak, warmup_steps=warmup_steps)
+    for optimizer, factor in zip(optimizers, (muon_factor, 1.0), strict=True):
+        optimizer.param_groups[0]["lr"] = lr * factor
+    return lr
+
+
 class Ema:
     """An exponential average of a module's parameters, in fp32, with a decay that warms up."""
 

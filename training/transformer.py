@@ -26,12 +26,12 @@ from training.presets import TransformerSettings
 from training.runs import (
     Budget,
     Ema,
-    learning_rate,
     load_checkpoint,
     pick_device,
     resume,
     save_checkpoint,
     save_grid,
+    set_learning_rate,
     to_uint8,
     to_unit_range,
 )
@@ -221,11 +221,10 @@ def train_transformer(
     last_log = last_save = last_grid = time.monotonic()
     seen, losses = 0, []
     while not budget.done:
-        lr = learning_rate(
-            budget.fraction, budget.step, peak=settings.peak_lr, warmup_steps=settings.warmup_steps
-        )
-        for optimizer, factor in zip(optimizers, (settings.muon_lr_factor, 1.0), strict=True):
-            optimizer.param_groups[0]["lr"] = lr * factor
+        lr = set_learning_rate(
+            optimizers, budget, peak=settings.peak_lr, warmup_steps=settings.warmup_steps,
+            muon_factor=settings.muon_lr_factor,
+        )  # fmt: skip
         if budget.step % settings.refresh_every == 0:
             pool.add(ENCODE_BATCH)
         captions, clean = pool.batch(batch, caption_dropout=settings.caption_dropout)
