@@ -16,7 +16,7 @@ from sana_cli.system.cpu import limit_spinning
 from sana_cli.system.process import ending_by_signals, exit_code, flush_streams, set_up_streams
 from sana_cli.system.redact import without_secrets
 from sana_cli.terminal.report import tell_error
-from sana_cli.text import print_json, show_traceback
+from sana_cli.text import print_json, say, show_traceback
 
 _GLOBAL_OPTIONS = ("--debug", "--verbose", "-v", "-vv")
 
@@ -116,9 +116,14 @@ def _run(arguments: list[str]) -> int:
 
         if drawn_by_a_server(arguments):
             return ExitCode.OK
+    if not arguments:
+        from sana_cli.terminal.help_groups import FIRST_STEPS, aligned
+
+        say(*(line.strip() for line in aligned(FIRST_STEPS).splitlines()))
+        return ExitCode.OK
     from sana_cli.commands.tree import built
 
-    result = built().main(arguments or ["--help"], prog_name="sana", standalone_mode=False)
+    result = built().main(arguments, prog_name="sana", standalone_mode=False)
     if result == ExitCode.INTERRUPTED:
         raise KeyboardInterrupt  # Typer turned it into a silent exit code
     return result if isinstance(result, int) else ExitCode.OK

@@ -31,7 +31,7 @@ def bench(
         str | None,
         typer.Option(
             metavar="VARIANT",
-            help="Random weights of a published model instead (sana-0.6b): no download, gigabytes in TMPDIR.",
+            help="Use random weights of a published model's shapes (sana-0.6b): no download, but gigabytes in TMPDIR.",
             show_default=False,
         ),
     ] = None,
@@ -42,29 +42,32 @@ def bench(
         ),
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Denoising steps [default: the model's]", show_default=False)
+        int | None,
+        typer.Option(
+            metavar="N", help="Denoising steps [default: the model's]", show_default=False
+        ),
     ] = None,
     timed_steps: Annotated[
         int | None,
         typer.Option(
             metavar="K",
-            help="Time the first K steps and extrapolate the others; said in every result.",
+            help="Time the first K steps and extrapolate the others; every result says so.",
             show_default=False,
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Pictures drawn at once.")] = 1,
+    batch: Annotated[int, typer.Option(metavar="N", help="Pictures drawn at once.")] = 1,
     scheme: Annotated[
         str,
         typer.Option(
             metavar="LIST",
-            help="Contenders of sana itself: auto, fp32, bf16, fp16, or recipes of `sana quantize` (w8a8, int4), made without data.",
+            help="Ways to run the model: auto, fp32, bf16, fp16, or recipes of `sana quantize` (w8a8, int4), made without data.",
         ),
     ] = "auto",
     decoder: Annotated[
         str | None,
         typer.Option(
             metavar="LIST",
-            help="Decoders of these contenders, as --decoder of `sana generate` takes them: full,lite,tiny "
+            help="Decoders to time, as --decoder of `sana generate` takes them: full,lite,tiny "
             "[default: your setting, else full]",
             show_default=False,
         ),
@@ -73,8 +76,8 @@ def bench(
         str | None,
         typer.Option(
             metavar="LIST",
-            help="diffusers, diffusers-fp32, diffusers-compile, torchao, quanto, openvino, openvino-fp32, openvino-w8a16, openvino-int8, "
-            "or models, as --model takes them.",
+            help="Also time other programs and models: diffusers, diffusers-fp32, diffusers-compile, torchao, quanto, openvino, openvino-fp32, openvino-w8a16, openvino-int8, "
+            "or what --model takes.",
             show_default=False,
         ),
     ] = None,
@@ -82,14 +85,16 @@ def bench(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Contender that time ratios refer to [default: the first peer, else the first contender]",
+            help="What ratios of time refer to [default: the first of --compare, else of --scheme]",
             show_default=False,
         ),
     ] = None,
-    runs: Annotated[int, typer.Option(help="Rounds; each times every contender once.")] = 5,
-    warmup: Annotated[int, typer.Option(help="Warm-up rounds, not timed.")] = 1,
+    runs: Annotated[int, typer.Option(metavar="N", help="Rounds; each times everything once.")] = 5,
+    warmup: Annotated[
+        int, typer.Option(metavar="N", help="Rounds before them that are not timed.")
+    ] = 1,
     prompt: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="What is drawn.", show_default=False)
+        str | None, typer.Option(metavar="TEXT", help="What to draw.", show_default=False)
     ] = None,
     device: DeviceOption = None,
     predict: Annotated[
@@ -112,7 +117,7 @@ def bench(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Write the document; -: print it instead of the table.",
+            help="Write the results as JSON; -: print them instead of the table.",
             show_default=False,
         ),
     ] = None,
@@ -130,7 +135,7 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="EXPR",
-            help='End with code 5 if so: "total>1.2*baseline.json", "sana-w8a8:step>0.5", "times_as_fast<1.2", "psnr<30".',
+            help='Exit with code 5 if this holds: "total>1.2*baseline.json", "sana-w8a8:step>0.5", "times_as_fast<1.2", "psnr<30".',
             show_default=False,
         ),
     ] = None,

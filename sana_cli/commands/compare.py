@@ -55,7 +55,7 @@ def compare(
             "--prompt",
             "-p",
             metavar="TEXT",
-            help="What to draw; may be repeated [default: four prompts of our own]",
+            help="What to draw; repeat for several [default: four built-in prompts]",
             show_default=False,
         ),
     ] = None,
@@ -70,13 +70,16 @@ def compare(
     seed: Annotated[
         int | None,
         typer.Option(
-            help=f"Of the first prompt; the others count up [default: {_FIRST_SEED}]",
+            metavar="N",
+            help=f"Seed of the first prompt; the next ones count up [default: {_FIRST_SEED}]",
             show_default=False,
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(help="Denoising steps [default: each model's own]", show_default=False),
+        typer.Option(
+            metavar="N", help="Denoising steps [default: each model's own]", show_default=False
+        ),
     ] = None,
     size: Annotated[
         str | None,
@@ -99,7 +102,7 @@ def compare(
     json: JsonOption = False,
     quiet: QuietOption = None,
 ) -> None:
-    """Draw the same with two models, and score it.
+    """Draw the same with two models, and measure the difference.
 
     Both get the same prompts, seeds and size. Saves a labelled sheet: A's picture, B's, and their difference. PSNR above 40 dB is hard to see, below 25 dB it is
     another picture.

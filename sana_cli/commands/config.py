@@ -7,7 +7,7 @@ import typer
 from sana_cli.commands.models import note_missing, usable_name
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.terminal.completion import complete_key, complete_value
-from sana_cli.terminal.help import Verbs
+from sana_cli.terminal.help import Command, Verbs
 from sana_cli.terminal.options import JsonOption
 from sana_cli.text import note, print_json, say
 
@@ -22,13 +22,13 @@ KeyArgument = Annotated[
     str,
     typer.Argument(
         metavar="KEY",
-        help="Which setting; `sana config show` lists them.",
+        help="A setting; `sana config show` lists them.",
         autocompletion=complete_key,
     ),
 ]
 
 
-@app.command()
+@app.command(cls=Command)
 def show(json: JsonOption = False) -> None:
     """Show every setting, its value, and where that comes from."""
     from sana_cli.config.user_settings import SETTINGS, config_path, preferences, unknown_variables
@@ -65,12 +65,12 @@ def _as_typed(value: object) -> str:
     return str(value)
 
 
-app.command("list", hidden=True)(show)  # as other programs call it
+app.command("list", cls=Command, hidden=True)(show)  # as other programs call it
 
 
-@app.command()
+@app.command(cls=Command)
 def get(key: KeyArgument, json: JsonOption = False) -> None:
-    """Print the value of KEY alone; nothing where the model decides."""
+    """Print the value of KEY; print nothing if the model decides."""
     from sana_cli.config.user_settings import find_setting, preferences
 
     setting = find_setting(key)
@@ -82,7 +82,7 @@ def get(key: KeyArgument, json: JsonOption = False) -> None:
         say("" if value is None else _as_typed(value))
 
 
-@app.command()
+@app.command(cls=Command)
 def edit() -> None:
     """Open the file of settings in your editor, and check it afterwards."""
     import os
@@ -118,15 +118,15 @@ def _usual_editor() -> str:
     return "notepad" if os.name == "nt" else "vi"
 
 
-@app.command()
+@app.command(cls=Command)
 def path() -> None:
-    """Print where the file of settings is, or would be."""
+    """Print the path of the settings file."""
     from sana_cli.config.user_settings import config_path
 
     say(str(config_path()))
 
 
-@app.command("set")
+@app.command("set", cls=Command)
 def set_(
     key: KeyArgument,
     value: Annotated[
@@ -236,7 +236,7 @@ def _missing_folder(output: str) -> str | None:
     return None if folder.is_dir() else str(folder)
 
 
-@app.command()
+@app.command(cls=Command)
 def unset(key: KeyArgument) -> None:
     """Remove KEY from the file; the model's own default is used again."""
     from sana_cli.config.settings_file import unset_value

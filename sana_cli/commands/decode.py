@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 def decode(
     file: Annotated[
-        str, typer.Argument(metavar="FILE", help="Latents that `sana generate` has kept.")
+        str, typer.Argument(metavar="FILE", help="File of latents that `sana generate` kept.")
     ],
     output: Annotated[
         str | None,
@@ -44,7 +44,7 @@ def decode(
             "--output",
             "-o",
             metavar="PATH",
-            help="A .png, .jpg or .webp file, or a folder [default: where it was going to be]",
+            help="A .png, .jpg or .webp file, or a folder [default: as planned when it was drawn]",
             show_default=False,
         ),
     ] = None,

@@ -54,7 +54,7 @@ def generate(
         typer.Option(
             "--from",
             metavar="PICTURE",
-            help="Repeat a picture, a file or a number of `sana history`; options that are given change it.",
+            help="Repeat a picture: a file, or a number of `sana history`; other options change it.",
             show_default=False,
         ),
     ] = None,
@@ -62,7 +62,7 @@ def generate(
         str | None,
         typer.Option(
             metavar="FILE",
-            help="Many pictures: a file or folder of prompts, one a line, as JSON with settings, or as a table; "
+            help="Draw a file or folder of prompts: one per line, JSON with settings, or a table; "
             "-: standard input. Pictures that are there already are not drawn again.",
             show_default=False,
         ),
@@ -87,7 +87,7 @@ def generate(
             metavar="N",
             min=2,
             max=1000,
-            help="Draw N seeds, and keep the picture that --score likes best.",
+            help="Draw N seeds, and keep the picture with the best --score.",
             show_default=False,
         ),
     ] = None,
@@ -96,7 +96,7 @@ def generate(
         typer.Option(
             "--score",
             metavar="COMMAND",
-            help="Program that scores pictures for --best-of: a line of JSON in, a line of JSON out.",
+            help="Program that scores pictures for --best-of; it reads and answers lines of JSON.",
             show_default=False,
         ),
     ] = None,

@@ -9,7 +9,9 @@ def help_(
     ctx: typer.Context,
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[COMMAND]", help="Which command.", show_default=False),
+        typer.Argument(
+            metavar="[COMMAND]", help="A command, such as generate.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Show the help of COMMAND, or of sana itself."""

@@ -26,7 +26,9 @@ def history(
             "--model", "-m", metavar="NAME", help="Part of a model's name.", show_default=False
         ),
     ] = "",
-    seed: Annotated[int | None, typer.Option(help="Of the picture.", show_default=False)] = None,
+    seed: Annotated[
+        int | None, typer.Option(metavar="N", help="Seed of the picture.", show_default=False)
+    ] = None,
     since: Annotated[
         str,
         typer.Option(
@@ -36,24 +38,31 @@ def history(
         ),
     ] = "",
     until: Annotated[
-        str, typer.Option(metavar="DATE", help="Up to this day, month or year.", show_default=False)
+        str,
+        typer.Option(
+            metavar="DATE",
+            help="Until the end of this day, month or year (UTC).",
+            show_default=False,
+        ),
     ] = "",
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Pictures to list.")] = 20,
+    limit: Annotated[
+        int, typer.Option("--limit", "-n", metavar="N", min=1, help="Pictures to list.")
+    ] = 20,
     show: Annotated[
-        bool, typer.Option("--show", help="Show the pictures, too, in the terminal.")
+        bool, typer.Option("--show", help="Also show the pictures in the terminal.")
     ] = False,
     rebuild: Annotated[
         bool,
         typer.Option(
             "--rebuild",
-            help="Make the index again from the pictures in the folders that were used, and in FOLDER.",
+            help="Rebuild the index from the pictures in the folders used so far, and in FOLDER.",
         ),
     ] = False,
     folder: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FOLDER",
-            help="With --rebuild: one more folder; repeat for several.",
+            help="Also read this folder with --rebuild; repeat for several.",
             show_default=False,
         ),
     ] = None,

@@ -44,7 +44,7 @@ def info(
         ),
     ],
     show: Annotated[
-        bool, typer.Option("--show", help="Show the picture, too, in the terminal.")
+        bool, typer.Option("--show", help="Also show the picture in the terminal.")
     ] = False,
     json: JsonOption = False,
 ) -> None:

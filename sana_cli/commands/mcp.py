@@ -17,7 +17,7 @@ def mcp(
             "-o",
             metavar="FOLDER",
             show_default=False,
-            help="Folder that keeps the pictures of assistants; made if it is not there [default: Pictures/sana in your home]",
+            help="Folder that keeps the pictures of assistants; created if missing [default: Pictures/sana in your home]",
         ),
     ] = None,
     server: Annotated[

@@ -25,7 +25,7 @@ ModelArgument = Annotated[
 
 
 def models(json: JsonOption = False) -> None:
-    """List models: what can be named, what is here, and its size."""
+    """List models: known names, what is here, sizes on disk."""
     from sana_cli.checkpoints import hub_cache
     from sana_cli.checkpoints.installed import listed_models, total_bytes
     from sana_cli.config.user_settings import models_folder

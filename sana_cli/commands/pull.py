@@ -26,7 +26,7 @@ def pull(
         str,
         typer.Argument(
             metavar="MODEL",
-            help="A known name, a hub id, or hed: the network that finds lines for --control-type hed.",
+            help="A known name, a hub id, or hed (finds lines for --control-type hed).",
             show_default=False,
             autocompletion=complete_missing,
         ),
@@ -35,7 +35,7 @@ def pull(
         str | None,
         typer.Option(
             metavar="|".join(RECIPES),
-            help="Quantize it afterwards; the result is called MODEL-RECIPE.",
+            help="Also make a quantized copy, named MODEL-RECIPE.",
             show_default=False,
             autocompletion=complete_recipe,
         ),
@@ -44,14 +44,15 @@ def pull(
         str | None,
         typer.Option(
             metavar="lite|tiny|ID",
-            help="Download this decoder, too, for --decoder of `sana generate`.",
+            help="Also download this decoder, for --decoder of `sana generate`.",
             show_default=False,
         ),
     ] = None,
     samples: Annotated[
         int | None,
         typer.Option(
-            help="Pictures to calibrate with; 0: without data [default: as `sana quantize`]",
+            metavar="N",
+            help="Pictures to calibrate --quantize with; 0: quantize without data [default: as `sana quantize`]",
             show_default=False,
         ),
     ] = None,
@@ -59,7 +60,7 @@ def pull(
         bool,
         typer.Option(
             "--verify",
-            help="Check the files that are here without asking the hub; only a damaged one is fetched again.",
+            help="Check downloaded files without asking the hub; download only damaged ones again.",
             show_default=False,
         ),
     ] = False,

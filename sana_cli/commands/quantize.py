@@ -56,7 +56,7 @@ def quantize(
         Path | None,
         typer.Argument(
             metavar="[OUT]",
-            help="The folder to make [default: one that sana keeps, known as MODEL-RECIPE]",
+            help="The folder to create [default: one among sana's models, named MODEL-RECIPE]",
             show_default=False,
         ),
     ] = None,
@@ -64,7 +64,7 @@ def quantize(
         str,
         typer.Option(
             metavar="|".join(RECIPES),
-            help="A scheme for every part at once.",
+            help="Schemes for all parts at once.",
             autocompletion=complete_recipe,
         ),
     ] = "w8a8",
@@ -78,11 +78,14 @@ def quantize(
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option(help="Pictures to calibrate with; 0: quantize without data.")
+        int,
+        typer.Option(metavar="N", help="Pictures to calibrate with; 0: quantize without data."),
     ] = DEFAULT_SAMPLES,
     steps: Annotated[
         int | None,
-        typer.Option(help="Denoising steps per calibration picture [default: the model's]"),
+        typer.Option(
+            metavar="N", help="Denoising steps per calibration picture [default: the model's]"
+        ),
     ] = None,
     keep: Annotated[
         int | None,
@@ -99,7 +102,8 @@ def quantize(
         ),
     ] = None,
     seed: Annotated[
-        int | None, typer.Option(help="Seed of the calibration pictures [default: 0]")
+        int | None,
+        typer.Option(metavar="N", help="Seed of the calibration pictures [default: 0]"),
     ] = None,
     lora: LoraOption = None,
     decoder: Annotated[
@@ -117,7 +121,7 @@ def quantize(
     json: JsonOption = False,
     quiet: QuietOption = None,
 ) -> None:
-    """Make MODEL smaller: a quantized folder.
+    """Make a smaller, quantized copy of MODEL.
 
     Calibrates on generated pictures; --samples 0 needs no data and holds one layer in memory.
     If interrupted, run it again: finished parts are reused.

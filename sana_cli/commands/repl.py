@@ -47,7 +47,7 @@ def repl(
             "--output",
             "-o",
             metavar="FOLDER",
-            help="Where pictures go, or a pattern: {slug}-{seed}.png [default: your setting, else here]",
+            help="Where pictures go, or a pattern: {slug}-{seed}.png [default: your setting, else this folder]",
             show_default=False,
         ),
     ] = None,
@@ -58,11 +58,13 @@ def repl(
     device: DeviceOption = None,
     max_memory: MaxMemoryOption = None,
     steps: Annotated[
-        int | None, typer.Option(help="Denoising steps [default: the model's]")
+        int | None, typer.Option(metavar="N", help="Denoising steps [default: the model's]")
     ] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help="How strictly to follow the prompt; 1: off [default: the model's]"),
+        typer.Option(
+            metavar="X", help="How strictly to follow the prompt; 1: off [default: the model's]"
+        ),
     ] = None,
     size: Annotated[
         str | None,
@@ -84,13 +86,15 @@ def repl(
     lora: LoraOption = None,
     count: Annotated[
         int | None,
-        typer.Option("--count", "-n", help="Pictures for each prompt [default: 1]", min=1),
+        typer.Option(
+            "--count", "-n", metavar="N", help="Pictures for each prompt [default: 1]", min=1
+        ),
     ] = None,
     show: ShowOption = None,
     safety: SafetyOption = None,
     history: Annotated[
         bool,
-        typer.Option("--history/--no-history", help="Keep what is typed for the next time."),
+        typer.Option("--history/--no-history", help="Remember typed lines for the next session."),
     ] = True,
     server: ServerOption = None,
     local: LocalOption = False,

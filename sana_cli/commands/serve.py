@@ -26,12 +26,11 @@ _SHORTEST_KEY = 16  # characters
 def serve(
     host: Annotated[
         str,
-        typer.Option(
-            metavar="ADDRESS", help="Address to listen on; other than loopback needs a key."
-        ),
+        typer.Option(metavar="ADDRESS", help="Address to listen on; all but loopback need a key."),
     ] = "127.0.0.1",
     port: Annotated[
-        int, typer.Option(help="Port to listen on; 0: a free one.", min=0, max=65535)
+        int,
+        typer.Option(metavar="PORT", help="Port to listen on; 0: a free one.", min=0, max=65535),
     ] = DEFAULT_PORT,
     models: ServedModelsOption = None,
     keep_alive: Annotated[
@@ -44,7 +43,10 @@ def serve(
     ] = "5m",
     max_memory: MaxMemoryOption = None,
     queue: Annotated[
-        int, typer.Option(help="Requests that may wait; more are refused.", min=1, max=100_000)
+        int,
+        typer.Option(
+            metavar="N", help="Requests that may wait; more are refused.", min=1, max=100_000
+        ),
     ] = 64,
     output: Annotated[
         str | None,
@@ -53,7 +55,7 @@ def serve(
             "-o",
             metavar="FOLDER",
             show_default=False,
-            help="Folder that keeps the pictures of programs and the page; made if it is not there [default: none, they go with the server]",
+            help="Folder that keeps the pictures of clients and of the page; created if missing [default: none, pictures end with the server]",
         ),
     ] = None,
     api_key_file: Annotated[
@@ -62,7 +64,7 @@ def serve(
             "--api-key-file",
             metavar="FILE",
             show_default=False,
-            help="Ask for one of the keys in this file, one a line [default: SANA_API_KEY, else none]",
+            help="Require one of the keys in this file, one per line [default: SANA_API_KEY, else none]",
         ),
     ] = None,
     name: Annotated[
@@ -71,13 +73,13 @@ def serve(
             "--name",
             metavar="HOST",
             show_default=False,
-            help="Answer to this host name, too; repeat for several.",
+            help="Also answer to this host name; repeat for several.",
         ),
     ] = None,
     drain: Annotated[
         str,
         typer.Option(
-            metavar="TIME", help="How long pictures that wait or run may take after SIGTERM."
+            metavar="TIME", help="Time to finish waiting and running pictures after SIGTERM."
         ),
     ] = "30s",
     safety: SafetyOption = None,

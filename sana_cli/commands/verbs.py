@@ -36,12 +36,14 @@ VERBS = {
     "history": Verb(
         "history:history", "List pictures that were drawn on this machine, the newest first."
     ),
-    "quantize": Verb("quantize:quantize", "Make MODEL smaller: a quantized folder."),
+    "quantize": Verb("quantize:quantize", "Make a smaller, quantized copy of MODEL."),
     "bench": Verb("bench:bench", "Time each stage of a picture, and compare schemes and programs."),
-    "compare": Verb("compare:compare", "Draw the same with two models, and score it."),
+    "compare": Verb(
+        "compare:compare", "Draw the same with two models, and measure the difference."
+    ),
     "doctor": Verb("doctor:doctor", "Check this machine, and say what to do about each problem."),
     "pull": Verb("pull:pull", "Download MODEL, once its size and licence are confirmed."),
-    "models": Verb("models:models", "List models: what can be named, what is here, and its size."),
+    "models": Verb("models:models", "List models: known names, what is here, sizes on disk."),
     "default": Verb("models:default", "Show or choose the default model."),
     "remove": Verb("models:remove", "Delete a downloaded or quantized model from this machine."),
     "help": Verb("help:help_", "Show the help of COMMAND, or of sana itself."),

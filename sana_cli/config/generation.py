@@ -67,7 +67,7 @@ class GenerationOptions:
         bool | None,
         Option(
             flags=("--wildcards/--no-wildcards",), line="wildcards",
-            help="Choose by the seed in prompts: {red|green}, {2$$a|b|c}, __animals__ [default: your setting, else off]",
+            help="Choose among alternatives in prompts by the seed: {red|green}, {2$$a|b|c}, __animals__ [default: your setting, else off]",
             setting="make choices of {a|b} and __name__ in prompts", unset="false", usual=False,
         ),
     ] = None  # fmt: skip
@@ -75,7 +75,7 @@ class GenerationOptions:
         str | None,
         Option(
             flags=("--wildcards-folder",), metavar="FOLDER",
-            help="Text files of choices: __animals__ is a line of animals.txt; means --wildcards [default: your setting, else ./wildcards]",
+            help="Folder of text files: __animals__ becomes a line of animals.txt; implies --wildcards [default: your setting, else ./wildcards]",
             setting="folder of text files for __name__ in prompts", unset="./wildcards",
         ),
     ] = None  # fmt: skip
@@ -90,8 +90,8 @@ class GenerationOptions:
         str | None,
         Option(
             flags=("--output", "-o"), metavar="PATH",
-            help="A .png, .jpg or .webp file, a folder (made if written with a slash: new/), or a pattern: "
-            "{index}-{slug}-{seed}.png, {id} with --prompts [default: your setting, else here]",
+            help="A .png, .jpg or .webp file, a folder (created if it ends in a slash: new/), or a pattern: "
+            "{index}-{slug}-{seed}.png, {id} with --prompts [default: your setting, else this folder]",
             setting="folder for pictures, or a pattern", unset="the working folder",
         ),
     ] = None  # fmt: skip
@@ -99,7 +99,7 @@ class GenerationOptions:
         str | None,
         Option(
             flags=("--format",), choices=PictureFormat,
-            help="Format of pictures in a folder [default: png; a name in --output decides itself]",
+            help="Format of pictures in a folder; a file name in --output has its own [default: png]",
             setting="format of pictures in a folder", unset="png", usual="png", repl="format of pictures",
         ),
     ] = None  # fmt: skip
@@ -107,28 +107,29 @@ class GenerationOptions:
         int | None,
         Option(
             flags=("--quality",), limits=(1, 100), picture="quality",
-            help="Of JPEG and WebP, 1 to 100; WebP with 100 is lossless [default: 95, WebP 100]",
+            metavar="N", help="Quality of JPEG and WebP, 1 to 100; WebP with 100 is lossless [default: 95, WebP 100]",
             setting="quality of JPEG and WebP files", unset="95, WebP 100", repl="quality of JPEG and WebP files",
         ),
     ] = None  # fmt: skip
     width: Annotated[
-        int | None, Option(flags=("--width", "-W"), help="Pixels; a multiple of 32.", line="width")
+        int | None,
+        Option(flags=("--width", "-W"), metavar="PIXELS", help="A multiple of 32.", line="width"),
     ] = None
     height: Annotated[
         int | None,
-        Option(flags=("--height", "-H"), help="Pixels; a multiple of 32.", line="height"),
+        Option(flags=("--height", "-H"), metavar="PIXELS", help="A multiple of 32.", line="height"),
     ] = None
     aspect: Annotated[
         str | None,
         Option(
             flags=("--aspect",), metavar="W:H", line="aspect",
-            help="Shape only, at the model's native area: 16:9.",
+            help="Shape alone, such as 16:9, at the model's native number of pixels.",
         ),
     ] = None  # fmt: skip
     steps: Annotated[
         int | None,
         Option(
-            flags=("--steps",), metavar="N", help="Denoising steps; several make a sweep: 8,14,20 [default: the model's]",
+            flags=("--steps",), metavar="N", help="Denoising steps; several values draw each: 8,14,20 [default: the model's]",
             limits=(1, 1000), sweep=True,
             picture="steps", line="steps", setting="denoising steps", repl="denoising steps",
         ),
@@ -146,14 +147,14 @@ class GenerationOptions:
         Option(
             flags=("--guidance-interval",), metavar="LOW-HIGH", picture="guidance_interval", sweep=True,
             line="guidance_interval",
-            help="Guide only between these noise levels, 0.2-0.9: other steps take half the work [default: 0-1]",
+            help="Guide only between these noise levels (1: pure noise), such as 0.2-0.9; other steps take half the work [default: 0-1]",
         ),
     ] = None  # fmt: skip
     pag: Annotated[
         str | None,
         Option(
             flags=("--pag",), metavar="SCALE[:LAYER]", picture="pag", line="pag", sweep=True,
-            help="Perturbed-attention guidance, 2 or 2:8: firmer shapes for about half a pass more a step [default: 0, off]",
+            help="Perturbed-attention guidance (try 2): firmer shapes, each step takes about a quarter longer [default: 0, off]",
             setting="perturbed-attention guidance, SCALE or SCALE:LAYER", unset="0", usual="0",
             repl="perturbed-attention guidance: 2 or 2:8; 0: off",
         ),
@@ -180,7 +181,7 @@ class GenerationOptions:
         int | None,
         Option(
             flags=("--seed",), metavar="N|random", limits=(0, 2**64 - 1), picture="seed", line="seed", sweep=True,
-            help="Same seed, same picture; random: a new one, also with --from; 1-4: four of them [default: random]",
+            help="Same seed, same picture; 1-4 draws four; random: a new one, also with --from [default: random]",
             setting="same seed, same picture", unset="random",
         ),
     ] = None  # fmt: skip
@@ -234,22 +235,22 @@ class GenerationOptions:
         float | None,
         Option(
             flags=("--control-scale",), picture="control_scale", line="control_scale",
-            help="How strongly to follow --control; 0: not at all [default: 1]",
+            metavar="X", help="How strongly to follow --control; 0: not at all [default: 1]",
         ),
     ] = None  # fmt: skip
     control_type: Annotated[
         str | None,
         Option(
             flags=("--control-type",), choices=ControlType, picture="control_type", line="control_type",
-            help="How to find the lines of --control; none: it holds white lines on black [default: none]",
+            help="How to find lines in the picture of --control; none: it already holds white lines on black [default: none]",
         ),
     ] = None  # fmt: skip
     control_hed: Annotated[
         str | None,
         Option(
             flags=("--control-hed",), metavar="FILE",
-            help="ControlNetHED.pth, which finds lines for --control-type hed and scribble [default: what `sana pull hed` downloaded]",
-            setting="file of the HED network", unset="of `sana pull hed`",
+            help="Weights that find lines for --control-type hed and scribble: ControlNetHED.pth [default: the file of `sana pull hed`]",
+            setting="weights that find lines: ControlNetHED.pth", unset="the file of `sana pull hed`",
         ),
     ] = None  # fmt: skip
     control_order: Annotated[
@@ -269,8 +270,8 @@ class GenerationOptions:
     count: Annotated[
         int | None,
         Option(
-            flags=("--count", "-n"), limits=(1, 10_000),
-            help="Pictures to draw, with seeds S, S+1, ... [default: your setting, else 1]",
+            flags=("--count", "-n"), metavar="N", limits=(1, 10_000),
+            help="Number of pictures, with seeds SEED, SEED+1, ... [default: your setting, else 1]",
             setting="pictures for each prompt", unset="1", usual=1,
         ),
     ] = None  # fmt: skip
@@ -300,7 +301,7 @@ class GenerationOptions:
         str | None,
         Option(
             flags=("--backend",), choices=Backend, picture="backend", sweep=True,
-            help="Kernels for a quantized model [default: auto, the fastest that is right]",
+            help="Kernels for a quantized model [default: auto, the fastest with right results]",
             setting="kernels of quantized models", unset="auto", usual="auto",
         ),
     ] = None  # fmt: skip
@@ -308,31 +309,31 @@ class GenerationOptions:
         bool | None,
         Option(
             flags=("--enhance/--no-enhance",), picture="enhance", line="enhance",
-            help="Put the published instruction before the prompt [default: as published]",
-            setting="put the published instruction before prompts", unset="as published",
+            help="Put Sana's instruction to its text encoder before the prompt [default: as the model was published]",
+            setting="put Sana's instruction to its text encoder before prompts", unset="as published",
         ),
     ] = None  # fmt: skip
     bins: Annotated[
         bool | None,
         Option(
             flags=("--bins/--exact",), line="bins",
-            help="Any size: draw at the nearest one the model was trained on, resize [default: exact]",
+            help="Take any size: draw at the nearest one the model was trained on, then resize [default: exact]",
         ),
     ] = None  # fmt: skip
     decoder: Annotated[
         str | None,
         Option(
             flags=("--decoder",), sweep=True, metavar="full|lite|tiny|DIR", picture="decoder", line="decoder",
-            help="What makes pixels of latents: the model's own decoder, a faster one (lite, tiny), a folder, "
+            help="Decoder that turns latents into pixels: the model's own (full), a faster one (lite, tiny), a folder, "
             "hub id or .pth file [default: full]",
-            setting="what makes pixels of latents", unset="full", usual="full",
-            repl="what makes pixels of latents: full, lite, tiny, a folder",
+            setting="decoder that turns latents into pixels", unset="full", usual="full",
+            repl="decoder that turns latents into pixels: full, lite, tiny, a folder",
         ),
     ] = None  # fmt: skip
     decode: Annotated[
         str | None,
         Option(
-            flags=("--decode",), choices=Decode, help="How to decode: whole, in exact tiles (less memory, no seams), or in blended tiles (upstream's way) "
+            flags=("--decode",), choices=Decode, help="How to decode: whole, in exact tiles (less memory, no seams), or in blended tiles as diffusers does "
             "[default: auto, whole if it fits]",
             setting="how latents become pixels", unset="auto", usual="auto",
         ),
@@ -341,7 +342,7 @@ class GenerationOptions:
         int | None,
         Option(
             flags=("--tile",), metavar="PIXELS",
-            help=f"Side of the tiles, a multiple of 32; means exact tiles "
+            help=f"Side of the tiles, a multiple of 32; implies exact tiles "
             f"[default: {EXACT_TILE}; blended: {BLENDED_TILE}]",
         ),
     ] = None  # fmt: skip
@@ -356,8 +357,8 @@ class GenerationOptions:
         str | None,
         Option(
             flags=("--plan",), choices=PlanName,
-            help="What stays in memory [default: auto, the fastest plan that fits]",
-            setting="what stays in memory", unset="auto", usual="auto",
+            help="Which parts stay in memory [default: auto, the fastest plan that fits]",
+            setting="which parts stay in memory", unset="auto", usual="auto",
         ),
     ] = None  # fmt: skip
     branches_apart: Annotated[bool | None, Option()] = None  # said by pictures only

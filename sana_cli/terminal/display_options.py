@@ -8,18 +8,18 @@ ShowOption = Annotated[
     bool | None,
     typer.Option(
         "--show/--no-show",
-        help="Show pictures in the terminal [default: in one that has sixels or kitty's protocol]",
+        help="Show pictures in the terminal [default: if it has sixels or kitty's protocol]",
         show_default=False,
     ),
 ]
 GridOption = Annotated[
-    bool, typer.Option("--grid", help="One more file, with all pictures side by side.")
+    bool, typer.Option("--grid", help="Also save a sheet with all pictures side by side.")
 ]
 PreviewOption = Annotated[
     bool | None,
     typer.Option(
         "--preview/--no-preview",
-        help="Show pictures in the terminal while they are drawn, too.",
+        help="Show unfinished pictures in the terminal.",
         show_default=False,
     ),
 ]
@@ -28,7 +28,7 @@ PreviewFileOption = Annotated[
     typer.Option(
         "--preview-file",
         metavar="FILE.png",
-        help="Keep what a picture looks like so far in a file.",
+        help="Keep the unfinished picture in this file.",
         show_default=False,
     ),
 ]
@@ -37,7 +37,7 @@ PreviewEveryOption = Annotated[
     typer.Option(
         "--preview-every",
         metavar="STEPS",
-        help="Steps from one preview to the next [default: a tenth of all]",
+        help="Steps between previews [default: a tenth of all steps]",
         show_default=False,
     ),
 ]

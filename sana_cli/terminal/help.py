@@ -1,5 +1,4 @@
-"""Shape the commands' help: the many options of `sana generate` in groups, and suggestions for near
-misses.
+"""Shape the commands' help: options in groups with examples, and suggestions for near misses.
 
 Typer's own panels of help need Rich, 100 ms of it.
 """
@@ -12,33 +11,9 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 from sana_cli.errors import usage_error
+from sana_cli.terminal.help_groups import EXAMPLES, GROUPS, OTHERS, aligned
 from sana_cli.terminal.usage import UsageError
 from sana_cli.text import closest
-
-_GROUPS = {
-    "What to draw": (
-        "prompt", "from_", "prompts", "negative", "seed", "count", "image", "strength", "mask", "lora",
-    ),
-    "Size": ("size", "aspect", "width", "height", "bins", "upscale", "upscale_strength"),
-    "How": (
-        "model", "steps", "guidance", "guidance_interval", "scheduler", "enhance", "safety", "cache",
-    ),
-    "Where it goes": ("output", "force", "grid", "show", "preview", "preview_file", "preview_every", "json", "quiet"),
-    "Speed and memory": (
-        "device", "precision", "backend", "decode", "tile", "max_memory", "plan", "prompt_cache", "dry_run",
-        "offline",
-    ),
-}  # fmt: skip
-_OTHERS = "Others"
-
-_EXAMPLES = (
-    ('sana generate "a red fox" --model sana-0.6b --size 1024x768', ""),
-    ('sana generate "a cat" --count 2 --seed 7 -o cat.png', "cat-7.png, cat-8.png"),
-    ("sana generate --from cat-7.png --steps 28", "the same, finer"),
-    ("sana generate --prompts prompts.txt -o pictures/", "one prompt per line"),
-    ('sana generate "a cat" --dry-run', "how much memory it takes"),
-)
-
 
 _GENERATE, _MODELS, _REMOVE, _PULL = "sana generate", "sana models", "sana remove", "sana pull"
 _CONFIG = "sana config"
@@ -141,6 +116,29 @@ class Command(TyperCommand):
             raise
         return rest
 
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.strip("{}") for piece in super().collect_usage_pieces(ctx)]
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        params = {str(param.name): param for param in self.get_params(ctx)}
+        groups = GROUPS.get(str(self.name))
+        if groups is None:
+            super().format_options(ctx, formatter)
+            return
+        grouped = {name for names in groups.values() for name in names}
+        others = tuple(name for name in params if name not in grouped)
+        for title, names in (*groups.items(), (OTHERS, others)):
+            found = [params[name].get_help_record(ctx) for name in names if name in params]
+            if records := [record for record in found if record is not None]:
+                with formatter.section(title):
+                    formatter.write_dl(records)
+
+    def format_epilog(self, ctx: Any, formatter: Any) -> None:
+        super().format_epilog(ctx, formatter)
+        if examples := EXAMPLES.get(str(self.name)):
+            with formatter.section("Examples"):
+                formatter.write(aligned(examples))
+
     def make_parser(self, ctx: Any) -> Any:
         parser = super().make_parser(ctx)
         for param in self.get_params(ctx):
@@ -183,7 +181,7 @@ def _aliases(param: Any) -> tuple[str, ...]:
 
 
 class Grouped(Command):
-    """`sana generate`: its help lists options by what they are about, in the order of the table above."""
+    """`sana generate`: its prompt may come anywhere, by `-p`, or begin with a dash."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         ctx.allow_extra_args = True
@@ -222,22 +220,6 @@ class Grouped(Command):
                 others.append(word)
         rest = list(words)
         return [*others, "--", *moved, *rest] if moved or "--" in args else others
-
-    def format_options(self, ctx: Any, formatter: Any) -> None:
-        by_name = {str(param.name): param for param in self.get_params(ctx)}
-        grouped = {name for names in _GROUPS.values() for name in names}
-        others = tuple(name for name in by_name if name not in grouped)
-        for title, names in (*_GROUPS.items(), (_OTHERS, others)):
-            found = [by_name[name].get_help_record(ctx) for name in names if name in by_name]
-            if records := [record for record in found if record is not None]:
-                with formatter.section(title):
-                    formatter.write_dl(records)
-
-    def format_epilog(self, ctx: Any, formatter: Any) -> None:
-        width = max(len(command) for command, meaning in _EXAMPLES if meaning)
-        with formatter.section("Examples"):
-            for command, meaning in _EXAMPLES:
-                formatter.write(f"  {command.ljust(width)}  {meaning}".rstrip() + "\n")
 
 
 def _value_options(params: Any) -> tuple[set[str], set[str]]:

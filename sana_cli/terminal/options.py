@@ -33,7 +33,7 @@ ServerOption = Annotated[
     typer.Option(
         "--server",
         metavar="URL|auto|off",
-        help="Draw with a running `sana serve` [default: SANA_SERVER, else auto: one of this user and version]",
+        help="Draw with a running `sana serve` [default: SANA_SERVER, else auto: yours, if one of this version runs]",
         show_default=False,
     ),
 ]
@@ -42,8 +42,8 @@ RayOption = Annotated[
     typer.Option(
         "--ray",
         metavar="ADDRESS|auto|local",
-        help="Draw --prompts on a Ray cluster: HOST:PORT; auto: RAY_ADDRESS, else the Ray of this machine, "
-        "else a new one; local: a new one",
+        help="Draw --prompts on a Ray cluster: HOST:PORT; local: start Ray here; auto: RAY_ADDRESS, else the Ray "
+        "that runs here, else as local",
         show_default=False,
     ),
 ]
@@ -52,7 +52,7 @@ WorkersOption = Annotated[
     typer.Option(
         "--workers",
         metavar="N|MIN-MAX",
-        help="Processes of --ray, each with a model [default: 1 to what memory, cores and GPUs hold]",
+        help="Processes of --ray, each with a model [default: as many as memory, cores and GPUs allow]",
         show_default=False,
     ),
 ]
@@ -61,21 +61,21 @@ ManifestOption = Annotated[
     typer.Option(
         "--manifest",
         metavar="FILE",
-        help="What became of each picture of --ray: .jsonl or .parquet "
-        "[default: manifest.jsonl with the pictures]",
+        help="Record of each picture of --ray, .jsonl or .parquet "
+        "[default: manifest.jsonl next to the pictures]",
         show_default=False,
     ),
 ]
 LocalOption = Annotated[
-    bool, typer.Option("--local", help="Draw here, whatever server runs; the same as --server off.")
+    bool, typer.Option("--local", help="Draw without a server; the same as --server off.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Answer yes to every question.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace an existing file.")]
 QuietOption = Annotated[
     bool | None,
     typer.Option(
-        "--quiet/--no-quiet", "-q", help="No progress and no notices.", show_default=False
+        "--quiet/--no-quiet", "-q", help="Show no progress and no notices.", show_default=False
     ),
 ]
 
@@ -111,7 +111,7 @@ ServedModelsOption = Annotated[
         "--models",
         metavar="A,B",
         show_default=False,
-        help="Models that may be used, the default one first [default: all that are here]",
+        help="Models that may be used, the default one first [default: all on this machine]",
     ),
 ]
 

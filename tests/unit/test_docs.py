@@ -12,6 +12,7 @@ import typer
 
 from sana_cli.cli import app
 from sana_cli.commands import verbs
+from sana_cli.terminal.help_groups import EXAMPLES, FIRST_STEPS, GROUPS
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -112,37 +113,74 @@ def test_missing_files_are_found() -> None:
 def test_examples_draw_well_with_the_default_model() -> None:
     """The built-in one draws known things, without a colour word, best."""
     from sana_cli.checkpoints.opening import open_checkpoint
-    from sana_cli.terminal.help import _EXAMPLES
 
     own = open_checkpoint("builtin").own
     prompts = [
-        shlex.split(command)[2] for command, _ in _EXAMPLES
-        if "--model" not in command and '"' in command
+        shlex.split(command)[2] for command, _ in (*EXAMPLES["generate"], *FIRST_STEPS)
+        if "--model" not in command and 'generate "' in command
     ]  # fmt: skip
-    assert prompts
+    assert len(prompts) > 2
     for prompt in prompts:
         assert own.knows_any_thing(prompt), prompt
         assert not own.colours_in_vain(prompt), prompt
 
 
-def test_help_is_whole_and_its_examples_parse(
-    sana: Callable[..., Any], documents: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_help_is_whole(sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     assert "..." not in sana("--help").out.partition("Commands:")[2]
-    shown = sana("generate", "--help").out
-    listed = re.findall(r"^  (?:-\w, )?--([\w-]+)", shown, re.MULTILINE)
-    wanted = {param.name for param in verbs.command("generate").params}
-    names = {name.replace("-", "_").replace("from", "from_") for name in listed}
-    assert names == wanted - {"prompt"} | {"help"}
-    assert len(names) == len(listed), "each once"
-    # What an example means stands behind two spaces.
-    lines = [
-        line.strip().partition("  ")[0] for line in shown.partition("Examples:")[2].splitlines()
-    ]
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_help_lists_each_option_once_in_a_group(
+    name: str, sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = sana(name, "--help").out
+    listed = re.findall(r"^  (?:-\w, )?(--[\w-]+)", shown, re.MULTILINE)
+    params = {str(param.name): param for param in verbs.command(name).params}
+    wanted = {max(param.opts, key=len) for param in params.values() if "-" in param.opts[0]}
+    assert sorted(listed) == sorted(wanted | {"--help"}), "each once"
+    grouped = [each for names in GROUPS[name].values() for each in names]
+    assert sorted(set(grouped)) == sorted(grouped)
+    assert set(params) - set(grouped) <= {"offline", "yes"}, "options that no group names"
+    assert set(grouped) <= set(params), "groups name options that are gone"
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("name", verbs.VERBS)
+def test_help_speaks_of_values_not_of_types(name: str, sana: Callable[..., Any]) -> None:
+    for shown in (sana(name, "--help").out, *_help_of_parts(name, sana)):
+        assert "int>" not in shown
+        assert "float>" not in shown
+        assert "{" not in shown.partition("\n")[0], "a required argument in braces"
+
+
+def _help_of_parts(name: str, sana: Callable[..., Any]) -> list[str]:
+    parts = getattr(verbs.command(name), "commands", {})
+    return [sana(name, part, "--help").out for part in parts]
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_of_the_help_parse(
+    name: str, sana: Callable[..., Any], documents: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = sana(name, "--help").out.partition("Examples:")[2].splitlines()
+    # What an example means stands after two spaces.
+    lines = [line.strip().partition("  ")[0] for line in shown]
     examples = documents.sana_commands(lines)
-    assert len(examples) >= 4
+    assert len(examples) == len(EXAMPLES[name])
     assert [complaint(words) for words in examples] == [""] * len(examples)
+    assert max(map(len, shown)) <= 80
+
+
+def test_sana_alone_shows_three_lines(sana: Callable[..., Any], documents: Any) -> None:
+    alone = sana()
+    assert alone.code == 0
+    assert len(alone.out.splitlines()) == 3
+    lines = [line.strip().partition("  ")[0] for line in alone.out.splitlines()]
+    assert [complaint(words) for words in documents.sana_commands(lines[:2])] == [""] * 2
+    assert sana(*lines[2].split()[1:]).out.startswith("Usage: sana")
 
 
 def messages() -> str:
