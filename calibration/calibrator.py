@@ -17,23 +17,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from calibration.collect import (
-    step_calls,
-    text_calls,
-)
+from calibration.collect import step_calls, text_calls
 from calibration.comparison import FILE, Comparison, compare
 from calibration.convolutions import calibrate_convolutions
 from calibration.float_model import FloatModel
 from calibration.kept_layers import choose_kept, with_kept
 from calibration.linears import NEAREST, Found, Methods, calibrate_linears, groups
 from calibration.observe import Call
-from calibration.sensitivity import (
-    noise_of_layers,
-    probe_calls,
-    to_db,
-)
+from calibration.safe_decoder import SafeDecoder, guarded
+from calibration.sensitivity import noise_of_layers, probe_calls, to_db
 from quant.config import QuantConfig
 from quant.convert import LayerReport, resolve
+from quant.layers import QuantConv2d
 from quant.manifest import sha256_of
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.component_weights import component_weights
@@ -58,6 +53,7 @@ class Options:
     seed: int = 0
     keep: KeepRule | None = None  # which of the transformer's layers get more bits
     methods: Methods = field(default_factory=Methods)
+    guard_decoder: bool = False  # 8-bit inputs of the decoder only where pictures do not suffer
     compare: bool = True  # draw comparison.png
 
 
@@ -82,6 +78,7 @@ class Calibrator(FloatModel):
         self.comparison: Comparison | None = None
         self.predicted_db: float | None = None  # SQNR of the latents, for --budget-db
         self.effects_db: dict[str, float] = {}  # SQNR of the velocity when one layer is quantized
+        self.safe_decoder: SafeDecoder | None = None  # what the guard of the decoder found
         self._require_room_for_keep()
 
     # -- what the writer asks (quantizing.Calibration) -----------------------------------------
@@ -141,7 +138,7 @@ class Calibrator(FloatModel):
     def facts(self) -> dict[str, Any]:
         """Return what was done and its results, as JSON. Call it after `finish`."""
         assert self.comparison is not None
-        options, predicted = self.options, self.predicted_db
+        options, predicted, safe = self.options, self.predicted_db, self.safe_decoder
         effects = {path: round(value, 2) for path, value in self.effects_db.items()}
         return {
             "calibration": {
@@ -152,6 +149,7 @@ class Calibrator(FloatModel):
                 "precision": str(self.dtypes),
                 **({"velocity_sqnr_db_of_one_layer": effects} if effects else {}),
                 **({"predicted_latent_sqnr_db": round(predicted, 2)} if predicted else {}),
+                **({"decoder": safe.facts()} if safe else {}),
             },
             "comparison": {"file": FILE, **asdict(self.comparison)},
         }
@@ -212,19 +210,16 @@ class Calibrator(FloatModel):
         # A picture has a million rows: Hessians would take longer than all drawing, for layers that hardly matter.
         found = self._calibrate(vae, linears, calls, "decoder", NEAREST)
         plan = _finished(layers, found)
-        if not kernels:
-            return plan
-        with self.reporter.stage("observe decoder", len(calls)) as advance:
-            convs, sqnr = calibrate_convolutions(
-                vae, kernels, inside[kernels[0]], calls, seed=self.options.seed, advance=advance
-            )
-        decided = [
-            replace(layer, config=convs[layer.path].config) if layer.path in convs else layer
-            for layer in plan.layers
-        ]
-        return replace(
-            plan, layers=decided, finished={**plan.finished, **convs}, sqnr={**plan.sqnr, **sqnr}
-        )
+        if kernels:
+            with self.reporter.stage("observe decoder", len(calls)) as advance:
+                convs, sqnr = calibrate_convolutions(
+                    vae, kernels, inside[kernels[0]], calls, seed=self.options.seed, advance=advance
+                )
+            plan = _with_convolutions(plan, convs, sqnr)
+        if self.options.guard_decoder:
+            with self.reporter.stage("check decoder"):
+                plan, self.safe_decoder = guarded(plan, vae, calls)
+        return plan
 
     # -- steps of the work ---------------------------------------------------------------------
 
@@ -275,6 +270,18 @@ def _finished(
     state = replaced_from.state_dict() if replaced_from is not None else {}
     replaced = {name: state[name] for name in found.folded}
     return ComponentPlan(layers=decided, finished=found.layers, replaced=replaced, sqnr=found.sqnr)
+
+
+def _with_convolutions(
+    plan: ComponentPlan, convs: Mapping[str, QuantConv2d], sqnr: Mapping[str, float]
+) -> ComponentPlan:
+    layers = [
+        replace(layer, config=convs[layer.path].config) if layer.path in convs else layer
+        for layer in plan.layers
+    ]
+    return replace(
+        plan, layers=layers, finished={**plan.finished, **convs}, sqnr={**plan.sqnr, **sqnr}
+    )
 
 
 def _digest(text: str) -> str:

@@ -22,7 +22,7 @@ class QuantizeStep:
         self.recipe, self.target = recipe, target
         self.schemes = schemes_of(recipe)
         self.wishes = CalibrationWishes(
-            prompts=None, samples=samples, steps=None, keep=None, budget_db=None, seed=None,
+            prompts=None, samples=samples, steps=None, keep=None, budget_db=None, seed=None, any_decoder_scheme=True,
             common=common,
         )  # fmt: skip
         self.wishes.check(recipe, self.schemes["transformer"])

@@ -69,7 +69,13 @@ def quantize(
         ),
     ] = "w8a8",
     transformer: SchemeOption = None,
-    vae: SchemeOption = None,
+    vae: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCHEME",
+            help="The same [default: the recipe's, or 8-bit inputs where they are faster and pictures allow it]",
+        ),
+    ] = None,
     text_encoder: SchemeOption = None,
     calibration_prompts: Annotated[
         Path | None,
@@ -136,7 +142,7 @@ def quantize(
     schemes = schemes_of(recipe, transformer=transformer, vae=vae, text_encoder=text_encoder)
     options = CalibrationWishes(
         prompts=calibration_prompts, samples=samples, steps=steps, keep=keep, budget_db=budget_db,
-        seed=seed,
+        seed=seed, any_decoder_scheme=vae is None,
         common=GenerationOptions(device=device).over(chosen.options),
     )  # fmt: skip
     options.check(recipe, schemes["transformer"])
@@ -240,7 +246,7 @@ def quantize_model(
     reports = quantize_folder(
         checkpoint,
         target,
-        schemes,
+        dict(calibrator.schemes) if calibrator else schemes,
         recipe=recipe,
         overwrite=overwrite,
         calibration=calibrator,
@@ -278,6 +284,7 @@ class CalibrationWishes:
     keep: int | None
     budget_db: float | None
     seed: int | None
+    any_decoder_scheme: bool  # nobody named one: 8-bit inputs where they pay and pictures allow it
     common: "GenerationOptions"  # those that other commands have, too
 
     def check(self, recipe: str, transformer: str) -> None:
@@ -340,11 +347,16 @@ class CalibrationWishes:
         else:
             prompts = prompts_for(checkpoint.own.vocabulary)
         from calibration.calibrator import Calibrator, Options
+        from calibration.safe_decoder import pays
         from sana_cli.config.recipes import keep_rule
-        from sana_cli.system.precision import pick_device
+        from sana_cli.system.precision import pick_device, plan_dtypes
 
         with self.common.naming_source_of("device"):
             device = pick_device(self.common.device or "auto")
+        dtypes = plan_dtypes("auto", checkpoint.trained_precision, device)
+        guard = self.any_decoder_scheme and pays(device, dtypes.vae)
+        if guard:
+            schemes = {**schemes, "vae": "w8a8"}
         keep = keep_rule(recipe, schemes["transformer"], count=self.keep, budget_db=self.budget_db)
         options = Options(
             prompts=tuple(prompts),
@@ -352,6 +364,7 @@ class CalibrationWishes:
             steps=self.steps,
             seed=self.seed or 0,
             keep=keep,
+            guard_decoder=guard,
         )
         return Calibrator(checkpoint, schemes, options, device=device, reporter=reporter)
 

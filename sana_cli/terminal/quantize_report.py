@@ -6,7 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from sana_cli.text import columns, counted
+from sana_cli.text import columns, counted, shortened
 
 if TYPE_CHECKING:
     from sana_cli.quantize_checkpoint import ComponentReport
@@ -137,6 +137,23 @@ def _calibrated_lines(
     predicted = calibration["calibration"].get("predicted_latent_sqnr_db")
     if predicted is not None:
         several.append(f"predicted SQNR of the latents: {predicted:.1f} dB")
+    if decoder := calibration["calibration"].get("decoder"):
+        several += _decoder_lines(decoder)
     comparison = calibration["comparison"]
     values = ", ".join(f"{value:.1f}" for value in comparison["psnr_db"])
     return [*several, f"{out / comparison['file']}: PSNR against the float model {values} dB"]
+
+
+def _decoder_lines(decoder: dict[str, Any]) -> list[str]:
+    """Say how close the guarded decoder's pictures are to the float one's, and which layers keep float inputs for it."""
+    psnr = decoder["worst_psnr_db"]
+    closeness = "equal pictures" if psnr is None else f"PSNR {psnr:.1f} dB at worst"
+    reasons: dict[str, list[str]] = {}
+    for path, reason in decoder["float_inputs"].items():
+        reasons.setdefault(reason, []).append(path)
+    kept = [
+        f"vae: {counted(len(paths), 'layer')} with float inputs, {reason}: "
+        + shortened(", ".join(paths))
+        for reason, paths in reasons.items()
+    ]
+    return [f"vae: {closeness} against the float decoder", *kept]

@@ -14,6 +14,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 
 from calibration.calibrator import Calibrator, Options
 from calibration.collect import draw_latents, encode_texts, plan_drawings
+from calibration.safe_decoder import pays
 from quant.convert import quantized_layer
 from quant.layers import QuantEmbedding
 from quant.manifest import read_manifest
@@ -27,6 +28,7 @@ from sana_cli.quantize_checkpoint import ComponentPlan, quantize_folder
 from sana_cli.terminal.progress_bars import ConsoleReporter
 
 FAST = ("--samples", "2", "--steps", "2", "--device", "cpu", "--quiet")
+STORED = ("--vae", "w8a16")  # the decoder is not calibrated
 CPU = torch.device("cpu")
 
 
@@ -201,6 +203,11 @@ def test_keep(
     else:
         chosen = {path for path, one in part["layers"].items() if one["scheme"].startswith(more)}
     assert chosen == worst
+    vae = result.document["components"]["vae"]["layers"]
+    decoder = result.document["calibration"].get("decoder")
+    assert (decoder is not None) == pays(CPU, "fp32")
+    for path in decoder["float_inputs"] if decoder else vae:
+        assert vae[path]["scheme"] == "w8a16"
     drawn = sana(
         "generate", "a fox", "-m", tmp_path / "out", "-o", tmp_path / "a.png", "--steps", "2",
         "--size", "64x64", "--device", "cpu",
@@ -253,14 +260,15 @@ def test_rerun_goes_on_behind_finished_parts(
 
     before_opening(fail_first_in_vae)
     with register_module_forward_pre_hook(called):
-        assert sana("quantize", tiny_model, target, *FAST).code == ExitCode.INTERRUPTED
+        stopped = sana("quantize", tiny_model, target, *FAST, *STORED)
+    assert stopped.code == ExitCode.INTERRUPTED
     assert observed
     assert not target.exists()
     assert "transformer" in written
     written[:] = ["vae"]
     observed.clear()
     with register_module_forward_pre_hook(called):
-        result = sana("quantize", tiny_model, target, *FAST, "--json")
+        result = sana("quantize", tiny_model, target, *FAST, *STORED, "--json")
     assert result.code == 0, result.err
     assert observed == [], "no linear layer is calibrated again"
     assert written == ["vae", "vae"], "once more"
