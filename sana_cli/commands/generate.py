@@ -1,5 +1,6 @@
 """`sana generate`: a prompt becomes PNG files."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
@@ -148,10 +149,11 @@ def generate(
         in_vain=(*unknown_variables(), *seeing.in_vain), axes=axes, best_of=_best_of(best_of, score),
         cluster=cluster,
     )  # fmt: skip
-    call.find_server("off" if dry_run else wanted_server)
-    quiet = chosen.is_quiet(quiet)
-    if not call.draw_remotely(quiet=quiet):
-        draw_here(call, chosen, offline=chosen.is_offline(offline), yes=yes, quiet=quiet)
+    with picture.named_in_errors(typed) if picture else nullcontext():
+        call.find_server("off" if dry_run else wanted_server)
+        quiet = chosen.is_quiet(quiet)
+        if not call.draw_remotely(quiet=quiet):
+            draw_here(call, chosen, offline=chosen.is_offline(offline), yes=yes, quiet=quiet)
 
 
 def draw_here(call: Call, chosen: "UserSettings", *, offline: bool, yes: bool, quiet: bool) -> None:

@@ -1,5 +1,8 @@
 """`--from`: a picture that is to be drawn again, the files that it was made from, and what may have changed since."""
 
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,11 +19,19 @@ from sana_cli.checkpoints.obtain_decoder import obtain_decoder
 from sana_cli.checkpoints.obtaining import Access
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.commands.history import path_of
-from sana_cli.config.generation import BUILTIN, FILES, GenerationOptions, uses_wildcards
+from sana_cli.config.generation import (
+    BUILTIN,
+    FIELDS,
+    FILES,
+    Field,
+    GenerationOptions,
+    uses_wildcards,
+)
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.files import local_path
 from sana_cli.request.options import options_of_picture
 from sana_cli.terminal.confirm import approval
+from sana_cli.text import shortened
 
 if TYPE_CHECKING:
     from sana_cli.terminal.progress_bars import ConsoleReporter
@@ -63,6 +74,27 @@ class Picture:
         if typed.prompt is not None or "prompt" in left:
             left |= {"template": None, "wildcards": None}
         return self._with_files(typed.over(replace(self.options, **left)))
+
+    @contextmanager
+    def named_in_errors(self, typed: GenerationOptions) -> Iterator[None]:
+        """Add the file and its key to an error in the block about an option that only the picture says."""
+        try:
+            yield
+        except SanaError as error:
+            if error.code == ExitCode.USAGE and self.name not in error.message:
+                for field in FIELDS.values():
+                    said, own = getattr(typed, field.name), getattr(self.options, field.name)
+                    if said is None and own is not None and _is_about(error.message, field.word):
+                        error.message += f" ({self._shown(field)} is carried by {self.name})"
+                        if error.hint.startswith("omit "):  # nobody typed it
+                            flag = "--size WxH" if field.name == "bins" else f"--{field.word}"
+                            error.hint = f"give it yourself: {flag}"
+            raise
+
+    def _shown(self, field: Field) -> str:
+        key = "drawn_size" if field.name == "bins" else field.option.picture or field.word
+        value = self.settings.get(key, getattr(self.options, field.name))
+        return f"{key} = {shortened(repr(value), 60)}"
 
     def _left_away(self, typed: GenerationOptions) -> list[str]:
         """List options that a new original drops: a mask, and the strength used with it, fit their own original only."""
@@ -170,6 +202,12 @@ def other_decoder(settings: dict[str, Any], decoder: OtherDecoder | None, pictur
         f"{picture} was drawn by another decoder of the name {decoder.name}: its files are not those that "
         "are here; the pictures will differ"
     )
+
+
+def _is_about(message: str, option: str) -> bool:
+    """Return whether a message begins with an option's name, or holds it as it is typed."""
+    flag = re.escape(f"--{option.replace('_', '-')}")
+    return re.search(rf"^{re.escape(option)}\b|{flag}(?![\w-])", message) is not None
 
 
 def _sha256(path: Path) -> str:

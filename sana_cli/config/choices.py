@@ -98,6 +98,7 @@ class ControlOrder(StrEnum):
 RANDOM_SEEDS = ("random", "-1")  # what users type for a seed that nobody chose
 DecodeMode = Literal["auto", "whole", "exact-tiles", "blended-tiles"]  # the same, as plain data
 _MODES: dict[str, DecodeMode] = {mode: mode for mode in get_args(DecodeMode)}
+MAX_PROMPT = 20_000  # characters; models see the first 300 tokens
 EXACT_TILE = 512  # pixels, unless --tile says otherwise
 BLENDED_TILE = 1024  # as published
 # Pixels; smaller tiles save little and compute their surroundings many times over.

@@ -39,6 +39,11 @@ def has_bins(native_size: int) -> bool:
     return native_size in _PIPELINES
 
 
+def published_sizes() -> tuple[int, ...]:
+    """The native sizes, in pixels, that have a table of aspect ratios."""
+    return tuple(_PIPELINES)
+
+
 @cache
 def aspect_ratio_bins(native_size: int) -> dict[float, tuple[int, int]]:
     """Height/width ratio -> (height, width) in pixels, for a native size of 512 to 4096.

@@ -9,6 +9,7 @@ from sana_cli.checkpoints.decoder_files import OtherDecoder
 from sana_cli.checkpoints.find_decoder import find_decoder
 from sana_cli.checkpoints.lora_file import Lora, open_loras
 from sana_cli.config.choices import (
+    MAX_PROMPT,
     Pag,
     Scheduler,
     SchedulerName,
@@ -52,7 +53,6 @@ from sana_cli.request.wildcards import chosen_prompt
 from sana_cli.system.memory import free_bytes
 from sana_cli.system.precision import NamedDevice
 
-MAX_PROMPT = 20_000  # characters; models see the first 300 tokens
 MAX_SEED = limits_of("seed")[1]  # what torch.Generator takes
 
 

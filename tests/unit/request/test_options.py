@@ -24,7 +24,9 @@ def test_what_a_picture_says() -> None:
 
 
 def test_a_picture_that_was_resized_was_drawn_with_bins() -> None:
-    assert options_of_picture({**SETTINGS, "drawn_size": "64x64"}, "a.png").bins
+    assert options_of_picture(
+        {**SETTINGS, "size": "1000x1000", "drawn_size": "1024x1024"}, "a.png"
+    ).bins
 
 
 @pytest.mark.parametrize(
