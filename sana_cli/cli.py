@@ -6,6 +6,7 @@ Nothing heavy is imported here; commands are imported when they are called, and 
 import itertools
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
@@ -156,6 +157,8 @@ def run() -> None:
     set_up_streams()
     set_up_allocator()
     limit_spinning()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # of libraries, about their own ways: stderr is ours
     sys.excepthook = show_traceback
     code = main()
     if not flush_streams() and code == ExitCode.OK:

@@ -23,7 +23,6 @@ def facts_of(path: Path) -> PictureFacts:
     from sana_cli.images.picture_file import SHEET_KEY, read_foreign_settings, read_settings
     from sana_cli.images.png import preview_state
     from sana_cli.request.foreign_options import command_words, options_of_foreign
-    from sana_cli.request.kept_settings import problem_of
 
     document: dict[str, Any] = {"picture": str(path), "settings": {}}
     state = preview_state(path)
@@ -35,7 +34,7 @@ def facts_of(path: Path) -> PictureFacts:
     foreign = read_foreign_settings(path)
     if foreign is None:
         settings = read_settings(path)
-        repeats = SHEET_KEY not in settings and not problem_of(settings)
+        repeats = SHEET_KEY not in settings and _is_possible(settings)
         command = _command(settings) if repeats else []
         return PictureFacts(
             document={**document, "settings": settings}, facts=_given(settings), command=command
@@ -63,6 +62,21 @@ def facts_of(path: Path) -> PictureFacts:
         facts=facts,
         label="something like it",
         command=command_words(found),
+    )
+
+
+def _is_possible(settings: dict[str, Any]) -> bool:
+    """Return whether a command takes these numbers: a file may have been edited."""
+    from sana_cli.config.generation import FIELDS
+
+    limited = [
+        (f.option.limits, settings.get(f.option.picture))
+        for f in FIELDS.values()
+        if f.option.picture
+    ]
+    return all(
+        limits is None or not isinstance(value, int | float) or limits[0] <= value <= limits[1]
+        for limits, value in limited
     )
 
 

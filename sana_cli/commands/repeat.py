@@ -84,7 +84,7 @@ class Picture:
             if error.code == ExitCode.USAGE and self.name not in error.message:
                 for field in FIELDS.values():
                     said, own = getattr(typed, field.name), getattr(self.options, field.name)
-                    if said is None and own is not None and _is_about(error.message, field.word):
+                    if said is None and own is not None and _is_about(error, field.word):
                         error.message += f" ({self._shown(field)} is carried by {self.name})"
                         if error.hint.startswith("omit "):  # nobody typed it
                             flag = "--size WxH" if field.name == "bins" else f"--{field.word}"
@@ -204,10 +204,13 @@ def other_decoder(settings: dict[str, Any], decoder: OtherDecoder | None, pictur
     )
 
 
-def _is_about(message: str, option: str) -> bool:
-    """Return whether a message begins with an option's name, or holds it as it is typed."""
-    flag = re.escape(f"--{option.replace('_', '-')}")
-    return re.search(rf"^{re.escape(option)}\b|{flag}(?![\w-])", message) is not None
+def _is_about(error: SanaError, option: str) -> bool:
+    """Return whether an error begins with an option's name, holds it as it is typed, or advises to omit it."""
+    flag = rf"{re.escape('--' + option.replace('_', '-'))}(?![\w-])"
+    return any((
+        re.search(rf"^{re.escape(option)}\b|{flag}", error.message),
+        re.match(f"omit {flag}", error.hint),
+    ))  # fmt: skip
 
 
 def _sha256(path: Path) -> str:

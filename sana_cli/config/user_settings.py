@@ -255,7 +255,10 @@ def cache_folder() -> Path:
 
 
 def runtime_folder() -> Path:
-    """Folder of what lasts as long as a process; SANA_RUNTIME names another one. Errors as for `config_path`."""
+    """Folder of what lasts as long as a process; SANA_RUNTIME names another one.
+
+    Errors as for `config_path`, and OSError where the system's one belongs to somebody else.
+    """
     return _place("SANA_RUNTIME", lambda: _platformdirs().user_runtime_path("sana"))
 
 

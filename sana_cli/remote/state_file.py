@@ -45,8 +45,8 @@ class Running:
 @contextmanager
 def announced(running: Running) -> Iterator[None]:
     """Let commands find a server within the block. Without a folder that only this user can read, none does."""
-    path = runtime_folder() / f"serve-{running.port}.json"
     try:
+        path = runtime_folder() / f"serve-{running.port}.json"
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not _is_private(path.parent):
             raise PermissionError(path.parent)
@@ -68,8 +68,8 @@ def announced(running: Running) -> Iterator[None]:
 
 def running_servers() -> list[Running]:
     """The servers that have announced themselves and whose process is alive, the latest first."""
-    folder = runtime_folder()
     try:
+        folder = runtime_folder()
         if not _is_private(folder):
             return []
         paths = sorted(folder.glob(_PATTERN), key=lambda path: path.stat().st_mtime, reverse=True)

@@ -152,11 +152,11 @@ def test_settings_of_a_picture_repeat_it(
 def test_sizes_that_were_resized_are_repeated() -> None:
     """Both finished sizes may meet by rounding, though the first drawing was resized."""
     settings = {
-        "prompt": "x", "size": "1536x1536", "drawn_size": "1536x1536", "upscale": 1.512,
+        "prompt": "x", "seed": 1, "size": "1536x1536", "drawn_size": "1536x1536", "upscale": 1.512,
         "upscaled_from": "1016x1016", "upscale_strength": 0.35,
     }  # fmt: skip
     assert options_of_picture(settings, "a.png").bins is True
-    enlarged = {**settings, "image": "a.png"}
+    enlarged = {**settings, "image": "a.png", "image_digest": "0" * 64}
     assert options_of_picture(enlarged, "a.png").bins is False
 
 

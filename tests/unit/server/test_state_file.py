@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -39,3 +40,31 @@ def test_a_server_whose_process_has_ended_is_passed_over(system: str) -> None:
     gone = Running(host="127.0.0.1", port=7263, secret="s" * 43, pid=ended.pid, version="0")
     with announced(gone):
         assert running_servers() == []
+
+
+def _a_link(path: Path) -> None:
+    path.symlink_to(path.parent, target_is_directory=True)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such folder")
+@pytest.mark.parametrize("variable", ["XDG_RUNTIME_DIR", "TMPDIR"])
+@pytest.mark.parametrize("make", [Path.touch, _a_link, lambda path: path.mkdir(mode=0o777), None])
+def test_a_folder_that_is_not_the_users_is_passed_over_in_silence(
+    tmp_path: Path, variable: str, make: Callable[[Path], None] | None
+) -> None:
+    """The system's folder, or the one in its place where all may write, may be anybody's."""
+    place = tmp_path / ("run" if variable == "XDG_RUNTIME_DIR" else f"runtime-{os.getuid()}")
+    if make is not None:
+        make(place)
+    own = {"SANA_CONFIG": str(tmp_path / "none.toml"), "TMPDIR": str(tmp_path)}
+    if variable == "XDG_RUNTIME_DIR":
+        own[variable] = str(place)
+    environment = {
+        k: v for k, v in os.environ.items() if k not in ("XDG_RUNTIME_DIR", "SANA_RUNTIME")
+    }
+    program = "import sys; sys.argv = ['sana', 'ps']; from sana_cli.cli import run; run()"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment | own, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "no server runs" in done.stdout
