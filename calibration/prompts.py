@@ -10,9 +10,9 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from sana_cli.config.choices import MAX_PROMPT
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import usage_error
-from sana_cli.request.params import MAX_PROMPT
 from sana_cli.request.prompt_file import read_prompt_file
 
 OWN_PROMPTS = Path(__file__).with_name("prompts.txt")
