@@ -1,4 +1,4 @@
-"""What is wrong with the settings that a picture's file carries: each key by itself, then keys that contradict each other. No torch.
+"""Check the settings that a picture's file carries: each key by itself, then keys that contradict each other. No torch.
 
 Another program, or a hand, may have changed any of them. What depends on the model is checked where the model is known.
 """
