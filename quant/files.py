@@ -2,32 +2,35 @@
 
 Names may lead anywhere: to a FIFO, which would block a reader for ever, to a device, which a rename would replace, or
 to gigabytes. So readers open without blocking, take regular files only, and have a limit; writers refuse to replace
-anything but a regular file or a link. Every error is an OSError. Standard library only.
+anything but a regular file or a link. Every error is an OSError.
 """
 
 import errno
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from quant.plain_text import decode_text
 
 try:
     import fcntl
-except ImportError:  # Windows, where temporary files of a killed process stay
+except ImportError:  # Windows: there a file that is open can be neither renamed nor replaced
     fcntl = None  # type: ignore[assignment]
 
 SMALL = 64 * 2**20  # bytes of the largest small file: tokenizers of 34 MB are read whole, too
 _PREFIX, _SUFFIX = ".sana-", ".tmp"  # of files that have no name of their own yet
+_LOCK_FILE = f"{_PREFIX}lock"
 _ABANDONED_S = 60  # without a write, and without the lock of a living process
 _LOOK_EVERY_S = 60
 _next_look: dict[Path, float] = {}  # when a folder is searched again for abandoned files
 _PATIENCE_S = 10  # for another process that changes a file, which takes milliseconds
+_READ_S = 2  # for a program that reads the file to replace: a viewer, a search index, a scanner for viruses
+_IN_USE = (5, 32)  # Windows: access denied, sharing violation
 
 
 # -- reading ---------------------------------------------------------------------------------------
@@ -116,11 +119,38 @@ def require_replaceable(path: Path) -> None:
         raise not_regular(path)
 
 
+def replace_file(
+    source: Path,
+    target: Path,
+    *,
+    rename: Callable[[Path, Path], object] = os.replace,
+    patience_s: float = _READ_S,
+) -> None:
+    """Rename a file over another one. Windows refuses that while a program has the target open: wait for it a little.
+
+    Raises PermissionError with `winerror` 5 or 32 where the program keeps it open.
+    """
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            rename(source, target)
+            return
+        except PermissionError as error:
+            if not is_in_use(error) or time.monotonic() >= end:
+                raise
+            time.sleep(0.01)
+
+
+def is_in_use(error: OSError) -> bool:
+    """Return whether Windows refused a file because a program has it open."""
+    return getattr(error, "winerror", None) in _IN_USE
+
+
 def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
     """Give a finished file its name; without `overwrite` this fails if the name is taken."""
     if overwrite:
         require_replaceable(path)
-        temporary.replace(path)
+        replace_file(temporary, path)
         return
     try:
         os.link(temporary, path)  # atomic, and refuses to replace
@@ -128,7 +158,7 @@ def _publish(temporary: Path, path: Path, *, overwrite: bool) -> None:
         raise
     except OSError:  # a file system without hard links
         path.open("xb").close()
-        temporary.replace(path)
+        replace_file(temporary, path)
 
 
 def _umask() -> int:
@@ -147,15 +177,18 @@ def lock(file: BinaryIO) -> None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def is_abandoned(path: Path) -> bool:
-    """Return whether the process that `lock`ed a file was killed."""
-    if fcntl is None:
-        return False
+def is_abandoned(
+    path: Path, *, locks: Any = fcntl, rename: Callable[[Path, Path], object] = os.rename
+) -> bool:
+    """Return whether the process that `lock`ed a file was killed; `locks` is fcntl, or None where there is none."""
     try:
         if time.time() - path.lstat().st_mtime < _ABANDONED_S:
             return False
+        if locks is None:
+            rename(path, path)  # changes nothing, and fails for a file that is open
+            return True
         with open_regular(path) as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            locks.flock(file, locks.LOCK_EX | locks.LOCK_NB)
     except OSError:  # gone by now, another user's, no file of ours, or locked: alive
         return False
     return True
@@ -174,15 +207,17 @@ def _remove_abandoned(folder: Path) -> None:
 
 
 @contextmanager
-def changing(path: Path, *, patience_s: float = _PATIENCE_S) -> Iterator[None]:
-    """Only one process at a time is in such a block of a file: for reading it, changing it and writing it again.
+def changing(path: Path, *, patience_s: float = _PATIENCE_S, locks: Any = fcntl) -> Iterator[None]:
+    """Let one process at a time into such a block of a file: for reading it, changing it and writing it again.
 
     The folder is made if it is not there. It is what gets locked, so no lock file stays, and a kill ends the lock.
+    Windows locks no folders: there, where `locks` is None, an empty lock file stays in it.
     TimeoutError if another process keeps it for `patience_s`; nothing is locked where a file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    if fcntl is None:
-        yield
+    if locks is None:
+        with _lock_file(path, patience_s):
+            yield
         return
     handle = os.open(path.parent, os.O_RDONLY)
     try:
@@ -190,6 +225,22 @@ def changing(path: Path, *, patience_s: float = _PATIENCE_S) -> Iterator[None]:
         yield
     finally:
         os.close(handle)
+
+
+@contextmanager
+def _lock_file(path: Path, patience_s: float) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+
+    try:
+        held = FileLock(path.parent / _LOCK_FILE).acquire(timeout=patience_s, poll_interval=0.005)
+    except Timeout as error:
+        raise _still_changing(path) from error
+    with held:
+        yield
+
+
+def _still_changing(path: Path) -> OSError:
+    return TimeoutError(errno.ETIMEDOUT, "another process is changing it", str(path))
 
 
 def _lock_patiently(handle: int, path: Path, patience_s: float) -> None:
@@ -200,9 +251,7 @@ def _lock_patiently(handle: int, path: Path, patience_s: float) -> None:
             return
         except BlockingIOError as error:
             if time.monotonic() > end:
-                raise TimeoutError(
-                    errno.ETIMEDOUT, "another process is changing it", str(path)
-                ) from error
+                raise _still_changing(path) from error
             time.sleep(0.005)
         except OSError:
             return

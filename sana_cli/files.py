@@ -82,6 +82,13 @@ def already_exists(path: Path) -> SanaError:
 
 
 def _unwritable(path: Path, error: OSError, option: str) -> SanaError:
+    if files.is_in_use(error) and path.is_file():
+        hint = f"close the program that has {path.name} open, or choose another name with {option}"
+        return SanaError(
+            f"cannot replace {path}: another program has it open",
+            hint=hint,
+            code=ExitCode.ENVIRONMENT,
+        )
     return SanaError(
         f"cannot write {path}: {error.strerror or error}",
         hint=f"choose a folder that exists, is writable and has space, with {option}",

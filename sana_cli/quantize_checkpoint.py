@@ -28,7 +28,7 @@ from quant.convert import (
     quantized_layer,
     resolve,
 )
-from quant.files import read_small_text
+from quant.files import read_small_text, replace_file
 from quant.manifest import (
     MANIFEST,
     REPORT,
@@ -319,7 +319,7 @@ def _quantize_component(
         }  # fmt: skip
         unsure = done.with_suffix(".part")
         unsure.write_text(json.dumps(state), encoding="utf-8")
-        os.replace(unsure, done)
+        replace_file(unsure, done)
     report = ComponentReport(
         component=component,
         scheme=scheme,

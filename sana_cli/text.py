@@ -195,7 +195,8 @@ def slug(prompt: str, *, limit: int = 48) -> str:
 
 def no_device(name: str) -> str:
     """Return another name for one that Windows keeps for a device, whatever its suffix."""
-    return f"{name}-picture" if _DEVICE.fullmatch(name) else name
+    stem, dot, rest = name.partition(".")
+    return f"{stem}-picture{dot}{rest}" if _DEVICE.fullmatch(stem) else name
 
 
 def _is_mark(character: str) -> bool:

@@ -31,7 +31,7 @@ from huggingface_hub.utils import (
 )
 from huggingface_hub.utils import logging as hub_logging
 
-from quant.files import read_small
+from quant.files import read_small, replace_file
 from sana_cli import __version__
 from sana_cli.checkpoints.hub_answer import LARGEST_ANSWER, BadAnswer, Listing, parse_listing
 from sana_cli.checkpoints.hub_environment import TOKENS, is_token
@@ -121,7 +121,7 @@ def _receive_blob(
     if not has_digest(incomplete, file):
         incomplete.unlink()
         _arrived_damaged(repo_id, file)
-    os.replace(incomplete, folder.blob(file.digest))
+    replace_file(incomplete, folder.blob(file.digest))
 
 
 def _receive_rest(

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from quant.files import new_file, open_regular, read_small
+from quant.files import new_file, open_regular, read_small, replace_file
 
 _REPO = re.compile(r"(?!.*(?:--|\.\.))\w[\w.-]*/\w[\w.-]*", re.ASCII)
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -219,10 +219,10 @@ class RepoFolder:
             new = path.with_name(f".{uuid.uuid4().hex}.tmp")
             with contextlib.suppress(OSError, NotImplementedError):
                 new.symlink_to(os.path.relpath(blob, path.parent))
-                os.replace(new, path)
+                replace_file(new, path)
                 return
             new.unlink(missing_ok=True)
-        os.replace(blob, path)
+        replace_file(blob, path)
 
     def discard(self, commit: str, file: RemoteFile) -> None:
         """Remove a bad file and its blob, both in this folder; what links lead to elsewhere stays."""

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any, Self
 
 from sana_cli import __version__
@@ -222,7 +222,9 @@ def _sha256(path: Path) -> str:
 def _same_file(name: str, digest: object, option: str, picture: str) -> Path:
     hint = f"put it there, or name another one: {option} FILE"
     asked = local_path(name)
-    places = [p for p in (asked, local_path(picture).parent / asked.name) if p.is_file()]
+    here = local_path(picture).parent
+    last = PureWindowsPath(name).name  # the picture may come from Windows
+    places = [p for p in (asked, here / asked.name, here / last) if p.is_file()]
     if not places:
         raise usage_error(f"{picture} was made from {name}, which is not there", hint)
     same = [path for path in places if _sha256(path) == digest]

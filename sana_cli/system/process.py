@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
 from sana_cli.errors import ExitCode
 
@@ -81,15 +81,19 @@ class AskedToEnd(KeyboardInterrupt):
 
 
 @contextmanager
-def ending_by_signals() -> Iterator[None]:
-    """Within the block SIGTERM and SIGHUP raise `AskedToEnd`, so that what was begun is left in order."""
+def ending_by_signals(system: Any = signal) -> Iterator[None]:
+    """Within the block SIGTERM and SIGHUP raise `AskedToEnd`, so that what was begun is left in order.
+
+    Windows has no SIGHUP; closing a console sends SIGBREAK there. `system` is the module `signal`.
+    """
     global _received
     _received = None
-    numbers = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+    names = ("SIGTERM", "SIGHUP", "SIGBREAK")
+    numbers = [getattr(system, name) for name in names if hasattr(system, name)]
     if threading.current_thread() is not threading.main_thread():
         numbers = []  # others may not
     # Under nohup, or within a program that has its own ideas, they stay as they are.
-    ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    ours = [number for number in numbers if system.getsignal(number) == system.SIG_DFL]
     latest = -float(_AT_ONCE_S)
 
     def leave(number: int, frame: FrameType | None) -> None:
@@ -102,12 +106,12 @@ def ending_by_signals() -> Iterator[None]:
             raise AskedToEnd
 
     for number in ours:
-        signal.signal(number, leave)
+        system.signal(number, leave)
     try:
         yield
     finally:
         for number in ours:
-            signal.signal(number, signal.SIG_DFL)
+            system.signal(number, system.SIG_DFL)
 
 
 def was_asked_to_end() -> bool:

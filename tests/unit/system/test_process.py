@@ -159,6 +159,6 @@ def test_ctrl_c_before_anything_is_imported() -> None:
         "sys.meta_path.insert(0, Interrupted())\n"
         "runpy.run_module('sana_cli', run_name='__main__')\n"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", program, "--help"], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (ExitCode.INTERRUPTED, "")
     assert done.stderr == "error: interrupted\n"
