@@ -16,7 +16,9 @@ def to_image(decoded: Tensor) -> Image.Image:
 def to_tensor(image: Image.Image) -> Tensor:
     """Convert an RGB picture to an encoder's input, (1, 3, H, W) fp32 in -1..1."""
     pixels = torch.from_numpy(np.array(image))  # (H, W, 3), a copy that torch may write to
-    return (pixels.float() / 255 * 2 - 1).permute(2, 0, 1)[None]
+    # With its batch before the channels move: else the strides of a batch of one look like those of no channels-last map,
+    # and convolutions would copy the picture and all of their first maps.
+    return (pixels[None].float() / 255 * 2 - 1).permute(0, 3, 1, 2)
 
 
 def resize_and_crop(decoded: Tensor, *, height: int, width: int) -> Tensor:

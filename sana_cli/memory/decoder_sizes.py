@@ -25,6 +25,9 @@ _TINY_MAPS = (3.3, 4.1)  # of a block of convolutions alone
 _TINY_TILE_MAPS = (4.0, 5.3)
 _TINY_REACH = 24  # pixels that a tile of its last stages reads beyond its sides, both together
 RGB = 3  # channels of a picture
+_ENCODE_MAPS = (3.2, 4.5)  # of a ResBlock of the encoder, which keeps no other map than its input
+_ENCODE_VIT_MAPS = (21, 37)
+_ENCODE_STRIP_MAPS = (22, 60)
 _ENCODE_TILE_MAPS = (4.0, 6.2)
 _ENCODE_REACH = 64  # pixels that a tile of a picture reads beyond its sides, both together
 _TILE_REACH = 14  # pixels that a tile reads beyond its sides, both together
@@ -49,15 +52,17 @@ def encode_activations(
     attends = [i for i in stages if kinds[i] != "ResBlock"]
     convolves = [i for i in stages if i < min(attends, default=len(channels))]
     picture = height * width
-    read = _READ_MAPS * config.in_channels * ITEMSIZE["fp32"] * picture
+    held = config.in_channels * ITEMSIZE["fp32"] * picture
+    read = _READ_MAPS * held
     if plan.mode == "whole":
         widest = [
-            _with_leftovers(channels[i] * picture * itemsize / 4**i, _RES_BLOCK_MAPS)
+            _with_leftovers(channels[i] * picture * itemsize / 4**i, _ENCODE_MAPS)
             if kinds[i] == "ResBlock"
-            else _attention(channels[i] * picture * itemsize / 4**i, _EFFICIENT_VIT_MAPS)
+            else _attention(channels[i] * picture * itemsize / 4**i, _ENCODE_VIT_MAPS)
             for i in stages
         ]
-        return int(max(widest) + read)
+        converted = config.in_channels * itemsize * picture if itemsize != ITEMSIZE["fp32"] else 0
+        return int(max(read, max(widest) + held + converted))
     sides = (min(plan.tile + _ENCODE_REACH, side) for side in (height, width))
     tiled = prod(sides) * itemsize
     res = max(
@@ -66,12 +71,11 @@ def encode_activations(
     )
     kept = max((channels[i] * picture * itemsize / 4**i for i in attends[:1]), default=0.0)
     maps = [
-        2 * kept + _strip(channels[i], i, plan.strip, width, itemsize)
+        2 * kept + _strip(channels[i], i, plan.strip, width, itemsize, _ENCODE_STRIP_MAPS)
         if plan.strip
         else _attention(channels[i] * picture * itemsize / 4**i, _STEPWISE_VIT_MAPS)
         for i in attends
     ]
-    held = config.in_channels * ITEMSIZE["fp32"] * picture
     return int(max(read, held + max([res + kept, *maps])))
 
 
@@ -165,11 +169,14 @@ def resize_activations(height: int, width: int, size: tuple[int, int]) -> int:
     return int(_PICTURE_MAPS * RGB * resized * ITEMSIZE["fp32"])
 
 
-def _strip(channels: int, stage: int, rows: int, width: int, itemsize: int) -> float:
+def _strip(
+    channels: int, stage: int, rows: int, width: int, itemsize: int,
+    maps: tuple[float, float] = _STRIP_MAPS,
+) -> float:  # fmt: skip
     """Return the bytes that attention takes for a strip of `rows` rows of pixels."""
     own = max(1, rows // 2**stage)
     size = channels * (own + _STRIP_REACH) * width / 2**stage * itemsize
-    return _attention(size, _STRIP_MAPS)
+    return _attention(size, maps)
 
 
 def _attention(size: float, maps: tuple[float, float]) -> float:

@@ -330,8 +330,10 @@ class Encoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.conv_in(x)
-        for stage in self.down_blocks:
-            x = stage(x)
+        for block in self.blocks():  # a stage as a whole would keep the map that it began with
+            x = block(x)
+            if isinstance(block, DownBlock) and x.device.type == "cpu":
+                give_back()  # the next stage's maps are smaller, and would keep the larger blocks from going back
         return self.to_latents(x)
 
     def blocks(self) -> Iterator[nn.Module]:

@@ -27,6 +27,6 @@ def control_image(control: ControlPicture, width: int, height: int) -> Image.Ima
 @torch.inference_mode()
 def find_edges(net: HED, picture: Image.Image) -> np.ndarray:
     """Strengths of edges, uint8 (H, W), of an RGB picture of the same size."""
-    rgb = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float()  # (1, 3, H, W)
-    strengths = net(rgb.contiguous(memory_format=torch.channels_last))[0, 0]
+    rgb = torch.from_numpy(np.array(picture))[None].float().permute(0, 3, 1, 2)  # (1, 3, H, W)
+    strengths = net(rgb)[0, 0]
     return (strengths * 255).to(torch.uint8).numpy()

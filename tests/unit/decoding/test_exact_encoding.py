@@ -2,6 +2,7 @@
 
 # C channels, h w latent grid, H W pixels
 
+import weakref
 from dataclasses import replace
 from typing import Any
 
@@ -135,6 +136,18 @@ def test_refuses_nonsense() -> None:
     ):
         with pytest.raises(ValueError, match="one picture at a time"):
             encode_exact(build(), image, **options)  # type: ignore[arg-type]
+
+
+def test_a_block_keeps_no_map_of_those_before() -> None:
+    """The first stage has the largest maps: one more would be a third of the peak."""
+    encoder = build((2, 1, 1, 1, 1, 1))
+    first, second, *_ = encoder.blocks()
+    made: list[weakref.ref[Tensor]] = []
+    alive: list[bool] = []
+    first.register_forward_pre_hook(lambda _, inputs: made.append(weakref.ref(inputs[0])))
+    second.register_forward_pre_hook(lambda *_: alive.append(made[0]() is not None))
+    undivided(encoder, picture(64, 64))
+    assert alive == [False]
 
 
 def test_advances_once_a_tile() -> None:

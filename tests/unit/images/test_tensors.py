@@ -33,6 +33,14 @@ def test_a_picture_comes_back() -> None:
     assert to_image(tensor).tobytes() == picture.tobytes()
 
 
+def test_a_picture_is_a_map_with_channels_last() -> None:
+    """Strides of a batch of one decide, too, whether a convolution copies the picture and what it makes of it."""
+    tensor = to_tensor(Image.new("RGB", (6, 4)))
+    assert tensor.stride() == (3 * 4 * 6, 1, 3 * 6, 3)
+    mapped = torch.nn.Conv2d(3, 8, 3, padding=1)(tensor)
+    assert mapped.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize(
     ("size", "native"), [("640x480", 512), ("90x49", 512), ("1920x1080", 1024)]
 )
