@@ -31,17 +31,32 @@ def settings_of_parameters(text: str, size: str) -> ForeignSettings | None:
     prompt, negative = ("\n".join(part) for part in prompts)
     program = _program(pairs)
     stored_size = pairs.pop("Size", "")
+    steps = whole_of(pairs.pop("Steps", None))
+    upscale, strength = _second_drawing(pairs, steps)
     return ForeignSettings(
         program=program,
         prompt=prompt,
         negative_prompt=negative,
         size=stored_size if _SIZE.fullmatch(stored_size) else size,
         seed=seed_of(pairs.pop("Seed", None)),
-        steps=whole_of(pairs.pop("Steps", None)),
+        steps=steps,
         guidance=number_of(pairs.pop("CFG scale", None)),
+        upscale=upscale,
+        upscale_strength=strength,
         model=pairs.pop("Model", ""),
         others=pairs,
     )
+
+
+def _second_drawing(pairs: dict[str, str], steps: int | None) -> tuple[float | None, float | None]:
+    """Take factor and strength of "hires fix" from the pairs; None where there is none. What differs here stays there."""
+    upscale = number_of(pairs.get("Hires upscale"))
+    if upscale is None or upscale <= 1:
+        return None, None
+    del pairs["Hires upscale"]
+    if whole_of(pairs.get("Hires steps")) in (0, steps):
+        pairs.pop("Hires steps", None)
+    return upscale, number_of(pairs.pop("Denoising strength", None))
 
 
 def _program(pairs: dict[str, str]) -> str:

@@ -25,6 +25,8 @@ class ForeignSettings:
     seed: int | None = None
     steps: int | None = None
     guidance: float | None = None
+    upscale: float | None = None  # factor of a second drawing, which `size` is not of
+    upscale_strength: float | None = None
     model: str = ""  # by its name there
     others: Mapping[str, str] = field(default_factory=dict)  # by their names there
 

@@ -30,15 +30,31 @@ def parameters_text(settings: Mapping[str, Any]) -> str:
     named = {
         "Steps": "steps", "Sampler": "scheduler", "CFG scale": "guidance", "Seed": "seed",
         "Size": "size", "Model hash": "model_hash", "Model": "model", "Denoising strength": "strength",
-        "Lora hashes": "loras", "Version": "version",
+        "Hires upscale": "hires_upscale", "Hires steps": "hires_steps", "Hires upscaler": "hires_upscaler", "Lora hashes": "loras", "Version": "version",
     }  # fmt: skip
-    shown = {**settings, "loras": _lora_hashes(settings)}
+    shown = {**settings, "loras": _lora_hashes(settings), **_hires(settings)}
     pairs = [
         f"{title}: {_value(shown[key])}"
         for title, key in named.items()
         if shown.get(key) not in (None, "")
     ]
     return "\n".join([*lines, ", ".join(pairs)])
+
+
+def _hires(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the web UI calls "hires fix", whose size is that of the first drawing and whose strength the second's.
+
+    A given picture that was only enlarged is one of its pictures from a picture.
+    """
+    if "upscale" not in settings:
+        return {}
+    if "image" in settings:
+        return {"strength": settings.get("strength", settings.get("upscale_strength"))}
+    return {
+        "size": settings.get("upscaled_from"), "strength": settings.get("upscale_strength"),
+        "hires_upscale": f"{settings['upscale']:g}", "hires_steps": settings.get("steps"),
+        "hires_upscaler": "Lanczos",
+    }  # fmt: skip
 
 
 def _lora_hashes(settings: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ def options_of_foreign(foreign: ForeignSettings, name: str) -> ForeignPicture:
     width, height, size = _size(foreign.size)
     variant = find_variant(_without_hash(foreign.model)) if foreign.model else None
     steps, guidance = _within("steps", foreign.steps), _within("guidance_scale", foreign.guidance)
+    upscale, strength = _second_drawing(foreign, max(width, height))
     options = GenerationOptions(
         prompt=_text(foreign.plain_prompt),
         negative_prompt=_text(foreign.negative_prompt) or None,
@@ -40,6 +41,8 @@ def options_of_foreign(foreign: ForeignSettings, name: str) -> ForeignPicture:
         guidance_scale=guidance,
         width=width,
         height=height,
+        upscale=upscale,
+        upscale_strength=strength,
         wildcards=False,
         sources={"model": name} if variant else {},
     )
@@ -49,12 +52,19 @@ def options_of_foreign(foreign: ForeignSettings, name: str) -> ForeignPicture:
         f"size {size}",
         *(f"{word} {value:g}" if word != "seed" else f"seed {value}" for word, value in (
             ("seed", options.seed), ("steps", options.steps), ("guidance", options.guidance_scale),
+            ("upscale", options.upscale), ("upscale strength", options.upscale_strength),
         ) if value is not None),
     ]  # fmt: skip
     left = [
         *(["model"] if foreign.model and not variant else []),
         *(["steps"] if foreign.steps is not None and steps is None else []),
         *(["guidance"] if foreign.guidance is not None and guidance is None else []),
+        *(["upscale"] if foreign.upscale is not None and upscale is None else []),
+        *(
+            ["upscale strength"]
+            if foreign.upscale_strength is not None and strength is None
+            else []
+        ),
         *(f"LoRA {lora}" for lora in foreign.loras),
         *foreign.others,
     ]
@@ -70,6 +80,7 @@ def command_words(picture: ForeignPicture) -> list[str]:
     options = {
         "--model": o.model, "--negative": o.negative_prompt, "--size": f"{o.width}x{o.height}",
         "--steps": o.steps, "--guidance": o.guidance_scale, "--seed": o.seed,
+        "--upscale": o.upscale, "--upscale-strength": o.upscale_strength,
     }  # fmt: skip
     said = [
         word
@@ -89,6 +100,14 @@ def _size(text: str) -> tuple[int, int, str]:
     near = [min(MAX_SIDE, nearest_multiple(side)) for side in sides]
     said = f"{near[0]}x{near[1]}"
     return near[0], near[1], said if near == sides else f"{said} (there {text})"
+
+
+def _second_drawing(foreign: ForeignSettings, side: int) -> tuple[float | None, float | None]:
+    """Return factor and strength of a second drawing, as far as they can be; `side`: the longest one of the first."""
+    upscale, strength = _within("upscale", foreign.upscale), foreign.upscale_strength
+    if upscale is None or upscale * side > MAX_SIDE:
+        return None, None
+    return upscale, strength if strength is not None and 0 < strength <= 1 else None
 
 
 def _within(name: str, value: float | None) -> float | None:

@@ -1,7 +1,7 @@
 """AUTOMATIC1111's API, `/sdapi/v1/`, as far as its clients use it to draw: txt2img, img2img, progress, interrupt, and what there is.
 
 Samplers of other models have no meaning here: names other than ours are the model's own. What would change a picture
-and is not known (hires fix, scripts, ControlNet) is refused.
+and is not known (scripts, ControlNet, another model or prompt for hires fix) is refused.
 """
 
 import asyncio
@@ -51,7 +51,15 @@ class Txt2Img(msgspec.Struct, kw_only=True):
     sampler_index: _Text | None = None
     override_settings: dict[str, Any] | None = None
     send_images: bool = True
+    denoising_strength: float | None = None
     enable_hr: bool = False
+    hr_scale: float = 2.0
+    hr_second_pass_steps: int = 0
+    hr_resize_x: int = 0
+    hr_resize_y: int = 0
+    hr_prompt: str = ""
+    hr_negative_prompt: str = ""
+    hr_checkpoint_name: _Text | None = None
     script_name: _Text | None = None
     alwayson_scripts: dict[str, Any] | None = None
 
@@ -61,7 +69,6 @@ class Img2Img(Txt2Img, kw_only=True):
 
     init_images: Annotated[list[str], Meta(min_length=1, max_length=1)]
     mask: str | None = None
-    denoising_strength: float | None = None
     inpainting_mask_invert: int = 0
 
 
@@ -79,12 +86,32 @@ async def txt2img(request: Request) -> Response:
 async def img2img(request: Request) -> Response:
     """POST /sdapi/v1/img2img"""
     asked = await _body(request, Img2Img)
+    if asked.enable_hr:
+        raise Problem(422, "img2img has no enable_hr", "send width and height, or draw by /v1/jobs")
     if asked.inpainting_mask_invert:
         raise Problem(422, "inpainting_mask_invert is not known here", "send the inverted mask")
     files = {"image": ("init_image.png", decoded_or_problem(asked.init_images[0], "init_images"))}
     if asked.mask:
         files["mask"] = ("mask.png", decoded_or_problem(asked.mask, "mask"))
     return await _draw(request, asked, files=files, strength=asked.denoising_strength)
+
+
+def _upscaled(asked: Txt2Img) -> tuple[float | None, float | None]:
+    """Factor and strength of the second drawing; None without hires fix. Raises Problem for what has no meaning here."""
+    if not asked.enable_hr:
+        return None, None
+    same = ("", "Use same checkpoint")
+    for name, is_known, hint in (
+        ("hr_second_pass_steps", asked.hr_second_pass_steps in (0, asked.steps), "omit it: both drawings have the same steps"),
+        ("hr_resize_x", not asked.hr_resize_x, "send hr_scale"),
+        ("hr_resize_y", not asked.hr_resize_y, "send hr_scale"),
+        ("hr_prompt", asked.hr_prompt in ("", asked.prompt), "omit it: both drawings have the same prompt"),
+        ("hr_negative_prompt", asked.hr_negative_prompt in ("", asked.negative_prompt), "omit it: both drawings have the same one"),
+        ("hr_checkpoint_name", (asked.hr_checkpoint_name or "") in same, "omit it: one model draws both"),
+    ):  # fmt: skip
+        if not is_known:
+            raise Problem(422, f"{name} is not known here", hint)
+    return asked.hr_scale, asked.denoising_strength
 
 
 async def _body(request: Request, kind: Any) -> Any:
@@ -100,9 +127,10 @@ async def _draw(
     request: Request, asked: Txt2Img, *, files: dict[str, tuple[str, bytes]] | None = None,
     strength: float | None = None,
 ) -> Response:  # fmt: skip
-    for name in ("enable_hr", "script_name", "alwayson_scripts"):
+    for name in ("script_name", "alwayson_scripts"):
         if getattr(asked, name):
             raise Problem(422, f"{name} is not known here", f"omit {name}")
+    upscale, upscale_strength = _upscaled(asked)
     override = (asked.override_settings or {}).get("sd_model_checkpoint")
     model = override if isinstance(override, str) and override else request.app.state.a1111_model
     sampler = asked.sampler_name or asked.sampler_index
@@ -118,6 +146,8 @@ async def _draw(
         count=asked.batch_size * asked.n_iter,
         scheduler=sampler if sampler in _SAMPLERS else None,
         strength=strength,
+        upscale=upscale,
+        upscale_strength=upscale_strength if upscale != 1 else None,
     )
     wanted = Wanted(
         options=options, client=client_of(request), dialect="a1111", files=files, previews=True,
@@ -147,8 +177,10 @@ def _info(job: Job) -> dict[str, Any]:
         "all_negative_prompts": [p.negative_prompt for p in params],
         "seed": first.seed,
         "all_seeds": [p.seed for p in params],
-        "width": first.width,
-        "height": first.height,
+        "width": first.upscale.width
+        if first.upscale
+        else first.width,  # of the first drawing, as the web UI
+        "height": first.upscale.height if first.upscale else first.height,
         "sampler_name": first.scheduler,
         "cfg_scale": first.guidance_scale,
         "steps": first.steps,

@@ -17,6 +17,20 @@ def test_hashes_and_strength() -> None:
     ]
 
 
+def test_a_picture_that_was_enlarged() -> None:
+    """As the web UI tells hires fix: the size is the first drawing's."""
+    enlarged = {**SETTINGS, "upscale": 2.0, "upscale_strength": 0.35, "upscaled_from": "256x256"}
+    drawn = {k: v for k, v in enlarged.items() if k != "strength"}
+    told = "Denoising strength: 0.35, Hires upscale: 2, Hires steps: 20, Hires upscaler: Lanczos,"
+    assert told in parameters_text(drawn)
+    assert "Size: 256x256" in parameters_text(drawn)
+    given = parameters_text({**drawn, "image": "a.png"})
+    assert "Size: 512x512" in given
+    assert "Denoising strength: 0.35," in given
+    assert "Hires" not in given
+    assert "Denoising strength: 0.6," in parameters_text({**enlarged, "image": "a.png"})
+
+
 def test_what_is_not_known_is_not_said() -> None:
     plain = {k: v for k, v in SETTINGS.items() if k not in ("model_hash", "strength", "loras")}
     assert "hash" not in parameters_text(plain)

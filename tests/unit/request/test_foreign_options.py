@@ -53,6 +53,34 @@ def test_numbers_out_of_range_are_left_out() -> None:
     assert found.notice.endswith("left out: model, steps, guidance")
 
 
+@pytest.mark.parametrize(
+    ("upscale", "strength", "taken", "left"),
+    [
+        (2.0, 0.7, (2.0, 0.7), ""),
+        (2.0, None, (2.0, None), ""),
+        (2.0, 1.5, (2.0, None), "upscale strength"),
+        (9.0, 0.7, (None, None), "upscale, upscale strength"),
+    ],
+)
+def test_hires_fix(
+    upscale: float, strength: float | None, taken: tuple[Any, ...], left: str
+) -> None:
+    found = options_of_foreign(
+        foreign(upscale=upscale, upscale_strength=strength, others={}, model=""), "a.png"
+    )
+    assert (found.options.upscale, found.options.upscale_strength) == taken
+    assert found.notice.partition("; left out: ")[2] == left
+    words = " ".join(command_words(found))
+    assert ("--upscale 2" in words) == (taken[0] is not None)
+    assert ("upscale 2" in found.notice) == (taken[0] is not None)
+
+
+def test_an_enlarged_picture_that_would_be_too_large_is_drawn_once() -> None:
+    found = options_of_foreign(foreign(upscale=8.0, size="4096x64", others={}), "a.png")
+    assert found.options.upscale is None
+    assert "upscale" in found.notice
+
+
 def test_loras_and_many_settings() -> None:
     found = options_of_foreign(
         foreign(prompt="a fox <lora:style:1>", others={str(i): "" for i in range(20)}), "a.png"

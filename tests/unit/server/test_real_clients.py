@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import subprocess
 import threading
 import time
@@ -153,9 +154,30 @@ def test_a1111_asks_what_there_is(webui: webuiapi.WebUIApi) -> None:
     assert "flow-dpm" in [sampler["name"] for sampler in webui.get_samplers()]
     webui.set_options({"sd_model_checkpoint": "builtin"})
     assert webui.get_options()["sd_model_checkpoint"] == "builtin"
-    for wish in ({"enable_hr": True}, {"alwayson_scripts": {"controlnet": {"args": [{}]}}}):
-        with pytest.raises(RuntimeError, match="422"):
+    for wish in (
+        {"alwayson_scripts": {"controlnet": {"args": [{}]}}},
+        {"enable_hr": True, "hr_second_pass_steps": 7},
+        {"enable_hr": True, "hr_resize_x": 128},
+        {"enable_hr": True, "hr_prompt": "a dog"},
+        {"enable_hr": True, "hr_checkpoint_name": "another"},
+    ):
+        with pytest.raises(RuntimeError, match="is not known here"):
             webui.txt2img(prompt="a cat", **wish)
+    with pytest.raises(RuntimeError, match="--upscale 99 is out of range"):
+        webui.txt2img(prompt="a cat", enable_hr=True, hr_scale=99, steps=2)
+
+
+def test_a1111_enlarges(webui: webuiapi.WebUIApi, expected: Callable[..., bytes]) -> None:
+    done = webui.txt2img(
+        prompt="a cat", seed=3, steps=2, cfg_scale=4.5, width=64, height=64, enable_hr=True,
+        hr_scale=2, denoising_strength=0.5,
+    )  # fmt: skip
+    want = expected("a cat", seed=3, guidance_scale=4.5, upscale=2, upscale_strength=0.5)
+    assert done.image.tobytes() == pixels(want)
+    assert (done.info["width"], done.image.width) == (64, 128)
+    told = "Size: 64x64, Model: builtin, Denoising strength: 0.5, Hires upscale: 2, Hires steps: 2"
+    found = webui.png_info(done.image).info
+    assert re.sub(r"Model hash: \w+, ", "", found).splitlines()[-1].find(told) > 0, found
 
 
 def test_curl(server: Any, expected: Callable[..., bytes]) -> None:
