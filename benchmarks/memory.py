@@ -48,6 +48,9 @@ inner = ConsoleReporter.stage
 def stage(self, title, total=None):
     mark()
     now[0] = stage_of.get(title, now[0])
+    if now[0] == "encode" and "decode" in peaks:  # the picture of a first drawing
+        for each in ("denoise", "decode"):
+            peaks[f"first {each}"] = max(peaks.pop(each), peaks.get(f"first {each}", 0))
     with inner(self, title, total) as advance:
         yield advance
 ConsoleReporter.stage = stage
@@ -66,6 +69,7 @@ pipeline("a red fox", height=size, width=size, num_inference_steps=1, use_resolu
 from sana_cli.system.resident import peak_resident_bytes
 print(peak_resident_bytes())
 """
+_TWICE = "--steps 2 --upscale 2 --upscale-strength 0.5"
 # model, side, then options. Sizes 256 to 4096; every plan; floats, w8a8 and int4; one picture and several.
 RUNS = [
     ("builtin", 256, ""),
@@ -98,6 +102,18 @@ RUNS = [
     ("medium-int4", 1024, "--plan streamed --tile 256"),
     ("medium-int4", 1024, "--count 2"),
     ("builtin", 4096, "--tile 512"),
+    ("builtin", 512, _TWICE),
+    ("builtin", 1024, f"{_TWICE} --tile 256"),
+    ("builtin", 1024, f"{_TWICE} --max-memory 1.5GiB"),
+    ("medium", 512, _TWICE),
+    ("medium", 512, f"{_TWICE} --count 2"),
+    ("medium", 512, f"{_TWICE} --plan streamed"),
+    ("medium", 1024, f"{_TWICE} --max-memory 700MiB"),
+    ("medium", 1024, f"{_TWICE} --max-memory 1.5GiB"),
+    ("medium", 1024, f"{_TWICE} --max-memory 2GiB"),
+    ("medium", 1024, f"{_TWICE} --max-memory 4GiB"),
+    ("medium-w8a8", 1024, f"{_TWICE} --max-memory 1.5GiB"),
+    ("medium-int4", 1024, f"{_TWICE} --max-memory 1.5GiB"),
 ]
 FULL_RUNS = [
     ("full-w8a8", 1024, ""),
@@ -108,6 +124,11 @@ FULL_RUNS = [
     ("full", 1024, "--max-memory 4GiB"),
     ("full-w8a8", 2048, "--tile 512"),
     ("full-w8a8", 4096, "--max-memory 8GiB"),
+    ("full-w8a8", 1024, f"{_TWICE} --max-memory 1.5GiB"),
+    ("full-w8a8", 1024, f"{_TWICE} --max-memory 2GiB"),
+    ("full-w8a8", 1024, f"{_TWICE} --max-memory 4GiB"),
+    ("full", 1024, f"{_TWICE} --max-memory 4GiB"),
+    ("full-w8a8", 2048, f"{_TWICE} --max-memory 4GiB"),
 ]
 
 
@@ -120,9 +141,10 @@ def process(arguments: list[str]) -> tuple[str, str]:
 
 
 def words_of(folder: str, side: int, options: str, work: Path) -> list[str]:
+    steps = [] if "--steps" in options else ["--steps", "1"]
     return [
-        "generate", "a red fox under a tree", "-m", folder, "--size", f"{side}x{side}", "--steps",
-        "1", "--seed", "1", "--device", "cpu", "--no-prompt-cache", "--json", "--force", "-o",
+        "generate", "a red fox under a tree", "-m", folder, "--size", f"{side}x{side}", *steps,
+        "--seed", "1", "--device", "cpu", "--no-prompt-cache", "--json", "--force", "-o",
         str(work / "picture.png"), *options.split(),
     ]  # fmt: skip
 
