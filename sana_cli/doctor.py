@@ -22,7 +22,7 @@ from sana_cli.checkpoints.hub_environment import bad_variables, proxies
 from sana_cli.config.choices import parse_bytes
 from sana_cli.errors import SanaError
 from sana_cli.system import cpu
-from sana_cli.system.packages import INSTALL_AGAIN
+from sana_cli.system.packages import INSTALL_AGAIN, pip_install
 from sana_cli.system.redact import without_secrets
 from sana_cli.text import counted, readable_bytes, readable_memory
 
@@ -107,7 +107,7 @@ def _versions() -> Iterator[Finding]:
             yield Finding(
                 topic="versions", state="problem",
                 text=f"{requirement.name} is {version or 'missing'}, tried are {requirement.specifier}",
-                remedy=f'pip install "{requirement}"',
+                remedy=pip_install(requirement.name),
             )  # fmt: skip
     yield Finding(
         topic="versions", text=", ".join(found), facts=dict(each.split(" ", 1) for each in found)

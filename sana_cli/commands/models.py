@@ -161,7 +161,9 @@ def remove(model: ModelArgument, yes: YesOption = False) -> None:
         if repo is None:
             close = suggest(model) if variant is None else None
             meant = f"did you mean {close}? " if close else ""
-            raise usage_error(f"{model} is not here", f"{meant}`sana models` lists what is")
+            raise usage_error(
+                f"{model} is not here", f"{meant}`sana models` lists the models on this machine"
+            )
         folder = repo.folder
     freed = readable_bytes(hub_cache.freed_bytes(folder))
     shared = "" if repo is None else ", shared with other programs that use the hub's cache"

@@ -27,6 +27,24 @@ def test_a_checkout_declares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert pip_install("torchao") == "pip install torchao"
 
 
+@pytest.mark.parametrize(
+    ("mark", "command"),
+    [
+        ("pipx_metadata.json", "pipx inject sana-cli torchao"),
+        ("uv-receipt.toml", "uv pip install --python '{}' torchao"),
+        ("pyvenv.cfg", "pip install torchao"),
+    ],
+)
+def test_the_environment_of_a_tool_is_reached_by_its_tool(
+    mark: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "requires", lambda name: [])
+    prefix = tmp_path / "a folder" / "sana-cli"
+    prefix.mkdir(parents=True)
+    (prefix / mark).touch()
+    assert pip_install("torchao", prefix=prefix) == command.format(prefix)
+
+
 def test_nobody_is_sent_to_a_package_that_no_index_has() -> None:
     assert len(TEXTS) > 100, "the folders have moved"
     for path in TEXTS:
