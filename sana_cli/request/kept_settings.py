@@ -34,6 +34,7 @@ _COMPANIONS = {
     **{f"{kind}_digest": kind for kind in FILES}, **{kind: f"{kind}_digest" for kind in FILES},
     "mask": "image", "strength": "image", "upscale_strength": "upscale", "upscaled_from": "upscale",
     "control_type": "control", "control_scale": "control", "control_order": "control",
+    "control_hed_digest": "control",
     "lora_digests": "loras", "loras": "lora_digests", "decoder_digest": "decoder",
 }  # fmt: skip
 

@@ -1,6 +1,7 @@
 """`--fail-if`: what it reads, and what it decides."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,22 @@ def test_conditions(tmp_path: Path, text: str, total: float, broken: bool | None
 
 
 @pytest.mark.parametrize(
-    "text", ["", "total", "total=1", "speed>1", "total>no.json", "total>1.2*no.json"]
+    "text",
+    [
+        "",
+        "total",
+        "total=1",
+        "speed>1",
+        "total>no.json",
+        "total>1.2*no.json",
+        "psnr",
+        "psnr<nan",
+        "psnr<inf",
+        "psnr<-1",
+        "psnr<30<40",
+        "psnr<" + "9" * 400,
+        "total>1e9",
+    ],
 )
 def test_unreadable_ones(text: str) -> None:
     with pytest.raises(SanaError) as caught:
@@ -72,6 +88,46 @@ def test_the_pictures_of_one_contender(tmp_path: Path) -> None:
     with pytest.raises(SanaError, match="nothing was measured for psnr of any contender") as caught:
         parse_condition("psnr<30").broken_by(alone)
     assert "time two contenders" in caught.value.hint
+
+
+METRICS = ("total", "diffusers:total", "peak_host", "times_as_fast", "psnr", "diffusers:psnr")
+NO_FIGURES = ("NaN", "Infinity", "-Infinity", "-1", '"1"', "true", "[1]", "{}", "9" * 400)
+
+
+def with_figure(figure: str) -> str:
+    """A document of which every figure is this JSON."""
+    text = json.dumps(document(0.5, 0.5), separators=(",", ":"))
+    return re.sub(r"(:)(?:[0-9.]+|null)(?=[,}])", rf"\g<1>{figure}", text)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("figure", [*NO_FIGURES, "null"])
+def test_figures_that_are_none(tmp_path: Path, metric: str, figure: str) -> None:
+    """NaN is neither above nor below a limit: a check that never fails. Equal pictures alone have no figure."""
+    path = tmp_path / "baseline.json"
+    path.write_text(with_figure(figure))
+    name = metric.rpartition(":")[2]
+    if figure == "null" and name == "psnr":
+        assert "below infinite" in parse_condition(f"{metric}<2*{path}").broken_by(document(1.0))
+        return
+    with pytest.raises(SanaError, match=f"nothing was measured for {name} of .* in {path}"):
+        parse_condition(f"{metric}>2*{path}")
+    with pytest.raises(SanaError, match=f"nothing was measured for {name}"):
+        parse_condition(f"{metric}>2").broken_by(json.loads(path.read_text()))
+
+
+@pytest.mark.parametrize("metric", [*METRICS, "nobody:psnr", "nobody:total", "step"])
+@pytest.mark.parametrize(
+    "lacking", [{"contenders": {}}, {"contenders": {"sana": None}, "pictures": None}]
+)
+def test_a_file_that_lacks_the_figure(tmp_path: Path, metric: str, lacking: dict[str, Any]) -> None:
+    """It is refused before anything is measured."""
+    path = tmp_path / "baseline.json"
+    path.write_text(json.dumps(lacking))
+    with pytest.raises(SanaError, match="nothing was measured") as caught:
+        parse_condition(f"{metric}<1.2*{path}")
+    assert caught.value.hint
+    assert str(path) in caught.value.message
 
 
 def test_a_file_that_is_no_document(tmp_path: Path) -> None:

@@ -128,6 +128,7 @@ def test_without(key: str, is_null: bool) -> None:
         ({"control": "in.png"}, "control"),
         ({"control_scale": 1.0}, "control_scale"),
         ({"control_type": "hed"}, "control_type"),
+        ({"control_hed_digest": DIGEST}, "control_hed_digest"),
         ({"upscale": 2.0}, "upscale"),
         ({"upscale_strength": 0.5}, "upscale_strength"),
         ({"upscaled_from": "32x32"}, "upscaled_from"),
