@@ -182,7 +182,10 @@ def _encode_peak(
 
 def kept_bytes(job: Job, plan: Plan) -> int:
     """Bytes that stay in memory between pictures: weights of kept parts, and a step's graph."""
-    text = _resident(job.text, streamed=plan.streams_text) if job.text and plan.keeps_text else 0
+    text = 0
+    if job.text and plan.keeps_text:
+        tables = job.hosts[0] - job.hosts[1]  # of its tokenizer
+        text = _resident(job.text, streamed=plan.streams_text) + tables
     if not (plan.together and job.several):
         return text
     return (
@@ -263,12 +266,16 @@ def describe(
     several: bool = False,
     text_is_cached: bool = False,
     warm: bool = False,
+    reserved: int = 0,
 ) -> Job:
-    """Collect the sizes of one request on one model, from headers and configuration."""
+    """Collect the sizes of one request on one model, from headers and configuration.
+
+    `reserved`: bytes of the host that the process holds for other work.
+    """
     jobs = [
         _describe(
             checkpoint, drawing, dtypes, device,
-            several=several, text_is_cached=text_is_cached, warm=warm,
+            several=several, text_is_cached=text_is_cached, warm=warm, reserved=reserved,
         )
         for drawing in settings.passes
     ]  # fmt: skip
@@ -286,6 +293,7 @@ def _describe(
     several: bool,
     text_is_cached: bool,
     warm: bool,
+    reserved: int,
 ) -> Job:
     text, text_bytes = None, 0
     if not text_is_cached:
@@ -312,7 +320,7 @@ def _describe(
         decode_itemsize=ITEMSIZE[dtypes.vae],
         several=several,
         warm=warm,
-        hosts=_hosts(checkpoint, device, text_is_cached=text_is_cached),
+        hosts=_hosts(checkpoint, device, text_is_cached=text_is_cached, reserved=reserved),
         encoder=init_image.encoder,
         encoded=init_image.encoded,
         encode_reading=init_image.encode_reading,
@@ -396,7 +404,9 @@ def _init_image(
     )
 
 
-def _hosts(checkpoint: Checkpoint, device: Device, *, text_is_cached: bool) -> tuple[int, int]:
+def _hosts(
+    checkpoint: Checkpoint, device: Device, *, text_is_cached: bool, reserved: int
+) -> tuple[int, int]:
     """Return host memory while the text is encoded, and afterwards; on other devices it is not the plan's."""
     table = 0
     if not text_is_cached:
@@ -404,7 +414,7 @@ def _hosts(checkpoint: Checkpoint, device: Device, *, text_is_cached: bool) -> t
         if not tokenizer.is_file():
             raise checkpoint_error(f"missing file {tokenizer}")
         table = _TOKENIZER_FACTOR * tokenizer.stat().st_size
-    host = _TORCH + _CACHES
+    host = _TORCH + _CACHES + reserved
     return (host + table, host) if device.type == "cpu" else (0, 0)
 
 

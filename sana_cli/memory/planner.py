@@ -89,15 +89,17 @@ def choose_for(
     several: bool,
     text_is_cached: bool,
     warm: bool = False,
+    reserved: int = 0,
 ) -> MemoryPlan:
     """The plan of a picture, one of `several` or the only one; errors as for `choose`.
 
     `cap_source` is where the cap is set, if nobody typed it. `warm` is for pictures that are asked for one after the
-    other, each with a text that nobody knows before.
+    other, each with a text that nobody knows before. `reserved`: as for `describe`.
     """
     job = describe(
         checkpoint, params, dtypes, device,
         several=several, text_is_cached=text_is_cached and not warm, warm=warm,
+        reserved=reserved,
     )  # fmt: skip
     return choose(
         job,

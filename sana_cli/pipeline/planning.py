@@ -38,6 +38,7 @@ class Planning:
         self.expects, self.cap_source = expects, cap_source
         self.cap: Cap = cap_of(device, runtime.max_memory, cap_source)
         self.plan = Plan()
+        self.reserved = 0  # bytes of the host that the process holds for other work
         self.spare: int | None = 0  # bytes left for others at every time; None: nobody counts
         self._made_for: tuple[object, ...] | None = None
         self._two_branches = False
@@ -56,6 +57,7 @@ class Planning:
         made_for = (
             p.drawn_width, p.drawn_height, p.uses_two_branches, p.init_image, p.loras, p.decoder,
             bool(p.cache), p.pag is not None, p.control is not None, p.upscale, self.expects, dtypes,
+            self.reserved,
         )  # fmt: skip
         self._size, self._two_branches = (p.drawn_height, p.drawn_width), p.uses_two_branches
         if made_for == self._made_for:
@@ -70,6 +72,7 @@ class Planning:
             several=self.expects != "one",
             warm=self.expects == "more",
             text_is_cached=text_is_cached(),
+            reserved=self.reserved,
         )
         _log.info("%s", choice)
         self.plan, self._job, self.cap = choice.plan, choice.job, choice.cap

@@ -11,6 +11,7 @@ from sana_cli.memory import forecast
 from sana_cli.memory.forecast import (
     Job,
     describe,
+    kept_bytes,
     peak,
     predict,
     predict_decode,
@@ -28,13 +29,15 @@ def job(
     several: bool = False,
     cached: bool = False,
     warm: bool = False,
+    reserved: int = 0,
     **options: Any,
 ) -> Job:
     settings = resolve(GenerationOptions(prompt="a fox", **options), checkpoint)
     dtypes = plan_dtypes("fp32", checkpoint.trained_precision, CPU)
     return describe(
-        checkpoint, settings, dtypes, CPU, several=several, text_is_cached=cached, warm=warm
-    )
+        checkpoint, settings, dtypes, CPU,
+        several=several, text_is_cached=cached, warm=warm, reserved=reserved,
+    )  # fmt: skip
 
 
 def test_stages(builtin: Checkpoint) -> None:
@@ -74,6 +77,20 @@ def test_resizing_is_predicted(builtin: Checkpoint) -> None:
 
 def test_a_prediction_has_interpreter_and_torch(builtin: Checkpoint) -> None:
     assert peak(predict(job(builtin), Plan())).total > 200 * MIB
+
+
+def test_what_a_process_holds_for_other_work_is_in_every_stage(builtin: Checkpoint) -> None:
+    for plan in NAMED.values():
+        alone, busy = (predict(job(builtin, reserved=reserved), plan) for reserved in (0, 40 * MIB))
+        assert [b.total - a.total for a, b in zip(alone, busy, strict=True)] == [40 * MIB] * 3
+
+
+def test_a_kept_text_encoder_keeps_the_tables_of_its_tokenizer(builtin: Checkpoint) -> None:
+    warm = job(builtin, several=True, warm=True)
+    with_text = kept_bytes(warm, Plan(keeps_text=True)) - kept_bytes(warm, Plan())
+    tokenizer = (builtin.folder / "tokenizer" / "tokenizer.json").stat().st_size
+    assert warm.text is not None
+    assert with_text == warm.text.total + 12 * tokenizer
 
 
 def test_pictures_to_begin_with_are_counted(builtin: Checkpoint, tmp_path: Path) -> None:

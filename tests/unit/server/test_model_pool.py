@@ -11,7 +11,7 @@ from sana_cli.memory.planner import choose_for
 from sana_cli.request.params import resolve
 from sana_cli.request.runtime import RuntimeOptions
 from sana_cli.server.jobs import Work
-from sana_cli.server.model_pool import ModelPool
+from sana_cli.server.model_pool import RESERVED, ModelPool
 from sana_cli.system.precision import NamedDevice, plan_dtypes
 
 MIB = 2**20
@@ -32,7 +32,7 @@ def peak(work: Work) -> int:
     dtypes = plan_dtypes("fp32", work.checkpoint.trained_precision, device)
     plan = choose_for(
         work.checkpoint, work.runtime, work.pictures[0], dtypes, device, several=True,
-        text_is_cached=False, warm=True,
+        text_is_cached=False, warm=True, reserved=RESERVED,
     )  # fmt: skip
     return plan.peak.total
 
@@ -57,6 +57,28 @@ def test_the_least_recently_used_makes_room(work: Work, peak: int, room: int, ke
         assert len(status["loaded"]) == kept
         assert status["evictions"] == 2 - kept
         assert pool.is_warm(other)
+
+
+def test_the_cap_holds_the_server_and_the_picture(work: Work, peak: int) -> None:
+    for pool in pool_of(peak - 1):
+        pipeline = pool.pipeline_for(work)
+        pipeline(work.pictures[0])
+        planning = pipeline.components.planning
+        assert not planning.plan.keeps_text  # that plan takes one byte more
+
+
+def test_parts_that_a_plan_leaves_behind_make_room(work: Work) -> None:
+    """A plan by stages keeps nothing and is counted so, but its decoder stays until the next picture."""
+    other = replace(work, runtime=replace(work.runtime, prompt_cache=False))
+    staged = replace(work, runtime=replace(work.runtime, plan="stages"))
+    for pool in pool_of(2**40):
+        first = pool.pipeline_for(staged)
+        first(work.pictures[0])
+        assert first.components.is_loaded
+        assert not first.kept_bytes
+        drawn(pool, other)
+        assert not first.components.is_loaded
+        assert pool.evictions == 0
 
 
 def test_an_idle_model_goes_when_its_time_is_over(work: Work) -> None:
