@@ -12,7 +12,6 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch.nn.modules.module import register_module_module_registration_hook
-from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from sana_cli.checkpoints.model_files import read_json
 from sana_cli.errors import ExitCode, SanaError
@@ -56,6 +55,8 @@ class Shield:
 
 @pytest.fixture(scope="module")
 def shield(tmp_path_factory: pytest.TempPathFactory) -> Shield:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
     folder = tmp_path_factory.mktemp("shield")
     question = _QUESTION.format(prompt=" ".join(WORDS), policy=_POLICY)
     texts = pre_tokenizers.Whitespace().pre_tokenize_str(f"{question} a Yes No")

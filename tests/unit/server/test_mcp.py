@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,17 @@ import anyio
 import pytest
 from PIL import Image
 
-pytest.importorskip("mcp")
-from mcp import ClientSession, StdioServerParameters
-from mcp.client.stdio import stdio_client
-
 from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
 
+pytestmark = pytest.mark.skipif(find_spec("mcp") is None, reason="needs mcp")
 SMALL = {"width": 64, "height": 64, "steps": 2}
 
 
 @asynccontextmanager
 async def session(folder: Path, *words: str) -> Any:
+    from mcp import ClientSession, StdioServerParameters
+    from mcp.client.stdio import stdio_client
+
     server = StdioServerParameters(
         command=sys.executable,
         args=["-m", "sana_cli", "mcp", "--models", "builtin", "-o", str(folder), *words],

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.serve_fuzz import SMALL, fuzz
 from sana_cli.config.generation import FIELDS
 from sana_cli.remote.wire import NOT_ASKED
 from sana_cli.server.openapi import document
@@ -20,5 +19,7 @@ def test_every_option_of_the_table_is_a_field() -> None:
 
 def test_calls_made_of_the_document_end_as_it_says(starting: Callable[..., Any]) -> None:
     """A short run; `python -m benchmarks.serve_fuzz` makes thousands."""
+    from benchmarks.serve_fuzz import SMALL, fuzz
+
     server = starting(limits=SMALL)
     assert sum(fuzz(server.url, 2).values()) > 30

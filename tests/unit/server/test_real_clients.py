@@ -8,24 +8,30 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import openai
 import pytest
-import webuiapi
 from PIL import Image
+
+if TYPE_CHECKING:  # each worker collects this file, and one runs it
+    import openai
+    import webuiapi
 
 OURS = {"seed": 3, "steps": 2}
 SIZE = "64x64"
 
 
 @pytest.fixture
-def ai(server: Any) -> openai.OpenAI:
+def ai(server: Any) -> "openai.OpenAI":
+    import openai
+
     return openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0)
 
 
 @pytest.fixture
-def webui(server: Any) -> webuiapi.WebUIApi:
+def webui(server: Any) -> "webuiapi.WebUIApi":
+    import webuiapi
+
     port = int(server.url.rpartition(":")[2])
     return webuiapi.WebUIApi(host="127.0.0.1", port=port)
 
@@ -42,7 +48,7 @@ def pixels(png: bytes) -> bytes:
     return Image.open(io.BytesIO(png)).convert("RGB").tobytes()
 
 
-def test_openai_generates(ai: openai.OpenAI, expected: Callable[..., bytes]) -> None:
+def test_openai_generates(ai: "openai.OpenAI", expected: Callable[..., bytes]) -> None:
     done = ai.images.generate(
         model="gpt-image-1", prompt="a cat", n=2, size=SIZE, quality="high", extra_body=OURS
     )
@@ -51,15 +57,17 @@ def test_openai_generates(ai: openai.OpenAI, expected: Callable[..., bytes]) -> 
     assert pictures == [expected("a cat", seed=3), expected("a cat", seed=4)]
 
 
-def test_openai_edits_one_image(ai: openai.OpenAI) -> None:
+def test_openai_edits_one_image(ai: "openai.OpenAI") -> None:
     """None of several is dropped in silence."""
+    import openai
+
     files = [file_of(Image.new("RGB", (64, 64), colour)) for colour in ("red", "blue")]
     with pytest.raises(openai.BadRequestError, match="image is said twice"):
         ai.images.edit(image=files, prompt="a cat", size=SIZE)
 
 
 def test_openai_gets_an_address(
-    ai: openai.OpenAI, server: Any, expected: Callable[..., bytes]
+    ai: "openai.OpenAI", server: Any, expected: Callable[..., bytes]
 ) -> None:
     done = ai.images.generate(
         prompt="a cat", size=SIZE, response_format="url", extra_body=OURS | {"negative_prompt": "x"}
@@ -70,7 +78,7 @@ def test_openai_gets_an_address(
     assert content == expected("a cat", seed=3, negative_prompt="x")
 
 
-def test_openai_streams(ai: openai.OpenAI, expected: Callable[..., bytes]) -> None:
+def test_openai_streams(ai: "openai.OpenAI", expected: Callable[..., bytes]) -> None:
     extra = OURS | {"steps": 8}
     events = list(ai.images.generate(
         model="builtin", prompt="a cat", size=SIZE, stream=True, partial_images=2, extra_body=extra
@@ -80,7 +88,7 @@ def test_openai_streams(ai: openai.OpenAI, expected: Callable[..., bytes]) -> No
     assert base64.b64decode(events[-1].b64_json) == expected("a cat", seed=3, steps=8)
 
 
-def test_openai_edits_where_the_mask_is_transparent(ai: openai.OpenAI) -> None:
+def test_openai_edits_where_the_mask_is_transparent(ai: "openai.OpenAI") -> None:
     original = Image.linear_gradient("L").convert("RGB").resize((64, 64))
     mask = Image.new("RGBA", (64, 64), (0, 0, 0, 255))
     mask.paste((0, 0, 0, 0), (0, 0, 32, 64))
@@ -94,7 +102,9 @@ def test_openai_edits_where_the_mask_is_transparent(ai: openai.OpenAI) -> None:
     assert drawn.tobytes() != original.tobytes()
 
 
-def test_openai_lists_models_and_gets_errors(ai: openai.OpenAI) -> None:
+def test_openai_lists_models_and_gets_errors(ai: "openai.OpenAI") -> None:
+    import openai
+
     assert [model.id for model in ai.models.list()] == ["builtin"]
     assert ai.models.retrieve("builtin").owned_by == "sana"
     with pytest.raises(openai.NotFoundError, match="no model"):
@@ -106,7 +116,7 @@ def test_openai_lists_models_and_gets_errors(ai: openai.OpenAI) -> None:
 
 
 def test_a1111_draws_and_reads_what_it_drew(
-    webui: webuiapi.WebUIApi, expected: Callable[..., bytes]
+    webui: "webuiapi.WebUIApi", expected: Callable[..., bytes]
 ) -> None:
     done = webui.txt2img(
         prompt="a cat", seed=3, steps=2, cfg_scale=4.5, width=64, height=64, batch_size=2
@@ -119,7 +129,7 @@ def test_a1111_draws_and_reads_what_it_drew(
     assert found.info == done.info["infotexts"][0]
 
 
-def test_a1111_draws_from_a_picture(webui: webuiapi.WebUIApi) -> None:
+def test_a1111_draws_from_a_picture(webui: "webuiapi.WebUIApi") -> None:
     original = Image.linear_gradient("L").convert("RGB").resize((64, 64))
     mask = Image.new("L", (64, 64))
     mask.paste(255, (0, 0, 32, 64))
@@ -131,7 +141,7 @@ def test_a1111_draws_from_a_picture(webui: webuiapi.WebUIApi) -> None:
     assert done.image.crop(right).tobytes() == original.crop(right).tobytes()
 
 
-def test_a1111_watches_and_interrupts(webui: webuiapi.WebUIApi) -> None:
+def test_a1111_watches_and_interrupts(webui: "webuiapi.WebUIApi") -> None:
     drawn: list[Any] = []
     drawing = threading.Thread(
         target=lambda: drawn.append(webui.txt2img(prompt="a cat", steps=200, width=256, height=256))
@@ -149,7 +159,7 @@ def test_a1111_watches_and_interrupts(webui: webuiapi.WebUIApi) -> None:
     assert webui.get_progress()["state"]["job_count"] == 0
 
 
-def test_a1111_asks_what_there_is(webui: webuiapi.WebUIApi) -> None:
+def test_a1111_asks_what_there_is(webui: "webuiapi.WebUIApi") -> None:
     assert [model["title"] for model in webui.get_sd_models()] == ["builtin"]
     assert "flow-dpm" in [sampler["name"] for sampler in webui.get_samplers()]
     webui.set_options({"sd_model_checkpoint": "builtin"})
