@@ -5,6 +5,7 @@
 
 import errno
 import os
+import shlex
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -155,8 +156,11 @@ def check_writable(path: Path, option: str = "--output", *, folder_is_new: bool 
 
 
 def no_folder(path: Path, option: str = "--output") -> SanaError:
-    named = f"{path} is not a folder" if os.path.lexists(path) else f"no such folder: {path}"
-    return usage_error(named, f"create it, or choose another {option}")
+    if os.path.lexists(path):
+        return usage_error(f"{path} is not a folder", f"choose another {option}")
+    parents = "-p " if path.parent != Path() else ""
+    made = f"mkdir {parents}{shlex.quote(str(path))}"
+    return usage_error(f"no such folder: {path}", f"create it: {made}; or choose another {option}")
 
 
 def temporary_folder(owner: object) -> Path:

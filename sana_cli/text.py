@@ -76,6 +76,11 @@ def say_command(label: str, words: Sequence[str]) -> None:
     _write(f"{one_line(label)}: {shell_command(words)}")
 
 
+def yes_or_no(value: object) -> str:
+    """Write a value for people, who do not know True and False of Python."""
+    return ("no", "yes")[value] if isinstance(value, bool) else str(value)
+
+
 def note(message: str) -> None:
     """Print a notice on stderr."""
     _write(f"note: {message_line(message)}", err=True)

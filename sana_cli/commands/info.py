@@ -10,7 +10,7 @@ from sana_cli.errors import contradiction
 from sana_cli.terminal.completion import complete_model
 from sana_cli.terminal.display import show_picture
 from sana_cli.terminal.options import JsonOption
-from sana_cli.text import print_json, say, say_command, shortened
+from sana_cli.text import print_json, say, say_command, shortened, yes_or_no
 
 # By suffix, those that cannot be read too: their errors say what helps.
 _PICTURES = (
@@ -96,5 +96,5 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
         elif isinstance(value, list | tuple):
             lines.append(f"{indent}{key}: {shortened(', '.join(map(str, value)))}")
         else:
-            lines.append(f"{indent}{shortened(str(key))}: {shortened(str(value))}")
+            lines.append(f"{indent}{shortened(str(key))}: {shortened(yes_or_no(value))}")
     return lines

@@ -186,7 +186,7 @@ def for_people(document: dict[str, Any]) -> dict[str, Any]:
     size = document["native_size"]
     shown = {
         "model": document["model"],
-        **({} if document["downloaded"] else {"downloaded": "no"}),
+        **({} if document["downloaded"] else {"downloaded": False}),
         "on disk": _bytes(document["on_disk_bytes"]),
         **{key: document[key] for key in ("description", "folder", "revision")},
         **{name: _part_in_words(part) for name, part in (document["components"] or {}).items()},

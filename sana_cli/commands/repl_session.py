@@ -31,7 +31,7 @@ from sana_cli.remote.choice import only_here
 from sana_cli.terminal.display import LivePreview, Seeing
 from sana_cli.terminal.report import summary
 from sana_cli.terminal.viewer import open_in_viewer
-from sana_cli.text import closest, columns, say
+from sana_cli.text import closest, columns, say, yes_or_no
 
 if TYPE_CHECKING:
     from sana_cli.pipeline.results import SavedResult
@@ -137,7 +137,11 @@ class Session:
             self._draw(str(template or settings["prompt"]), now)
         elif name == "/info":
             _tell(
-                [f"{key}: {value}" for key, value in self._last().settings.items() if value != ""]
+                [
+                    f"{key}: {yes_or_no(value)}"
+                    for key, value in self._last().settings.items()
+                    if value != ""
+                ]
             )
         elif name == "/open":
             open_in_viewer(self._last().path)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sana_cli.errors import SanaError
-from sana_cli.files import new_file
+from sana_cli.files import check_writable, new_file
 
 
 def age(path: Path, seconds: float = 3600) -> None:
@@ -64,3 +64,23 @@ def test_files_of_others_stay(tmp_path: Path) -> None:
             pass
         assert held.exists()
         assert foreign.exists()
+
+
+@pytest.mark.parametrize("folder", ["new", "a folder/it's new"])
+def test_the_hint_makes_the_folder(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture = Path(folder, "a.png")
+    with pytest.raises(SanaError, match="no such folder: ") as caught:
+        check_writable(picture)
+    command = caught.value.hint.removeprefix("create it: ").partition(";")[0]
+    subprocess.run(command, shell=True, check=True)
+    check_writable(picture)
+
+
+def test_a_file_is_no_folder_to_create(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SanaError, match="file is not a folder") as caught:
+        check_writable(tmp_path / "file" / "a.png")
+    assert caught.value.hint == "choose another --output"

@@ -18,6 +18,7 @@ from sana_cli.text import (
     shell_command,
     shortened,
     slug,
+    yes_or_no,
 )
 
 STEERING = {
@@ -159,3 +160,7 @@ def test_closest_takes_anything_at_no_cutoff() -> None:
     assert closest("x", ["steps"]) is None
     assert closest("x", ["steps"], cutoff=0.0) == "steps"
     assert closest("x", []) is None
+
+
+def test_values_for_people_are_not_those_of_python() -> None:
+    assert [yes_or_no(value) for value in (True, False, 1, 0.5, "a")] == ["yes", "no", "1", "0.5", "a"]  # fmt: skip
