@@ -27,6 +27,13 @@ _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
+def parsers_words(error: Exception) -> str:
+    """What a parser of JSON or TOML says; of a number that Python refuses to read, in words without its remedies."""
+    if "set_int_max_str_digits" in str(error):
+        return "it holds a number of thousands of digits"
+    return str(error)
+
+
 def one_line(text: str) -> str:
     """The text, with everything escaped that could leave its line or steer a terminal.
 

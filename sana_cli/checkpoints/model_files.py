@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from quant.files import open_regular, read_small_text
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+from sana_cli.text import parsers_words
 
 _Config = TypeVar("_Config")
 
@@ -153,7 +154,8 @@ def kind_of(head: bytes, *, pytorch: bool = False) -> tuple[str, str] | None:
 
 def one_line(error: BaseException) -> str:
     """The first line of an error's text, at most 200 characters, or the name of its kind."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    words = parsers_words(error) if isinstance(error, Exception) else str(error)
+    return (words.strip().splitlines() or [type(error).__name__])[0][:200]
 
 
 def _refused(path: Path, error: OSError) -> SanaError:

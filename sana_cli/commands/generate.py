@@ -145,7 +145,7 @@ def generate(
     )  # fmt: skip
     call = Call(
         options=options, typed=typed, picture=picture, prompts=prompts, seeing=seeing, grid=grid,
-        overwrite=force, json=json, is_checked=chosen.is_checked(safety), is_dry=dry_run,
+        overwrite=force, json=json, is_checked=chosen.is_checked(safety), check_source=chosen.check_source(safety), is_dry=dry_run,
         in_vain=(*unknown_variables(), *seeing.in_vain), axes=axes, best_of=_best_of(best_of, score),
         cluster=cluster,
     )  # fmt: skip
@@ -167,7 +167,9 @@ def draw_here(call: Call, chosen: "UserSettings", *, offline: bool, yes: bool, q
     from sana_cli.pipeline.safety import SafetyCheck
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
-    checks = SafetyCheck.find(chosen.safety_model) if call.is_checked else None
+    checks = None
+    if call.is_checked:
+        checks = SafetyCheck.find(chosen.safety_model, set_by=call.check_source)
     prompts = call.prompts
     with ConsoleReporter(quiet=quiet) as reporter:
         for problem in call.notices():

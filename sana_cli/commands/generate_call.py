@@ -65,6 +65,7 @@ class Call:
     json: bool
     is_checked: bool  # by `--safety`
     is_dry: bool  # by `--dry-run`
+    check_source: str  # the setting that asks for the check; "": an option
     in_vain: tuple[str, ...]  # notices on options and variables without effect
     axes: "list[Axis]"  # options with several values
     cluster: "Request | None" = None  # that `--ray` asks for

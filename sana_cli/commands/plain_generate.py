@@ -108,7 +108,7 @@ def drawn_by_a_server(arguments: Sequence[str]) -> bool:
     )  # fmt: skip
     call = Call(
         options=options, typed=words.typed, picture=None, prompts=None, seeing=seeing, grid=False,
-        overwrite=force, json=json, is_checked=chosen.is_checked(None), is_dry=False,
+        overwrite=force, json=json, is_checked=chosen.is_checked(None), check_source=chosen.check_source(None), is_dry=False,
         in_vain=(*unknown_variables(), *seeing.in_vain), axes=[],
     )  # fmt: skip
     call.find_server(server)

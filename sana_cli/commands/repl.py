@@ -137,7 +137,9 @@ def repl(
         typed.over(chosen.options),
         offline=chosen.is_offline(offline),
         yes=yes,
-        safety=SafetyCheck.find(chosen.safety_model) if chosen.is_checked(safety) else None,
+        safety=SafetyCheck.find(chosen.safety_model, set_by=chosen.check_source(safety))
+        if chosen.is_checked(safety)
+        else None,
         reporter=ConsoleReporter(quiet=chosen.is_quiet(quiet)),
         looks=looks,
         show=show,

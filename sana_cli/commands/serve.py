@@ -128,7 +128,7 @@ def serve(
         max_memory=parse_bytes(cap) if cap else None,
         keep_alive=_seconds("--keep-alive", keep_alive),
         output=folder,
-        safety=SafetyCheck.find(chosen.safety_model) if chosen.is_checked(safety) else None,
+        safety=SafetyCheck.find(chosen.safety_model, set_by=chosen.check_source(safety)) if chosen.is_checked(safety) else None,
         log=None if chosen.is_quiet(quiet) else sys.stderr,
     )  # fmt: skip
 

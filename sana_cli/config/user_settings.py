@@ -14,7 +14,7 @@ from quant.files import read_small_text
 from sana_cli.config.choices import parse_bytes, parse_size, size_of_aspect
 from sana_cli.config.generation import FIELDS, Field, GenerationOptions
 from sana_cli.errors import ExitCode, SanaError, usage_error
-from sana_cli.text import did_you_mean
+from sana_cli.text import did_you_mean, parsers_words
 
 _log = logging.getLogger("sana.settings")
 
@@ -199,6 +199,10 @@ class UserSettings:
         """Resolve --safety: the typed value, else the setting."""
         return bool(self.safety if typed is None else typed)
 
+    def check_source(self, typed: bool | None) -> str:
+        """Name the setting that asks for --safety where nobody typed it; "" otherwise."""
+        return self.sources.get("safety", "") if typed is None else ""
+
     def is_offline(self, typed: bool | None) -> bool:
         """Resolve --offline: the typed value, else the setting."""
         return bool(self.offline if typed is None else typed)
@@ -312,7 +316,7 @@ def read_config_file() -> dict[str, Value]:
     except OSError as error:
         raise _unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
-        raise _unusable(path, f"is not readable TOML: {error}") from error
+        raise _unusable(path, f"is not readable TOML: {parsers_words(error)}") from error
     checked = {}
     for key, value in values.items():
         if key not in SETTINGS:

@@ -66,8 +66,11 @@ class SafetyCheck:
     _passed: set[str] = field(default_factory=set, compare=False)  # prompts
 
     @classmethod
-    def find(cls, name: str | None) -> "SafetyCheck":
-        """Open the model of this name (a folder or hub id; None: ShieldGemma-2b). Raises SanaError if it is not on disk."""
+    def find(cls, name: str | None, *, set_by: str = "") -> "SafetyCheck":
+        """Open the model of this name (a folder or hub id; None: ShieldGemma-2b). Raises SanaError if it is not on disk.
+
+        `set_by` is the setting that asks for the check where nobody typed it.
+        """
         path = local_path(name or MODEL)
         if path.is_dir():
             return cls(path)
@@ -75,7 +78,8 @@ class SafetyCheck:
         cached = hub_cache.find(name or MODEL)
         if cached is None or cached.snapshot is None:
             raise SanaError(
-                f"--safety needs {name or MODEL}, which is not here",
+                f"--safety needs {name or MODEL}, which is not here"
+                + (f" (safety is set by {set_by})" if set_by else ""),
                 hint=f"accept its terms at huggingface.co/{wanted}, then `hf download {wanted}`; "
                 "or name its folder: sana config set safety_model FOLDER",
                 code=ExitCode.ENVIRONMENT,

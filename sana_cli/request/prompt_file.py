@@ -193,7 +193,7 @@ class _Reader:
 def summed_up(problems: Sequence[Problem]) -> SanaError:
     """Return one error for all lines that cannot be drawn: the first, and how many more there are."""
     first = problems[0].error
-    more = f" (and {len(problems) - 1} more such lines)" if len(problems) > 1 else ""
+    more = f" (and {counted(len(problems) - 1, 'more such line')})" if len(problems) > 1 else ""
     return SanaError(first.message + more, hint=first.hint, code=first.code)
 
 

@@ -16,6 +16,7 @@ from quant.plain_text import split_lines
 from sana_cli.request.other_formats import is_workflow, other_text
 from sana_cli.request.prompt_entries import Content, Entry, Place, UnreadableForm
 from sana_cli.request.prompt_tables import delimiter_of, entries_of_table
+from sana_cli.text import parsers_words
 
 _JSON_NAMES = (".jsonl", ".ndjson", ".json")
 _TABLE_NAMES = {".csv": ",", ".tsv": "\t", ".tab": "\t"}
@@ -103,7 +104,7 @@ def _why_no_json(text: str) -> str:
     try:
         _loads(text)
     except ValueError as error:
-        return f"is not JSON: {error}"
+        return f"is not JSON: {parsers_words(error)}"
     return "is JSON, but neither a list nor an object"
 
 
@@ -156,7 +157,7 @@ def _of_line(number: int, line: str, *, is_json: bool) -> Entry:
         try:
             return _of_value(place, _loads(line))
         except ValueError as error:
-            return Entry(place=place, problem=f"is not JSON: {error}")
+            return Entry(place=place, problem=f"is not JSON: {parsers_words(error)}")
     if _OPTION.match(line):
         return _of_options(place, line)
     return Entry(place=place, said={"prompt": line})

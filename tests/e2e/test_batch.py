@@ -339,7 +339,7 @@ def test_a_bad_line_does_not_stop_the_others(
     result = sana("generate", "--prompts", file, "-m", tiny_model, "-o", out, *SMALL, "--json")
     assert result.code == ExitCode.USAGE
     assert names(out) == ["1-a.png", "4-d.png"]
-    assert "(and 1 more such lines)" in result.err
+    assert "(and 1 more such line)" in result.err
     errors, drawn = result.told("error"), result.told("drawn")
     assert [(each["line"], each["id"]) for each in errors] == [(2, "y"), (3, None)]
     assert errors[0]["error"]["code"] == ExitCode.USAGE

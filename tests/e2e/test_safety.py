@@ -270,3 +270,20 @@ def test_a_broken_check_lets_nothing_pass(
     assert result.code == ExitCode.CHECKPOINT, result.err
     assert message in result.err
     assert not list(tmp_path.glob("*.png*"))
+
+
+@pytest.mark.parametrize("typed", [True, False])
+@pytest.mark.parametrize(
+    "command", ["generate cat --dry-run", "compare builtin builtin", "repl -q"]
+)
+def test_a_missing_checker_says_which_setting_asks_for_it(
+    sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, command: str, typed: bool
+) -> None:
+    if typed and command.startswith("compare"):
+        pytest.skip("it has no such option")
+    if not typed:
+        monkeypatch.setenv("SANA_SAFETY", "true")
+    result = sana(*command.split(), *(["--safety"] if typed else []))
+    assert result.code == 3, result.err
+    assert "--safety needs google/shieldgemma-2b, which is not here" in result.err
+    assert ("safety is set by SANA_SAFETY" in result.err) is not typed

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from sana_cli.errors import SanaError
-from sana_cli.files import check_writable, new_file
+from sana_cli.files import check_writable, local_path, new_file
 
 
 def age(path: Path, seconds: float = 3600) -> None:
@@ -84,3 +84,20 @@ def test_a_file_is_no_folder_to_create(tmp_path: Path) -> None:
     with pytest.raises(SanaError, match="file is not a folder") as caught:
         check_writable(tmp_path / "file" / "a.png")
     assert caught.value.hint == "choose another --output"
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("x" * 300 + ".png", "a name in it is too long"),
+        ("猫" * 100 + ".png", "a name in it is too long"),
+        ("d/" * 3000 + "a.png", "it is too long"),
+        ("a\0b", "it holds a NUL character"),
+        ("~nosuchuser/a", "there is no such home folder"),
+    ],
+)
+def test_what_cannot_be_a_path_says_why(text: str, reason: str) -> None:
+    with pytest.raises(SanaError, match=f"cannot be a path: {reason}") as caught:
+        local_path(text)
+    assert caught.value.hint
+    assert len(caught.value.message) < 200

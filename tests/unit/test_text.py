@@ -4,7 +4,9 @@ import json
 import logging
 import subprocess
 import sys
+import tomllib
 import unicodedata
+from collections.abc import Callable
 
 import pytest
 
@@ -15,6 +17,7 @@ from sana_cli.text import (
     json_text,
     message_line,
     one_line,
+    parsers_words,
     shell_command,
     shortened,
     slug,
@@ -164,3 +167,12 @@ def test_closest_takes_anything_at_no_cutoff() -> None:
 
 def test_values_for_people_are_not_those_of_python() -> None:
     assert [yes_or_no(value) for value in (True, False, 1, 0.5, "a")] == ["yes", "no", "1", "0.5", "a"]  # fmt: skip
+
+
+@pytest.mark.parametrize("read", [json.loads, tomllib.loads])
+def test_a_number_that_python_refuses(read: Callable[[str], object]) -> None:
+    """Its remedy is a function of Python, which nobody here can call."""
+    digits = "9" * 5000
+    with pytest.raises(ValueError, match="digits") as caught:
+        read(digits if read is json.loads else f"steps = {digits}")
+    assert parsers_words(caught.value) == "it holds a number of thousands of digits"

@@ -180,3 +180,13 @@ def test_settings_of_several_processes_at_once(
     with ThreadPoolExecutor(len(keys)) as pool:
         assert all(pool.map(settings_file.unset_value, keys))
     assert (tmp_path / "config.toml").read_text().strip() == ""
+
+
+@pytest.mark.parametrize("typed", [None, True, False])
+def test_a_check_that_a_setting_asks_for_says_so(
+    monkeypatch: pytest.MonkeyPatch, typed: bool | None
+) -> None:
+    monkeypatch.setenv("SANA_SAFETY", "true")
+    chosen = preferences()
+    assert chosen.is_checked(typed) is (typed is not False)
+    assert chosen.check_source(typed) == ("SANA_SAFETY" if typed is None else "")
