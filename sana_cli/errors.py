@@ -72,6 +72,7 @@ _NO_MEMORY = (
     "can't allocate memory", "cannot allocate memory", "out of memory", "not enough memory",
     "could not create a primitive", "could not create a memory object",  # oneDNN's words for it
     "can't start new thread",  # no room for its stack
+    "failed to map segment from shared object",  # a library, under a limit such as ulimit -v
 )  # fmt: skip
 
 
@@ -79,7 +80,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether an error is any form of "no memory left". Libraries report many as a plain RuntimeError."""
     words = str(error).lower()
     return isinstance(error, MemoryError) or (
-        isinstance(error, RuntimeError | OSError) and any(each in words for each in _NO_MEMORY)
+        isinstance(error, RuntimeError | OSError | ImportError)
+        and any(each in words for each in _NO_MEMORY)
     )
 
 

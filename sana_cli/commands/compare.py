@@ -131,11 +131,8 @@ def compare(
         default=lambda: Path(f"compare-{slug(_label(first))}-{slug(_label(second))}.png"),
         overwrite=force,
     )
-    checks = (
-        SafetyCheck.find(chosen.safety_model, set_by=chosen.check_source(None))
-        if chosen.is_checked(None)
-        else None
-    )
+    source = chosen.check_source(None)  # nothing asks for the check but a setting
+    checks = SafetyCheck.find(chosen.safety_model, set_by=source) if chosen.safety else None
     with ConsoleReporter(quiet=chosen.is_quiet(quiet)) as reporter:
         access = Access(
             offline=chosen.is_offline(offline),

@@ -66,8 +66,13 @@ def facts_of(path: Path) -> PictureFacts:
 
 
 def _is_possible(settings: dict[str, Any]) -> bool:
-    """Return whether a command takes these numbers: a file may have been edited."""
+    """Return whether a command takes these numbers and texts: a file may have been edited."""
     from sana_cli.config.generation import FIELDS
+    from sana_cli.request.options import is_text
+
+    texts = [value for value in settings.values() if isinstance(value, str)]
+    if not all(map(is_text, texts)):  # no shell passes on NUL or half a character
+        return False
 
     limited = [
         (f.option.limits, settings.get(f.option.picture))
@@ -109,7 +114,7 @@ def _command(settings: dict[str, Any]) -> list[str]:
     loras = settings.get("loras")
     for lora in loras if isinstance(loras, list) else ():
         words += ["--lora", str(lora)]
-    if settings.get("drawn_size") != settings.get("size"):
+    if settings.get("drawn_size", settings.get("size")) != settings.get("size"):
         words.append("--bins")
     if settings.get("branches") == "apart":
         words += ["--plan", "branches"]

@@ -176,3 +176,22 @@ def test_no_command_that_cannot_work(
     assert told.code == 0, told.err
     assert ("again: sana generate" in told.out) == repeats
     assert all(f"{key}: {value}" in told.out for key, value in change.items())
+
+
+@pytest.mark.parametrize("key", ["prompt", "negative_prompt", "model"])
+@pytest.mark.parametrize("text", ["a\0b", "\ud800 cat"])
+def test_no_command_for_what_no_shell_passes_on(
+    sana: Callable[..., Any], tmp_path: Path, key: str, text: str
+) -> None:
+    path = with_settings(tmp_path / "a.png", {"prompt": "a cat", "seed": 1, key: text})
+    result = sana("info", path)
+    assert result.code == 0, result.err
+    assert "again:" not in result.out
+    assert f"{key}: " in result.out
+
+
+def test_a_picture_without_the_size_that_was_drawn_was_not_resized(
+    sana: Callable[..., Any], tmp_path: Path
+) -> None:
+    path = with_settings(tmp_path / "a.png", {"prompt": "a cat", "seed": 1, "size": "64x64"})
+    assert "--bins" not in sana("info", path).out
