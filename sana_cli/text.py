@@ -28,7 +28,7 @@ _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
 def parsers_words(error: Exception) -> str:
-    """What a parser of JSON or TOML says; of a number that Python refuses to read, in words without its remedies."""
+    """Return what a parser of JSON or TOML says; of a number that Python refuses to read, in words without its remedies."""
     if "set_int_max_str_digits" in str(error):
         return "it holds a number of thousands of digits"
     return str(error)
