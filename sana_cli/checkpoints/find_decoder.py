@@ -89,7 +89,8 @@ def require_latents(name: str, scaling_factor: float, checkpoint: Checkpoint) ->
     own = checkpoint.vae.scaling_factor
     if abs(own - scaling_factor) > 1e-4 * own:
         brought = _names_in(checkpoint)
-        hint = f"its own: {', '.join(brought)}" if brought else "draw without --decoder"
+        # Works for a decoder of the settings, too, which no command line names.
+        hint = f"use the model's own: --decoder {' or '.join(['full', *brought])}"
         raise usage_error(
             f"the decoder {name} does not fit {checkpoint.name}: it decodes latents of another autoencoder "
             f"(scaled by {scaling_factor:g}, the model's by {own:g})",
