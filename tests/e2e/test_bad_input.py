@@ -306,11 +306,11 @@ import resource, sys
 from pathlib import Path
 from sana_cli.cli import main
 words = sys.argv[1:]
-assert main([*words, "--size", "256x256"]) == 0
+assert main([*words, "--size", "64x64"]) == 0
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 150 * 2**20, resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + 50 * 2**20, resource.RLIM_INFINITY))
 Path(words[-1]).unlink()
-sys.exit(main([*words, "--size", "2048x2048"]))
+sys.exit(main([*words, "--size", "1024x1024"]))
 """
     words = ("generate", "a fox", "-m", str(tiny_model), "--steps", "1", "--device", "cpu")
     command = (sys.executable, "-c", program, *words, "--precision", "fp32", "-o")
@@ -319,7 +319,7 @@ sys.exit(main([*words, "--size", "2048x2048"]))
     )
     assert result.returncode == ExitCode.ENVIRONMENT, result.stderr
     errors = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    assert errors == ["error: out of memory at 2048x2048"]
+    assert errors == ["error: out of memory at 1024x1024"]
     assert not (tmp_path / "a.png").exists()
 
 
