@@ -58,7 +58,7 @@ def in_words(name: str, options: GenerationOptions, settings: GenerationParams) 
             return ", ".join(map(str, settings.loras or options.loras or ())) or OFF
         case "/output":
             return options.output or "the working folder"
-        case "/format" | "/quality":  # of files, not of what is drawn
+        case "/format" | "/quality" | "/upscale_strength":  # not of what is drawn, or not always
             field = FIELDS[name[1:]]
             return str(getattr(options, field.name) or field.option.unset)
         case _:

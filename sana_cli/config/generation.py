@@ -222,6 +222,7 @@ class GenerationOptions:
             flags=("--upscale-strength",), metavar="X", picture="upscale_strength", line="upscale_strength", sweep=True,
             help="How much to redraw after --upscale: near 0 keeps the enlarged picture [default: 0.35]",
             setting="how much to redraw after enlarging, above 0 to 1", unset="0.35", usual=0.35,
+            repl="how much to redraw after enlarging, above 0 to 1",
         ),
     ] = None  # fmt: skip
     control: Annotated[

@@ -17,7 +17,7 @@ RETURNED = 32 * 2**20  # glibc gives larger blocks back at once
 # Maps that live at the same time at the widest point of a decoder block, in maps of its input.
 _RES_BLOCK_MAPS = (3.7, 4.5)
 _RES_TILE_MAPS = (3.9, 8.0)
-_EFFICIENT_VIT_MAPS = (27, 37)
+_EFFICIENT_VIT_MAPS = (21, 37)
 # Where tiles follow, layers run one by one, and freed memory goes back after each.
 _STEPWISE_VIT_MAPS = (15.5, 27)
 _STRIP_MAPS = (22, 47)
@@ -26,7 +26,6 @@ _TINY_TILE_MAPS = (4.0, 5.3)
 _TINY_REACH = 24  # pixels that a tile of its last stages reads beyond its sides, both together
 RGB = 3  # channels of a picture
 _ENCODE_MAPS = (3.2, 4.5)  # of a ResBlock of the encoder, which keeps no other map than its input
-_ENCODE_VIT_MAPS = (21, 37)
 _ENCODE_STRIP_MAPS = (22, 60)
 _ENCODE_TILE_MAPS = (4.0, 6.2)
 _ENCODE_REACH = 64  # pixels that a tile of a picture reads beyond its sides, both together
@@ -58,7 +57,7 @@ def encode_activations(
         widest = [
             _with_leftovers(channels[i] * picture * itemsize / 4**i, _ENCODE_MAPS)
             if kinds[i] == "ResBlock"
-            else _attention(channels[i] * picture * itemsize / 4**i, _ENCODE_VIT_MAPS)
+            else _attention(channels[i] * picture * itemsize / 4**i, _EFFICIENT_VIT_MAPS)
             for i in stages
         ]
         converted = config.in_channels * itemsize * picture if itemsize != ITEMSIZE["fp32"] else 0

@@ -21,7 +21,7 @@ from random import Random
 from quant.files import read_small_text
 from quant.plain_text import split_lines
 from sana_cli.config.generation import GenerationOptions, uses_wildcards
-from sana_cli.errors import SanaError, usage_error
+from sana_cli.errors import SanaError, require, usage_error
 from sana_cli.files import local_path
 from sana_cli.text import closest, shortened
 
@@ -49,7 +49,14 @@ def chosen_prompt(options: GenerationOptions, seed: int) -> tuple[str, str | Non
     prompt = options.prompt or ""
     if not uses_wildcards(options) or not prompt.strip():
         return prompt, options.template
-    chosen = expand(prompt, seed, local_path(options.wildcards_folder or "wildcards"))
+    folder = local_path(options.wildcards_folder or "wildcards")
+    if options.wildcards_folder and "wildcards_folder" not in options.sources:  # typed
+        require(
+            folder.is_dir(),
+            f"--wildcards-folder {folder} is no folder",
+            "name one with a text file a wildcard, such as animals.txt",
+        )
+    chosen = expand(prompt, seed, folder)
     return chosen, (prompt if chosen != prompt else None)
 
 

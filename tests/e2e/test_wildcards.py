@@ -122,6 +122,9 @@ def test_dry_run_repl_and_bad_input(
             True,
             True,
         )
+    result = sana(*words, "--wildcards-folder", "nowhere", "-o", "x.png")
+    assert result.code == ExitCode.USAGE, "also where the prompt has alternatives only"
+    assert "error: --wildcards-folder nowhere is no folder\nhint: " in result.err
     assert sana("config", "set", "wildcards_folder", "none").code == ExitCode.USAGE
     assert sana("config", "set", "wildcards_folder", "words").code == 0
     assert sana("config", "get", "wildcards_folder").out.strip() == str(folder)
