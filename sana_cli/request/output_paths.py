@@ -159,6 +159,12 @@ def require_picture(
         "pictures are not written to standard output",
         f"name a file: {option} picture.png; with --json, its path is printed",
     )
+    if target.suffix.lower() not in suffixes and os.path.exists(target):  # with a suffix: files.py
+        require(
+            os.path.isfile(target) or os.path.isdir(target),
+            f"{target} is not a regular file",
+            f"name a file or a folder: {option} picture.png",
+        )
     known = formats.NAMES if len(list(suffixes)) > 1 else next(iter(suffixes))
     require(
         target.suffix.lower() in suffixes,

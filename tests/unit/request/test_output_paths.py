@@ -1,5 +1,9 @@
 """Where pictures go: one name a picture, none that is taken, folders only where they are or are asked for."""
 
+import os
+import socket
+import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -7,7 +11,7 @@ import pytest
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError
-from sana_cli.request.output_paths import Target, planned
+from sana_cli.request.output_paths import Target, planned, require_picture
 
 
 def names(
@@ -71,3 +75,28 @@ def test_a_folder_that_is_written_as_one_is_made_later(builtin: Checkpoint, tmp_
 def test_names_that_cannot_be(builtin: Checkpoint, tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(SanaError, match=message):
         names(str(tmp_path / name), builtin)
+
+
+def _device(path: Path) -> None:
+    try:
+        os.mknod(path, stat.S_IFCHR | 0o600, os.makedev(1, 3))  # what /dev/null is
+    except OSError:
+        pytest.skip("only root makes devices")
+
+
+def _socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no such files here")
+@pytest.mark.parametrize("make", [os.mkfifo, _device, _socket])
+def test_what_is_no_regular_file_gets_no_suffix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None]
+) -> None:
+    """`-o /dev/null` is no forgotten suffix: /dev/null.png would be a file among devices."""
+    monkeypatch.chdir(tmp_path)
+    make(Path("null"))
+    with pytest.raises(SanaError, match="null is not a regular file") as caught:
+        require_picture(Path("null"), False)
+    assert "null.png" not in caught.value.hint
