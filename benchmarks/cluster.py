@@ -23,17 +23,17 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
+from unittest import mock
 
 import psutil
 import typer
 
 from benchmarks.record import RESULTS, record
 from sana_cli.bench.machine import machine, state
-from sana_cli.images.picture_file import load_picture
 
 PARTS = ("same", "faults", "overhead", "many")
 _OBJECTS = 100 * 2**20  # bytes of each node's store
@@ -41,24 +41,34 @@ _KILL_EVERY = 20  # pictures
 
 
 @contextmanager
-def cluster(temporary: Path) -> Iterator[tuple[Any, str, list[Any]]]:
-    """A cluster of three nodes with a core each; yields it, its address and the nodes besides the head."""
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "180")  # of a busy machine
-    # Ray runs workers at niceness 15, where any other program on this machine takes their cores.
-    os.environ.setdefault("RAY_worker_niceness", "0")
-    from ray.cluster_utils import Cluster
+def cluster(nodes: int = 3) -> Iterator[tuple[Any, str, list[Any]]]:
+    """A cluster of nodes with a core each; yields it, its address and the nodes besides the head.
 
-    own: dict[str, Any] = {
-        "num_cpus": 1, "object_store_memory": _OBJECTS, "memory": 4 * 2**30, "include_dashboard": False,
-    }  # fmt: skip
-    made = Cluster(initialize_head=True, head_node_args={**own, "temp_dir": str(temporary)})
-    try:
-        own.pop("include_dashboard")
-        others = [made.add_node(**own) for _ in range(2)]
-        made.wait_for_nodes()
-        yield made, made.address, others
-    finally:
-        made.shutdown()
+    Its files are in a folder of its own: another Ray of this machine stays the one that `--ray auto` finds.
+    """
+    # Ray runs workers at niceness 15, where any other program on this machine takes their cores.
+    with tempfile.TemporaryDirectory(
+        prefix="rc-", ignore_cleanup_errors=True
+    ) as folder:  # sockets have short names
+        variables = {
+            "RAY_TMPDIR": folder, "RAY_raylet_start_wait_time_s": "600", "RAY_worker_niceness": "0",
+            "RAY_USAGE_STATS_ENABLED": "0",
+        }  # fmt: skip
+        with mock.patch.dict(os.environ, variables):
+            from ray.cluster_utils import Cluster
+
+            (Path(folder) / "ray").mkdir()  # `Cluster` writes its address there
+            own: dict[str, Any] = {
+                "num_cpus": 1, "object_store_memory": _OBJECTS, "memory": 4 * 2**30, "include_dashboard": False,
+            }  # fmt: skip
+            made = Cluster(initialize_head=True, head_node_args=own)
+            try:
+                own.pop("include_dashboard")
+                others = [made.add_node(**own) for _ in range(nodes - 1)]
+                made.wait_for_nodes()
+                yield made, made.address, others
+            finally:
+                made.shutdown()
 
 
 def words(prompts: Path, out: Path, size: int, steps: int) -> list[str]:
@@ -76,8 +86,11 @@ def prompts_of(folder: Path, count: int) -> Path:
     return file
 
 
-def environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "SANA_REMEMBER": "false"}
+def environment(work: Path) -> dict[str, str]:
+    """Variables of all commands: one thread each, nothing of this user's, and no server that draws in their place."""
+    return {
+        "OMP_NUM_THREADS": "1", "SANA_REMEMBER": "false", "SANA_SERVER": "off", "SANA_CACHE": str(work / "cache"),
+    }  # fmt: skip
 
 
 def drawn(out: Path) -> int:
@@ -85,20 +98,22 @@ def drawn(out: Path) -> int:
 
 
 def unequal(one: Path, other: Path) -> list[str]:
-    """Names that are in one folder only, or whose pixels differ."""
+    """Names that are in one folder only, or whose bytes differ."""
     left, right = ({p.name for p in folder.glob("*.png")} for folder in (one, other))
-    pixels = (
-        name
-        for name in left & right
-        if load_picture(one / name).tobytes() != load_picture(other / name).tobytes()
-    )
-    return sorted((left ^ right) | set(pixels))
+    differ = (n for n in left & right if (one / n).read_bytes() != (other / n).read_bytes())
+    return sorted((left ^ right) | set(differ))
+
+
+def file_of(path: Path) -> tuple[int, int]:
+    """What changes when a picture is written again."""
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns
 
 
 def run(command: list[str]) -> tuple[float, int, list[dict[str, Any]]]:
     """Seconds, exit code and documents of a command."""
     started = time.perf_counter()
-    done = subprocess.run(command, capture_output=True, text=True, env=environment())
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         print(done.stderr[-2000:], file=sys.stderr)
     documents = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -111,22 +126,30 @@ def rows_of(out: Path) -> list[dict[str, Any]]:
 
 
 def workers_of_ray() -> list[psutil.Process]:
+    """Processes of our clusters that draw."""
     found = []
-    for process in psutil.process_iter(["name", "cmdline"]):
-        title = " ".join(process.info["cmdline"] or [])
-        if title.startswith("ray::") and "RayWorker" in title:
-            found.append(process)
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            title = " ".join(process.cmdline())
+            if title.startswith("ray::") and "RayWorker" in title:
+                found.append(process)
     return found
 
 
 # -- parts -----------------------------------------------------------------------------------------
 
 
+def draw_plain(out: Path, prompts: Path, size: int, steps: int) -> float:
+    """Draw with one process and no Ray; returns seconds."""
+    seconds, code, _ = run(words(prompts, out, size, steps))
+    assert code == 0, "plain --prompts failed"
+    return seconds
+
+
 def same(work: Path, prompts: Path, size: int, steps: int) -> dict[str, Any]:
     plain, clustered = work / "plain", work / "clustered"
-    seconds, code, _ = run(words(prompts, plain, size, steps))
-    assert code == 0, "plain --prompts failed"
-    with cluster(work / "r1") as (_, address, _nodes):
+    seconds = draw_plain(plain, prompts, size, steps)
+    with cluster() as (_, address, _nodes):
         ray_seconds, ray_code, documents = run(
             [*words(prompts, clustered, size, steps), "--ray", address]
         )
@@ -143,21 +166,22 @@ def same(work: Path, prompts: Path, size: int, steps: int) -> dict[str, Any]:
 
 
 def faults(work: Path, prompts: Path, size: int, steps: int) -> dict[str, Any]:
-    """Needs the pictures of `same`."""
+    if not (work / "plain").is_dir():
+        draw_plain(work / "plain", prompts, size, steps)
     out, chance, kills = work / "faulty", random.Random(0), 0
     total = len(prompts.read_text(encoding="utf-8").splitlines())
-    with cluster(work / "r2") as (made, address, others):
+    with cluster() as (made, address, others):
         driver = subprocess.Popen(
             [*words(prompts, out, size, steps), "--ray", address],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         removed_at = None
         assert driver.stdout is not None
-        seen = 0
+        first: dict[Path, tuple[int, int]] = {}  # files as they were when they were reported
         for line in driver.stdout:
-            if not line.startswith("{"):
-                continue
-            seen += 1
+            path = Path(json.loads(line)["path"])
+            first.setdefault(path, file_of(path))
+            seen = len(first)
             if seen % _KILL_EVERY == 0 and (workers := workers_of_ray()):
                 chance.choice(workers).kill()
                 kills += 1
@@ -168,7 +192,8 @@ def faults(work: Path, prompts: Path, size: int, steps: int) -> dict[str, Any]:
         rows = rows_of(out)
         facts = {
             "pictures": drawn(out), "exit_code": code, "workers_killed": kills, "node_removed_at": removed_at,
-            "reported": seen, "manifest": dict(sorted(_counts(row["status"] for row in rows).items())),
+            "reported": len(first), "written_again": sum(file_of(path) != was for path, was in first.items()),
+            "manifest": dict(sorted(_counts(row["status"] for row in rows).items())),
             "unequal": unequal(work / "plain", out), "left_over": _left_over(out),
         }  # fmt: skip
         facts["driver_killed"] = _driver_killed(work, address, prompts, size, steps, total)
@@ -180,9 +205,7 @@ def _driver_killed(
 ) -> dict[str, Any]:
     out = work / "killed"
     command = [*words(prompts, out, size, steps), "--ray", address]
-    driver = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment()
-    )
+    driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while drawn(out) < total // 3 and driver.poll() is None:
         time.sleep(0.2)
     driver.send_signal(signal.SIGKILL)
@@ -218,10 +241,7 @@ def overhead(work: Path, prompts: Path, size: int, steps: int, rounds: int) -> d
             out = work / f"overhead-{way}-{number}"
             command = words(prompts, out, size, steps)
             if way == "plain":
-                both = [
-                    subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL)
-                    for _ in range(2)
-                ]
+                both = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
                 assert [process.wait() for process in both] == [0, 0]
             else:
                 code = run([*command, "--ray", "local", "--workers", "2"])[1]
@@ -243,11 +263,11 @@ def many(work: Path, count: int, size: int, steps: int) -> dict[str, Any]:
     folder, out = work / "many-prompts", work / "many"
     folder.mkdir()
     prompts = prompts_of(folder, count)
-    with cluster(work / "r3") as (_, address, _nodes):
+    with cluster() as (_, address, _nodes):
         started = time.perf_counter()
         driver = subprocess.Popen(
             [*words(prompts, out, size, steps), "--ray", address],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment(),
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         process, memory, first, seen, last = psutil.Process(driver.pid), {}, None, 0, 0.0
         assert driver.stdout is not None
@@ -289,11 +309,14 @@ def main(
         }  # fmt: skip
         print(json.dumps(facts, indent=1), record("cluster", document, folder=out), flush=True)
 
-    with tempfile.TemporaryDirectory(prefix="rc-") as scratch:  # sockets have short names
+    with (
+        tempfile.TemporaryDirectory(prefix="cluster-") as scratch,
+        mock.patch.dict(os.environ, environment(Path(scratch))),
+    ):
         work = Path(scratch)
         prompts = prompts_of(work, count)
         about = {"options": f"--count {count} --size {size} --steps {steps}"}
-        if "same" in parts or "faults" in parts:
+        if "same" in parts:
             keep("same", about | same(work, prompts, size, steps))
         if "faults" in parts:
             keep("faults", about | faults(work, prompts, size, steps))

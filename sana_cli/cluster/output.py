@@ -98,15 +98,15 @@ class UrlOutput:
             path.unlink(missing_ok=True)
 
     def publish(self, path: Path, name: str, *, overwrite: bool) -> None:
-        """Upload a finished file, and remove it here. SanaError where the name is taken, or the place not reached."""
-        try:
-            with reaching(f"{self.url}/{name}"):
-                self.write(path.read_bytes(), name, overwrite=overwrite)
-        finally:
-            path.unlink(missing_ok=True)
+        """Upload a finished file. SanaError where the name is taken, or the place not reached."""
+        self.write(path.read_bytes(), name, overwrite=overwrite)
 
     def write(self, data: bytes, name: str, *, overwrite: bool) -> None:
-        """Write a file whole or not at all. SanaError (usage) for a name that is taken."""
+        """Write a file whole or not at all. SanaError for a name that is taken (usage), and for a place out of reach."""
+        with reaching(f"{self.url}/{name}"):
+            self._write(data, name, overwrite)
+
+    def _write(self, data: bytes, name: str, overwrite: bool) -> None:
         remote = f"{self.root}/{name}"
         if self._stores_objects:
             try:
@@ -122,8 +122,7 @@ class UrlOutput:
                 raise already_exists(Path(name))
             self.files.mv(temporary, remote)
         except BaseException:
-            with suppress(OSError):
-                self.files.rm_file(temporary)
+            self.remove(temporary.rpartition("/")[2])
             raise
 
     def read(self, name: str) -> bytes | None:
@@ -145,7 +144,8 @@ class UrlOutput:
         return sorted(str(each).rpartition("/")[2] for each in found)
 
     def remove(self, name: str) -> None:
-        with suppress(OSError):
+        """Remove a file, where that can be done."""
+        with suppress(SanaError), reaching(f"{self.url}/{name}"):
             self.files.rm_file(f"{self.root}/{name}")
 
 

@@ -55,6 +55,19 @@ class Rows:
         for job in refused:
             yield {**self._about(job), "status": "error", "error": refusal and _facts(refusal)}
 
+    def of_others(
+        self,
+        batch: Batch,
+        earlier: Mapping[str, Mapping[str, Any]],
+        is_there: Callable[[str], bool],
+    ) -> list[Mapping[str, Any]]:
+        """List the earlier rows of pictures that are there and that this batch does not draw."""
+        own = {self._name_of(job) for job in batch.jobs}
+        return [
+            row for path, row in earlier.items()
+            if path not in own and row.get("status") != "error" and is_there(path)
+        ]  # fmt: skip
+
     def _about(self, job: Job) -> dict[str, Any]:
         return {
             "index": job.index, "id": job.line.id, "path": self._name_of(job), "seed": job.params.seed,

@@ -103,18 +103,13 @@ def plan_pool(
     wanted = workers[1] if workers else None
     threads = _threads(rooms, memory, wanted)
     capacity = _capacity(rooms, memory, threads)
-    low, high = workers or (1, capacity)
-    if low > capacity:
-        raise _no_room(
-            f"the cluster holds {counted(capacity, 'worker')} of {readable_memory(memory)} each, and --workers asks for {low}",
-            f"use --workers {capacity}, or add nodes",
-        )
-    high = min(high, capacity, len(jobs))
+    holds = f"{counted(capacity, 'worker')} of {readable_memory(memory)} each"
+    low, high = _range(workers, capacity, len(jobs), holds)
     shares = [
         node.memory // n for node in rooms if (n := _on_node(node, memory, threads)) > 0
     ]  # fmt: skip
     return Pool(
-        smallest=min(low, high), largest=high, num_cpus=threads, num_gpus=0, memory=memory,
+        smallest=low, largest=high, num_cpus=threads, num_gpus=0, memory=memory,
         max_memory=runtime.max_memory or max(planned, min(shares) - _RAY_BYTES), device="cpu", nodes=len(nodes),
     )  # fmt: skip
 
@@ -132,15 +127,9 @@ def _gpu_pool(
     rooms = [node for node in nodes if node.gpus >= 1]
     memory = min(_GPU_HOST_BYTES, min(node.memory // int(node.gpus) for node in rooms))
     capacity = sum(int(node.gpus) for node in rooms)
-    low, high = workers or (1, capacity)
-    if low > capacity:
-        raise _no_room(
-            f"the cluster has {counted(capacity, 'GPU')}, and --workers asks for {low}",
-            f"use --workers {capacity}: a worker has a GPU of its own",
-        )
-    high = min(high, capacity, len(jobs))
+    low, high = _range(workers, capacity, len(jobs), f"{counted(capacity, 'worker')} of 1 GPU each")
     return Pool(
-        smallest=min(low, high), largest=high, num_cpus=0, num_gpus=1, memory=_whole_mib(memory) - _MIB,
+        smallest=low, largest=high, num_cpus=0, num_gpus=1, memory=_whole_mib(memory) - _MIB,
         max_memory=runtime.max_memory, device="cuda", nodes=len(nodes),
     )  # fmt: skip
 
@@ -180,9 +169,23 @@ def _peak(
     )  # fmt: skip
 
 
+def _range(
+    workers: tuple[int, int] | None, capacity: int, pictures: int, holds: str
+) -> tuple[int, int]:
+    """Return the fewest and the most workers to start. SanaError where the cluster holds fewer than are asked for."""
+    low, high = workers or (1, capacity)
+    if low > capacity:
+        raise _no_room(
+            f"the cluster holds {holds}, and --workers asks for {low}",
+            f"use --workers {capacity}, or add nodes",
+        )
+    high = min(high, capacity, pictures)
+    return min(low, high), high
+
+
 def _threads(nodes: Sequence[Node], memory: int, wanted: int | None) -> int:
     """Return the cores of a worker: as many as leave room for the workers that are wanted."""
-    most = int(max(node.cpus for node in nodes))
+    most = int(max(node.cpus for node in nodes if node.memory >= memory))
     if wanted is None:
         return min(_USUAL_THREADS, most)
     fitting = (n for n in range(most, 0, -1) if _capacity(nodes, memory, n) >= wanted)

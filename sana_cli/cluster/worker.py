@@ -118,36 +118,62 @@ class Draw:
         return Job(index=task.index, line=line, params=params, path=path, wanted=wanted)
 
     def _draw(self, job: Job) -> Outcome:
-        """Draw and save a picture; errors become outcomes. What the machine had no room for is tried again, later."""
+        """Draw, save and send a picture; errors become outcomes. What is sent in vain is not drawn again."""
         name = self._tasks[job.index].name
+        outcome = self._patiently(
+            job, lambda: self._finished(job, name) or self._drawn(job), before_again=self._unload
+        )
+        if outcome.status == "drawn":
+            outcome = self._patiently(job, lambda: self._published(job, name, outcome))
+        if self.output.is_remote:
+            job.path.unlink(missing_ok=True)
+        return outcome
+
+    def _patiently(
+        self,
+        job: Job,
+        act: Callable[[], Outcome],
+        *,
+        before_again: Callable[[], None] | None = None,
+    ) -> Outcome:
+        """Return what an act returns; it is done again, later, where memory or the network failed."""
         for wait in (*_WAITS_S, None):
             try:
-                found = None if self.setup.overwrite else self.output.settings_of(name)
-                if found is not None and fits(found, job.wanted, self.setup.model_digest):
-                    return self._outcome(job, "done", found)
-                return self._drawn(job, name)
+                return act()
             except Exception as error:  # noqa: BLE001 - a bug in one picture must not end the others
                 failure = in_words(error)
             if failure.code != ExitCode.ENVIRONMENT or wait is None:
                 break
-            if self._pipeline is not None:
-                self._pipeline.unload()
+            if before_again is not None:
+                before_again()
             self._sleep(wait)
         return self._failed(job.index, failure)
 
-    def _drawn(self, job: Job, name: str) -> Outcome:
+    def _unload(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.unload()
+
+    def _finished(self, job: Job, name: str) -> Outcome | None:
+        found = None if self.setup.overwrite else self.output.settings_of(name)
+        if found is None or not fits(found, job.wanted, self.setup.model_digest):
+            return None
+        return self._outcome(job, "done", found)
+
+    def _published(self, job: Job, name: str, outcome: Outcome) -> Outcome:
+        self.output.publish(job.path, name, overwrite=self.setup.overwrite)
+        return outcome
+
+    def _drawn(self, job: Job) -> Outcome:
         from sana_cli.pipeline.saving import draw_to_file
 
         saved = draw_to_file(
             self._opened(), job.params, job.path,
             overwrite=self.setup.overwrite or self.output.is_remote, quality=self.setup.quality,
         )  # fmt: skip
-        sha256 = sha256_of(job.path)
-        self.output.publish(job.path, name, overwrite=self.setup.overwrite)
         components = self._opened().components
         return replace(
             self._outcome(job, "drawn", saved.settings),
-            sha256=sha256,
+            sha256=sha256_of(job.path),
             seconds={stage: round(value, 4) for stage, value in saved.seconds.items()},
             facts={**_facts(saved), "device": str(components.device),
                    "precision": str(components.dtypes), "kernels": components.kernels},

@@ -4,13 +4,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sana_cli.checkpoints.opening import argument_for
 from sana_cli.cluster.connection import connected, nodes_of
 from sana_cli.cluster.locations import is_url, local_prompts
-from sana_cli.cluster.manifest import Manifest, RemoteManifest, manifest_path
+from sana_cli.cluster.manifest import MANIFEST, Manifest, RemoteManifest, manifest_path
 from sana_cli.cluster.output import UrlOutput, split_output, stand_ins
 from sana_cli.cluster.probe import ask_all, judge, sign
 from sana_cli.cluster.request import Request
@@ -76,7 +77,7 @@ class ClusterBatch:
             raise SanaError(
                 f"{counted(count, 'picture')} could not be drawn; first, {first.message}",
                 hint="the same command draws them again; "
-                f"`error` in {self.shown(manifest.path)} says what happened to each",
+                f"`error` in {manifest.called} says what happened to each",
                 code=first.code,
             )
         if failures:
@@ -101,6 +102,12 @@ class ClusterBatch:
             return f"{self._remote.url}/{path.relative_to(self._mirror)}"
         return str(path)
 
+    def _is_there(self, name: str) -> bool:
+        """Return whether a picture of an earlier manifest is where it was."""
+        if self._remote is None:
+            return os.path.lexists(name)
+        return (self._mirror / name.rpartition("/")[2]).exists()
+
     def _lasting_name(self, job: Job) -> str:
         """Name a picture in the manifest, so that it is found from any folder."""
         return self.shown(job.path) if self._remote else str(job.path.absolute())
@@ -120,7 +127,7 @@ class ClusterBatch:
     def _manifest(self, batch: Batch) -> Manifest:
         asked = self.request.manifest
         if self._remote is not None and asked is None:
-            return RemoteManifest(self._remote, "manifest.jsonl", self._mirror)
+            return RemoteManifest(self._remote, MANIFEST, self._mirror)
         if is_url(asked):
             url, _, name = str(asked).rpartition("/")
             return RemoteManifest(UrlOutput(url), name, temporary_folder(self))
@@ -156,28 +163,33 @@ class ClusterBatch:
     ) -> None:
         if batch.new_folder:
             make_folder(batch.new_folder)
-        earlier = manifest.earlier()
-        rows = self._rows.of_known(batch, earlier, problems, refused, self.session.refusal)
-        if not batch.pending:
-            manifest.begin(rows)
-            manifest.close()
-            return
-        setup = self._setup(batch)
-        with connected(self.request.address) as ray:
-            ready, pool = self._ready(ray, setup, batch)
-            self.session.reporter.notice(str(pool))
-            manifest.begin(rows)
-            try:
-                jobs = {job.index: job for job in batch.jobs}
-                done, total = len(batch.done), len(batch.jobs)
-                self.session.reporter.count("pictures", done, total)
-                for outcome in draw_with_ray(ray, self._tasks(batch), ready, pool):
-                    self._report_outcome(jobs[outcome.index], outcome)
-                    manifest.add(self._rows.of_outcome(jobs[outcome.index], outcome))
-                    done += 1
-                    self.session.reporter.count("pictures", done, total)
-            finally:
-                manifest.close()
+        with manifest:
+            earlier = manifest.earlier()
+            others = self._rows.of_others(batch, earlier, self._is_there)
+            if others:
+                rows_ = counted(len(others), "row")
+                self.session.reporter.notice(f"{manifest.called} keeps {rows_} of other pictures")
+            known = self._rows.of_known(batch, earlier, problems, refused, self.session.refusal)
+            rows = chain(others, known)
+            if not batch.pending:
+                manifest.begin(rows)
+                return
+            with connected(self.request.address) as ray:
+                ready, pool = self._ready(ray, self._setup(batch), batch)
+                self.session.reporter.notice(str(pool))
+                manifest.begin(rows)
+                self._draw(batch, manifest, draw_with_ray(ray, self._tasks(batch), ready, pool))
+
+    def _draw(self, batch: Batch, manifest: Manifest, outcomes: Iterator[Outcome]) -> None:
+        """Report each outcome, and add its row, as it comes."""
+        jobs = {job.index: job for job in batch.jobs}
+        before, total = len(batch.done), len(batch.jobs)
+        self.session.reporter.count("pictures", before, total)
+        for done, outcome in enumerate(outcomes, start=before + 1):
+            job = jobs[outcome.index]
+            self._report_outcome(job, outcome)
+            manifest.add(self._rows.of_outcome(job, outcome))
+            self.session.reporter.count("pictures", done, total)
 
     def _ready(self, ray: Any, setup: Setup, batch: Batch) -> tuple[Setup, Pool]:
         """Ask all nodes, and choose the workers. SanaError before anything is drawn."""

@@ -277,7 +277,7 @@ def draw_batch(
             for job in some:
                 advance(finished, total)
                 try:
-                    with _claim(job.path, wait):
+                    with claim(job.path, wait):
                         is_done = not batch.overwrite and _another_did_it(job, batch.model_digest)
                         drawn = None if is_done else draw(job)
                         if drawn is not None:
@@ -289,8 +289,11 @@ def draw_batch(
 
 
 @contextmanager
-def _claim(path: Path, wait: int) -> Iterator[None]:
-    """Claim this picture for this process within the block. Raises Timeout if another has it; a kill ends a claim."""
+def claim(path: Path, wait: int) -> Iterator[None]:
+    """Claim this file for this process within the block. Raises Timeout if another has it; a kill ends a claim.
+
+    `wait` is in seconds; -1 waits without end.
+    """
     lock = _lock_of(path)
     while True:
         with FileLock(lock, timeout=wait):
@@ -307,7 +310,7 @@ def _claim(path: Path, wait: int) -> Iterator[None]:
 def _forget_claim(path: Path) -> None:
     """Remove the lock of a process that was killed after it saved its picture, before it released the claim."""
     if os.path.lexists(_lock_of(path)):
-        with suppress(Timeout, OSError), _claim(path, 0):
+        with suppress(Timeout, OSError), claim(path, 0):
             pass
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from sana_cli.errors import ExitCode
 from sana_cli.images.picture_file import read_settings
-from sana_cli.pipeline.batch import _claim, _lock_of
+from sana_cli.pipeline.batch import _lock_of, claim
 from tests.pictures import names
 
 SMALL = ("--size", "32x32", "--steps", "1", "--device", "cpu", "--precision", "fp32")
@@ -194,7 +194,7 @@ def test_a_picture_that_another_process_never_finished(
     file = tmp_path / "prompts.txt"
     file.write_text("one\ntwo\nthree\n")
     words = ("generate", "--prompts", file, "-m", tiny_model, *SMALL, "--quiet", "-o", out)
-    with _claim(out / "1-one.png", 0):
+    with claim(out / "1-one.png", 0):
         process = subprocess.Popen(
             [sys.executable, "-m", "sana_cli", *map(str, words)],
             stdout=subprocess.PIPE, text=True,

@@ -43,6 +43,7 @@ def pool(planned: Callable[..., Planned]) -> Callable[..., Pool]:
         ([(8, 0, 64), (2, 0, 64)], (1, 3), (1, 3, 2)),
         ([(2, 0, 64)] * 3, None, (1, 3, 2)),
         ([(64, 0, 0.5)], None, (1, 1, 4)),  # memory holds one
+        ([(8, 0, 0.1), (2, 0, 64)], None, (1, 1, 2)),  # memory and cores of one node, not of two
         ([(2000, 0, 4000)], None, (1, 50, 4)),  # no more than pictures
     ],
 )
@@ -80,8 +81,12 @@ def test_a_worker_has_a_gpu_of_its_own(pool: Callable[..., Pool]) -> None:
         ([(8, 0, 0.1)], {}, "no plan fits"),
         ([(8, 0, 8)], {"max_memory": 9 * GIB}, "no node has more"),
         ([(0, 0, 8)], {}, "no node has a core"),
-        ([(2, 0, 64)], {"workers": (3, 4)}, "the cluster holds 2 workers"),
-        ([(2, 1, 64)], {"workers": (2, 2), "precision": "auto"}, "the cluster has 1 GPU"),
+        ([(2, 0, 64)], {"workers": (3, 4)}, "the cluster holds 2 workers of .* each, and"),
+        (
+            [(2, 1, 64)],
+            {"workers": (2, 2), "precision": "auto"},
+            "the cluster holds 1 worker of 1 GPU each, and",
+        ),
         ([(2, 0, 64)], {"device": "cuda"}, "no node of the cluster has a GPU"),
         ([(2, 0, 64)], {"device": "mps"}, "not on --device mps"),
     ],

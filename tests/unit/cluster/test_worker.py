@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from sana_cli.cluster.locations import unreachable
+from sana_cli.cluster.output import UrlOutput
 from sana_cli.cluster.tasks import Outcome
+from sana_cli.cluster.worker import Draw
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.images.picture_file import read_settings
+from sana_cli.pipeline.batch import Job
 from tests.unit.cluster.conftest import Planned
 
 
@@ -103,3 +107,37 @@ def test_pictures_behind_a_url(
     assert statuses(list(worker.outcomes(plan.tasks))) == ["drawn" if overwrite else "done"]
     assert path.read_bytes() == data
     assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(("failures", "status"), [(2, "drawn"), (3, "error")])
+def test_a_picture_is_sent_again_and_not_drawn_again(
+    planned: Callable[..., Planned], tmp_path: Path, failures: int, status: str
+) -> None:
+    class Counting(Draw):
+        drawn = 0
+
+        def _drawn(self, job: Job) -> Outcome:
+            self.drawn += 1
+            return super()._drawn(job)
+
+    class Unsteady(UrlOutput):
+        left = failures
+
+        def write(self, data: bytes, name: str, *, overwrite: bool) -> None:
+            if self.left > 0:
+                self.left -= 1
+                raise unreachable(self.url, ConnectionResetError("reset by peer"))
+            super().write(data, name, overwrite=overwrite)
+
+    url = f"file://{tmp_path}/remote"
+    plan = planned("a fox", "two frogs", url=url)
+    worker = Counting(plan.setup, node="here", sleep=lambda seconds: None)
+    worker.output = Unsteady(url)
+    outcomes = list(worker.outcomes(plan.tasks))
+    assert statuses(outcomes) == [status, "drawn"], "the next picture is sent"
+    assert worker.drawn == 2
+    errors = [str(each.failure) for each in outcomes if each.failure]
+    assert errors == ([f"cannot reach {url}: reset by peer (on here)"] if status == "error" else [])
+    there = {p.name for p in (tmp_path / "remote").iterdir()}
+    assert there == {task.name for task in plan.tasks[status == "error" :]}
+    assert list(worker.output.local("x").parent.iterdir()) == [], "nothing stays on the worker"
