@@ -51,7 +51,7 @@ def cluster(nodes: int = 3) -> Iterator[tuple[Any, str, list[Any]]]:
         prefix="rc-", ignore_cleanup_errors=True
     ) as folder:  # sockets have short names
         variables = {
-            "RAY_TMPDIR": folder, "RAY_raylet_start_wait_time_s": "600", "RAY_worker_niceness": "0",
+            "RAY_TMPDIR": folder, "RAY_gcs_server_request_timeout_seconds": "5", "RAY_worker_niceness": "0",
             "RAY_USAGE_STATS_ENABLED": "0",
         }  # fmt: skip
         with mock.patch.dict(os.environ, variables):
@@ -105,7 +105,7 @@ def unequal(one: Path, other: Path) -> list[str]:
 
 
 def file_of(path: Path) -> tuple[int, int]:
-    """What changes when a picture is written again."""
+    """Return inode and time of a file: they change when a picture is written again."""
     found = path.stat()
     return found.st_ino, found.st_mtime_ns
 
