@@ -46,6 +46,34 @@ def test_a_job_draws_the_file_that_the_library_writes(
             assert drawn.content == expected("a cat", seed=picture["seed"])
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"upscale": 2, "upscale_strength": 0.5},
+        {"pag": "2"},
+        {"upscale": 2, "upscale_strength": 0.5, "pag": "2"},
+    ],
+    ids=lambda options: " ".join(options),
+)
+def test_a_job_takes_what_the_library_takes(
+    server: Any, expected: Callable[..., bytes], options: dict[str, Any]
+) -> None:
+    with server.client() as client:
+        asked = {"prompt": "a cat", "seed": 3, **SMALL, **options}
+        job = finished(client, client.post("/v1/jobs", json=asked).json()["id"])
+        assert job["error"] is None, job
+        drawn = client.get(job["pictures"][0]["url"])
+    assert drawn.content == expected("a cat", seed=3, **options)
+
+
+def test_wildcards_are_those_of_the_command(server: Any) -> None:
+    """Their files are the user's, and no request names a folder."""
+    with server.client() as client:
+        said = client.post("/v1/jobs", json={"prompt": "a {red|blue} cat", "wildcards": True})
+    assert said.status_code in (400, 422), said.text
+    assert "wildcards" in said.text
+
+
 def test_a_stream_tells_everything_and_brings_the_file(
     server: Any, expected: Callable[..., bytes]
 ) -> None:
