@@ -362,7 +362,9 @@ def _frozen() -> None:
 def _seeded() -> None:
     """Random tensors of a test do not depend on the tests before it, which differ by worker."""
     if "torch" in sys.modules:
-        sys.modules["torch"].manual_seed(0)
+        import torch  # waits for another thread that imports it now
+
+        torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

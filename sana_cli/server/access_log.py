@@ -30,15 +30,16 @@ class AccessLog:
         finally:
             self._write(scope, sent, time.perf_counter() - started)
 
+    def no_http(self, client: str) -> None:
+        """Log what was no HTTP: the protocol answered with 400, and no application saw it."""
+        self._metrics.answered("native", 400)
+        self._write_line(client, {"method": "", "path": "", "status": 400, "api": "native"})
+
     def _write(self, scope: Scope, sent: "_Sent", seconds: float) -> None:
         path = scope["path"]
         api = "sana" if scope.get("sana.own") else dialect_of(path)
         self._metrics.answered(api, sent.status)
-        if self._out is None:
-            return
-        line = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-            "client": (scope.get("client") or ("",))[0],
+        facts = {
             "method": scope["method"],
             "path": path[:_LONGEST],
             "status": sent.status,
@@ -47,6 +48,13 @@ class AccessLog:
             "api": api,
             **({"job": sent.job} if sent.job else {}),
         }
+        self._write_line((scope.get("client") or ("",))[0], facts)
+
+    def _write_line(self, client: str, facts: dict[str, Any]) -> None:
+        if self._out is None:
+            return
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        line = {"time": now, "client": client, **facts}
         self._out.write(json.dumps(line) + "\n")
         self._out.flush()
 

@@ -12,7 +12,7 @@ from starlette.routing import BaseRoute
 from sana_cli.server import a1111, native, openai, openapi, status, web_page
 from sana_cli.server.access_log import AccessLog
 from sana_cli.server.desk import Desk
-from sana_cli.server.guard import App, Doors, Guard
+from sana_cli.server.guard import Doors, Guard
 from sana_cli.server.metrics import Metrics
 from sana_cli.server.problems import Problem, answer, dialect_of
 
@@ -20,7 +20,7 @@ from sana_cli.server.problems import Problem, answer, dialect_of
 def make_app(
     desk: Desk, *, doors: Doors, metrics: Metrics, log: TextIO | None,
     more: Sequence[BaseRoute] = (),
-) -> App:  # fmt: skip
+) -> AccessLog:  # fmt: skip
     """The whole application; `more` are routes next to the dialects'."""
     inner = Starlette(
         routes=[

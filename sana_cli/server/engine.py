@@ -130,6 +130,10 @@ class Engine:
 
     def _end(self, job: Job, how: str, error: SanaError) -> None:
         self._metrics.ended(how)
+        error.message, error.hint = (
+            self._store.hidden(error.message),
+            self._store.hidden(error.hint),
+        )
         job.post(how, error=error)
 
     def _drawn(self, pool: "ModelPool", job: Job) -> Finished:
@@ -137,7 +141,7 @@ class Engine:
 
         number = job.next_picture
         params = job.work.pictures[number]
-        reporter = JobReporter(job)
+        reporter = JobReporter(job, hidden=self._store.hidden)
         pipeline = pool.pipeline_for(job.work)
         pipeline.report_to(reporter)
         if self._safety is not None and number == 0:
@@ -188,8 +192,9 @@ def end_early(job: Job, queue: FairQueue) -> None:
 class JobReporter:
     """Posts stages and notices of a picture to its job."""
 
-    def __init__(self, job: Job) -> None:
-        self._job = job
+    def __init__(self, job: Job, *, hidden: Callable[[str], str]) -> None:
+        """`hidden` removes places on the disk from a text."""
+        self._job, self._hidden = job, hidden
 
     @contextmanager
     def stage(self, title: str, total: int | None = None) -> Iterator[Callable[[], None]]:
@@ -198,6 +203,7 @@ class JobReporter:
         self._job.post("stage_done", title=title)
 
     def notice(self, message: str) -> None:
+        message = self._hidden(message)
         if message not in self._job.told:
             self._job.told.add(message)
             self._job.post("notice", message=message)

@@ -18,11 +18,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from sana_cli import __version__
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.remote.state_file import Running, announced
+from sana_cli.server.access_log import AccessLog
 from sana_cli.server.app import make_app
 from sana_cli.server.desk import Desk
 from sana_cli.server.engine import Engine
 from sana_cli.server.fair_queue import FairQueue
-from sana_cli.server.guard import App, Doors
+from sana_cli.server.guard import Doors
 from sana_cli.server.limits import Limits
 from sana_cli.server.metrics import Metrics
 from sana_cli.server.picture_store import PictureStore
@@ -141,12 +142,13 @@ async def _serve(
         store.close()
 
 
-def _config(app: App, limits: Limits) -> uvicorn.Config:
-    class Timed(_TimedProtocol):
+def _config(app: AccessLog, limits: Limits) -> uvicorn.Config:
+    class Protocol(_Protocol):
         head_seconds = limits.head_seconds
+        no_http = app.no_http
 
     return uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", ws="none", http=Timed, loop="asyncio",
+        app, log_config=None, access_log=False, lifespan="off", ws="none", http=Protocol, loop="asyncio",
         proxy_headers=False,
         timeout_keep_alive=30, timeout_graceful_shutdown=_GRACE_SECONDS, limit_concurrency=_CONNECTIONS,
         server_header=False, headers=[("server", f"sana/{__version__}")],
@@ -154,14 +156,21 @@ def _config(app: App, limits: Limits) -> uvicorn.Config:
     )  # fmt: skip
 
 
-class _TimedProtocol(H11Protocol):
-    """Ends a connection whose first request does not come: uvicorn would wait for ever."""
+class _Protocol(H11Protocol):
+    """Ends a connection whose first request does not come: uvicorn would wait for ever. Logs what is no HTTP."""
 
     head_seconds = 10.0
+    no_http: Callable[[str], None]  # called with the client's host
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.loop.call_later(self.head_seconds, self._end_if_silent)
+
+    def send_400_response(self, msg: str) -> None:
+        cycle: Any = self.cycle  # None before the first request
+        if cycle is None or cycle.response_complete:  # else that request is logged
+            self.no_http(self.client[0] if self.client else "")
+        super().send_400_response(msg)
 
     def _end_if_silent(self) -> None:
         if self.scope is None and not self.transport.is_closing():

@@ -5,6 +5,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,34 @@ def test_other_pages_and_names_are_refused(
     while last() != ("/v1/status", status) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert last() == ("/v1/status", status)
+
+
+_HOST = b"Host: localhost\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET /v1/status HTTP/1.1\r\n\r\n", b"GET / HTTP/1.1\r\n" + 2 * _HOST + b"\r\n", b"GET /v1/status\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + _HOST + b"X y: z\r\n\r\n", b"\x16\x03\x01" + bytes(200),
+        b"POST / HTTP/1.1\r\n" + _HOST + b"Content-Length: -5\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + _HOST + b"Content-Length: 5\r\nContent-Length: 6\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + _HOST + b"Transfer-Encoding: gzip\r\n\r\n", b"GET / HTTP/1.1\r\nX: " + b"a" * 2**20,
+    ],
+    ids=["no host", "two hosts", "0.9", "header", "TLS", "negative", "two lengths", "gzip", "endless"],
+)  # fmt: skip
+def test_what_is_no_http_is_refused_with_one_line(server: Any, sent: bytes) -> None:
+    before = server.log.getvalue().count("\n")
+    with socket.create_connection(("127.0.0.1", server.running.port), timeout=60) as sock:
+        with suppress(ConnectionError):  # it reads no further
+            sock.sendall(sent)
+        answer = b""
+        with suppress(ConnectionError):
+            while more := sock.recv(4096):
+                answer += more
+    assert answer[:13] in (b"HTTP/1.1 400 ", b"")  # lost where bytes came after it
+    lines = [json.loads(line) for line in server.log.getvalue().splitlines()[before:]]
+    assert [(line["path"], line["status"]) for line in lines] == [("", 400)]
 
 
 def test_the_own_page_s_origin_is_let_in(server: Any) -> None:
@@ -156,6 +185,26 @@ def test_a_full_queue_says_when_to_come_again(starting: Callable[..., Any]) -> N
         for answer in answers:
             if answer.status_code == 202:
                 client.delete(f"/v1/jobs/{answer.json()['id']}")
+
+
+def test_a_folder_that_vanishes_is_made_again_or_named_by_no_place(
+    starting: Callable[..., Any], tmp_path: Path
+) -> None:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    server = starting(output=folder)
+    asked = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1}
+    with server.client() as client:
+        folder.rmdir()
+        assert client.post("/v1/images/generations", json=asked).status_code == 200
+        (picture,) = folder.iterdir()
+        picture.unlink()
+        folder.rmdir()
+        folder.write_text("no folder")
+        answer = client.post("/v1/images/generations", json=asked)
+    assert answer.status_code == 503
+    assert "the server's folder of pictures" in answer.text
+    assert str(tmp_path) not in answer.text
 
 
 def test_pictures_are_kept_whole_in_a_folder(starting: Callable[..., Any], tmp_path: Path) -> None:
