@@ -5,11 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from sana_cli.commands.best_of import Scorer
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.images.picture_file import read_settings
+from tests.checker_scorer import ASKED
+from training.scenes import Scene, Thing, draw
+from training.sprites import Sprites
 
 FAST = ("--size", "64x64", "--steps", 1, "--device", "cpu")
 GOOD = 'print(json.dumps({"score": {5: 0.1, 6: 0.9, 7: 0.5}[asked["seed"]]}), flush=True)'
@@ -54,6 +59,26 @@ def test_the_best_is_kept(
         == 0
     )
     assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
+
+
+def test_the_checker_of_the_builtin_model_picks_what_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a scorer: exact drawings of the scene, of another colour, and of nothing."""
+    monkeypatch.chdir(Path(__file__).parents[2])
+    images = {}
+    for name, colour in (("right", "red"), ("blue", "blue"), ("nothing", None)):
+        things = (Thing(name="star", colour=colour),) if colour else ()
+        scene = Scene(things=things or ASKED.things, background="gray", size="large")
+        pixels = draw(scene, Sprites(rgba={}))
+        images[name] = Image.fromarray(pixels if things else np.full_like(pixels, 128))
+        images[name].save(tmp_path / f"{name}.png")
+    settings = {"prompt": "a red star on a gray background", "seed": 5}
+    with Scorer(f"'{sys.executable}' -m tests.checker_scorer") as scorer:
+        scores = {name: scorer.score(tmp_path / f"{name}.png", settings) for name in images}
+    assert scores["right"] == 1
+    assert max(scores, key=scores.__getitem__) == "right"
+    assert scores["blue"] < 1 > scores["nothing"]
 
 
 def test_a_program_that_neither_reads_nor_ends(
