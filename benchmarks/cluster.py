@@ -51,12 +51,12 @@ def cluster(nodes: int = 3) -> Iterator[tuple[Any, str, list[Any]]]:
         prefix="rc-", ignore_cleanup_errors=True
     ) as folder:  # sockets have short names
         variables = {
-            "RAY_TMPDIR": folder, "RAY_gcs_server_request_timeout_seconds": "5", "RAY_worker_niceness": "0",
-            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_TMPDIR": folder, "RAY_worker_niceness": "0", "RAY_USAGE_STATS_ENABLED": "0",
         }  # fmt: skip
-        with mock.patch.dict(os.environ, variables):
+        # This process asks a node that starts for 30 seconds: several times, on a busy machine.
+        with mock.patch.dict(os.environ, {"RAY_gcs_server_request_timeout_seconds": "5"}):
             from ray.cluster_utils import Cluster
-
+        with mock.patch.dict(os.environ, variables):
             (Path(folder) / "ray").mkdir()  # `Cluster` writes its address there
             own: dict[str, Any] = {
                 "num_cpus": 1, "object_store_memory": _OBJECTS, "memory": 4 * 2**30, "include_dashboard": False,
