@@ -177,7 +177,7 @@ def test_a1111_asks_what_there_is(webui: "webuiapi.WebUIApi") -> None:
         webui.txt2img(prompt="a cat", enable_hr=True, hr_scale=99, steps=2)
 
 
-def test_a1111_enlarges(webui: webuiapi.WebUIApi, expected: Callable[..., bytes]) -> None:
+def test_a1111_enlarges(webui: "webuiapi.WebUIApi", expected: Callable[..., bytes]) -> None:
     done = webui.txt2img(
         prompt="a cat", seed=3, steps=2, cfg_scale=4.5, width=64, height=64, enable_hr=True,
         hr_scale=2, denoising_strength=0.5,
