@@ -93,13 +93,20 @@ def export_control(run_folder: Path, target: Path) -> None:
 
 
 def export_tiny_decoder(run_folder: Path, target: Path) -> None:
-    """Write the averaged tiny decoder in 8-bit rows, as a folder of `decoders/` in a model's folder."""
+    """Write the averaged tiny decoder in 8-bit rows, as a folder of `decoders/` in a model's folder.
+
+    Its last stage and convolution stay in fp16: their 8-bit rows alone would take 0.05 dB of a picture.
+    """
     decoder = load_tiny_decoder(run_folder, torch.device("cpu"))
     names = tiny_decoder_names(CONFIG)
     target.mkdir(parents=True, exist_ok=True)
+    last = ("conv_out.", f"stages.{len(CONFIG.widths) - 1}.")
     packed: dict[str, Tensor] = {}
     for name, tensor in decoder.state_dict().items():
-        packed |= packed_rows(names[name], tensor)
+        if name.startswith(last):
+            packed[names[name]] = tensor.half().contiguous()
+        else:
+            packed |= packed_rows(names[name], tensor)
     save_file(packed, target / PACKED_WEIGHTS, metadata={"format": "pt"})
     text = json.dumps({"_class_name": "TinyDecoder", **asdict(CONFIG)}, indent=2)
     (target / "config.json").write_text(text + "\n", encoding="utf-8")

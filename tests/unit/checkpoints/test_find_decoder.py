@@ -99,7 +99,7 @@ def test_other_latents(
         "decodes latents of another autoencoder (scaled by 0.41407, the model's by 2.006"
         in error.message
     )
-    assert error.hint == "use the model's own: --decoder full"
+    assert error.hint == "use the model's own: --decoder full or tiny"
     assert error.code == ExitCode.USAGE
 
 

@@ -118,10 +118,10 @@ def test_before_previews_are_ready(
     builtin: Checkpoint, params: Params, told: Any, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    """Of a model that brings no map of its own, until its first picture is decoded."""
+    """Of a model that brings neither a map nor a tiny decoder, until its first picture is decoded."""
     monkeypatch.setenv("SANA_CACHE", str(tmp_path / "cache"))
     folder = shutil.copytree(
-        builtin.folder, tmp_path / "model", ignore=lambda *_: [OWN_FILE, "__pycache__"]
+        builtin.folder, tmp_path / "model", ignore=lambda *_: [OWN_FILE, "decoders", "__pycache__"]
     )
     model = open_checkpoint(str(folder))
     runtime = RuntimeOptions(precision="fp32")
