@@ -117,7 +117,7 @@ def _run(arguments: list[str]) -> int:
 
         if drawn_by_a_server(arguments):
             return ExitCode.OK
-    if not arguments:
+    if not arguments and "_SANA_COMPLETE" not in os.environ:  # a shell that asks types nothing
         from sana_cli.terminal.help_groups import FIRST_STEPS, aligned
 
         say(*(line.strip() for line in aligned(FIRST_STEPS).splitlines()))
