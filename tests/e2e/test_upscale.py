@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 from PIL import Image
 
 from sana_cli.errors import ExitCode
@@ -48,6 +50,22 @@ def test_a_file_of_prompts_under_a_cap(
     drawn = sana("generate", *words, *tiled).told("drawn")
     assert [each["width"] for each in drawn] == [128, 32]
     assert len(sana("generate", *words, *tiled).told("done")) == 2, "found by its settings"
+
+
+@pytest.mark.parametrize("tile", [32, 64, 96])
+def test_tiles_leave_no_seams(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, tile: int
+) -> None:
+    """Encoded and decoded in tiles, both drawings: no pixel is off by more than 1 of 255."""
+    words = ("generate", "a cat", "-m", tiny_model, *FAST, "--precision", "fp32", "--upscale", 2)
+    sizes = ("--size", "96x64", "--plan", "stages")
+    pictures = []
+    for name, more in (("whole", ()), ("tiles", ("--tile", tile))):
+        result = sana(*words, *sizes, *more, "-o", tmp_path / f"{name}.png")
+        assert result.code == 0, result.err
+        with Image.open(tmp_path / f"{name}.png") as image:
+            pictures.append(np.asarray(image).astype(int))
+    assert np.abs(pictures[0] - pictures[1]).max() <= 1
 
 
 def test_the_forecast_has_both_drawings(sana: Callable[..., Any], tiny_model: Path) -> None:
