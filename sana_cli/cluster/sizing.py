@@ -163,7 +163,7 @@ def _peak(
     return max(
         choose_for(
             checkpoint, held, job.params, dtypes, where,
-            cap_source="" if runtime.max_memory else "the largest node", several=True, text_is_cached=False,
+            cap_source="" if runtime.max_memory else "the largest node", several=True, warm=True, text_is_cached=False,
         ).peak.total
         for job in alike.values()
     )  # fmt: skip

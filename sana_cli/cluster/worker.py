@@ -214,9 +214,10 @@ class Draw:
 
             runtime = RuntimeOptions.of(**self.setup.runtime)
             freeze_imports()
+            # The next block has new texts: where there is room, the text encoder stays beside the other parts.
             self._pipeline = SanaPipeline(
                 self.checkpoint, runtime, device=pick_device(runtime.device),
-                reporter=SilentReporter(), expects="several",
+                reporter=SilentReporter(), expects="more",
             )  # fmt: skip
         return self._pipeline
 

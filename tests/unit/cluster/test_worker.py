@@ -1,8 +1,9 @@
 """A worker, without Ray: the pictures of `--prompts`, each once, and errors that stay with their picture."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -141,3 +142,18 @@ def test_a_picture_is_sent_again_and_not_drawn_again(
     there = {p.name for p in (tmp_path / "remote").iterdir()}
     assert there == {task.name for task in plan.tasks[status == "error" :]}
     assert list(worker.output.local("x").parent.iterdir()) == [], "nothing stays on the worker"
+
+
+def test_the_next_block_loads_nothing(
+    planned: Callable[..., Planned], at_stage: Callable[..., AbstractContextManager[object]]
+) -> None:
+    """Its texts are new, and the text encoder has stayed beside the other parts."""
+    plan = planned("nine lighthouses", "a heron on a roof")
+    worker = plan.worker()
+    assert statuses(list(worker.outcomes(plan.tasks[:1]))) == ["drawn"]
+    loads: list[str] = []
+    with ExitStack() as stack:
+        for part in ("text", "denoise", "decode"):
+            stack.enter_context(at_stage(f"load {part}", partial(loads.append, part)))
+        assert statuses(list(worker.outcomes(plan.tasks[1:]))) == ["drawn"]
+    assert loads == []
