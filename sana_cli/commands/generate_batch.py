@@ -15,6 +15,8 @@ from sana_cli.system.precision import foresee_device, pick_device
 from sana_cli.text import slug
 
 if TYPE_CHECKING:
+    import torch
+
     from sana_cli.commands.generate_session import GenerateSession
     from sana_cli.pipeline.results import SavedResult
     from sana_cli.remote.picture import RemotePicture
@@ -52,10 +54,10 @@ class BatchDrawing:
             )
             yield from pictures
 
-    def without_refused(self, batch: Batch) -> Batch:
-        """Check the prompts, and report those that are refused."""
+    def without_refused(self, batch: Batch, *, device: "torch.device | None" = None) -> Batch:
+        """Check the prompts on a device, by default the one that draws, and report those that are refused."""
         session, pending = self._session, batch.pending
-        device = session.find_device(None, pick_device)
+        device = device or session.find_device(None, pick_device)
         refused = session.refused([job.params.prompt for job in pending], device)
         for job in pending:
             if job.params.prompt in refused:

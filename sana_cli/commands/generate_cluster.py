@@ -27,6 +27,7 @@ from sana_cli.files import make_folder, temporary_folder
 from sana_cli.pipeline.batch import Batch, Job
 from sana_cli.remote.picture import RemotePicture
 from sana_cli.request.prompt_file import Problem, read_prompt_file
+from sana_cli.system.precision import pick_device
 from sana_cli.terminal.batch_report import BatchReport
 from sana_cli.text import counted
 
@@ -65,9 +66,11 @@ class ClusterBatch:
             self.report.planned(batch)
             problems = batch.problems
             refused: list[Job] = []
-            if batch.pending:
+            if batch.pending and self.session.safety is not None:
                 everything = batch.jobs
-                batch = BatchDrawing(self.session, self.report).without_refused(batch)
+                drawing = BatchDrawing(self.session, self.report)
+                # Here, on whatever is here: `--device` is about the nodes.
+                batch = drawing.without_refused(batch, device=pick_device("auto"))
                 left = {job.index for job in batch.jobs}
                 refused = [job for job in everything if job.index not in left]
             self._run(batch, manifest, problems, refused)
