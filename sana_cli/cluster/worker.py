@@ -214,7 +214,7 @@ class Draw:
 
             runtime = RuntimeOptions.of(**self.setup.runtime)
             freeze_imports()
-            # The next block has new texts: where there is room, the text encoder stays beside the other parts.
+            # The next block has new texts: where there is room, the text encoder stays next to the other parts.
             self._pipeline = SanaPipeline(
                 self.checkpoint, runtime, device=pick_device(runtime.device),
                 reporter=SilentReporter(), expects="more",
