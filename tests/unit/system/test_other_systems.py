@@ -234,9 +234,9 @@ _CAUGHT = "except (ImportError"
 def unguarded(source: str) -> list[str]:
     """List uses of what some system lacks, in functions (or top-level statements) that do not ask for it."""
     found = []
-    tree = ast.parse(source)
+    tree, lines = ast.parse(source), source.splitlines()
     for block in _blocks(tree):
-        text = ast.get_source_segment(source, block) or ""
+        text = "\n".join(lines[block.lineno - 1 : block.end_lineno])
         asks_by_importing = any(f"import {name}" in text for name in MODULES)
         if any(guard in text for guard in GUARDS):
             continue
