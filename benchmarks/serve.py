@@ -119,7 +119,7 @@ def load(folder: Path, requests: int, clients: int, cap: str) -> dict[str, Any]:
     other = quantized(folder)
     jobs = [(model, seed) for seed in range(8) for model in ("builtin", str(other))]
     expected = {job: alone(folder, *job) for job in jobs}
-    waiting = [random.Random(1).choice(jobs) for _ in range(requests)]
+    waiting = random.Random(1).choices(jobs, k=requests)
     lock, wrong, errors, refused = threading.Lock(), [], [], [0]
     resident: list[int] = []
 
