@@ -11,6 +11,7 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from sana_cli.server.problems import Problem
+from sana_cli.server.uploads import not_kept
 
 _MOST_FIELDS, _MOST_FILES = 100, 4
 _LONGEST_TEXT = 2**20  # bytes of a field
@@ -44,6 +45,8 @@ async def read_form(request: Request) -> Form:
                     files[name] = file_name, await value.read()
                 else:
                     texts[name] = _text(value, name[:80])
+    except OSError as error:  # large files are spooled to the disk
+        raise Problem.of(not_kept(error)) from error
     except (MultiPartException, HTTPException, LookupError, UnicodeError) as error:
         said = getattr(error, "detail", None) or getattr(error, "message", None) or "it is damaged"
         raise Problem(

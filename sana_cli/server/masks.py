@@ -2,11 +2,10 @@
 
 import asyncio
 import io
-import tempfile
-from pathlib import Path
 
 from sana_cli.errors import SanaError
 from sana_cli.server.problems import Problem
+from sana_cli.server.uploads import held
 
 
 async def redrawn_where_transparent(name: str, content: bytes) -> tuple[str, bytes]:
@@ -24,13 +23,10 @@ def _white_where_transparent(content: bytes) -> bytes:
 
     from sana_cli.images.reading import opened
 
-    with tempfile.NamedTemporaryFile(prefix="sana-mask-") as file:
-        file.write(content)
-        file.flush()
-        with opened(Path(file.name)) as image:
-            if not image.has_transparency_data:
-                return content
-            mask = ImageOps.invert(image.convert("RGBA").getchannel("A"))
+    with held(content, "sana-mask-") as path, opened(path) as image:
+        if not image.has_transparency_data:
+            return content
+        mask = ImageOps.invert(image.convert("RGBA").getchannel("A"))
     out = io.BytesIO()
     mask.save(out, format="PNG")
     return out.getvalue()

@@ -1,7 +1,6 @@
 """Settings in an uploaded picture, as AUTOMATIC1111's API lists them."""
 
 import re
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +9,12 @@ from sana_cli.images.parameters import parameters_text
 from sana_cli.images.picture_file import read_foreign_settings, read_settings
 from sana_cli.images.png import SETTINGS_KEY
 from sana_cli.server.problems import Problem
+from sana_cli.server.uploads import held
 
 
 def png_info_of(content: bytes) -> dict[str, Any]:
     """Read the text that other tools read, and its parts. Raises Problem for what is no PNG."""
-    with tempfile.NamedTemporaryFile(prefix="sana-info-", suffix=".png") as file:
-        file.write(content)
-        file.flush()
-        path = Path(file.name)
+    with held(content, "sana-info-", ".png") as path:
         try:
             foreign = read_foreign_settings(path)
             settings = None if foreign is not None else _own(path)

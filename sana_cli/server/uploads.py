@@ -7,13 +7,16 @@ import base64
 import binascii
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from sana_cli.errors import SanaError, require, usage_error
+from sana_cli.errors import ExitCode, SanaError, require, usage_error
 from sana_cli.images.reading import PHOTOS
 from sana_cli.request.init_image import InitImage, PictureFile
 from sana_cli.request.params import GenerationParams
+from sana_cli.server.problems import Problem
 
 _LONGEST_NAME = 200  # bytes of a file's name
 
@@ -22,15 +25,20 @@ class Uploads:
     """The files of one request."""
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="sana-upload-"))
         self._shown: dict[Path, str] = {}
+        with _keeping():
+            self._folder = Path(tempfile.mkdtemp(prefix="sana-upload-"))
 
     def add(self, kind: str, data: bytes, name: str) -> str:
-        """Keep a file as the `kind` ("image", "mask", "control") of its request; the path to it. `name` is what the client calls it."""
+        """Keep a file as the `kind` ("image", "mask", "control") of its request; the path to it. `name` is what the client calls it.
+
+        SanaError where the disk is full.
+        """
         folder = self._folder / kind
-        folder.mkdir()
         path = folder / _last_part(name, kind)
-        path.write_bytes(data)
+        with _keeping():
+            folder.mkdir()
+            path.write_bytes(data)
         self._shown[path] = name or path.name
         return str(path)
 
@@ -78,6 +86,39 @@ class Uploads:
 
     def remove(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+@contextmanager
+def held(content: bytes, prefix: str, suffix: str = "") -> Iterator[Path]:
+    """A file with this content within the block. Raises Problem where the disk is full."""
+    with ExitStack() as stack:
+        try:
+            with _keeping():
+                file = stack.enter_context(
+                    tempfile.NamedTemporaryFile(prefix=prefix, suffix=suffix)
+                )
+                file.write(content)
+                file.flush()
+        except SanaError as error:
+            raise Problem.of(error) from error
+        yield Path(file.name)
+
+
+@contextmanager
+def _keeping() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise not_kept(error) from error
+
+
+def not_kept(error: OSError) -> SanaError:
+    """Say what the system says of a file that cannot be kept, without its place on the disk."""
+    return SanaError(
+        f"the server cannot keep uploaded files: {error.strerror or type(error).__name__}",
+        hint="send the request again later, or free space in the server's temporary folder",
+        code=ExitCode.ENVIRONMENT,
+    )
 
 
 def _last_part(name: str, kind: str) -> str:

@@ -3,6 +3,7 @@
 import json
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -185,6 +186,29 @@ def test_a_full_queue_says_when_to_come_again(starting: Callable[..., Any]) -> N
         for answer in answers:
             if answer.status_code == 202:
                 client.delete(f"/v1/jobs/{answer.json()['id']}")
+
+
+@pytest.mark.parametrize(
+    ("path", "sent"),
+    [
+        ("/v1/jobs", {"json": {"prompt": "a cat", "strength": 0.5, "image": {"data": "AAAA", "name": "a.png"}}}),
+        ("/v1/images/edits", {"data": {"prompt": "a cat"}, "files": {"image": ("a.png", b"AAA")}}),
+        ("/v1/images/edits", {"data": {"prompt": "a cat"}, "files": dict.fromkeys(("image", "mask"), ("a.png", b"AAA"))}),
+        ("/v1/images/edits", {"data": {"prompt": "a cat"}, "files": {"image": ("a.png", bytes(2**21))}}),
+        ("/sdapi/v1/img2img", {"json": {"prompt": "a cat", "init_images": ["AAAA"]}}),
+        ("/sdapi/v1/png-info", {"json": {"image": "AAAA"}}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_uploads_without_a_temporary_folder(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, sent: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with server.client() as client:
+        answer = client.post(path, **sent)
+    assert answer.status_code == 503
+    assert "bug" not in answer.text
+    assert str(tmp_path) not in answer.text
 
 
 def test_a_folder_that_vanishes_is_made_again_or_named_by_no_place(
