@@ -67,17 +67,18 @@ class ModelPool:
     def _opened(self, work: Work) -> SanaPipeline:
         for old in list(self._entries)[: max(0, len(self._entries) - _MOST_PIPELINES + 1)]:
             self._entries.pop(old).pipeline.close()
-        runtime = work.runtime
-        caps = [n for n in (self.max_memory, runtime.max_memory) if n is not None]
-        ours = runtime.max_memory is None or caps[0] < runtime.max_memory
+        runtime, cap = work.runtime, self.max_memory
+        # A request's own cap is for its picture alone, as the command's is.
+        asked = runtime.max_memory
+        is_ours = cap is not None and (asked is None or cap - RESERVED < asked)
         pipeline = SanaPipeline(
             work.checkpoint,
-            replace(runtime, max_memory=min(caps, default=None)),
+            replace(runtime, max_memory=cap if is_ours else asked),
             device=self._device(runtime.device),
             expects="more",
-            cap_source=CAP_SOURCE if self.max_memory is not None and ours else "",
+            cap_source=CAP_SOURCE if is_ours else "",
         )
-        pipeline.components.planning.reserved = RESERVED
+        pipeline.components.planning.reserved = RESERVED if is_ours else 0
         return pipeline
 
     def _device(self, name: str) -> "torch.device":
@@ -98,7 +99,7 @@ class ModelPool:
         plan = choose_for(
             work.checkpoint, replace(runtime, max_memory=None), work.pictures[0],
             pipeline.components.dtypes, device, several=True, text_is_cached=False, warm=True,
-            reserved=RESERVED,
+            reserved=pipeline.components.planning.reserved,
         )  # fmt: skip
         room = cap - plan.peak.total
         for other in others:  # the least recently used first

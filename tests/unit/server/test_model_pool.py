@@ -67,6 +67,24 @@ def test_the_cap_holds_the_server_and_the_picture(work: Work, peak: int) -> None
         assert not planning.plan.keeps_text  # that plan takes one byte more
 
 
+@pytest.mark.parametrize(
+    ("cap", "asked", "taken", "reserved"),
+    [
+        (None, None, None, 0), (None, 500, 500, 0), (900, None, 900, RESERVED), (900, 500, 500, 0),
+        (900, 861, 900, RESERVED), (900, 860, 860, 0), (900, 2000, 900, RESERVED),
+    ],
+)  # fmt: skip
+def test_a_request_s_own_cap_is_for_its_picture_alone(
+    work: Work, cap: int | None, asked: int | None, taken: int | None, reserved: int
+) -> None:
+    own = None if asked is None else asked * MIB
+    for pool in pool_of(None if cap is None else cap * MIB):
+        limited = replace(work, runtime=replace(work.runtime, max_memory=own))
+        components = pool.pipeline_for(limited).components
+        assert components.runtime.max_memory == (None if taken is None else taken * MIB)
+        assert components.planning.reserved == reserved
+
+
 def test_parts_that_a_plan_leaves_behind_make_room(work: Work) -> None:
     """A plan by stages keeps nothing and is counted so, but its decoder stays until the next picture."""
     other = replace(work, runtime=replace(work.runtime, prompt_cache=False))
