@@ -471,7 +471,9 @@ def _hub() -> Iterator[Finding]:
     address = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     through = ", ".join(f"{name} {value}" for name, value in proxies().items())
     if not bad:
-        yield Finding(topic="hub", text=f"{address}{f', through {through}' if through else ''}")
+        yield Finding(
+            topic="hub", text=f"{address}{f', through {through}' if through else ''} (not asked)"
+        )
     offline = os.environ.get("HF_HUB_OFFLINE", "")
     if offline.lower() in ("1", "true", "yes", "on"):
         yield Finding(

@@ -14,7 +14,9 @@ def notices_for(params: GenerationParams, checkpoint: Checkpoint) -> Iterator[st
     native, first = checkpoint.defaults.native_size, params.passes[0]
     drawn = (first.drawn_width, first.drawn_height)
     if checkpoint.own.vocabulary and (native, native) != drawn:
-        yield f"{checkpoint.name} was trained at {native}x{native}; others draw worse"
+        yield f"{checkpoint.name} was trained at {native}x{native}; other sizes draw worse"
+    elif checkpoint.own.vocabulary and len(params.passes) > 1:
+        yield f"{checkpoint.name} was trained at {native}x{native}: --upscale may spoil what it redraws"
     if not checkpoint.own.knows_any_thing(params.prompt):
         yield (
             f'{checkpoint.name} knows none of the things in this prompt: try "a cat" (`sana info builtin` '

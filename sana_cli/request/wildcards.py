@@ -213,7 +213,8 @@ def _lines_of(folder: Path | None, name: str) -> Sequence[str]:
     if folder is None or not folder.is_dir():
         where = f"{folder} is no folder" if folder else "there is no folder of wildcards"
         raise usage_error(
-            f"__{name}__ cannot be looked up: {where}", "name one: --wildcards-folder FOLDER"
+            f"__{name}__ cannot be looked up: {where}",
+            f"put its words into {name.strip()}.txt, one per line, and name the folder: --wildcards-folder FOLDER",
         )
     wanted = name.strip()
     direct = folder / f"{wanted}.txt"

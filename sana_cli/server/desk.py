@@ -129,6 +129,7 @@ class Desk:
         """Say to each waiting job which place it has now."""
         for place, job in enumerate(self.queue.order(), start=1):
             if job.status == "queued" and (job.place != place or job is new):
+                job.place = place  # now: whoever asked is answered before the event is taken
                 job.post("queued", place=place)
 
     def cancel(self, job: Job) -> None:
