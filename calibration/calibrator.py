@@ -28,7 +28,7 @@ from calibration.safe_decoder import SafeDecoder, guarded
 from calibration.sensitivity import noise_of_layers, probe_calls, to_db
 from quant.config import QuantConfig
 from quant.convert import LayerReport, resolve
-from quant.layers import QuantConv2d
+from quant.layers import QuantConv2d, QuantLinear
 from quant.manifest import sha256_of
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.component_weights import component_weights
@@ -261,27 +261,30 @@ def _finished(
     layers: list[LayerReport], found: Found, *, replaced_from: nn.Module | None = None
 ) -> ComponentPlan:
     """Put what calibration found into a component's plan, and the float tensors that folding changed."""
-    decided = [
-        replace(layer, config=found.layers[layer.path].config)
-        if layer.path in found.layers
-        else layer
-        for layer in layers
-    ]
     state = replaced_from.state_dict() if replaced_from is not None else {}
     replaced = {name: state[name] for name in found.folded}
-    return ComponentPlan(layers=decided, finished=found.layers, replaced=replaced, sqnr=found.sqnr)
+    return ComponentPlan(
+        layers=_decided(layers, found.layers), finished=found.layers, replaced=replaced, sqnr=found.sqnr
+    )  # fmt: skip
 
 
 def _with_convolutions(
     plan: ComponentPlan, convs: Mapping[str, QuantConv2d], sqnr: Mapping[str, float]
 ) -> ComponentPlan:
-    layers = [
-        replace(layer, config=convs[layer.path].config) if layer.path in convs else layer
-        for layer in plan.layers
-    ]
     return replace(
-        plan, layers=layers, finished={**plan.finished, **convs}, sqnr={**plan.sqnr, **sqnr}
-    )
+        plan, layers=_decided(plan.layers, convs),
+        finished={**plan.finished, **convs}, sqnr={**plan.sqnr, **sqnr},
+    )  # fmt: skip
+
+
+def _decided(
+    layers: Sequence[LayerReport], finished: Mapping[str, QuantLinear | QuantConv2d]
+) -> list[LayerReport]:
+    """Return the reports with the configuration of each finished layer."""
+    return [
+        replace(layer, config=finished[layer.path].config) if layer.path in finished else layer
+        for layer in layers
+    ]
 
 
 def _digest(text: str) -> str:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from calibration.observe import Call
-from calibration.sensitivity import swapped
+from calibration.sensitivity import outputs_of, swapped
 from quant.config import QuantConfig
 from quant.convert import LayerReport, Quantized, quantized_layer
 from sana_cli.loading.load import TOKEN_CONVS
@@ -79,14 +79,14 @@ def choose_safe(
     and with float inputs; `calls` decode pictures (B, 3, H, W), nominally -1..1.
     """
     some = list(calls[:: max(1, len(calls) // PICTURES)])[:PICTURES]
-    expected = _pictures(some)
+    expected = outputs_of(some)
     order = sorted(found, key=lambda path: sqnr[path])
     outliers = [path for path in order if sqnr[path] < LEAST_LAYER_DB]
 
     def psnr(count: int) -> float:
         mixed = {**found, **{path: fallback[path] for path in order[:count]}}
         with swapped(decoder, mixed):
-            return worst_psnr(expected, _pictures(some))
+            return worst_psnr(expected, outputs_of(some))
 
     least, most = len(outliers), len(order)
     value = psnr(least)
@@ -129,10 +129,3 @@ def worst_psnr(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
         for a, b in zip(expected, found, strict=True)
     ]
     return min(math.inf if error == 0 else 10 * math.log10(4 / error) for error in errors)
-
-
-@torch.inference_mode()
-def _pictures(calls: Sequence[Call]) -> list[Tensor]:
-    pictures = [call.run() for call in calls]
-    assert all(isinstance(picture, Tensor) for picture in pictures)
-    return pictures  # type: ignore[return-value]

@@ -46,17 +46,18 @@ def noise_of_layers(
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """Quantize each layer alone and return the power of the output's change, as a share of the output's."""
-    expected = _outputs(calls)
+    expected = outputs_of(calls)
     noise = {}
     for path, layer in layers.items():
         with swapped(model, {path: layer}):
-            noise[path] = noise_share(expected, _outputs(calls))
+            noise[path] = noise_share(expected, outputs_of(calls))
         advance()
     return noise
 
 
 @torch.inference_mode()
-def _outputs(calls: Sequence[Call]) -> list[Tensor]:
+def outputs_of(calls: Sequence[Call]) -> list[Tensor]:
+    """Run every call; each returns a tensor."""
     outputs = [call.run() for call in calls]
     assert all(isinstance(output, Tensor) for output in outputs)
     return outputs  # type: ignore[return-value]
