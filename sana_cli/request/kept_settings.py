@@ -113,7 +113,7 @@ def _is_digest(value: object) -> bool:
 
 
 def _is_prompt(value: object) -> bool:
-    return _is_text(value) and bool(str(value).strip()) and len(str(value)) <= MAX_PROMPT
+    return _is_negative(value) and bool(str(value).strip())
 
 
 def _is_negative(value: object) -> bool:
