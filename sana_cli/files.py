@@ -33,13 +33,12 @@ def local_path(text: str) -> Path:
 def _why_no_path(error: Exception, text: str) -> tuple[str, str]:
     """The reason in words, and what to do."""
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
-        return "a name in it is too long" if len(
-            text
-        ) < 4096 else "it is too long", "use shorter names"
+        reason = "a name in it is too long" if len(text) < 4096 else "it is too long"
+        return reason, "use shorter names"
     if isinstance(error, RuntimeError):  # of `expanduser`
         return "there is no such home folder", "check the name after ~, or set HOME"
-    reason = error.strerror if isinstance(error, OSError) else "it holds a NUL character"
-    return reason or "no file can have that name", "check the spelling"
+    said = error.strerror if isinstance(error, OSError) else "it holds a NUL character"
+    return said or "no file can have that name", "check the spelling"
 
 
 def require_file(path: Path, what: str, hint: str, code: ExitCode = ExitCode.USAGE) -> None:

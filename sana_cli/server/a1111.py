@@ -170,6 +170,7 @@ async def _draw(
 def _info(job: Job) -> dict[str, Any]:
     """Describe a job as the web UI does."""
     first, params = job.work.pictures[0], job.work.pictures
+    size = first.upscale or first  # of the first drawing, as the web UI
     return {
         "prompt": first.prompt,
         "all_prompts": [p.prompt for p in params],
@@ -177,10 +178,8 @@ def _info(job: Job) -> dict[str, Any]:
         "all_negative_prompts": [p.negative_prompt for p in params],
         "seed": first.seed,
         "all_seeds": [p.seed for p in params],
-        "width": first.upscale.width
-        if first.upscale
-        else first.width,  # of the first drawing, as the web UI
-        "height": first.upscale.height if first.upscale else first.height,
+        "width": size.width,
+        "height": size.height,
         "sampler_name": first.scheduler,
         "cfg_scale": first.guidance_scale,
         "steps": first.steps,
