@@ -3,8 +3,9 @@
 Typer's own panels of help need Rich, 100 ms of it.
 """
 
+from collections import deque
 from copy import copy
-from itertools import islice, takewhile
+from itertools import takewhile
 from shlex import quote
 from typing import Any
 
@@ -56,6 +57,7 @@ ALIASES = {
     "force": ("--overwrite",),
 }
 _PROMPT = ("-p", "--prompt")
+ALONE = {"--ray": "auto"}  # what an option means without a value
 
 
 class Verbs(TyperGroup):
@@ -200,20 +202,22 @@ class Grouped(Command):
         texts, numbers = _value_options(self.get_params(ctx))
         moved: list[str] = []
         others: list[str] = []
-        words = iter(args)
-        for word in words:
+        words = deque(args)
+        while words:
+            word = words.popleft()
             name, equals, value = word.partition("=")
             if word == "--":
                 break
             if word in _PROMPT:
-                following = next(words, None)
-                if following is None:
+                if not words:
                     raise usage_error(f"{word} needs a value", f'for example: {word} "a cat"')
-                moved.append(following)
+                moved.append(words.popleft())
             elif name in _PROMPT and equals:
                 moved.append(value)
+            elif word in ALONE and (not words or words[0].startswith("-")):
+                others += [word, ALONE[word]]
             elif word in texts or word in numbers:
-                others += [word, *islice(words, 1)]
+                others += [word, *([words.popleft()] if words else [])]
             elif _is_sentence(word) and not {name, word[:2]} & texts:
                 moved.append(word)
             else:

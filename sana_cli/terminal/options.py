@@ -41,9 +41,9 @@ RayOption = Annotated[
     str | None,
     typer.Option(
         "--ray",
-        metavar="ADDRESS|auto|local",
-        help="Draw --prompts on a Ray cluster: HOST:PORT; local: start Ray here; auto: RAY_ADDRESS, else the Ray "
-        "that runs here, else as local",
+        metavar="[ADDRESS|auto|local]",
+        help="Draw --prompts on a Ray cluster: HOST:PORT; local: start Ray here; auto, or no value: RAY_ADDRESS, "
+        "else the Ray that runs here, else as local",
         show_default=False,
     ),
 ]

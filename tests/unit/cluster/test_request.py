@@ -42,6 +42,23 @@ def test_what_makes_no_sense(
     assert run.out == ""
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--ray",), "none"), (("--ray", "-o", "x/"), "none"), (("--ray", "--steps", "4"), "none"), (("--ray", "--"), "none"),
+        (("--ray", "host:0"), "host:0"), (("--ray=host:0", "--quiet"), "host:0"), (("--ray", "a fox"), "a fox"),
+    ],
+)  # fmt: skip
+def test_without_a_value_it_is_auto(
+    sana: Callable[..., Any], prompts: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...], said: str
+) -> None:  # fmt: skip
+    """`auto` reads RAY_ADDRESS, whose value the error names."""
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_ADDRESS", "none")
+    run = sana("generate", "--prompts", prompts, *words)
+    assert (run.code, f"--ray cannot be '{said}'" in run.err) == (ExitCode.USAGE, True), run.err
+
+
 def test_one_prompt_is_no_batch(sana: Callable[..., Any]) -> None:
     run = sana("generate", "a fox", "--ray", "local")
     assert (run.code, "there is no --prompts" in run.err) == (ExitCode.USAGE, True)
