@@ -7,6 +7,7 @@ only if they are the same.
 
 import hashlib
 import re
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from pathlib import Path
 from quant.files import open_regular
 from quant.manifest import MANIFEST
 from sana_cli.checkpoints.checkpoint import PTH_PARTS, Checkpoint, weight_files
+from sana_cli.checkpoints.kept_digests import kept_digest
 from sana_cli.checkpoints.known_digests import digest_ahead, known_digest
 from sana_cli.checkpoints.model_files import CORRUPT, unreadable
 from sana_cli.errors import SanaError
@@ -21,7 +23,7 @@ from sana_cli.errors import SanaError
 _PIECES, _PIECE = 16, 4096  # of each file; bytes
 _DIGITS = 16
 _SHORT = 10  # digits
-_HASHED = 2**28  # bytes of a file that is read whole, in less than a second
+_AT_ONCE = 2**28  # bytes of a file that is read whole before drawing, in less than a second
 
 
 def model_digest(checkpoint: Checkpoint) -> str:
@@ -49,18 +51,36 @@ def files_digest(paths: Iterable[Path]) -> str:
 def weights_hash(checkpoint: Checkpoint) -> str:
     """Return the beginning of the SHA-256 of the transformer's file, by which galleries look up models.
 
-    "" where it is not one file, or would have to be read for seconds: a large file that neither a manifest nor the
-    hub's cache, which names files by their digests, knows.
+    A file that neither a manifest nor the hub's cache, which names files by their digests, knows is read: a large one
+    once on this machine. "" where it is not one file, or is gone.
     """
     if checkpoint.absent is not None:
         return ""
     if checkpoint.manifest is not None:
         part = checkpoint.manifest.components.get("transformer")
         return part.sha256[:_SHORT] if part else ""
-    blob = _transformer_file(checkpoint)
-    if blob is None:
-        return ""
-    return blob.name[:_SHORT] if _is_named_by_digest(blob) else known_digest(blob)[:_SHORT]
+    with suppress(OSError, SanaError):  # removed since it was loaded: no reason to lose the picture
+        blob = _transformer_file(checkpoint)
+        if blob is not None:
+            return _digest_of(blob)[:_SHORT]
+    return ""
+
+
+def hash_while_drawing(checkpoint: Checkpoint) -> threading.Thread | None:
+    """Find `weights_hash` of a large file in a thread, best when its weights have just been read; None where none is needed."""
+    if checkpoint.absent is not None or checkpoint.manifest is not None:
+        return None
+    with suppress(OSError, SanaError):
+        blob = _transformer_file(checkpoint)
+        if blob is None or _is_named_by_digest(blob) or not _is_large(blob):
+            return None
+        # A daemon: a process that ends early does not wait for gigabytes.
+        thread = threading.Thread(
+            target=weights_hash, args=(checkpoint,), name="weights hash", daemon=True
+        )
+        thread.start()
+        return thread
+    return None
 
 
 def digests_ahead(checkpoint: Checkpoint) -> None:
@@ -81,18 +101,26 @@ def _read_whole(checkpoint: Checkpoint) -> list[Path]:
         wanted = ["transformer", *(["vae"] if checkpoint.decoder is None else [])]
         return [checkpoint.folder / parts[part].file for part in wanted if part in parts]
     blob = _transformer_file(checkpoint)
-    return [] if blob is None or _is_named_by_digest(blob) else [blob]
+    return [] if blob is None or _is_named_by_digest(blob) or _is_large(blob) else [blob]
 
 
 def _transformer_file(checkpoint: Checkpoint) -> Path | None:
-    """Return the file that holds the transformer; None where it is not one, or takes seconds to read without a name."""
+    """Return the file that holds the transformer; None where it is not one."""
     paths = (
         [checkpoint.pth] if checkpoint.pth else list(weight_files(checkpoint, "transformer").paths)
     )
-    blob = paths[0].resolve() if len(paths) == 1 else None
-    if blob is None or _is_named_by_digest(blob) or blob.stat().st_size <= _HASHED:
-        return blob
-    return None
+    return paths[0].resolve() if len(paths) == 1 else None
+
+
+def _digest_of(blob: Path) -> str:
+    """Return the SHA-256 of a file, by its name where that is it. Raises OSError."""
+    if _is_named_by_digest(blob):
+        return blob.name
+    return kept_digest(blob) if _is_large(blob) else known_digest(blob)
+
+
+def _is_large(blob: Path) -> bool:
+    return blob.stat().st_size > _AT_ONCE
 
 
 def _is_named_by_digest(blob: Path) -> bool:

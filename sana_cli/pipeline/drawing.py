@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from sana_cli import __version__
-from sana_cli.checkpoints.digest import model_digest, weights_hash
+from sana_cli.checkpoints.digest import hash_while_drawing, model_digest, weights_hash
 from sana_cli.images.tensors import to_image
 from sana_cli.loading.load import check_loras
 from sana_cli.pipeline.components import Components
@@ -41,6 +41,7 @@ class Drawing:
         self.checkpoint = components.checkpoint
         self._inputs = Inputs(components)
         self._digest = model_digest(components.checkpoint)
+        self._is_hashing = False
         self._passes: PassCount | None = None  # of the picture that was denoised last
 
     def prepare(self, params: GenerationParams) -> None:
@@ -90,6 +91,7 @@ class Drawing:
     ) -> tuple[Tensor, PassCount]:
         """Finished latents (1, C, h, w) fp32 of one drawing, and the passes that they took."""
         components = self.components
+        self._hash_once()
         drawn = in_fp32_if_broken(
             components,
             lambda: denoise_picture(
@@ -136,6 +138,12 @@ class Drawing:
             "backend": self.components.runtime.backend,
             "version": __version__,
         }
+
+    def _hash_once(self) -> None:
+        """Begin to hash the weights' file, if it is a large one, next to the first drawing."""
+        if not self._is_hashing:
+            self._is_hashing = True
+            hash_while_drawing(self.checkpoint)
 
     @cached_property
     def _weights_hash(self) -> str:
