@@ -65,7 +65,7 @@ def random_controlnet(base: SanaTransformer2D) -> SanaControlNet:
 
 
 def contenders(alias: str, width: float, size: int) -> dict[str, Step]:
-    """A guided step: plain, with a ControlNet, with a perturbed branch; and the parts that tell what those should take."""
+    """A guided step: plain, with a ControlNet, with a perturbed branch; and the parts that those are made of."""
     model = random_transformer(
         narrower(TransformerConfig(**asdict(VARIANTS[alias].structure)), width)
     )
