@@ -369,13 +369,24 @@ def _denoise(
         layers += checkpoint.controlnet.blocks.num_layers
         branch += _CONTROL_MAPS * tokens * config.inner_dim * itemsize
     is_captured = device.type == "cuda" and tokens * branches <= _CAPTURED_TOKENS
-    of_graph = branches + int(settings.pag is not None)
     return _Denoise(
         context=2 * length * config.inner_dim * layers * branches * itemsize,
         branch=branch,
-        graph=of_graph * branch if is_captured else 0,
+        graph=_branches_of_graphs(settings, branches) * branch if is_captured else 0,
         cached=_CACHED_MAPS * states if settings.cache else 0,
     )
+
+
+def _branches_of_graphs(settings: GenerationParams, branches: int) -> int:
+    """Return how many branches the CUDA graphs of a picture have, all together: each keeps a block's maps for each.
+
+    Steps outside of a guidance interval have a graph of one branch. With a cache the first block and the others are graphs
+    of their own, and where one branch alone is computed, so are its blocks.
+    """
+    apart = 1 if branches > 1 and settings.guidance_interval != (0, 1) else 0
+    if settings.cache:
+        return 2 * branches + (branches if branches > 1 else 0) + 2 * apart
+    return branches + int(settings.pag is not None) + apart
 
 
 def _init_image(

@@ -59,6 +59,7 @@ class Engine(Protocol):
         guidance: float | None,
         perturbed_layer: int | None = None,
         control: "Control | None" = None,
+        caches: Sequence[FirstBlockCache] = (),
     ) -> Tensor: ...
 
 
@@ -303,13 +304,10 @@ class SanaTransformer2D(nn.Module):
         perturbed_layer: int | None = None,
         control: Control | None = None,
     ) -> Tensor:
-        """`forward` for one timestep and guidance of all pictures, by the engine where there is one.
-
-        Never by the engine with `caches`: it cannot end after a block.
-        """
-        if self.engine is not None and not caches:
+        """`forward` for one timestep and guidance of all pictures, by the engine where there is one."""
+        if self.engine is not None:
             return self.engine.velocity(
-                latents, timestep, contexts, guidance, perturbed_layer, control
+                latents, timestep, contexts, guidance, perturbed_layer, control, caches
             )
         return self.plain_velocity(
             latents, timestep, contexts, guidance, caches, perturbed_layer, control

@@ -42,9 +42,7 @@ def denoise_picture(
     `counted`: where this drawing stands among the steps of its picture, for callbacks; None: it is all of them. Raises BrokenValues, and Cancelled if a callback returns False.
     """
     inputs.encode_originals([params])
-    _tell_without_engine(
-        components, params, has_engine=inputs.transformer(params).transformer.engine is not None
-    )
+    inputs.transformer(params)  # loading is no part of the time of denoising
     passes, steps = Passes(params), params.steps_to_run
     skipped = params.steps - steps
     counted = counted or StepCount(before=0, total=steps)
@@ -86,16 +84,6 @@ def denoise_picture(
             preview=_previewer(components, params, watching, counted),
         )
     return latents, passes.count
-
-
-def _tell_without_engine(
-    components: Components, params: GenerationParams, *, has_engine: bool
-) -> None:
-    """Say which option keeps the CUDA engine from running."""
-    if has_engine and params.cache:
-        components.tell_once(
-            "--cache runs plain PyTorch: the CUDA engine replays whole steps and may be faster without it"
-        )
 
 
 def _previewer(

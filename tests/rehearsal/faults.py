@@ -142,17 +142,17 @@ def _kept_state(forward: Function) -> Function:
 
 
 def _own_latents(call: Function) -> Function:
-    return lambda self, latents, condition: call(self, self._latents.clone(), condition)
+    return lambda self, given, condition: call(self, [t.clone() for t in self._given], condition)
 
 
 def _own_condition(call: Function) -> Function:
-    return lambda self, latents, condition: call(self, latents, self._condition.copy())
+    return lambda self, given, condition: call(self, given, self._condition.copy())
 
 
 def _not_copied(call: Function) -> Function:
-    def replay(self: Any, latents: Tensor, condition: Condition) -> Tensor:
-        call(self, latents, condition)
-        return self._velocity
+    def replay(self: Any, given: Sequence[Tensor], condition: Condition) -> tuple[Tensor, ...]:
+        call(self, given, condition)
+        return tuple(self._results)
 
     return replay
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from sana_cli.accelerate.cuda.engine import Engine
 from sana_cli.accelerate.cuda.trial import relative_error
 from sana_cli.config.choices import ControlOrder
+from sana_cli.models.block_cache import FirstBlockCache
 from tests.rehearsal.device import Device
 from tests.rehearsal.scenarios import LIMIT, VARIANTS, costs, on_device, rehearse, rehearse_further
 from tests.unit.accelerate.cuda.models import inputs, transformer
@@ -104,6 +105,41 @@ def test_a_graph_for_both_branches_and_one_for_one_of_them(gpu: Device) -> None:
     for batch in (larger, latents):
         model.velocity(batch.cuda(), 700.0, on_device(contexts))
     assert gpu.counts["captures"] == 4, "a graph of another size replaces those that were there"
+
+
+@pytest.mark.parametrize("scheme", ["none", pytest.param("w8a8", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("limits", "captures", "replays"),
+    [
+        pytest.param((0.0, 0.0), 2, 8, id="nothing is reused: both graphs in each of 4 steps"),
+        pytest.param((0.5, 0.5), 2, 5, id="all is: the second graph runs once"),
+        pytest.param((0.5, 0.0), 3, 8, id="one branch is: the other one's blocks are a graph"),
+    ],
+)
+def test_caches_have_two_graphs(
+    gpu: Device, scheme: str, limits: tuple[float, float], captures: int, replays: int
+) -> None:
+    """The same velocities as without graphs, to the last bit; within rounding of the model's on the CPU."""
+    untouched = transformer(scheme)
+    models = [transformer(scheme).cuda() for _ in range(2)]
+    for model, graphs in zip(models, (True, False), strict=True):
+        model.engine = Engine(model, notice=pytest.fail, graphs=graphs)
+    latents, contexts = inputs(untouched)
+    texts = on_device(contexts)
+    caches = [[FirstBlockCache(limit) for limit in limits] for _ in range(3)]
+    for step, timestep in enumerate((700.0, 690.0, 680.0, 670.0)):
+        now = latents * (1 + 0.001 * step)
+        with_graphs, without = (
+            model.velocity(now.cuda(), timestep, texts, caches=own)
+            for model, own in zip(models, caches[:2], strict=True)
+        )
+        expected = untouched.velocity(now, timestep, contexts, caches=caches[2])
+        assert torch.equal(with_graphs.cpu(), without.cpu())
+        assert relative_error(with_graphs.cpu(), expected) < LIMIT
+    assert len({tuple(cache.reused for cache in own) for own in caches}) == 1
+    assert gpu.streams.races == []
+    assert gpu.counts["captures"] == captures
+    assert gpu.counts["replays"] == replays + captures  # each graph is tried once
 
 
 def test_a_capture_that_fails_costs_the_graph_alone(gpu: Device) -> None:

@@ -8,9 +8,9 @@ notice says so.
 # B batch, C latent channels, h w latent grid
 
 import weakref
-from collections.abc import Sequence
-from dataclasses import dataclass
-from operator import is_
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -21,7 +21,9 @@ from quant.backends.attempt import Failure, attempt
 from quant.backends.verdicts import remembered
 from quant.layers import QuantLinear
 from sana_cli.accelerate.cuda.blocks import EngineBlock
-from sana_cli.accelerate.cuda.control import EngineControl, inputs_of
+from sana_cli.accelerate.cuda.calls import Ask, Prepared
+from sana_cli.accelerate.cuda.control import EngineControl
+from sana_cli.accelerate.cuda.first_block import by_parts
 from sana_cli.accelerate.cuda.graph import CapturedForward
 from sana_cli.accelerate.cuda.kernels import OF_FLOAT8, OF_TRANSFORMER, TRITON, Kernels
 from sana_cli.accelerate.cuda.projection import Int8Projection, quantizing_apart_pays
@@ -40,6 +42,7 @@ from sana_cli.accelerate.cuda.trial import (
     trusted_kernels,
     verdict,
 )
+from sana_cli.models.block_cache import FirstBlockCache
 from sana_cli.models.controlnet import ActiveControl, SanaControlNet
 from sana_cli.models.sana_transformer import Control, SanaTransformer2D, TextContext
 
@@ -53,53 +56,7 @@ _MOST_CAPTURED = 16384
 _NO_EXCUSE = (MemoryError,)
 
 
-@dataclass(slots=True)
-class _Prepared:
-    """State shared by calls of one shape: the last texts and drawing, positions, and the graph if there is one."""
-
-    shape: tuple[torch.Size, tuple[tuple[int, ...], ...]]  # of latents and inputs
-    contexts: Sequence[TextContext]
-    control: Control | None
-    inputs: StepInputs
-    positions: Tensor | None
-    captured: CapturedForward | None = None
-
-    def is_for(self, ask: "_Ask") -> bool:
-        """Return whether shapes, texts and the drawing are unchanged, without comparing values."""
-        same = len(ask.contexts) == len(self.contexts) and all(
-            map(is_, ask.contexts, self.contexts)
-        )
-        return same and self.shape[0] == ask.latents.shape and self.control is ask.control
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    """A call of `Engine.velocity`."""
-
-    latents: Tensor
-    timestep: float
-    contexts: Sequence[TextContext]
-    guidance: float | None
-    perturbed_layer: int | None
-    control: Control | None
-
-    @property
-    def tokens(self) -> int:
-        return self.latents[:, 0].numel()
-
-    @property
-    def what(self) -> tuple[int, bool, bool]:
-        """Return what decides whether the engine is right: the order of magnitude of tokens, and further branches."""
-        return (
-            self.tokens.bit_length(), self.perturbed_layer is not None, self.control is not None,
-        )  # fmt: skip
-
-    def by(self, model: SanaTransformer2D) -> Tensor:
-        """The velocity of the model's own forward."""
-        return model.plain_velocity(
-            self.latents, self.timestep, self.contexts, self.guidance, (), self.perturbed_layer,
-            self.control,
-        )  # fmt: skip
+_Step = Callable[[Ask, StepKind, Condition, Sequence[Tensor]], tuple[Tensor, ...]]
 
 
 def _kernels_of(model: SanaTransformer2D) -> tuple[str, ...]:
@@ -111,7 +68,8 @@ def _kernels_of(model: SanaTransformer2D) -> tuple[str, ...]:
 
 class Engine:
     """The velocity of one model. Keeps embedded timesteps, and for both branches and for one of them a graph of the
-    last shape: guidance may be limited to some of the steps.
+    last shape: guidance may be limited to some of the steps. With caches there is a graph of the first block and one of
+    the others, which is not replayed where a cache holds what it would add.
     """
 
     def __init__(
@@ -143,8 +101,8 @@ class Engine:
         self.graphs = graphs
         self.summary = "native engine"
         self._conditions: dict[tuple[float, float | None, EngineControl | None], Condition] = {}
-        self._prepared: dict[tuple[tuple[bool, ...], StepKind], _Prepared] = {}
-        self._is_right: dict[tuple[int, bool, bool], bool] = {}  # by `_Ask.what`
+        self._prepared: dict[tuple[tuple[bool, ...], StepKind], Prepared] = {}
+        self._is_right: dict[tuple[int, bool, bool, bool], bool] = {}  # by `Ask.what`
         self._controls: WeakKeyDictionary[SanaControlNet, EngineControl] = WeakKeyDictionary()
 
     def velocity(
@@ -155,24 +113,50 @@ class Engine:
         guidance: float | None,
         perturbed_layer: int | None = None,
         control: Control | None = None,
+        caches: Sequence[FirstBlockCache] = (),
     ) -> Tensor:
         """Compute the velocity (B, C, H, W), as `SanaTransformer2D.velocity` does."""
-        ask = _Ask(latents, timestep, contexts, guidance, perturbed_layer, control)
-        if self._is_right.get(ask.what) is False:
-            return ask.by(self.model)
-        kind = self._kind(ask)
-        condition = self._condition(timestep, guidance, kind)
-        ready = self._prepare(ask, kind)
+        ask = Ask(latents, timestep, contexts, guidance, perturbed_layer, control, caches)
         if ask.what not in self._is_right:
-            self._is_right[ask.what] = self._agrees(ask, condition, ready, kind)
-            return self.velocity(latents, timestep, contexts, guidance, perturbed_layer, control)
-        if self.graphs and ready.captured is None and ask.tokens <= _MOST_CAPTURED:
-            self._capture(latents, condition, ready, kind)
-        if ready.captured is not None:
-            return ready.captured(latents, condition)
-        return self.transformer.forward(latents, condition, ready.inputs, ready.positions, kind)
+            self._is_right[ask.what] = self._agrees(ask)
+        return self._velocity(ask, self._step) if self._is_right[ask.what] else ask.by(self.model)
 
-    def _kind(self, ask: _Ask) -> StepKind:
+    def _velocity(self, ask: Ask, step: _Step) -> Tensor:
+        """The velocity by forwards that `step` runs."""
+        kind = self._kind(ask)
+        condition = self._condition(ask.timestep, ask.guidance, kind)
+        if not ask.caches:
+            return step(ask, kind, condition, (ask.latents,))[0]
+
+        def run(kind: StepKind, *more: Tensor) -> tuple[Tensor, ...]:
+            part = ask.of(kind.of) if kind.of else ask
+            return step(part, kind, condition, (part.latents, *more))
+
+        def finish(x: Tensor) -> Tensor:
+            return self.transformer.finish(x, condition, ask.latents.shape[-2:])
+
+        batches = [context.batch for context in ask.contexts]
+        return by_parts(kind, batches, ask.caches, run, finish)
+
+    def _step(
+        self,
+        ask: Ask,
+        kind: StepKind,
+        condition: Condition,
+        given: Sequence[Tensor],
+        *,
+        as_graph: bool = True,
+    ) -> tuple[Tensor, ...]:
+        """Run a forward or a part of it; as a graph where that is possible."""
+        ready = self._prepare(ask, kind)
+        as_graph = as_graph and self.graphs and ask.tokens <= _MOST_CAPTURED
+        if as_graph and ready.captured is None:
+            self._capture(given, condition, ready, kind)
+        if as_graph and ready.captured is not None:
+            return ready.captured(given, condition)
+        return self.transformer.run(given, condition, ready.inputs, ready.positions, kind)
+
+    def _kind(self, ask: Ask) -> StepKind:
         """Return how the forward runs; a ControlNet's blocks are made ready once."""
         control = ask.control
         if control is None and ask.perturbed_layer is None:
@@ -208,13 +192,13 @@ class Engine:
             self._conditions[key] = self.transformer.condition(timestep, guidance, kind.control)
         return self._conditions[key]
 
-    def _prepare(self, ask: _Ask, kind: StepKind) -> _Prepared:
+    def _prepare(self, ask: Ask, kind: StepKind) -> Prepared:
         """The inputs as the engine reads them; drops a graph of another shape."""
         key = tuple(bool(context.constants) for context in ask.contexts), kind  # which branches
         known = self._prepared.get(key)
         if known is not None and known.is_for(ask):
             return known
-        inputs = self._inputs(ask, kind)
+        inputs = ask.inputs(self.transformer, kind)
         shape = (ask.latents.shape, inputs.shape())
         if known is not None and known.shape == shape:
             known.contexts, known.control, known.inputs = tuple(ask.contexts), ask.control, inputs
@@ -224,28 +208,20 @@ class Engine:
         size = ask.latents.shape[-2:]
         others = {k: v for k, v in self._prepared.items() if k != key and v.shape[0][-2:] == size}
         positions = self.transformer.positions(*size)
-        ready = _Prepared(shape, tuple(ask.contexts), ask.control, inputs, positions)
+        ready = Prepared(shape, tuple(ask.contexts), ask.control, inputs, positions)
         self._prepared = {**others, key: ready}
         return ready
 
-    def _inputs(self, ask: _Ask, kind: StepKind) -> StepInputs:
-        """The texts, the last one twice for a perturbed branch, and what a ControlNet reads."""
-        again = () if ask.perturbed_layer is None else (ask.contexts[-1],)
-        text = self.transformer.text([*ask.contexts, *again])
-        if kind.control is None:
-            return StepInputs(text)
-        assert isinstance(ask.control, ActiveControl)
-        own = [context.control for context in ask.contexts]
-        return StepInputs(text, inputs_of(kind.control, ask.control, own))
-
     def _capture(
-        self, latents: Tensor, condition: Condition, ready: _Prepared, kind: StepKind
+        self, given: Sequence[Tensor], condition: Condition, ready: Prepared, kind: StepKind
     ) -> None:
-        def forward(latents: Tensor, condition: Condition, inputs: StepInputs) -> Tensor:
-            return self.transformer.forward(latents, condition, inputs, ready.positions, kind)
+        def forward(
+            given: Sequence[Tensor], condition: Condition, inputs: StepInputs
+        ) -> tuple[Tensor, ...]:
+            return self.transformer.run(given, condition, inputs, ready.positions, kind)
 
         captured = attempt(
-            lambda: CapturedForward(forward, latents, condition, ready.inputs), fatal=_NO_EXCUSE
+            lambda: CapturedForward(forward, given, condition, ready.inputs), fatal=_NO_EXCUSE
         )
         if isinstance(captured, Failure):
             self.graphs = False
@@ -254,10 +230,13 @@ class Engine:
         ready.captured = captured
         self.summary = f"native engine, CUDA graph captured in {captured.seconds:.2f} s"
 
-    def _agrees(self, ask: _Ask, condition: Condition, ready: _Prepared, kind: StepKind) -> bool:
+    def _agrees(self, ask: Ask) -> bool:
         """Return whether the forward matches the model's; tried once for each device, structure and order of tokens."""
-        tokens, perturbed, controlled = ask.what
-        further = " perturbed" * perturbed + f" control {kind.order}" * controlled
+        tokens, perturbed, controlled, in_parts = ask.what
+        further = " perturbed" * perturbed + f" control {self._kind(ask).order}" * controlled
+        further += " in parts" * in_parts
+        # Caches of its own: nothing is there to be used again, and the run's caches stay as they are.
+        ask = replace(ask, caches=[FirstBlockCache(0.0) for _ in ask.caches])
         name = (
             f"engine forward {self.transformer.projections} {self.dtype} {self.transformer.config} "
             f"below {2**tokens} tokens{further}"
@@ -267,11 +246,10 @@ class Engine:
             with exact_convolutions():
                 expected = ask.by(self.model)
 
+            launched = partial(self._step, as_graph=False)
+
             def error() -> float:
-                out = self.transformer.forward(
-                    ask.latents, condition, ready.inputs, ready.positions, kind
-                )
-                return relative_error(out, expected)
+                return relative_error(self._velocity(ask, launched), expected)
 
             return verdict(attempt(error), _TOLERANCE[self.dtype])
 

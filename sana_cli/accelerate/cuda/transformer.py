@@ -8,11 +8,12 @@ for the whole batch, since all pictures of a step have one timestep.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 import torch
 from torch import Tensor
 
-from sana_cli.accelerate.cuda.blocks import EngineBlock, text_of
+from sana_cli.accelerate.cuda.blocks import EngineBlock, Pending, added, text_of
 from sana_cli.accelerate.cuda.control import ControlInputs, EngineControl
 from sana_cli.accelerate.cuda.kernels import Kernels
 from sana_cli.accelerate.cuda.text_attention import Text
@@ -70,13 +71,25 @@ class StepInputs:
             mine.copy_(theirs)
 
 
+class Part(Enum):
+    """A forward, or with a cache of the first block (`--cache`) the two that it is cut into."""
+
+    WHOLE = auto()
+    FIRST = (
+        auto()
+    )  # latents (B, C, h, w) -> the stream (M, D) after block 0, and what the block added
+    REST = auto()  # latents, that stream -> the stream after the last block, and the velocity
+
+
 @dataclass(frozen=True, slots=True)
 class StepKind:
-    """The kind of a forward: the block of a perturbed branch, and a ControlNet's branch and order."""
+    """The kind of a forward: the block of a perturbed branch, a ControlNet's branch and order, and a part."""
 
     perturbed_layer: int | None = None
     control: EngineControl | None = None
     order: ControlOrder = ControlOrder.TRAINED
+    part: Part = Part.WHOLE
+    of: tuple[int, ...] = ()  # contexts that the part is run for, if not for all
 
 
 PLAIN = StepKind()
@@ -128,6 +141,24 @@ class EngineTransformer:
         table = sincos_positions(h, w, D, config.sample_size, config.interpolation_scale)
         return table.to(self.final_table.device, self.dtype)
 
+    def run(
+        self,
+        given: Sequence[Tensor],
+        condition: Condition,
+        inputs: StepInputs,
+        positions: Tensor | None,
+        kind: StepKind = PLAIN,
+    ) -> tuple[Tensor, ...]:
+        """Run the part that `kind` says, of the tensors that `Part` lists for it."""
+        if kind.part is Part.FIRST:
+            (latents,) = given
+            return self._first(latents, condition, inputs, positions)
+        if kind.part is Part.REST:
+            latents, x = given
+            return self._rest(latents, x, condition, inputs, kind)
+        (latents,) = given
+        return (self.forward(latents, condition, inputs, positions, kind),)
+
     def forward(
         self,
         latents: Tensor,
@@ -140,41 +171,84 @@ class EngineTransformer:
 
         With a perturbed layer the text has the last context twice, and its rows follow once more.
         """
-        B, _, h, w = latents.shape
+        x = self._embed(latents, positions)
+        x, pending = self._through(range(len(self.blocks)), x, latents, condition, inputs, kind)
+        return self.finish(x, condition, latents.shape[-2:], pending)
+
+    def finish(
+        self, x: Tensor, condition: Condition, grid: Sequence[int], pending: Pending | None = None
+    ) -> Tensor:
+        """The velocity (B, C, h, w) of the stream x (M, D) after the last block; adds `pending` to it."""
+        shift, scale = (self.final_table + condition.e).split(1)
+        branch, gate = pending or (None, None)
+        x = self.kernels.layer_norm_modulate(
+            x, shift, scale, eps=FINAL_EPS, branch=branch, gate=gate
+        )
+        return self.proj_out(x).view(-1, *grid, self.config.out_channels).permute(0, 3, 1, 2)
+
+    def _first(
+        self, latents: Tensor, condition: Condition, inputs: StepInputs, positions: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        x = self._embed(latents, positions)
+        before = x.clone()
+        x = added(*self._through(range(1), x, latents, condition, inputs, PLAIN))
+        return x, x - before
+
+    def _rest(
+        self,
+        latents: Tensor,
+        x: Tensor,
+        condition: Condition,
+        inputs: StepInputs,
+        kind: StepKind,
+    ) -> tuple[Tensor, Tensor]:
+        layers = range(1, len(self.blocks))
+        x = added(*self._through(layers, x.clone(), latents, condition, inputs, kind))
+        return x, self.finish(x, condition, latents.shape[-2:])
+
+    def _embed(self, latents: Tensor, positions: Tensor | None) -> Tensor:
         x = self.patch_embed(latents)  # (B, N, D)
         if positions is not None:
             x += positions
-        x = x.flatten(0, 1)
+        return x.flatten(0, 1)
+
+    def _through(
+        self,
+        layers: range,
+        x: Tensor,
+        latents: Tensor,
+        condition: Condition,
+        inputs: StepInputs,
+        kind: StepKind,
+    ) -> tuple[Tensor, Pending | None]:
+        """Update the stream x (M, D) by these blocks; returns it with what is still to be added."""
+        B, _, h, w = latents.shape
         modulations = self.tables + condition.t6  # (layers, 6, D)
         text, perturbed = inputs.text, 0
         if kind.perturbed_layer is not None:
             perturbed, text = text.contexts[-1].batch, text.without_last()
         largest = None
-        if any(block.needs_largest for block in self.blocks):
+        if any(self.blocks[layer].needs_largest for layer in layers):
             largest = modulations.new_zeros(len(self.blocks), 2, (B + perturbed) * h * w)
-        branch_pass = None
+        branch_pass, pending = None, None
         if kind.control is not None:
             assert inputs.control is not None
             assert condition.control_t6 is not None
             branch_pass = kind.control.begin(
                 latents, condition.control_t6, inputs.control, kind.order
             )
-        pending = None
-        for layer, block in enumerate(self.blocks):
-            added = 0
+            if layers.start == 1:  # the branch was not begun with the first block
+                x, pending = branch_pass.after(0, x, None)
+        for layer in layers:
+            block, more = self.blocks[layer], 0
             if layer == kind.perturbed_layer:
-                added, text = perturbed, inputs.text
-            rows = len(x) + added * h * w
+                more, text = perturbed, inputs.text
+            rows = len(x) + more * h * w
             x, pending = block(
                 x, pending, modulations[layer], text, layer, (h, w),
                 largest[layer, :, :rows] if largest is not None and block.needs_largest else None,
-                added,
+                more,
             )  # fmt: skip
             if branch_pass is not None:
                 x, pending = branch_pass.after(layer, x, pending)
-        shift, scale = (self.final_table + condition.e).split(1)
-        branch, gate = pending or (None, None)
-        x = self.kernels.layer_norm_modulate(
-            x, shift, scale, eps=FINAL_EPS, branch=branch, gate=gate
-        )
-        return self.proj_out(x).view(B + perturbed, h, w, -1).permute(0, 3, 1, 2)
+        return x, pending

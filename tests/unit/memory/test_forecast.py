@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from sana_cli.accelerate.cuda import engine
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.config.generation import GenerationOptions
@@ -133,3 +135,22 @@ def test_a_graph_is_held_beside_the_decoder(builtin: Checkpoint) -> None:
         assert alone == predict(replace(work, graph=0), Plan(together=False))[-1].weights
     assert job(builtin, several=True).graph == 0
     assert forecast._CAPTURED_TOKENS == engine._MOST_CAPTURED
+
+
+@pytest.mark.parametrize(
+    ("options", "branches"),
+    [
+        ({}, 2),
+        ({"guidance_scale": 1.0}, 1),
+        ({"guidance_interval": "0-0.6"}, 3),  # a graph of both, and one of one
+        ({"cache": 0.1}, 6),  # the first block; the others of both, and of either alone
+        ({"cache": 0.1, "guidance_scale": 1.0}, 2),
+        ({"cache": 0.1, "guidance_interval": "0-0.6"}, 8),
+    ],
+    ids=str,
+)
+def test_all_graphs_of_a_picture_are_counted(
+    builtin: Checkpoint, options: dict[str, Any], branches: int
+) -> None:
+    work = on_cuda(builtin, **options)
+    assert work.graph == branches * work.branch

@@ -17,11 +17,18 @@ from sana_cli.accelerate.cuda.engine import Engine
 from sana_cli.accelerate.cuda.kernels import REFERENCE, TRITON, Kernels
 from sana_cli.accelerate.cuda.transformer import EngineTransformer, StepInputs
 from sana_cli.accelerate.cuda.trial import relative_error
+from sana_cli.config.choices import ControlOrder
 from sana_cli.loading.lora import LoraLinear
 from sana_cli.models.block_cache import FirstBlockCache
 from sana_cli.models.sana_transformer import SanaTransformer2D, TextContext
 from tests.faults import raising
-from tests.unit.accelerate.cuda.models import CAPTION, inputs, transformer
+from tests.unit.accelerate.cuda.models import (
+    CAPTION,
+    controlled_inputs,
+    controlnet,
+    inputs,
+    transformer,
+)
 
 QK_NORM = {"qk_norm": "rms_norm_across_heads"}
 FP32 = 2e-5  # sums in another order, over two blocks
@@ -325,10 +332,66 @@ def test_without_a_graph_kernels_are_launched_one_by_one() -> None:
     assert notices[0].startswith("no CUDA graph (")
 
 
-def test_with_caches_the_model_runs_itself() -> None:
+@pytest.mark.parametrize("scheme", ["none", "w8a8"])
+@pytest.mark.parametrize(
+    ("thresholds", "computed"),
+    [((0.0, 0.0), 6), ((0.05, 0.05), 2), ((0.05, 0.0), 4), ((0.0, 0.05), 4)],
+    ids=["nothing is reused", "both branches", "the first alone", "the second alone"],
+)
+def test_caches_do_what_they_do_in_the_model(
+    scheme: str, thresholds: tuple[float, float], computed: int
+) -> None:
+    """Three steps that hardly differ, of two pictures a branch; each branch decides for itself."""
+    model, untouched = transformer(scheme, layers=3), transformer(scheme, layers=3)
+    model.engine = Engine(model, notice=pytest.fail, candidates=REFERENCE, graphs=False)
+    generator = torch.Generator().manual_seed(2)
+    contexts = [
+        untouched.encode_text(torch.randn(2, length, CAPTION, generator=generator))
+        for length in (1, 5)
+    ]
+    latents = torch.randn(4, 4, 3, 4, generator=generator)
+    ours, theirs = ([FirstBlockCache(limit) for limit in thresholds] for _ in range(2))
+    for step in range(3):
+        now = latents * (1 + 0.001 * step)
+        out = model.velocity(now, 700.0, contexts, caches=ours)
+        expected = untouched.velocity(now, 700.0, contexts, caches=theirs)
+        assert relative_error(out, expected) < (FP32 if scheme == "none" else 5e-3)
+    assert [c.reused for c in ours] == [c.reused for c in theirs]
+    assert 6 - sum(c.reused for c in ours) == computed
+
+
+@pytest.mark.parametrize("order", ControlOrder)
+def test_caches_beside_a_controlnet(order: ControlOrder) -> None:
+    """A drawing acts from the second block on: a branch that is reused takes none."""
+    model, untouched = transformer(layers=4), transformer(layers=4)
+    nets = [controlnet(untouched, order) for _ in range(2)]
+    model.engine = Engine(model, notice=pytest.fail, candidates=REFERENCE, graphs=False)
+    latents, contexts, control = controlled_inputs(untouched, nets[1], seed=1, scale=0.7)
+    ours, theirs = ([FirstBlockCache(0.0), FirstBlockCache(0.05)] for _ in range(2))
+    for step in range(2):
+        now = latents * (1 + 0.001 * step)
+        here = replace(control, net=nets[0])
+        out = model.velocity(now, 700.0, contexts, caches=ours, control=here)
+        expected = untouched.velocity(now, 700.0, contexts, caches=theirs, control=control)
+        assert relative_error(out, expected) < FP32
+    assert [c.reused for c in ours] == [c.reused for c in theirs] == [0, 1]
+
+
+def test_an_engine_that_is_wrong_in_parts_runs_no_caches() -> None:
+    """It is compared before use, with caches of its own."""
     model, untouched = transformer(), transformer()
-    model.engine, _ = engine(model)
-    latents, contexts = inputs(model)
-    caches = [FirstBlockCache(0.0), FirstBlockCache(0.0)]
-    out = model.velocity(latents, 700.0, contexts, None, caches)
-    assert torch.equal(out, untouched.velocity(latents, 700.0, contexts))
+    notices: list[str] = []
+    wrong = replace(REFERENCE, layer_norm_modulate=_half)
+    model.engine = Engine(model, notice=notices.append, candidates=wrong, graphs=False)
+    model.engine.kernels = model.engine.transformer.kernels = wrong  # past the trial of each
+    latents, contexts = inputs(untouched)
+    ours, theirs = ([FirstBlockCache(1.0), FirstBlockCache(1.0)] for _ in range(2))
+    for _ in range(2):
+        out = model.velocity(latents, 700.0, contexts, caches=ours)
+        assert torch.equal(out, untouched.velocity(latents, 700.0, contexts, caches=theirs))
+    assert [c.reused for c in ours] == [1, 1]
+    assert any("plain PyTorch runs instead" in notice for notice in notices)
+
+
+def _half(*arguments: Any, **named: Any) -> Tensor:
+    return REFERENCE.layer_norm_modulate(*arguments, **named) / 2
