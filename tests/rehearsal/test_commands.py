@@ -170,9 +170,11 @@ def test_turing_draws_without_the_engine_and_without_bf16(gpu: Device, draw: Dra
     used: set[torch.dtype] = set()
     operate = gpu._operate
 
-    def watched(name: str, func: Any, args: Any, kwargs: Any, ours: list[torch.Tensor]) -> Any:
+    def watched(
+        name: str, func: Any, args: Any, kwargs: Any, ours: list[torch.Tensor], **named: Any
+    ) -> Any:
         used.update(tensor.dtype for tensor in ours)
-        return operate(name, func, args, kwargs, ours)
+        return operate(name, func, args, kwargs, ours, **named)
 
     gpu._operate = watched  # type: ignore[method-assign]
     draw("cuda", "--steps", 1)

@@ -60,7 +60,7 @@ class CapturedForward:
         self._inputs.copy_(inputs)
 
     def __call__(self, given: Sequence[Tensor], condition: Condition) -> tuple[Tensor, ...]:
-        """What the forward returns, in tensors of the caller's own."""
+        """Return what the forward does, in tensors of the caller's own."""
         for mine, theirs in zip(self._given, given, strict=True):
             mine.copy_(theirs)
         self._condition.copy_(condition)
