@@ -82,6 +82,12 @@ def product(rows: int, k: int, n: int, kind: Precisions) -> Work:
     return Work(2 * rows * k * n, moved, 1)
 
 
+def convolution(rows: int, k: int, n: int, kind: Precisions, taps: int = 9) -> Work:
+    """Count a convolution with `taps` positions, k channels to n, and `rows` results."""
+    moved = k * n * taps * kind.weight_bytes + rows * (k + n) * kind.act_bytes
+    return Work(2 * rows * taps * k * n, moved, _PLANNED_A_CONV)
+
+
 def _mixing(rows: int, k: int, n: int, kind: Precisions) -> Work:
     """A product of two activations: no weights, and its inputs count where they are made."""
     return Work(2 * rows * k * n, rows * n * kind.act_bytes, 1)
@@ -101,13 +107,10 @@ def denoise_step(
 
     A branch of one text token (an empty negative prompt) has a constant instead of cross-attention.
     """
-    D, F, E = config.inner_dim, config.ff_dim, config.attention_head_dim
+    D, F = config.inner_dim, config.ff_dim
     N = height // 32 * (width // 32)
     rows = batch * len(text_tokens) * N
-    block = product(rows, D, 3 * D, kind)
-    # Keys times values, then queries times their sums and times the keys' sums.
-    block += _mixing(rows, E, D, kind) + _mixing(rows, E, D, kind) + _mixing(rows, 1, D, kind)
-    block += product(rows, D, D, kind)
+    block = linear_attention(config, rows, kind) + product(rows, D, D, kind)
     for L in text_tokens:
         if L > 1:
             seen = batch * N
@@ -125,6 +128,14 @@ def denoise_step(
     total = block * config.num_layers + around
     launches = len(ENGINE_BLOCK) * config.num_layers + _PLANNED_AROUND
     return Work(total.flops, total.bytes, launches)
+
+
+def linear_attention(config: TransformerConfig, rows: int, kind: Precisions) -> Work:
+    """Count a block's self-attention up to its output product."""
+    D, E = config.inner_dim, config.attention_head_dim
+    projections = product(rows, D, 3 * D, kind)
+    # Keys times values, then queries times their sums and times the keys' sums.
+    return projections + _mixing(rows, E, D, kind) * 2 + _mixing(rows, 1, D, kind)
 
 
 def text_keys(
@@ -164,8 +175,7 @@ def decode(
         return batch * (height >> stage) * (width >> stage)
 
     def conv(stage: int, k: int, n: int, taps: int = 9) -> Work:
-        moved = k * n * taps * kind.weight_bytes + rows(stage) * (k + n) * kind.act_bytes
-        return Work(2 * rows(stage) * taps * k * n, moved, _PLANNED_A_CONV)
+        return convolution(rows(stage), k, n, kind, taps)
 
     total = conv(last, config.latent_channels, channels[last])
     for stage in range(last, -1, -1):
@@ -178,7 +188,8 @@ def decode(
         if config.decoder_stage_types[stage] == "ResBlock":
             block = conv(stage, C, C) * 2
         else:
-            block = _efficient_vit(config, C, stage, rows(stage), kind)
+            scales = config.decoder_qkv_multiscales[stage]
+            block = efficient_vit(config.attention_head_dim, scales, C, rows(stage), kind)
         total += block * layers[stage]
     if layers[0]:
         return total + conv(0, channels[0], config.in_channels)
@@ -192,16 +203,14 @@ def _tiny_decode(config: TinyDecoderConfig, pixels: int, kind: Precisions, *, fo
         rows = pixels >> 2 * (5 - i)
         taps = 4 if folded and i else 9
         for k, n, size in [(before, width, taps), *[(width, width, 9)] * (3 * blocks)]:
-            moved = k * n * size * kind.weight_bytes + rows * (k + n) * kind.act_bytes
-            total += Work(2 * rows * size * k * n, moved, _PLANNED_A_CONV)
+            total += convolution(rows, k, n, kind, size)
         before = width
     outputs = 3 * config.patch_size**2
-    moved = 9 * before * outputs * kind.weight_bytes + rows * (before + outputs) * kind.act_bytes
-    return total + Work(2 * rows * 9 * before * outputs, moved, _PLANNED_A_CONV)
+    return total + convolution(rows, before, outputs, kind)
 
 
-def _efficient_vit(config: DCAEConfig, C: int, stage: int, rows: int, kind: Precisions) -> Work:
-    E, scales = config.attention_head_dim, config.decoder_qkv_multiscales[stage]
+def efficient_vit(E: int, scales: Sequence[int], C: int, rows: int, kind: Precisions) -> Work:
+    """Count a block of DC-AE with attention: heads of E channels, depthwise convolutions of `scales`, C channels."""
     total = product(rows, C, 3 * C, kind)
     for size in scales:
         total += Work(2 * rows * size * size * 3 * C, rows * 6 * C * kind.act_bytes, 1)

@@ -15,6 +15,7 @@ from typing import Any
 
 from quant.files import changing, new_file, read_small_text
 from sana_cli.bench.flops import FP32, Work
+from sana_cli.bench.picture_flops import added_to_a_step, encodings
 from sana_cli.bench.results import stage_work
 from sana_cli.bench.session import PARTS
 from sana_cli.checkpoints.checkpoint import Checkpoint
@@ -28,6 +29,9 @@ from sana_cli.request.params import GenerationParams
 # model that was never measured here.
 ELSEWHERE = "two CPU cores with AVX2 in fp32"
 _ELSEWHERE_FLOP_PER_S = {"text": 221e9, "denoise": 199e9, "decode": 183e9}
+_STAGES = ("text", "encode", "denoise", "decode")
+# The encoder is the decoder's mirror and is not measured by itself.
+_RATES = {part: part for part in PARTS} | {"encode": "decode"}
 
 
 def record(document: dict[str, Any], model: str) -> None:
@@ -71,10 +75,11 @@ def foretell(
     if entry is None:
         return None
     amounts = _all_work(checkpoint, settings, device)
-    parts = PARTS[1:] if text_is_cached else PARTS
+    parts = [part for part in _STAGES if amounts[part] and not (part == "text" and text_is_cached)]
     try:
-        seconds = {part: amounts[part] / entry["flop_per_s"][part] for part in parts}
-        seconds = {"load": float(sum(entry["load_s"][part] for part in parts)), **seconds}
+        seconds = {part: amounts[part] / entry["flop_per_s"][_RATES[part]] for part in parts}
+        load = float(sum(entry["load_s"][_RATES[part]] for part in parts))
+        seconds = {"load": load, **seconds}
         if not all(isfinite(value) and value >= 0 for value in seconds.values()):
             return None
         return {**seconds, "measured": str(entry["date"])}
@@ -85,31 +90,37 @@ def foretell(
 def seconds_elsewhere(checkpoint: Checkpoint, settings: GenerationParams) -> dict[str, float]:
     """Seconds of every stage of one picture on the machine that `ELSEWHERE` names, without loading."""
     amounts = _all_work(checkpoint, settings, "cpu")
-    return {part: amounts[part] / rate for part, rate in _ELSEWHERE_FLOP_PER_S.items()}
+    rates = {part: _ELSEWHERE_FLOP_PER_S[_RATES[part]] for part in _STAGES if amounts[part]}
+    return {part: amounts[part] / rate for part, rate in rates.items()}
 
 
 def _all_work(checkpoint: Checkpoint, settings: GenerationParams, device: str) -> dict[str, float]:
     """Operations of every stage; texts are encoded once for all drawings of a picture."""
-    first, *others = (_work(checkpoint, drawing, device) for drawing in settings.passes)
-    amounts: dict[str, float] = {part: work.flops for part, work in first.items()}
-    for work in others:
-        for part in ("denoise", "decode"):
+    amounts = dict.fromkeys(_STAGES, 0.0)
+    for i, drawing in enumerate(settings.passes):
+        work = _work(checkpoint, drawing, device)
+        amounts["text"] += work["text"].flops if i == 0 else 0
+        for part in ("encode", "denoise", "decode"):
             amounts[part] += work[part].flops
     return amounts
 
 
-def _work(checkpoint: Checkpoint, settings: GenerationParams, device: str) -> dict[str, Work]:
-    prefix, length = text_tokens(checkpoint, settings)
-    other = [1] if settings.uses_two_branches else []  # mostly "", which is BOS alone
+def _work(checkpoint: Checkpoint, drawing: GenerationParams, device: str) -> dict[str, Work]:
+    prefix, length = text_tokens(checkpoint, drawing)
+    other = [1] if drawing.uses_two_branches else []  # mostly "", which is BOS alone
     tokens = {"read": [*other, prefix + length], "seen": [*other, length]}
     sizes = {
-        "height": settings.drawn_height, "width": settings.drawn_width,
-        "steps": settings.steps_to_run,
+        "height": drawing.drawn_height, "width": drawing.drawn_width,
+        "steps": drawing.steps_to_run,
     }  # fmt: skip
-    return stage_work(
-        replace(checkpoint, decoder=settings.decoder), sizes, tokens, dict.fromkeys(PARTS, FP32),
+    work = stage_work(
+        replace(checkpoint, decoder=drawing.decoder), sizes, tokens, dict.fromkeys(PARTS, FP32),
         batch=1, device=device,
     )  # fmt: skip
+    added = added_to_a_step(checkpoint, drawing, tokens["seen"]) * drawing.steps_to_run
+    return {
+        **work, "denoise": work["denoise"] + added, "encode": encodings(checkpoint, drawing),
+    }  # fmt: skip
 
 
 def _key(model: str, precision: str, device: str) -> str:

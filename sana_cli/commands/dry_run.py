@@ -137,7 +137,9 @@ def print_forecast(
             name = checkpoint.name if checkpoint.name in VARIANTS else "sana-0.6b"
             say(f"time unknown here: `sana bench --random {name}` measures it without a download")
             return
-    say(_time(forecast.seconds, argument_for(checkpoint), count, streams=forecast.streams))
+    once = ("load", "text") if params.upscale else ("load", "text", "encode")
+    name = argument_for(checkpoint)
+    say(_time(forecast.seconds, name, count, streams=forecast.streams, once=once))
 
 
 def print_batch_forecast(
@@ -232,13 +234,21 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def _time(seconds: "dict[str, Any] | None", model: str, count: int, *, streams: bool) -> str:
-    """Describe the expected time, by a measurement of this model on this machine."""
+def _time(
+    seconds: "dict[str, Any] | None",
+    model: str,
+    count: int,
+    *,
+    streams: bool,
+    once: tuple[str, ...] = (),
+) -> str:
+    """Describe the expected time, by a measurement of this model on this machine. `once`: stages that all pictures share."""
     if seconds is None:
         return f"time unknown: `sana bench --model {shlex.quote(model)}` measures it once"
     measured = seconds["measured"]
     stages = {part: value for part, value in seconds.items() if part != "measured"}
-    total = sum(stages.values()) + (count - 1) * (seconds["denoise"] + seconds["decode"])
+    total = sum(stages.values())
+    total += (count - 1) * sum(v for part, v in stages.items() if part not in once)
     parts = ", ".join(f"{part} {value:.1f}" for part, value in stages.items())
     longer = "; streaming takes longer" if streams else ""
     return f"about {duration(total)} ({parts} s), by `sana bench` of {measured}{longer}"
