@@ -14,6 +14,7 @@ from sana_cli.config.choices import MAX_PROMPT
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import usage_error
 from sana_cli.request.prompt_file import read_prompt_file
+from sana_cli.text import with_article
 
 OWN_PROMPTS = Path(__file__).with_name("prompts.txt")
 COMPARED = (  # drawn by the comparison picture, never calibrated with
@@ -54,7 +55,14 @@ def compared_prompts(vocabulary: Mapping[str, Sequence[str]] | None) -> list[str
         return list(COMPARED)
     known = set(prompts_for(vocabulary))
     fresh = vocabulary_prompts(vocabulary, 2 * len(COMPARED) + len(known), seed=1)
-    return [prompt for prompt in fresh if prompt not in known][-len(COMPARED) :] or fresh[:4]
+    chosen = [prompt for prompt in fresh if prompt not in known][-len(COMPARED) :] or fresh[:4]
+    words = {word for group in vocabulary.values() for phrase in group for word in phrase.split()}
+    return [_with_articles(prompt) if "an" in words else prompt for prompt in chosen]
+
+
+def _with_articles(sentence: str) -> str:
+    """ "a orange" -> "an orange". Not for calibration, whose recorded figures belong to the sentences as they are."""
+    return re.sub(r"\ba (\w+)", lambda match: with_article(match[1]), sentence)
 
 
 def vocabulary_prompts(

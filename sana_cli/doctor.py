@@ -22,7 +22,7 @@ from sana_cli.checkpoints.hub_environment import bad_variables, proxies
 from sana_cli.config.choices import parse_bytes
 from sana_cli.errors import SanaError
 from sana_cli.system import cpu
-from sana_cli.system.packages import INSTALL_AGAIN, pip_install
+from sana_cli.system.packages import install_again, pip_install
 from sana_cli.system.redact import without_secrets
 from sana_cli.text import counted, readable_bytes, readable_memory
 
@@ -74,7 +74,7 @@ def examine(
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             yield Finding(
                 topic=topic, state="problem", text=without_secrets(f"broken: {reason}"),
-                remedy=hint or INSTALL_AGAIN,
+                remedy=hint or install_again(),
             )  # fmt: skip
 
 
@@ -191,7 +191,7 @@ def _gpu() -> Iterator[Finding]:
         yield Finding(
             topic="gpu", state="problem",
             text=f"there is an NVIDIA driver ({driver}), but torch {torch.__version__} is built without CUDA",
-            remedy='pip install --force-reinstall "torch<2.14" (without the cpu index)',
+            remedy=f"{pip_install('torch', again=True)} (without the cpu index)",
         )  # fmt: skip
     elif driver:
         yield Finding(
@@ -293,7 +293,7 @@ def kernel_findings(
     if device.type == "cuda" and ours and not any(m in good for m in ours):
         yield Finding(
             topic="kernels", state="problem", text=f"{kind}: our own kernel does not run here",
-            remedy="pip install triton (Windows: triton-windows); it needs gcc and Python's headers",
+            remedy=f"{pip_install('triton')} (Windows: triton-windows); it needs gcc and Python's headers",
         )  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from sana_cli.system.redact import without_known_secrets, without_secrets
 JSON_VERSION = 1  # of documents on stdout; raised when a key goes or changes its meaning
 _LONGEST = 200  # characters, of one value within a message
 _LONGEST_MESSAGE = 1000
+_ROOM_FOR_WORDS = 24  # characters of the narrowest column that is worth wrapping to
 _DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _NAMED = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
@@ -263,11 +264,27 @@ def readable_memory(count: int, *, at_least: bool = False) -> str:
     return f"{amount:.{places}f} {unit}"
 
 
-def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows of cells as lines, each column as wide as its widest cell."""
+def columns(rows: Sequence[tuple[str, ...]], *, width: int | None = None) -> list[str]:
+    """Rows of cells as lines, each column as wide as its widest cell.
+
+    With a `width` of lines, in characters, the last column is wrapped to what the others leave, if that is enough for
+    words.
+    """
     shown = [[one_line(cell) for cell in row] for row in rows]
+    if width is not None:
+        widths = [max(map(len, column)) for column in zip(*shown, strict=True)][:-1]
+        room = max(width - sum(widths) - 2 * len(widths), _ROOM_FOR_WORDS)
+        shown = [line for row in shown for line in _wrapped(row, room)]
     widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
     return [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in shown
     ]
+
+
+def _wrapped(row: list[str], room: int) -> list[list[str]]:
+    """A row as rows whose last cells are at most `room` wide; the others are blank after the first."""
+    import textwrap
+
+    first, *more = textwrap.wrap(row[-1], room) or [""]
+    return [[*row[:-1], first], *([*[""] * (len(row) - 1), text] for text in more)]

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.system.packages import pip_install
 from sana_cli.system.redact import without_secrets
 
 _FOLDERS = ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE")
@@ -177,7 +178,7 @@ def _bad_proxy(name: str, value: str) -> Iterator[BadVariable]:
         yield BadVariable(
             name=name,
             problem="is the address of a SOCKS proxy, which needs the package socksio",
-            remedy="pip install socksio",
+            remedy=pip_install("socksio"),
         )
 
 

@@ -45,20 +45,23 @@ def listed_models() -> list[ListedModel]:
     return [*_builtin(), *_published(), *_others_in_the_cache(), *quantized_models()]
 
 
+def size_on_disk(folder: Path) -> int:
+    """Add up the bytes of a model's files as `list_models` does, without models that are folders inside of it."""
+    size = hub_cache.disk_bytes([folder])
+    if folder == BUILTIN_FOLDER:
+        size -= hub_cache.disk_bytes(folder / packed.folder for packed in PACKED_MODELS.values())
+    return size
+
+
 def _builtin() -> Iterator[ListedModel]:
     """List the models that come with the package; all others are folders inside of the first one's."""
     folders = {name: BUILTIN_FOLDER / packed.folder for name, packed in PACKED_MODELS.items()}
-    sizes = {name: hub_cache.disk_bytes([folder]) for name, folder in folders.items()}
-    whole = hub_cache.disk_bytes([BUILTIN_FOLDER]) - sum(sizes.values())
-    for name, folder, size in (
-        (BUILTIN, BUILTIN_FOLDER, whole),
-        *((name, folder, sizes[name]) for name, folder in folders.items()),
-    ):
+    for name, folder in ((BUILTIN, BUILTIN_FOLDER), *folders.items()):
         if not (folder / "sana.json").is_file():  # an installation without it
             continue
         about = json.loads((folder / "sana.json").read_text(encoding="utf-8"))
         yield ListedModel(
-            name=name, state="built in", size_bytes=size, folder=folder,
+            name=name, state="built in", size_bytes=size_on_disk(folder), folder=folder,
             native_size=about["native_size"], steps=about["steps"],
         )  # fmt: skip
 

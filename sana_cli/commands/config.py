@@ -17,6 +17,7 @@ app = typer.Typer(
     help="Show and change your settings: defaults for every command.",
     rich_markup_mode=None,
 )
+_WIDTH = 80  # characters of a terminal's line
 _SET = "sana config set KEY VALUE"
 KeyArgument = Annotated[
     str,
@@ -52,11 +53,14 @@ def show(json: JsonOption = False) -> None:
         return
     from sana_cli.text import columns
 
-    lines = [("setting", "value", "from", "")]
+    file, lines = str(config_path()), [("setting", "value", "from", "")]
     for key, value in values.items():
         shown = SETTINGS[key].unset if value is None else _as_typed(value)
-        lines.append((key, shown, chosen.sources.get(key, "default"), SETTINGS[key].help))
-    say(*columns(lines))
+        source = chosen.sources.get(key, "default")
+        lines.append((key, shown, "file" if source == file else source, SETTINGS[key].help))
+    say(*columns(lines, width=_WIDTH))
+    if file in chosen.sources.values():
+        say(f"file: {file}")
 
 
 def _as_typed(value: object) -> str:

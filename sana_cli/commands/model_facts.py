@@ -46,9 +46,9 @@ def _known(model: str) -> dict[str, Any]:
             size = cached.size_bytes if cached else None
             return {**_absent(model, variant), "on_disk_bytes": size}
         checkpoint = open_snapshot(model, cached.snapshot, variant)
-    else:
-        checkpoint = open_checkpoint(model, offline=True)
-    return {**_local(checkpoint), **(_published(variant) if variant else {})}
+        facts = {**_local(checkpoint), "on_disk_bytes": cached.size_bytes}
+        return {**facts, **(_published(variant) if variant else {})}
+    return _local(open_checkpoint(model, offline=True))
 
 
 def _absent(model: str, variant: "Variant | None") -> dict[str, Any]:
@@ -88,12 +88,17 @@ def _published(variant: "Variant") -> dict[str, Any]:
 
 
 def _local(checkpoint: "Checkpoint") -> dict[str, Any]:
+    from sana_cli.checkpoints.installed import size_on_disk
+
     components = _components(checkpoint)
+    on_disk = sum(part["bytes"] for part in components.values())
+    if checkpoint.pth is None:  # whose folder is no model's
+        on_disk = max(on_disk, size_on_disk(checkpoint.folder))  # links count as what they lead to
     return {
         **_configuration(checkpoint),
         "description": checkpoint.own.description or None,
         "folder": str(checkpoint.folder),
-        "on_disk_bytes": sum(part["bytes"] for part in components.values()),
+        "on_disk_bytes": on_disk,
         "components": components,
         "quantized": _quantized(checkpoint),
         "vocabulary": dict(checkpoint.own.vocabulary or {}) or None,

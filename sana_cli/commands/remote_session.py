@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sana_cli.terminal.plain_reporter import PlainReporter
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
-DEMO_NOTICE = "this is the 19 MB demo model; real pictures: --model sana-0.6b (7.7 GB)"
+DEMO_NOTICE = "this is the 20 MB demo model; real pictures: --model sana-0.6b (7.7 GB)"
 _MOST = 10_000  # pictures of a call; more are refused
 
 

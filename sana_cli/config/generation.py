@@ -251,7 +251,7 @@ class GenerationOptions:
         Option(
             flags=("--control-hed",), metavar="FILE",
             help="Weights that find lines for --control-type hed and scribble: ControlNetHED.pth [default: the file of `sana pull hed`]",
-            setting="weights that find lines: ControlNetHED.pth", unset="the file of `sana pull hed`",
+            setting="weights that find lines: ControlNetHED.pth", unset="from `sana pull hed`",
         ),
     ] = None  # fmt: skip
     control_order: Annotated[

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, Literal
 
 from starlette.responses import JSONResponse, Response
@@ -18,6 +19,7 @@ STATUS_OF = {
     ExitCode.USAGE: 400, ExitCode.REFUSED: 400, ExitCode.ENVIRONMENT: 503, ExitCode.CHECKPOINT: 503,
     ExitCode.INTERRUPTED: 409,
 }  # fmt: skip
+_ALL_FIELDS = "look at /openapi.json"
 _FLAGS = {
     flag: field.name
     for field in FIELDS.values()
@@ -117,7 +119,18 @@ def validation_problem(message: str) -> Problem:
     unknown = re.search(r"unknown field `(.*)`", message)
     param = field or (unknown[1] if unknown else None)
     words = f"{field}: {message[:1].lower()}{message[1:]}" if field else message
-    return Problem(400, words.replace("`", ""), "look at /openapi.json", param=param)
+    meant = _meant(unknown[1]) if unknown and not field else ""
+    hint = f"did you mean {meant}? /openapi.json lists all fields" if meant else _ALL_FIELDS
+    return Problem(400, words.replace("`", ""), hint, param=param)
+
+
+def _meant(name: str) -> str:
+    """Return the field that an unknown one is likely to be: by the command's flag, else by its letters; "" for none."""
+    plain = name.strip().casefold().replace("-", "_")
+    if plain == "size":  # of the command and of OpenAI's interface
+        return "width and height"
+    field = _FLAGS.get(f"--{plain.replace('_', '-')}")
+    return field or next(iter(get_close_matches(plain, FIELDS, 1)), "")
 
 
 def json_text(document: object) -> str:

@@ -139,7 +139,7 @@ def test_the_built_in_model_is_told_with_a_picture_only(
     sana: Callable[..., Any], tmp_path: Path
 ) -> None:
     words = ("generate", "a cat", "-o", tmp_path / "a.png", *FAST)
-    note = "note: this is the 19 MB demo model"
+    note = "note: this is the 20 MB demo model"
     for options in (("--dry-run",), ("--size", "33x33"), ("--lora", "no-such.safetensors")):
         assert note not in sana(*words, *options).err
     assert note not in sana(*words, "--model", "builtin").err

@@ -33,7 +33,8 @@ def test_set_show_unset(sana: Callable[..., Any], file: Path) -> None:
     shown = {line.split("  ")[0]: line for line in sana("config", "show").out.splitlines()}
     assert re.match(r"guidance +the model's +default +how strictly", shown["guidance"])
     line = next(n for n in sana("config", "show").out.splitlines() if n.startswith("quiet"))
-    assert line.split()[:3] == ["quiet", "true", str(file)]
+    assert line.split()[:3] == ["quiet", "true", "file"]
+    assert sana("config", "show").out.splitlines()[-1] == f"file: {file}"
     assert sana("config", "unset", "steps").code == 0
     assert file.read_text() == "quiet = true\n"
     assert "was not set" in sana("config", "unset", "steps").out
@@ -112,6 +113,16 @@ def test_a_folder_as_model_is_found_from_everywhere(
     assert sana("config", "show", "--json").document["settings"]["model"]["value"] == str(
         tiny_model.resolve()
     )
+
+
+def test_settings_fit_a_terminal(sana: Callable[..., Any], file: Path) -> None:
+    """Also those that were made, whatever the length of the file's name."""
+    for extra in ((), ("steps", "12"), ("output", "a/folder/{seed}")):
+        if extra:
+            sana("config", "set", *extra)
+        lines = [n for n in sana("config", "show").out.splitlines() if not n.startswith("file: ")]
+        assert max(map(len, lines)) <= 80
+        assert "how strictly to follow the prompt" in " ".join(" ".join(lines).split())
 
 
 def test_a_variable_with_a_typing_mistake_is_told(

@@ -13,7 +13,7 @@ import pytest
 
 from sana_cli import doctor
 from sana_cli.errors import ExitCode
-from sana_cli.system.packages import INSTALL_AGAIN
+from sana_cli.system.packages import install_again
 from sana_cli.terminal.logs import set_up
 
 QUICK = ("settings", "hub", "disk", "models")  # the rest measures, which takes seconds
@@ -242,7 +242,7 @@ def test_a_broken_library_is_a_finding(examined: Callable[..., Any]) -> None:
     result = examined("terminal", cpu=broken)
     assert result.code == ExitCode.ENVIRONMENT
     assert "broken: libtorch.so" in result.out
-    assert f"-> {INSTALL_AGAIN}" in result.out
+    assert f"-> {install_again()}" in result.out
     assert "terminal" in result.out, "the other checks still run"
 
 

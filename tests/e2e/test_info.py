@@ -27,6 +27,15 @@ def test_folder(sana: Callable[..., Any], tiny_model: Path) -> None:
     assert "M parameters" in text
 
 
+def test_a_model_has_one_size(sana: Callable[..., Any]) -> None:
+    """On disk: all files of its folder, in the list as by itself. Those that are packed in the package have two folders."""
+    listed = {m["name"]: m for m in sana("models", "--json").document["models"]}["builtin"]
+    alone = sana("info", "builtin", "--json").document
+    assert alone["folder"] == listed["folder"]
+    assert alone["on_disk_bytes"] == listed["size_bytes"]
+    assert alone["on_disk_bytes"] > sum(part["bytes"] for part in alone["components"].values())
+
+
 def test_known_model_that_is_not_here(sana: Callable[..., Any]) -> None:
     document = sana("info", "sprint-1.6b", "--json").document
     assert document["downloaded"] is False

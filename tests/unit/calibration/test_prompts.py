@@ -47,6 +47,14 @@ def test_compared_prompts_of_a_vocabulary() -> None:
     assert len(compared_prompts(VOCABULARY)) == 4
 
 
+def test_compared_prompts_have_the_article_that_belongs_to_a_word() -> None:
+    """Where a vocabulary knows "an"."""
+    few = {"animals": ["owl"], "backgrounds": ["orange"], "sizes": ["big"]}
+    words = ["a", "on", "background"]
+    assert "a big owl on an orange background" in compared_prompts({**few, "other": [*words, "an"]})
+    assert "a big owl on a orange background" in compared_prompts({**few, "other": words})
+
+
 def test_file(tmp_path: Path) -> None:
     path = tmp_path / "prompts.txt"
     path.write_text("\ufeff# mine\n\n a fox \nthe sea\r\n", encoding="utf-8")
