@@ -53,12 +53,14 @@ def find_edges(*, height: int, width: int, kind: Precisions = FP32) -> Work:
 
 def encodings(checkpoint: Checkpoint, drawing: GenerationParams) -> Work:
     """Count what is encoded before a drawing begins: its original, and the lines that it follows."""
-    at = {"height": drawing.drawn_height, "width": drawing.drawn_width}
-    total, one = Work(), encode(checkpoint.vae, **at)
+    height, width = drawing.drawn_height, drawing.drawn_width
+    total, one = Work(), encode(checkpoint.vae, height=height, width=width)
     if drawing.init_image is not None and drawing.init_image.is_encoded:
         total += one
     if drawing.control is not None:
-        total += one if drawing.control.hed is None else one + find_edges(**at)
+        total += one
+        if drawing.control.hed is not None:
+            total += find_edges(height=height, width=width)
     return total
 
 
@@ -66,19 +68,18 @@ def added_to_a_step(
     checkpoint: Checkpoint, drawing: GenerationParams, text_tokens: Sequence[int]
 ) -> Work:
     """Count what a ControlNet and perturbed attention add to a step whose branches read `text_tokens`, the last conditional."""
-    total = Work()
-    at = {"height": drawing.drawn_height, "width": drawing.drawn_width}
-    base, positions = checkpoint.transformer, at["height"] // 32 * (at["width"] // 32)
+    total, height, width = Work(), drawing.drawn_height, drawing.drawn_width
+    base, positions = checkpoint.transformer, height // 32 * (width // 32)
     if drawing.pag is not None:  # the conditional branch once more, from the perturbed block on
         late = replace(base, num_layers=base.num_layers - drawing.pag.layer)
-        total += flops.denoise_step(late, **at, text_tokens=text_tokens[-1:])
+        total += flops.denoise_step(late, height=height, width=width, text_tokens=text_tokens[-1:])
         total += (
             flops.linear_attention(base, positions, FP32) * -1
         )  # its tokens attend to themselves
     if drawing.control is not None and checkpoint.controlnet is not None:
         blocks = checkpoint.controlnet.blocks
         D = blocks.inner_dim
-        total += flops.denoise_step(blocks, **at, text_tokens=text_tokens)
+        total += flops.denoise_step(blocks, height=height, width=width, text_tokens=text_tokens)
         residual = flops.product(len(text_tokens) * positions, D, D, FP32)
         total += residual * blocks.num_layers
     return total
