@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from starlette.responses import JSONResponse, Response
@@ -12,7 +11,7 @@ from sana_cli.config.generation import FIELDS
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.server.served_models import NoSuchModel
 from sana_cli.system.redact import without_secrets
-from sana_cli.text import in_sentences
+from sana_cli.text import closest, in_sentences
 
 Dialect = Literal["native", "openai", "a1111"]
 STATUS_OF = {
@@ -130,7 +129,7 @@ def _meant(name: str) -> str:
     if plain == "size":  # of the command and of OpenAI's interface
         return "width and height"
     field = _FLAGS.get(f"--{plain.replace('_', '-')}")
-    return field or next(iter(get_close_matches(plain, FIELDS, 1)), "")
+    return field or closest(plain, FIELDS) or ""
 
 
 def json_text(document: object) -> str:
