@@ -3,10 +3,12 @@
 import os
 
 from sana_cli.system.collector import collect_rarely
+from sana_cli.system.ending import register_last
 
 
 def run() -> None:
     """Run the console script. `main` reports interrupts; until it is imported, this does."""
+    register_last()
     collect_rarely()
     try:
         from sana_cli.cli import run as run_cli

@@ -12,8 +12,8 @@ from contextlib import suppress
 
 from sana_cli.errors import ExitCode, SanaError, explained, usage_error
 from sana_cli.system.allocator import set_up_allocator
-from sana_cli.system.collector import leave_to_the_system
 from sana_cli.system.cpu import limit_spinning
+from sana_cli.system.ending import end_with
 from sana_cli.system.process import ending_by_signals, exit_code, flush_streams, set_up_streams
 from sana_cli.system.redact import without_secrets
 from sana_cli.terminal.report import tell_error
@@ -113,9 +113,9 @@ def _global_options_first(argv: Sequence[str]) -> list[str]:
 
 def _run(arguments: list[str]) -> int:
     if arguments[:1] == ["generate"]:
-        from sana_cli.commands.plain_generate import drawn_by_a_server
+        from sana_cli.commands.plain_generate import drawn_plainly
 
-        if drawn_by_a_server(arguments):
+        if drawn_plainly(arguments):
             return ExitCode.OK
     if not arguments and "_SANA_COMPLETE" not in os.environ:  # a shell that asks types nothing
         from sana_cli.terminal.help_groups import FIRST_STEPS, aligned
@@ -166,5 +166,5 @@ def run() -> None:
     if code > 128:
         # An interrupt inside a C import makes CPython end itself by the signal, whatever we say.
         os._exit(code)
-    leave_to_the_system()
+    end_with(code)
     sys.exit(code)

@@ -10,8 +10,6 @@ from sana_cli.terminal.options import JsonOption
 from sana_cli.text import counted, print_json, say, shortened
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sana_cli.images.picture_index import Remembered
 
 
@@ -107,26 +105,6 @@ def history(
             from sana_cli.terminal.display import show_picture
 
             show = show_picture(each.path)  # False: no terminal for it; one note is enough
-
-
-def path_of(number: str) -> "Path | None":
-    """The file of a picture that `sana history` numbers: `12` or `#12`; None for other names. SanaError where it is gone."""
-    from sana_cli.errors import usage_error
-    from sana_cli.files import local_path
-
-    digits = number.removeprefix("#")
-    if not digits.isdecimal() or len(digits) > 18 or local_path(number).exists():
-        return None
-    found = picture_index().picture(int(digits))
-    if found is None:
-        raise usage_error(
-            f"no picture is remembered as {number}", "`sana history` lists them; or name a file"
-        )
-    if not found.is_there:
-        raise usage_error(
-            f"picture {number} is no longer there: {found.path}", "`sana history` lists the others"
-        )
-    return found.path
 
 
 def _document(picture: "Remembered") -> dict[str, Any]:

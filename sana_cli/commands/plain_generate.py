@@ -1,7 +1,8 @@
-"""`sana generate` with a running server, for command lines that need no Typer to be read.
+"""`sana generate` for command lines that need no Typer to be read.
 
-Importing Typer takes longer than handing a picture to a server and writing its file. A prompt with plain options is
-read here, by the same table; every other line is left to Typer: mistakes, sweeps, prompt files, pictures to repeat.
+Importing Typer takes longer than handing a picture to a server and writing its file, and torch's libraries begin to load
+before the settings are read. A prompt with plain options is read here, by the same table; every other line is left to
+Typer: mistakes, sweeps, prompt files, pictures to repeat.
 """
 
 import re
@@ -11,7 +12,7 @@ from typing import Any
 
 from sana_cli.config.generation import FIELDS, GenerationOptions
 
-_SWITCHES = ("--force", "--json", "--quiet")
+_SWITCHES = ("--force", "--json", "--local", "--quiet")
 _NUMBERS = {"whole number": r"\d{1,18}", "number": r"\d{1,9}(\.\d{1,9})?"}
 
 
@@ -84,21 +85,28 @@ def _plain_value(option: Any, text: str) -> Any:
     return None if is_several or option.value != "text" else text
 
 
-def drawn_by_a_server(arguments: Sequence[str]) -> bool:
-    """Draw what a plain command line asks for, where a server runs. False where Typer's command is to do it all."""
+def drawn_plainly(arguments: Sequence[str]) -> bool:
+    """Draw what a plain command line asks for. False where Typer's command is to do it all."""
     from sana_cli.remote.choice import AUTO, OFF, chosen_server
     from sana_cli.remote.state_file import running_servers
 
     if (words := plain_words(arguments)) is None:
         return False
-    server = chosen_server(words.server, local=False)
-    if server == OFF or (server == AUTO and not running_servers()):
-        return False
+    switches = words.switches
+    server = chosen_server(words.server, local="--local" in switches)
+    if server == AUTO and not running_servers():
+        server = OFF
+    from sana_cli.commands.draw_here import begin_to_load, draw_here
+
+    if server == OFF:
+        begin_to_load()
     from sana_cli.commands.generate_call import Call, with_settings
     from sana_cli.config.user_settings import preferences, unknown_variables
     from sana_cli.terminal.display import Seeing
+    from sana_cli.terminal.logs import set_up
 
-    chosen, switches = preferences(), words.switches
+    set_up(0)
+    chosen = preferences()
     force, json = "--force" in switches, "--json" in switches
     typed_quiet = True if "--quiet" in switches else None
     options = with_settings(words.typed, chosen.options)
@@ -114,9 +122,5 @@ def drawn_by_a_server(arguments: Sequence[str]) -> bool:
     call.find_server(server)
     quiet = chosen.is_quiet(typed_quiet)
     if not call.draw_remotely(quiet=quiet):
-        from sana_cli.commands.generate import draw_here
-        from sana_cli.terminal.logs import set_up
-
-        set_up(0)
         draw_here(call, chosen, offline=chosen.is_offline(None), yes=False, quiet=quiet)
     return True

@@ -18,7 +18,7 @@ from sana_cli.checkpoints.model_names import kept_folder
 from sana_cli.checkpoints.obtain_decoder import obtain_decoder
 from sana_cli.checkpoints.obtaining import Access
 from sana_cli.checkpoints.opening import open_checkpoint
-from sana_cli.commands.history import path_of
+from sana_cli.commands.remember import path_of
 from sana_cli.config.generation import (
     BUILTIN,
     FIELDS,

@@ -6,8 +6,6 @@ become a scribble as in NVIDIA's demo of Sana's ControlNet (app/app_sana_control
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from sana_cli.config.choices import ControlType
@@ -16,6 +14,9 @@ from sana_cli.system.packages import pip_install
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    import numpy as np
+    from numpy.typing import NDArray
 
 _CANNY = (100, 200)  # thresholds of the gradient, as most demos of ControlNet have them
 _NEIGHBOURS, _DARKER = (
@@ -37,6 +38,8 @@ def lines_of(picture: Image.Image, kind: ControlType) -> Image.Image:
 
     SanaError (environment) where OpenCV is not installed.
     """
+    import numpy as np
+
     if kind is ControlType.NONE:
         return picture
     cv2 = _opencv()
@@ -62,8 +65,10 @@ def hed_size(width: int, height: int) -> tuple[int, int]:
     return side(width), side(height)
 
 
-def scribbled(edges: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def scribbled(edges: "NDArray[np.uint8]") -> "NDArray[np.uint8]":
     """Thin strengths of edges (H, W) to ridges, and draw those as strokes: 0 or 255. SanaError as for `lines_of`."""
+    import numpy as np
+
     cv2 = _opencv()
     smooth = cv2.GaussianBlur(edges.astype(np.float32), (0, 0), _SIGMA)
     line = np.eye(3, dtype=np.uint8)

@@ -4,14 +4,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
 from quant.files import open_regular
 from sana_cli.images import png_chunks
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _ORIENTATION, _BITS, _SAMPLE_FORMAT = 0x0112, 258, 339  # tags of EXIF and TIFF
 _TURNS = {
@@ -65,18 +67,22 @@ def turn_of(image: Image.Image) -> Image.Transpose | None:
     return None
 
 
-def whole_numbers(image: Image.Image) -> NDArray[np.integer[Any]]:
+def whole_numbers(image: Image.Image) -> "NDArray[np.integer[Any]]":
     """Return the values (H, W) of an open picture with more than 8 bits: Pillow reads unsigned 32
     bits as signed.
     """
+    import numpy as np
+
     values = np.asarray(image)
     tags: Any = getattr(image, "tag_v2", {})
     unsigned = tags.get(_BITS) == (32,) and tags.get(_SAMPLE_FORMAT, (1,))[0] == 1
     return values.view(np.uint32) if unsigned and values.dtype == np.int32 else values
 
 
-def white_of(values: NDArray[np.integer[Any]]) -> int:
+def white_of(values: "NDArray[np.integer[Any]]") -> int:
     """Return the value of white: that of 16 bits in any container, unless a value is larger."""
+    import numpy as np
+
     return 0xFFFF if values.max(initial=0) <= 0xFFFF else int(np.iinfo(values.dtype).max)
 
 

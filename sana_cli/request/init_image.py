@@ -7,10 +7,8 @@ from functools import lru_cache
 from hashlib import sha256
 from math import ceil, isfinite, sqrt
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageFilter, ImageOps
 
 from quant.manifest import sha256_of
@@ -21,6 +19,10 @@ from sana_cli.images.oddities import NONE, Oddities, oddities_of, turn_of, white
 from sana_cli.images.reading import BYTES_PER_PIXEL, opened, require_room
 from sana_cli.system.home import without_home
 from sana_cli.text import counted
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 STRENGTH = 0.6  # unless --strength says otherwise; diffusers' for Sprint
 SCM_STRENGTH = 0.5  # two steps at 0.6 would begin with noise
@@ -324,8 +326,10 @@ def _rgb(image: Image.Image, background: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(values: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+def _eight_bits(values: "NDArray[np.integer[Any]]") -> "NDArray[np.uint8]":
     """Scale values from 0..`white_of` to 0..255."""
+    import numpy as np
+
     if white_of(values) == 0xFFFF:
         return ((values.clip(0, None).astype(np.uint32) + 128) // 257).astype(np.uint8)
     shift = 24 if values.dtype == np.uint32 else 23
@@ -345,6 +349,8 @@ def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
 
 def as_drawn(image: Image.Image, width: int, height: int) -> Image.Image:
     """Return the width x height picture that `images.tensors.resize_and_crop` turns into this one."""
+    import numpy as np
+
     if image.size == (width, height):
         return image
     ratio = max(image.width / width, image.height / height)
@@ -358,8 +364,10 @@ def as_drawn(image: Image.Image, width: int, height: int) -> Image.Image:
     return Image.fromarray(np.pad(pixels, around, mode="edge"))
 
 
-def touched_positions(mask: Image.Image, downscale: int) -> NDArray[np.bool_]:
+def touched_positions(mask: Image.Image, downscale: int) -> "NDArray[np.bool_]":
     """Latent positions of which a mask redraws any pixel: bool (h, w)."""
+    import numpy as np
+
     pixels = np.asarray(mask) > 0
     height, width = pixels.shape
     blocks = pixels.reshape(height // downscale, downscale, width // downscale, downscale)
@@ -368,7 +376,10 @@ def touched_positions(mask: Image.Image, downscale: int) -> NDArray[np.bool_]:
 
 def feathered(mask: Image.Image) -> Image.Image:
     """Weights of what was drawn: 0 outside of the mask, rising to 255 within, over fewer pixels in a thin one."""
-    layer, layers = mask, list[NDArray[np.uint16]]()
+    import numpy as np
+
+    layer = mask
+    layers: list[NDArray[np.uint16]] = []
     while len(layers) < _FEATHER and layer.getextrema()[1]:
         layers.append(np.asarray(layer, dtype=np.uint16))
         layer = layer.filter(ImageFilter.MinFilter(3))

@@ -1,7 +1,7 @@
 """Keep Python's garbage collector from looking through what libraries made. No torch.
 
 Importing torch makes half a million objects, none of which is garbage. With Python's own settings the collector looks
-at them hundreds of times while they are made, and at all of them once more when the process ends.
+at them hundreds of times while they are made.
 """
 
 import gc
@@ -19,6 +19,13 @@ def collect_rarely() -> None:
     gc.set_threshold(_MADE, *_before[1:])
 
 
+def collect_nothing() -> None:
+    """Collect nothing until `freeze_imports`; call it where torch is about to be imported, in a process of our own."""
+    global _before
+    _before = _before or gc.get_threshold()
+    gc.set_threshold(0)
+
+
 def freeze_imports() -> None:
     """Exclude the libraries' objects from garbage collection; call it once they are imported, before weights are
     loaded, in a process of our own.
@@ -31,8 +38,3 @@ def freeze_imports() -> None:
     if _before is not None:
         gc.set_threshold(*_before)
         _before = None
-
-
-def leave_to_the_system() -> None:
-    """Let the process end without looking for garbage: the system takes all of its memory at once."""
-    gc.freeze()

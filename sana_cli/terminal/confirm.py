@@ -3,8 +3,6 @@
 import sys
 from typing import TYPE_CHECKING
 
-import typer
-
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.text import one_line, say
 
@@ -23,6 +21,8 @@ def confirm(
         return
     if not sys.stdin.isatty():
         raise usage_error(f"not confirmed, since this is no terminal: {question}", otherwise)
+    import typer
+
     if not typer.confirm(one_line(question), err=True):
         raise SanaError("cancelled", code=ExitCode.INTERRUPTED)
 

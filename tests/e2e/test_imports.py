@@ -15,7 +15,7 @@ UNUSED = (
     "torch.onnx", "torch.utils.tensorboard", "filelock", "uvicorn", "starlette", "fastapi", "mcp",
     "quant.backends.cuda", "quant.kernels", "sana_cli.accelerate.cuda", "sana_cli.images.foreign_readers",
     "sana_cli.server", "sana_cli.bench", "sana_cli.doctor", "sana_cli.quantize_checkpoint", "calibration",
-    "sana_cli.checkpoints.hub_download",
+    "sana_cli.checkpoints.hub_download", "typer",
 )  # fmt: skip
 RUN = """
 import sys

@@ -41,6 +41,9 @@ def test_switches_and_server() -> None:
     assert read is not None
     assert read.switches == {"--quiet", "--json", "--force"}
     assert (read.server, read.typed.width, read.typed.height) == ("auto", 64, 96)
+    here = plain_words(["generate", "a cat", "--local"])
+    assert here is not None
+    assert here.switches == {"--local"}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +56,7 @@ def test_switches_and_server() -> None:
         ["generate", "a cat", "--seed", "1", "--seed", "2"], ["generate", "a cat", "-m", "builtin", "--model", "x"],
         ["generate", "a cat", "--scheduler", "ddim"], ["generate", "a cat", "--lora", "x"], ["generate", "a cat", "--wildcards"],
         ["generate", "a cat", "--model", "a,b"], ["generate", "a cat", "--size", "64x64", "--width", "64"],
-        ["generate", "a cat", "--size", "64x"], ["generate", "a cat", "--local"], ["generate", "a cat", "-n2"],
+        ["generate", "a cat", "--size", "64x"], ["generate", "a cat", "--local=1"], ["generate", "a cat", "-n2"],
         ["generate", "--", "a cat"], ["generate", "-v", "a cat"], ["generate", "a cat", "--from", "x.png"],
         ["generate", "a cat", "--force=1"], ["generate", "a cat", "--stepps", "3"], ["generate", "a cat", "--decode", "whole"],
         ["generate", "--prompts", "x"], ["generate", "a cat", "--negative", "--json"],

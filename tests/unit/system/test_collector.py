@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from sana_cli.system.collector import collect_rarely, freeze_imports, leave_to_the_system
+from sana_cli.system.collector import collect_nothing, collect_rarely, freeze_imports
 
 
 @pytest.fixture(autouse=True)
@@ -25,13 +25,16 @@ def test_importing_collects_rarely_and_drawing_as_usual() -> None:
     assert gc.get_threshold() == before
 
 
+def test_torch_is_imported_without_a_collection() -> None:
+    before = gc.get_threshold()
+    collect_rarely()
+    collect_nothing()
+    assert gc.get_threshold()[0] == 0
+    freeze_imports()
+    assert gc.get_threshold() == before
+
+
 def test_what_is_imported_is_not_looked_through_again() -> None:
     gc.unfreeze()
     freeze_imports()
     assert gc.get_freeze_count() > 10_000
-
-
-def test_the_end_looks_for_no_garbage() -> None:
-    gc.unfreeze()
-    leave_to_the_system()
-    assert len(gc.get_objects()) < 100  # those made since
