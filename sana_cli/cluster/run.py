@@ -84,8 +84,9 @@ def _round(
         for rows in outcomes.iter_batches(
             batch_size=None, prefetch_batches=0, batch_format="numpy"
         ):
-            for text in rows["outcome"]:
-                yield Outcome.from_json(str(text))
+            for text in rows["outcomes"]:
+                for line in str(text).splitlines():
+                    yield Outcome.from_json(line)
 
 
 def _retries() -> dict[str, Any]:

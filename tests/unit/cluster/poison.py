@@ -17,4 +17,4 @@ class Poisoned:
             if task.name == "kill":
                 os.kill(os.getpid(), signal.SIGKILL)
             outcome = Outcome(index=task.index, status="drawn", node="n")
-            yield {"outcome": [outcome.to_json()]}
+            yield {"outcomes": [outcome.to_json()]}

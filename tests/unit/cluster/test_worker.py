@@ -1,6 +1,6 @@
 """A worker, without Ray: the pictures of `--prompts`, each once, and errors that stay with their picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import replace
 from functools import partial
@@ -11,7 +11,7 @@ import pytest
 
 from sana_cli.cluster.locations import unreachable
 from sana_cli.cluster.output import UrlOutput
-from sana_cli.cluster.tasks import Outcome
+from sana_cli.cluster.tasks import Outcome, Task
 from sana_cli.cluster.worker import Draw
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.images.picture_file import read_settings
@@ -23,12 +23,17 @@ def statuses(outcomes: list[Outcome]) -> list[str]:
     return [outcome.status for outcome in sorted(outcomes, key=lambda each: each.index)]
 
 
+def reported(rows: Iterable[dict[str, list[str]]]) -> list[Outcome]:
+    """The outcomes in rows of a worker."""
+    return [Outcome.from_json(line) for row in rows for line in row["outcomes"][0].splitlines()]
+
+
 def test_a_worker_draws_what_the_command_draws(
     planned: Callable[..., Planned], sana: Callable[..., object], tmp_path: Path, tiny_model: Path
 ) -> None:
     plan = planned("a fox", "two frogs")
     block = {"task": [task.to_json() for task in plan.tasks]}
-    outcomes = [Outcome.from_json(row["outcome"][0]) for row in plan.worker()(block)]
+    outcomes = reported(plan.worker()(block))
     assert statuses(outcomes) == ["drawn", "drawn"]
     paths = [job.path for job in plan.batch.jobs]
     sana(
@@ -67,6 +72,36 @@ def test_a_picture_that_cannot_be_drawn_ends_nothing_else(
     errors = {each.index: str(each.failure) for each in outcomes if each.failure}
     assert "differs on this machine" in errors[2]
     assert "exists" in errors[3]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "sizes"),
+    [
+        (
+            [0.2] * 7,
+            [1, 5, 1],
+        ),  # small pictures: the first at once, then those of a second, at the end the rest
+        ([3.0] * 4, [1, 1, 1, 1]),  # large ones: each at once
+        ([0.1, 0.1, 3.0, 0.1], [1, 2, 1]),
+    ],
+)
+def test_small_pictures_are_reported_together(
+    planned: Callable[..., Planned], seconds: list[float], sizes: list[int]
+) -> None:
+    """A row takes Ray as much time as a small picture takes."""
+    now = 0.0
+
+    class Timed(Draw):
+        def outcomes(self, tasks: Sequence[Task]) -> Iterator[Outcome]:
+            nonlocal now
+            for task, each in zip(tasks, seconds, strict=True):
+                now += each
+                yield Outcome(index=task.index, status="drawn", node="n")
+
+    plan = planned(*(f"picture {index}" for index in range(len(seconds))))
+    rows = list(Timed(plan.setup, clock=lambda: now)({"task": [t.to_json() for t in plan.tasks]}))
+    assert [len(row["outcomes"][0].splitlines()) for row in rows] == sizes
+    assert [each.index for each in reported(rows)] == [task.index for task in plan.tasks]
 
 
 def test_memory_that_runs_out_is_waited_for(
