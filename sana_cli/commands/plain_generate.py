@@ -60,6 +60,7 @@ def plain_words(arguments: Sequence[str]) -> PlainWords | None:
         or prompt is None
         or said.keys() & {"decode", "tile"}
         or (size and said.keys() & {"width", "height", "aspect"})
+        or ("aspect" in said and said.keys() & {"width", "height"})
     ):
         return None
     if size:

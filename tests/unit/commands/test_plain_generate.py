@@ -56,6 +56,7 @@ def test_switches_and_server() -> None:
         ["generate", "a cat", "--seed", "1", "--seed", "2"], ["generate", "a cat", "-m", "builtin", "--model", "x"],
         ["generate", "a cat", "--scheduler", "ddim"], ["generate", "a cat", "--lora", "x"], ["generate", "a cat", "--wildcards"],
         ["generate", "a cat", "--model", "a,b"], ["generate", "a cat", "--size", "64x64", "--width", "64"],
+        ["generate", "a cat", "--aspect", "16:9", "--width", "64"], ["generate", "a cat", "--aspect", "16:9", "--height", "64"],
         ["generate", "a cat", "--size", "64x"], ["generate", "a cat", "--local=1"], ["generate", "a cat", "-n2"],
         ["generate", "--", "a cat"], ["generate", "-v", "a cat"], ["generate", "a cat", "--from", "x.png"],
         ["generate", "a cat", "--force=1"], ["generate", "a cat", "--stepps", "3"], ["generate", "a cat", "--decode", "whole"],
