@@ -13,6 +13,7 @@ from sana_cli.commands.best_of import Scorer
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.images.picture_file import read_settings
 from tests.checker_scorer import ASKED
+from tests.pictures import pixels
 from training.scenes import Scene, Thing, draw
 from training.sprites import Sprites
 
@@ -59,6 +60,36 @@ def test_the_best_is_kept(
         == 0
     )
     assert (tmp_path / "b.png").read_bytes() == (tmp_path / "c.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("more", "end"),
+    [
+        (("--steps", 4, "--upscale", 2, "--upscale-strength", 0.5, "--pag", "2:1"), "png"),
+        (("--wildcards",), "webp"),
+        (("--control", "LINES:0.7", "--control-type", "none"), "jpg"),
+        (("--image", "LINES", "--strength", 1, "--quality", 60), "webp"),
+    ],
+    ids=["upscale", "wildcards", "control", "image"],
+)
+def test_the_best_is_the_picture_of_its_seed(
+    sana: Callable[..., Any], pipelines: Any, tmp_path: Path, more: tuple[Any, ...], end: str
+) -> None:
+    """Whatever else is asked for, and when the best is repeated."""
+    Image.effect_noise((64, 64), 60).convert("RGB").save(tmp_path / "lines.png")
+    (tmp_path / "score.py").write_text(
+        "import json, sys\nfor line in sys.stdin:\n    print(json.loads(line)['seed'] % 7, flush=True)\n"
+    )
+    score = f"'{sys.executable}' '{tmp_path / 'score.py'}'"
+    more = tuple(str(word).replace("LINES", str(tmp_path / "lines.png")) for word in more)
+    model = ("-m", pipelines.folder("controlnet"))
+    words = ("generate", "a {red|blue} cat", *model, *FAST, *more)
+    best, single, again = (tmp_path / f"{name}.{end}" for name in ("best", "single", "again"))
+    done = sana(*words, "--seed", 5, "--best-of", 3, "--score", score, "-o", best)
+    assert done.code == 0, done.err
+    assert sana(*words, "--seed", 6, "-o", single).code == 0
+    assert sana("generate", "--from", best, *model, "-o", again).code == 0
+    assert pixels(best).tobytes() == pixels(single).tobytes() == pixels(again).tobytes()
 
 
 def test_the_checker_of_the_builtin_model_picks_what_was_asked_for(
