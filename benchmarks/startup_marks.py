@@ -23,6 +23,7 @@ _IMPORTS = {
     "sana_cli.pipeline.pipeline": "torch is there",
     "sana_cli.pipeline.saving": "pipeline is there",
 }
+_BEGINS = "sana_cli.cli"
 _WHEN_READY = "sana_cli.pipeline.saving"  # all that is watched is imported by then
 _CALLS = (
     ("sana_cli.models.sana_transformer", "SanaTransformer2D.velocity", "first step begins", "first step is done"),
@@ -39,7 +40,13 @@ def mark(name: str) -> None:
 class _Watch:
     """Sees every import that begins; finds nothing."""
 
+    def __init__(self, file: str) -> None:
+        self._file = file
+
     def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name == _BEGINS:
+            # Not earlier: the command registers first what ends the process, and it runs last.
+            atexit.register(_write, self._file)
         if name in _IMPORTS:
             mark(_IMPORTS[name])
         if name == _WHEN_READY:
@@ -64,18 +71,17 @@ def _watch(owner: Any, name: str, begins: str, ends: str) -> None:
     setattr(owner, last, watched)
 
 
+def _write(file: str) -> None:
+    mark("process ends")
+    with open(file, "w", encoding="utf-8") as out:
+        json.dump(_found, out)
+
+
 def main() -> None:
     """Run the command that the arguments after the first one are."""
     file = sys.argv.pop(1)
     sys.path.pop(0)  # this folder, whose modules have names of others
-    sys.meta_path.insert(0, _Watch())
-
-    def write() -> None:
-        mark("process ends")
-        with open(file, "w", encoding="utf-8") as out:
-            json.dump(_found, out)
-
-    atexit.register(write)
+    sys.meta_path.insert(0, _Watch(file))
     from sana_cli.__main__ import run
 
     run()
