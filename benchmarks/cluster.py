@@ -15,9 +15,7 @@ The document goes to `benchmarks/results/cluster.json`. Linux.
 import json
 import os
 import random
-import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -32,6 +30,7 @@ from unittest import mock
 import psutil
 import typer
 
+from benchmarks.cluster_overhead import Connection, compare
 from benchmarks.record import RESULTS, record
 from sana_cli.bench.machine import machine, state
 
@@ -71,10 +70,10 @@ def cluster(nodes: int = 3) -> Iterator[tuple[Any, str, list[Any]]]:
                 made.shutdown()
 
 
-def words(prompts: Path, out: Path, size: int, steps: int) -> list[str]:
+def words(prompts: Path, out: Path | None, size: int, steps: int) -> list[str]:
     return [
-        sys.executable, "-m", "sana_cli", "generate", "--prompts", str(prompts), "-o", f"{out}/", "--size",
-        str(size), "--steps", str(steps), "--device", "cpu", "--precision", "fp32", "--json", "--quiet",
+        sys.executable, "-m", "sana_cli", "generate", "--prompts", str(prompts), "--size", str(size), "--steps",
+        str(steps), "--device", "cpu", "--precision", "fp32", "--json", "--quiet", *(["-o", f"{out}/"] if out else []),
     ]  # fmt: skip
 
 
@@ -234,28 +233,8 @@ def _counts(names: Iterator[str]) -> dict[str, int]:
 
 
 def overhead(work: Path, prompts: Path, size: int, steps: int, rounds: int) -> dict[str, Any]:
-    """Two workers of Ray against two plain processes that share the file, in turn; both from their first picture on."""
-    found: dict[str, list[float]] = {"plain": [], "ray": []}
-    for number in range(rounds):
-        for way in ("plain", "ray") if number % 2 == 0 else ("ray", "plain"):
-            out = work / f"overhead-{way}-{number}"
-            command = words(prompts, out, size, steps)
-            if way == "plain":
-                both = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
-                assert [process.wait() for process in both] == [0, 0]
-            else:
-                code = run([*command, "--ray", "local", "--workers", "2"])[1]
-                assert code == 0
-            times = sorted(p.stat().st_mtime for p in out.glob("*.png"))
-            found[way].append(round(times[-1] - times[0], 2))
-            print(f"{way} {number}: {found[way][-1]} s", flush=True)
-            shutil.rmtree(out)
-    ratios = [r / p for r, p in zip(found["ray"], found["plain"], strict=True)]
-    return {
-        "processes": 2, "seconds_first_to_last_picture": found,
-        "ray_to_plain": [round(ratio, 3) for ratio in ratios],
-        "median": round(statistics.median(ratios), 3),
-    }  # fmt: skip
+    """Two workers of Ray against two plain processes that share the file, in turn."""
+    return compare(words(prompts, None, size, steps), work, rounds)
 
 
 def many(work: Path, count: int, size: int, steps: int) -> dict[str, Any]:
@@ -264,7 +243,7 @@ def many(work: Path, count: int, size: int, steps: int) -> dict[str, Any]:
     folder.mkdir()
     prompts = prompts_of(folder, count)
     with cluster() as (_, address, _nodes):
-        started = time.perf_counter()
+        started, connection = time.perf_counter(), Connection(out)
         driver = subprocess.Popen(
             [*words(prompts, out, size, steps), "--ray", address],
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -281,6 +260,7 @@ def many(work: Path, count: int, size: int, steps: int) -> dict[str, Any]:
     return {
         "pictures": drawn(out), "asked": count, "exit_code": code, "reported": seen,
         "seconds_to_first_picture_with_all_checks": round(first or 0, 1),
+        "seconds_from_connecting_to_first_picture": round(started + (first or 0) - connection.at, 1),
         "seconds_in_all": round(last, 1), "driver_mib_after_pictures": memory,
     }  # fmt: skip
 
