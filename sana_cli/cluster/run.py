@@ -6,7 +6,9 @@ drawn again, since workers look before they draw.
 """
 
 import platform
+import threading
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from sana_cli.cluster.sizing import Pool
@@ -26,6 +28,27 @@ class RayWorker(Draw):
         take_place(setup.folder, setup.environment)
         node = ray.get_runtime_context().get_node_id()
         super().__init__(setup, node=f"{platform.node()}/{node[:6]}")
+
+
+@contextmanager
+def warming_up(ray: Any) -> Iterator[None]:
+    """Start the helpers of Ray Data during the block: three processes, which its first run would wait for."""
+    thread = threading.Thread(target=_run_nothing, args=(ray,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()  # a call of Ray after its end would start another Ray
+
+
+def _run_nothing(ray: Any) -> None:
+    import pyarrow as pa
+
+    with (
+        suppress(Exception),
+        ray.data.DataContext.current(_context(ray)),
+    ):  # the drawing reports what is wrong
+        ray.data.from_arrow(pa.table({"task": [""]})).take_all()
 
 
 def draw_with_ray(
@@ -56,9 +79,7 @@ def _round(
 ) -> Iterator[Outcome]:
     import pyarrow as pa
 
-    context = ray.data.DataContext.get_current().copy()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    context = _context(ray)
     context.max_errored_blocks = -1
     context.max_consecutive_actor_init_deaths = _OPENING_FAILURES
     context.execution_no_progress_timeout_s = (
@@ -87,6 +108,14 @@ def _round(
             for text in rows["outcomes"]:
                 for line in str(text).splitlines():
                     yield Outcome.from_json(line)
+
+
+def _context(ray: Any) -> Any:
+    """Copy the settings of Ray Data, without its own progress on the terminal."""
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    return context
 
 
 def _retries() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from sana_cli.cluster.output import UrlOutput, split_output, stand_ins
 from sana_cli.cluster.probe import ask_all, judge, sign
 from sana_cli.cluster.request import Request
 from sana_cli.cluster.rows import Rows
-from sana_cli.cluster.run import draw_with_ray
+from sana_cli.cluster.run import draw_with_ray, warming_up
 from sana_cli.cluster.sizing import Pool, plan_pool
 from sana_cli.cluster.tasks import Outcome, Task
 from sana_cli.cluster.worker import Setup
@@ -199,7 +199,7 @@ class ClusterBatch:
         reporter, session = self.session.reporter, self.session
         nodes = nodes_of(ray)
         folder = None if self._remote else batch.pending[0].path.parent
-        with sign(setup, folder) as left:
+        with sign(setup, folder) as left, warming_up(ray):
             answers = ask_all(ray, nodes, setup, left)
         nodes = judge(nodes, answers, offline=setup.offline, model=setup.model, reporter=reporter)
         pool = plan_pool(
