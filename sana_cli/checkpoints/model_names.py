@@ -16,6 +16,12 @@ BUILTIN_MODELS = (BUILTIN, *PACKED_MODELS)  # of the package
 BUILTIN_FOLDER = Path(__file__).parents[1] / "builtin"
 
 
+def require_name(model: str) -> None:
+    """SanaError (usage) for a name without a letter, which as a path would be the current folder."""
+    if not model.strip():
+        raise usage_error("the model's name is empty", "`sana models` lists them")
+
+
 def kept_folder(model: str) -> Path | None:
     """Find the model that `sana quantize` or `sana pull` keeps under this name; None for any other name.
 
@@ -46,8 +52,7 @@ def lasting_name(model: str) -> str:
     path = local_path(model)
     if model == BUILTIN:
         return model
-    if not model.strip():
-        raise usage_error("the model's name is empty", "`sana models` lists them")
+    require_name(model)
     if path.is_dir() and not (path / "model_index.json").is_file():
         raise usage_error(
             f"{path} is not a model folder: it has no model_index.json",

@@ -34,6 +34,7 @@ from sana_cli.checkpoints.model_names import (
     kept_folder,
     looks_like_repo,
     refuse_part,
+    require_name,
     unknown_model,
 )
 from sana_cli.checkpoints.obtaining import Absent, Access, Found, obtain, outlined, published
@@ -73,6 +74,7 @@ def open_checkpoint(
     `offline` is short for an access that asks nobody. With `access.planning` the checkpoint may be `absent`.
     """
     access = access or Access(offline=offline)
+    require_name(model)
     path = local_path(model)
     if model == BUILTIN:
         if not (BUILTIN_FOLDER / "model_index.json").is_file():

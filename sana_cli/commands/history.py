@@ -69,6 +69,8 @@ def history(
     """List pictures that were drawn on this machine, the newest first."""
     if show and json:
         raise contradiction("--show", "--json")
+    if rebuild and (words or model or seed is not None or since or until or show):
+        raise contradiction("--rebuild", "a search")
     if folder and not rebuild:
         raise contradiction("--folder", "a search")
     from sana_cli.errors import require

@@ -51,8 +51,10 @@ def info(
     """Show what a model is and can draw, or how pictures were made."""
     if show and json:
         raise contradiction("--show", "--json")
+    from sana_cli.checkpoints.model_names import require_name
     from sana_cli.files import local_path
 
+    require_name(subject)
     path = local_path(subject)
     if path.is_dir() and (pictures := pictures_in(path, _PICTURES)):
         _list_pictures(path, pictures, json=json)

@@ -133,12 +133,16 @@ def remove(model: ModelArgument, yes: YesOption = False) -> None:
     """Delete a downloaded or quantized model from this machine."""
     from quant.manifest import MANIFEST
     from sana_cli.checkpoints import hub_cache
-    from sana_cli.checkpoints.model_names import BUILTIN_MODELS, kept_folder, looks_like_repo
+    from sana_cli.checkpoints.model_names import (
+        BUILTIN_MODELS,
+        kept_folder,
+        looks_like_repo,
+        require_name,
+    )
     from sana_cli.config.variants import find_variant, suggest
     from sana_cli.files import local_path
 
-    if not model.strip():
-        raise usage_error("the model's name is empty", "`sana models` lists them")
+    require_name(model)
     if model in BUILTIN_MODELS:
         raise usage_error(
             f"{model} is part of the package", "`sana models` lists the models that can be removed"

@@ -241,11 +241,12 @@ def _offline(source: str, kept: "Verdict | None") -> SanaError:
 
 def _published(model: str) -> "Variant | None":
     """The published model of this name, None for another repo; SanaError for what is no repo."""
-    from sana_cli.checkpoints.model_names import kept_folder, lasting_name
+    from sana_cli.checkpoints.model_names import kept_folder, lasting_name, require_name
     from sana_cli.config.generation import BUILTIN
     from sana_cli.config.variants import find_variant
     from sana_cli.files import local_path
 
+    require_name(model)
     if model == BUILTIN or kept_folder(model) is not None:
         raise usage_error(f"{model} is here already", f"sana generate PROMPT --model {model}")
     variant = find_variant(model)

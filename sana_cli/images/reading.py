@@ -143,9 +143,22 @@ def require_room(path: Path, width: int, height: int, room: int | None) -> None:
         )
 
 
+def _instead_of(path: Path) -> str:
+    """Say what to do about a picture that is not there, by how its name looks."""
+    text = str(path)
+    if re.match(r"https?:/", text):
+        return "pictures are read from files: download it first"
+    if text == "-":
+        return "pictures are not read from standard input: name a file"
+    before, colon, _ = text.rpartition(":")
+    if colon and os.path.isfile(before):
+        return f"write {before}; --control takes a scale, too: {before}:0.8"
+    return "check the path"
+
+
 def _unopened(path: Path, error: OSError) -> SanaError:
     if isinstance(error, FileNotFoundError):
-        return usage_error(f"no such picture: {path}", "check the path")
+        return usage_error(f"no such picture: {path}", _instead_of(path))
     if isinstance(error, IsADirectoryError):
         return usage_error(f"{path} is a folder", "name a picture: PNG, JPEG, WebP, ...")
     return usage_error(

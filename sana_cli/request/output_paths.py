@@ -169,8 +169,16 @@ def require_picture(
     require(
         target.suffix.lower() in suffixes,
         f"cannot write {target.name}: pictures are saved as {known}",
-        f"use {target.with_suffix('.png')}",
+        f"use {_with_ending(target, suffixes)}",
     )
+
+
+def _with_ending(target: Path, suffixes: Iterable[str]) -> Path:
+    """Suggest a name that can be written: "a." is a.png, ".jpg" picture.jpg."""
+    name = target.name.rstrip(".") or "picture"
+    if name.lower() in suffixes:
+        return target.with_name(f"picture{name}")
+    return target.with_name(name).with_suffix(".png")
 
 
 def require_fit(path: Path, params: Named) -> None:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from sana_cli.config.choices import RANDOM_SEEDS
 from sana_cli.config.generation import FIELDS, GenerationOptions
-from sana_cli.errors import usage_error
+from sana_cli.errors import require, usage_error
 from sana_cli.files import local_path
 from sana_cli.request.prompt_entries import Place
-from sana_cli.text import did_you_mean
+from sana_cli.text import counted, did_you_mean
 
 if TYPE_CHECKING:
     from sana_cli.request.prompt_file import PromptFile
@@ -92,8 +92,13 @@ def _values(name: str, part: str) -> Sequence[Any]:
     if field.value == "whole number":
         if match := re.fullmatch(r"(\d{1,20})\s*-\s*(\d{1,20})", part):
             first, last = int(match[1]), int(match[2])
-            if not first <= last < first + _MOST_VALUES:
+            if first > last:
                 raise wrong
+            require(
+                last < first + _MOST_VALUES,
+                f"{_flag(name)}: {part} has {last - first + 1:,} values",
+                f"use at most {_MOST_VALUES}, or --count N",
+            )
             return range(first, last + 1)
         if name == "seed" and part.lower() in RANDOM_SEEDS:
             raise usage_error(
@@ -220,7 +225,7 @@ class Sweep:
         total = 1
         for axis in self.axes:
             total *= len(axis.values)
-        return f"{total} pictures: {' x '.join(counts)}"
+        return f"{counted(total, 'picture')}: {' x '.join(counts)}"
 
 
 def with_one_seed(

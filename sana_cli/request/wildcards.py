@@ -57,6 +57,11 @@ def chosen_prompt(options: GenerationOptions, seed: int) -> tuple[str, str | Non
             "name one with a text file a wildcard, such as animals.txt",
         )
     chosen = expand(prompt, seed, folder)
+    require(
+        bool(chosen),
+        f"the choices of {shortened(prompt)!r} leave nothing to draw",
+        "write words around them, or --no-wildcards for plain braces",
+    )
     return chosen, (prompt if chosen != prompt else None)
 
 

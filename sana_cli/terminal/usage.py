@@ -13,8 +13,12 @@ from sana_cli.terminal.other_words import OPTIONS, SENTENCES, VALUES
 from sana_cli.text import closest
 
 _TYPES = {
+    "is not a valid int range": "is not a whole number", "is not a valid float range": "is not a number",
     "is not a valid int": "is not a whole number", "is not a valid float": "is not a number",
 }  # fmt: skip
+_OUT_OF_RANGE = re.compile(
+    r"(?P<value>\S+) is not in the range (?:(?P<low>[^<]+)(?P<above><=?))?x(?:(?P<below><=?)(?P<high>\S+)|>=(?P<least>\S+))?"
+)
 _RESEMBLES = 0.75  # for `closest`: "--step" does, "--res" does not resemble "--yes"
 UsageError: Any = typer.BadParameter.__mro__[1]
 
@@ -32,7 +36,10 @@ def in_our_words(error: Any) -> tuple[str, str]:
     if kind == "MissingParameter":
         return f"{_name(error)} is missing", see
     if kind == "BadParameter" and (error.param or error.param_hint):
-        return f"{_name(error)}: {_plain(error.message)}", _other_value(error) or see
+        said = _plain(error.message)
+        if limits := _OUT_OF_RANGE.match(said):
+            return f"{_name(error)}: {limits['value']} is out of range", _range(limits)
+        return f"{_name(error)}: {said}", _other_value(error) or see
     message = error.format_message()
     if extra := re.match(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", message):
         return f"unexpected argument {extra[1]!r}", see
@@ -40,6 +47,17 @@ def in_our_words(error: Any) -> tuple[str, str]:
         names = ", ".join(error.ctx.command.list_commands(error.ctx))
         return f"{command} needs a command", f"one of: {names}"
     return _plain(message), see
+
+
+def _range(limits: re.Match[str]) -> str:
+    """Say which values of a range can be used: Typer writes 2<=x<=1000, 0<x<1 or x>=1."""
+    if limits["least"]:
+        return f"use {limits['least']} or more"
+    low = f"more than {limits['low']}" if limits["above"] == "<" else limits["low"]
+    if not limits["high"]:
+        return f"use {low}"
+    high = f"less than {limits['high']}" if limits["below"] == "<" else limits["high"]
+    return f"use {low} to {high}" if low else f"use at most {high}"
 
 
 def _instead(error: Any, command: str) -> str:
