@@ -18,7 +18,7 @@ _GPU_HOST_BYTES = (
     4 * 2**30
 )  # memory of the machine, for a worker on a GPU: torch, and a file while it is read
 _MIB = 2**20
-_RAY_BYTES = (
+RAY_BYTES = (
     160 * _MIB
 )  # that Ray, Arrow and their buffers take in a worker (benchmarks/results/cluster.json)
 
@@ -91,10 +91,10 @@ def plan_pool(
         raise _no_room("no node has a core to give", "start the nodes with --num-cpus")
     roomiest = max(node.memory for node in rooms)
     peak = _peak(
-        checkpoint, runtime, jobs, "cpu", runtime.max_memory or max(1, roomiest - _RAY_BYTES)
+        checkpoint, runtime, jobs, "cpu", runtime.max_memory or max(1, roomiest - RAY_BYTES)
     )
     planned = _whole_mib(max(peak, runtime.max_memory or 0))
-    memory = planned + _RAY_BYTES
+    memory = planned + RAY_BYTES
     if memory > roomiest:
         raise _no_room(
             f"a worker needs {readable_memory(memory)}, and no node has more than {readable_memory(roomiest)}",
@@ -110,7 +110,7 @@ def plan_pool(
     ]  # fmt: skip
     return Pool(
         smallest=low, largest=high, num_cpus=threads, num_gpus=0, memory=memory,
-        max_memory=runtime.max_memory or max(planned, min(shares) - _RAY_BYTES), device="cpu", nodes=len(nodes),
+        max_memory=runtime.max_memory or max(planned, min(shares) - RAY_BYTES), device="cpu", nodes=len(nodes),
     )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from sana_cli.cluster.manifest import MANIFEST
+from sana_cli.cluster.sizing import RAY_BYTES
 from sana_cli.errors import ExitCode
 
 pytest.importorskip("ray")
@@ -78,7 +79,12 @@ def test_a_command_draws_the_pictures_of_one_process(
     names = sorted(p.name for p in plain.iterdir())
     assert sorted(p.name for p in out.iterdir()) == [*names, MANIFEST]
     assert [(out / n).read_bytes() for n in names] == [(plain / n).read_bytes() for n in names]
-    assert {row["status"] for row in rows(out)} == {"drawn"}
+    found = rows(out)
+    assert {row["status"] for row in found} == {"drawn"}
+    for row in found:
+        assert row["peak_memory_bytes"] < 1.15 * (row["predicted_peak_bytes"] + RAY_BYTES)
+    largest = max(found, key=lambda row: row["peak_memory_bytes"])
+    assert largest["peak_memory_bytes"] > 0.85 * (largest["predicted_peak_bytes"] + RAY_BYTES)
 
 
 @pytest.mark.parametrize("remote", [False, True], ids=["folder", "url"])
