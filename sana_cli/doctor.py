@@ -329,7 +329,7 @@ def _drawing() -> Iterator[Finding]:
 
 def _disk() -> Iterator[Finding]:
     from sana_cli.checkpoints import hub_cache
-    from sana_cli.config.user_settings import cache_folder, models_folder
+    from sana_cli.config.places import cache_folder, models_folder
 
     for what, folder, option in (
         ("downloads", hub_cache.root(), "HF_HOME"), ("quantized models", models_folder(), "SANA_MODELS"),
@@ -445,7 +445,8 @@ def _digests(names: list[str], *, seconds: float = _DIGESTS_S) -> Iterator[Findi
 def _settings() -> Iterator[Finding]:
     from sana_cli.checkpoints.model_names import lasting_name
     from sana_cli.checkpoints.opening import open_if_here
-    from sana_cli.config.user_settings import config_path, preferences, unknown_variables
+    from sana_cli.config.places import config_path
+    from sana_cli.config.user_settings import preferences, unknown_variables
 
     for problem in unknown_variables():
         yield Finding(topic="settings", state="problem", text=problem, remedy="unset or rename it")

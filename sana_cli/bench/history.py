@@ -20,7 +20,7 @@ from sana_cli.bench.results import stage_work
 from sana_cli.bench.session import PARTS
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.config.decoders import FULL
-from sana_cli.config.user_settings import cache_folder
+from sana_cli.config.places import cache_folder
 from sana_cli.errors import SanaError
 from sana_cli.memory.text_sizes import text_tokens
 from sana_cli.request.params import GenerationParams

@@ -17,7 +17,7 @@ from sana_cli.checkpoints.packed_weights import unpacked_decoder
 from sana_cli.checkpoints.shapes import require_shapes
 from sana_cli.config.decoders import DECODERS, FULL, PUBLISHED_SCALING, TINY, PublishedDecoder
 from sana_cli.config.networks import DCAEConfig, TinyDecoderConfig
-from sana_cli.config.user_settings import models_folder
+from sana_cli.config.places import models_folder
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
 from sana_cli.files import local_path
 from sana_cli.system.home import without_home

@@ -9,7 +9,7 @@ from sana_cli.checkpoints.obtaining import Access
 from sana_cli.checkpoints.published_file import PublishedFile, download
 from sana_cli.checkpoints.shapes import Shape, require_shapes
 from sana_cli.config.networks import HED_BLOCKS
-from sana_cli.config.user_settings import models_folder
+from sana_cli.config.places import models_folder
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 from sana_cli.files import local_path, require_file
 from sana_cli.text import readable_bytes

@@ -11,7 +11,7 @@ from sana_cli.checkpoints import hub_cache
 from sana_cli.checkpoints.builtin_packed import PACKED_MODELS
 from sana_cli.checkpoints.model_names import BUILTIN_FOLDER
 from sana_cli.config.generation import BUILTIN
-from sana_cli.config.user_settings import models_folder
+from sana_cli.config.places import models_folder
 from sana_cli.config.variants import VARIANTS, find_variant
 
 State = Literal["built in", "downloaded", "partly downloaded", "not downloaded", "quantized"]

@@ -5,8 +5,8 @@ from pathlib import Path
 from sana_cli.checkpoints.builtin_packed import PACKED_MODELS, unpacked_folder
 from sana_cli.checkpoints.safetensors_headers import read_header
 from sana_cli.config.generation import BUILTIN
+from sana_cli.config.places import models_folder
 from sana_cli.config.recipes import RECIPES
-from sana_cli.config.user_settings import models_folder
 from sana_cli.config.variants import VARIANTS, find_variant, suggest
 from sana_cli.errors import SanaError, checkpoint_error, usage_error
 from sana_cli.files import local_path, require_file

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from quant.manifest import sha256_of
-from sana_cli.config.user_settings import cache_folder
+from sana_cli.config.places import cache_folder
 
 SCALE = ".row_scale"  # after the name of a tensor in 8 bits: fp16, one for each of its rows
 PACKED_WEIGHTS = "packed.safetensors"  # of a decoder's folder, in place of its weights

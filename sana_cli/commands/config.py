@@ -32,7 +32,8 @@ KeyArgument = Annotated[
 @app.command(cls=Command)
 def show(json: JsonOption = False) -> None:
     """Show every setting, its value, and where that comes from."""
-    from sana_cli.config.user_settings import SETTINGS, config_path, preferences, unknown_variables
+    from sana_cli.config.places import config_path
+    from sana_cli.config.user_settings import SETTINGS, preferences, unknown_variables
 
     chosen = preferences()
     values = {key: chosen.values.get(key) for key in SETTINGS}
@@ -94,7 +95,8 @@ def edit() -> None:
     import subprocess
     import sys
 
-    from sana_cli.config.user_settings import config_path, preferences
+    from sana_cli.config.places import config_path
+    from sana_cli.config.user_settings import preferences
 
     file = config_path()
     editor = os.environ.get("VISUAL") or os.environ.get("EDITOR") or _usual_editor()
@@ -125,7 +127,7 @@ def _usual_editor() -> str:
 @app.command(cls=Command)
 def path() -> None:
     """Print the path of the settings file."""
-    from sana_cli.config.user_settings import config_path
+    from sana_cli.config.places import config_path
 
     say(str(config_path()))
 

@@ -28,7 +28,7 @@ def models(json: JsonOption = False) -> None:
     """List models: known names, what is here, sizes on disk."""
     from sana_cli.checkpoints import hub_cache
     from sana_cli.checkpoints.installed import listed_models, total_bytes
-    from sana_cli.config.user_settings import models_folder
+    from sana_cli.config.places import models_folder
 
     listed, default = listed_models(), _default_name()
     total = total_bytes()

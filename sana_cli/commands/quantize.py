@@ -179,7 +179,7 @@ def kept_target(model: str, recipe: str, schemes: dict[str, str]) -> Path:
     """Return the folder of a quantized model that is known by its name; raise SanaError if the name
     would mislead.
     """
-    from sana_cli.config.user_settings import models_folder
+    from sana_cli.config.places import models_folder
     from sana_cli.config.variants import find_variant
     from sana_cli.files import local_path
 

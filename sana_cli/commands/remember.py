@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def picture_index() -> "PictureIndex":
     """The index of this user."""
-    from sana_cli.config.user_settings import picture_index_file
+    from sana_cli.config.places import picture_index_file
     from sana_cli.images.picture_index import PictureIndex
 
     return PictureIndex(picture_index_file())

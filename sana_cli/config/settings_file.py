@@ -8,7 +8,8 @@ import tomlkit
 from tomlkit.exceptions import TOMLKitError
 
 from quant.files import changing, new_file, read_small_text
-from sana_cli.config.user_settings import LARGEST_CONFIG, Value, config_path
+from sana_cli.config.places import config_path
+from sana_cli.config.user_settings import LARGEST_CONFIG, Value
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.text import one_line, parsers_words
 

@@ -3,7 +3,6 @@
 A flag wins over its variable, the variable over the file, the file over the model's own default.
 """
 
-import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,10 +12,9 @@ from typing import Any, Literal, Self
 from quant.files import read_small_text
 from sana_cli.config.choices import parse_bytes, parse_size, size_of_aspect
 from sana_cli.config.generation import FIELDS, Field, GenerationOptions
+from sana_cli.config.places import config_path
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.text import did_you_mean, parsers_words
-
-_log = logging.getLogger("sana.settings")
 
 AUTO = "auto"
 LARGEST_CONFIG = 2**20  # bytes of the settings file
@@ -225,8 +223,12 @@ def preferences() -> UserSettings:
                 f"{name} is {text!r}, and {error}", f"unset {name}, or give it such a value"
             ) from error
         sources[key] = name
-    for key, value in values.items():
-        _log.info("%s = %r from %s", key, value, sources[key])
+    if values:
+        import logging  # only where there are settings
+
+        log = logging.getLogger("sana.settings")
+        for key, value in values.items():
+            log.info("%s = %r from %s", key, value, sources[key])
     values = {
         key: None if value == AUTO and SETTINGS[key].takes_auto else value
         for key, value in values.items()
@@ -246,61 +248,6 @@ def unknown_variables() -> list[str]:
     known = [*map(variable, SETTINGS), *_NOT_SETTINGS]
     names = sorted(n for n in os.environ if n.startswith("SANA_") and n not in known)
     return [f"{name} is not a setting{did_you_mean(name, known)}" for name in names]
-
-
-def config_path() -> Path:
-    """Path of the settings file, which may not exist; SANA_CONFIG names another one. Raises SanaError without a home."""
-    return _place("SANA_CONFIG", lambda: _platformdirs().user_config_path("sana") / "config.toml")
-
-
-def cache_folder() -> Path:
-    """Folder of the cache, which may be deleted; SANA_CACHE names another one. Errors as for `config_path`."""
-    return _place("SANA_CACHE", lambda: _platformdirs().user_cache_path("sana"))
-
-
-def runtime_folder() -> Path:
-    """Folder of what lasts as long as a process; SANA_RUNTIME names another one.
-
-    Errors as for `config_path`, and OSError where the system's one belongs to somebody else.
-    """
-    return _place("SANA_RUNTIME", lambda: _platformdirs().user_runtime_path("sana"))
-
-
-def models_folder() -> Path:
-    """Folder of the models made on this machine; SANA_MODELS names another one. Errors as for `config_path`."""
-    return _place("SANA_MODELS", lambda: _platformdirs().user_data_path("sana") / "models")
-
-
-def history_file() -> Path:
-    """File with the typed lines of `sana repl`; SANA_HISTORY names another one. Errors as for `config_path`."""
-    return _place("SANA_HISTORY", lambda: _platformdirs().user_state_path("sana") / "history")
-
-
-def picture_index_file() -> Path:
-    """File of `sana history`; SANA_PICTURES names another one. Errors as for `config_path`."""
-    return _place("SANA_PICTURES", lambda: _platformdirs().user_state_path("sana") / "pictures.db")
-
-
-def _platformdirs() -> Any:
-    """Import platformdirs only when it is needed: it takes a third of the time to read settings."""
-    import platformdirs
-
-    return platformdirs
-
-
-def _place(variable: str, usual: Callable[[], Path]) -> Path:
-    """Path from a variable, else the platform's usual one. Raises SanaError (environment) without a home folder."""
-    named = os.environ.get(variable)
-    try:
-        return Path(named).expanduser() if named else usual()
-    except RuntimeError as error:
-        raise SanaError(
-            f"{variable} is {named!r}, and there is no such home folder"
-            if named
-            else "there is no home folder to keep settings and caches in",
-            hint=f"set HOME, or {variable} to a path",
-            code=ExitCode.ENVIRONMENT,
-        ) from error
 
 
 def read_config_file() -> dict[str, Value]:

@@ -34,7 +34,7 @@ from sana_cli.checkpoints.model_files import read_config
 from sana_cli.checkpoints.safetensors_data import read_rows
 from sana_cli.checkpoints.safetensors_headers import WeightFiles
 from sana_cli.config.networks import Gemma2Config, TinyDecoderConfig
-from sana_cli.config.user_settings import cache_folder
+from sana_cli.config.places import cache_folder
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 from sana_cli.loading.assign import (
     DTYPES,

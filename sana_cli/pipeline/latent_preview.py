@@ -26,7 +26,7 @@ from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.component_weights import component_weights
 from sana_cli.checkpoints.find_decoder import OWN_FOLDER, tiny_here
 from sana_cli.config.decoders import TINY
-from sana_cli.config.user_settings import cache_folder
+from sana_cli.config.places import cache_folder
 from sana_cli.decoding.exact_tiles import decode_exact
 from sana_cli.errors import SanaError
 from sana_cli.files import new_file

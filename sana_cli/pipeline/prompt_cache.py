@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from quant.files import new_file, read_small
 from sana_cli.checkpoints.checkpoint import Checkpoint, weight_files
 from sana_cli.checkpoints.file_selection import TOKENIZER
+from sana_cli.config.places import cache_folder
 from sana_cli.config.published import complex_human_instruction
-from sana_cli.config.user_settings import cache_folder
 from sana_cli.request.params import GenerationParams
 from sana_cli.request.runtime import RuntimeOptions
 

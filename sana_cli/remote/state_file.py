@@ -17,7 +17,7 @@ from typing import Self
 
 from quant.files import read_small
 from sana_cli import __version__
-from sana_cli.config.user_settings import runtime_folder
+from sana_cli.config.places import runtime_folder
 
 _LARGEST = 4096  # bytes of a file
 _PATTERN = "serve-*.json"

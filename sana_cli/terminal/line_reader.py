@@ -94,7 +94,7 @@ def _history() -> "History | None":
     from prompt_toolkit.history import FileHistory
 
     from quant.files import open_regular
-    from sana_cli.config.user_settings import history_file
+    from sana_cli.config.places import history_file
 
     path = history_file()
     with suppress(OSError):

@@ -11,7 +11,7 @@ import pytest
 from sana_cli.bench import history
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.generation import BUILTIN, GenerationOptions
-from sana_cli.config.user_settings import cache_folder
+from sana_cli.config.places import cache_folder
 from sana_cli.request.params import GenerationParams, resolve
 
 CHECKPOINT = open_checkpoint(BUILTIN)

@@ -9,15 +9,12 @@ import pytest
 
 from sana_cli.config import settings_file
 from sana_cli.config.generation import GenerationOptions
+from sana_cli.config.places import cache_folder, config_path, history_file, models_folder
 from sana_cli.config.user_settings import (
     _NOT_SETTINGS,
     LARGEST_CONFIG,
     SETTINGS,
     UserSettings,
-    cache_folder,
-    config_path,
-    history_file,
-    models_folder,
     preferences,
     variable,
 )

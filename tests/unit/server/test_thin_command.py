@@ -226,7 +226,7 @@ def test_choices_that_cannot_work_are_refused(sana: Callable[..., Any]) -> None:
 def test_another_version_is_left_alone(
     server: Any, sana: Callable[..., Any], tmp_path: Path
 ) -> None:
-    from sana_cli.config.user_settings import runtime_folder
+    from sana_cli.config.places import runtime_folder
 
     [path] = runtime_folder().glob(f"serve-{server.running.port}.json")
     before = path.read_text()
@@ -393,7 +393,7 @@ def test_a_host_that_cannot_be_looked_up_and_a_key_that_cannot_be_sent(
 def test_damaged_state_files_are_passed_over(
     sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wrong: dict[str, Any]
 ) -> None:
-    from sana_cli.config.user_settings import runtime_folder
+    from sana_cli.config.places import runtime_folder
     from sana_cli.remote.state_file import running_servers
 
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
