@@ -6,7 +6,7 @@ Typer: mistakes, sweeps, prompt files, pictures to repeat.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,8 +86,11 @@ def _plain_value(option: Any, text: str) -> Any:
     return None if is_several or option.value != "text" else text
 
 
-def drawn_plainly(arguments: Sequence[str]) -> bool:
-    """Draw what a plain command line asks for. False where Typer's command is to do it all."""
+def drawn_plainly(arguments: Sequence[str], prepare: Callable[[], None]) -> bool:
+    """Draw what a plain command line asks for. False where Typer's command is to do it all.
+
+    `prepare` is called before torch is loaded, which it is not where a server draws.
+    """
     from sana_cli.remote.choice import AUTO, OFF, chosen_server
     from sana_cli.remote.state_file import running_servers
 
@@ -97,16 +100,15 @@ def drawn_plainly(arguments: Sequence[str]) -> bool:
     server = chosen_server(words.server, local="--local" in switches)
     if server == AUTO and not running_servers():
         server = OFF
-    from sana_cli.commands.draw_here import begin_to_load, draw_here
-
     if server == OFF:
+        from sana_cli.commands.draw_here import begin_to_load
+
+        prepare()
         begin_to_load()
     from sana_cli.commands.generate_call import Call, with_settings
     from sana_cli.config.user_settings import preferences, unknown_variables
     from sana_cli.terminal.display import Seeing
-    from sana_cli.terminal.logs import set_up
 
-    set_up(0)
     chosen = preferences()
     force, json = "--force" in switches, "--json" in switches
     typed_quiet = True if "--quiet" in switches else None
@@ -123,5 +125,10 @@ def drawn_plainly(arguments: Sequence[str]) -> bool:
     call.find_server(server)
     quiet = chosen.is_quiet(typed_quiet)
     if not call.draw_remotely(quiet=quiet):
+        from sana_cli.commands.draw_here import draw_here
+        from sana_cli.terminal.logs import set_up
+
+        prepare()
+        set_up(0)
         draw_here(call, chosen, offline=chosen.is_offline(None), yes=False, quiet=quiet)
     return True

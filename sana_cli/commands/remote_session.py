@@ -2,9 +2,9 @@
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sana_cli.config.generation import GenerationOptions, uses_wildcards
 from sana_cli.errors import SanaError
@@ -22,8 +22,7 @@ DEMO_NOTICE = "this is the 20 MB demo model; real pictures: --model sana-0.6b (7
 _MOST = 10_000  # pictures of a call; more are refused
 
 
-@dataclass(frozen=True, slots=True)
-class _Named:
+class _Named(NamedTuple):
     """A picture, as far as its name goes; the server looks at its size."""
 
     prompt: str

@@ -1,23 +1,21 @@
 """Published decoders that draw with the latents of DC-AE f32c32, faster than its own. Data only."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 FULL = "full"  # the model's own decoder
 TINY = "tiny"
 PUBLISHED_SCALING = 0.41407  # of the autoencoder whose latents both of them decode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PublishedDecoder:
+class PublishedDecoder(NamedTuple):
     """A decoder by its short name, and where it is published."""
 
     name: str
     kind: Literal["hub", "file"]
     source: str  # a repository of the hub, or the address of a file
-    file: str = ""  # its name here
     license: str
     bytes: int  # to download, approximately
+    file: str = ""  # its name here
     blob_id: str = ""  # of a file, as git names its content
 
 

@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import cache
 from numbers import Integral, Real
 from os import PathLike
-from typing import Annotated, Any, Literal, Self, get_args
+from typing import Annotated, Any, Literal, NamedTuple, Self, get_args
 
 from sana_cli.config.choices import (
     BLENDED_TILE,
@@ -39,8 +39,7 @@ _JSON: dict[Value, tuple[type, ...]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
+class Option(NamedTuple):
     """Name one field of `GenerationOptions` in every place. A place that has no name for it cannot set it."""
 
     flags: tuple[str, ...] = ()  # of `sana generate`; (): none
@@ -456,8 +455,7 @@ _TOGETHER = (_SIZE, ("decode", "tile"))
 FILES = ("image", "mask", "control")  # names of files, of which a picture also carries the digest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
+class Field(NamedTuple):
     """A field of `GenerationOptions`: its name, the kind of its values, and its `Option`."""
 
     name: str

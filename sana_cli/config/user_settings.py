@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from quant.files import read_small_text
 from sana_cli.config.choices import parse_bytes, parse_size, size_of_aspect
@@ -26,8 +26,7 @@ _NOT_SETTINGS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Setting:
+class Setting(NamedTuple):
     """A setting and its valid values."""
 
     kind: Literal["text", "whole number", "number", "true or false", "size", "shape"]

@@ -138,9 +138,9 @@ class Artist:
         elif name == "queued":
             while self.greetings:
                 self.reporter.notice(self.greetings.pop(0))
-            import tempfile  # noqa: F401  needed at the end, as the next; both cost nothing while the server draws
-
-            import sana_cli.images.picture_index  # noqa: F401
+            # Needed at the end; they cost nothing while the server draws.
+            import sana_cli.images.picture_index
+            import sana_cli.pipeline.pass_count  # noqa: F401
 
             stages.wait(data["place"])
         elif name in ("started", "stage", "advance", "stage_done"):

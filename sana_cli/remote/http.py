@@ -58,13 +58,27 @@ class Reply:
 
 def connect(host: str, port: int, *, secure: bool, seconds: float) -> socket.socket:
     """Connect to a server within `seconds`. Raises OSError; ValueError for a host that cannot be one."""
-    connection = socket.create_connection((host, port), timeout=seconds)
+    connection = _connected(host, port, seconds)
     try:
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if secure:
             import ssl
 
             return ssl.create_default_context().wrap_socket(connection, server_hostname=host)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _connected(host: str, port: int, seconds: float) -> socket.socket:
+    if not host.replace(".", "").isdigit():
+        return socket.create_connection((host, port), timeout=seconds)
+    # An address needs no look-up, for which Python imports its tables of international names.
+    connection = socket.socket()
+    try:
+        connection.settimeout(seconds)
+        connection.connect((host, port))
     except BaseException:
         connection.close()
         raise

@@ -1,11 +1,11 @@
 """A picture that a server drew, as the reports of a command want it. No torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from sana_cli.pipeline.pass_count import PassCount
+if TYPE_CHECKING:
+    from sana_cli.pipeline.pass_count import PassCount
 
 _FACTS = (
     "seed", "width", "height", "seconds", "peak_memory_bytes", "predicted_peak_bytes", "plan", "decode",
@@ -13,8 +13,7 @@ _FACTS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemotePicture:
+class RemotePicture(NamedTuple):
     """The counterpart of `pipeline.results.SavedResult`; `drawn_by` holds model, device, precision and kernels."""
 
     path: Path
@@ -27,12 +26,14 @@ class RemotePicture:
     plan: str
     decode: str
     settings: dict[str, Any]
-    passes: PassCount | None
+    passes: "PassCount | None"
     drawn_by: Mapping[str, Any]
 
     @classmethod
     def of(cls, said: Mapping[str, Any], path: Path) -> Self:
         """From a `picture` event. Raises KeyError, TypeError for one that is none."""
+        from sana_cli.pipeline.pass_count import PassCount
+
         passes = PassCount(**said["passes"]) if said.get("passes") else None
         known = {name: said[name] for name in _FACTS if name != "passes"}
         by = {
@@ -58,8 +59,7 @@ class RemotePicture:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RemoteComponents:
+class RemoteComponents(NamedTuple):
     """The counterpart of `pipeline.components.Components`, for reports."""
 
     device: str
@@ -67,9 +67,8 @@ class RemoteComponents:
     kernels: dict[str, str]
 
 
-@dataclass(slots=True, kw_only=True)
 class RemoteModel:
     """The counterpart of `Checkpoint`, for reports."""
 
-    name: str
-    revision: str | None = None
+    def __init__(self, name: str, revision: str | None = None) -> None:
+        self.name, self.revision = name, revision

@@ -11,9 +11,8 @@ import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 from quant.files import read_small
 from sana_cli import __version__
@@ -23,8 +22,7 @@ _LARGEST = 4096  # bytes of a file
 _PATTERN = "serve-*.json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Running:
+class Running(NamedTuple):
     """A server of this user."""
 
     host: str
@@ -42,6 +40,17 @@ class Running:
         return cls(host=host, port=port, secret=secret, pid=os.getpid(), version=__version__)
 
 
+def proof_of(secret: str, nonce: str) -> str:
+    """Return what only the server with this secret can answer to a nonce: its keyed BLAKE2b (RFC 7693), in hexadecimal."""
+    try:
+        from _blake2 import (
+            blake2b,  # hashlib's own: that loads OpenSSL, a tenth of a command's start
+        )
+    except ImportError:
+        from hashlib import blake2b
+    return blake2b(nonce.encode(), key=secret.encode()[:64], digest_size=32).hexdigest()
+
+
 @contextmanager
 def announced(running: Running) -> Iterator[None]:
     """Let commands find a server within the block. Without a folder that only this user can read, none does."""
@@ -53,7 +62,7 @@ def announced(running: Running) -> Iterator[None]:
         temporary = path.with_name(f".{path.name}.{running.pid}")
         handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with open(handle, "w", encoding="utf-8") as file:
-            json.dump(asdict(running), file)
+            json.dump(running._asdict(), file)
         temporary.replace(path)
     except OSError:
         yield

@@ -3,9 +3,8 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 from sana_cli import files, text
 from sana_cli.config.choices import PictureFormat
@@ -44,8 +43,7 @@ PNG_ONLY = (".png",)  # of sheets and plots
 _OTHER_SETTINGS = 6000  # bytes of a picture's settings, except its prompts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(NamedTuple):
     """The value of `--output`: a picture's file, a folder, or a pattern."""
 
     path: Path | None  # None: the working folder

@@ -98,6 +98,11 @@ class ServedModels:
         """The model of a request; None: the default one. SanaError where it is not served, or its files are unusable."""
         asked = name or self.default
         asked = self._at.get(asked, asked)
+        with self._lock:
+            if (
+                opened := self._still_opened(asked)
+            ) is not None:  # no look at the disk's other models
+                return opened
         known = [served.name for served in self.names()]
         variant = find_variant(asked)
         if asked not in known and variant is not None and variant.alias in known:
@@ -109,12 +114,16 @@ class ServedModels:
                 code=ExitCode.USAGE,
             )
         with self._lock:
-            before = self._opened.get(asked)
-            if before is not None and before[0] == _state(before[1]):
-                return before[1]
+            if (opened := self._still_opened(asked)) is not None:
+                return opened
             checkpoint = self._open(asked)
             self._opened[asked] = (_state(checkpoint), checkpoint)
             return checkpoint
+
+    def _still_opened(self, name: str) -> Checkpoint | None:
+        """A model that was opened before, if its files are as they were."""
+        before = self._opened.get(name)
+        return before[1] if before is not None and before[0] == _state(before[1]) else None
 
     def _open(self, name: str) -> Checkpoint:
         if name in self._chosen:

@@ -1,14 +1,13 @@
 """Report what the server does: `/healthz`, `/v1/status`, `/metrics`, and the proof that it is this user's own."""
 
-import hmac
 import os
-from hashlib import sha256
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from sana_cli import __version__
+from sana_cli.remote.state_file import proof_of
 from sana_cli.server.native import job_facts
 from sana_cli.server.requests import desk_of
 
@@ -38,7 +37,7 @@ async def hello(request: Request) -> Response:
     """GET /v1/hello: proves to a command that knows the state file that this is the server which wrote it."""
     nonce = request.headers.get("x-sana-nonce", "")[:128]
     secret: str = request.app.state.secret
-    proof = hmac.new(secret.encode(), nonce.encode(), sha256).hexdigest()
+    proof = proof_of(secret, nonce)
     checks = desk_of(request).engine.checks_prompts
     return JSONResponse({"version": __version__, "proof": proof, "checks_prompts": checks})
 

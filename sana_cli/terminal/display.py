@@ -2,8 +2,7 @@
 
 import os
 import sys
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from sana_cli.errors import SanaError, contradiction, usage_error
 from sana_cli.text import note
@@ -24,8 +23,7 @@ _NO_TERMINAL = "has no effect: this is no terminal that shows pictures"
 _PREVIEW_SHARE = 0.5  # of the terminal's rows; bars are below it
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Seeing:
+class Seeing(NamedTuple):
     """The places where a call of `sana generate` shows pictures and previews."""
 
     screen: "Screen | None"  # the terminal, if anything is drawn in it
