@@ -10,7 +10,6 @@ for other ways.
 import json
 import math
 import re
-import shlex
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -56,7 +55,8 @@ def shortened(text: str, longest: int = _LONGEST) -> str:
 def message_line(text: str) -> str:
     """A message on one line, without secrets, and with long values cut: the user knows what was typed."""
     text = without_secrets(text)
-    text = re.sub(rf"\S{{{_LONGEST + 1},}}", lambda found: shortened(found[0]), text)
+    if len(text) > _LONGEST:
+        text = re.sub(rf"\S{{{_LONGEST + 1},}}", lambda found: shortened(found[0]), text)
     return shortened(one_line(text), _LONGEST_MESSAGE)
 
 
@@ -157,6 +157,8 @@ def _escaped(character: str) -> str:
 def _quoted(word: str) -> str:
     """Quoted for a shell; a tab stays as it is, since it leaves no line."""
     if not any(_steers(c) and c != "\t" for c in word):
+        import shlex  # only where a command is shown
+
         return shlex.quote(word)
     inner = "".join(
         "".join(f"\\{byte:03o}" for byte in _bytes(c)) if _steers(c) else c

@@ -51,7 +51,7 @@ class Drawing(Protocol):
     def single(self, picture: "Picture | None") -> "Iterator[SavedResult | RemotePicture]": ...
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False, repr=False)
 class Call:
     """A call: what was asked for, and what of it is drawn."""
 

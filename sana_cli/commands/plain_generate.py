@@ -7,8 +7,7 @@ Typer: mistakes, sweeps, prompt files, pictures to repeat.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from sana_cli.config.generation import FIELDS, GenerationOptions
 
@@ -16,13 +15,12 @@ _SWITCHES = ("--force", "--json", "--local", "--quiet")
 _NUMBERS = {"whole number": r"\d{1,18}", "number": r"\d{1,9}(\.\d{1,9})?"}
 
 
-@dataclass(slots=True)
-class PlainWords:
+class PlainWords(NamedTuple):
     """A plain command line, read as Typer reads it."""
 
     typed: GenerationOptions
-    server: str | None = None
-    switches: set[str] = field(default_factory=set)
+    server: str | None
+    switches: set[str]
 
 
 def plain_words(arguments: Sequence[str]) -> PlainWords | None:

@@ -5,8 +5,8 @@ A flag wins over its variable, the variable over the file, the file over the mod
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
 from quant.files import read_small_text
@@ -158,11 +158,10 @@ _OWN = (
 )  # fields of `UserSettings`
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UserSettings:
+class UserSettings(NamedTuple):
     """Every setting; None where the user set nothing. `values` holds them as they were read, `sources` where, in words."""
 
-    options: GenerationOptions = field(default_factory=GenerationOptions)  # what holds for pictures
+    options: GenerationOptions = GenerationOptions()  # what holds for pictures
     safety: bool | None = None
     safety_model: str | None = None
     show: bool | None = None
@@ -170,8 +169,8 @@ class UserSettings:
     quiet: bool | None = None
     offline: bool | None = None
     remember: bool | None = None
-    values: Mapping[str, Value] = field(default_factory=dict)
-    sources: Mapping[str, str] = field(default_factory=dict)
+    values: Mapping[str, Value] = MappingProxyType({})
+    sources: Mapping[str, str] = MappingProxyType({})
 
     @classmethod
     def of(cls, values: Mapping[str, Any], sources: Mapping[str, str]) -> Self:

@@ -3,7 +3,6 @@
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from string import Formatter
 from typing import NamedTuple
 
 from sana_cli import text as output
@@ -116,7 +115,7 @@ def without_fields(pattern: Path) -> tuple[Path, str]:
 
 
 def _literal(pattern: str) -> str:
-    return "".join(text for text, *_ in Formatter().parse(pattern))
+    return "".join(text for text, *_ in _pieces(pattern))
 
 
 class _Index(int):
@@ -156,9 +155,16 @@ def _check_fields(pattern: str) -> None:
 
 def _fields(pattern: str) -> Iterator[tuple[str, str]]:
     """Name and format of each field."""
-    for _, name, how, _ in Formatter().parse(pattern):
+    for _, name, how, _ in _pieces(pattern):
         if name is not None:
             yield name, how or ""
+
+
+def _pieces(pattern: str) -> Iterator[tuple[str, str | None, str | None, str | None]]:
+    """Each literal text of a pattern, and the field that follows it. Raises ValueError."""
+    from string import Formatter  # only where there may be fields
+
+    return iter(Formatter().parse(pattern))
 
 
 def _unusable(pattern: object, problem: str) -> SanaError:

@@ -5,7 +5,6 @@ anywhere. A picture that cannot be remembered is no reason to fail.
 """
 
 import json
-import logging
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -17,7 +16,6 @@ from typing import Any
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.files import in_utf8
 
-_log = logging.getLogger("sana.history")
 _PATIENCE_S = 2.0  # for other processes that write
 _TABLE = """
 create table if not exists pictures (
@@ -53,7 +51,11 @@ class PictureIndex:
             with self._open(make=True) as database:
                 _add(database, path, settings, datetime.now(UTC))
         except (OSError, sqlite3.Error, ValueError) as error:
-            _log.warning("%s is not remembered: %s", in_utf8(str(path)), error)
+            import logging  # seldom needed
+
+            logging.getLogger("sana.history").warning(
+                "%s is not remembered: %s", in_utf8(str(path)), error
+            )
 
     def find(
         self,

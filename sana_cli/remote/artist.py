@@ -13,7 +13,6 @@ from sana_cli.config.generation import BUILTIN, GenerationOptions, uses_wildcard
 from sana_cli.errors import Cancelled, ExitCode, SanaError
 from sana_cli.files import in_utf8, local_path, new_file
 from sana_cli.images.formats import format_of
-from sana_cli.progress import Reporter
 from sana_cli.remote.choice import only_here
 from sana_cli.remote.connection import Answer, Connection, ServerLost
 from sana_cli.remote.picture import RemotePicture
@@ -21,6 +20,7 @@ from sana_cli.remote.wire import TooLarge, document_of
 
 if TYPE_CHECKING:
     from sana_cli.pipeline.watching import Watching
+    from sana_cli.progress import Reporter
 
 _TURNED_AWAY = {
     401: "asks for a key: set SANA_API_KEY", 403: "refused the request", 404: "does not have this model or decoder",
@@ -39,7 +39,7 @@ class Unavailable(Exception):
 class Artist:
     """Draws with one server."""
 
-    def __init__(self, server: "ServerChoice", reporter: Reporter) -> None:
+    def __init__(self, server: "ServerChoice", reporter: "Reporter") -> None:
         self.server, self.reporter = server, reporter
         self.watching: Watching | None = None
         self.last: RemotePicture | None = None
@@ -191,7 +191,7 @@ class ServerChoice:
 class _Stages:
     """Bars of the server's stages."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: "Reporter") -> None:
         self._reporter = reporter
         self._open: dict[str, tuple[AbstractContextManager[Any], Any]] = {}
 

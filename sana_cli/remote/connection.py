@@ -12,7 +12,9 @@ from sana_cli.errors import usage_error
 from sana_cli.remote.http import BadAnswer, Reply, ask, connect
 from sana_cli.remote.state_file import Running, proof_of, running_servers
 
-_CONNECT_SECONDS = 1.0  # to a server of this machine
+_CONNECT_SECONDS = (
+    5.0  # to a server of this machine, which may be very busy; a port without one refuses at once
+)
 _FAR_SECONDS = 10.0
 _SILENT_SECONDS = 60.0  # a server shows every 15 s that it is alive
 

@@ -13,10 +13,10 @@ from sana_cli.errors import require
 from sana_cli.files import local_path
 from sana_cli.images import file_names, formats
 from sana_cli.images.formats import SUFFIXES
-from sana_cli.progress import Reporter
 
 if TYPE_CHECKING:
     from sana_cli.checkpoints.checkpoint import Checkpoint
+    from sana_cli.progress import Reporter
     from sana_cli.request.params import GenerationParams
 
 
@@ -197,7 +197,7 @@ def require_fit(path: Path, params: Named) -> None:
     )
 
 
-def tell_quality(options: "GenerationOptions", paths: Sequence[Path], reporter: Reporter) -> None:
+def tell_quality(options: "GenerationOptions", paths: Sequence[Path], reporter: "Reporter") -> None:
     """Say that quality was asked for where no file has one."""
     typed = options.quality is not None and "quality" not in options.sources
     if typed and all(formats.format_of(path) == "PNG" for path in paths):

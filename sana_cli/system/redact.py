@@ -21,20 +21,22 @@ _ADDRESSES = (
 _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HUGGINGFACE_TOKEN", "HF_OIDC_TOKEN")
 
 _SCHEME = r"(\b[a-z][a-z0-9+.-]+:/{1,2}"  # one slash is left where a path was made of an address
-_USERINFO = re.compile(rf"{_SCHEME})[^\s/?#\"'<>]*@", re.IGNORECASE)
-_QUERY = re.compile(rf"{_SCHEME}[^\s?\"'<>]*)\?[^\s\"'<>]*", re.IGNORECASE)
-_BEARER = re.compile(r"(\b(?:bearer|basic)\s+)[\w.~+/=-]{20,}", re.IGNORECASE)
-_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
+# Compiled where they are needed: most texts have nothing of it, and compiling takes longer than printing.
+_USERINFO = rf"{_SCHEME})[^\s/?#\"'<>]*@"
+_QUERY = rf"{_SCHEME}[^\s?\"'<>]*)\?[^\s\"'<>]*"
+_BEARER = r"(\b(?:bearer|basic)\s+)[\w.~+/=-]{20,}"
+_TOKEN = r"\bhf_[A-Za-z0-9]{16,}"
 
 
 def without_secrets(text: str) -> str:
     """Return the text without tokens, and without userinfo and query of any address in it."""
     text = without_known_secrets(text)
     if ":/" in text:
-        text = _USERINFO.sub(r"\1", text)
-        text = _QUERY.sub(r"\1", text)
-    text = _BEARER.sub(rf"\1{_HIDDEN}", text)
-    return _TOKEN.sub(_HIDDEN, text)
+        text = re.sub(_USERINFO, r"\1", text, flags=re.IGNORECASE)
+        text = re.sub(_QUERY, r"\1", text, flags=re.IGNORECASE)
+    if any(word in text.lower() for word in ("bearer", "basic")):
+        text = re.sub(_BEARER, rf"\1{_HIDDEN}", text, flags=re.IGNORECASE)
+    return re.sub(_TOKEN, _HIDDEN, text) if "hf_" in text else text
 
 
 def without_known_secrets(text: str) -> str:
