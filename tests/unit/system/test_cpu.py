@@ -64,7 +64,7 @@ def test_who_made_threads_spin(
 
 
 EDGES = {
-    "command": "from sana_cli import cli; cli.main = lambda: 0\ntry: cli.run()\nexcept SystemExit: pass\n",
+    "command": "from sana_cli import cli; sys.argv = ['sana', '--version']\ntry: cli.run()\nexcept SystemExit: pass\n",
     "bench": "from sana_cli.bench import worker; worker.main()\n",
 }
 
