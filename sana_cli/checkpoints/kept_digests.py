@@ -12,7 +12,7 @@ from typing import Any
 
 from quant.files import changing, new_file, read_small_text
 from sana_cli.checkpoints.known_digests import known_digest
-from sana_cli.config.user_settings import cache_folder
+from sana_cli.config.places import cache_folder
 from sana_cli.errors import SanaError
 
 _MOST = 200  # files that are remembered, the newest

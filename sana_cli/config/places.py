@@ -56,7 +56,7 @@ def usual_folder(kind: str) -> Path:
     Importing platformdirs takes longer than reading all settings, so on Linux the plain cases are answered here. Raises
     RuntimeError without a home, OSError for a folder of somebody else.
     """
-    if sys.platform == "linux" and (known := _linux_folder(kind)) is not None:
+    if (known := _linux_folder(kind)) is not None:
         return Path(known, "sana")
     import platformdirs
 
@@ -66,7 +66,7 @@ def usual_folder(kind: str) -> Path:
 
 def _linux_folder(kind: str) -> str | None:
     """Return the folder of a kind for all programs; None where platformdirs is to look closer (Android, odd values)."""
-    if "ANDROID_DATA" in os.environ:
+    if sys.platform != "linux" or "ANDROID_DATA" in os.environ:
         return None
     if kind == "runtime":
         return _systemds_folder()
@@ -79,6 +79,8 @@ def _linux_folder(kind: str) -> str | None:
 
 def _systemds_folder() -> str | None:
     """Return the user's runtime folder where it is the one that systemd made, below folders of the system."""
+    if sys.platform != "linux":
+        return None
     usual = f"/run/user/{os.getuid()}"
     if os.environ.get("XDG_RUNTIME_DIR") != usual:
         return None

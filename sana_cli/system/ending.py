@@ -5,7 +5,6 @@ takes all of a process's memory back anyway. Threads have ended by then, and wha
 """
 
 import atexit
-import ctypes
 import os
 import sys
 from contextlib import suppress
@@ -32,6 +31,9 @@ def _end() -> None:
             stream.flush()
     except (AttributeError, OSError, ValueError):
         return  # Python reports what was not written
-    with suppress(AttributeError, OSError, TypeError):  # another C library
-        ctypes.CDLL(None).fflush(None)  # what libraries have printed
+    if "ctypes" in sys.modules:  # else no library is there: torch and numpy import it
+        import ctypes
+
+        with suppress(AttributeError, OSError, TypeError):  # another C library
+            ctypes.CDLL(None).fflush(None)  # what libraries have printed
     os._exit(_code)
