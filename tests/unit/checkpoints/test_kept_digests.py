@@ -10,7 +10,7 @@ import pytest
 from sana_cli.checkpoints.digest import digests_ahead, hash_while_drawing, weights_hash
 from sana_cli.checkpoints.kept_digests import kept_digest
 from sana_cli.checkpoints.opening import open_checkpoint
-from sana_cli.config.user_settings import cache_folder
+from sana_cli.config.places import cache_folder
 
 LARGE = 2**28 + 1  # bytes
 
