@@ -15,7 +15,8 @@ from sana_cli import __version__
 _FLAGS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8")
 # Variables that forbid libraries to use instructions that the processor has.
 _LIMITS = (
-    "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "OV_CPU_MAX_ISA",
+    "ONEDNN_MAX_CPU_ISA", "ATEN_CPU_CAPABILITY", "MKL_ENABLE_INSTRUCTIONS", "FBGEMM_ENABLE_INSTRUCTIONS",
+    "OV_CPU_MAX_ISA",
 )  # fmt: skip
 _PACKAGES = ("diffusers", "transformers", "torchao", "optimum-quanto", "triton", "openvino", "nncf")
 

@@ -1,0 +1,157 @@
+"""Try other ways to multiply 8-bit layers and to convolve on a CPU, in CPU seconds of one thread, in turns.
+
+`python -m benchmarks.cpu_ways [LABEL]` times the layers of a block of Sana-0.6B at 512 pixels, both branches of guidance:
+as `quant/backends/cpu.py` runs them, in blocks of tokens that stay in a core's cache from quantizing to scaling, with other
+sizes of the blocks in which tokens are quantized, with FBGEMM, and in fp32. And 3x3 convolutions of the decoder in fp32: by
+oneDNN in two orders of memory, and by NNPACK, which has Winograd's algorithm. CPU seconds of one thread are almost the same
+on a busy machine; the least of all rounds counts. The document goes to `benchmarks/results/`; LABEL is a part of its name.
+With `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 FBGEMM_ENABLE_INSTRUCTIONS=AVX2` it shows
+what a CPU without VNNI does.
+"""
+
+import time
+from collections.abc import Callable
+from datetime import date
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from benchmarks.record import record
+from quant.backends import cpu
+from quant.primitives import finish_product
+from sana_cli.bench.machine import machine
+
+TOKENS = 512  # of a picture of 512 pixels, two branches
+LAYERS = {  # outputs, inputs
+    "queries, keys, values": (3456, 1152),
+    "attention's output": (1152, 1152),
+    "feed-forward, in": (5760, 1152),
+    "feed-forward, out": (1152, 2880),
+}
+CONVOLUTIONS = ((128, 512), (256, 128), (512, 64), (512, 32))  # channels, pixels a side
+_TOKEN_BLOCKS = (64, 128, 256)
+_ELEMENTS = (2**16, 2**17, 2**18)
+Way = Callable[[Tensor], Tensor]
+
+
+def ways_of(weight_NK: Tensor) -> dict[str, Way]:
+    """The ways to multiply fp32 tokens (M, K) by an fp32 weight; each but the last rounds both to 8 bits."""
+    scale_N = weight_NK.abs().amax(dim=1) / 63
+    q_NK = (weight_NK / scale_N[:, None]).round().to(torch.int8)
+    packed, other = cpu._onednn_pack(q_NK, scale_N), cpu._fbgemm_pack(q_NK, scale_N)
+    ready_MK = torch.zeros(TOKENS, weight_NK.shape[1], dtype=torch.int8)
+    floats = torch.ops.mkldnn._reorder_linear_weight(weight_NK, TOKENS)
+
+    def shipped(x_MK: Tensor) -> Tensor:
+        q_MK, scale_M = cpu._quantize_tokens(x_MK)
+        return finish_product(cpu._onednn_product(q_MK, packed), scale_M, None)
+
+    def in_blocks(tokens: int) -> Way:
+        def run(x_MK: Tensor) -> Tensor:
+            out_MN = x_MK.new_empty(len(x_MK), len(q_NK))
+            for first in range(0, len(x_MK), tokens):
+                rows = slice(first, first + tokens)
+                out_MN[rows] = shipped(x_MK[rows])
+            return out_MN
+
+        return run
+
+    def quantized_by(elements: int) -> Way:
+        def run(x_MK: Tensor) -> Tensor:
+            M, K = x_MK.shape
+            parts = [cpu._quantize_tokens(x_MK[rows]) for rows in cpu._blocks(M, K, elements)]
+            q_MK, scale_M = torch.cat([q for q, _ in parts]), torch.cat([s for _, s in parts])
+            return finish_product(cpu._onednn_product(q_MK, packed), scale_M, None)
+
+        return run
+
+    def fbgemm(x_MK: Tensor) -> Tensor:
+        q_MK, scale_M = cpu._quantize_tokens(x_MK)
+        return finish_product(cpu._fbgemm_product(q_MK, other), scale_M, None)
+
+    return {
+        "as shipped": shipped,
+        **{f"{tokens} tokens at a time": in_blocks(tokens) for tokens in _TOKEN_BLOCKS},
+        **{
+            f"tokens quantized {elements // 1024} Ki values at a time": quantized_by(elements)
+            for elements in _ELEMENTS
+        },
+        "FBGEMM": fbgemm,
+        "the product alone": lambda _: cpu._onednn_product(ready_MK, packed),
+        "fp32": lambda x_MK: torch.ops.mkldnn._linear_pointwise(x_MK, floats, None, "none", [], ""),
+    }
+
+
+def convolutions(channels: int) -> dict[str, Way]:
+    """The ways to convolve an fp32 map (1, C, H, W) by 3x3 to as many channels, with padding."""
+    if not torch._nnpack_available():  # the question also sets NNPACK up, without which it fails
+        raise SystemExit("this build of torch has no NNPACK for this processor")
+    weight = torch.randn(channels, channels, 3, 3) / (9 * channels) ** 0.5
+    bias, last = torch.randn(channels), weight.to(memory_format=torch.channels_last)
+    return {
+        "oneDNN": lambda x: torch.conv2d(x, weight, bias, padding=1),
+        "oneDNN, channels last": lambda x: torch.conv2d(
+            x.to(memory_format=torch.channels_last), last, bias, padding=1
+        ),
+        "NNPACK (Winograd)": lambda x: torch._nnpack_spatial_convolution(x, weight, bias, 1),
+    }
+
+
+def timed(ways: dict[str, Way], x_MK: Tensor, rounds: int) -> dict[str, Any]:
+    """The least CPU milliseconds of each way, and how many times as fast as the first it is."""
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    for run in range(rounds + 1):
+        for name, way in ways.items() if run % 2 else reversed(ways.items()):
+            started = time.process_time()
+            way(x_MK)
+            if run:
+                seconds[name].append(time.process_time() - started)
+    least = {name: min(found) for name, found in seconds.items()}
+    first = next(iter(least.values()))
+    return {
+        name: {"ms": round(took * 1000, 3), "times_as_fast": round(first / took, 3)}
+        for name, took in least.items()
+    }
+
+
+def main(
+    label: Annotated[str, typer.Argument(help="A word for the file's name.")] = "",
+    rounds: Annotated[int, typer.Option(min=1, help="Each times every way once.")] = 30,
+) -> None:
+    """Time, print and keep."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rows: dict[str, Any] = {}
+    for name, (outputs, inputs) in LAYERS.items():
+        x_MK, ways = torch.randn(TOKENS, inputs), ways_of(torch.randn(outputs, inputs))
+        want = ways["as shipped"](x_MK)
+        for other, way in ways.items():
+            if other not in ("fp32", "the product alone"):
+                torch.testing.assert_close(way(x_MK), want)
+        rows[name] = timed(ways, x_MK, rounds)
+        print(f"\n{name} ({outputs} x {inputs})")
+        for way_name, row in rows[name].items():
+            print(f"  {way_name:<40}{row['ms']:>10} ms{row['times_as_fast']:>8}")
+    maps: dict[str, Any] = {}
+    for channels, side in CONVOLUTIONS:
+        x, ways = torch.randn(1, channels, side, side), convolutions(channels)
+        name = f"3x3, {channels} channels, {side} x {side}"
+        want = ways["oneDNN"](x)
+        maps[name] = timed(ways, x, max(2, rounds // 5))
+        print(f"\n{name}")
+        for way_name, row in maps[name].items():
+            row["largest_difference"] = float((ways[way_name](x) - want).abs().max())
+            print(
+                f"  {way_name:<40}{row['ms']:>10} ms{row['times_as_fast']:>8}{row['largest_difference']:>12.1e}"
+            )
+    document = {
+        "benchmark": "cpu_ways", "date": date.today().isoformat(), "machine": machine(),
+        "tokens": TOKENS, "rounds": rounds, "layers": rows, "convolutions": maps,
+    }  # fmt: skip
+    record(f"cpu-ways{f'-{label}' if label else ''}", document)
+
+
+if __name__ == "__main__":
+    typer.run(main)
