@@ -147,7 +147,7 @@ def _bad_when_connecting(environment: Mapping[str, str]) -> Iterator[BadVariable
         yield BadVariable(
             name="SSLKEYLOGFILE",
             problem=f"is {_shown(log)}, which cannot be written",
-            remedy="name a file in a folder of yours",
+            remedy="name a file in your own folder",
         )
     for name in TOKENS:
         # Line breaks are taken out by huggingface_hub.

@@ -25,7 +25,7 @@ def mcp(
         typer.Option(
             metavar="URL|auto|off",
             show_default=False,
-            help="Server that draws [default: SANA_SERVER, else a running one of yours]",
+            help="Server that draws [default: SANA_SERVER, else your running one]",
         ),
     ] = None,
     max_memory: MaxMemoryOption = None,

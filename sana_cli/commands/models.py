@@ -151,12 +151,12 @@ def remove(model: ModelArgument, yes: YesOption = False) -> None:
     variant = find_variant(model)
     if kept is None and variant is None and local_path(model).exists():
         raise usage_error(
-            f"{model} is a folder of yours", "sana removes only what it put somewhere"
+            f"{model} is your own folder", "sana removes only models that it downloaded or made"
         )
     if kept is not None:
         if not (kept / MANIFEST).exists() and not kept.is_symlink():
             raise usage_error(
-                f"{kept} is no model that sana made", "sana removes only what it put somewhere"
+                f"{kept} is no model that sana made", "sana removes only models that it downloaded or made"
             )
         folder, repo = kept, None
     else:

@@ -252,7 +252,7 @@ def _published(model: str) -> "Variant | None":
     variant = find_variant(model)
     if variant is None and local_path(model).exists():
         raise usage_error(
-            f"{model} is a folder or file of yours", "it can be used as it is: --model"
+            f"{model} is a local folder or file", "it can be used as it is: --model"
         )
     lasting_name(model)  # an unknown name ends here
     return variant
