@@ -156,7 +156,8 @@ def remove(model: ModelArgument, yes: YesOption = False) -> None:
     if kept is not None:
         if not (kept / MANIFEST).exists() and not kept.is_symlink():
             raise usage_error(
-                f"{kept} is no model that sana made", "sana removes only models that it downloaded or made"
+                f"{kept} is no model that sana made",
+                "sana removes only models that it downloaded or made",
             )
         folder, repo = kept, None
     else:

@@ -251,8 +251,6 @@ def _published(model: str) -> "Variant | None":
         raise usage_error(f"{model} is here already", f"sana generate PROMPT --model {model}")
     variant = find_variant(model)
     if variant is None and local_path(model).exists():
-        raise usage_error(
-            f"{model} is a local folder or file", "it can be used as it is: --model"
-        )
+        raise usage_error(f"{model} is a local folder or file", "it can be used as it is: --model")
     lasting_name(model)  # an unknown name ends here
     return variant
