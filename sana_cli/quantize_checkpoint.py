@@ -45,9 +45,10 @@ from sana_cli import __version__
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.component_weights import ComponentWeights, component_weights
 from sana_cli.checkpoints.file_selection import select_files
+from sana_cli.checkpoints.quantized_folder import check_target
 from sana_cli.config.components import NETWORKS, OPTIONAL, RUN_ORDER
 from sana_cli.config.recipes import component_recipe
-from sana_cli.errors import ExitCode, SanaError, is_out_of_memory, usage_error
+from sana_cli.errors import ExitCode, SanaError, is_out_of_memory
 from sana_cli.loading.added_decoders import copy_decoders
 from sana_cli.loading.assign import require_finite, require_fit, require_same_names
 from sana_cli.loading.load import TOKEN_CONVS, empty_module
@@ -111,10 +112,10 @@ def quantize_folder(
     """
     added = checkpoint.decoder if checkpoint.decoder and checkpoint.decoder.is_tiny else None
     checkpoint = replace(checkpoint, decoder=None) if added else checkpoint
-    _check_target(target, overwrite=overwrite)
+    check_target(target, overwrite=overwrite)
     with _translate_errors(target), _only_writer(target):
         restore_folder(target)
-        _check_target(target, overwrite=overwrite)
+        check_target(target, overwrite=overwrite)
         with new_folder(target, overwrite=overwrite) as working, _nothing_unfinished(working):
             _clear(working)
             _copy_small_files(checkpoint, working)
@@ -178,25 +179,6 @@ def _translate_errors(target: Path) -> Iterator[None]:
             hint="make room or choose another folder, then run it again: finished parts are reused",
             code=ExitCode.ENVIRONMENT,
         ) from error
-
-
-def _check_target(target: Path, *, overwrite: bool) -> None:
-    if target.name in ("", ".."):
-        raise usage_error(
-            f"{target} is a place, not the name of a folder to make", "write the folder's name"
-        )
-    if target.is_symlink():  # what it points to would stay, or be replaced where nobody looks
-        raise usage_error(
-            f"{target} is a symbolic link", "give the folder that it points to, or another one"
-        )
-    if not target.parent.is_dir():
-        raise usage_error(f"no such folder: {target.parent}", "create it first")
-    if not target.exists():
-        return
-    if not overwrite:
-        raise usage_error(f"{target} exists", "choose another folder, or --force")
-    if not (target / MANIFEST).is_file():  # --force is for our own folders, not for anything else
-        raise usage_error(f"{target} exists and is no quantized model", "choose another folder")
 
 
 @contextmanager

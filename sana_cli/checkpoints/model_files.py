@@ -44,6 +44,8 @@ _KINDS = (
 )  # fmt: skip
 
 
+# Files of text, which nobody means by a file of weights.
+_TEXTS = (".txt", ".md", ".rst", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".toml", ".ini", ".log", ".py", ".sh")
 _PYTORCH_KINDS = (
     (b"PK\x03\x04", "a zip archive, as PyTorch writes .pth and .bin files", _SAFETENSORS),
     *((b"\x80%c" % n, "a Python pickle, which could run code", _SAFETENSORS) for n in range(2, 6)),
@@ -130,6 +132,8 @@ def unreadable(path: Path, problem: str, error: BaseException) -> SanaError:
     if found := kind_of(head, pytorch=problem == NO_PTH):
         what, hint = found
         return checkpoint_error(f"{path} is {what}", hint=hint)
+    if problem in (CORRUPT, NO_PTH) and path.suffix.lower() in _TEXTS:
+        return checkpoint_error(f"{path} is a text file", hint="check which file is meant")
     if problem != CORRUPT and head[8:9] == b"{" and int.from_bytes(head[:8], "little") < size:
         return checkpoint_error(
             f"{path} {problem}: it is a safetensors file", hint="check which file is meant"

@@ -132,6 +132,7 @@ def quantize(
     Calibrates on generated pictures; --samples 0 needs no data and holds one layer in memory.
     If interrupted, run it again: finished parts are reused.
     """
+    from sana_cli.checkpoints.quantized_folder import check_target
     from sana_cli.config.generation import GenerationOptions
     from sana_cli.config.user_settings import preferences
     from sana_cli.files import local_path
@@ -152,6 +153,7 @@ def quantize(
                 f"a model with {what} needs an output folder", f"sana quantize {model} OUT"
             )
     target = local_path(str(out)) if out else kept_target(model, recipe, schemes)
+    check_target(target, overwrite=force)
     from sana_cli.terminal.progress_bars import ConsoleReporter
 
     with ConsoleReporter(quiet=quiet) as reporter:

@@ -1,6 +1,6 @@
 """Show progress bars and notices on stderr, results on stdout.
 
-Bars appear only in a terminal; scripts and logs get nothing but notices.
+Bars appear only in a terminal; scripts and logs get notices, and a line of progress every two minutes.
 """
 
 import logging
@@ -24,12 +24,14 @@ from rich.progress import (
 from sana_cli.text import message_line, one_line
 
 _log = logging.getLogger("sana.stages")
+_SILENCE = 120.0  # seconds
 
 
 class ConsoleReporter:
     """Draws the stages of a run. Use as a context manager, once a run, so that bars never outlive it."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, silence: float = _SILENCE) -> None:
+        """`silence`: seconds after which a line shows progress where no bars do."""
         self.console = Console(stderr=True, highlight=False, emoji=False)
         self.quiet = quiet
         self.notices = 0  # so far
@@ -44,6 +46,7 @@ class ConsoleReporter:
             disable=quiet or not self.console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._silence, self._last_line = silence, time.monotonic()
         self._downloads = _Downloads(self)
 
     def __enter__(self) -> "ConsoleReporter":
@@ -74,6 +77,7 @@ class ConsoleReporter:
         def advance() -> None:
             self._progress.advance(task)
             self._progress.update(task, state=self._rate(task))
+            self._line(task)
 
         started = time.perf_counter()
         yield advance
@@ -88,6 +92,16 @@ class ConsoleReporter:
         if "torch" not in sys.modules:
             with self.stage("load torch"):
                 import torch  # noqa: F401
+
+    def _line(self, task: TaskID) -> None:
+        """Where no bars are seen, print one line after each long silence: a log shows that work is done."""
+        now = time.monotonic()
+        if self.quiet or self.console.is_terminal or now - self._last_line < self._silence:
+            return
+        self._last_line = now
+        state = next(t for t in self._progress.tasks if t.id == task)
+        line = f"{state.description} {state.fields['state']}"
+        self.console.print(line, markup=False, emoji=False, soft_wrap=True)
 
     def _rate(self, task: TaskID) -> str:
         state = next(t for t in self._progress.tasks if t.id == task)
@@ -125,6 +139,7 @@ class ConsoleReporter:
         self._progress.update(task, completed=done)
         remaining = next(t for t in self._progress.tasks if t.id == task).time_remaining
         self._progress.update(task, state=f"{done}/{total}{_left(remaining)}")
+        self._line(task)
 
     def download(self, file: str, done: int, total: int) -> None:
         """Bytes of one file so far; a callback for `hub.fetch`."""

@@ -11,6 +11,7 @@ from safetensors.torch import save
 
 from sana_cli.checkpoints.lora_file import open_loras
 from sana_cli.checkpoints.model_files import read_json, reading, unreadable
+from sana_cli.checkpoints.pth import read_pth
 from sana_cli.checkpoints.safetensors_headers import WeightFiles, read_header, read_metadata
 from sana_cli.errors import ExitCode, SanaError
 from tests.faults import PanicException
@@ -183,3 +184,12 @@ def test_weights_in_another_format_are_named(tmp_path: Path) -> None:
     error = error_of(lambda path: WeightFiles(path, stem="model"), tmp_path)
     assert "found pytorch_model.bin" in error.message
     assert AGAIN not in error.hint
+
+
+@pytest.mark.parametrize("name", ["note.txt", "README.md", "config.json"])
+@pytest.mark.parametrize("read", [read_header, read_pth], ids=lambda read: read.__name__)
+def test_text_is_named(read: Callable[[Path], object], name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text("a list of things to do\n")
+    error = error_of(read, path)
+    assert (error.message, error.hint) == (f"{path} is a text file", "check which file is meant")

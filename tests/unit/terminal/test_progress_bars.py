@@ -42,3 +42,17 @@ def test_torch_is_loaded_under_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     reporter.load_torch()
     reporter.load_torch()
     assert shown == ["load torch"], "once"
+
+
+@pytest.mark.parametrize(("quiet", "silence", "lines"), [(False, 0, 3), (False, 60, 0), (True, 0, 0)])
+def test_a_log_shows_that_work_is_done(
+    quiet: bool, silence: float, lines: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with ConsoleReporter(quiet=quiet, silence=silence) as reporter:
+        with reporter.stage("calibrate", 2) as advance:
+            advance()
+            advance()
+        reporter.count("transformer", 5, 10)
+    written = capsys.readouterr().err.splitlines()
+    assert len(written) == lines
+    assert not lines or (written[1].startswith("calibrate 2/2") and written[2].startswith("transformer 5/10"))
