@@ -45,7 +45,22 @@ _KINDS = (
 
 
 # Files of text, which nobody means by a file of weights.
-_TEXTS = (".txt", ".md", ".rst", ".json", ".jsonl", ".csv", ".tsv", ".yaml", ".yml", ".toml", ".ini", ".log", ".py", ".sh")
+_TEXTS = (
+    ".txt",
+    ".md",
+    ".rst",
+    ".json",
+    ".jsonl",
+    ".csv",
+    ".tsv",
+    ".yaml",
+    ".yml",
+    ".toml",
+    ".ini",
+    ".log",
+    ".py",
+    ".sh",
+)
 _PYTORCH_KINDS = (
     (b"PK\x03\x04", "a zip archive, as PyTorch writes .pth and .bin files", _SAFETENSORS),
     *((b"\x80%c" % n, "a Python pickle, which could run code", _SAFETENSORS) for n in range(2, 6)),

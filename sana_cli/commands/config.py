@@ -175,10 +175,29 @@ def set_(
     say(f"{key} = {_as_typed(parsed)}  ({file})")
     if key == "output" and (missing := _missing_folder(value)):
         note(f"{missing} does not exist yet; create it before drawing: mkdir -p {quote(missing)}")
+    if key == "decoder" and (doubt := _doubt_about_decoder(str(parsed))):
+        note(f"{doubt}; undo this with `sana config unset decoder`")
     if not here:
         note_missing(str(parsed))
     if os.environ.get(variable(key)):
         note(f"{variable(key)} is set, and overrides the file")
+
+
+def _doubt_about_decoder(name: str) -> str | None:
+    """Say why the model of now cannot draw with a decoder; None where it can, or is not here to be asked."""
+    from sana_cli.checkpoints.find_decoder import find_decoder
+    from sana_cli.checkpoints.opening import open_checkpoint
+    from sana_cli.config.user_settings import preferences
+
+    try:
+        checkpoint = open_checkpoint(preferences().options.model_or_builtin, offline=True)
+    except SanaError:
+        return None
+    try:
+        find_decoder(name, checkpoint)
+    except SanaError as error:
+        return error.message
+    return None
 
 
 def _safety_model(value: str) -> str:

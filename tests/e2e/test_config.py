@@ -391,3 +391,14 @@ def test_safety_without_a_checker_is_refused(sana: Callable[..., Any], file: Pat
 def test_a_model_that_is_not_here_yet_is_said_to_be(sana: Callable[..., Any], file: Path) -> None:
     for words in (("config", "set", "model"), ("default",)):
         assert "note: it is not here yet; `sana pull sana-0.6b`" in sana(*words, "sana-0.6b").err
+
+
+@pytest.mark.parametrize(("decoder", "doubted"), [("lite", True), ("tiny", False), ("full", False)])
+def test_a_decoder_that_the_model_cannot_use_is_told_at_once(
+    sana: Callable[..., Any], file: Path, decoder: str, doubted: bool
+) -> None:
+    result = sana("config", "set", "decoder", decoder)
+    assert result.code == 0
+    assert file.read_text() == f'decoder = "{decoder}"\n'
+    told = "note: the decoder lite does not fit builtin" in result.err
+    assert told == doubted == ("sana config unset decoder" in result.err)

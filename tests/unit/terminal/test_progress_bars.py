@@ -44,7 +44,9 @@ def test_torch_is_loaded_under_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown == ["load torch"], "once"
 
 
-@pytest.mark.parametrize(("quiet", "silence", "lines"), [(False, 0, 3), (False, 60, 0), (True, 0, 0)])
+@pytest.mark.parametrize(
+    ("quiet", "silence", "lines"), [(False, 0, 3), (False, 60, 0), (True, 0, 0)]
+)
 def test_a_log_shows_that_work_is_done(
     quiet: bool, silence: float, lines: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -55,4 +57,6 @@ def test_a_log_shows_that_work_is_done(
         reporter.count("transformer", 5, 10)
     written = capsys.readouterr().err.splitlines()
     assert len(written) == lines
-    assert not lines or (written[1].startswith("calibrate 2/2") and written[2].startswith("transformer 5/10"))
+    assert not lines or (
+        written[1].startswith("calibrate 2/2") and written[2].startswith("transformer 5/10")
+    )
