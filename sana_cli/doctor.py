@@ -473,7 +473,8 @@ def _hub() -> Iterator[Finding]:
     through = ", ".join(f"{name} {value}" for name, value in proxies().items())
     if not bad:
         yield Finding(
-            topic="hub", text=f"{address}{f', through {through}' if through else ''} (not contacted)"
+            topic="hub",
+            text=f"{address}{f', through {through}' if through else ''} (not contacted)",
         )
     offline = os.environ.get("HF_HUB_OFFLINE", "")
     if offline.lower() in ("1", "true", "yes", "on"):

@@ -101,8 +101,11 @@ def history(
             "no such picture is remembered; `sana history --rebuild --folder FOLDER` adds those of a folder",
             err=True,
         )
-    for each in [] if rebuild else found:
-        say(_line(each))
+    shown = [] if rebuild else found
+    numbers = max((len(str(each.number)) for each in shown), default=0)
+    seeds = max((len(str(each.settings.get("seed"))) for each in shown), default=0)
+    for each in shown:
+        say(_line(each, numbers, seeds))
         if show and each.is_there:
             from sana_cli.terminal.display import show_picture
 
@@ -116,7 +119,11 @@ def _document(picture: "Remembered") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _line(picture: "Remembered") -> str:
+def _line(picture: "Remembered", numbers: int, seeds: int) -> str:
+    """One line of the list; `numbers` and `seeds`: characters of their columns."""
     settings, gone = picture.settings, "" if picture.is_there else "  (gone)"
-    facts = f"#{picture.number}  {picture.drawn_at[:16].replace('T', ' ')}  seed {settings.get('seed')}  {settings.get('model')}"
+    number, seed = f"#{picture.number}".ljust(numbers + 1), str(settings.get("seed")).ljust(seeds)
+    facts = (
+        f"{number}  {picture.drawn_at[:16].replace('T', ' ')}  seed {seed}  {settings.get('model')}"
+    )
     return f"{facts}  {shortened(str(settings.get('prompt', '')), 60)}  {picture.path}{gone}"
