@@ -120,7 +120,7 @@ def _document(picture: "Remembered") -> dict[str, Any]:
 
 
 def _line(picture: "Remembered", numbers: int, seeds: int) -> str:
-    """One line of the list; `numbers` and `seeds`: characters of their columns."""
+    """Write a line of the list; `numbers` and `seeds`: characters of their columns."""
     settings, gone = picture.settings, "" if picture.is_there else "  (gone)"
     number, seed = f"#{picture.number}".ljust(numbers + 1), str(settings.get("seed")).ljust(seeds)
     facts = (
