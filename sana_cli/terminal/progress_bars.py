@@ -94,7 +94,7 @@ class ConsoleReporter:
                 import torch  # noqa: F401
 
     def _line(self, task: TaskID) -> None:
-        """Where no bars are seen, print one line after each long silence: a log shows that work is done."""
+        """Print a line after each long silence where no bars are seen, so that a log shows that work is done."""
         now = time.monotonic()
         if self.quiet or self.console.is_terminal or now - self._last_line < self._silence:
             return
