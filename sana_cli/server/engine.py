@@ -40,7 +40,8 @@ class Engine:
         self._queue, self._store, self._limits, self._metrics = queue, store, limits, metrics
         self._max_memory, self._keep_alive, self._safety = max_memory, keep_alive, safety
         self._pool: ModelPool | None = None
-        self._thread = threading.Thread(target=self._run, name="engine")
+        # A process that ends does not wait for it: `join` does, as long as a stage may take.
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self.current: Job | None = None
         self.problem: SanaError | None = None  # why nothing can be drawn
         self.seconds = 1.0  # of a picture, lately

@@ -2,10 +2,8 @@
 
 import asyncio
 import logging
-import os
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
@@ -33,7 +31,7 @@ if TYPE_CHECKING:
     from sana_cli.pipeline.safety import SafetyCheck
 
 _log = logging.getLogger("sana.serve")
-_GRACE_SECONDS = 5  # for a stage that cannot be interrupted, after the deadline
+_CLOSE_SECONDS = 5  # for connections, after the deadline
 _CONNECTIONS = 1000  # at once
 _BACKLOG = 512  # connections that wait to be taken
 
@@ -53,6 +51,7 @@ class Serving:
     output: Path | None = None
     safety: "SafetyCheck | None" = None
     log: TextIO | None = None
+    grace_seconds: float = 5.0  # for a stage that cannot be interrupted, after the deadline
 
 
 Stop = Callable[[], None]  # ends a server in order; a second call at once. For any thread
@@ -135,11 +134,10 @@ async def _serve(
         queue.close()
         for job in desk.jobs.open():
             job.cancel()
-        if not await asyncio.to_thread(engine.join, _GRACE_SECONDS):
+        if await asyncio.to_thread(engine.join, serving.grace_seconds):
+            store.close()
+        else:  # the command ends the process and its threads; another program goes on
             _log.error("a stage did not end in time")
-            sys.stdout.flush()
-            os._exit(ExitCode.OK)
-        store.close()
 
 
 def _config(app: AccessLog, limits: Limits) -> uvicorn.Config:
@@ -150,7 +148,7 @@ def _config(app: AccessLog, limits: Limits) -> uvicorn.Config:
     return uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", ws="none", http=Protocol, loop="asyncio",
         proxy_headers=False,
-        timeout_keep_alive=30, timeout_graceful_shutdown=_GRACE_SECONDS, limit_concurrency=_CONNECTIONS,
+        timeout_keep_alive=30, timeout_graceful_shutdown=_CLOSE_SECONDS, limit_concurrency=_CONNECTIONS,
         server_header=False, headers=[("server", f"sana/{__version__}")],
         h11_max_incomplete_event_size=64 * 1024,
     )  # fmt: skip

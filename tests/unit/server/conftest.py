@@ -39,7 +39,7 @@ class Server:
 
 def start(**how: Any) -> Server:
     """Start a server; `how`: fields of `Serving`."""
-    import torch  # noqa: F401  a server whose engine still imports it when a test ends would end the whole process
+    import torch  # noqa: F401  an engine that still imports it when a test ends would not end in time
 
     told: list[Any] = []
     there, log = threading.Event(), io.StringIO()

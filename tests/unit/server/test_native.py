@@ -9,6 +9,8 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 
+from sana_cli.server.limits import Limits
+
 SMALL = {"width": 64, "height": 64, "steps": 2}
 LONG = {"prompt": "a ship", "steps": 200, "width": 256, "height": 256}
 
@@ -169,3 +171,20 @@ def picture_file() -> bytes:
     file = io.BytesIO()
     Image.linear_gradient("L").convert("RGB").resize((64, 64)).save(file, format="PNG")
     return file.getvalue()
+
+
+def test_a_stage_that_does_not_end_in_time_ends_no_other_program(
+    starting: Callable[..., Any],
+) -> None:
+    """Only the command ends its process; whoever runs a server in one of its own goes on."""
+    server = starting(limits=Limits(drain_seconds=0.0), grace_seconds=0.0)
+    with server.client() as client:
+        job = client.post(
+            "/v1/jobs", json={"prompt": "a cat", "width": 64, "height": 64, "steps": 200}
+        )
+        assert job.status_code == 202
+        while client.get(f"/v1/jobs/{job.json()['id']}").json()["status"] == "queued":
+            time.sleep(0.01)
+        server.stop()
+        server.thread.join(60)
+    assert not server.thread.is_alive()

@@ -273,7 +273,7 @@ def dying() -> Iterator[str]:
     listener.close()
 
 
-@pytest.mark.parametrize("place", ["lora of a sweep", "lora of a line"])
+@pytest.mark.parametrize("place", ["lora", "lora of a sweep", "lora of a line"])
 def test_what_a_server_does_not_take_is_drawn_here_wherever_it_is_said(
     server: Any, sana: Callable[..., Any], lora_files: Any, tmp_path: Path, place: str
 ) -> None:
@@ -282,17 +282,16 @@ def test_what_a_server_does_not_take_is_drawn_here_wherever_it_is_said(
     shapes = {name: shape for name, (_, shape) in headers.items()}
     halves = lora_files.random_lora(shapes, strength=3)
     lora = lora_files.write_lora(tmp_path / "l.safetensors", halves)
-    lines = {
-        "lora of a line": {"prompt": "a cat", "lora": str(lora)},
-    }
-    (tmp_path / "p.jsonl").write_text(json.dumps(lines.get(place)))
-    batch = ("--prompts", tmp_path / "p.jsonl")
-    what = ("a cat", "--lora", f"none,{lora}") if place == "lora of a sweep" else batch
+    (tmp_path / "p.jsonl").write_text(json.dumps({"prompt": "a cat", "lora": str(lora)}))
+    what: tuple[object, ...] = {
+        "lora": ("a cat", "--lora", lora), "lora of a sweep": ("a cat", "--lora", f"none,{lora}"),
+        "lora of a line": ("--prompts", tmp_path / "p.jsonl"),
+    }[place]  # fmt: skip
     left = []
     for name, choice in (("one", "auto"), ("two", "off")):
         done = sana("generate", *what, *SMALL, "-o", f"{tmp_path / name}/", "--server", choice)
         assert done.code == 0, done.err
-        assert ("drawn here" in done.err) == (choice == "auto")
+        assert ("takes no LoRA files: drawn here" in done.err) == (choice == "auto")
         left.append({path.name: path.read_bytes() for path in (tmp_path / name).glob("*.png")})
     assert left[0] == left[1]
     assert left[0]
