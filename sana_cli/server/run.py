@@ -136,7 +136,7 @@ async def _serve(
             job.cancel()
         if await asyncio.to_thread(engine.join, serving.grace_seconds):
             store.close()
-        else:  # the command ends the process and its threads; another program goes on
+        else:  # the command ends the process and its threads; another program continues
             _log.error("a stage did not end in time")
 
 

@@ -176,7 +176,7 @@ def picture_file() -> bytes:
 def test_a_stage_that_does_not_end_in_time_ends_no_other_program(
     starting: Callable[..., Any],
 ) -> None:
-    """Only the command ends its process; whoever runs a server in one of its own goes on."""
+    """Only the command ends its process; whoever runs a server in one of its own continues."""
     server = starting(limits=Limits(drain_seconds=0.0), grace_seconds=0.0)
     with server.client() as client:
         job = client.post(
