@@ -291,7 +291,7 @@ def _tiles_of(kernel: str, M: int, K: int, N: int) -> Found:
     return {
         "kernel": kernel, "shape": f"{M}x{K}x{N}", "table_ms": measured.get(chosen, float("inf")),
         "best_ms": measured[best] if best else 0.0,
-        "best_tile": [best.m, best.n, best.k, best.warps, best.stages, best.group] if best else [],
+        "best_tile": [best.m, best.n, best.k, best.warps, best.stages, best.group, best.extra] if best else [],
         "times": {f"{t.m}x{t.n}x{t.k} {t.warps}w {t.stages}s": ms for t, ms in times.items()},
     }  # fmt: skip
 

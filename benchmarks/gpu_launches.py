@@ -253,8 +253,8 @@ def _of_tile(name: str, shape: tuple[int, int, int], tile: tiles.Tile, moved: in
     M, K, N = shape
     return Launch(
         name=name, kind="tiles", shape=shape, arithmetic="int8", ops=2 * M * K * N, bytes=moved,
-        tile=(tile.m, tile.n, tile.k, tile.warps, tile.stages),
-        programs=math.ceil(M / tile.m) * math.ceil(N / tile.n), rounds=math.ceil(K / tile.k),
+        tile=(tile.m, tile.width, tile.k, tile.warps, tile.stages),
+        programs=tile.programs(M, N), rounds=math.ceil(K / tile.k),
     )  # fmt: skip
 
 

@@ -69,17 +69,25 @@ def _tiles(launch: Launch, device: str) -> float:
     """
     if "on_load" in launch.name:
         return min(_tile_rounds(launch, device), _apart(launch, device))
+    if launch.name == "linear_w8a8" and launch.programs:
+        launch = _with_tile_of(launch, device)
     return _tile_rounds(launch, device)
+
+
+def _with_tile_of(launch: Launch, device: str) -> Launch:
+    """Return a product with the tile that suits the device's multiprocessors, which the list of launches does not know."""
+    M, K, N = launch.shape
+    tile = tile_for(LINEAR_W8A8, M, N, K, processors=RATES[device].processors)
+    return replace(
+        launch, tile=(tile.m, tile.width, tile.k, tile.warps, tile.stages),
+        programs=tile.programs(M, N),
+    )  # fmt: skip
 
 
 def _apart(launch: Launch, device: str) -> float:
     """A quantizer, and a product of integers."""
-    M, K, N = launch.shape
-    tile = tile_for(LINEAR_W8A8, M, N, K)
-    product = replace(
-        launch, name="linear_w8a8", tile=(tile.m, tile.n, tile.k, tile.warps, tile.stages),
-        programs=math.ceil(M / tile.m) * math.ceil(N / tile.n),
-    )  # fmt: skip
+    M, K, _ = launch.shape
+    product = _with_tile_of(replace(launch, name="linear_w8a8"), device)
     quantizer = Launch(name="quantize_per_token", kind="pass", bytes=3 * M * K)
     return _tile_rounds(product, device) + _pass(quantizer, device)
 

@@ -56,7 +56,7 @@ def cases() -> Iterator[Case]:
     """Every kernel with the tiles of its table, and with those that measuring may choose."""
     from quant.kernels.tiles import (
         CONV3X3_W8A8,
-        INT8_CANDIDATES,
+        LINEAR_CANDIDATES,
         LINEAR_W4A16,
         LINEAR_W8A8_ON_LOAD,
         tiles_of,
@@ -85,7 +85,7 @@ def cases() -> Iterator[Case]:
     yield from (_largest_of_map(), _quantize_map("largest"), _quantize_map("stored scale"))
     yield from (_bias_activation(parts) for parts in ("bias silu", "relu"))
     yield from (_join_phases(N) for N in (128, 1024))
-    for tile in INT8_CANDIDATES:
+    for tile in LINEAR_CANDIDATES:
         yield _linear_w8a8(tile, "bias silu")
         yield _linear_w8a8(tile, "bias gate residual")
         yield _linear_w8a8(tile, "bias gate residual odd")
@@ -328,13 +328,14 @@ def _int8_product(
             "smooth_ptr": ("smooth", "*fp32"),
         }  # fmt: skip
         more["constants"] |= {"GATE_PER_TILE": "odd" not in parts, "REMAINDERS": 1}
+        more["constants"] |= {"EXTRA": tile.extra}
     present = {pointer: type_ for pointer, (part, type_) in optional.items() if part in parts}
     absent = {pointer: None for pointer in optional if pointer not in present}
     blocks = {"BLOCK_M": tile.m, "BLOCK_N": tile.n, "BLOCK_K": tile.k, "GROUP": tile.group}
     constants = more.pop("constants") | absent | blocks
     return Case(
         kernel=kernel,
-        variant=f"{tile.m}x{tile.n}x{tile.k} {tile.warps}w {tile.stages}s {parts}",
+        variant=f"{tile.m}x{tile.width}x{tile.k} {tile.warps}w {tile.stages}s {parts}",
         pointers=pointers | present | {"out_ptr": "*bf16", "weight_scale_ptr": "*fp32"},
         constants=constants | {"SILU": "silu" in parts, "EVEN_K": "odd" not in parts},
         warps=tile.warps,

@@ -185,7 +185,7 @@ def _linear_w8a8(M: int, K: int, N: int, ceiling: dict[str, float], *, tune: boo
         "share_of": "int8",
     }
     chosen = tiles.tile_for(tiles.LINEAR_W8A8, M, N, K)
-    return row | (_tuned(run, tiles.INT8_CANDIDATES, chosen) if tune else {})
+    return row | (_tuned(run, tiles.LINEAR_CANDIDATES, chosen) if tune else {})
 
 
 def _linear_on_load(M: int, K: int, N: int, ceiling: dict[str, float], *, tune: bool) -> Row:

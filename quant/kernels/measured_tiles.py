@@ -1,7 +1,7 @@
 """Tiles that were measured on a device: `measured_tiles.json`, which goes before the reasoned tables of `tiles.py`.
 
 The file is by compute capability, kernel and size, as in {"9.0": {"linear_w8a8": {"2048x1152x3456": [128, 128, 64, 4, 4, 8]}}}:
-m, n, k, warps, stages and group of the tile. `python -m benchmarks.gpu_tiles RESULT.json` adds what the GPU suite found.
+m, n, k, warps, stages, group and, if there are any, extra columns of the tile. `python -m benchmarks.gpu_tiles RESULT.json` adds what the GPU suite found.
 """
 
 # M rows (tokens or pixels), N output channels, K input channels
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from quant.kernels.tiles import Tile
+from quant.kernels.tiles import PROCESSORS, Tile
 
 FILE = Path(__file__).with_suffix(".json")
 Measured = dict[str, dict[str, dict[str, list[int]]]]
@@ -34,11 +34,26 @@ def _of_capability(capability: tuple[int, int], file: Path) -> dict[str, dict[st
     kernels = read(file).get("{}.{}".format(*capability), {})
     return {
         kernel: {
-            size: Tile(m=m, n=n, k=k, warps=warps, stages=stages, group=group)
-            for size, (m, n, k, warps, stages, group) in sizes.items()
+            size: Tile(
+                m=m,
+                n=n,
+                k=k,
+                warps=warps,
+                stages=stages,
+                group=group,
+                extra=extra[0] if extra else 0,
+            )
+            for size, (m, n, k, warps, stages, group, *extra) in sizes.items()
         }
         for kernel, sizes in kernels.items()
     }
+
+
+def processors_of(device: torch.device) -> int:
+    """Return how many multiprocessors run programs at one time."""
+    if device.type != "cuda":
+        return PROCESSORS
+    return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
 def measured_tile(

@@ -11,6 +11,8 @@ tiles are used where wide ones would leave multiprocessors idle. `autotune.py` m
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+PROCESSORS = 128  # of the device that the tables are reasoned for
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tile:
@@ -22,6 +24,16 @@ class Tile:
     warps: int
     stages: int  # steps that are loaded ahead
     group: int = 8  # rows of tiles walked together, so that their weights are read from L2
+    extra: int = 0  # columns next to `n`, which is a power of two; linear_w8a8 alone takes them
+
+    @property
+    def width(self) -> int:
+        """All columns."""
+        return self.n + self.extra
+
+    def programs(self, M: int, N: int) -> int:
+        """Return how many programs compute M rows and N columns."""
+        return -(-M // self.m) * -(-N // self.width)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +41,7 @@ class Rule:
     """The tile for products of at most this size."""
 
     tile: Tile
+    other: Tile | None = None  # where its rounds of programs compute fewer values
     max_m: int | None = None  # None: any
     max_n: int | None = None
     max_k: int | None = None
@@ -38,6 +51,8 @@ NARROW = Tile(m=32, n=64, k=128, warps=4, stages=4)
 SMALL = Tile(m=64, n=64, k=128, warps=4, stages=3)
 MEDIUM = Tile(m=128, n=64, k=64, warps=4, stages=4)
 LARGE = Tile(m=128, n=128, k=64, warps=8, stages=4)
+# Powers of two leave a last round of few programs: 2048 x 1152 are 144 tiles of LARGE, but 128 of these.
+BROAD = Tile(m=128, n=128, k=64, warps=8, stages=4, extra=16)
 
 # Measuring tries these for int8 products: the tables' tiles and a deeper one, with fewer steps; its depth
 # does not divide 2240 or 2880 channels. 128 x 128 with 4 warps, which would leave room for a second program, spills
@@ -49,14 +64,15 @@ INT8_CANDIDATES = (
     LARGE,
     Tile(m=128, n=128, k=128, warps=8, stages=3),
 )
+LINEAR_CANDIDATES = (*INT8_CANDIDATES, BROAD)
 
 LINEAR_W8A8 = (
     Rule(max_m=128, tile=NARROW),
     Rule(max_m=1024, max_n=2304, tile=SMALL),  # 512 px: 1152 columns are 144 to 288 tiles
     Rule(max_m=1024, tile=MEDIUM),
-    Rule(max_m=4096, max_n=2304, tile=MEDIUM),  # 1024 px: 288 tiles; 128 wide ones would be 144
     Rule(max_k=64, tile=MEDIUM),  # one step: nothing to load ahead, all is storing
-    Rule(tile=LARGE),
+    Rule(max_m=4096, max_n=2304, tile=MEDIUM, other=BROAD),  # 1024 px: 288 tiles, or 128
+    Rule(tile=LARGE, other=BROAD),
 )
 
 # Inputs of 16 bits take twice the room of int8 ones, and their integers some more: fewer steps ahead leave room for
@@ -89,12 +105,24 @@ LINEAR_W4A16 = (
 
 def tiles_of(table: Sequence[Rule]) -> tuple[Tile, ...]:
     """Every tile of a table, once."""
-    return tuple(dict.fromkeys(rule.tile for rule in table))
+    return tuple(
+        dict.fromkeys(
+            tile for rule in table for tile in (rule.tile, rule.other) if tile is not None
+        )
+    )
 
 
-def tile_for(table: Sequence[Rule], M: int, N: int, K: int) -> Tile:
-    """The tile of the first rule whose limits hold; a table's last rule has none."""
-    return next(rule.tile for rule in table if _holds(rule, M, N, K))
+def tile_for(
+    table: Sequence[Rule], M: int, N: int, K: int, *, processors: int = PROCESSORS
+) -> Tile:
+    """The tile of the first rule whose limits hold, for so many multiprocessors; a table's last rule has no limits."""
+    rule = next(rule for rule in table if _holds(rule, M, N, K))
+
+    def values(tile: Tile) -> int:
+        """Computed by the multiprocessor that has the most to do."""
+        return -(-tile.programs(M, N) // processors) * tile.m * tile.width
+
+    return min(filter(None, (rule.other, rule.tile)), key=values)
 
 
 def _holds(rule: Rule, M: int, N: int, K: int) -> bool:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from quant.kernels.checks import require_device, require_float, require_groups, require_tensor
-from quant.kernels.measured_tiles import measured_tile
+from quant.kernels.measured_tiles import measured_tile, processors_of
 from quant.kernels.tiles import LINEAR_W8A8, LINEAR_W8A8_ON_LOAD, Tile, tile_for
 
 MAX_K = (2**31 - 1) // (128 * 128)  # int32 holds the sum of so many products
@@ -116,7 +116,8 @@ def _run(
         on_load = q.dtype != torch.int8
         name = "linear_w8a8_on_load" if on_load else "linear_w8a8"
         table = LINEAR_W8A8_ON_LOAD if on_load else LINEAR_W8A8
-        tile = tile or measured_tile(name, q.device, M, N, K) or tile_for(table, M, N, K)
+        tile = tile or measured_tile(name, q.device, M, N, K)
+        tile = tile or tile_for(table, M, N, K, processors=processors_of(q.device))
         launch(
             q, scale, weight, weight_scale, bias, gate, residual, out, out_largest, out_smooth,
             activation, tile,

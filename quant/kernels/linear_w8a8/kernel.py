@@ -44,20 +44,32 @@ def linear_w8a8_kernel(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
+    EXTRA: tl.constexpr,  # columns next to BLOCK_N, which is a power of two; or 0
 ):
-    tile_m, tile_n = tile_of(tl.program_id(0), M, N, BLOCK_M, BLOCK_N, GROUP)
+    WIDTH: tl.constexpr = BLOCK_N + EXTRA
+    tile_m, tile_n = tile_of(tl.program_id(0), M, N, BLOCK_M, WIDTH, GROUP)
     first = tile_m.to(tl.int64) * BLOCK_M
-    first_col = tile_n.to(tl.int64) * BLOCK_N
+    first_col = tile_n.to(tl.int64) * WIDTH
     rows = tl.arange(0, BLOCK_M)
     cols = tl.arange(0, BLOCK_N)
     # Rows and columns past the end read the last one, which needs no mask; they are not stored.
     read_rows = tl.minimum(rows, M - 1 - tile_m * BLOCK_M)
-    read_cols = tl.minimum(cols, N - 1 - tile_n * BLOCK_N)
+    read_cols = tl.minimum(cols, N - 1 - tile_n * WIDTH)
     ks = tl.arange(0, BLOCK_K)
     q_tile = q_ptr + first * stride_q + read_rows[:, None] * stride_q + ks[None, :]
     w_tile = (
         weight_ptr + first_col * stride_weight + read_cols[None, :] * stride_weight + ks[:, None]
     )
+    if EXTRA > 0:
+        more_cols = BLOCK_N + tl.arange(0, EXTRA)
+        read_more = tl.minimum(more_cols, N - 1 - tile_n * WIDTH)
+        more_tile = (
+            weight_ptr
+            + first_col * stride_weight
+            + read_more[None, :] * stride_weight
+            + ks[:, None]
+        )
+        more_sums = tl.zeros((BLOCK_M, EXTRA), dtype=tl.int32)
     if q_ptr.dtype.element_ty != tl.int8:
         lift, divisor, inverse = divisors(tl.load(scale_ptr + first + read_rows))
     sums = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.int32)
@@ -71,6 +83,13 @@ def linear_w8a8_kernel(
         if q_ptr.dtype.element_ty != tl.int8:
             q = quantize_tile(q, lift, divisor, inverse, REMAINDERS)
         sums = tl.dot(q, w, sums, out_dtype=tl.int32)
+        if EXTRA > 0:
+            if EVEN_K:
+                more = tl.load(more_tile)
+            else:
+                more = tl.load(more_tile, mask=(ks < K - k)[:, None], other=0)
+            more_sums = tl.dot(q, more, more_sums, out_dtype=tl.int32)
+            more_tile += BLOCK_K
         q_tile += BLOCK_K
         w_tile += BLOCK_K
     scale = tl.load(scale_ptr + first + read_rows)
@@ -79,9 +98,16 @@ def linear_w8a8_kernel(
     weight_scale = tl.load(weight_scale_ptr + first_col + read_cols)
     out = sums.to(tl.float32) * scale[:, None] * weight_scale[None, :]
     finish(
-        out, first, rows, tile_n * BLOCK_N + cols, M, N, bias_ptr, gate_ptr, residual_ptr, out_ptr,
+        out, first, rows, tile_n * WIDTH + cols, M, N, bias_ptr, gate_ptr, residual_ptr, out_ptr,
         largest_ptr, smooth_ptr, tokens, stride_gate, stride_residual, stride_out, SILU, GATE_PER_TILE,
     )  # fmt: skip
+    if EXTRA > 0:
+        weight_scale = tl.load(weight_scale_ptr + first_col + read_more)
+        out = more_sums.to(tl.float32) * scale[:, None] * weight_scale[None, :]
+        finish(
+            out, first, rows, tile_n * WIDTH + more_cols, M, N, bias_ptr, gate_ptr, residual_ptr, out_ptr,
+            largest_ptr, smooth_ptr, tokens, stride_gate, stride_residual, stride_out, SILU, GATE_PER_TILE,
+        )  # fmt: skip
 
 
 def launch(
@@ -102,7 +128,7 @@ def launch(
     M, K = q.shape
     N = weight.shape[0]
     tokens = M if gate is None else M // len(gate)
-    grid = (triton.cdiv(M, tile.m) * triton.cdiv(N, tile.n),)
+    grid = (tile.programs(M, N),)
     with torch.cuda.device_of(q):
         linear_w8a8_kernel[grid](
             q,
@@ -132,6 +158,7 @@ def launch(
             BLOCK_N=tile.n,
             BLOCK_K=tile.k,
             GROUP=tile.group,
+            EXTRA=tile.extra,
             num_warps=tile.warps,
             num_stages=tile.stages,
         )

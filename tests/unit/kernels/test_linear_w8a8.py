@@ -1,6 +1,7 @@
 """Sums are bit-equal; the epilogue is fp32 and may contract a product and a sum into one rounding."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from quant.kernels.linear_w8a8 import linear_w8a8, linear_w8a8_on_load
 from quant.kernels.tiles import Tile
 
 TILE = Tile(m=32, n=32, k=64, warps=4, stages=2, group=2)
+TILES = {"columns of a power of two": TILE, "extra columns": replace(TILE, extra=16)}
+each_tile = pytest.mark.parametrize("tile", TILES.values(), ids=TILES)
 # fp32: a few roundings of 2^-24. bf16 and fp16: two values that close may round to neighbours, 2^-8 and
 # 2^-11 apart.
 RELATIVE = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
@@ -28,10 +31,13 @@ def operands(M: int, N: int, K: int) -> list[Tensor]:
 @pytest.mark.parametrize(
     ("M", "N", "K"), [(1, 1, 1), (1, 40, 128), (33, 65, 100), (70, 31, 64), (130, 48, 200)]
 )
-def test_sums_are_exact(interpreted: Callable[..., Any], M: int, N: int, K: int) -> None:
+@each_tile
+def test_sums_are_exact(
+    interpreted: Callable[..., Any], tile: Tile, M: int, N: int, K: int
+) -> None:
     q, _, weight, _ = operands(M, N, K)
     ones = torch.ones(M), torch.ones(N)
-    out = interpreted(linear_w8a8, q, ones[0], weight, ones[1], out_dtype=torch.float32, tile=TILE)
+    out = interpreted(linear_w8a8, q, ones[0], weight, ones[1], out_dtype=torch.float32, tile=tile)
     assert torch.equal(out, primitives.int8_matmul(q, weight).float())
 
 
@@ -54,8 +60,9 @@ def test_the_largest_sums(interpreted: Callable[..., Any]) -> None:
     ids=lambda parts: parts or "plain",
 )
 @pytest.mark.parametrize(("M", "B"), [(64, 2), (66, 3)], ids=["one gate a tile", "mixed gates"])
+@each_tile
 def test_epilogue(
-    interpreted: Callable[..., Any], M: int, B: int, parts: str, dtype: torch.dtype
+    interpreted: Callable[..., Any], tile: Tile, M: int, B: int, parts: str, dtype: torch.dtype
 ) -> None:
     N = 40
     args = operands(M, N, 64)
@@ -65,7 +72,7 @@ def test_epilogue(
     residual = torch.randn(M, N).to(dtype) if "residual" in parts else None
     out = interpreted(
         linear_w8a8, *args, bias=bias, activation=activation, gate=gate, residual=residual,
-        out_dtype=dtype, tile=TILE,
+        out_dtype=dtype, tile=tile,
     )  # fmt: skip
     expected = reference.linear_w8a8(
         *args, bias=bias, activation=activation, gate=gate, residual=residual, out_dtype=dtype
@@ -146,26 +153,29 @@ def test_the_residual_is_updated_in_place(interpreted: Callable[..., Any]) -> No
     torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
 
 
-def largest_of_rows(*args: Tensor, smooth: Tensor | None, residual: Tensor) -> tuple[Tensor, ...]:
+def largest_of_rows(
+    *args: Tensor, smooth: Tensor | None, residual: Tensor, tile: Tile
+) -> tuple[Tensor, ...]:
     """In the interpreter's process: the result, and what was raised to its rows' magnitudes."""
     largest = torch.zeros(len(residual))
     out = linear_w8a8(
         *args, residual=residual, out_dtype=residual.dtype, out_largest=largest, out_smooth=smooth,
-        tile=TILE,
+        tile=tile,
     )  # fmt: skip
     return out, largest
 
 
 @pytest.mark.parametrize("smoothed", [False, True], ids=["plain", "smoothed"])
 @pytest.mark.parametrize("dtype", list(RELATIVE), ids=str)
+@each_tile
 def test_the_largest_of_each_row(
-    interpreted: Callable[..., Any], dtype: torch.dtype, smoothed: bool
+    interpreted: Callable[..., Any], tile: Tile, dtype: torch.dtype, smoothed: bool
 ) -> None:
     """Over tiles that end within the rows and columns: of what was stored, not of what was rounded to it."""
     args, residual = operands(40, 70, 64), torch.randn(40, 70).to(dtype)
     residual[3, 69] = float("nan")
     smooth = torch.rand(70) + 0.1 if smoothed else None
-    out, largest = interpreted(largest_of_rows, *args, residual=residual, smooth=smooth)
+    out, largest = interpreted(largest_of_rows, *args, residual=residual, smooth=smooth, tile=tile)
     wide = out.float() if smooth is None else out.float() * smooth
     assert torch.equal(largest.nan_to_num(-1), wide.abs().amax(dim=1).nan_to_num(-1))
     assert largest.isnan().nonzero().tolist() == [[3]]

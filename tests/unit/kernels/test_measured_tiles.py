@@ -10,7 +10,7 @@ import torch
 from benchmarks.gpu_tiles import main, merged
 from quant.kernels import linear_w8a8
 from quant.kernels.measured_tiles import FILE, measured_tile, read, size_of
-from quant.kernels.tiles import Tile
+from quant.kernels.tiles import BROAD, LARGE, LINEAR_W8A8, MEDIUM, Tile, tile_for
 from tests.rehearsal.device import Device
 
 WIDE = [128, 256, 64, 8, 4, 8]
@@ -79,3 +79,26 @@ def test_without_a_measurement_the_tables_decide(gpu: Device) -> None:
     assert measured_tile("linear_w8a8", q.device, 32, 64, 63) is None
     out = linear_w8a8.linear_w8a8(q, ones[:32], torch.ones_like(q[:1]).expand(64, 64).contiguous(), ones, out_dtype=torch.float32)  # fmt: skip
     assert out.eq(64).all()
+
+
+def test_extra_columns_can_ship(gpu: Device, tmp_path: Path) -> None:
+    file = tmp_path / "tiles.json"
+    sizes = {size_of(32, 64, 64): [128, 128, 64, 8, 4, 8, 16]}
+    file.write_text(json.dumps({"8.9": {"linear_w8a8": sizes}}))
+    assert measured_tile("linear_w8a8", torch.device("cuda"), 32, 64, 64, file=file) == BROAD
+
+
+@pytest.mark.parametrize(
+    ("M", "N", "processors", "chosen"),
+    [
+        (2048, 1152, 128, BROAD),  # one round; 144 or 288 programs would be two or three
+        (2048, 3456, 128, BROAD),
+        (2048, 5760, 128, BROAD),
+        (2048, 1152, 76, MEDIUM),  # four rounds of small tiles are less than two of large ones
+        (16384, 512, 128, LARGE),  # a multiple of 128 columns
+    ],
+)
+def test_the_tile_leaves_the_fewest_programs_for_a_last_round(
+    M: int, N: int, processors: int, chosen: Tile
+) -> None:
+    assert tile_for(LINEAR_W8A8, M, N, 1152, processors=processors) == chosen

@@ -21,7 +21,7 @@ from quant.kernels.relu_linear_attention import relu_linear_attention
 from quant.kernels.rms_norm import rms_norm
 from quant.kernels.tiles import (
     CONV3X3_W8A8,
-    INT8_CANDIDATES,
+    LINEAR_CANDIDATES,
     LINEAR_W4A16,
     LINEAR_W8A8_ON_LOAD,
     Tile,
@@ -36,7 +36,7 @@ SANA = [(512, 1152, 1152), (2048, 3456, 1152), (2048, 1152, 2880), (512, 2240, 5
 
 
 def tile_id(tile: Tile | None) -> str:
-    return "table" if tile is None else f"{tile.m}x{tile.n}x{tile.k}"
+    return "table" if tile is None else f"{tile.m}x{tile.width}x{tile.k}"
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +65,7 @@ def test_quantize_per_token(M: int, K: int, dtype: torch.dtype) -> None:
         assert torch.equal(scale.cpu(), expected_scale)
 
 
-@pytest.mark.parametrize("tile", [None, *INT8_CANDIDATES], ids=tile_id)
+@pytest.mark.parametrize("tile", [None, *LINEAR_CANDIDATES], ids=tile_id)
 @pytest.mark.parametrize(("M", "N", "K"), AWKWARD + SANA)
 def test_linear_w8a8(M: int, N: int, K: int, tile: Tile | None) -> None:
     q, weight = integers(M, K), integers(N, K)
@@ -285,6 +285,6 @@ def test_measuring_ranks_tiles() -> None:
     q, weight = integers(512, 1152), integers(1152, 1152)
     scales = torch.ones(512, device="cuda"), torch.ones(1152, device="cuda")
     ranked = rank(
-        lambda tile: linear_w8a8(q, scales[0], weight, scales[1], tile=tile), INT8_CANDIDATES
+        lambda tile: linear_w8a8(q, scales[0], weight, scales[1], tile=tile), LINEAR_CANDIDATES
     )
     assert 0 < ranked[0][1] <= ranked[-1][1]
