@@ -1,6 +1,6 @@
-"""Kernels of layers on a CUDA device: the Triton ones of `quant.kernels`, and torch's int8 product where Triton is missing.
+"""Kernels of layers on a CUDA device: the Triton ones of `quant.kernels`, and products of torch's libraries.
 
-Triton is imported when one runs.
+Measuring decides between cuBLAS' int8 product and ours. Triton is imported when one runs.
 """
 
 # M rows (tokens), K input channels, N output channels
@@ -104,7 +104,11 @@ def _int_mm_pack(layer: QuantLinear) -> None:
 
 
 def _int_mm_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
-    q_MK, scale_M = quantized_tokens(x, layer)
+    if x.is_cuda and triton_runs():
+        tokens = x.flatten(0, -2)
+        q_MK, scale_M = quantize_per_token.quantize_per_token(tokens, smooth=layer.smooth)
+    else:
+        q_MK, scale_M = quantized_tokens(x, layer)
     M = len(q_MK)
     if M < _INT_MM_ROWS:
         q_MK = nn.functional.pad(q_MK, (0, 0, 0, _INT_MM_ROWS - M))
@@ -146,6 +150,6 @@ KERNELS = (
     _kernel("w8a8", QuantConv2d, _conv_run, pack=_conv_pack, frees_weight=True),
     Kernel(
         name="int_mm", backend="native", schemes=("w8a8",), layer=QuantLinear, devices=("cuda",),
-        pack=_int_mm_pack, run=_int_mm_run, is_available=lambda: not triton_runs(),
+        pack=_int_mm_pack, run=_int_mm_run,
     ),
 )  # fmt: skip
