@@ -17,7 +17,7 @@ import typer
 
 from benchmarks import gpu_launches
 from benchmarks.gpu_launches import Launch
-from benchmarks.gpu_times import GAP_S, ISSUE_S, PASS_S, RATES, WAIT_S, seconds, total
+from benchmarks.gpu_times import GAP_S, ISSUE_S, PASS_S, RATES, WAIT_S, seconds, total, with_tile_of
 from benchmarks.record import RESULTS, record
 
 STEPS = 20
@@ -64,6 +64,14 @@ def parts_now() -> dict[str, Any]:
     return found | {"host": HOST_NOW}
 
 
+def tiled_for(parts: dict[str, Any], device: str) -> dict[str, Any]:
+    """Launches with the tiles that our kernels choose on a device."""
+    return {
+        name: part if name == "host" else [with_tile_of(launch, device) for launch in part]
+        for name, part in parts.items()
+    }
+
+
 def read_parts(document: dict[str, Any]) -> dict[str, Any]:
     """Invert what `main` keeps."""
 
@@ -82,11 +90,15 @@ def compact(launches: Sequence[Launch]) -> list[dict[str, Any]]:
     return [{k: v for k, v in asdict(x).items() if v not in ("", 0, ())} for x in launches]
 
 
-def pictures(parts: dict[str, Any], columns: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Milliseconds by device and by (step, decoder)."""
+def pictures(
+    parts: dict[str, Any], columns: Sequence[tuple[str, str]], *, tiled: bool = False
+) -> dict[str, Any]:
+    """Milliseconds by device and by (step, decoder); `tiled`: with the tiles of today, which depend on the device."""
     return {
         device: {
-            f"{step} + {decoder}": picture(parts, device, step, decoder)
+            f"{step} + {decoder}": picture(
+                tiled_for(parts, device) if tiled else parts, device, step, decoder
+            )
             for step, decoder in columns
             if step != "f8a8" or RATES[device].fp8
         }
@@ -102,8 +114,9 @@ def by_kernel(parts: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
         return {
             "kernel": launch.name, "shape": str(launch.shape), "tile": str(launch.tile),
             "count": launch.count, "programs": launch.programs, "gop": round(launch.ops / 1e9, 2),
-            "mb": round(launch.bytes / 1e6, 2), "us": {d: round(seconds(launch, d) * 1e6, 1) for d in able},
-            "registers": {d: registers_of(launch, d) for d in RATES} if launch.tile else {},
+            "mb": round(launch.bytes / 1e6, 2),
+            "us": {d: round(seconds(with_tile_of(launch, d), d) * 1e6, 1) for d in able},
+            "registers": {d: registers_of(with_tile_of(launch, d), d) for d in RATES} if launch.tile else {},
         }  # fmt: skip
 
     return {name: [*map(row, part)] for name, part in parts.items() if name != "host"}
@@ -134,7 +147,7 @@ def main() -> None:
     old = json.loads((RESULTS / "gpu-model-before.json").read_text(encoding="utf-8"))
     before = pictures(read_parts(old["launches"]), (("bf16", "bf16"), ("w8a8", "bf16")))
     parts = parts_now()
-    now = pictures(parts, COLUMNS)
+    now = pictures(parts, COLUMNS, tiled=True)
     print(
         "COMPUTED, nothing ran on these devices: ms of a 1024x1024 picture of Sana-0.6B, 20 steps"
     )

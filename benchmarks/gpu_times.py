@@ -69,13 +69,13 @@ def _tiles(launch: Launch, device: str) -> float:
     """
     if "on_load" in launch.name:
         return min(_tile_rounds(launch, device), _apart(launch, device))
-    if launch.name == "linear_w8a8" and launch.programs:
-        launch = _with_tile_of(launch, device)
     return _tile_rounds(launch, device)
 
 
-def _with_tile_of(launch: Launch, device: str) -> Launch:
-    """Return a product with the tile that suits the device's multiprocessors, which the list of launches does not know."""
+def with_tile_of(launch: Launch, device: str) -> Launch:
+    """Return a launch with the tile for the device's multiprocessors, which the list of launches does not know."""
+    if launch.name != "linear_w8a8":
+        return launch
     M, K, N = launch.shape
     tile = tile_for(LINEAR_W8A8, M, N, K, processors=RATES[device].processors)
     return replace(
@@ -87,7 +87,7 @@ def _with_tile_of(launch: Launch, device: str) -> Launch:
 def _apart(launch: Launch, device: str) -> float:
     """A quantizer, and a product of integers."""
     M, K, _ = launch.shape
-    product = _with_tile_of(replace(launch, name="linear_w8a8"), device)
+    product = with_tile_of(replace(launch, name="linear_w8a8"), device)
     quantizer = Launch(name="quantize_per_token", kind="pass", bytes=3 * M * K)
     return _tile_rounds(product, device) + _pass(quantizer, device)
 
