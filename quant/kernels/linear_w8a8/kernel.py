@@ -57,18 +57,12 @@ def linear_w8a8_kernel(
     read_cols = tl.minimum(cols, N - 1 - tile_n * WIDTH)
     ks = tl.arange(0, BLOCK_K)
     q_tile = q_ptr + first * stride_q + read_rows[:, None] * stride_q + ks[None, :]
-    w_tile = (
-        weight_ptr + first_col * stride_weight + read_cols[None, :] * stride_weight + ks[:, None]
-    )
+    weights = weight_ptr + first_col * stride_weight + ks[:, None]
+    w_tile = weights + read_cols[None, :] * stride_weight
     if EXTRA > 0:
         more_cols = BLOCK_N + tl.arange(0, EXTRA)
         read_more = tl.minimum(more_cols, N - 1 - tile_n * WIDTH)
-        more_tile = (
-            weight_ptr
-            + first_col * stride_weight
-            + read_more[None, :] * stride_weight
-            + ks[:, None]
-        )
+        more_tile = weights + read_more[None, :] * stride_weight
         more_sums = tl.zeros((BLOCK_M, EXTRA), dtype=tl.int32)
     if q_ptr.dtype.element_ty != tl.int8:
         lift, divisor, inverse = divisors(tl.load(scale_ptr + first + read_rows))
