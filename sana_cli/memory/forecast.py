@@ -46,6 +46,8 @@ _CUDA_INT8_FEED_FORWARD_MAPS = (
 _CAPTURED_TOKENS = 16384  # at most, of all branches: as the CUDA engine captures
 _CACHED_MAPS = 4  # of D channels: two residuals from before, and the two that will replace them
 _CONTROL_MAPS = 3  # of D channels: tokens of a ControlNet, of its picture, and a residual
+# Of the second drawing of an upscale, on a CPU: its maps find the heap in pieces that the first one and the encoder left.
+_HOLES = 0.4
 _PASTED_BYTES = 8  # per pixel: the original and its mask, while they are fitted and kept
 
 
@@ -135,11 +137,14 @@ def _stages(job: Job, plan: Plan) -> list[StagePeak]:
         )
     kept = text if plan.keeps_text else 0
     at_once = (1 if plan.branches_apart else job.branches) + job.perturbed
+    activations = max(job.branch * at_once + job.context + job.cached, job.reading)
+    if job.before is not None and host:
+        activations += round(_HOLES * activations)
     stages.append(
         StagePeak(
             stage="denoise",
             weights=transformer + kept + (job.vae.total if together else 0),
-            activations=max(job.branch * at_once + job.context + job.cached, job.reading),
+            activations=activations,
             workspace=max(job.transformer.largest, job.transformer.unpacked),
             host=host,
         )
