@@ -1,5 +1,6 @@
 """Every block of docs/server.md that a client could type runs as it is written, on the port of a server that runs."""
 
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -13,7 +14,7 @@ CURL = [line for line in PAGE.splitlines() if line.startswith("curl ")]
 
 
 def test_the_page_has_blocks() -> None:
-    assert (len(PYTHON), len(CURL)) == (2, 1)
+    assert (len(PYTHON), len(CURL)) == (2, 3)
 
 
 @pytest.mark.parametrize("number", range(len(PYTHON)))
@@ -21,11 +22,19 @@ def test_python(server: Any, number: int, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path)
     code = PYTHON[number].replace("7262", str(server.running.port))
     exec(compile(code, f"block {number + 1} of docs/server.md", "exec"), {})
-    assert (tmp_path / "cat.png").is_file()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".png"]
 
 
-@pytest.mark.parametrize("line", CURL)
-def test_curl(server: Any, line: str) -> None:
-    command = line.replace("7262", str(server.running.port))
-    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
-    assert '"status"' in done.stdout
+def test_curl(server: Any, tmp_path: Path) -> None:
+    """A job, its events until it is done, its picture: each line runs with the id that the first one prints."""
+    said, job = "", ""
+    for line in CURL:
+        command = line.replace("7262", str(server.running.port)).replace("/ID/", f"/{job}/")
+        done = subprocess.run(
+            command, shell=True, capture_output=True, text=True, check=True, cwd=tmp_path
+        )
+        said += done.stdout
+        job = job or json.loads(done.stdout)["id"]
+    assert '"status"' in said
+    assert "event: done" in said
+    assert (tmp_path / "job.png").read_bytes()[:4] == b"\x89PNG"
