@@ -131,13 +131,16 @@ class Artist:
         return document
 
     def _happened(self, name: str, data: dict[str, Any], stages: "_Stages") -> None:
-        if name == "notice":
-            if data["message"] not in self._told:
-                self._told.add(data["message"])
-                self.reporter.notice(data["message"])
-        elif name == "queued":
+        if name == "notice" and data["message"] not in self._told:
+            self._told.add(data["message"])
+            self.reporter.notice(data["message"])
+        if name in (
+            "queued",
+            "started",
+        ):  # a busy server may begin before it says that a picture waits
             while self.greetings:
                 self.reporter.notice(self.greetings.pop(0))
+        if name == "queued":
             # Needed at the end; they cost nothing while the server draws.
             import sana_cli.images.picture_index
             import sana_cli.pipeline.pass_count  # noqa: F401

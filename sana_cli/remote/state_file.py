@@ -81,7 +81,7 @@ def running_servers() -> list[Running]:
         folder = runtime_folder()
         if not _is_private(folder):
             return []
-        paths = sorted(folder.glob(_PATTERN), key=lambda path: path.stat().st_mtime, reverse=True)
+        paths = sorted(folder.glob(_PATTERN), key=_written, reverse=True)
     except OSError:
         return []
     found = []
@@ -90,6 +90,14 @@ def running_servers() -> list[Running]:
         if running is not None and _is_alive(running.pid):
             found.append(running)
     return found
+
+
+def _written(path: Path) -> float:
+    """When a file was written; 0 for one that has gone meanwhile, which hides no other server."""
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _read(path: Path) -> Running | None:

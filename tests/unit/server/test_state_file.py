@@ -68,3 +68,13 @@ def test_a_folder_that_is_not_the_users_is_passed_over_in_silence(
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "no server runs" in done.stdout
+
+
+def test_a_file_that_goes_meanwhile_hides_no_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SANA_RUNTIME", str(tmp_path / "runtime"))
+    running = Running.new("127.0.0.1", 4242)
+    with announced(running):
+        (tmp_path / "runtime" / "serve-1.json").symlink_to(tmp_path / "gone")
+        assert running_servers() == [running]

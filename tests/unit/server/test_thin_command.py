@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -428,3 +429,21 @@ def test_a_folder_is_the_same_model_in_every_folder(
     done = sana("generate", "a cat", *SMALL, "-m", "m", "--server", "auto")
     assert done.code == ExitCode.CHECKPOINT, "the folder here is no model"
     assert NOTE not in done.err
+
+
+def test_the_notice_comes_also_where_a_picture_never_waited() -> None:
+    from sana_cli.config.generation import GenerationOptions
+    from sana_cli.remote.artist import Artist
+
+    class Connection:
+        def events(self, path: str, document: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+            yield from [("started", {}), ("done", {})]
+
+    server: Any = SimpleNamespace(name="the server", insists=False, connection=Connection)
+    said: list[str] = []
+    reporter: Any = SimpleNamespace(notice=said.append)
+    artist = Artist(server, reporter)
+    assert not list(
+        artist.draw(GenerationOptions(prompt="a cat"), [Path("a.png")], overwrite=False)
+    )
+    assert said == ["drawn by the server"]
