@@ -12,6 +12,7 @@ from sana_cli.system.packages import pip_install
 
 _URL = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 _WILDCARDS = "*?["
+_PATIENCE_S = 20  # of a store that does not answer
 _PACKAGES = {
     "s3": "s3fs",
     "s3a": "s3fs",
@@ -55,12 +56,19 @@ def _by_pyarrow(url: str) -> tuple[Any, str] | None:
     except ImportError:
         return None
     try:
-        found, path = fs.FileSystem.from_uri(url)
+        found, path = fs.FileSystem.from_uri(_impatient(url))
     except (ValueError, NotImplementedError):  # a scheme that pyarrow does not know, either
         return None
     except OSError as error:
         raise unreachable(url, error) from error
     return ArrowFSWrapper(found), path
+
+
+def _impatient(url: str) -> str:
+    """Let pyarrow's reader of Google Cloud give up within seconds: without credentials it tries for 15 minutes."""
+    if not url.lower().startswith(("gs://", "gcs://")) or "retry_limit_seconds" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}retry_limit_seconds={_PATIENCE_S}"
 
 
 def local_prompts(name: str, owner: object) -> str:

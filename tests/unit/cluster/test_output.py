@@ -1,5 +1,7 @@
 """Pictures behind URLs: whole or not at all, never in place of another, and found again."""
 
+from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -122,3 +124,13 @@ def test_what_nobody_reads_is_refused(url: str) -> None:
 def test_names_with_colons_are_no_urls() -> None:
     assert is_url("s3://a")
     assert not any(map(is_url, ("a:b", "C:\\x", "style.safetensors:0.8", "", None)))
+
+
+def test_google_cloud_gives_up_within_seconds() -> None:
+    """Without credentials pyarrow's reader tries for 15 minutes, before any work and with no word."""
+    pytest.importorskip("pyarrow")
+    if find_spec("gcsfs") is not None:
+        pytest.skip("gcsfs reads gs:// here, not pyarrow")
+    files, path = open_url("gs://bucket/out")
+    assert path == "bucket/out"
+    assert timedelta(seconds=20) in files.fs.__reduce__()[1][0].values()
