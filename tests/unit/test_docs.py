@@ -4,7 +4,6 @@ import ast
 import re
 import shlex
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -53,29 +52,6 @@ def test_commands_parse(documents: Any, document: Path) -> None:
     for words in documents.sana_commands(documents.inline(text)):
         # Text may name a command without what it needs.
         assert re.match(r"$|Missing |.* requires an argument", complaint(words)), words
-
-
-def files_written(words: list[str]) -> list[str]:
-    """Names, as they are given, of files and folders that a command refuses to write where they exist."""
-    if words[0] == "quantize":
-        return [word for word in words[2:3] if word[0] != "-"]
-    named = [after for word, after in pairwise(words) if word in ("-o", "--output")]
-    free = {"--force", "--dry-run", "--prompts"} & set(words)  # a rerun of prompts continues
-    return [name for name in named if "." in name and not free]
-
-
-def test_pages_can_be_followed_in_one_folder(documents: Any) -> None:
-    """Nothing is overwritten without --force: a name that two commands give would stop the reader."""
-    writers: dict[str, list[str]] = {}
-    for document in WRITTEN:
-        text = document.read_text(encoding="utf-8")
-        for words in documents.sana_commands(documents.in_blocks(text)):
-            for name in files_written(words):
-                writers.setdefault(name, []).append(f"{document.name}: {shlex.join(words)}")
-        for name in re.findall(r'\.save\("([^"{}]+)"\)', text):
-            writers.setdefault(name, []).append(f"{document.name}: save")
-    assert len(writers) > 20
-    assert {name: by for name, by in writers.items() if len(by) > 1} == {}
 
 
 def test_what_is_found_in_a_document(documents: Any) -> None:
