@@ -10,7 +10,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -106,16 +105,27 @@ def edit_json(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
-def full_disk(folder: Path, files: Container[int]) -> Callable[..., tuple[int, str]]:
-    """`tempfile.mkstemp` where `folder` has no space for the new files of these numbers, the first being 1."""
-    make, number = tempfile.mkstemp, itertools.count(1)
+def before_new_files(folder: Path, act: Callable[[], object]) -> Callable[..., int]:
+    """`os.open` that calls `act` before it makes a new file in `folder`."""
+    make = os.open
 
-    def mkstemp(**options: Any) -> tuple[int, str]:
-        if options.get("dir") == folder and next(number) in files:
+    def open_(path: Any, flags: int, *rest: Any, **options: Any) -> int:
+        if flags & os.O_EXCL and Path(os.fsdecode(path)).parent == folder:
+            act()
+        return make(path, flags, *rest, **options)
+
+    return open_
+
+
+def full_disk(folder: Path, files: Container[int]) -> Callable[..., int]:
+    """`os.open` where `folder` has no space for the new files of these numbers, the first being 1."""
+    number = itertools.count(1)
+
+    def act() -> None:
+        if next(number) in files:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return make(**options)
 
-    return mkstemp
+    return before_new_files(folder, act)
 
 
 def killed_at(stage: str, *words: object) -> None:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sana_cli.errors import ExitCode
-from tests.faults import STAGES, raising
+from tests.faults import STAGES, before_new_files, raising
 
 FAST = ("--size", "64x64", "--steps", "2", "--device", "cpu", "--precision", "fp32")
 
@@ -206,12 +206,11 @@ def test_unwritable_output(
     folder = tmp_path / "locked"
     folder.mkdir(mode=0o500)
     if os.access(folder, os.W_OK):  # root may write anywhere: let the system call say no
-        import tempfile
 
-        def refuse(*_: object, **__: object) -> None:
+        def refuse() -> None:
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(tempfile, "mkstemp", refuse)
+        monkeypatch.setattr(os, "open", before_new_files(folder, refuse))
     message = refused(ExitCode.ENVIRONMENT, tiny_model, "-o", folder / "a.png")
     assert "Permission denied" in message
 

@@ -5,7 +5,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -22,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from sana_cli.errors import ExitCode
 from sana_cli.images.picture_file import read_settings
 from sana_cli.pipeline import latents_file
-from tests.faults import full_disk, killed_at, raising
+from tests.faults import before_new_files, full_disk, killed_at, raising
 from tests.pictures import names, pixels
 
 FAST = ("--size", "96x64", "--steps", "2", "--seed", "3", "--device", "cpu", "--precision", "fp32")
@@ -262,15 +261,15 @@ def test_latents_of_one_name_at_once(
     """Every one has found the same name free when they begin to write; tries at the same picture share a file."""
     first = latents_file.read(kept)
     prompts = ["A Cat", "A Cat", "A Cow", "A Dog"]
-    barrier, make = threading.Barrier(len(prompts)), tempfile.mkstemp
+    barrier = threading.Barrier(len(prompts))
 
-    def together(**options: Any) -> tuple[int, str]:
+    def together() -> None:
         with suppress(threading.BrokenBarrierError):
             barrier.wait(2)
         barrier.abort()  # only the first time
-        return make(**options)
 
-    monkeypatch.setattr(tempfile, "mkstemp", together)  # how each begins to write
+    # How each begins to write.
+    monkeypatch.setattr(os, "open", before_new_files(tmp_path, together))
     written: list[tuple[str, Path]] = []
 
     def work(prompt: str) -> None:
@@ -293,7 +292,7 @@ def test_latents_that_cannot_be_kept(
 ) -> None:
     """A full disk spoils the precaution, not the picture."""
     # The first file shows that the folder can be written, the third is the picture.
-    monkeypatch.setattr(tempfile, "mkstemp", full_disk(tmp_path, {2}))
+    monkeypatch.setattr(os, "open", full_disk(tmp_path, {2}))
     result = sana("generate", "x", "-m", tiny_model, "-o", tmp_path / "a.png", *FAST)
     assert result.code == 0, result.err
     assert "finished latents are not kept: cannot write " in result.err

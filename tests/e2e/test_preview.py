@@ -1,7 +1,6 @@
 """`--preview`: a picture while it is drawn, in the terminal and in a file."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -110,7 +109,7 @@ def test_a_full_disk_costs_no_picture(
     full = tmp_path / "full"
     full.mkdir()
     # The first file shows that the folder can be written.
-    monkeypatch.setattr(tempfile, "mkstemp", full_disk(full, range(2, 99)))
+    monkeypatch.setattr(os, "open", full_disk(full, range(2, 99)))
     result = sana(*DRAW, "--preview-file", full / "b.png", "-o", tmp_path / "a.png")
     assert (result.code, result.err.count("No space left on device")) == (0, 1), result.err
 
