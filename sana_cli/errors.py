@@ -67,6 +67,9 @@ def checkpoint_error(message: str, *, hint: str = "") -> SanaError:
 
 
 _TRACEBACK = "the same command with --debug shows where"
+DEVICE_STOPPED = (
+    "draw with --backend reference; if that fails too, the driver or the device is at fault"
+)
 _LOST_OUTPUT = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)
 _NO_MEMORY = (
     "can't allocate memory", "cannot allocate memory", "out of memory", "not enough memory",
@@ -105,6 +108,8 @@ def explained(error: BaseException) -> SanaError | None:
         return usage_error(f"a number is too large: {said}", _TRACEBACK)
     if isinstance(error, UnicodeError):
         return usage_error(f"a name or text is not valid Unicode: {said}", _TRACEBACK)
+    if kind == "AcceleratorError":  # torch's; every later call of the process would fail, too
+        return _environment(f"the device stopped ({said})", DEVICE_STOPPED)
     if (
         kind == "PanicException"
     ):  # of libraries in Rust: no subclass of Exception, and importable from nowhere

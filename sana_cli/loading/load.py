@@ -35,7 +35,7 @@ from sana_cli.checkpoints.safetensors_data import read_rows
 from sana_cli.checkpoints.safetensors_headers import WeightFiles
 from sana_cli.config.networks import Gemma2Config, TinyDecoderConfig
 from sana_cli.config.places import cache_folder
-from sana_cli.errors import ExitCode, SanaError, checkpoint_error
+from sana_cli.errors import DEVICE_STOPPED, ExitCode, SanaError, checkpoint_error
 from sana_cli.loading.assign import (
     DTYPES,
     assign_weights,
@@ -314,7 +314,7 @@ def accelerate(
     except torch.AcceleratorError as error:  # every later call of this process would fail, too
         raise SanaError(
             f"the device stopped while kernels were tried ({first_line(error)})",
-            hint="draw with --backend reference; if that fails too, the driver or the device is at fault",
+            hint=DEVICE_STOPPED,
             code=ExitCode.ENVIRONMENT,
         ) from error
 

@@ -1,6 +1,7 @@
 """Errors say what their last reader knew."""
 
 import pytest
+import torch
 
 from sana_cli.errors import ExitCode, SanaError, explained
 
@@ -33,3 +34,10 @@ def test_a_broken_package_is_named() -> None:
     assert error is not None
     assert error.message.startswith("the package x is missing or broken: libx.so")
     assert "install" in error.hint
+
+
+def test_a_device_that_stops_while_drawing_is_told() -> None:
+    error = explained(torch.AcceleratorError("CUDA error: an illegal memory access\nmore"))
+    assert error is not None
+    assert error.message == "the device stopped (CUDA error: an illegal memory access)"
+    assert ("--backend reference" in error.hint, error.code) == (True, ExitCode.ENVIRONMENT)
