@@ -47,7 +47,7 @@ _CAPTURED_TOKENS = 16384  # at most, of all branches: as the CUDA engine capture
 _CACHED_MAPS = 4  # of D channels: two residuals from before, and the two that will replace them
 _CONTROL_MAPS = 3  # of D channels: tokens of a ControlNet, of its picture, and a residual
 # Of the second drawing of an upscale, on a CPU: its maps find the heap in pieces that the first one and the encoder left.
-_HOLES = 0.4
+_HOLES, _MOST_HOLES = 0.4, 256 * MIB  # maps over 32 MiB are not in the heap
 _PASTED_BYTES = 8  # per pixel: the original and its mask, while they are fitted and kept
 
 
@@ -139,7 +139,7 @@ def _stages(job: Job, plan: Plan) -> list[StagePeak]:
     at_once = (1 if plan.branches_apart else job.branches) + job.perturbed
     activations = max(job.branch * at_once + job.context + job.cached, job.reading)
     if job.before is not None and host:
-        activations += round(_HOLES * activations)
+        activations += min(round(_HOLES * activations), _MOST_HOLES)
     stages.append(
         StagePeak(
             stage="denoise",
