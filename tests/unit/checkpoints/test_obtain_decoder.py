@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType
@@ -51,7 +50,7 @@ def served(content: bytes) -> Iterator[PublishedDecoder]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_address[1]}"
-        yield replace(DECODERS["tiny"], source=f"{address}/file", blob_id=git_blob_id(content))
+        yield DECODERS["tiny"]._replace(source=f"{address}/file", blob_id=git_blob_id(content))
         server.shutdown()
 
 
@@ -71,7 +70,7 @@ def test_a_file(published: Checkpoint, served: PublishedDecoder, content: bytes)
 def test_nothing_is_kept_of_another(
     path: str, message: str, published: Checkpoint, served: PublishedDecoder
 ) -> None:
-    other = replace(served, source=served.source.replace("/file", f"/{path}"))
+    other = served._replace(source=served.source.replace("/file", f"/{path}"))
     with pytest.raises(SanaError) as caught:
         download_decoder(other, published, Access())
     assert message in caught.value.message
