@@ -161,8 +161,13 @@ def test_nothing_heavy_is_imported(server: Any, tmp_path: Path) -> None:
         " & set(sys.modules)\n"
         "assert code == 0 and not heavy, heavy"
     )
-    # Where the runtime folder is systemd's, or named, nobody looks for it; here it is in a folder of the tests.
-    place = os.environ | {"SANA_RUNTIME": f"{os.environ['XDG_RUNTIME_DIR']}/sana"}
+    # Where the runtime folder is systemd's, or named, nobody looks for it; here it is in a folder of the tests. Settings,
+    # and a history that another process writes, would be logged.
+    place = os.environ | {
+        "SANA_RUNTIME": f"{os.environ['XDG_RUNTIME_DIR']}/sana",
+        "SANA_CONFIG": str(tmp_path / "no-config.toml"),
+        "XDG_STATE_HOME": str(tmp_path / "state"),
+    }
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, env=place
     )
