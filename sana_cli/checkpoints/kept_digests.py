@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from quant.files import changing, new_file, read_small_text
-from sana_cli.checkpoints.known_digests import known_digest
+from sana_cli.checkpoints.known_digests import known_digest, state_of
 from sana_cli.config.places import cache_folder
 from sana_cli.errors import SanaError
 
@@ -21,14 +21,14 @@ _DIGEST = re.compile("[0-9a-f]{64}")
 
 def kept_digest(path: Path) -> str:
     """Return a file's SHA-256, read once for each of its states on this machine. Raises OSError."""
-    state = _state(path)
+    _, *state = state_of(path)  # the path is the entry's name
     entry = _read().get(str(path))
     if isinstance(entry, dict) and entry.get("state") == state:
         digest = entry.get("sha256")
         if isinstance(digest, str) and _DIGEST.fullmatch(digest):
             return digest
     digest = known_digest(path)
-    if _state(path) == state:  # else it changed while it was read
+    if list(state_of(path)[1:]) == state:  # else it changed while it was read
         _keep(path, {"state": state, "sha256": digest})
     return digest
 
@@ -40,11 +40,6 @@ def _keep(path: Path, entry: dict[str, Any]) -> None:
         newest = dict([*found.items(), (str(path), entry)][-_MOST:])
         with new_file(_list(), overwrite=True) as file:
             file.write((json.dumps(newest, indent=1) + "\n").encode())
-
-
-def _state(path: Path) -> list[int]:
-    found = path.stat()
-    return [found.st_size, found.st_mtime_ns, found.st_ino]
 
 
 def _list() -> Path:

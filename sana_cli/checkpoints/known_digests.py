@@ -17,8 +17,8 @@ from quant.files import open_regular
 _PIECE = 2**18  # bytes
 _PIECE_AHEAD = 2**24  # whoever imports meanwhile gives a thread its turn at Python every 5 ms only
 
-_State = tuple[str, int, int, int]  # path, inode, size, time of the last change
-_found: dict[_State, Future[str]] = {}
+State = tuple[str, int, int, int]  # path, inode, size, time of the last change
+_found: dict[State, Future[str]] = {}
 _lock = threading.Lock()
 
 
@@ -27,8 +27,7 @@ def known_digest(path: Path, *, piece: int = _PIECE) -> str:
 
     `piece`: bytes that are read at a time. OSError.
     """
-    state = path.stat()
-    key = (str(path), state.st_ino, state.st_size, state.st_mtime_ns)
+    key = state_of(path)
     with _lock:
         theirs = _found.get(key)
         ours = _found.setdefault(key, Future())
@@ -44,6 +43,12 @@ def known_digest(path: Path, *, piece: int = _PIECE) -> str:
         ours.cancel()
         raise
     return ours.result()
+
+
+def state_of(path: Path) -> State:
+    """Return what distinguishes contents of a file without reading it. OSError."""
+    found = path.stat()
+    return str(path), found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def digest_ahead(paths: Iterable[Path]) -> threading.Thread | None:
