@@ -7,7 +7,7 @@ import typer
 from sana_cli.commands.remember import picture_index
 from sana_cli.errors import contradiction
 from sana_cli.terminal.options import JsonOption
-from sana_cli.text import counted, print_json, say, shortened
+from sana_cli.text import columns, counted, print_json, say, shortened
 
 if TYPE_CHECKING:
     from sana_cli.images.picture_index import Remembered
@@ -102,10 +102,8 @@ def history(
             err=True,
         )
     shown = [] if rebuild else found
-    numbers = max((len(str(each.number)) for each in shown), default=0)
-    seeds = max((len(str(each.settings.get("seed"))) for each in shown), default=0)
-    for each in shown:
-        say(_line(each, numbers, seeds))
+    for each, line in zip(shown, columns([_cells(each) for each in shown]), strict=True):
+        say(line)
         if show and each.is_there:
             from sana_cli.terminal.display import show_picture
 
@@ -119,11 +117,11 @@ def _document(picture: "Remembered") -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _line(picture: "Remembered", numbers: int, seeds: int) -> str:
-    """Write a line of the list; `numbers` and `seeds`: characters of their columns."""
+def _cells(picture: "Remembered") -> tuple[str, ...]:
+    """Write the columns of a line of the list: number, date, seed, and the rest, which is not aligned."""
     settings, gone = picture.settings, "" if picture.is_there else "  (gone)"
-    number, seed = f"#{picture.number}".ljust(numbers + 1), str(settings.get("seed")).ljust(seeds)
-    facts = (
-        f"{number}  {picture.drawn_at[:16].replace('T', ' ')}  seed {seed}  {settings.get('model')}"
-    )
-    return f"{facts}  {shortened(str(settings.get('prompt', '')), 60)}  {picture.path}{gone}"
+    prompt = shortened(str(settings.get("prompt", "")), 60)
+    return (
+        f"#{picture.number}", picture.drawn_at[:16].replace("T", " "), f"seed {settings.get('seed')}",
+        f"{settings.get('model')}  {prompt}  {picture.path}{gone}",
+    )  # fmt: skip
