@@ -38,13 +38,27 @@ class Terminal:
         before, _, self.shown = self.shown.partition(text)
         return before + text
 
-    def end(self, *, seconds: float = 240) -> tuple[int, str]:
-        """The exit code, and everything that was shown since the last call of `shows`."""
-        deadline = time.monotonic() + seconds
+    def interrupt(self, *, seconds: float = 240) -> tuple[int, str]:
+        """Press Ctrl-C at a question, and return what `end` returns.
+
+        `input` sees no signal that comes between its last look for one and its read, some
+        microseconds after the question is shown. Whoever gets no answer presses again, so this does.
+        """
+        return self.end(seconds=seconds, keys="\x03")
+
+    def end(self, *, seconds: float = 240, keys: str = "") -> tuple[int, str]:
+        """The exit code, and everything that was shown since the last call of `shows`; `keys` are typed every ten seconds."""
+        started = typed = time.monotonic()
+        if keys:
+            self.type(keys)
         while self._read():
-            if time.monotonic() > deadline:
+            now = time.monotonic()
+            if now > started + seconds:
                 os.kill(self.pid, signal.SIGKILL)
                 raise AssertionError(f"did not end: ...{self.shown[-500:]!r}")
+            if keys and now > typed + 10:
+                typed = now
+                self.type(keys)
         _, status = os.waitpid(self.pid, 0)
         os.close(self._terminal)
         return os.waitstatus_to_exitcode(status), self.shown

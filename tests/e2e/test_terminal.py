@@ -132,8 +132,7 @@ def test_ctrl_c_at_a_question(terminal: Any, environment: dict[str, str], tmp_pa
     (kept / "manifest.json").write_text("{}")
     asked = terminal(["sana", "remove", "tiny-w8a8"], environment=environment)
     asked.shows("[y/N]")
-    asked.type("\x03")
-    code, text = asked.end()
+    code, text = asked.interrupt()
     assert (code, "interrupted" in text) == (ExitCode.INTERRUPTED, True)
     assert kept.is_dir()
 
