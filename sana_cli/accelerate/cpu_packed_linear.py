@@ -39,8 +39,9 @@ class PackedLinear(nn.Module):
         return self._run(x, "swish")
 
     def _run(self, x: Tensor, activation: str) -> Tensor:
+        x_fp32 = x.float()  # under autocast some inputs come in 16 bits, and the product takes none
         out: Tensor = torch.ops.mkldnn._linear_pointwise(
-            x, self._packed, self.bias, activation, [], ""
+            x_fp32, self._packed, self.bias, activation, [], ""
         )
         return out
 

@@ -80,6 +80,17 @@ def test_a_packed_and_fused_transformer() -> None:
     torch.testing.assert_close(velocity(model), expected, rtol=0, atol=1e-5)
 
 
+@needs_onednn
+def test_a_packed_transformer_under_autocast() -> None:
+    """As training measures what it has made; the product itself takes fp32 only."""
+    model = small_transformer()
+    expected = velocity(model)
+    pack_linears_(model)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = velocity(model).float()
+    assert (found - expected).std() < 0.02 * expected.std()
+
+
 def test_layers_whose_weight_is_read_stay() -> None:
     model = small_transformer()
     pack_linears_(model)
