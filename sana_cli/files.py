@@ -8,7 +8,8 @@ import os
 import shlex
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -78,11 +79,11 @@ def real_path(path: Path) -> Path:
 def new_file(path: Path, *, overwrite: bool) -> Iterator[BinaryIO]:
     """A binary file that gets its name when the block ends, and is gone if the block fails.
 
-    Raises SanaError when the folder cannot be written, the file is there and `overwrite` is not, or what is there is
-    no regular file.
+    Its folder is made if it is not there. Raises SanaError when the folder cannot be made or written, the file is there
+    and `overwrite` is not, or what is there is no regular file.
     """
     try:
-        with files.new_file(path, overwrite=overwrite) as file:
+        with made_folder(path.parent), files.new_file(path, overwrite=overwrite) as file:
             yield file
     except FileExistsError as error:
         raise already_exists(path) from error
@@ -129,6 +130,22 @@ def make_folder(path: Path, option: str = "--output") -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _unwritable(path, error, option) from error
+
+
+@contextmanager
+def made_folder(folder: Path) -> Iterator[None]:
+    """A folder for what the block writes. Those that were made for it are removed if nothing is in them after the block.
+
+    SanaError where it cannot be made.
+    """
+    made = list(takewhile(lambda each: not os.path.lexists(each), (folder, *folder.parents)))
+    make_folder(folder)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # of a folder that is not empty
+            for each in made:
+                each.rmdir()
 
 
 def _check_can_be_made(folder: Path, option: str) -> None:

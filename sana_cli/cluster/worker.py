@@ -101,7 +101,7 @@ class Draw:
                 yield self._failed(task.index, error)
         batch = Batch(
             jobs=tuple(jobs), done={}, problems=(), model_digest=self.setup.model_digest,
-            overwrite=self.setup.overwrite, renamed=(), new_folder=None,
+            overwrite=self.setup.overwrite, renamed=(),
         )  # fmt: skip
         reported = set()
         for outcome in draw_batch(

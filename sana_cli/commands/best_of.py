@@ -160,7 +160,6 @@ class BestOf:
 
         settings = result.settings | {"best_of": len(self._scores), "score": score}
         path = self._path_of(params)
-        self._target.make_folder()
         saved = replace(result, settings=settings).save(
             path, overwrite=self._call.overwrite, quality=self._session.options.quality
         )

@@ -155,7 +155,6 @@ def compare(
             )  # fmt: skip
             for error in refused.values():
                 raise error
-        place.make_folder()
         found = comparing.compare(
             *contenders, device=on, target=target, overwrite=force, reporter=reporter
         )

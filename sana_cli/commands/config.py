@@ -253,11 +253,10 @@ def _missing_folder(output: str) -> str | None:
     from sana_cli.images.file_names import is_pattern
     from sana_cli.images.formats import format_of
 
-    if output.endswith(("/", os.sep)):
-        return None  # it is made when it is needed
     path = local_path(output)
-    names_files = is_pattern(path) or format_of(path) is not None
-    folder = path.parent if names_files else path
+    if output.endswith(("/", os.sep)) or is_pattern(path):
+        return None  # it is made when it is needed
+    folder = path.parent if format_of(path) is not None else path
     return None if folder.is_dir() else str(folder)
 
 

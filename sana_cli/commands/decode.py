@@ -44,7 +44,7 @@ def decode(
             "--output",
             "-o",
             metavar="PATH",
-            help="A .png, .jpg or .webp file, or a folder [default: as planned when it was drawn]",
+            help="A .png, .jpg or .webp file, a folder, or a pattern with {slug} and {seed} [default: as planned when it was drawn]",
             show_default=False,
         ),
     ] = None,
@@ -92,7 +92,7 @@ def decode(
     if how is None and tile is None:
         mode, tile = kept.how.decode, kept.how.tile
     place = Target.of(output)
-    target = _picture(place, path, overwrite=force)
+    target = _picture(place, path, kept, overwrite=force)
     with ConsoleReporter(quiet=chosen.is_quiet(quiet)) as reporter:
         access = Access(
             offline=chosen.is_offline(offline),
@@ -107,7 +107,6 @@ def decode(
 
         with options.naming_source_of("device"):
             on = pick_device(options.device or "auto")
-        place.make_folder()
         picture, components = finish(
             path, kept, checkpoint, output=target, device=on, mode=mode, tile=tile, max_memory=asked,
             cap_source=options.sources.get("max_memory", ""), overwrite=force, reporter=reporter,
@@ -126,13 +125,19 @@ def decode(
         say(*summary(picture, quiet=chosen.is_quiet(quiet)))
 
 
-def _picture(place: "Target", latents: Path, *, overwrite: bool) -> Path:
+def _picture(place: "Target", latents: Path, kept: "KeptLatents", *, overwrite: bool) -> Path:
     """Choose the picture's file. SanaError (usage) for one that cannot be written, or is that of the latents."""
     from sana_cli.files import real_path
+    from sana_cli.images.file_names import Named
     from sana_cli.pipeline.latents_file import picture_of
     from sana_cli.request.output_paths import picture_path
 
-    target = picture_path(place, default=lambda: picture_of(latents), overwrite=overwrite)
+    target = picture_path(
+        place,
+        default=lambda: picture_of(latents),
+        overwrite=overwrite,
+        named=Named(kept.settings["prompt"], kept.settings["seed"]),
+    )
     if real_path(target) == real_path(latents):
         raise usage_error(
             f"{target} holds the latents themselves",

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.files import make_folder
 from sana_cli.pipeline.batch import Batch, Job, draw_batch, plan_batch
 from sana_cli.request.output_paths import tell_quality
 from sana_cli.request.params import GenerationParams
@@ -35,8 +34,6 @@ class BatchDrawing:
         batch = planned_batch(session, prompts) if isinstance(prompts, str) else prompts
         self._report.planned(batch)
         with session.options.naming_source_of("output"):
-            if batch.new_folder:
-                make_folder(batch.new_folder)
             if session.grid:
                 name = "prompts" if prompts == "-" else slug(Path(str(prompts)).stem)
                 session.grid.plan(len(batch.jobs), name)

@@ -23,7 +23,7 @@ from sana_cli.cluster.worker import Setup
 from sana_cli.commands.generate_batch import BatchDrawing, planned_batch
 from sana_cli.commands.remember import remember
 from sana_cli.errors import SanaError
-from sana_cli.files import make_folder, temporary_folder
+from sana_cli.files import made_folder, temporary_folder
 from sana_cli.pipeline.batch import Batch, Job
 from sana_cli.remote.picture import RemotePicture
 from sana_cli.request.prompt_file import Problem, read_prompt_file
@@ -164,8 +164,6 @@ class ClusterBatch:
     def _run(
         self, batch: Batch, manifest: Manifest, problems: tuple[Problem, ...], refused: list[Job]
     ) -> None:
-        if batch.new_folder:
-            make_folder(batch.new_folder)
         with manifest:
             earlier = manifest.earlier()
             others = self._rows.of_others(batch, earlier, self._is_there)
@@ -177,7 +175,8 @@ class ClusterBatch:
             if not batch.pending:
                 manifest.begin(rows)
                 return
-            with connected(self.request.address) as ray:
+            folder = self._mirror if self._remote else batch.pending[0].path.parent
+            with made_folder(folder), connected(self.request.address) as ray:
                 ready, pool = self._ready(ray, self._setup(batch), batch)
                 self.session.reporter.notice(str(pool))
                 manifest.begin(rows)

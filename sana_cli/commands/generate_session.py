@@ -15,7 +15,7 @@ from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError
 from sana_cli.pipeline.safety import SafetyCheck
 from sana_cli.request.foreign_syntax import tell_foreign_syntax
-from sana_cli.request.output_paths import Target, planned, tell_quality
+from sana_cli.request.output_paths import planned, tell_quality
 from sana_cli.request.params import GenerationParams, resolve_all
 from sana_cli.request.runtime import RuntimeOptions, runtime_of
 from sana_cli.system.precision import Device, foresee_device, pick_device, plan_dtypes, slowness
@@ -88,7 +88,6 @@ class GenerateSession:
     def next(self, options: GenerationOptions) -> Iterator["SavedResult | RemotePicture"]:
         """Draw the pictures of another prompt; parts stay loaded for the prompts that follow."""
         pictures = planned(options, self.checkpoint, overwrite=self.overwrite)
-        Target.of_options(options).make_folder()
         self.tell_syntax(pictures[0][0].prompt)
         pictures = yield from self._remotely(pictures, options, None)
         if not pictures:
@@ -104,21 +103,19 @@ class GenerateSession:
         """Show what `single` would take; errors are those that it would end in before it draws."""
         from sana_cli.commands.dry_run import print_forecast
 
-        pictures = self._checked(is_drawn=False)
+        pictures = self._checked()
         device = self.find_device(picture, foresee_device)
         print_forecast(
             self.checkpoint, pictures[0][0], self.runtime, device,
             count=len(pictures), cap_source=self.cap_source, json=json,
         )  # fmt: skip
 
-    def _checked(self, *, is_drawn: bool = True) -> Pictures:
+    def _checked(self) -> Pictures:
         """Check the pictures of one prompt, so that errors appear before torch is imported, which takes seconds."""
         with self.options.naming_source_of("output"), self.options.naming_settings():
             pictures = left_over(self._given, self.options, self.checkpoint) or planned(
                 self.options, self.checkpoint, overwrite=self.overwrite
             )
-            if is_drawn:
-                Target.of_options(self.options).make_folder()
             if self.grid:
                 self.grid.plan(len(pictures), slug(pictures[0][0].prompt))
         tell_quality(self.options, [path for _, path in pictures], self.reporter)

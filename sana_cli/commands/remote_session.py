@@ -76,14 +76,12 @@ class RemoteSession:
                 _Named(_prompt_of(options, seed), options.negative_prompt or "", seed)
                 for seed in seeds
             ]
-            target = Target.of_options(options)
-            paths = output_paths(target, named, overwrite=self.overwrite)
+            paths = output_paths(Target.of_options(options), named, overwrite=self.overwrite)
         except SanaError:
             self.artist.check(options)
             raise
-        if target.is_folder or self.grid is not None:  # something is made before the server looks
+        if self.grid is not None:  # its notices come after the server's refusal
             self.artist.check(options)
-        target.make_folder()
         tell_quality(options, paths, self.reporter)
         if self.grid is not None:
             self.grid.plan(len(paths), slug(named[0].prompt))

@@ -1,5 +1,6 @@
 """Options of a `sana repl` session: they hold until they are changed, and are checked against the model."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -10,7 +11,7 @@ from sana_cli.commands.repl_setters import CONTROL, DEFAULT, OFF, SETTERS
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError, usage_error
 from sana_cli.files import is_new_folder, local_path, no_folder
-from sana_cli.images.file_names import is_pattern
+from sana_cli.images.file_names import without_fields
 from sana_cli.images.formats import format_of
 from sana_cli.request.output_paths import Target
 from sana_cli.request.params import GenerationParams, resolve
@@ -108,14 +109,15 @@ def check(options: GenerationOptions, checkpoint: Checkpoint) -> None:
 
         check_loras(checkpoint, params.loras)
     if options.output:
-        output = local_path(options.output)
-        folder = output.parent if is_pattern(output) else output
-        is_new = is_new_folder(output, Target.of(options.output).is_folder)
-        names_folder = is_pattern(output) or format_of(output) is None
-        if not folder.is_dir() and names_folder and not is_new:
+        output, target = local_path(options.output), Target.of(options.output)
+        is_new = is_new_folder(output, target.is_folder)
+        folder = without_fields(output)[0] if target.is_pattern else output
+        is_made = is_new or (target.is_pattern and not os.path.lexists(folder))
+        names_folder = target.is_pattern or format_of(output) is None
+        if not folder.is_dir() and names_folder and not is_made:
             raise no_folder(folder)
         one_name = format_of(output) is not None and not output.is_dir() and not is_new
-        if one_name and (not is_pattern(output) or "{index" in options.output):
+        if one_name and (not target.is_pattern or "{index" in options.output):
             raise usage_error(
                 f"pictures of a session cannot all be called {options.output}",
                 "name a folder, or a pattern with {slug} and {seed}",

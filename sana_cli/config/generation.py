@@ -89,8 +89,8 @@ class GenerationOptions:
         str | None,
         Option(
             flags=("--output", "-o"), metavar="PATH",
-            help="A .png, .jpg or .webp file, a folder (created if it ends in a slash: new/), or a pattern: "
-            "{index}-{slug}-{seed}.png, {id} with --prompts [default: your setting, else this folder]",
+            help="A .png, .jpg or .webp file, a folder (created if it ends in a slash: new/), or a pattern, whose folders "
+            "are created: {index}-{slug}-{seed}.png, {id} with --prompts [default: your setting, else this folder]",
             setting="folder for pictures, or a pattern", unset="the working folder",
         ),
     ] = None  # fmt: skip

@@ -111,7 +111,8 @@ class ContactSheet:
             self.path = target.with_name(f"{target.stem}-grid{suffix}")
             if os.path.lexists(self.path) and not overwrite:
                 raise files.already_exists(self.path)
-        files.check_writable(self.path, folder_is_new=is_folder)
+        is_pattern = target is not None and file_names.is_pattern(target)
+        files.check_writable(self.path, folder_is_new=is_folder or is_pattern)
 
     def save(
         self, cells: Sequence[Cell], *, settings: Mapping[str, Any], notice: Callable[[str], None]

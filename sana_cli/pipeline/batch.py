@@ -82,7 +82,6 @@ class Batch:
     model_digest: str
     overwrite: bool
     renamed: tuple[Path, ...]  # new names, of pictures whose usual ones are taken
-    new_folder: Path | None  # to be made before the first picture
 
     @property
     def pending(self) -> list[Job]:
@@ -127,12 +126,11 @@ def plan_batch(
         usual = jobs
         jobs = _under_free_names(usual, there, done, is_pattern=file_names.is_pattern(pattern))
         renamed = [job.path for job, before in zip(jobs, usual, strict=True) if job is not before]
-    new_folder = _folder_to_make(target)
     for job in jobs:
         if job.path in done:
             _forget_claim(job.path)
         else:
-            files.check_writable(job.path, folder_is_new=job.path.parent == new_folder)
+            files.check_writable(job.path, folder_is_new=target.makes_folders)
     return Batch(
         jobs=tuple(jobs),
         done=done,
@@ -140,7 +138,6 @@ def plan_batch(
         model_digest=digest,
         overwrite=overwrite,
         renamed=tuple(renamed),
-        new_folder=new_folder,
     )
 
 
@@ -197,11 +194,6 @@ def _pattern(target: Target, jobs: list[Job], name: str) -> Path:
 
 def _literal(path: Path) -> str:
     return str(path).replace("{", "{{").replace("}", "}}")
-
-
-def _folder_to_make(target: Target) -> Path | None:
-    path = target.path
-    return path if path and files.is_new_folder(path, target.is_folder) else None
 
 
 def _found(
@@ -292,11 +284,11 @@ def draw_batch(
 def claim(path: Path, wait: int) -> Iterator[None]:
     """Claim this file for this process within the block. Raises Timeout if another has it; a kill ends a claim.
 
-    `wait` is in seconds; -1 waits without end.
+    `wait` is in seconds; -1 waits without end. The folder is made as for `files.new_file`.
     """
     lock = _lock_of(path)
     while True:
-        with FileLock(lock, timeout=wait):
+        with files.made_folder(path.parent), FileLock(lock, timeout=wait):
             if not os.path.lexists(lock):  # its owner removed it when we had opened it
                 continue
             try:

@@ -70,8 +70,8 @@ class GenerationResult:
     ) -> "SavedResult":
         """Write a PNG, JPEG or WebP that carries the settings, whole or not at all; the name decides the format.
 
-        `quality` is 1 to 100 for JPEG (95 unless given) and WebP (lossless unless given, and at 100). SanaError where
-        the folder cannot be written, or the file is there and `overwrite` is not.
+        The folder is made if it is not there. `quality` is 1 to 100 for JPEG (95 unless given) and WebP (lossless unless
+        given, and at 100). SanaError where the folder cannot be written, or the file is there and `overwrite` is not.
         """
         if format_of(Path(path)) is None:
             hint = "PNG holds what was drawn, JPEG and WebP can be smaller"

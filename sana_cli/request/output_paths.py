@@ -47,7 +47,7 @@ class Target(NamedTuple):
     """The value of `--output`: a picture's file, a folder, or a pattern."""
 
     path: Path | None  # None: the working folder
-    is_folder: bool  # it was written with a slash at its end: made if it is not there
+    is_folder: bool  # it was written with a slash at its end
     is_pattern: bool  # it has fields, as `file_names` fills them in
     suffix: str = ".png"  # of names that are made up in a folder
 
@@ -83,10 +83,10 @@ class Target(NamedTuple):
             )
         return target
 
-    def make_folder(self) -> None:
-        """Make what was written as a folder and is not there. SanaError where that fails."""
-        if self.path is not None and self.is_folder:
-            files.make_folder(self.path)
+    @property
+    def makes_folders(self) -> bool:
+        """Return whether folders that are not there are made with the first picture. In a plain name they may be misspelt."""
+        return self.is_folder or self.is_pattern
 
 
 def planned(
@@ -121,7 +121,7 @@ def output_paths(target: Target, pictures: Sequence[Named], *, overwrite: bool) 
                 raise files.already_exists(each)
     for each, params in zip(paths, pictures, strict=True):
         require_fit(each, params)
-        files.check_writable(each, folder_is_new=target.is_folder)
+        files.check_writable(each, folder_is_new=target.makes_folders)
     return paths
 
 
@@ -131,8 +131,12 @@ def picture_path(
     default: Callable[[], Path],
     overwrite: bool,
     suffixes: Iterable[str] = SUFFIXES,
+    named: file_names.Named | None = None,
 ) -> Path:
-    """Choose the file of one picture whose usual name is `default()`; errors as for `output_paths`."""
+    """Choose the file of one picture whose usual name is `default()`; errors as for `output_paths`.
+
+    `named` fills in the fields of a pattern; without it a name is taken as it is.
+    """
     path = target.path
     if path is None:
         path = default()
@@ -140,9 +144,12 @@ def picture_path(
         path = path / default().name
     else:
         require_picture(path, target.is_folder, suffixes=suffixes)
+        if named and target.is_pattern:
+            (path,) = file_names.expand(path, [named])
     if os.path.lexists(path) and not overwrite:
         raise files.already_exists(path)
-    files.check_writable(path, folder_is_new=target.is_folder)
+    is_new = target.makes_folders if named else target.is_folder
+    files.check_writable(path, folder_is_new=is_new)
     return path
 
 

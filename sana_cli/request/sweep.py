@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sana_cli.config.choices import RANDOM_SEEDS
 from sana_cli.config.generation import FIELDS, GenerationOptions
 from sana_cli.errors import require, usage_error
-from sana_cli.files import local_path
+from sana_cli.files import local_path, no_folder
 from sana_cli.request.prompt_entries import Place
 from sana_cli.text import counted, did_you_mean
 
@@ -194,6 +194,8 @@ class Sweep:
         if target.is_pattern or target.path is None or target.path.is_dir() or target.is_folder:
             return options.output
         path = target.path
+        if not path.parent.is_dir():  # as for one picture: a plain name makes no folders
+            raise no_folder(path.parent)
         return str(Path(_literal(path.parent)) / f"{_literal(Path(path.stem))}-{{id}}{path.suffix}")
 
     @property

@@ -296,7 +296,7 @@ def test_lines_that_are_wrong(
         (("--prompts", "p.txt", "-o", "{index.png"), "--output {index.png"),
         (("--prompts", "p.txt", "-o", "{index!x}.png"), "--output {index!x}.png"),
         (("--prompts", "p.txt", "-o", "{index.real}.png"), "no field {index.real}"),
-        (("--prompts", "p.txt", "-o", "nowhere/{index}.png"), "no such folder: nowhere"),
+        (("--prompts", "p.txt", "-o", "p.txt/{index}.png"), "p.txt is not a folder"),
     ],
 )
 def test_misuse(

@@ -180,7 +180,7 @@ def test_quit_and_help(lines: Callable[..., Any]) -> None:
         ("/count 0", "/count cannot be '0'"),
         ("/help me", "/help takes no value, but was given 'me'"),
         ("/output nowhere", "no such folder: nowhere\nhint: create it"),
-        ("/output nowhere/{slug}-{seed}.png", "no such folder: nowhere"),
+        ("/output in.png/{slug}-{seed}.png", "in.png is not a folder"),
         ("a cat --ar 16:9", "--ar is no option of a prompt here\nhint: known: --seed, --size"),
         ("a cat --seed", "--seed needs a value\nhint: for example: a cat --seed 4"),
         ("a cat --size 33", "size 33x33 is not a multiple of 32"),

@@ -101,3 +101,19 @@ def test_what_cannot_be_a_path_says_why(text: str, reason: str) -> None:
         local_path(text)
     assert caught.value.hint
     assert len(caught.value.message) < 200
+
+
+def test_a_folder_goes_with_its_last_file(tmp_path: Path) -> None:
+    """Those that were there stay, and so does one that somebody else writes to."""
+    (tmp_path / "there").mkdir()
+    path = tmp_path / "there" / "new" / "er" / "a.bin"
+    with suppress(KeyboardInterrupt), new_file(path, overwrite=False):
+        raise KeyboardInterrupt
+    assert [each.name for each in tmp_path.rglob("*")] == ["there"]
+    with suppress(KeyboardInterrupt), new_file(path, overwrite=False):
+        (path.parent.parent / "other").touch()
+        raise KeyboardInterrupt
+    assert sorted(each.name for each in tmp_path.rglob("*")) == ["new", "other", "there"]
+    with new_file(path, overwrite=False):
+        pass
+    assert path.is_file()

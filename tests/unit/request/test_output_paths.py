@@ -11,7 +11,7 @@ import pytest
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError
-from sana_cli.request.output_paths import Target, planned, require_picture
+from sana_cli.request.output_paths import planned, require_picture
 
 
 def names(
@@ -61,11 +61,18 @@ def test_a_pattern(builtin: Checkpoint, tmp_path: Path) -> None:
         names(f"{tmp_path}/{{slug}}.png", builtin, count=2)
 
 
-def test_a_folder_that_is_written_as_one_is_made_later(builtin: Checkpoint, tmp_path: Path) -> None:
-    assert names(f"{tmp_path}/new/", builtin) == [f"{tmp_path}/new/a-red-fox-7.png"]
+@pytest.mark.parametrize(
+    ("output", "name"),
+    [("new/", "new/a-red-fox-7.png"), ("new/{seed}.png", "new/7.png"), ("new/{slug}/x.png", "new/a-red-fox/x.png")],
+)  # fmt: skip
+def test_a_folder_or_pattern_needs_no_folder_that_is_there(
+    builtin: Checkpoint, tmp_path: Path, output: str, name: str
+) -> None:
+    assert names(f"{tmp_path}/{output}", builtin) == [f"{tmp_path}/{name}"]
     assert list(tmp_path.iterdir()) == [], "only when something is drawn"
-    Target.of(f"{tmp_path}/new/").make_folder()
-    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+    (tmp_path / "new").touch()
+    with pytest.raises(SanaError, match="new is no"):
+        names(f"{tmp_path}/{output}", builtin)
 
 
 @pytest.mark.parametrize(

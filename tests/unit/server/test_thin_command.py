@@ -75,6 +75,19 @@ def test_files_and_words_are_those_of_the_local_command(
     assert found == left(here)
 
 
+@pytest.mark.parametrize("output", ["new/{seed}.png", "new/"])
+def test_folders_are_made_for_pictures_alone(
+    both: Callable[..., tuple[Any, Any]], tmp_path: Path, output: str
+) -> None:
+    command = ("generate", "a cat", *SMALL, "--seed", 7, "-o", f"{tmp_path}/{output}")
+    for done in both(*command, "--size", "100000x100000"):
+        assert done.code == ExitCode.USAGE
+    assert list(tmp_path.iterdir()) == []
+    for done in both(*command):
+        assert done.code == 0, done.err
+    assert [path.suffix for path in (tmp_path / "new").iterdir()] == [".png"]
+
+
 def test_a_picture_is_redrawn_and_repeated_alike(
     both: Callable[..., tuple[Any, Any]], tmp_path: Path
 ) -> None:
