@@ -34,6 +34,7 @@ MIB = 2**20
 # Host memory on Linux with a CPU build of torch; others differ by some tens of MiB.
 _TORCH = 238 * MIB  # interpreter, torch and our modules
 _CACHES = 50 * MIB  # compiled kernels, their tables, threads' stacks
+_OPENCV = 25 * MIB  # stays once it has found lines
 _TOKENIZER_FACTOR = 12  # resident bytes per byte of tokenizer.json
 
 # Maps of D channels that live at once in a Linear-DiT block, on top of those of its feed-forward.
@@ -325,7 +326,9 @@ def _describe(
         decode_itemsize=ITEMSIZE[dtypes.vae],
         several=several,
         warm=warm,
-        hosts=_hosts(checkpoint, device, text_is_cached=text_is_cached, reserved=reserved),
+        hosts=_hosts(
+            checkpoint, settings, device, text_is_cached=text_is_cached, reserved=reserved
+        ),
         encoder=init_image.encoder,
         encoded=init_image.encoded,
         encode_reading=init_image.encode_reading,
@@ -421,8 +424,9 @@ def _init_image(
 
 
 def _hosts(
-    checkpoint: Checkpoint, device: Device, *, text_is_cached: bool, reserved: int
-) -> tuple[int, int]:
+    checkpoint: Checkpoint, settings: GenerationParams, device: Device, *, text_is_cached: bool,
+    reserved: int,
+) -> tuple[int, int]:  # fmt: skip
     """Return host memory while the text is encoded, and afterwards; on other devices it is not the plan's."""
     table = 0
     if not text_is_cached:
@@ -430,7 +434,8 @@ def _hosts(
         if not tokenizer.is_file():
             raise checkpoint_error(f"missing file {tokenizer}")
         table = _TOKENIZER_FACTOR * tokenizer.stat().st_size
-    host = _TORCH + _CACHES + reserved
+    opencv = _OPENCV if settings.control is not None and settings.control.uses_opencv else 0
+    host = _TORCH + _CACHES + opencv + reserved
     return (host + table, host) if device.type == "cpu" else (0, 0)
 
 

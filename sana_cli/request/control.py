@@ -28,6 +28,11 @@ class ControlPicture:
     hed: HedFile | None = None  # that finds the lines; None: OpenCV or nobody
 
     @property
+    def uses_opencv(self) -> bool:
+        """Return whether OpenCV is loaded to find the lines."""
+        return self.kind not in (ControlType.NONE, ControlType.HED)
+
+    @property
     def thins(self) -> bool:
         """Return whether the edges of HED become strokes."""
         return self.kind is ControlType.SCRIBBLE

@@ -113,6 +113,24 @@ def test_pictures_to_begin_with_are_counted(builtin: Checkpoint, tmp_path: Path)
     assert masked["decode"] == max(large, without["decode"] + 8 * 256 * 256)
 
 
+def test_opencv_stays(tmp_path: Path) -> None:
+    """Once it has found lines, in every stage."""
+    from PIL import Image
+
+    from sana_cli.checkpoints.opening import open_checkpoint
+
+    Image.new("RGB", (256, 256)).save(tmp_path / "a.png")
+    checkpoint = open_checkpoint("builtin-control")
+
+    def hosts(kind: str) -> list[int]:
+        made = job(checkpoint, control=tmp_path / "a.png", control_type=kind)
+        return [stage.host for stage in predict(made, Plan())]
+
+    added = [more - host for more, host in zip(hosts("canny"), hosts("none"), strict=True)]
+    assert min(added) == max(added) > 20 * MIB
+    assert hosts("lineart") == hosts("canny")
+
+
 def on_cuda(checkpoint: Checkpoint, **options: Any) -> Job:
     settings = resolve(GenerationOptions(prompt="a fox", **options), checkpoint)
     dtypes = plan_dtypes("auto", checkpoint.trained_precision, NamedDevice("cuda"))
