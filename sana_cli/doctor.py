@@ -382,9 +382,10 @@ def _models() -> Iterator[Finding]:
     here = [model for model in listed if model.state in ("downloaded", "quantized")]
     names = [model.name for model in here]
     total = total_bytes()
+    on_disk = f"; {readable_bytes(total)} on disk" if total else ""
     yield Finding(
         topic="models", facts={"names": names, "total_bytes": total},
-        text=f"{', '.join(names) or 'none but the built-in'}; {readable_bytes(total)} on disk",
+        text=f"{', '.join(names) or 'none but those that come with sana'}{on_disk}",
     )  # fmt: skip
     for model in here:
         if model.note.startswith("unreadable"):  # reported below

@@ -5,6 +5,12 @@ from typing import Any
 from sana_cli.bench.results import STAGES
 from sana_cli.text import counted, readable_memory
 
+_LEGEND = (
+    "p10, p90: of all timed runs; first: the first run after loading, with compilation",
+    "prepare: keys and values of the text, once a prompt; step: one denoising step; cpu: all threads together",
+    "ceilings: what short products and copies reached here; of floor: the least time at the ceilings, as a share of the median",
+)
+
 
 def lines(document: dict[str, Any]) -> list[str]:
     """Return all that a person reads in a terminal."""
@@ -15,7 +21,7 @@ def lines(document: dict[str, Any]) -> list[str]:
         found += [*_ratios(document), ""]
     if "prediction" in document:
         found += [*prediction_lines(document["prediction"]), ""]
-    return found[:-1]
+    return [*found, *_LEGEND]
 
 
 def _heading(document: dict[str, Any]) -> list[str]:

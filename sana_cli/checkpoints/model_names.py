@@ -7,7 +7,7 @@ from sana_cli.checkpoints.safetensors_headers import read_header
 from sana_cli.config.generation import BUILTIN
 from sana_cli.config.places import models_folder
 from sana_cli.config.recipes import RECIPES
-from sana_cli.config.variants import VARIANTS, find_variant, suggest
+from sana_cli.config.variants import find_variant, suggest
 from sana_cli.errors import SanaError, checkpoint_error, usage_error
 from sana_cli.files import local_path, require_file
 from sana_cli.text import closest
@@ -97,13 +97,12 @@ def unknown_model(model: str) -> SanaError:
     folder = models_folder()
     kept = sorted(path.name for path in folder.glob("[!.]*")) if folder.is_dir() else []
     close = closest(model, [*BUILTIN_MODELS, *kept]) or suggest(model)
-    names = ", ".join([*BUILTIN_MODELS, *VARIANTS, *kept])
-    hint = f"did you mean {close}? " if close else ""
+    hint = f"did you mean {close}? " if close else "check the spelling; "
     for recipe in RECIPES:
         base = model.removesuffix(f"-{recipe}")
         if base != model and find_variant(base) is not None:
             hint = f"`sana pull {base} --quantize {recipe}` makes it; "
     return usage_error(
         f"unknown model {model!r}: neither a folder, a .pth file, a known name nor OWNER/NAME",
-        f"{hint}known names: {names}",
+        f"{hint}`sana models` lists the known names",
     )

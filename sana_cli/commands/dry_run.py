@@ -116,9 +116,6 @@ def print_forecast(
     json: bool,
 ) -> None:
     """A table for people, or one JSON document; errors as the run itself would raise them."""
-    from sana_cli.checkpoints.opening import argument_for
-    from sana_cli.config.variants import VARIANTS
-
     forecast = Forecast.of(checkpoint, params, runtime, where, count=count, cap_source=cap_source)
     if json:
         print_json({"dry_run": True, **forecast.document})
@@ -127,19 +124,11 @@ def print_forecast(
     if params.template is not None:
         say(f"prompt: {params.prompt}")
     forecast.print()
-    if checkpoint.absent is not None:
-        from sana_cli.bench.history import ELSEWHERE, seconds_elsewhere
-
-        parts = seconds_elsewhere(checkpoint, params)
-        each = ", ".join(f"{part} {value:.1f}" for part, value in parts.items())
-        say(f"about {duration(sum(parts.values()))} a picture ({each} s) on {ELSEWHERE}")
-        if forecast.seconds is None:
-            name = checkpoint.name if checkpoint.name in VARIANTS else "sana-0.6b"
-            say(f"time unknown here: `sana bench --random {name}` measures it without a download")
-            return
+    if forecast.seconds is None:
+        say(_unmeasured(checkpoint, params))
+        return
     once = ("load", "text") if params.upscale else ("load", "text", "encode")
-    name = argument_for(checkpoint)
-    say(_time(forecast.seconds, name, count, streams=forecast.streams, once=once))
+    say(_time(forecast.seconds, count, streams=forecast.streams, once=once))
 
 
 def print_batch_forecast(
@@ -155,7 +144,6 @@ def print_batch_forecast(
 
     Raises SanaError at the end if some lines cannot be drawn.
     """
-    from sana_cli.checkpoints.opening import argument_for
     from sana_cli.request.prompt_file import summed_up
     from sana_cli.terminal.batch_report import error_facts, place_facts
 
@@ -197,8 +185,11 @@ def print_batch_forecast(
         if largest:
             say("the largest:" if len(forecasts) > 1 else "each:")
             largest.print()
-            total = f"about {duration(seconds)} for all" if seconds is not None else ""
-            say(total or _time(None, argument_for(checkpoint), 1, streams=False))
+            say(
+                f"time: about {duration(seconds)} for all"
+                if seconds is not None
+                else _unmeasured(checkpoint, pending[0].params)
+            )
     if batch.problems:
         raise summed_up(batch.problems)
 
@@ -234,21 +225,32 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def _time(
-    seconds: "dict[str, Any] | None",
-    model: str,
-    count: int,
-    *,
-    streams: bool,
-    once: tuple[str, ...] = (),
-) -> str:
+def _unmeasured(checkpoint: "Checkpoint", params: "GenerationParams") -> str:
+    """Say what measures the time of a model that was never measured here; of one that is to be downloaded, also what to expect."""
+    from sana_cli.checkpoints.opening import argument_for
+    from sana_cli.config.variants import VARIANTS
+
+    bench = f"`sana bench --model {shlex.quote(argument_for(checkpoint))}`"
+    if checkpoint.absent is None:
+        return f"time: unknown until {bench} has run once"
+    from sana_cli.bench.history import ELSEWHERE, seconds_elsewhere
+
+    there = duration(sum(seconds_elsewhere(checkpoint, params).values()))
+    remedy = f"{bench} measures it after the download"
+    if checkpoint.name in VARIANTS:
+        size = readable_bytes(sum(VARIANTS[checkpoint.name].download_bytes.values()))
+        remedy = (
+            f"`sana bench --random {checkpoint.name}` measures it with {size} of random weights"
+        )
+    return f"time: about {there} a picture on {ELSEWHERE}, not measured here: {remedy}"
+
+
+def _time(seconds: dict[str, Any], count: int, *, streams: bool, once: tuple[str, ...] = ()) -> str:
     """Describe the expected time, by a measurement of this model on this machine. `once`: stages that all pictures share."""
-    if seconds is None:
-        return f"time unknown: `sana bench --model {shlex.quote(model)}` measures it once"
     measured = seconds["measured"]
     stages = {part: value for part, value in seconds.items() if part != "measured"}
     total = sum(stages.values())
     total += (count - 1) * sum(v for part, v in stages.items() if part not in once)
     parts = ", ".join(f"{part} {value:.1f}" for part, value in stages.items())
     longer = "; streaming takes longer" if streams else ""
-    return f"about {duration(total)} ({parts} s), by `sana bench` of {measured}{longer}"
+    return f"time: about {duration(total)} ({parts} s), by `sana bench` of {measured}{longer}"

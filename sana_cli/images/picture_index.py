@@ -96,7 +96,7 @@ class PictureIndex:
     def rebuild(self, folders: Sequence[Path] = ()) -> int:
         """Make the index again from the pictures in the folders that it knows, and in others; return their number.
 
-        Pictures keep their order by date, not their numbers. SanaError if the index cannot be written.
+        Pictures keep their order by date; their numbers begin with 1 again. SanaError if the index cannot be written.
         """
         from sana_cli.images.picture_file import settings_of
 
@@ -112,6 +112,7 @@ class PictureIndex:
         try:
             with self._open(make=True) as database:
                 database.execute("delete from pictures")
+                database.execute("delete from sqlite_sequence where name = 'pictures'")
                 for changed, path, settings in sorted(found, key=lambda each: each[:2]):
                     _add(database, path, settings, datetime.fromtimestamp(changed, UTC))
         except (OSError, sqlite3.Error) as error:

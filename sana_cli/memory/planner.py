@@ -256,6 +256,8 @@ def _nothing_fits(
     needed, least = (min(peaks, key=lambda stage: stage.total) for peaks in (left, others))
     enough = readable_memory(needed.total, at_least=True)
     takes, hint = f"{enough} ({needed.stage})", f"use --max-memory {enough.replace(' ', '')}"
+    if cap.bytes is not None and needed.host >= cap.bytes:
+        hint, more = f"{hint}: Python and torch alone take {readable_memory(needed.host)}", ""
     if limit:
         smallest = readable_memory(least.total, at_least=True)
         if least.total < needed.total:

@@ -57,11 +57,15 @@ ALIASES = {
     "force": ("--overwrite",),
 }
 _PROMPT = ("-p", "--prompt")
+_LONGEST = 200  # characters of a command's first sentence, which Typer cuts at 45 where nobody gives a width
 ALONE = {"--ray": "auto"}  # what an option means without a value
 
 
 class Verbs(TyperGroup):
     """Commands of a group; knows the names that others give them, and a prompt that lacks its command."""
+
+    def get_short_help_str(self, limit: int = _LONGEST) -> str:
+        return str(super().get_short_help_str(limit))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         name = args[0].partition("=")[0] if args else ""
@@ -108,6 +112,9 @@ class Verbs(TyperGroup):
 
 class Command(TyperCommand):
     """A command that also reads the option names of other programs, and whose mistakes name it."""
+
+    def get_short_help_str(self, limit: int = _LONGEST) -> str:
+        return str(super().get_short_help_str(limit))
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         args = _with_dashes(args, _option_names(self.get_params(ctx)))

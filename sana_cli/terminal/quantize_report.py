@@ -6,6 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
+from quant.manifest import REPORT
 from sana_cli.text import columns, counted, shortened
 
 if TYPE_CHECKING:
@@ -81,8 +82,10 @@ def lines(
     *,
     name: str,  # what opens the folder again
 ) -> list[str]:
-    """Return the table, what was not quantized and why, and what to do next."""
-    heads = ("part", "scheme", "layers", "kept", "before", "after", "worst", "median SQNR", "of")
+    """Return the table, what its words mean, and what to do next."""
+    heads = (
+        "part", "scheme", "layers", "kept", "before", "after", "worst", "median SQNR", "measured on",
+    )  # fmt: skip
     rows: list[tuple[str, ...]] = [heads]
     for report in reports:
         facts = _facts(report)
@@ -102,16 +105,10 @@ def lines(
             )
         )
     table = columns(rows)
-    reasons = Counter(
-        (report.component, layer.reason)
-        for report in reports
-        for layer in report.layers
-        if layer.config is None
+    table.append(
+        f"kept: layers that stay in floating point, with the reasons in {out / REPORT}; "
+        "SQNR: of a layer's output where calibration saw it, else of its weights"
     )
-    table += [
-        f"{component}: {counted(count, 'layer')} kept in floating point: {reason}"
-        for (component, reason), count in reasons.items()
-    ]
     before, after = (
         sum(_facts(r)[key] for r in reports) for key in ("bytes_before", "bytes_after")
     )

@@ -39,7 +39,7 @@ def in_our_words(error: Any) -> tuple[str, str]:
         said = _plain(error.message)
         if limits := _OUT_OF_RANGE.match(said):
             return f"{_name(error)}: {limits['value']} is out of range", _range(limits)
-        return f"{_name(error)}: {said}", _other_value(error) or see
+        return f"{_name(error)}: {said}", _other_value(error) or _number(error, said) or see
     message = error.format_message()
     if extra := re.match(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", message):
         return f"unexpected argument {extra[1]!r}", see
@@ -58,6 +58,22 @@ def _range(limits: re.Match[str]) -> str:
         return f"use {low}"
     high = f"less than {limits['high']}" if limits["below"] == "<" else limits["high"]
     return f"use {low} to {high}" if low else f"use at most {high}"
+
+
+def _number(error: Any, said: str) -> str:
+    """Say which numbers an option takes; "" where it takes others, or any."""
+    kind = re.fullmatch(r"'.*' is not (a (?:whole )?number)", said)
+    param = error.param
+    if kind is None or param is None:
+        return ""
+    from sana_cli.config.generation import FIELDS
+
+    sides = tuple(getattr(param.type, side, None) for side in ("min", "max"))
+    limits = [
+        field.option.limits for field in FIELDS.values() if set(field.option.flags) & {*param.opts}
+    ]
+    low, high = next(filter(None, limits), sides)
+    return "" if None in (low, high) else f"use {kind[1]} from {low} to {high}"
 
 
 def _instead(error: Any, command: str) -> str:

@@ -114,6 +114,13 @@ def test_a_prediction_says_what_it_is(measured: tuple[Any, Path]) -> None:
     assert "PREDICTION for sana-0.6b, 512x512" in result.out
 
 
+def test_every_column_is_explained(measured: tuple[Any, Path]) -> None:
+    table, _, legend = measured[0].out.partition("\np10, p90: ")
+    for word in ("first", "prepare", "step", "cpu", "ceilings", "of floor"):
+        assert word in table
+        assert f"{word}: " in legend
+
+
 def test_pages_and_plots(measured: tuple[Any, Path]) -> None:
     from PIL import Image
 

@@ -92,6 +92,13 @@ def test_convolutions_have_stored_scales(calibrated: tuple[Path, dict[str, Any]]
 def test_the_table(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
     result = sana("quantize", tiny_model, tmp_path / "out", *FAST, "--recipe", "mixed")
     assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    parts = ["part", "transformer", "vae", "text_encoder", "kept:"]
+    assert [line.split()[0] for line in lines[:5]] == parts
+    assert not [line for line in lines[5:] if "floating point" in line], (
+        "report.json has the reasons"
+    )
+    assert f"{tmp_path / 'out' / 'report.json'}; SQNR: " in lines[4]
     assert "comparison.png: PSNR against the float model" in result.out
     found = list(schemes(tmp_path / "out", "transformer").values())
     half = sum(scheme.startswith("w8a8") for scheme in found)

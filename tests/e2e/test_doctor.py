@@ -154,6 +154,11 @@ def test_a_cap_beside_the_machine_and_the_model(
     )  # fmt: skip
 
 
+def test_no_model_takes_no_room(examined: Callable[..., Any]) -> None:
+    """Those that come with sana are not counted: "0.0 MB" would say that they have no size."""
+    assert "none but those that come with sana\n" in examined("models").out
+
+
 def test_problems_have_remedies(
     examined: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -219,7 +219,7 @@ def test_dry_run_draws_nothing_and_needs_no_torch(tiny_model: Path, tmp_path: Pa
     assert [line.split()[0] for line in lines[2:6]] == ["MiB", "text", "denoise", "decode"]
     assert lines[6].startswith("peak ")
     # by its path: a name alone is found in its own folder only
-    assert lines[7] == f"time unknown: `sana bench --model {tiny_model}` measures it once"
+    assert lines[7] == f"time: unknown until `sana bench --model {tiny_model}` has run once"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,7 +14,9 @@ from sana_cli.errors import ExitCode
     ("words", "message", "hint"),
     [
         (("--best-of", 0, "--score", "x"), "--best-of: 0 is out of range", "use 2 to 1000"),
-        (("--best-of", "2.5", "--score", "x"), "--best-of: '2.5' is not a whole number", "see `sana generate --help`"),
+        (("--best-of", "2.5", "--score", "x"), "--best-of: '2.5' is not a whole number", "use a whole number from 2 to 1000"),
+        (("--steps", "x"), "--steps: 'x' is not a whole number", "use a whole number from 1 to 1000"),
+        (("--guidance", "x"), "--guidance: 'x' is not a number", "use a number from 0 to 100"),
         (("--seed", "1-99999"), "--seed: 1-99999 has 99,999 values", "use at most 1000, or --count N"),
         (("--image", "http://x/y.png"), "no such picture: http:/x/y.png", "pictures are read from files: download it first"),
         (("--image", "-"), "no such picture: -", "pictures are not read from standard input: name a file"),

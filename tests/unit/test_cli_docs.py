@@ -14,4 +14,6 @@ def test_the_reference_is_current() -> None:
     )  # fmt: skip
     assert "## `sana generate`" in done.stdout
     written = (ROOT / "docs/cli.md").read_text(encoding="utf-8")
+    listed = [line for line in written.splitlines() if line.startswith("* `") and ": " in line]
+    assert not [line for line in listed if line.endswith("...")], "a description is cut"
     assert written.strip() == done.stdout.strip(), "options have changed: run `make docs`"

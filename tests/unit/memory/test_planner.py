@@ -115,6 +115,14 @@ def test_no_plan_fits() -> None:
     assert smallest_peak(job()).total == STREAMED * MIB
 
 
+def test_a_cap_below_what_python_takes() -> None:
+    """Neither a smaller picture nor another model fits into it."""
+    with pytest.raises(SanaError) as caught:
+        chosen(job(), Cap(bytes=100 * MIB, asked=True))
+    needed = readable_memory(STREAMED * MIB, at_least=True).replace(" ", "")
+    assert caught.value.hint == f"use --max-memory {needed}: Python and torch alone take 300 MiB"
+
+
 def test_without_a_cap_the_smallest_plan_is_tried() -> None:
     """A prediction is no reason not to try."""
     choice = chosen(job(), Cap(bytes=MIB))
