@@ -88,6 +88,10 @@ class Engine:
         """Encode the prompts as for a first picture: nothing is kept from an earlier run."""
         raise NotImplementedError
 
+    def later_prompt(self) -> Seconds:
+        """Encode the prompts as for each picture after the first, with what is kept for all prompts; {} if nothing is."""
+        return {}
+
     def denoise(self) -> Seconds:
         """Seconds of each step; sets `latents`."""
         raise NotImplementedError
@@ -205,6 +209,7 @@ class SanaEngine(Engine):
     def __init__(self, contender: Contender, workload: Workload) -> None:
         super().__init__(contender, workload)
         self._module: Any = None
+        self._encoder: Any = None
         self._embeds: list[Tensor] = []  # (1, L, caption channels), one a branch
         choose_kernels(self.checkpoint, self.device, "auto")  # once a machine: no part of loading
 
@@ -221,15 +226,25 @@ class SanaEngine(Engine):
         self.kernels |= accelerate(model, self.device, "auto")
 
     def unload(self, part: str) -> None:
-        self._module = None
+        self._module = self._encoder = None
 
     def text(self) -> Seconds:
         loaded: PromptEncoder = self._module
         started = time.perf_counter()
-        fresh = PromptEncoder(loaded.tokenizer, loaded.model)  # without a cached instruction
-        self._embeds = encode_prompt(fresh, self.settings).branches
+        self._encoder = PromptEncoder(
+            loaded.tokenizer, loaded.model
+        )  # without a cached instruction
+        self._embeds = encode_prompt(self._encoder, self.settings).branches
         self.synchronize()
         return {"text": [time.perf_counter() - started]}
+
+    def later_prompt(self) -> Seconds:
+        if not self.settings.enhance:
+            return {}
+        started = time.perf_counter()
+        encode_prompt(self._encoder, self.settings)
+        self.synchronize()
+        return {"prompt": [time.perf_counter() - started]}
 
     def denoise(self) -> Seconds:
         model, dtype = self._module, DTYPES[self.dtypes.transformer]

@@ -17,7 +17,7 @@ _FORM = re.compile(
 )
 _MEMORY = {"peak_host": "peak_host_bytes", "peak_device": "peak_device_bytes"}
 _METRICS = (
-    "load", "text", "prepare", "step", "denoise", "decode", "encode", "picture", "total", "cpu",
+    "load", "text", "prompt", "prepare", "step", "denoise", "decode", "encode", "picture", "total", "cpu",
     "times_as_fast", "psnr", *_MEMORY,
 )  # fmt: skip
 

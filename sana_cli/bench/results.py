@@ -18,7 +18,7 @@ from sana_cli.checkpoints.model_files import read_json
 from sana_cli.checkpoints.opening import open_checkpoint
 
 STAGES = (  # in the order of a table
-    "load", "text", "prepare", "step", "denoise", "decode", "encode", "picture", "total", "cpu",
+    "load", "text", "prompt", "prepare", "step", "denoise", "decode", "encode", "picture", "total", "cpu",
 )  # fmt: skip
 _PART_OF = {  # stage -> the part that runs it
     "text": "text", "prepare": "denoise", "step": "denoise", "denoise": "denoise", "decode": "decode",
@@ -75,7 +75,7 @@ def build_document(
 def _rounds(timings: Timings, steps: int) -> dict[str, list[float]]:
     """Seconds of each stage, round by round, in the order of `STAGES`; "step" has all steps of all rounds."""
     found: dict[str, list[float]] = {"load": [sum(timings.load.values())]}
-    for stage in ("text", "prepare", "step"):
+    for stage in ("text", "prompt", "prepare", "step"):
         if stage in timings.runs:
             found[stage] = [value for values in timings.runs[stage] for value in values]
     found["denoise"] = [sum(v) / len(v) * steps for v in timings.runs["step"]]
