@@ -3,7 +3,7 @@
 `python -m benchmarks.cpu_ways [LABEL]` times the layers of a block of Sana-0.6B at 512 pixels, both branches of guidance:
 as `quant/backends/cpu.py` runs them, in blocks of tokens that stay in a core's cache from quantizing to scaling, with other
 sizes of the blocks in which tokens are quantized, with FBGEMM, and in fp32. And 3x3 convolutions of the decoder in fp32: by
-oneDNN in two orders of memory, and by NNPACK, which has Winograd's algorithm. CPU seconds of one thread are almost the same
+oneDNN in two orders of memory, by NNPACK, which has Winograd's algorithm, and by ours; and those after an up-sampling. CPU seconds of one thread are almost the same
 on a busy machine; the least of all rounds counts. The document goes to `benchmarks/results/`; LABEL is a part of its name.
 With `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 FBGEMM_ENABLE_INSTRUCTIONS=AVX2` it shows
 what a CPU without VNNI does.
@@ -12,16 +12,20 @@ what a CPU without VNNI does.
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from typing import Annotated, Any
 
 import torch
 import typer
 from torch import Tensor
+from torch.nn import functional as F
 
 from benchmarks.record import record
-from quant.backends import cpu
+from quant.backends import cpu, cpu_winograd
+from quant.backends.cpu_winograd import winograd_conv
 from quant.primitives import finish_product
 from sana_cli.bench.machine import machine
+from sana_cli.models import dc_ae
 
 TOKENS = 512  # of a picture of 512 pixels, two branches
 LAYERS = {  # outputs, inputs
@@ -30,7 +34,15 @@ LAYERS = {  # outputs, inputs
     "feed-forward, in": (5760, 1152),
     "feed-forward, out": (1152, 2880),
 }
-CONVOLUTIONS = ((128, 512), (256, 128), (512, 64), (512, 32))  # channels, pixels a side
+CONVOLUTIONS = (
+    (64, 128),
+    (128, 512),
+    (256, 256),
+    (512, 128),
+    (512, 64),
+    (512, 32),
+)  # channels, pixels a side
+UPSAMPLINGS = ((512, 64), (512, 128), (256, 256))
 _TOKEN_BLOCKS = (64, 128, 256)
 _ELEMENTS = (2**16, 2**17, 2**18)
 Way = Callable[[Tensor], Tensor]
@@ -84,18 +96,41 @@ def ways_of(weight_NK: Tensor) -> dict[str, Way]:
     }
 
 
-def convolutions(channels: int) -> dict[str, Way]:
-    """The ways to convolve an fp32 map (1, C, H, W) by 3x3 to as many channels, with padding."""
+def convolutions(x: Tensor) -> dict[str, Way]:
+    """The ways to convolve an fp32 map (1, C, H, W) by 3x3 to as many channels, with padding.
+
+    The decoders keep their maps channels last, so that NNPACK, which cannot, needs two copies.
+    """
     if not torch._nnpack_available():  # the question also sets NNPACK up, without which it fails
         raise SystemExit("this build of torch has no NNPACK for this processor")
+    channels = x.shape[1]
     weight = torch.randn(channels, channels, 3, 3) / (9 * channels) ** 0.5
     bias, last = torch.randn(channels), weight.to(memory_format=torch.channels_last)
+    x_last = x.to(memory_format=torch.channels_last)
+    nnpack = partial(torch._nnpack_spatial_convolution, weight=weight, bias=bias, padding=1)
     return {
         "oneDNN": lambda x: torch.conv2d(x, weight, bias, padding=1),
-        "oneDNN, channels last": lambda x: torch.conv2d(
-            x.to(memory_format=torch.channels_last), last, bias, padding=1
+        "oneDNN, channels last": lambda _: torch.conv2d(x_last, last, bias, padding=1),
+        "NNPACK (Winograd)": nnpack,
+        "NNPACK (Winograd), from and to channels last": lambda _: nnpack(
+            x_last.contiguous()
+        ).contiguous(memory_format=torch.channels_last),
+        "Winograd of our own, channels last": lambda _: winograd_conv(x_last, weight, bias),
+    }
+
+
+def upsamplings(x: Tensor) -> dict[str, Way]:
+    """The ways to convolve an fp32 map (1, C, H, W) by 3x3 to half as many channels, enlarged to twice its size first."""
+    channels = x.shape[1]
+    weight = torch.randn(channels // 2, channels, 3, 3) / (9 * channels) ** 0.5
+    x_last = x.to(memory_format=torch.channels_last)
+    last = weight.to(memory_format=torch.channels_last)
+    return {
+        "enlarged first": lambda _: torch.conv2d(
+            F.interpolate(x_last, scale_factor=2), last, padding=1
         ),
-        "NNPACK (Winograd)": lambda x: torch._nnpack_spatial_convolution(x, weight, bias, 1),
+        "four convolutions of 2x2": lambda _: dc_ae.upsampled_conv(x_last, last, None),
+        "nine products": lambda _: cpu_winograd.upsampled_conv(x_last, weight, None),
     }
 
 
@@ -116,6 +151,22 @@ def timed(ways: dict[str, Way], x_MK: Tensor, rounds: int) -> dict[str, Any]:
     }
 
 
+def timed_maps(
+    ways_for: Callable[[Tensor], dict[str, Way]], channels: int, side: int, rounds: int
+) -> dict[str, Any]:
+    """Time the ways on one map, print them, and how far each is from the first."""
+    x = torch.randn(1, channels, side, side)
+    ways = ways_for(x)
+    want = next(iter(ways.values()))(x)
+    found = timed(ways, x, max(2, rounds // 5))
+    print(f"\n{ways_for.__name__}: {channels} channels, {side} x {side}")
+    for name, row in found.items():
+        row["largest_difference"] = float((ways[name](x) - want).abs().max())
+        print(f"  {name:<46}{row['ms']:>10} ms{row['times_as_fast']:>8}{row['largest_difference']:>12.1e}")  # fmt: skip
+    return found
+
+
+@torch.inference_mode()
 def main(
     label: Annotated[str, typer.Argument(help="A word for the file's name.")] = "",
     rounds: Annotated[int, typer.Option(min=1, help="Each times every way once.")] = 30,
@@ -134,21 +185,22 @@ def main(
         print(f"\n{name} ({outputs} x {inputs})")
         for way_name, row in rows[name].items():
             print(f"  {way_name:<40}{row['ms']:>10} ms{row['times_as_fast']:>8}")
-    maps: dict[str, Any] = {}
-    for channels, side in CONVOLUTIONS:
-        x, ways = torch.randn(1, channels, side, side), convolutions(channels)
-        name = f"3x3, {channels} channels, {side} x {side}"
-        want = ways["oneDNN"](x)
-        maps[name] = timed(ways, x, max(2, rounds // 5))
-        print(f"\n{name}")
-        for way_name, row in maps[name].items():
-            row["largest_difference"] = float((ways[way_name](x) - want).abs().max())
-            print(
-                f"  {way_name:<40}{row['ms']:>10} ms{row['times_as_fast']:>8}{row['largest_difference']:>12.1e}"
-            )
+    maps = {
+        f"3x3, {channels} channels, {side} x {side}": timed_maps(
+            convolutions, channels, side, rounds
+        )
+        for channels, side in CONVOLUTIONS
+    }
+    enlarged = {
+        f"3x3, {channels} channels, {side} x {side}": timed_maps(
+            upsamplings, channels, side, rounds
+        )
+        for channels, side in UPSAMPLINGS
+    }
     document = {
         "benchmark": "cpu_ways", "date": date.today().isoformat(), "machine": machine(),
         "tokens": TOKENS, "rounds": rounds, "layers": rows, "convolutions": maps,
+        "upsamplings": enlarged,
     }  # fmt: skip
     record(f"cpu-ways{f'-{label}' if label else ''}", document)
 

@@ -22,6 +22,7 @@ from quant.layers import QuantEmbedding
 from quant.primitives import dequantize_per_channel
 from sana_cli.accelerate.cpu_fused_qkv import fuse_projections_
 from sana_cli.accelerate.cpu_packed_linear import is_worth_packing, pack_linears_
+from sana_cli.accelerate.cpu_winograd_conv import is_worth_it, replaceable, use_winograd_
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.component_weights import (
     ComponentWeights,
@@ -281,7 +282,7 @@ def choose_kernels(
             before_measuring=partial(_say_measuring, notice),
         )  # fmt: skip
     if backend != "reference":
-        _float_kernel(device, _verdicts(), notice)
+        _float_kernel("linear", device, _verdicts(), notice)
     give_back()
 
 
@@ -379,15 +380,34 @@ def _stays(model: SanaTransformer2D) -> bool:
 def _pack_floats(
     model: torch.nn.Module, device: torch.device, verdicts: Path, notice: Callable[[str], None]
 ) -> dict[str, str]:
-    """Give fp32 linear layers the library that is the faster one here."""
-    if _float_kernel(device, verdicts, notice) == "onednn" and pack_linears_(model, give_back):
-        return {"linear fp32": "native onednn"}
-    return {}
+    """Give fp32 linear layers and convolutions the way to run that is the faster one here."""
+    chosen = {}
+    packs = _float_kernel("linear", device, verdicts, notice) == "onednn"
+    if packs and pack_linears_(model, give_back):
+        chosen["linear fp32"] = "native onednn"
+    # Asked only where there is something to decide: it takes a third of a second, once.
+    has_convs = any(True for _ in replaceable(model))
+    if has_convs and _float_kernel("conv 3x3", device, verdicts, notice) == "winograd":
+        use_winograd_(model)
+        chosen["conv 3x3 fp32"] = "native winograd"
+    return chosen
 
 
-def _float_kernel(device: torch.device, verdicts: Path, notice: Callable[[str], None]) -> str:
+# By kind of fp32 layer: the kernel, and whether it is right and faster here.
+_FLOAT_KERNELS: dict[str, tuple[str, Callable[[], bool]]] = {
+    "linear": ("onednn", is_worth_packing),
+    "conv 3x3": ("winograd", is_worth_it),
+}
+
+
+def _float_kernel(
+    kind: str, device: torch.device, verdicts: Path, notice: Callable[[str], None]
+) -> str:
+    """Return the kernel for fp32 layers of a kind: one of ours, or "torch"."""
+    name, is_faster = _FLOAT_KERNELS[kind]
+
     def decide() -> str:
-        return "onednn" if is_worth_packing() else "torch"
+        return name if is_faster() else "torch"
 
     def unmeasured() -> str:
         notice(
@@ -396,7 +416,7 @@ def _float_kernel(device: torch.device, verdicts: Path, notice: Callable[[str], 
         )
         return "torch"
 
-    return remembered("linear fp32", device, decide, verdicts=verdicts, unmeasured=unmeasured)
+    return remembered(f"{kind} fp32", device, decide, verdicts=verdicts, unmeasured=unmeasured)
 
 
 def empty_module(checkpoint: Checkpoint, component: str) -> Any:

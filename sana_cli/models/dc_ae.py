@@ -215,11 +215,12 @@ class UpBlock(nn.Module):
         self.repeats = out_channels * 4 // in_channels if shortcut else 0
         width = out_channels if interpolate else 4 * out_channels
         self.conv = nn.Conv2d(in_channels, width, 3, padding=1, bias=bias)
+        self.upsampled = upsampled_conv  # the way to fold, where it is folded
 
     def forward(self, x: Tensor) -> Tensor:
         weight = self._weight_to_fold(x) if self.interpolate else None
         if weight is not None:
-            return upsampled_conv(x, weight, self.conv.bias, repeats=self.repeats)
+            return self.upsampled(x, weight, self.conv.bias, repeats=self.repeats)
         if self.interpolate:
             out = self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
         else:
@@ -274,13 +275,13 @@ def upsampled_conv(x: Tensor, weight: Tensor, bias: Tensor | None, *, repeats: i
             phase = phase[:, :, i : i + H, j : j + W]
             target = out[:, :, i::2, j::2]
             if repeats:
-                torch.add(phase, _shortcut_phase(x, repeats, 2 * i + j), out=target)
+                torch.add(phase, shortcut_phase(x, repeats, 2 * i + j), out=target)
             else:
                 target.copy_(phase)
     return out
 
 
-def _shortcut_phase(x: Tensor, repeats: int, phase: int) -> Tensor:
+def shortcut_phase(x: Tensor, repeats: int, phase: int) -> Tensor:
     """Return every second pixel of the shortcut, pixel_shuffle(x.repeat_interleave(repeats, 1), 2):
     (B, N, H, W).
 
