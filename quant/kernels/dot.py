@@ -1,4 +1,4 @@
-"""The type in which tensor cores take the inputs of a product of floats. Imports Triton, like `epilogue.py`."""
+"""How tensor cores take the inputs of a product of floats. Imports Triton, like `epilogue.py`."""
 
 import torch
 import triton.language as tl
@@ -11,3 +11,8 @@ def dot_type(dtype: torch.dtype) -> tl.dtype:
     if interpreted() or dtype == torch.float32:
         return tl.float32
     return tl.bfloat16 if dtype == torch.bfloat16 else tl.float16
+
+
+def precision() -> str:
+    """How products of fp32 inputs are computed: three of tf32 for each. AMD's matrix cores multiply fp32 as it is."""
+    return "tf32x3" if torch.version.hip is None else "ieee"

@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quant.kernels.dot import dot_type
+from quant.kernels.dot import dot_type, precision
 from quant.kernels.rows import divisors, quantize_tile, raise_largest, remainders
 
 WARPS = 4
@@ -78,6 +78,7 @@ def cross_attention_kernel(
     stride_mask,
     stride_out,
     DOT: tl.constexpr,  # type of the inputs of attention's products
+    PRECISION: tl.constexpr,  # of fp32 inputs
     REMAINDERS: tl.constexpr,
     EVEN_K: tl.constexpr,
     BLOCK_M: tl.constexpr,
@@ -144,10 +145,10 @@ def cross_attention_kernel(
         in_text = at < L
         key = key_ptr + at[None, :] * stride_key_token
         k_a = tl.load(key + a[:, None], mask=(a < E)[:, None] & in_text[None, :], other=0.0)
-        scores = tl.dot(q_a.to(DOT), k_a.to(DOT), input_precision="tf32x3")
+        scores = tl.dot(q_a.to(DOT), k_a.to(DOT), input_precision=PRECISION)
         if BLOCK_B:
             k_b = tl.load(key + b[:, None], mask=(b < E)[:, None] & in_text[None, :], other=0.0)
-            scores = tl.dot(q_b.to(DOT), k_b.to(DOT), scores, input_precision="tf32x3")
+            scores = tl.dot(q_b.to(DOT), k_b.to(DOT), scores, input_precision=PRECISION)
         seen = in_text
         if mask_ptr is not None:
             seen &= tl.load(mask_ptr + picture * stride_mask + at, mask=in_text, other=0) != 0
@@ -161,10 +162,10 @@ def cross_attention_kernel(
         shares = shares.to(DOT)
         value = value_ptr + at[:, None] * stride_value_token
         v_a = tl.load(value + a[None, :], mask=in_text[:, None] & (a < E)[None, :], other=0.0)
-        out_a = tl.dot(shares, v_a.to(DOT), out_a * shrink[:, None], input_precision="tf32x3")
+        out_a = tl.dot(shares, v_a.to(DOT), out_a * shrink[:, None], input_precision=PRECISION)
         if BLOCK_B:
             v_b = tl.load(value + b[None, :], mask=in_text[:, None] & (b < E)[None, :], other=0.0)
-            out_b = tl.dot(shares, v_b.to(DOT), out_b * shrink[:, None], input_precision="tf32x3")
+            out_b = tl.dot(shares, v_b.to(DOT), out_b * shrink[:, None], input_precision=PRECISION)
     out_tile = out_ptr + first * stride_out + rows[:, None] * stride_out + head * E
     largest_ptrs = None
     if largest_ptr is not None:
@@ -214,6 +215,7 @@ def launch(
             0 if mask is None else mask.stride(0),
             out.stride(0),
             DOT=dot_type(x.dtype),
+            PRECISION=precision(),
             REMAINDERS=remainders(x, smooth),
             EVEN_K=K % block_k == 0,
             BLOCK_M=block_m,

@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from quant.kernels.dot import dot_type
+from quant.kernels.dot import dot_type, precision
 
 WARPS, STAGES = 8, 3
 _PROGRAMS = 256  # two on each multiprocessor, which is what their registers allow
@@ -225,8 +225,7 @@ def launch(q: Tensor, k: Tensor, v: Tensor, out: Tensor, eps: float) -> None:
     block, wide = block_n(q.dtype), max(triton.next_power_of_2(E), 16)
     span = span_of(N, B * H, block)
     narrow = q.dtype != torch.float32
-    # AMD's matrix cores multiply fp32 as it is.
-    shared = {"PRECISION": "tf32x3" if torch.version.hip is None else "ieee", "BLOCK_N": block}
+    shared = {"PRECISION": precision(), "BLOCK_N": block}
     shared |= {"BLOCK_E": wide, "num_warps": WARPS, "num_stages": STAGES}
     of_q, of_k, of_v = (t.stride()[:3] for t in (q, k, v))
     with torch.cuda.device_of(q):
