@@ -16,6 +16,37 @@ from quant.kernels.tiles import Tile
 
 
 @triton.jit
+def _finish_columns(
+    sums,  # int32 (BLOCK_M, columns)
+    scale,  # of the rows
+    weight_scale_ptrs,  # of the columns
+    first,
+    rows,
+    cols,
+    M,
+    N,
+    bias_ptr,
+    gate_ptr,
+    residual_ptr,
+    out_ptr,
+    largest_ptr,
+    smooth_ptr,
+    tokens,
+    stride_gate,
+    stride_residual,
+    stride_out,
+    SILU: tl.constexpr,
+    GATE_PER_TILE: tl.constexpr,
+):
+    """Scale the sums of some columns of the tile, and `finish` them."""
+    out = sums.to(tl.float32) * scale[:, None] * tl.load(weight_scale_ptrs)[None, :]
+    finish(
+        out, first, rows, cols, M, N, bias_ptr, gate_ptr, residual_ptr, out_ptr, largest_ptr, smooth_ptr, tokens,
+        stride_gate, stride_residual, stride_out, SILU, GATE_PER_TILE,
+    )  # fmt: skip
+
+
+@triton.jit
 def linear_w8a8_kernel(
     q_ptr,  # int8, or floats
     scale_ptr,  # (M,) scales of int8, largest magnitudes of floats
@@ -89,18 +120,16 @@ def linear_w8a8_kernel(
     scale = tl.load(scale_ptr + first + read_rows)
     if q_ptr.dtype.element_ty != tl.int8:
         scale = tl.div_rn(scale, 127.0)
-    weight_scale = tl.load(weight_scale_ptr + first_col + read_cols)
-    out = sums.to(tl.float32) * scale[:, None] * weight_scale[None, :]
-    finish(
-        out, first, rows, tile_n * WIDTH + cols, M, N, bias_ptr, gate_ptr, residual_ptr, out_ptr,
-        largest_ptr, smooth_ptr, tokens, stride_gate, stride_residual, stride_out, SILU, GATE_PER_TILE,
+    _finish_columns(
+        sums, scale, weight_scale_ptr + first_col + read_cols, first, rows, tile_n * WIDTH + cols, M, N, bias_ptr,
+        gate_ptr, residual_ptr, out_ptr, largest_ptr, smooth_ptr, tokens, stride_gate, stride_residual, stride_out,
+        SILU, GATE_PER_TILE,
     )  # fmt: skip
     if EXTRA > 0:
-        weight_scale = tl.load(weight_scale_ptr + first_col + read_more)
-        out = more_sums.to(tl.float32) * scale[:, None] * weight_scale[None, :]
-        finish(
-            out, first, rows, tile_n * WIDTH + more_cols, M, N, bias_ptr, gate_ptr, residual_ptr, out_ptr,
-            largest_ptr, smooth_ptr, tokens, stride_gate, stride_residual, stride_out, SILU, GATE_PER_TILE,
+        _finish_columns(
+            more_sums, scale, weight_scale_ptr + first_col + read_more, first, rows, tile_n * WIDTH + more_cols,
+            M, N, bias_ptr, gate_ptr, residual_ptr, out_ptr, largest_ptr, smooth_ptr, tokens, stride_gate,
+            stride_residual, stride_out, SILU, GATE_PER_TILE,
         )  # fmt: skip
 
 
