@@ -2,21 +2,27 @@
 
 `python -m benchmarks.kernels_compile` compiles each for compute capability 8.0, 8.6, 8.9, 9.0, 10.0 and 12.0 and for AMD's
 gfx942, reads registers, stack, shared memory and the mix of instructions from the machine code (`machine_code.py`), and
-looks for tensor-core instructions in it. It prints a table and keeps every row at once in
-`benchmarks/results/kernels-compile.json`; a kernel whose source has not changed since is not compiled again. Exit code 1
-if something spills, does not fit, or lacks tensor cores; AMD's rows are reported and fail nothing, since nothing of the engine
-runs there yet. Rows without `source` are older than that digest.
+looks for tensor-core instructions in it. It uses a process for each core, prints a table, and keeps every row at once in
+`benchmarks/results/kernels-compile.json`; what has not changed since (`kernel_digest.py`) is not compiled again, so a run that
+was stopped resumes. Exit code 1 if something spills, does not fit, or lacks tensor cores; AMD's rows are reported and fail
+nothing, since nothing of the engine runs there yet.
 """
 
+import importlib
 import json
+import multiprocessing
+import os
 import re
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import date
+from functools import cache
 from typing import Annotated, Any
 
 import typer
 
+from benchmarks.kernel_digest import digest_of
 from benchmarks.machine_code import MachineCode, of_amd, of_nvidia
 from benchmarks.record import RESULTS, record
 from quant.backends.attempt import Failure, attempt
@@ -204,6 +210,7 @@ def _cross_attention(E: int, parts: str) -> Case:
         | {"largest_ptr": "*i32"},
         constants={
             "DOT": tl.bfloat16,
+            "PRECISION": "tf32x3",
             "REMAINDERS": 2 if "smooth" in parts else 1,
             "EVEN_K": "odd" not in parts,
             "BLOCK_M": block_m,
@@ -402,22 +409,44 @@ def _linear_w4a16(tile: Any, group_size: int) -> Case:
     )
 
 
+def function_of(case: Case) -> Any:
+    """Return the `triton.jit` function of a case."""
+    module = importlib.import_module(f"quant.kernels.{case.kernel}.kernel")
+    return getattr(module, f"{case.function or case.kernel}_kernel")
+
+
+def targets_of(case: Case) -> dict[str, int | str]:
+    """Targets that a case is compiled for, by the names that rows have."""
+    able = [target for target in CAPABILITIES if target >= case.first_capability]
+    return {_name_of(target): target for target in (*able, HIP)}
+
+
+def _name_of(target: int | str) -> str:
+    return target if isinstance(target, str) else f"{target // 10}.{target % 10}"
+
+
+def _constants(case: Case, target: int | str) -> dict[str, Any]:
+    names = function_of(case).arg_names
+    on_hip = {k: v for k, v in _ON_HIP.items() if k in names}
+    return case.constants | (on_hip if isinstance(target, str) else {})
+
+
+def _options(case: Case, target: int | str) -> dict[str, Any]:
+    stages = min(case.stages, 2) if isinstance(target, str) else case.stages
+    return {"num_warps": case.warps, "num_stages": stages}
+
+
 def compiled(case: Case, target: int | str) -> dict[str, Any]:
     """Compile one case for a compute capability (89 is 8.9) or an AMD architecture, and read its machine code."""
-    import importlib
-
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
     on_hip = isinstance(target, str)
-    module = importlib.import_module(f"quant.kernels.{case.kernel}.kernel")
-    function = getattr(module, f"{case.function or case.kernel}_kernel")
+    function, constants = function_of(case), _constants(case, target)
     names = function.arg_names
     signature = {name: case.pointers.get(name, "i32") for name in names}
-    signature |= dict.fromkeys(case.floats, "fp32")
-    constants = case.constants | {k: v for k, v in _ON_HIP.items() if on_hip and k in names}
-    signature |= dict.fromkeys(constants, "constexpr")
+    signature |= dict.fromkeys(case.floats, "fp32") | dict.fromkeys(constants, "constexpr")
     aligned = {*case.pointers, *case.numbers}
     result = triton.compile(
         ASTSource(
@@ -427,17 +456,14 @@ def compiled(case: Case, target: int | str) -> dict[str, Any]:
             {(i,): [["tt.divisibility", 16]] for i, name in enumerate(names) if name in aligned},
         ),
         target=GPUTarget("hip", target, 64) if on_hip else GPUTarget("cuda", target, 32),
-        options={
-            "num_warps": case.warps,
-            "num_stages": min(case.stages, 2) if on_hip else case.stages,
-        },
+        options=_options(case, target),
     )
     found = of_amd(result.asm["amdgcn"]) if on_hip else of_nvidia(result.asm["cubin"])
     shared = result.metadata.shared
     return {
         "kernel": case.kernel,
         "variant": case.variant,
-        "capability": target if isinstance(target, str) else f"{target // 10}.{target % 10}",
+        "capability": _name_of(target),
         "registers": found.registers,
         "stack_bytes": found.stack_bytes,
         "spill_instructions": found.spills,
@@ -472,16 +498,37 @@ def _row(case: Case, target: int | str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def source_of(case: Case) -> str:
-    """A digest of a kernel's source and of what it calls."""
-    import importlib
+def source_of(case: Case, target: int | str) -> str:
+    """Digest what a row depends on: the kernel's source and what it calls, constants, options, Triton's version."""
+    import triton
 
-    module = importlib.import_module(f"quant.kernels.{case.kernel}.kernel")
-    return str(getattr(module, f"{case.function or case.kernel}_kernel").cache_key)[:8]
+    constants = {name: str(value) for name, value in _constants(case, target).items()}
+    given = {
+        "pointers": sorted(case.pointers.items()), "constants": sorted(constants.items()),
+        "numbers": sorted(case.numbers), "floats": sorted(case.floats), "target": target,
+        "triton": triton.__version__,
+    }  # fmt: skip
+    return digest_of(function_of(case), given | _options(case, target))
 
 
 def _key(row: dict[str, Any]) -> tuple[str, str, str]:
     return row["kernel"], row["variant"], row["capability"]
+
+
+@cache
+def _by_name() -> dict[str, Case]:
+    return {case.name: case for case in cases()}
+
+
+def _task(name: str, target: int | str) -> dict[str, Any]:
+    """Return the row of a case by its name, in a process of the pool."""
+    case = _by_name()[name]
+    return _row(case, target) | {"source": source_of(case, target)}
+
+
+def read_rows() -> dict[tuple[str, str, str], dict[str, Any]]:
+    """Rows that are kept, by kernel, variant and target."""
+    return {_key(row): row for row in json.loads(RESULT.read_text(encoding="utf-8"))["kernels"]}
 
 
 def main(
@@ -489,42 +536,55 @@ def main(
         str, typer.Option(help="Cases whose names contain one of these, by commas.")
     ] = "",
     again: Annotated[bool, typer.Option(help="Compile also what is kept and unchanged.")] = False,
+    jobs: Annotated[int, typer.Option(help="Processes; 0 for one a core.")] = 0,
 ) -> None:
     """Compile what is new or changed, print, and keep it after each."""
-    import triton
-
-    wanted = only.split(",")
-    known = [case for case in cases() if any(word in case.name for word in wanted)]
-    kept = {_key(row): row for row in json.loads(RESULT.read_text(encoding="utf-8"))["kernels"]}
+    wanted, kept = only.split(","), read_rows()
+    tasks = [
+        (case.name, target)
+        for case in cases()
+        for name, target in targets_of(case).items()
+        if any(word in case.name for word in wanted)
+        and (
+            again
+            or kept.get((case.kernel, case.variant, name), {}).get("source")
+            != source_of(case, target)
+        )
+    ]
     print(f"{'kernel and tile':<58}{'cc':>7}{'regs':>6}{'stack':>7}{'shared':>8}  tensor cores")
-    for case in known:
-        for target in (*CAPABILITIES, HIP):
-            if isinstance(target, int) and target < case.first_capability:
-                continue
-            name = target if isinstance(target, str) else f"{target // 10}.{target % 10}"
-            key = (case.kernel, case.variant, name)
-            if not again and kept.get(key, {}).get("source") == source_of(case):
-                continue
-            row = kept[key] = _row(case, target) | {"source": source_of(case)}
-            record("kernels-compile", {
-                "benchmark": "kernels_compile",
-                "date": date.today().isoformat(),
-                "triton": triton.__version__,
-                "kernels": _in_order(kept),
-            })  # fmt: skip
+    # Of their own interpreters: a copy of this process would share its threads' locks.
+    with ProcessPoolExecutor(
+        jobs or os.cpu_count(), mp_context=multiprocessing.get_context("spawn")
+    ) as pool:
+        for done in as_completed([pool.submit(_task, *task) for task in tasks]):
+            row = done.result()
+            kept[_key(row)] = row
+            _keep(kept)
             print(
-                f"{case.name:<58}{name:>7}{row['registers']:>6}{row['stack_bytes']:>7}"
-                f"{row['shared_bytes']:>8}  {' '.join(row['tensor_cores'] + row['problems'])}",
+                f"{row['kernel'] + ' ' + row['variant']:<58}{row['capability']:>7}{row['registers']:>6}"
+                f"{row['stack_bytes']:>7}{row['shared_bytes']:>8}  "
+                f"{' '.join(row['tensor_cores'] + row['problems'])}",
                 flush=True,
             )
+    _keep(kept)
     broken = [row for row in kept.values() if row["problems"] and row["capability"] != HIP]
     raise typer.Exit(int(bool(broken)))
 
 
+def _keep(rows: dict[tuple[str, str, str], dict[str, Any]]) -> None:
+    import triton
+
+    record("kernels-compile", {
+        "benchmark": "kernels_compile",
+        "date": date.today().isoformat(),
+        "triton": triton.__version__,
+        "kernels": _in_order(rows),
+    })  # fmt: skip
+
+
 def _in_order(kept: dict[tuple[str, str, str], dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of the cases that there are, in their order."""
-    names = [*(f"{t // 10}.{t % 10}" for t in CAPABILITIES), HIP]
-    keys = [(case.kernel, case.variant, name) for case in cases() for name in names]
+    keys = [(case.kernel, case.variant, name) for case in _by_name().values() for name in targets_of(case)]
     return [kept[key] for key in keys if key in kept]
 
 
