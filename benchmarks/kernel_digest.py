@@ -25,10 +25,10 @@ def _sources(function: Any, found: dict[str, str]) -> dict[str, str]:
         return found
     found[name] = code_of(inspect.getsource(function.fn))
     seen = inspect.getclosurevars(function.fn)
-    for key, value in sorted((seen.globals | seen.nonlocals).items()):
+    for key, value in sorted({**seen.globals, **seen.nonlocals}.items()):
         if hasattr(value, "fn") and hasattr(value, "arg_names"):  # of `triton.jit`
             _sources(value, found)
-        elif not inspect.ismodule(value) and not callable(value):
+        elif not (inspect.ismodule(value) or inspect.isroutine(value) or inspect.isclass(value)):
             found[f"{name} {key}"] = f"{key} = {value!r}"
     return found
 

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.kernels_compile` compiles each for compute capability 8.0, 8.6, 8.9, 9.0, 10.0 and 12.0 and for AMD's
 gfx942, reads registers, stack, shared memory and the mix of instructions from the machine code (`machine_code.py`), and
-looks for tensor-core instructions in it. It uses a process for each core, prints a table, and keeps every row at once in
+looks for tensor-core instructions in it, and from 9.0 on for a wait before the first access of memory (`quant.kernels.dependent`). It uses a process for each core, prints a table, and keeps every row at once in
 `benchmarks/results/kernels-compile.json`; what has not changed since (`kernel_digest.py`) is not compiled again, so a run that
 was stopped resumes. Exit code 1 if something spills, does not fit, or lacks tensor cores; AMD's rows are reported and fail
 nothing, since nothing of the engine runs there yet.
@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import date
@@ -26,6 +26,7 @@ from benchmarks.kernel_digest import digest_of
 from benchmarks.machine_code import MachineCode, of_amd, of_nvidia
 from benchmarks.record import RESULTS, record
 from quant.backends.attempt import Failure, attempt
+from quant.kernels.dependent import FIRST_CAPABILITY
 
 # M rows, K input channels, N output channels
 
@@ -52,6 +53,10 @@ class Case:
     numbers: tuple[str, ...] = field(default=())  # integers that are multiples of 16, as widths are
     floats: tuple[str, ...] = field(default=())
     first_capability: int = 80  # that has its types
+    only_capability: int | None = None  # that it is for
+    warps_on: Mapping[int, int] = field(
+        default_factory=dict
+    )  # other numbers of warps, by capability
 
     @property
     def name(self) -> str:
@@ -65,15 +70,24 @@ def cases() -> Iterator[Case]:
         LINEAR_CANDIDATES,
         LINEAR_W4A16,
         LINEAR_W8A8_ON_LOAD,
+        WIDE,
         tiles_of,
     )  # fmt: skip
 
-    yield from (_quantize(K) for K in (1152, 2880, 5760))
-    yield from (_quantize(K, to="fp8e4nv") for K in (1152, 2880))
+    yield from (_quantize(K, parts) for K in (1152, 2880, 5760) for parts in ("", "smooth"))
+    yield from (
+        _quantize(K, parts) for K in (1152, 2240) for parts in ("float8", "branch smooth float8")
+    )
     for D in (1152, 2240):
         yield from (
             _layer_norm(D, parts)
-            for parts in ("", "branch", "addend quantize smooth", "branch float8")
+            for parts in (
+                "",
+                "branch gate",
+                "addend quantize smooth",
+                "branch gate float8",
+                "branch addend float8",
+            )
         )
     yield from (_attention(type_, "") for type_ in ("bf16", "fp16", "fp32"))
     for part in ("sums", "attend"):
@@ -88,6 +102,7 @@ def cases() -> Iterator[Case]:
         for D in (128, 1024)
         for parts in ("bias relu", "bias residual", "bias residual largest")
     )
+    yield from (_softcap_attention(type_) for type_ in ("bf16", "fp16"))
     yield from (_largest_of_map(), _quantize_map("largest"), _quantize_map("stored scale"))
     yield from (_bias_activation(parts) for parts in ("bias silu", "relu"))
     yield from (_join_phases(N) for N in (128, 1024))
@@ -100,26 +115,35 @@ def cases() -> Iterator[Case]:
         yield _linear_w8a8(tile, "floats residual")
         yield _linear_w8a8(tile, "floats bias gate residual odd")
     for tile in tiles_of(CONV3X3_W8A8):
-        yield _conv3x3_w8a8(tile, "bias residual")
-        yield _conv3x3_w8a8(tile, "bias residual odd")
+        yield _conv3x3_w8a8(tile, "bias")
         yield _conv3x3_w8a8(tile, "bias silu largest")
-        yield _conv3x3_w8a8(tile, "bias upsampled shortcut")
+        if tile != WIDE:
+            yield _conv3x3_w8a8(tile, "bias residual")
+            yield _conv3x3_w8a8(tile, "bias residual odd")
+            yield _conv3x3_w8a8(tile, "bias upsampled shortcut largest")
     for tile in tiles_of(LINEAR_W4A16):
         yield from (_linear_w4a16(tile, group_size) for group_size in (64, 128))
 
 
-def _quantize(K: int, *, to: str = "i8") -> Case:
+def _quantize(K: int, parts: str = "") -> Case:
     from quant.kernels.rows import block_and_warps
 
     block, warps = block_and_warps(K)
+    optional = {
+        "branch_ptr": ("branch", "*bf16"), "gate_ptr": ("branch", "*fp32"),
+        "smooth_ptr": ("smooth", "*fp32"),
+    }  # fmt: skip
+    present = {name: type_ for name, (part, type_) in optional.items() if part in parts}
+    float8 = "float8" in parts
     return Case(
         kernel="quantize_per_token",
-        variant=f"K={K}" + (" float8" if to != "i8" else ""),
-        first_capability=80 if to == "i8" else 89,
-        pointers={"x_ptr": "*bf16", "smooth_ptr": "*fp32", "q_ptr": f"*{to}", "scale_ptr": "*fp32"},
-        constants={"BLOCK_K": block},
+        variant=f"K={K} {parts}".strip(),
+        first_capability=89 if float8 else 80,
+        pointers=present
+        | {"x_ptr": "*bf16", "q_ptr": "*fp8e4nv" if float8 else "*i8", "scale_ptr": "*fp32"},
+        constants={"BLOCK_K": block} | {name: None for name in optional if name not in present},
         warps=warps,
-        numbers=("K", "stride_x", "stride_q"),
+        numbers=("K", "gate_rows", "stride_x", "stride_branch", "stride_gate", "stride_q"),
     )
 
 
@@ -128,7 +152,7 @@ def _layer_norm(D: int, parts: str) -> Case:
 
     block, warps = block_and_warps(D)
     optional = {
-        "branch_ptr": ("branch", "*bf16"), "gate_ptr": ("branch", "*fp32"),
+        "branch_ptr": ("branch", "*bf16"), "gate_ptr": ("gate", "*fp32"),
         "addend_ptr": ("addend", "*fp32"), "smooth_ptr": ("smooth", "*fp32"),
         "token_scale_ptr": ("quantize", "*fp32"),
     }  # fmt: skip
@@ -148,7 +172,16 @@ def _layer_norm(D: int, parts: str) -> Case:
         first_capability=89 if float8 else 80,
         constants={"BLOCK_D": block} | {name: None for name in optional if name not in present},
         warps=warps,
-        numbers=("D", "gate_rows", "addend_rows", "shift_rows", "scale_rows", *strides),
+        numbers=(
+            "D",
+            "branch_first",
+            "branch_rows",
+            "gate_rows",
+            "addend_rows",
+            "shift_rows",
+            "scale_rows",
+            *strides,
+        ),
         floats=("eps",),
     )
 
@@ -193,7 +226,7 @@ def _cross_attention(E: int, parts: str) -> Case:
     import torch
     import triton.language as tl
 
-    from quant.kernels.cross_attention.kernel import WARPS, blocks, steps
+    from quant.kernels.cross_attention.kernel import WARPS, blocks, steps, warps_for
 
     optional = {
         "x_largest_ptr": ("product", "*fp32"), "weight_ptr": ("product", "*i8"),
@@ -221,6 +254,7 @@ def _cross_attention(E: int, parts: str) -> Case:
         }
         | {name: None for name in optional if name not in present},
         warps=WARPS,
+        warps_on={target: warps_for(E, divmod(target, 10)) for target in CAPABILITIES},
         stages=stages,
         instruction=r"(UTC)?I(G?)MMA" if "product" in parts else r"(UTC)?H(G?)MMA",
         numbers=(
@@ -263,6 +297,34 @@ def _rms_norm(D: int, parts: str) -> Case:
         numbers=("M", "D", "picture_rows", "stride_weight", "stride_bias", *strides),
         floats=("eps",),
     )
+
+
+def _softcap_attention(type_: str) -> Case:
+    import torch
+    import triton.language as tl
+
+    from quant.kernels.softcap_attention.kernel import BLOCK_L, step
+
+    dot = {"bf16": tl.bfloat16, "fp16": tl.float16}[type_]
+    block_s, warps, stages = step(torch.bfloat16)
+    pasts = (f"stride_past_{t}_{of}" for t in "kv" for of in ("head", "token"))
+    return Case(
+        kernel="softcap_attention",
+        variant=f"E=256 {type_}",
+        pointers=dict.fromkeys(
+            ("q_ptr", "k_ptr", "v_ptr", "past_k_ptr", "past_v_ptr", "cos_ptr", "sin_ptr", "out_ptr"),
+            f"*{type_}",
+        ),
+        constants={
+            "CAPPED": True, "DOT": dot, "PRECISION": "tf32x3", "E": 256, "BLOCK_L": BLOCK_L,
+            "BLOCK_S": block_s,
+        },
+        warps=warps,
+        stages=stages,
+        instruction=r"(UTC)?H(G?)MMA",
+        numbers=("L", "stride_q", "stride_k", "stride_v", "stride_out", *pasts),
+        floats=("scale", "cap"),
+    )  # fmt: skip
 
 
 def _largest_of_map() -> Case:
@@ -369,6 +431,8 @@ def _linear_w8a8(tile: Any, parts: str) -> Case:
 
 
 def _conv3x3_w8a8(tile: Any, parts: str) -> Case:
+    from quant.kernels.tiles import WIDE
+
     optional = {"shortcut_ptr": "*bf16", "largest_ptr": "*i32"}
     present = {name: t for name, t in optional.items() if name.removesuffix("_ptr") in parts}
     return _int8_product(
@@ -384,6 +448,7 @@ def _conv3x3_w8a8(tile: Any, parts: str) -> Case:
         }
         | {name: None for name in optional if name not in present},
         numbers=("M", "N", "K", "H", "W", "stride_out"),
+        only_capability=90 if tile == WIDE else None,
     )
 
 
@@ -417,7 +482,9 @@ def function_of(case: Case) -> Any:
 
 def targets_of(case: Case) -> dict[str, int | str]:
     """Targets that a case is compiled for, by the names that rows have."""
-    able = [target for target in CAPABILITIES if target >= case.first_capability]
+    if case.only_capability is not None:
+        return {_name_of(case.only_capability): case.only_capability}
+    able: list[int | str] = [t for t in CAPABILITIES if t >= case.first_capability]
     return {_name_of(target): target for target in (*able, HIP)}
 
 
@@ -427,13 +494,22 @@ def _name_of(target: int | str) -> str:
 
 def _constants(case: Case, target: int | str) -> dict[str, Any]:
     names = function_of(case).arg_names
+    waits = {"DEPENDENT": _depends(case, target)} if "DEPENDENT" in names else {}
     on_hip = {k: v for k, v in _ON_HIP.items() if k in names}
-    return case.constants | (on_hip if isinstance(target, str) else {})
+    return case.constants | waits | (on_hip if isinstance(target, str) else {})
+
+
+def _depends(case: Case, target: int | str) -> bool:
+    """Return whether a kernel is compiled for launches that depend on the one before."""
+    can_wait = "DEPENDENT" in function_of(case).arg_names
+    return can_wait and isinstance(target, int) and divmod(target, 10) >= FIRST_CAPABILITY
 
 
 def _options(case: Case, target: int | str) -> dict[str, Any]:
     stages = min(case.stages, 2) if isinstance(target, str) else case.stages
-    return {"num_warps": case.warps, "num_stages": stages}
+    warps = case.warps if isinstance(target, str) else case.warps_on.get(target, case.warps)
+    options: dict[str, Any] = {"num_warps": warps, "num_stages": stages}
+    return options | ({"launch_pdl": True} if _depends(case, target) else {})
 
 
 def compiled(case: Case, target: int | str) -> dict[str, Any]:
@@ -470,12 +546,15 @@ def compiled(case: Case, target: int | str) -> dict[str, Any]:
         "shared_bytes": shared,
         "tensor_cores": found.tensor_cores,
         "instructions": found.mix,
-        "problems": _problems(case, found, shared, on_hip=on_hip),
+        "waits_first": found.waits_first,
+        "problems": _problems(case, found, shared, target),
     }
 
 
-def _problems(case: Case, found: MachineCode, shared_bytes: int, *, on_hip: bool) -> list[str]:
-    problems = []
+def _problems(case: Case, found: MachineCode, shared_bytes: int, target: int | str) -> list[str]:
+    problems, on_hip = [], isinstance(target, str)
+    if _depends(case, target) and not found.waits_first:
+        problems.append("reads before it waits")
     if found.stack_bytes or found.spills:
         problems.append("registers spill")
     if shared_bytes > (_SHARED_OF_HIP if on_hip else SHARED_BYTES):
@@ -494,7 +573,7 @@ def _row(case: Case, target: int | str) -> dict[str, Any]:
     return {
         "kernel": case.kernel, "variant": case.variant, "capability": target, "registers": 0,
         "stack_bytes": 0, "spill_instructions": 0, "shared_bytes": 0, "tensor_cores": [],
-        "instructions": {}, "problems": [f"does not compile ({found.reason})"],
+        "instructions": {}, "waits_first": False, "problems": [f"does not compile ({found.reason})"],
     }  # fmt: skip
 
 
@@ -584,7 +663,11 @@ def _keep(rows: dict[tuple[str, str, str], dict[str, Any]]) -> None:
 
 def _in_order(kept: dict[tuple[str, str, str], dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of the cases that there are, in their order."""
-    keys = [(case.kernel, case.variant, name) for case in _by_name().values() for name in targets_of(case)]
+    keys = [
+        (case.kernel, case.variant, name)
+        for case in _by_name().values()
+        for name in targets_of(case)
+    ]
     return [kept[key] for key in keys if key in kept]
 
 

@@ -56,6 +56,11 @@ def processors_of(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).multi_processor_count)
 
 
+def capability_of(device: torch.device) -> tuple[int, int] | None:
+    """Return the compute capability; None of what is no CUDA device."""
+    return torch.cuda.get_device_capability(device) if device.type == "cuda" else None
+
+
 def measured_tile(
     kernel: str, device: torch.device, M: int, N: int, K: int, *, file: Path = FILE
 ) -> Tile | None:

@@ -74,6 +74,43 @@ def cross_attention(
     return out
 
 
+def softcap_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    past_k: Tensor,
+    past_v: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    *,
+    scale: float,
+    cap: float | None,
+    window: int | None,
+) -> Tensor:
+    """(L, H * E) of q (L, H * E), k and v (L, K * E) that follow a cache (K, S, E): Gemma-2's attention, in fp32."""
+    (K, S, E), L = past_k.shape, len(q)
+
+    def heads(new: Tensor, *, rotate: bool) -> Tensor:
+        x = new.float().unflatten(-1, (-1, E)).transpose(0, 1)  # (H or K, L, E)
+        first, second = x.chunk(2, dim=-1)
+        turned = x * cos.float() + torch.cat([-second, first], dim=-1) * sin.float()
+        return turned.to(q.dtype).float() if rotate else x
+
+    queries, shared = heads(q, rotate=True), q.shape[1] // (K * E)
+    keys, values = (
+        torch.cat([past.float(), new], dim=1).repeat_interleave(shared, dim=0)
+        for past, new in ((past_k, heads(k, rotate=True)), (past_v, heads(v, rotate=False)))
+    )
+    scores = queries @ keys.transpose(1, 2) * scale
+    if cap is not None:
+        scores = cap * torch.tanh(scores / cap)
+    positions = torch.arange(S + L, device=q.device)
+    distance = positions[S:, None] - positions
+    unseen = distance < 0 if window is None else (distance < 0) | (distance >= window)
+    shares = scores.masked_fill(unseen, float("-inf")).softmax(dim=-1)
+    return (shares @ values).transpose(0, 1).flatten(1).to(q.dtype)
+
+
 def cross_attention_w8a8(
     x: Tensor,
     largest: Tensor,
@@ -177,13 +214,16 @@ def layer_norm_modulate(
     *,
     eps: float,
     branch: Tensor | None = None,
+    branch_first: int = 0,
     gate: Tensor | None = None,
     addend: Tensor | None = None,
 ) -> Tensor:
-    """(M, D): x += gate * branch and x += addend in place, then AdaLN in fp32."""
+    """(M, D): x += gate * branch, which may be of some rows, and x += addend in place, then AdaLN in fp32."""
     sums = x.float()
-    if branch is not None and gate is not None:
-        sums = sums + branch.float() * _by_row(gate, x)
+    if branch is not None:
+        whole = torch.zeros_like(sums)
+        whole[branch_first : branch_first + len(branch)] = branch
+        sums = sums + (whole if gate is None else whole * _by_row(gate, x))
     if addend is not None:
         sums = sums + _by_row(addend, x)
     x.copy_(sums)
@@ -198,20 +238,30 @@ def layer_norm_modulate_quantize(
     *,
     eps: float,
     branch: Tensor | None = None,
+    branch_first: int = 0,
     gate: Tensor | None = None,
     addend: Tensor | None = None,
     smooth: Tensor | None = None,
     q_dtype: torch.dtype = torch.int8,
 ) -> tuple[Tensor, Tensor]:
     """int8 or e4m3 (M, D) and scales (M,) of the above."""
-    normed = layer_norm_modulate(x, shift, scale, eps=eps, branch=branch, gate=gate, addend=addend)
+    normed = layer_norm_modulate(
+        x, shift, scale, eps=eps, branch=branch, branch_first=branch_first, gate=gate, addend=addend
+    )
     return quantize_per_token(normed, smooth=smooth, q_dtype=q_dtype)
 
 
 def quantize_per_token(
-    x: Tensor, *, smooth: Tensor | None = None, q_dtype: torch.dtype = torch.int8
+    x: Tensor,
+    *,
+    smooth: Tensor | None = None,
+    branch: Tensor | None = None,
+    gate: Tensor | None = None,
+    q_dtype: torch.dtype = torch.int8,
 ) -> tuple[Tensor, Tensor]:
-    """int8 or e4m3 (M, K) and scales (M,) of x * smooth."""
+    """int8 or e4m3 (M, K) and scales (M,) of x * smooth, after x += gate * branch in place."""
+    if branch is not None and gate is not None:
+        x.copy_(x.float() + branch.float() * _by_row(gate, x))
     wide = x.float() if smooth is None else x.float() * smooth
     if q_dtype == torch.int8:
         return primitives.quantize_per_token(wide)

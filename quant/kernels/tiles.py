@@ -45,6 +45,7 @@ class Rule:
     max_m: int | None = None  # None: any
     max_n: int | None = None
     max_k: int | None = None
+    capability: tuple[int, int] | None = None  # of the only devices that it is for; None: any
 
 
 NARROW = Tile(m=32, n=64, k=128, warps=4, stages=4)
@@ -53,6 +54,8 @@ MEDIUM = Tile(m=128, n=64, k=64, warps=4, stages=4)
 LARGE = Tile(m=128, n=128, k=64, warps=8, stages=4)
 # Powers of two leave a last round of few programs: 2048 x 1152 are 144 tiles of LARGE, but 128 of these.
 BROAD = Tile(m=128, n=128, k=64, warps=8, stages=4, extra=16)
+# For tensor cores that are faster than L2 can feed by tiles of 128 x 128: each of its values is used 170 times, for 128.
+WIDE = Tile(m=256, n=128, k=64, warps=8, stages=3)
 
 # Measuring tries these for int8 products: the tables' tiles and a deeper one, with fewer steps; its depth
 # does not divide 2240 or 2880 channels. 128 x 128 with 4 warps, which would leave room for a second program, spills
@@ -89,6 +92,8 @@ CONV3X3_W8A8 = (
     Rule(max_m=1024, tile=SMALL),
     Rule(max_m=4096, tile=MEDIUM),
     Rule(max_n=64, tile=MEDIUM),
+    Rule(max_m=16384, tile=LARGE),
+    Rule(tile=WIDE, capability=(9, 0)),
     Rule(tile=LARGE),
 )
 
@@ -113,10 +118,18 @@ def tiles_of(table: Sequence[Rule]) -> tuple[Tile, ...]:
 
 
 def tile_for(
-    table: Sequence[Rule], M: int, N: int, K: int, *, processors: int = PROCESSORS
+    table: Sequence[Rule],
+    M: int,
+    N: int,
+    K: int,
+    *,
+    processors: int = PROCESSORS,
+    capability: tuple[int, int] | None = None,
 ) -> Tile:
     """The tile of the first rule whose limits hold, for so many multiprocessors; a table's last rule has no limits."""
-    rule = next(rule for rule in table if _holds(rule, M, N, K))
+    rule = next(
+        rule for rule in table if _holds(rule, M, N, K) and rule.capability in (None, capability)
+    )
 
     def values(tile: Tile) -> int:
         """Computed by the multiprocessor that has the most to do."""

@@ -62,10 +62,11 @@ _APART_IN_TILES = (
 
 
 def quantize_per_token(launch: Callable[..., None]) -> Result:
-    x = rows_of(5, 64)
+    x = rows_of(5, 64).bfloat16()
+    branch, gate = x.flip(0), rows_of(1, 64)
     q, scale = far(torch.zeros(5, 64, dtype=torch.int8), _APART), torch.zeros(5)
-    launch(far(x.bfloat16(), _APART), None, q, scale)
-    expected, of_rows = of.quantize_per_token(x.bfloat16())
+    launch(far(x, _APART), far(branch, _APART), gate, None, q, scale)
+    expected, of_rows = of.quantize_per_token(x.clone(), branch=branch, gate=gate)
     return (q.float() * scale[:, None])[_ENDS], (expected.float() * of_rows[:, None])[_ENDS]
 
 
@@ -75,7 +76,7 @@ def layer_norm_modulate(launch: Callable[..., None]) -> Result:
     gate = rows_of(1, 64)
     out = far(torch.zeros_like(x), _APART)
     launch(
-        far(x, _APART), *rest.values(), 1e-6, far(branch, _APART), gate, None, None, out, None,
+        far(x, _APART), *rest.values(), 1e-6, far(branch, _APART), 0, gate, None, None, out, None,
     )  # fmt: skip
     expected = of.layer_norm_modulate(x.clone(), **rest, eps=1e-6, branch=branch, gate=gate)
     return out[_ENDS], expected[_ENDS]

@@ -30,22 +30,31 @@ def install(device: Device, patch: Callable[..., Any], *, interpreted: bool = Fa
         tensors = [q, scale, weight, weight_scale, bias, gate, residual, out, largest, smooth]
         launch("linear_w8a8", run, tensors, (7, 8))
 
-    def quantize(x: Any, smooth: Any, q: Any, scale: Any) -> None:
-        def run(x, smooth, q, scale):  # type: ignore[no-untyped-def]
-            for mine, value in zip(
-                (q, scale), of.quantize_per_token(x, smooth=smooth, q_dtype=q.dtype), strict=True
-            ):
+    def quantize(x: Any, branch: Any, gate: Any, smooth: Any, q: Any, scale: Any) -> None:
+        def run(x, branch, gate, smooth, q, scale):  # type: ignore[no-untyped-def]
+            found = of.quantize_per_token(
+                x, smooth=smooth, branch=branch, gate=gate, q_dtype=q.dtype
+            )
+            for mine, value in zip((q, scale), found, strict=True):
                 mine.copy_(value)
 
-        launch("quantize_per_token", run, [x, smooth, q, scale], (2, 3))
+        written = (4, 5) if branch is None else (0, 4, 5)
+        launch("quantize_per_token", run, [x, branch, gate, smooth, q, scale], written)
 
     def norm(
-        x: Any, shift: Any, scale: Any, eps: float, branch: Any, gate: Any, addend: Any, smooth: Any, out: Any,
-        token_scale: Any,
+        x: Any, shift: Any, scale: Any, eps: float, branch: Any, branch_first: int, gate: Any, addend: Any,
+        smooth: Any, out: Any, token_scale: Any,
     ) -> None:  # fmt: skip
         def run(x, shift, scale, branch, gate, addend, smooth, out, token_scale):  # type: ignore[no-untyped-def]
             found = of.layer_norm_modulate(
-                x, shift, scale, eps=eps, branch=branch, gate=gate, addend=addend
+                x,
+                shift,
+                scale,
+                eps=eps,
+                branch=branch,
+                branch_first=branch_first,
+                gate=gate,
+                addend=addend,
             )
             if token_scale is None:
                 out.copy_(found)
@@ -163,11 +172,25 @@ def install(device: Device, patch: Callable[..., Any], *, interpreted: bool = Fa
 
         launch("linear_w4a16", run, [x, weight.packed, weight.scale, bias, out], (4,))
 
+    def softcapped(
+        q: Any, k: Any, v: Any, past_k: Any, past_v: Any, cos: Any, sin: Any, out: Any, scale: float, cap: Any,
+        window: Any,
+    ) -> None:  # fmt: skip
+        def run(q, k, v, past_k, past_v, cos, sin, out):  # type: ignore[no-untyped-def]
+            out.copy_(
+                of.softcap_attention(
+                    q, k, v, past_k, past_v, cos, sin, scale=scale, cap=cap, window=window
+                )
+            )
+
+        launch("softcap_attention", run, [q, k, v, past_k, past_v, cos, sin, out], (7,))
+
     definitions: Mapping[str, Callable[..., None]] = {
         "linear_w8a8": linear, "quantize_per_token": quantize, "layer_norm_modulate": norm,
         "relu_linear_attention": attention, "depthwise3x3_glu": depthwise, "rms_norm": rms,
         "cross_attention": cross, "conv3x3_w8a8": convolution, "linear_w4a16": four_bits,
         "quantize_map": quantize_picture, "bias_activation": bias_and_activation, "join_phases": joined,
+        "softcap_attention": softcapped,
     }  # fmt: skip
     for name, definition in definitions.items():
         module = import_module(f"quant.kernels.{name}.kernel")
@@ -176,7 +199,7 @@ def install(device: Device, patch: Callable[..., Any], *, interpreted: bool = Fa
 
 _WRITES = {
     "linear_w8a8": ("out", "largest"),
-    "quantize_per_token": ("q", "scale"),
+    "quantize_per_token": ("x", "q", "scale"),
     "layer_norm_modulate": ("x", "out", "token_scale"),
     "cross_attention": ("out", "out_largest"),
     "conv3x3_w8a8": ("out", "largest"),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from quant.kernels.checks import require_contiguous, require_device, require_float, require_tensor
-from quant.kernels.measured_tiles import measured_tile
+from quant.kernels.measured_tiles import capability_of, measured_tile
 from quant.kernels.tiles import CONV3X3_W8A8, Tile, tile_for
 
 MAX_K = (2**31 - 1) // (9 * 128 * 128)  # int32 holds the sum of so many products of each tap
@@ -81,7 +81,10 @@ def conv3x3_w8a8(
 
         M = out.numel() // N
         measured = measured_tile("conv3x3_w8a8", q.device, M, N, K)
-        tile = tile or measured or tile_for(CONV3X3_W8A8, M, N, K)
+        # Reading an enlarged map or a residual takes registers that WIDE's sums leave none of.
+        plain = not upsampled and residual is None
+        capability = capability_of(q.device) if plain else None
+        tile = tile or measured or tile_for(CONV3X3_W8A8, M, N, K, capability=capability)
         launch(
             q, act_scale, weight, weight_scale, bias, residual, shortcut, out, out_largest,
             activation, tile,

@@ -9,6 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from quant.kernels.dependent import launch_options
+from quant.kernels.waiting import wait_for_inputs
+
 BLOCK_W, BLOCK_C, WARPS = 16, 32, 4  # four values a thread: eight take half of the warps away
 _PROGRAMS = 512  # a few for each multiprocessor
 
@@ -43,7 +46,9 @@ def depthwise3x3_glu_kernel(
     SILU: tl.constexpr,
     BLOCK_W: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    wait_for_inputs(DEPENDENT)
     strips = tl.cdiv(H, rows)
     picture = (tl.program_id(2) // strips).to(tl.int64)
     first = tl.program_id(2) % strips * rows
@@ -100,5 +105,5 @@ def launch(
     with torch.cuda.device_of(x):
         depthwise3x3_glu_kernel[grid](
             x, weight, bias, out, H, W, C, rows, SILU=activation == "silu", BLOCK_W=BLOCK_W,
-            BLOCK_C=BLOCK_C, num_warps=WARPS,
+            BLOCK_C=BLOCK_C, **launch_options(), num_warps=WARPS,
         )  # fmt: skip

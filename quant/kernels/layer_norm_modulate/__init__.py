@@ -16,17 +16,18 @@ def layer_norm_modulate(
     *,
     eps: float,
     branch: Tensor | None = None,
+    branch_first: int = 0,
     gate: Tensor | None = None,
     addend: Tensor | None = None,
 ) -> Tensor:
     """LayerNorm(x) * (1 + scale) + shift in fp32, as (M, D) of x's type.
 
-    x (M, D) is the residual stream. With `branch` (M, D) and its `gate` (B, D), x += gate * branch comes
-    first, and with `addend` (B, D), x += addend: in place, so that x is read and written once.
-    shift, scale (B, D).
+    x (M, D) is the residual stream. With `branch` (R, D), x[branch_first : branch_first + R] += branch comes
+    first, times its `gate` (B, D) if there is one, and with `addend` (B, D), x += addend: in place, so that x is read and
+    written once. shift, scale (B, D).
     """
     out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    _run(x, shift, scale, eps, branch, gate, addend, None, out, None)
+    _run(x, shift, scale, eps, branch, branch_first, gate, addend, None, out, None)
     return out
 
 
@@ -37,6 +38,7 @@ def layer_norm_modulate_quantize(
     *,
     eps: float,
     branch: Tensor | None = None,
+    branch_first: int = 0,
     gate: Tensor | None = None,
     addend: Tensor | None = None,
     smooth: Tensor | None = None,
@@ -51,7 +53,7 @@ def layer_norm_modulate_quantize(
     require_quantized("q_dtype", q_dtype)
     q = torch.empty(x.shape, dtype=q_dtype, device=x.device)
     scale_M = torch.empty(x.shape[:1], dtype=torch.float32, device=x.device)
-    _run(x, shift, scale, eps, branch, gate, addend, smooth, q, scale_M)
+    _run(x, shift, scale, eps, branch, branch_first, gate, addend, smooth, q, scale_M)
     return q, scale_M
 
 
@@ -61,6 +63,7 @@ def _run(
     scale: Tensor,
     eps: float,
     branch: Tensor | None,
+    branch_first: int,
     gate: Tensor | None,
     addend: Tensor | None,
     smooth: Tensor | None,
@@ -71,10 +74,12 @@ def _run(
     M, D = x.shape
     if not 0 < D <= MAX_K:
         raise ValueError(f"x has {D} channels, not 1 to {MAX_K}")
-    if (branch is None) != (gate is None):
-        raise ValueError("branch and gate come together")
+    if branch is None and gate is not None:
+        raise ValueError("a gate needs a branch")
     if branch is not None:
-        require_tensor("branch", branch, (M, D), like=x)
+        require_tensor("branch", branch, (None, D), like=x)
+        if not 0 <= branch_first <= M - len(branch):
+            raise ValueError(f"branch has {len(branch)} rows from {branch_first} on, of {M}")
     for name, rows in (("shift", shift), ("scale", scale), ("gate", gate), ("addend", addend)):
         if rows is not None:
             require_groups(name, rows, M, D, like=x)
@@ -84,4 +89,4 @@ def _run(
     if M:
         from quant.kernels.layer_norm_modulate.kernel import launch
 
-        launch(x, shift, scale, eps, branch, gate, addend, smooth, out, scale_M)
+        launch(x, shift, scale, eps, branch, branch_first, gate, addend, smooth, out, scale_M)

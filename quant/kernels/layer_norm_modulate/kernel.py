@@ -7,14 +7,16 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from quant.kernels.dependent import launch_options
 from quant.kernels.rows import block_and_warps, quantize_row
+from quant.kernels.waiting import wait_for_inputs
 
 
 @triton.jit
 def layer_norm_modulate_kernel(
     x_ptr,  # (M, D), updated where something is added
-    branch_ptr,  # (M, D) or None
-    gate_ptr,
+    branch_ptr,  # (rows, D) for some of x's, or None
+    gate_ptr,  # or None
     addend_ptr,  # or None
     shift_ptr,
     scale_ptr,
@@ -23,6 +25,8 @@ def layer_norm_modulate_kernel(
     token_scale_ptr,  # (M,) or None
     D,
     eps,
+    branch_first,  # row of x that takes the branch's first
+    branch_rows,
     gate_rows,  # rows of x that share one row of the gate, and so on
     addend_rows,
     shift_rows,
@@ -35,7 +39,9 @@ def layer_norm_modulate_kernel(
     stride_scale,
     stride_out,
     BLOCK_D: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    wait_for_inputs(DEPENDENT)
     pid = tl.program_id(0)
     row = pid.to(tl.int64)
     cols = tl.arange(0, BLOCK_D)
@@ -43,9 +49,14 @@ def layer_norm_modulate_kernel(
     x_row = x_ptr + row * stride_x + cols
     x = tl.load(x_row, mask=inside, other=0.0).to(tl.float32)
     if branch_ptr is not None:
-        branch = tl.load(branch_ptr + row * stride_branch + cols, mask=inside, other=0.0)
-        gate_row = gate_ptr + pid // gate_rows * stride_gate
-        x += branch.to(tl.float32) * tl.load(gate_row + cols, mask=inside, other=0.0).to(tl.float32)
+        of_branch = row - branch_first
+        has_branch = (of_branch >= 0) & (of_branch < branch_rows)
+        branch_row = branch_ptr + of_branch * stride_branch
+        branch = tl.load(branch_row + cols, mask=inside & has_branch, other=0.0).to(tl.float32)
+        if gate_ptr is not None:
+            gate_row = gate_ptr + pid // gate_rows * stride_gate
+            branch *= tl.load(gate_row + cols, mask=inside, other=0.0).to(tl.float32)
+        x += branch
     if addend_ptr is not None:
         addend_row = addend_ptr + pid // addend_rows * stride_addend
         x += tl.load(addend_row + cols, mask=inside, other=0.0).to(tl.float32)
@@ -79,6 +90,7 @@ def launch(
     scale: Tensor,
     eps: float,
     branch: Tensor | None,
+    branch_first: int,
     gate: Tensor | None,
     addend: Tensor | None,
     smooth: Tensor | None,
@@ -91,6 +103,8 @@ def launch(
     with torch.cuda.device_of(x):
         layer_norm_modulate_kernel[(M,)](
             x, branch, gate, addend, shift, scale, smooth, out, token_scale, D, eps,
+            branch_first,
+            0 if branch is None else len(branch),
             1 if gate is None else M // len(gate),
             1 if addend is None else M // len(addend),
             M // len(shift),
@@ -103,5 +117,6 @@ def launch(
             scale.stride(0),
             out.stride(0),
             BLOCK_D=block,
+            **launch_options(),
             num_warps=warps,
         )  # fmt: skip

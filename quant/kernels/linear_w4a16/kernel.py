@@ -12,7 +12,9 @@ import triton.language as tl
 from torch import Tensor
 
 from quant.kernels.checks import interpreted
+from quant.kernels.dependent import launch_options
 from quant.kernels.tiles import Tile
+from quant.kernels.waiting import wait_for_inputs
 
 if TYPE_CHECKING:
     from quant.kernels.linear_w4a16 import GroupedWeight
@@ -42,7 +44,9 @@ def linear_w4a16_kernel(
     HALF: tl.constexpr,  # bytes of a group
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    wait_for_inputs(DEPENDENT)
     # Tiles of the same weights follow each other: they are read from memory once.
     tiles_m = tl.cdiv(M, BLOCK_M)
     tile_m = tl.program_id(0) % tiles_m
@@ -112,6 +116,7 @@ def launch(
             HALF=weight.group_size // 2,
             BLOCK_M=tile.m,
             BLOCK_N=tile.n,
+            **launch_options(),
             num_warps=tile.warps,
             num_stages=tile.stages,
         )

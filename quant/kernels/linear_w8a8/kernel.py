@@ -10,9 +10,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from quant.kernels.dependent import launch_options
 from quant.kernels.epilogue import finish, tile_of
 from quant.kernels.rows import divisors, quantize_tile, remainders
 from quant.kernels.tiles import Tile
+from quant.kernels.waiting import wait_for_inputs
 
 
 @triton.jit
@@ -76,7 +78,9 @@ def linear_w8a8_kernel(
     BLOCK_K: tl.constexpr,
     GROUP: tl.constexpr,
     EXTRA: tl.constexpr,  # columns next to BLOCK_N, which is a power of two; or 0
+    DEPENDENT: tl.constexpr,
 ):
+    wait_for_inputs(DEPENDENT)
     WIDTH: tl.constexpr = BLOCK_N + EXTRA
     tile_m, tile_n = tile_of(tl.program_id(0), M, N, BLOCK_M, WIDTH, GROUP)
     first = tile_m.to(tl.int64) * BLOCK_M
@@ -182,6 +186,7 @@ def launch(
             BLOCK_K=tile.k,
             GROUP=tile.group,
             EXTRA=tile.extra,
+            **launch_options(),
             num_warps=tile.warps,
             num_stages=tile.stages,
         )

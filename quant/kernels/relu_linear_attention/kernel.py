@@ -11,7 +11,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from quant.kernels.dependent import launch_options
 from quant.kernels.dot import dot_type, precision
+from quant.kernels.waiting import wait_for_inputs
 
 WARPS, STAGES = 8, 3
 _PROGRAMS = 256  # two on each multiprocessor, which is what their registers allow
@@ -125,8 +127,10 @@ def relu_linear_attention_kernel(
     PRECISION: tl.constexpr,  # of fp32 inputs
     BLOCK_N: tl.constexpr,
     BLOCK_E: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """All of a head."""
+    wait_for_inputs(DEPENDENT)
     picture = (tl.program_id(0) // H).to(tl.int64)
     head = (tl.program_id(0) % H).to(tl.int64)
     es = tl.arange(0, BLOCK_E)[None, :]
@@ -162,8 +166,10 @@ def key_value_sums_kernel(
     PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_E: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """A part of a head's positions."""
+    wait_for_inputs(DEPENDENT)
     picture = (tl.program_id(0) // H).to(tl.int64)
     head = (tl.program_id(0) % H).to(tl.int64)
     es = tl.arange(0, BLOCK_E)
@@ -198,8 +204,10 @@ def attend_to_sums_kernel(
     PRECISION: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_E: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
     """A part of a head's queries, after adding up all parts of its sums."""
+    wait_for_inputs(DEPENDENT)
     picture = (tl.program_id(0) // H).to(tl.int64)
     head = (tl.program_id(0) % H).to(tl.int64)
     es = tl.arange(0, BLOCK_E)
@@ -225,7 +233,7 @@ def launch(q: Tensor, k: Tensor, v: Tensor, out: Tensor, eps: float) -> None:
     block, wide = block_n(q.dtype), max(triton.next_power_of_2(E), 16)
     span = span_of(N, B * H, block)
     narrow = q.dtype != torch.float32
-    shared = {"PRECISION": precision(), "BLOCK_N": block}
+    shared: dict[str, object] = {"PRECISION": precision(), "BLOCK_N": block, **launch_options()}
     shared |= {"BLOCK_E": wide, "num_warps": WARPS, "num_stages": STAGES}
     of_q, of_k, of_v = (t.stride()[:3] for t in (q, k, v))
     with torch.cuda.device_of(q):

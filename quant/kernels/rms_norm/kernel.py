@@ -7,7 +7,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from quant.kernels.dependent import launch_options
 from quant.kernels.rows import block_and_warps, magnitude_bits
+from quant.kernels.waiting import wait_for_inputs
 
 _VALUES = 2048  # of a program at least: 16 values for each of 128 threads
 
@@ -36,7 +38,9 @@ def rms_norm_kernel(
     ONE_PICTURE: tl.constexpr,  # no program holds rows of two
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
+    DEPENDENT: tl.constexpr,
 ):
+    wait_for_inputs(DEPENDENT)
     part = tl.program_id(1)
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
     cols = tl.arange(0, BLOCK_D)[None, :]
@@ -104,5 +108,6 @@ def launch(
             ONE_PICTURE=picture_rows in (M, 0) or picture_rows % rows == 0,
             ROWS=rows,
             BLOCK_D=block,
+            **launch_options(),
             num_warps=warps,
         )  # fmt: skip

@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.kernel_digest import digest_of
 
-SOURCE = '''
+SOURCE = """
 import triton
 import triton.language as tl
 
@@ -25,7 +25,7 @@ def _stepped(x):
 def add_kernel(x_ptr, N: tl.constexpr):
     at = tl.arange(0, N)
     tl.store(x_ptr + at, _stepped(tl.load(x_ptr + at)))
-'''
+"""
 HOW = {"num_warps": 4, "constants": [("N", "16")]}
 
 
@@ -63,7 +63,11 @@ def test_it_stays(tmp_path: Path, change: tuple[str, str]) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [("x * STEP", "x + STEP"), ("STEP = tl.constexpr(2)", "STEP = tl.constexpr(3)"), ("at = tl", "at = 1 + tl")],
+    [
+        ("x * STEP", "x + STEP"),
+        ("STEP = tl.constexpr(2)", "STEP = tl.constexpr(3)"),
+        ("at = tl", "at = 1 + tl"),
+    ],
     ids=["what it calls", "a constant", "its own source"],
 )
 def test_it_changes(tmp_path: Path, change: tuple[str, str]) -> None:

@@ -20,6 +20,8 @@ def operands(M: int, D: int, B: int, dtype: torch.dtype, parts: str) -> dict[str
     rest: dict[str, Any] = {"eps": 1e-6}
     if "branch" in parts:
         rest |= {"branch": torch.randn(M, D).to(dtype), "gate": torch.randn(B, D)}
+    if "late" in parts:  # of some rows, without a gate
+        rest |= {"branch": torch.randn(M - M // 2 - M // 4, D).to(dtype), "branch_first": M // 2}
     if "addend" in parts:
         rest["addend"] = torch.randn(B, D)
     return rest | {"x": (torch.randn(M, D) * 3 + 1).to(dtype)} | modulation(D, B)
@@ -37,7 +39,7 @@ def with_x(function: Callable[..., Any], **arguments: Any) -> tuple[Any, Tensor]
 
 @pytest.mark.parametrize("dtype", list(RELATIVE), ids=str)
 @pytest.mark.parametrize(
-    "parts", ["", "branch", "addend", "branch addend"], ids=lambda p: p or "plain"
+    "parts", ["", "branch", "addend", "branch addend", "late addend"], ids=lambda p: p or "plain"
 )
 @pytest.mark.parametrize(("M", "D", "B"), [(1, 1, 1), (6, 33, 3), (4, 1152, 1)])
 def test_against_the_reference(
@@ -88,8 +90,10 @@ def test_rows_and_modulation_of_wider_tensors(interpreted: Callable[..., Any]) -
         ({"x": torch.zeros(1, 40000)}, "40000 channels"),
         ({"shift": torch.zeros(3, 8)}, "shift has 3 rows, which do not divide 4"),
         ({"scale": torch.zeros(1, 9)}, "scale has shape"),
-        ({"branch": torch.zeros(4, 8)}, "branch and gate come together"),
-        ({"branch": torch.zeros(3, 8), "gate": torch.zeros(1, 8)}, "branch has shape"),
+        ({"gate": torch.zeros(1, 8)}, "a gate needs a branch"),
+        ({"branch": torch.zeros(4, 9)}, "branch has shape"),
+        ({"branch": torch.zeros(3, 8), "branch_first": 2}, "branch has 3 rows from 2 on, of 4"),
+        ({"branch": torch.zeros(3, 8), "branch_first": -1}, "branch has 3 rows from -1 on, of 4"),
         ({"addend": torch.zeros(0, 8)}, "addend has 0 rows"),
         ({}, "CUDA device, not on cpu"),
     ],

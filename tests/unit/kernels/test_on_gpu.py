@@ -1,5 +1,7 @@
 """Every kernel and every tile on a CUDA device, against the reference, over awkward and real sizes."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from quant.kernels.autotune import rank
 from quant.kernels.conv3x3_w8a8 import conv3x3_w8a8
 from quant.kernels.conv3x3_w8a8 import repack as repack_conv
 from quant.kernels.cross_attention import cross_attention, cross_attention_w8a8
+from quant.kernels.dependent import dependent_launches
 from quant.kernels.depthwise3x3_glu import depthwise3x3_glu
 from quant.kernels.depthwise3x3_glu import repack as repack_depthwise
 from quant.kernels.layer_norm_modulate import layer_norm_modulate, layer_norm_modulate_quantize
@@ -19,6 +22,7 @@ from quant.kernels.linear_w8a8 import linear_w8a8, linear_w8a8_on_load
 from quant.kernels.quantize_per_token import quantize_per_token
 from quant.kernels.relu_linear_attention import relu_linear_attention
 from quant.kernels.rms_norm import rms_norm
+from quant.kernels.softcap_attention import softcap_attention
 from quant.kernels.tiles import (
     CONV3X3_W8A8,
     LINEAR_CANDIDATES,
@@ -261,6 +265,69 @@ def test_rms_norm(M: int, P: int, D: int, dtype: torch.dtype) -> None:
     expected = reference.rms_norm(x, weight, **rest)
     out = rms_norm(x, weight, out=x, **rest)
     torch.testing.assert_close(out, expected, rtol=NEIGHBOURS[dtype], atol=NEIGHBOURS[dtype])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize(("M", "K"), [(3, 131), (2048, 1152)])
+def test_what_is_added_before_quantizing(M: int, K: int, dtype: torch.dtype) -> None:
+    x, branch = (torch.randn(M, K, device="cuda").to(dtype) for _ in range(2))
+    rest = {"branch": branch, "gate": torch.randn(1, K, device="cuda")}
+    ours, theirs = x.clone(), x.clone()
+    q, scale = quantize_per_token(ours, **rest)
+    expected_q, expected_scale = reference.quantize_per_token(theirs, **rest)
+    torch.testing.assert_close(ours, theirs, rtol=NEIGHBOURS[dtype], atol=1e-6)
+    assert (q.int() - expected_q.int()).abs().max() <= 2  # of a sum that rounded to a neighbour
+    torch.testing.assert_close(scale, expected_scale, rtol=NEIGHBOURS[dtype], atol=0)
+
+
+@pytest.mark.parametrize("dtype", list(NEIGHBOURS), ids=str)
+@pytest.mark.parametrize("window", [None, 100])
+@pytest.mark.parametrize(("L", "S"), [(16, 237), (1, 1), (128, 300)])
+def test_softcap_attention(L: int, S: int, window: int | None, dtype: torch.dtype) -> None:
+    def random(*shape: int) -> Tensor:
+        return torch.randn(shape, device="cuda").to(dtype)
+
+    angles = torch.rand(L, 128, device="cuda").repeat(1, 2) * 6
+    tensors = (
+        random(L, 2048),
+        random(L, 1024),
+        random(L, 1024),
+        random(4, S, 256),
+        random(4, S, 256),
+    )
+    turns = angles.cos().to(dtype), angles.sin().to(dtype)
+    rest = {"scale": 1 / 16, "cap": 50.0, "window": window}
+    out = softcap_attention(*tensors, *turns, **rest)
+    expected = reference.softcap_attention(*tensors, *turns, **rest)
+    close = {"rtol": NEIGHBOURS[dtype], "atol": 2 * NEIGHBOURS[dtype]}
+    torch.testing.assert_close(out, expected, **close)
+
+
+@pytest.mark.parametrize("depends", [False, True], ids=["usual", "dependent"])
+def test_launches_in_a_row(depends: bool) -> None:
+    """Each reads what the one before wrote: without waiting, some would read too early."""
+    device = torch.device("cuda", torch.cuda.current_device())
+    x = torch.randn(4096, 1152, device=device).bfloat16()
+    rest = {
+        "shift": torch.randn(1, 1152, device=device),
+        "scale": torch.randn(1, 1152, device=device),
+    }
+
+    def chain() -> Tensor:
+        out = x.clone()
+        for _ in range(50):
+            out = layer_norm_modulate(out, eps=1e-6, **rest)
+        return out
+
+    expected = chain()
+    with dependent_launches(device) if depends else nullcontext():
+        chain()  # compiles
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = chain()
+    for _ in range(20):
+        graph.replay()
+        assert torch.equal(captured, expected)
 
 
 def test_a_cuda_graph_replays_them() -> None:

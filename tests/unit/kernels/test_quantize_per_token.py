@@ -98,6 +98,43 @@ def test_8_bit_floats(interpreted: Callable[..., Any], dtype: torch.dtype, smoot
     assert torch.equal(scale, expected[1])
 
 
+def with_x(x: torch.Tensor, **rest: Any) -> tuple[Any, torch.Tensor]:
+    """In the interpreter's process, with which tensors are shared: the result, and a copy of x as it is left."""
+    x = x.clone()
+    return quantize_per_token(x, **rest), x
+
+
+@pytest.mark.parametrize("q_dtype", [torch.int8, torch.float8_e4m3fn], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize(("M", "K", "B"), [(1, 1, 1), (6, 130, 3), (3, 1152, 1)])
+def test_what_is_added_before(
+    interpreted: Callable[..., Any],
+    M: int,
+    K: int,
+    B: int,
+    dtype: torch.dtype,
+    q_dtype: torch.dtype,
+) -> None:
+    """To the bit: the sum as it is stored, and what the scheme makes of that."""
+    x, branch = (torch.randn(M, K).to(dtype) for _ in range(2))
+    rest = {"branch": branch, "gate": torch.randn(B, K), "smooth": torch.rand(K) + 0.5}
+    (q, scale), left = interpreted(with_x, x, **rest, q_dtype=q_dtype)
+    expected_q, expected_scale = reference.quantize_per_token(x, **rest, q_dtype=q_dtype)
+    assert torch.equal(left, x)  # the definition has changed it, too
+    assert torch.equal(q.float(), expected_q.float())
+    assert torch.equal(scale, expected_scale)
+
+
+def test_a_branch_that_does_not_fit() -> None:
+    x, gate = torch.zeros(4, 8), torch.zeros(1, 8)
+    with pytest.raises(ValueError, match="branch and gate come together"):
+        quantize_per_token(x, branch=x)
+    with pytest.raises(ValueError, match="branch has shape"):
+        quantize_per_token(x, branch=torch.zeros(3, 8), gate=gate)
+    with pytest.raises(ValueError, match="gate has 3 rows, which do not divide 4"):
+        quantize_per_token(x, branch=x, gate=torch.zeros(3, 8))
+
+
 def test_no_other_types() -> None:
     with pytest.raises(ValueError, match=r"q_dtype is torch\.float16"):
         quantize_per_token(torch.ones(2, 4), q_dtype=torch.float16)
