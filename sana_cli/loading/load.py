@@ -351,12 +351,14 @@ def _fuse(model: torch.nn.Module, notice: Callable[[str], None], verdicts: Path)
     from sana_cli.accelerate.cuda.decoder import fuse_decoder
     from sana_cli.accelerate.cuda.engine import Engine
     from sana_cli.accelerate.cuda.text_encoder import fuse_norms
+    from sana_cli.accelerate.cuda.text_graph import replay_texts
 
     if isinstance(model, SanaTransformer2D) and _stays(model):
         model.engine = Engine(model, notice=notice, verdicts=verdicts)
         return {"transformer": model.engine.summary}
     if isinstance(model, AutoencoderDC) and fuse_decoder(model, notice=notice, verdicts=verdicts):
         return {"decoder": "native fused"}
+    replay_texts(model, notice=notice, verdicts=verdicts)
     if fuse_norms(model, notice=notice, verdicts=verdicts):
         return {"text encoder": "native norms"}
     return {}

@@ -35,10 +35,15 @@ class Gemma2(nn.Module):
         With `keep`, also return keys and values of all tokens so far, to be the `past` of the next
         ones.
         """
-        x = self.embed_tokens(ids)
+        return self.trunk(self.embed_tokens(ids), past, keep=keep)
+
+    def trunk(
+        self, x: Tensor, past: list[KeyValues] | None = None, *, keep: bool = False
+    ) -> tuple[Tensor, list[KeyValues]]:
+        """Run `forward` of embedded tokens x (B, L, C)."""
         start = past[0][0].shape[2] if past else 0
-        turns = rotations(self.config, start, ids.shape[1], x)
-        masks = Masks(start, ids.shape[1], x.device)
+        turns = rotations(self.config, start, x.shape[1], x)
+        masks = Masks(start, x.shape[1], x.device)
         kept: list[KeyValues] = []
         for i, layer in enumerate(self.layers):
             x, key_values = layer(x, turns, masks, past[i] if past else None)

@@ -152,7 +152,7 @@ def _own_condition(call: Function) -> Function:
 def _not_copied(call: Function) -> Function:
     def replay(self: Any, given: Sequence[Tensor], condition: Condition) -> tuple[Tensor, ...]:
         call(self, given, condition)
-        return tuple(self._results)
+        return tuple(self._recording._results)
 
     return replay
 

@@ -3,6 +3,7 @@
 # B batch, N tokens of a picture, M = B * N, D width, H heads, E head width
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from quant.kernels.depthwise3x3_glu import repack
 from sana_cli.accelerate.cuda.kernels import Kernels
 from sana_cli.accelerate.cuda.projection import Int8, Int8Projection, Projection, project
-from sana_cli.accelerate.cuda.text_attention import Text, TextAttention, padded
+from sana_cli.accelerate.cuda.text_attention import Added, Text, TextAttention, padded
 from sana_cli.models.sana_transformer import SanaBlock, TextContext
 
 Pending = tuple[Tensor, Tensor]  # a branch (M, D) and its gate (1, D), not yet added to the stream
@@ -62,9 +63,9 @@ class EngineBlock:
         heads = self._attend(h, len(addends) - perturbed, perturbed)
         if perturbed:
             x = torch.cat([x, x[2 * len(x) - len(heads) :]])
-        self._add_attended(x, heads, gate_msa, largest)
-        self.text.add_to(x, text, layer, largest)
-        h = self._norm(x, shift_mlp, scale_mlp, [self.up], addend=addends)
+        quantized = self._add_attended(x, heads, gate_msa, largest, text)
+        late = self.text.add_to(x, text, layer, largest, quantized)
+        h = self._norm(x, shift_mlp, scale_mlp, [self.up], addend=addends, late=late)
         branch = self.down.add_gated(x, self._mix(h, len(addends), grid), gate_mlp)
         return x, None if branch is None else (branch, gate_mlp)
 
@@ -77,17 +78,22 @@ class EngineBlock:
         *,
         pending: Pending | None = None,
         addend: Tensor | None = None,
+        late: Added | None = None,
     ) -> Tensor | Int8:
-        """The modulated norm as its consumers want it."""
+        """The modulated norm as its consumers want it, after adding `pending` or `late`."""
         branch, gate = pending or (None, None)
+        first = 0
+        if late is not None:
+            branch, first = late
+        added: dict[str, Any] = {
+            "branch": branch, "branch_first": first, "gate": gate, "addend": addend,
+        }  # fmt: skip
         if len(consumers) == 1 and consumers[0].takes_int8:
             return self.kernels.layer_norm_modulate_quantize(
-                x, shift, scale, eps=self.norm_eps, branch=branch, gate=gate, addend=addend,
-                smooth=consumers[0].smooth, q_dtype=consumers[0].q_dtype,
+                x, shift, scale, eps=self.norm_eps, **added, smooth=consumers[0].smooth,
+                q_dtype=consumers[0].q_dtype,
             )  # fmt: skip
-        return self.kernels.layer_norm_modulate(
-            x, shift, scale, eps=self.norm_eps, branch=branch, gate=gate, addend=addend
-        )
+        return self.kernels.layer_norm_modulate(x, shift, scale, eps=self.norm_eps, **added)
 
     def _attend(self, h: Tensor | Int8, B: int, perturbed: int) -> Tensor:
         """Self-attention's heads, (M, D); then those of the last `perturbed` pictures, of which each token attends to itself."""
@@ -113,17 +119,27 @@ class EngineBlock:
             part = product[:, None]
             self.kernels.rms_norm(part, weight, eps=eps, out=part)
 
-    def _add_attended(self, x: Tensor, heads: Tensor, gate: Tensor, largest: Tensor | None) -> None:
-        """x += gate * self-attention's output; its rows' largest magnitudes for the text's queries."""
+    def _add_attended(
+        self, x: Tensor, heads: Tensor, gate: Tensor, largest: Tensor | None, text: Text
+    ) -> Int8 | None:
+        """x += gate * self-attention's output; its rows' largest magnitudes for the text's queries, or x quantized for them."""
         if largest is not None:
             assert isinstance(self.out, Int8Projection)
             self.out.add_gated(x, heads, gate, largest=largest[0], smooth=self.text.query.smooth)
-            return
+            return None
         branch = self.out.add_gated(x, heads, gate)
-        if branch is not None:
-            if branch.dtype == torch.float16:
-                branch.clamp_(-65504, 65504)  # as the model does
-            x.addcmul_(branch, gate)
+        if branch is None:
+            return None
+        if branch.dtype == torch.float16:
+            branch.clamp_(-65504, 65504)  # as the model does
+        if self.text.quantizes(text):
+            query = self.text.query
+            quantized: Int8 = self.kernels.quantize_per_token(
+                x, smooth=query.smooth, branch=branch, gate=gate, q_dtype=query.q_dtype
+            )
+            return quantized
+        x.addcmul_(branch, gate)
+        return None
 
     def _mix(self, h: Tensor | Int8, B: int, grid: tuple[int, int]) -> Tensor:
         """The Mix-FFN up to its last convolution, (M, hidden)."""

@@ -164,12 +164,14 @@ def up_block(block: UpBlock, kernels: Kernels, *, folds: bool) -> Callable[[Tens
             return whole(x)
         given = measured(x)
         values = given.values
-        return first(
-            kernels.conv3x3_w8a8(
-                *conv.quantized(given), conv.weight, layer.scale, bias=layer.bias,
-                upsampled=True, shortcut=values if repeats else None, out_dtype=x.dtype,
-            )
+        largest = values.new_zeros(
+            len(values), dtype=torch.float32
+        )  # what follows may be w8a8, too
+        out = kernels.conv3x3_w8a8(
+            *conv.quantized(given), conv.weight, layer.scale, bias=layer.bias, upsampled=True,
+            shortcut=values if repeats else None, out_largest=largest, out_dtype=x.dtype,
         )  # fmt: skip
+        return marked(out, largest)
 
     def folded(x: Tensor) -> Tensor:
         if conv.is_observed:

@@ -17,6 +17,7 @@ from quant.kernels.quantize_map import quantize_map
 from quant.kernels.quantize_per_token import quantize_per_token
 from quant.kernels.relu_linear_attention import relu_linear_attention
 from quant.kernels.rms_norm import rms_norm
+from quant.kernels.softcap_attention import softcap_attention
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ class Kernels:
     quantize_map: Callable[..., Any] = quantize_map
     bias_activation: Callable[..., Any] = bias_activation
     join_phases: Callable[..., Any] = join_phases
+    softcap_attention: Callable[..., Any] = softcap_attention
 
 
 NAMES = tuple(field.name for field in fields(Kernels))
@@ -49,7 +51,9 @@ _TOKENS = (
     "cross_attention_w8a8",
 )
 OF_FLOAT8 = ("linear_f8a8",)  # of models that hold such weights
-OF_TRANSFORMER = tuple(name for name in NAMES if name not in (*_MAPS, *OF_FLOAT8))
-OF_DECODER = tuple(name for name in NAMES if name not in (*_TOKENS, *OF_FLOAT8))
+_OF_GEMMA = ("softcap_attention",)
+OF_TEXT_ENCODER = ("rms_norm", *_OF_GEMMA)
+OF_TRANSFORMER = tuple(name for name in NAMES if name not in (*_MAPS, *OF_FLOAT8, *_OF_GEMMA))
+OF_DECODER = tuple(name for name in NAMES if name not in (*_TOKENS, *OF_FLOAT8, *_OF_GEMMA))
 TRITON = Kernels()
 REFERENCE = Kernels(**{name: getattr(reference, name) for name in NAMES})

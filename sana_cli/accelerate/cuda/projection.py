@@ -38,12 +38,17 @@ class Projection:
     q_dtype = torch.int8
     smooth: Tensor | None = None
     applies_silu = False  # of `activation="silu"`
+    adds = True  # `add_to` is the product's own launch; else `unbiased` leaves adding to whoever reads the stream next
 
     def __call__(self, x: Tensor | Int8, *, activation: Literal["silu"] | None = None) -> Tensor:
         raise NotImplementedError
 
     def add_to(self, stream: Tensor, x: Tensor | Int8) -> None:
         """stream (M, N) += x W^T in place."""
+        stream.add_(self.unbiased(x))
+
+    def unbiased(self, x: Tensor | Int8) -> Tensor:
+        """(M, N) without `late_bias`, where the product itself does not add it to a stream."""
         raise NotImplementedError
 
     def add_gated(self, stream: Tensor, x: Tensor, gate: Tensor) -> Tensor | None:
@@ -162,6 +167,7 @@ class Float8Projection(_QuantizedProjection):
     """The library's product of 8-bit floats. What follows it is left to others, as for floats."""
 
     takes_int8 = True
+    adds = False
     q_dtype = FLOAT8
 
     def _multiply(self, x: Tensor | Int8, bias: Tensor | None) -> Tensor:
@@ -174,12 +180,14 @@ class Float8Projection(_QuantizedProjection):
     def __call__(self, x: Tensor | Int8, *, activation: Literal["silu"] | None = None) -> Tensor:
         return self._multiply(x, self.bias)
 
-    def add_to(self, stream: Tensor, x: Tensor | Int8) -> None:
-        stream.add_(self._multiply(x, None))
+    def unbiased(self, x: Tensor | Int8) -> Tensor:
+        return self._multiply(x, None)
 
 
 class LayerProjection(Projection):
     """Any other layer: with 4-bit weights, or weight-only."""
+
+    adds = False
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
@@ -187,8 +195,8 @@ class LayerProjection(Projection):
     def __call__(self, x: Tensor | Int8, *, activation: Literal["silu"] | None = None) -> Tensor:
         return self.layer(x)
 
-    def add_to(self, stream: Tensor, x: Tensor | Int8) -> None:
-        stream.add_(self.layer(x))
+    def unbiased(self, x: Tensor | Int8) -> Tensor:
+        return self(x)
 
 
 def project(layers: Sequence[nn.Module], kernels: Kernels, dtype: torch.dtype) -> list[Projection]:

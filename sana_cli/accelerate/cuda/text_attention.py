@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from quant.kernels.cross_attention import MAX_E
 from sana_cli.accelerate.cuda.kernels import Kernels
-from sana_cli.accelerate.cuda.projection import Float8Projection, Int8Projection, project
+from sana_cli.accelerate.cuda.projection import Float8Projection, Int8, Int8Projection, project
 from sana_cli.models.sana_transformer import CrossAttention, TextContext
 
 # Tokens that texts are padded to; 300 are the most that a prompt has. Each combination of lengths needs its own graph,
@@ -110,6 +110,9 @@ def _bias(context: TextContext) -> Tensor | None:
     return zeros.masked_fill_(~context.mask, float("-inf"))
 
 
+Added = tuple[Tensor, int]  # rows (R, D) that are still to be added to a stream's from this row on
+
+
 class TextAttention:
     """Adds a batch's text attention to tokens, except for what `Text.addends` hold."""
 
@@ -124,24 +127,53 @@ class TextAttention:
         int8 = isinstance(self.query, Int8Projection) and isinstance(self.out, Int8Projection)
         return int8 and self.out.smooth is None and self.heads[1] <= MAX_E
 
-    def add_to(self, x: Tensor, text: Text, layer: int, largest: Tensor | None) -> None:
-        """Update x (M, D). `largest` (2, M) fp32, where it takes them: of x's rows, and zeros to be raised."""
+    def quantizes(self, text: Text) -> bool:
+        """Return whether it begins by quantizing rows of the stream, without knowing their magnitudes."""
+        return self.query.takes_int8 and not all(context.constants for context in text.contexts)
+
+    def add_to(
+        self, x: Tensor, text: Text, layer: int, largest: Tensor | None, quantized: Int8 | None
+    ) -> Added | None:
+        """Update x (M, D), or return what is still to be added to it.
+
+        `largest` (2, M) fp32, where it takes them: of x's rows, and zeros to be raised. `quantized`: x, where it
+        `quantizes` it and whoever wrote it has done so.
+        """
         contexts = text.contexts
         N = len(x) // sum(context.batch for context in contexts)
         counts = [N * context.batch for context in contexts]
-        parts = [None] * len(counts) if largest is None else largest.split(counts, dim=1)
-        for rows, of_rows, context, bias in zip(
-            x.split(counts), parts, contexts, text.biases, strict=True
-        ):
-            if context.constants:
-                continue  # texts of one token need nothing else
-            if of_rows is None:
-                self.out.add_to(rows, self._attend(rows, context, layer, bias))
-            else:
-                self.out.add_to(rows, self._attend_w8a8(rows, of_rows, context, layer))
+        if largest is None:
+            return self._add_in_floats(x, counts, text, layer, quantized)
+        of_rows = largest.split(counts, dim=1)
+        for rows, part, context in zip(x.split(counts), of_rows, contexts, strict=True):
+            if not context.constants:  # texts of one token need nothing else
+                self.out.add_to(rows, self._attend_w8a8(rows, part, context, layer))
+        return None
+
+    def _add_in_floats(
+        self, x: Tensor, counts: Sequence[int], text: Text, layer: int, quantized: Int8 | None
+    ) -> Added | None:
+        """Update x, or return what its next reader is to add: one product for all texts that follow one another."""
+        attended, firsts, first = [], [], 0
+        for count, context, bias in zip(counts, text.contexts, text.biases, strict=True):
+            if not context.constants:
+                rows = slice(first, first + count)
+                given = x[rows] if quantized is None else (quantized[0][rows], quantized[1][rows])
+                attended.append(self._attend(given, context, layer, bias))
+                firsts.append(first)
+            first += count
+        if not attended:
+            return None
+        follow = firsts[-1] + len(attended[-1]) - firsts[0] == sum(map(len, attended))
+        if follow and not self.out.adds:
+            joined = attended[0] if len(attended) == 1 else torch.cat(attended)
+            return self.out.unbiased(joined), firsts[0]
+        for first, heads in zip(firsts, attended, strict=True):
+            self.out.add_to(x[first : first + len(heads)], heads)
+        return None
 
     def _attend(
-        self, rows: Tensor, context: TextContext, layer: int, bias: Tensor | None
+        self, rows: Tensor | Int8, context: TextContext, layer: int, bias: Tensor | None
     ) -> Tensor:
         """(M, D) by torch's attention."""
         q = self._normed(self.query(rows))
@@ -154,7 +186,7 @@ class TextAttention:
         out = F.scaled_dot_product_attention(
             q, context.keys[layer], context.values[layer], attn_mask=bias
         )
-        return out.transpose(1, 2).reshape(len(rows), -1)
+        return out.transpose(1, 2).flatten(2).flatten(0, 1)
 
     def _attend_w8a8(
         self, rows: Tensor, largest: Tensor, context: TextContext, layer: int

@@ -17,7 +17,7 @@ from quant.kernels.depthwise3x3_glu import repack
 from quant.primitives import FLOAT8, quantize_per_channel, quantize_per_token
 from sana_cli.accelerate.cuda.kernels import NAMES, REFERENCE, TRITON, Kernels
 
-_VERSION = 3  # of the trials; counts up when kernels change
+_VERSION = 4  # of the trials; counts up when kernels change
 _SIDE = 12  # pixels of the map that they run on
 _CHANNELS = 32  # of the maps of convolutions
 # Of the reference's norm: rounding to the type, and sums in another order. A wrong row would be above 0.05.
@@ -145,7 +145,9 @@ def _arguments(
     int8_weight = {"weight": weight, "weight_scale": weight_scale, "bias": bias}
     arguments: dict[str, dict[str, Any]] = {
         "layer_norm_modulate": {"x": x, "branch": x.clone(), "gate": gate} | rows,
-        "layer_norm_modulate_quantize": {"x": x, "addend": addend} | rows,
+        "layer_norm_modulate_quantize": {
+            "x": x, "branch": x[M // 2 :].clone(), "branch_first": M // 2, "addend": addend,
+        } | rows,
         "relu_linear_attention": dict(zip("qkv", heads.chunk(3, dim=2), strict=True)),
         "depthwise3x3_glu": {
             "x": random(1, _SIDE, _SIDE, 2 * hidden).to(dtype),
@@ -154,7 +156,7 @@ def _arguments(
             "activation": "silu",
         },
         "rms_norm": {"x": x[:, None], "weight": random(1, D), "eps": 1e-5},
-        "quantize_per_token": {"x": x},
+        "quantize_per_token": {"x": x, "branch": x.clone(), "gate": gate},
         "linear_w8a8": {
             "q": q, "scale": scale, "gate": gate, "residual": x, "out": x, "out_largest": zeros,
         } | int8_weight,
@@ -175,7 +177,22 @@ def _arguments(
             "phases": random(4, 1, _SIDE + 1, _SIDE + 1, _CHANNELS).to(dtype).unbind(),
             "bias": random(_CHANNELS), "shortcut": random(1, _SIDE, _SIDE, 2 * _CHANNELS).to(dtype),
         },
+        "softcap_attention": _softcapped(random, widths.text_head, dtype),
         "cross_attention": {"q": x} | attention,
         "cross_attention_w8a8": {"x": x, "largest": largest} | int8_weight | attention,
     }  # fmt: skip
     return arguments[name]
+
+
+def _softcapped(random: Callable[..., Tensor], E: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Two heads that share keys and values, fewer new tokens than cached ones, some beyond the window."""
+    shapes = {
+        "q": (20, 2 * E),
+        "k": (20, E),
+        "v": (20, E),
+        "past_k": (1, 40, E),
+        "past_v": (1, 40, E),
+    }
+    turns = {"cos": (20, E), "sin": (20, E)}
+    tensors = {name: random(*shape).to(dtype) for name, shape in (shapes | turns).items()}
+    return tensors | {"scale": E**-0.5, "cap": 5.0, "window": 30}

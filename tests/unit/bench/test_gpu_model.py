@@ -1,14 +1,16 @@
 """The model of GPU times: it lists what the engine launches, and its kept figures are those that it computes."""
 
 import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from benchmarks import gpu_launches, gpu_model
 from benchmarks.gpu_launches import Launch
-from benchmarks.gpu_times import RATES, seconds
+from benchmarks.gpu_times import HIDDEN_S, RATES, seconds, total, with_tile_of
 from benchmarks.record import RESULTS
 from quant.kernels.linear_w8a8 import linear_w8a8
 
@@ -24,6 +26,52 @@ def test_the_figures_before_are_those_of_their_launches() -> None:
     parts = gpu_model.read_parts(before["launches"])
     columns = (("bf16", "bf16"), ("w8a8", "bf16"))
     assert gpu_model.pictures(parts, columns) == kept["before"]
+
+
+DOCS = Path(__file__).parents[3] / "docs"
+DEVICES = {
+    "RTX 3060": "rtx-3060", "RTX 4090 Laptop": "rtx-4090-laptop", "RTX 4090": "rtx-4090",
+    "RTX 5090": "rtx-5090", "H100": "h100", "H200": "h200",
+}  # fmt: skip
+DECODERS = {"bf16": "bf16", "w8a8": "w8a8", "f8a8": "w8a8"}
+
+
+def test_the_tables_of_the_docs_are_the_document() -> None:
+    now = json.loads((RESULTS / "gpu-model.json").read_text(encoding="utf-8"))["now"]
+
+    def kept(device: str, scheme: str) -> dict[str, float]:
+        ms: dict[str, float] = now[DEVICES[device]][f"{scheme} + {DECODERS[scheme]}"]
+        return ms
+
+    table = (DOCS / "performance.md").read_text(encoding="utf-8")
+    row = r"^\| ([\w ]+), (\w+)(?: \(.*\))? \|.*\| (\d+) \+ (\d+) \+ (\d+) = \*\*(\d+)\*\* \|$"
+    found = re.findall(row, table, re.MULTILINE)
+    assert len(found) == 8
+    for device, scheme, *figures in found:
+        ms = kept(device, scheme)
+        parts = ms["text"], ms["denoise"] + ms["host"], ms["decode"], ms["total"]
+        assert [*map(int, figures)] == [*map(round, parts)], (device, scheme)
+    row = r"^\| ([\w ]+), (\w+) \| (\d+) \| \d+ \| \d+ \| [\d.]+ h \|$"
+    found = re.findall(row, (DOCS / "scale.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert len(found) == 5
+    for device, scheme, ms in found:
+        assert int(ms) == round(kept(device, scheme)["total"]), (device, scheme)
+
+
+def test_dependent_launches_hide_a_part_of_the_gaps_of_our_kernels() -> None:
+    ours = replace(PRODUCT, count=10)
+    other = Launch(name="linear_f8a8", kind="pass", shape=(1,), bytes=1e6, count=10)
+    for device, saved in (("h100", 10 * HIDDEN_S), ("rtx-5090", 10 * HIDDEN_S), ("rtx-4090", 0)):
+        usual = total([ours, other], device)
+        assert total([ours, other], device, dependent=True) == pytest.approx(usual - saved)
+
+
+def test_a_wide_tile_is_taken_where_the_kernel_takes_it() -> None:
+    conv = replace(PRODUCT, name="conv3x3_w8a8", shape=(1 << 20, 9 * 128, 128))
+    assert with_tile_of(conv, "h100").tile[:2] == (256, 128)
+    assert with_tile_of(conv, "rtx-4090").tile[:2] == (128, 128)
+    upsampled = replace(conv, name="conv3x3_w8a8 upsampled")
+    assert with_tile_of(upsampled, "h100") == upsampled
 
 
 def test_launches_survive_a_document() -> None:

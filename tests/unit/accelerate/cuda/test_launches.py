@@ -68,6 +68,7 @@ def count(
         ("none", {}, (2, 3), 15),  # a negative prompt: the text's three launches once more
         ("w8a8", {}, (1, 3), 12),  # quantizing what self-attention and the feed-forward made
         ("w8a8", {}, (2, 3), 14),
+        ("f8a8", {}, (1, 3), 15),  # quantized where it is added to, added to where it is normed
         (
             "w8a8",
             QK_NORM,
