@@ -25,7 +25,8 @@ from quant.kernels.relu_linear_attention.kernel import span_of
 from quant.layers import QuantConv2d, QuantLinear
 from sana_cli.accelerate.cuda.decoder import _replace_methods
 from sana_cli.accelerate.cuda.kernels import NAMES, REFERENCE, Kernels
-from sana_cli.accelerate.cuda.text_encoder import fuse_norms_with
+from sana_cli.accelerate.cuda.text_encoder import FusedTrunk, fuse_norms_with
+from sana_cli.accelerate.cuda.text_graph import padded_length
 from sana_cli.accelerate.cuda.transformer import EngineTransformer, StepInputs
 from sana_cli.bench.flops import GEMMA_2_2B
 from sana_cli.config.networks import DCAEConfig, Gemma2Config, TransformerConfig
@@ -42,6 +43,12 @@ _NEW_TOKENS, _INSTRUCTION = (
     237,
 )  # of a prompt, as the text encoder reads it after the instruction
 _PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm", "linear")
+# Kernels that may be launched while the one before ends (`quant.kernels.dependent`).
+WAITING = (
+    "layer_norm_modulate", "layer_norm_modulate_quantize", "quantize_per_token", "relu_linear_attention",
+    "key_value_sums", "attend_to_sums", "depthwise3x3_glu", "rms_norm", "linear_w8a8", "linear_w8a8_on_load",
+    "cross_attention", "cross_attention_w8a8", "linear_w4a16", "softcap_attention",
+)  # fmt: skip
 # One kernel on a device, though several operations on the meta device.
 _ONE_KERNEL = (torch.rms_norm, F.rms_norm, F.scaled_dot_product_attention)
 
@@ -203,10 +210,14 @@ def _of_ours(name: str, args: Any, kwargs: dict[str, Any], out: Any) -> list[Lau
         return [_text_attention(name, args, kwargs, moved)]
     if name == "relu_linear_attention":
         return _linear_attention(args[0])
+    if name == "softcap_attention":
+        return [_softcap_attention(args, moved)]
     if name == "conv3x3_w8a8":
         q = args[0]
         M, N, K = out.numel() // out.shape[-1], out.shape[-1], q.shape[-1]
         tile = tiles.tile_for(tiles.CONV3X3_W8A8, M, N, K)
+        if kwargs.get("upsampled"):
+            name += " upsampled"
         return [_of_tile(name, (M, 9 * K, N), tile, moved)]
     if name == "quantize_map" and all(known is None for known in kwargs.values()):
         looked = Launch(
@@ -265,6 +276,16 @@ def _text_attention(name: str, args: Any, kwargs: dict[str, Any], moved: int) ->
     return Launch(
         name=name, kind="text attention", shape=(M, K, H * E), arithmetic="int8",
         ops=product + 4 * M * L * H * E, bytes=moved, programs=H * B * math.ceil(M / B / 64),
+    )  # fmt: skip
+
+
+def _softcap_attention(args: Any, moved: int) -> Launch:
+    q, past = args[0], args[3]
+    (L, width), (_, S, E) = q.shape, past.shape
+    steps = math.ceil(S / 32) + math.ceil(L / 32)
+    return Launch(
+        name="softcap_attention", kind="attention", shape=(L, S, width), ops=4 * L * (S + L) * width,
+        bytes=moved, programs=width // E * math.ceil(L / 16), rounds=steps,
     )  # fmt: skip
 
 
@@ -342,5 +363,6 @@ def text(scheme: str | None = None) -> list[Launch]:
         heads = (1, config.num_key_value_heads, _INSTRUCTION, config.head_dim)
         past = [(torch.empty(heads).bfloat16(),) * 2 for _ in model.layers]
         with log:
-            model(torch.zeros(1, _NEW_TOKENS, dtype=torch.long), past)
+            ids = torch.zeros(1, padded_length(_NEW_TOKENS) or _NEW_TOKENS, dtype=torch.long)
+            FusedTrunk(model, log.kernels())(model.embed_tokens(ids), past)
     return grouped(log.launches)

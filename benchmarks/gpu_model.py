@@ -22,14 +22,10 @@ from benchmarks.record import RESULTS, record
 
 STEPS = 20
 # Of a step: operations outside of the graph, and times that the host waits for the device.
-HOST_NOW = {"operations": 20, "waits": 0}
+HOST_NOW = {"operations": 20, "waits": 0, "graphs depend": True}
 COLUMNS = (
     ("bf16", "bf16"), ("w8a8", "w8a16"), ("w8a8", "w8a8"), ("f8a8", "bf16"), ("f8a8", "w8a8"),
 )  # fmt: skip
-CAPABILITY = {
-    "rtx-3060": "8.6", "rtx-4090-laptop": "8.9", "rtx-4090": "8.9", "rtx-5090": "12.0", "h100": "9.0",
-    "h200": "9.0",
-}  # fmt: skip
 
 
 def picture(parts: dict[str, Any], device: str, step: str, decoder: str) -> dict[str, float]:
@@ -39,9 +35,10 @@ def picture(parts: dict[str, Any], device: str, step: str, decoder: str) -> dict
     around = host["operations"] * (PASS_S + GAP_S)  # they are small
     if host["waits"]:  # the device is idle while the host issues
         around = host["operations"] * ISSUE_S + host["waits"] * WAIT_S
+    now = bool(host.get("graphs depend"))  # as the text encoder's, which there was none of before
     found = {
-        "text": total(parts[text], device, issued=True),
-        "denoise": STEPS * total(parts[f"step {step}"], device),
+        "text": total(parts[text], device, issued=not now, dependent=now),
+        "denoise": STEPS * total(parts[f"step {step}"], device, dependent=now),
         "host": STEPS * around,
         "decode": total(parts[f"decode {decoder}"], device),
     }
@@ -125,12 +122,12 @@ def by_kernel(parts: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 def registers_of(launch: Launch, device: str) -> int | None:
     """The most registers a thread of this kernel and tile, where `kernels_compile` has compiled it for such a device."""
     tile = f"{launch.tile[0]}x{launch.tile[1]}x{launch.tile[2]} " if launch.tile else ""
-    kernel, variant = launch.name.replace("_on_load", ""), tile
+    kernel, variant = launch.name.replace("_on_load", "").split()[0], tile
     found = [
         row["registers"]
         for row in compiled_kernels()
         if row["kernel"] == kernel and row["variant"].startswith(variant)
-        and row["capability"] == CAPABILITY[device]
+        and row["capability"] == "{}.{}".format(*RATES[device].capability)
     ]  # fmt: skip
     return max(found, default=None)
 

@@ -4,12 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from benchmarks.gpu_launches import Launch
-from quant.kernels.tiles import LINEAR_W8A8, tile_for
+from benchmarks.gpu_launches import WAITING, Launch
+from quant.kernels.dependent import FIRST_CAPABILITY
+from quant.kernels.tiles import CONV3X3_W8A8, LINEAR_W8A8, tile_for
 from sana_cli.bench.devices import DEVICES
 
 _FEW_ROWS = 64  # with so few a product takes as long as its weights, which no cache holds
 GAP_S = 1.2e-6  # between two nodes of a graph
+HIDDEN_S = 0.8e-6  # of a gap, where the second is launched while the first ends
 _FILL_S = 2.2e-6  # first loads, last stores
 PASS_S = 1.5e-6  # of a kernel that only moves
 ISSUE_S = 6e-6  # of an operation that Python issues
@@ -27,18 +29,29 @@ class Rates:
     library: float  # cuBLAS' share of the peak, large products
     conv: float  # cuDNN's
     loop: float  # a loop of ours that is bound by tensor cores
+    capability: tuple[int, int]
 
 
 _AMPERE = {"library": 0.78, "conv": 0.70, "loop": 0.85}
 _ADA = {"library": 0.78, "conv": 0.72, "loop": 0.88}
 _HOPPER = {"library": 0.65, "conv": 0.50, "loop": 0.70}
 RATES = {
-    "rtx-3060": Rates(processors=28, l2=1.1e12, l2_bytes=3e6, fp8=0, **_AMPERE),
-    "rtx-4090-laptop": Rates(processors=76, l2=2.3e12, l2_bytes=64e6, fp8=159e12, **_ADA),
-    "rtx-4090": Rates(processors=128, l2=4.8e12, l2_bytes=72e6, fp8=330e12, **_ADA),
-    "rtx-5090": Rates(processors=170, l2=7.0e12, l2_bytes=96e6, fp8=419e12, **_ADA),
-    "h100": Rates(processors=132, l2=5.6e12, l2_bytes=50e6, fp8=1979e12, **_HOPPER),
-    "h200": Rates(processors=132, l2=5.6e12, l2_bytes=50e6, fp8=1979e12, **_HOPPER),
+    "rtx-3060": Rates(capability=(8, 6), processors=28, l2=1.1e12, l2_bytes=3e6, fp8=0, **_AMPERE),
+    "rtx-4090-laptop": Rates(
+        capability=(8, 9), processors=76, l2=2.3e12, l2_bytes=64e6, fp8=159e12, **_ADA
+    ),
+    "rtx-4090": Rates(
+        capability=(8, 9), processors=128, l2=4.8e12, l2_bytes=72e6, fp8=330e12, **_ADA
+    ),
+    "rtx-5090": Rates(
+        capability=(12, 0), processors=170, l2=7.0e12, l2_bytes=96e6, fp8=419e12, **_ADA
+    ),
+    "h100": Rates(
+        capability=(9, 0), processors=132, l2=5.6e12, l2_bytes=50e6, fp8=1979e12, **_HOPPER
+    ),
+    "h200": Rates(
+        capability=(9, 0), processors=132, l2=5.6e12, l2_bytes=50e6, fp8=1979e12, **_HOPPER
+    ),
 }
 
 
@@ -73,11 +86,14 @@ def _tiles(launch: Launch, device: str) -> float:
 
 
 def with_tile_of(launch: Launch, device: str) -> Launch:
-    """Return a launch with the tile for the device's multiprocessors, which the list of launches does not know."""
-    if launch.name != "linear_w8a8":
+    """Return a launch with the tile for the device, which the list of launches does not know."""
+    (M, K, N), rates = launch.shape if len(launch.shape) == 3 else (0, 0, 0), RATES[device]
+    if launch.name == "linear_w8a8":
+        tile = tile_for(LINEAR_W8A8, M, N, K, processors=rates.processors)
+    elif launch.name == "conv3x3_w8a8":
+        tile = tile_for(CONV3X3_W8A8, M, N, K // 9, capability=rates.capability)
+    else:
         return launch
-    M, K, N = launch.shape
-    tile = tile_for(LINEAR_W8A8, M, N, K, processors=RATES[device].processors)
     return replace(
         launch, tile=(tile.m, tile.width, tile.k, tile.warps, tile.stages),
         programs=tile.programs(M, N),
@@ -159,8 +175,14 @@ def _pass(launch: Launch, device: str) -> float:
     return launch.bytes / rate + PASS_S + GAP_S
 
 
-def total(launches: Sequence[Launch], device: str, *, issued: bool = False) -> float:
-    """Seconds of all. `issued`: by Python one by one, so that the host may be the slower one."""
+def total(
+    launches: Sequence[Launch], device: str, *, issued: bool = False, dependent: bool = False
+) -> float:
+    """Seconds of all. `issued`: by Python one by one, so that the host may be the slower one. `dependent`: of a graph, with
+    dependent launches where the device has them.
+    """
     count = sum(launch.count for launch in launches)
     busy = sum(launch.count * seconds(launch, device) for launch in launches)
+    if dependent and RATES[device].capability >= FIRST_CAPABILITY:
+        busy -= HIDDEN_S * sum(launch.count for launch in launches if launch.name in WAITING)
     return max(busy, count * ISSUE_S) if issued else busy
