@@ -101,7 +101,7 @@ def _described(
 def waits_first(code: str) -> bool:
     """Return whether a listing's first access of global memory comes after its wait for the kernel before, on every path.
 
-    Until the wait it may jump, as where tensor memory is reserved, but to no address behind the wait, except to a trap.
+    Until the wait it may jump, as where tensor memory is reserved, but to no address past it, except to a trap.
     """
     listed = [(int(at, 16), name, rest) for at, name, rest in _LISTED.findall(code)]
     names = {at: name for at, name, _ in listed}

@@ -1,4 +1,4 @@
-"""How tensor cores take the inputs of a product of floats. Imports Triton, like `epilogue.py`."""
+"""Choose how tensor cores take the inputs of a product of floats. Imports Triton, like `epilogue.py`."""
 
 import torch
 import triton.language as tl
@@ -14,5 +14,5 @@ def dot_type(dtype: torch.dtype) -> tl.dtype:
 
 
 def precision() -> str:
-    """How products of fp32 inputs are computed: three of tf32 for each. AMD's matrix cores multiply fp32 as it is."""
+    """Return the precision of products of fp32 inputs: three of tf32 for each. AMD's matrix cores multiply fp32 as it is."""
     return "tf32x3" if torch.version.hip is None else "ieee"

@@ -54,7 +54,7 @@ def _attend(
     DOT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """One step of keys: the highest scores, the sums of shares and of values until now."""
+    """Take in one step of keys; returns the highest scores, the sums of shares and of values until now."""
     scores = tl.dot(q.to(DOT), tl.trans(k).to(DOT), input_precision=PRECISION) * scale
     if CAPPED:
         scores = cap * (2.0 * tl.sigmoid(2.0 * scores / cap) - 1.0)  # tanh

@@ -69,7 +69,7 @@ class ReplayedTrunk:
     def __call__(
         self, x: Tensor, past: list[KeyValues] | None = None, *, keep: bool = False
     ) -> tuple[Tensor, list[KeyValues]]:
-        """As `Gemma2.trunk`."""
+        """Run tokens as `Gemma2.trunk` does."""
         length = padded_length(x.shape[1])
         if not past or keep or length is None or len(x) > 1:
             return self._own(x, past, keep=keep)
