@@ -53,7 +53,8 @@ def models(json: JsonOption = False) -> None:
     say(*columns(rows))
     if default not in [model.name for model in listed]:
         say(f"the default is {default}")
-    say(f"{readable_bytes(total)} in {hub_cache.root()} and {models_folder()}")
+    amount = readable_bytes(total) if total else "nothing"
+    say(f"{amount} in {hub_cache.root()} and {models_folder()}")
 
 
 def _facts(model: "ListedModel", default: str) -> dict[str, Any]:

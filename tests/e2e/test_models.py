@@ -317,3 +317,7 @@ def test_light_commands_load_nothing_heavy(words: tuple[str, ...]) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_no_model_takes_no_room(at_hub: Sana) -> None:
+    assert at_hub("models").out.splitlines()[-1].startswith("nothing in ")

@@ -59,6 +59,21 @@ def test_a_page_makes_what_it_reads(documents: Any, page: Path) -> None:
     assert missing(documents, page) == []
 
 
+FOR_GOOD = {"safety_model"}  # where files are
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_a_page_leaves_no_setting(documents: Any, page: Path) -> None:
+    """It would change what the next pages draw."""
+    left: set[str] = set()
+    for _, words in commands(documents, page):
+        if words[:2] == ["config", "set"]:
+            left.add(words[2])
+        elif words[:2] == ["config", "unset"]:
+            left.discard(words[2])
+    assert left <= FOR_GOOD
+
+
 def test_what_is_missing_is_found(documents: Any, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
