@@ -3,14 +3,16 @@
 A machine decides once; `verdicts.py` remembers. On a CPU where it cannot, the first that is right is used.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
 import torch
 from torch import nn
 
-from quant.backends.kernel import Kernel, kind_of
+from quant.backends.kernel import Kernel, Packed, kind_of
 from quant.backends.measurement import Measurement, Probe, measure, probe_like
 from quant.backends.verdicts import Passing, remembered
 from quant.layers import AcceleratedLayer
@@ -19,6 +21,8 @@ Backend = Literal["auto", "native", "torchao", "quanto", "reference"]
 BACKENDS: tuple[Backend, ...] = ("auto", "native", "torchao", "quanto", "reference")
 
 _HANDICAP = 1.2  # of the reference: it expands whole weights, and those of real layers are new memory every time
+
+_PACKING_THREADS = 4  # at most: each holds a layer twice
 
 
 def all_kernels(device: torch.device | None = None) -> tuple[Kernel, ...]:
@@ -52,20 +56,68 @@ def accelerate_(
     """
     chosen: dict[str, str] = {}
     kernels: dict[str, Kernel | None] = {}
-    for layer in _layers(model):
+    for layer in _layers(
+        model
+    ):  # all are chosen before one is packed, which would disturb what is measured
         kind = kind_of(layer)
         if kind not in kernels:
-            kernels[kind] = kernel_for(
+            kernel = kernels[kind] = kernel_for(
                 layer, device, backend=backend, verdicts=verdicts,
                 allow_int8_activations=allow_int8_activations, before_measuring=before_measuring,
             )  # fmt: skip
-        kernel = kernels[kind]
-        chosen[kind] = f"{kernel.backend} {kernel.name}" if kernel else "reference"
-        if kernel is not None:
-            layer.attach(kernel.run, kernel.pack(layer), free=kernel.frees_weight)
-            if kernel.frees_weight:
-                after_packing()
+            chosen[kind] = f"{kernel.backend} {kernel.name}" if kernel else "reference"
+    pairs = ((layer, kernels[kind_of(layer)]) for layer in _layers(model))
+    own = all(kernel is None or kernel.backend == "native" for kernel in kernels.values())
+    in_threads = (
+        own and device.type == "cpu"
+    )  # what libraries keep on the way may be for one thread
+    threads = min(torch.get_num_threads(), _PACKING_THREADS) if in_threads else 1
+    pack_all(
+        ((layer, kernel) for layer, kernel in pairs if kernel is not None), threads, after_packing
+    )
     return chosen
+
+
+def pack_all(
+    pairs: Iterable[tuple[AcceleratedLayer, Kernel]],
+    threads: int,
+    after_packing: Callable[[], None],
+) -> None:
+    """Pack layers, one a thread at a time, and attach their kernels in this thread.
+
+    oneDNN puts a weight into the order of instructions with tiles on one core, three seconds for a full-size model.
+    """
+    if threads == 1:
+        for layer, kernel in pairs:
+            _attach(layer, kernel, kernel.pack(layer), after_packing)
+        return
+    inference = torch.is_inference_mode_enabled()  # of this thread alone
+
+    def pack(layer: AcceleratedLayer, kernel: Kernel) -> Packed:
+        with torch.inference_mode(inference):
+            return kernel.pack(layer)
+
+    waiting: deque[tuple[AcceleratedLayer, Kernel, Future[Packed]]] = deque()
+
+    def attach_first() -> None:
+        layer, kernel, packed = waiting.popleft()
+        _attach(layer, kernel, packed.result(), after_packing)
+
+    with ThreadPoolExecutor(threads, thread_name_prefix="pack") as pool:
+        for layer, kernel in pairs:
+            waiting.append((layer, kernel, pool.submit(pack, layer, kernel)))
+            if len(waiting) > threads:  # no more layers than that are there twice
+                attach_first()
+        while waiting:
+            attach_first()
+
+
+def _attach(
+    layer: AcceleratedLayer, kernel: Kernel, packed: Packed, after_packing: Callable[[], None]
+) -> None:
+    layer.attach(kernel.run, packed, free=kernel.frees_weight)
+    if kernel.frees_weight:
+        after_packing()
 
 
 def measure_ahead(

@@ -15,7 +15,7 @@ from torch import nn
 
 from quant import primitives
 from quant.backends import cpu, libraries, timing
-from quant.backends.dispatch import accelerate_, kernel_for, usable_kernels
+from quant.backends.dispatch import accelerate_, kernel_for, pack_all, usable_kernels
 from quant.backends.kernel import Kernel
 from quant.backends.measurement import Probe, measure
 from quant.backends.timing import best_seconds, fastest
@@ -425,6 +425,46 @@ def test_accelerate() -> None:
     chosen = accelerate_(model, CPU)
     assert set(chosen) == {"linear w8a8", "linear w4a16-g64", "linear w8a16"}
     assert (model(x) - expected).norm() < 0.03 * expected.norm()
+
+
+def named(name: str, pack: Callable[[QuantLinear], object]) -> Kernel:
+    return Kernel(
+        name=name, backend="native", schemes=("w8a8",), layer=QuantLinear, devices=("cpu",),
+        run=lambda x, packed, layer: packed, pack=pack, frees_weight=True,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_layers_are_packed_in_threads_few_at_a_time(threads: int) -> None:
+    """Each gets what was made of its own weight; few are there twice, and this thread attaches them."""
+    layers = [linear(64, 64, W8A8) for _ in range(12)]
+    expected = [layer.qweight.sum() for layer in layers]
+    open_now: list[int] = []  # layers that are packed and still hold their weight
+    modes: set[bool] = set()
+
+    def pack(layer: QuantLinear) -> torch.Tensor:
+        modes.add(torch.is_inference_mode_enabled())
+        return layer.qweight.sum()
+
+    def after_packing() -> None:
+        freed = sum(layer.qweight.is_meta for layer in layers)
+        open_now.append(freed)
+
+    kernel = named("sum", pack)
+    with torch.inference_mode():
+        pack_all(((layer, kernel) for layer in layers), threads, after_packing)
+    assert open_now == list(range(1, 13))
+    assert modes == {True}
+    assert [layer(torch.empty(1)) for layer in layers] == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_layer_that_cannot_be_packed_is_an_error(threads: int) -> None:
+    def pack(layer: QuantLinear) -> object:
+        raise RuntimeError("no room")
+
+    with pytest.raises(RuntimeError, match="no room"):
+        pack_all([(linear(64, 64, W8A8), named("none", pack))] * 3, threads, lambda: None)
 
 
 def test_layers_without_weights_decide_nothing() -> None:
