@@ -88,6 +88,33 @@ def _onednn_run(x: Tensor, packed: Any, layer: QuantLinear) -> Tensor:
     return _run_int8(x, packed, layer, _onednn_product)
 
 
+def _as_conv_pack(q_NK: Tensor, scale_N: Tensor) -> Any:
+    weight = torch.ops.onednn.qconv_prepack(
+        q_NK[:, :, None, None], scale_N, 1.0, _OFFSET, (1, 1), (0, 0), (1, 1), 1, None
+    )
+    return weight, scale_N, torch.zeros(len(q_NK), dtype=torch.int32)
+
+
+def _as_conv_product(q_MK: Tensor, packed: Any) -> Tensor:
+    """Multiply as `_onednn_product` does, to the bit: tokens are the pixels of a map one pixel high, channels last."""
+    weight, scale_N, zeros_N = packed
+    out = torch.ops.onednn.qconv_pointwise(
+        _as_u8(q_MK).t()[None, :, None, :], 1.0, _OFFSET, weight, scale_N, zeros_N, None, (1, 1), (0, 0),
+        (1, 1), 1, 1.0, 0, torch.float32, "none", [], "",
+    )  # fmt: skip
+    product_MN: Tensor = out[0, :, 0, :].t()
+    return product_MN.contiguous()
+
+
+@cache
+def _as_conv_weight_max() -> int:
+    return _largest_exact(_as_conv_pack, _as_conv_product)
+
+
+def _as_conv_run(x: Tensor, packed: Any, layer: QuantLinear) -> Tensor:
+    return _run_int8(x, packed, layer, _as_conv_product)
+
+
 # -- FBGEMM ----------------------------------------------------------------------------------------
 
 
@@ -204,6 +231,7 @@ def int8_products(q_MK: Tensor, q_NK: Tensor) -> Iterator[Callable[[], Tensor]]:
     scale_N = torch.ones(len(q_NK))
     if _has_onednn():
         yield partial(_onednn_product, q_MK, _onednn_pack(q_NK, scale_N))
+        yield partial(_as_conv_product, q_MK, _as_conv_pack(q_NK, scale_N))
     if _fbgemm_available():
         yield partial(_fbgemm_product, q_MK, _fbgemm_pack(q_NK, scale_N))
     if _int_mm_weight_max():
@@ -391,6 +419,11 @@ KERNELS = (
         pack=lambda layer: _onednn_pack(*_weight_up_to(_onednn_weight_max(), layer)),
         run=_onednn_run, is_available=_has_onednn, frees_weight=True,
         note=_REDUCED,
+    ),
+    Kernel(
+        name="onednn, 1x1", backend="native", schemes=("w8a8",), layer=QuantLinear, devices=("cpu",),
+        pack=lambda layer: _as_conv_pack(*_weight_up_to(_as_conv_weight_max(), layer)),
+        run=_as_conv_run, is_available=_has_onednn, frees_weight=True, note=_REDUCED,
     ),
     Kernel(
         name="fbgemm", backend="native", schemes=("w8a8",), layer=QuantLinear, devices=("cpu",),

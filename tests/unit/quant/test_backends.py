@@ -43,7 +43,10 @@ def inputs(*shape: int) -> torch.Tensor:
 
 
 def is_exact(kernel: Kernel) -> bool:
-    limits = {"onednn": cpu._onednn_weight_max, "fbgemm": cpu._fbgemm_weight_max}
+    limits = {
+        "onednn": cpu._onednn_weight_max, "onednn, 1x1": cpu._as_conv_weight_max,
+        "fbgemm": cpu._fbgemm_weight_max,
+    }  # fmt: skip
     return kernel.name not in limits or limits[kernel.name]() == 127
 
 
@@ -425,6 +428,21 @@ def test_accelerate() -> None:
     chosen = accelerate_(model, CPU)
     assert set(chosen) == {"linear w8a8", "linear w4a16-g64", "linear w8a16"}
     assert (model(x) - expected).norm() < 0.03 * expected.norm()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 77])
+@pytest.mark.parametrize("largest", [63, 127])
+def test_both_products_of_onednn_give_the_same_bits(rows: int, largest: int) -> None:
+    """So that which of them is the faster one here changes no picture."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(-127, 128, (rows, 96), generator=generator).to(torch.int8)
+    weight = torch.randint(-largest, largest + 1, (40, 96), generator=generator).to(torch.int8)
+    scale = torch.rand(40, generator=generator) + 0.5
+    one = cpu._onednn_product(x, cpu._onednn_pack(weight, scale))
+    other = cpu._as_conv_product(x, cpu._as_conv_pack(weight, scale))
+    assert other.is_contiguous()
+    assert torch.equal(one, other)
+    assert cpu._as_conv_weight_max() == cpu._onednn_weight_max()
 
 
 def named(name: str, pack: Callable[[QuantLinear], object]) -> Kernel:
