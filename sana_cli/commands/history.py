@@ -73,8 +73,8 @@ def history(
         raise contradiction("--rebuild", "a search")
     if folder and not rebuild:
         raise contradiction("--folder", "a search")
-    from sana_cli.errors import require
-    from sana_cli.files import local_path, no_folder
+    from sana_cli.errors import require, usage_error
+    from sana_cli.files import local_path
     from sana_cli.images.picture_index import require_date
     from sana_cli.request.options import is_text
 
@@ -85,7 +85,8 @@ def history(
         folders = [local_path(each) for each in folder or ()]
         for place in folders:
             if not place.is_dir():
-                raise no_folder(place, "--folder")
+                what = "is not a folder" if place.exists() else "is not there"
+                raise usage_error(f"{place} {what}", "name a folder of pictures: --folder FOLDER")
         count = index.rebuild(folders)
         say(f"{counted(count, 'picture')} in {index.file}", err=json)
     dates = {

@@ -32,7 +32,7 @@ def _measured_on(facts: dict[str, Any]) -> str:
     outputs = facts["layers_calibrated"]
     weights = facts["layers_quantized"] - outputs
     if outputs and weights:
-        return f"{outputs} outputs, {weights} weights"
+        return f"{counted(outputs, 'output')}, {counted(weights, 'weight')}"
     return "outputs" if outputs else "weights" if weights else ""
 
 

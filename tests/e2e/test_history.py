@@ -79,7 +79,10 @@ def test_off_by_a_setting(
     [
         (("--since", "soon"), "--since 'soon' is no date"),
         (("--folder", "x"), "give --folder or a search"),
-        (("--rebuild", "--folder", "nowhere"), "no such folder: nowhere"),
+        (
+            ("--rebuild", "--folder", "nowhere"),
+            "nowhere is not there\nhint: name a folder of pictures",
+        ),
         (("--show", "--json"), "give --show or --json, not both"),
         (("--limit", "0"), "limit"),
     ],
