@@ -1,20 +1,17 @@
-"""Plant a fault where a user's run may have one: at its stages, on its disk. Nothing of the project is replaced.
-
-`python -m tests.faults STAGE THREADS WORDS...` runs `sana WORDS...` and kills itself at that stage.
-"""
+"""Plant a fault where a user's run may have one: at its stages, on its disk. Nothing of the project is replaced."""
 
 import errno
 import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
+
+from tests.forked import Forked
 
 # What `at_stage` knows: before a network's weights are read, before it computes, and before a picture is written.
 STAGES = ("load text", "text", "load denoise", "denoise", "load decode", "decode", "save")
@@ -130,26 +127,13 @@ def full_disk(folder: Path, files: Container[int]) -> Callable[..., int]:
 
 def killed_at(stage: str, *words: object) -> None:
     """Run `sana WORDS...` in a process that is killed at this stage and can clean up nothing."""
-    import torch
 
-    root, threads = Path(__file__).parents[1], torch.get_num_threads()
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.faults", stage, str(threads), *map(str, words)],
-        cwd=root, capture_output=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    def work() -> int:
+        from sana_cli.cli import main
 
+        with at_stage(stage, lambda: os.kill(os.getpid(), signal.SIGKILL)):
+            return main([str(word) for word in words])
 
-def _main() -> None:
-    import torch
-
-    from sana_cli.cli import main
-
-    stage, threads, *words = sys.argv[1:]
-    torch.set_num_threads(int(threads))
-    with at_stage(stage, lambda: os.kill(os.getpid(), signal.SIGKILL)):
-        main(words)
-
-
-if __name__ == "__main__":
-    _main()
+    process = Forked(work)
+    _, said = process.communicate()
+    assert process.returncode == -signal.SIGKILL, said

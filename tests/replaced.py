@@ -1,7 +1,7 @@
 """Find where a test replaces a part of this project, by its source: a test of what is then not there any more."""
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 OWN = ("sana_cli", "quant", "calibration", "benchmarks", "training", "tests")
 _REPLACES = {"setattr", "delattr", "setitem", "delitem"}  # of pytest's MonkeyPatch
@@ -14,14 +14,14 @@ def replaced(source: str) -> list[int]:
     Counted are calls of `monkeypatch.setattr` and the like, of `mock.patch`, of a function that is called `patch`, and
     assignments. Modules of others, such as torch and os, are not ours.
     """
-    tree = ast.parse(source)
-    imported = dict(_imports(tree))
-    return sorted(node.lineno for node in ast.walk(tree) if _replaces_ours(node, imported))
+    nodes = list(ast.walk(ast.parse(source)))
+    imported = dict(_imports(nodes))
+    return sorted(node.lineno for node in nodes if _replaces_ours(node, imported))
 
 
-def _imports(tree: ast.AST) -> Iterator[tuple[str, str]]:
+def _imports(nodes: Iterable[ast.AST]) -> Iterator[tuple[str, str]]:
     """Names and the packages that they come from."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield alias.asname or alias.name.split(".")[0], alias.name.split(".")[0]

@@ -2,19 +2,20 @@
 
 import io
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sana_cli.cli import main
 from sana_cli.errors import ExitCode
 from sana_cli.images.picture_file import read_settings
 from sana_cli.pipeline.batch import _lock_of, claim
+from tests.forked import Forked, forked_sana
 from tests.pictures import names
 
 SMALL = ("--size", "32x32", "--steps", "1", "--device", "cpu", "--precision", "fp32")
@@ -122,20 +123,27 @@ def test_standard_input(
 
 
 def test_a_batch_that_is_killed_half_way(
-    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, out: Path
+    sana: Callable[..., Any],
+    tiny_model: Path,
+    tmp_path: Path,
+    out: Path,
+    at_stage: Callable[..., Any],
 ) -> None:
     file = tmp_path / "prompts.txt"
     file.write_text("\n".join(f"picture number {i}" for i in range(20)))
     words = ["generate", "--prompts", file, "-m", tiny_model, *SMALL, "--quiet"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sana_cli", *map(str, words), "-o", str(out)],
-        stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
-    for _ in range(10):
-        assert process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
+
+    def work() -> int:
+        def kill_half_way() -> None:
+            if len(list(out.glob("*.png"))) >= 10:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        with at_stage("denoise", kill_half_way):
+            return main([*map(str, words), "-o", str(out)])
+
+    process = Forked(work)
     process.communicate()
+    assert process.returncode == -signal.SIGKILL
     before = {path.name: path.stat().st_mtime_ns for path in out.glob("*.png")}
     _lock_of(out / min(before)).touch()  # as if it had been killed a little later
     assert 10 <= len(before) < 20
@@ -170,16 +178,10 @@ def test_two_processes_share_the_work(tiny_model: Path, tmp_path: Path, out: Pat
         out,
         "--json",
     )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-m", "sana_cli", *map(str, words)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )
-        for _ in range(2)
-    ]  # fmt: skip
+    processes = [forked_sana(*words) for _ in range(2)]
     drawn = []
     for process in processes:
-        stdout, stderr = process.communicate(timeout=120)
+        stdout, stderr = process.communicate()
         assert (process.returncode, stderr) == (0, "")
         told = [json.loads(line) for line in stdout.splitlines()]
         drawn += [image["path"] for image in told if image["status"] == "drawn"]
@@ -195,15 +197,11 @@ def test_a_picture_that_another_process_never_finished(
     file.write_text("one\ntwo\nthree\n")
     words = ("generate", "--prompts", file, "-m", tiny_model, *SMALL, "--quiet", "-o", out)
     with claim(out / "1-one.png", 0):
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sana_cli", *map(str, words)],
-            stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert process.stdout is not None
+        process = forked_sana(*words)
         drawn = [Path(process.stdout.readline().strip()).name for _ in range(2)]
         assert drawn == ["2-two.png", "3-three.png"]
         assert not (out / "1-one.png").exists()
-    rest, _ = process.communicate(timeout=60)
+    rest, _ = process.communicate()
     assert (process.returncode, Path(rest.strip()).name) == (0, "1-one.png")
     assert names(out) == ["1-one.png", "2-two.png", "3-three.png"]
 
@@ -459,13 +457,9 @@ def test_a_killed_batch_has_told_what_it_drew(tiny_model: Path, tmp_path: Path, 
     file = tmp_path / "p.txt"
     file.write_text("\n".join(map(str, range(200))))
     words = ["generate", "--prompts", file, "-m", tiny_model, *SMALL, "-o", out, "--json"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "sana_cli", *map(str, words)],
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    assert process.stdout is not None
+    process = forked_sana(*words)
     told = [process.stdout.readline() for _ in range(3)]
-    process.terminate()
+    process.send_signal(signal.SIGTERM)
     told += process.communicate()[0].splitlines()
     drawn = [Path(each["path"]) for each in map(json.loads, told) if each.get("status") == "drawn"]
     assert 3 <= len(drawn) < 200
