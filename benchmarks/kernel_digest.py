@@ -7,6 +7,8 @@ import hashlib
 import inspect
 import io
 import tokenize
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 _WITHOUT_MEANING = (tokenize.COMMENT, tokenize.NL)
@@ -14,20 +16,25 @@ _WITHOUT_MEANING = (tokenize.COMMENT, tokenize.NL)
 
 def digest_of(function: Any, how: dict[str, Any]) -> str:
     """Digest a `triton.jit` function with all that it reads, and how it is compiled, of plain values; eight digits."""
-    parts = [*sorted(_sources(function, {}).values()), repr(sorted(how.items(), key=str))]
+    parts = [*_parts(function.fn), repr(sorted(how.items(), key=str))]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:8]
 
 
-def _sources(function: Any, found: dict[str, str]) -> dict[str, str]:
+@cache
+def _parts(function: Callable[..., Any]) -> list[str]:
+    return sorted(_sources(function, {}).values())
+
+
+def _sources(function: Callable[..., Any], found: dict[str, str]) -> dict[str, str]:
     """Collect the code of a function and of the `triton.jit` functions it calls, with the constants that they read, by name."""
-    name = f"{function.fn.__module__}.{function.fn.__qualname__}"
+    name = f"{function.__module__}.{function.__qualname__}"
     if name in found:
         return found
-    found[name] = code_of(inspect.getsource(function.fn))
-    seen = inspect.getclosurevars(function.fn)
+    found[name] = code_of(inspect.getsource(function))
+    seen = inspect.getclosurevars(function)
     for key, value in sorted({**seen.globals, **seen.nonlocals}.items()):
         if hasattr(value, "fn") and hasattr(value, "arg_names"):  # of `triton.jit`
-            _sources(value, found)
+            _sources(value.fn, found)
         elif not (inspect.ismodule(value) or inspect.isroutine(value) or inspect.isclass(value)):
             found[f"{name} {key}"] = f"{key} = {value!r}"
     return found
