@@ -14,18 +14,21 @@ from torch import Tensor
 
 from quant.backends.attempt import Failure, attempt
 from quant.kernels.depthwise3x3_glu import kernel as depthwise
-from sana_cli.accelerate.cuda import text_attention
+from sana_cli.accelerate.cuda import text_attention, text_graph
 from sana_cli.accelerate.cuda.blocks import EngineBlock
 from sana_cli.accelerate.cuda.engine import Engine
 from sana_cli.accelerate.cuda.graph import CapturedForward
 from sana_cli.accelerate.cuda.text_attention import Text, TextAttention
+from sana_cli.accelerate.cuda.text_graph import replay_texts
 from sana_cli.accelerate.cuda.transformer import Condition, EngineTransformer
+from sana_cli.accelerate.cuda.trial import relative_error
 from sana_cli.config.choices import ControlOrder
 from sana_cli.models.sana_transformer import TextContext
 from sana_cli.pipeline import SanaPipeline
 from tests.rehearsal import scenarios
 from tests.rehearsal.device import Device
 from tests.rehearsal.streams import Stream
+from tests.unit.accelerate.cuda.test_text_encoder import gemma
 
 Function = Callable[..., Any]
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -72,6 +75,20 @@ def costs(gpu: Device) -> str:
 
 def velocities(gpu: Device) -> str:
     return "" if scenarios.keeps_velocities() else "values: a velocity changes with the next step"
+
+
+def texts(gpu: Device) -> str:
+    """Encode prompts that follow an instruction, the later ones by a graph."""
+    untouched, model = gemma(), gemma().cuda()
+    replay_texts(model, notice=lambda line: None)
+    ids, worst = torch.arange(12)[None], 0.0
+    with torch.inference_mode():
+        pasts = [m(ids[:, :6].to(m.norm.weight.device), keep=True)[1] for m in (untouched, model)]
+        for length in (3, 4, 6, 2):
+            prompt = ids[:, 6 : 6 + length] * length % 30
+            expected = untouched(prompt, pasts[0])[0]
+            worst = max(worst, relative_error(model(prompt.cuda(), pasts[1])[0].cpu(), expected))
+    return "" if worst < 1e-5 else f"values: off by {worst:.2g}"
 
 
 def pictures(gpu: Device, **runtime: Any) -> str:
@@ -264,6 +281,13 @@ class Fault:
 
 _block, _replay = EngineBlock, CapturedForward
 FAULTS: dict[str, Fault] = {
+    "a replayed text of the prompt before": Fault(
+        plant=_patched(
+            text_graph._Graph, "__call__",
+            lambda call: lambda self, x: call(self, self._x[:, : x.shape[1]].clone()),
+        ),
+        shows="values", look=texts, is_quick=True,
+    ),
     "a host sync while capturing": Fault(
         plant=_patched(_block, "__call__", _before(lambda x: float(x.sum()))), shows="notice", is_quick=True,
     ),

@@ -6,7 +6,7 @@ import pytest
 
 from sana_cli.config.choices import ControlOrder
 from tests.rehearsal.device import Device
-from tests.rehearsal.faults import FAULTS, Fault, costs, further, pictures, steps, velocities
+from tests.rehearsal.faults import FAULTS, Fault, costs, further, pictures, steps, texts, velocities
 
 
 @pytest.mark.parametrize(
@@ -33,6 +33,7 @@ LOOKS: dict[str, Callable[[Device], str]] = {
     "further branches": lambda gpu: further(gpu, order=ControlOrder.TRAINED, perturbed_layer=1),
     "costs": costs,
     "velocities": velocities,
+    "texts": texts,
     "pictures": pictures,
     "pictures under a cap": lambda gpu: pictures(gpu, max_memory="400MiB"),
     "pictures, streamed": lambda gpu: pictures(gpu, plan="streamed"),

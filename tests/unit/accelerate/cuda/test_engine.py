@@ -84,7 +84,7 @@ def test_quantizing_in_the_way_that_was_measured(way: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("smooth", [False, True], ids=["plain", "smooth"])
 @pytest.mark.parametrize("config", [{}, QK_NORM], ids=str)
-@pytest.mark.parametrize("lengths", [(1, 5), (3, 5)], ids=str)
+@pytest.mark.parametrize("lengths", [(1, 5), (3, 5), (1,), (5, 1), (3, 1, 5)], ids=str)
 def test_f8a8(lengths: tuple[int, ...], config: dict[str, Any], smooth: bool) -> None:
     """Roundings to 8-bit floats move with the last bit of fp32, by a sixteenth of a value."""
     model = transformer("f8a8", smooth=smooth, **config)
