@@ -87,7 +87,7 @@ def rms_norm(launch: Callable[..., None]) -> Result:
     residual = x.flip(0)
     out = far(torch.zeros_like(x), _APART)
     launch(
-        far(x, _APART)[:, None], weight, None, far(residual, _APART)[:, None], out[:, None], 1e-5, None,
+        far(x, _APART)[:, None], weight, None, far(residual, _APART)[:, None], out[:, None], None, 1e-5, None,
     )  # fmt: skip
     return out, of.rms_norm(x[:, None], weight, eps=1e-5, residual=residual[:, None])[:, 0]
 

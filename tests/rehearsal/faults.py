@@ -333,7 +333,7 @@ FAULTS: dict[str, Fault] = {
     ),
     "padding that is attended to": Fault(plant=_patched(EngineTransformer, "text", _unmasked), shows="notice"),
     "the text of another layer": Fault(
-        plant=_patched(TextAttention, "add_to", lambda add: lambda self, x, text, layer, of: add(self, x, text, 0, of)),
+        plant=_patched(TextAttention, "add_to", lambda add: lambda self, x, text, layer, *of: add(self, x, text, 0, *of)),
         shows="notice",
     ),
     "no positions": Fault(
