@@ -9,46 +9,48 @@ Every contender takes its turn in each round. The document goes to
 with a new prompt and with the first one. `--avx2` holds every program to AVX2.
 """
 
-import json
 import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from benchmarks.record import record
+from sana_cli.bench.contenders import Contender
 from sana_cli.bench.random_model import write_decoder, write_model
 
 AVX2 = {
     "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2",
     "OV_CPU_MAX_ISA": "AVX2",
 }  # fmt: skip
-BASE = "diffusers-fp32"
+BASE: Final = "diffusers-fp32"
 
 
-def prepare(work: Path, *, medium: bool) -> tuple[Path, list[Path], list[Path]]:
-    """Return the model's folder, those of its decoders and of its quantized copies; what is missing is written."""
+def prepare(work: Path, *, medium: bool) -> tuple[Path, Path, Path, Path, Path]:
+    """Return the folders of the model, of its lite and tiny decoder, and of its quantized copy with its own decoder and
+    with lite; what is missing is written.
+    """
     model = work / ("medium-sprint" if medium else "sprint-0.6b")
     if not model.exists():
         partial = work / "partial"
         write_model("sprint-0.6b", partial, medium=medium)
         partial.rename(model)
-    decoders = [work / "lite", work / "tiny"]
-    for folder, name in zip(decoders, ("lite", "tiny"), strict=True):
+    lite, tiny = work / "lite", work / "tiny"
+    for folder, name in ((lite, "lite"), (tiny, "tiny")):
         if not folder.exists():
             write_decoder(name, folder)  # type: ignore[arg-type]
-    copies = [work / f"{model.name}-w8a8{ending}" for ending in ("", "-lite", "-tiny")]
-    for folder, decoder in zip(copies, ("full", *map(str, decoders)), strict=True):
+    quantized, quantized_lite = work / f"{model.name}-w8a8", work / f"{model.name}-w8a8-lite"
+    for folder, decoder in ((quantized, "full"), (quantized_lite, str(lite))):
         if not folder.exists():
             command = [
                 sys.executable, "-m", "sana_cli", "quantize", str(model), str(folder), "--samples", "0",
                 "--vae", "w8a8", "--decoder", decoder, "--quiet",
             ]  # fmt: skip
             subprocess.run(command, check=True)
-    return model, decoders, copies
+    return model, lite, tiny, quantized, quantized_lite
 
 
 def whole_pictures(document: dict[str, Any]) -> dict[str, Any]:
@@ -84,19 +86,37 @@ def main(
     medium: Annotated[bool, typer.Option(help="A narrower model, to try this program.")] = False,
 ) -> None:
     """Run one interleaved bench and keep its document."""
-    model, decoders, quantized = prepare(work, medium=medium)
-    names = ",".join(["full", *map(str, decoders)])
-    peers = [BASE, *(["openvino", "openvino-int8"] if openvino else [])]
-    compared = ",".join([*peers, *map(str, quantized)])
+    os.environ |= AVX2 if avx2 else {}  # before torch is imported, here and in the workers
+    from sana_cli.bench.results import build_document
+    from sana_cli.bench.runner import workload
+    from sana_cli.bench.session import measure
+
+    model, lite, tiny, quantized, quantized_lite = prepare(work, medium=medium)
+    contenders = [
+        Contender(name="sana-fp32", kind="sana", model=str(model), precision="fp32"),
+        Contender(name="sana-fp32-lite", kind="sana", model=str(model), precision="fp32", decoder=str(lite)),
+        Contender(name="sana-fp32-tiny", kind="sana", model=str(model), precision="fp32", decoder=str(tiny)),
+        Contender(name="sana-w8a8", kind="sana", model=str(quantized)),
+        Contender(name="sana-w8a8-lite", kind="sana", model=str(quantized_lite)),
+        Contender(name="sana-w8a8-tiny", kind="sana", model=str(quantized), decoder=str(tiny)),
+        Contender(name=BASE, kind=BASE, model=str(model), precision="fp32"),
+    ]  # fmt: skip
+    if openvino:
+        contenders += [
+            Contender(name="openvino", kind="openvino", model=str(model)),
+            Contender(name="openvino-int8", kind="openvino-int8", model=str(model)),
+        ]
+    picture = workload(
+        size=(512, 512), steps=2, timed_steps=None, batch=1, device="cpu", prompt=None
+    )
     with tempfile.TemporaryDirectory() as folder:
-        found = Path(folder) / "bench.json"
-        command = [
-            sys.executable, "-m", "sana_cli", "bench", "--model", str(model), "--scheme", "fp32",
-            "--decoder", names, "--compare", compared, "--base", BASE, "--size", "512x512", "--steps", "2",
-            "--runs", str(rounds), "--json", str(found),
-        ]  # fmt: skip
-        subprocess.run(command, check=True, env=os.environ | (AVX2 if avx2 else {}))
-        document = json.loads(found.read_text(encoding="utf-8"))
+        results = measure(
+            contenders, picture, runs=rounds, warmup=1, scratch=Path(folder),
+            announce=lambda what, done, count: print(f"{what} {done}/{count}", flush=True),
+        )  # fmt: skip
+    document = build_document(
+        results, contenders, picture, model=f"{model.name}, random weights", base=BASE, runs=rounds, warmup=1
+    )  # fmt: skip
     document["whole_pictures"] = whole_pictures(document)
     document["command"] = "python -m benchmarks.sprint --work FOLDER" + (" --openvino" if openvino else "") + (" --avx2" if avx2 else "")  # fmt: skip
     name = "sprint-512" + ("-avx2" if avx2 else "") + ("-medium" if medium else "")
