@@ -24,22 +24,24 @@ import pytest
 
 from tests import faults
 
-_scratch: str | None = None
 
+def _set_variables() -> str:
+    """Set what torch, huggingface_hub and transformers read when they are imported; return the folder of all caches.
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Before collection: huggingface_hub and transformers read these variables when they are imported."""
-    global _scratch
-    _scratch = tempfile.mkdtemp(prefix="sana-tests-")
+    Not in `pytest_configure`: where a path names a folder below, its `conftest.py` has imported them by then, and this
+    process computes with as many threads as there are cores, which a process that a test starts does not.
+    """
+    assert "torch" not in sys.modules, "a plugin has imported torch"
+    scratch = tempfile.mkdtemp(prefix="sana-tests-")
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN", "HF_HUB_OFFLINE"):
         os.environ.pop(name, None)
-    os.mkdir(f"{_scratch}/runtime", 0o700)
+    os.mkdir(f"{scratch}/runtime", 0o700)
     os.environ |= {
-        "HF_HOME": f"{_scratch}/huggingface",
-        "XDG_CACHE_HOME": f"{_scratch}/cache",
-        "XDG_CONFIG_HOME": f"{_scratch}/config",
-        "XDG_STATE_HOME": f"{_scratch}/state",
-        "XDG_RUNTIME_DIR": f"{_scratch}/runtime",  # no test draws with a server that runs here
+        "HF_HOME": f"{scratch}/huggingface",
+        "XDG_CACHE_HOME": f"{scratch}/cache",
+        "XDG_CONFIG_HOME": f"{scratch}/config",
+        "XDG_STATE_HOME": f"{scratch}/state",
+        "XDG_RUNTIME_DIR": f"{scratch}/runtime",  # no test draws with a server that runs here
         "HF_ENDPOINT": "http://127.0.0.1:9",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "HF_HUB_DISABLE_PROGRESS_BARS": "1",
@@ -47,11 +49,14 @@ def pytest_configure(config: pytest.Config) -> None:
         "OMP_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",  # spinning threads starve each other on a busy machine
     }
+    return scratch
+
+
+_scratch = _set_variables()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if _scratch is not None:
-        shutil.rmtree(_scratch, ignore_errors=True)
+    shutil.rmtree(_scratch, ignore_errors=True)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
