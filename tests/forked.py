@@ -17,6 +17,10 @@ class Forked:
     """Runs `work()`, whose result is the exit code. The names are those of `subprocess.Popen`."""
 
     def __init__(self, work: Callable[[], int]) -> None:
+        import torch
+
+        # Threads are not copied, and a computation that is shared among several would wait for them for ever.
+        assert torch.get_num_threads() == 1
         read, write = os.pipe()
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 -- closed by `communicate`
         self.returncode: int | None = None
@@ -42,7 +46,8 @@ class Forked:
         with self.stdout, self._said:
             rest = self.stdout.read()
             self.wait()
-            self._said.seek(0)
+            # The other process has moved the place that both write to, which the file object here does not know.
+            os.lseek(self._said.fileno(), 0, os.SEEK_SET)
             return rest, self._said.read().decode()
 
 
@@ -69,10 +74,15 @@ def _become(work: Callable[[], int], out: int, err: int) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(out, 1)
         os.dup2(err, 2)
-        sys.stdin = io.TextIOWrapper(io.FileIO(0))
-        sys.stdout = io.TextIOWrapper(io.BufferedWriter(io.FileIO(1, "w")), encoding="utf-8")
+        sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
+        sys.stdout = io.TextIOWrapper(
+            io.BufferedWriter(io.FileIO(1, "w", closefd=False)), encoding="utf-8"
+        )
         sys.stderr = io.TextIOWrapper(
-            io.BufferedWriter(io.FileIO(2, "w")), "utf-8", "backslashreplace", line_buffering=True
+            io.BufferedWriter(io.FileIO(2, "w", closefd=False)),
+            "utf-8",
+            "backslashreplace",
+            line_buffering=True,
         )
         sys.excepthook = sys.__excepthook__
         signal.signal(signal.SIGINT, signal.default_int_handler)
