@@ -12,6 +12,8 @@ import tempfile
 from collections.abc import Callable
 from typing import NoReturn
 
+_LIMIT_S = 240  # a fork that hangs ends by SIGALRM, and its test fails
+
 
 class Forked:
     """Runs `work()`, whose result is the exit code. The names are those of `subprocess.Popen`."""
@@ -86,6 +88,8 @@ def _become(work: Callable[[], int], out: int, err: int) -> NoReturn:
         )
         sys.excepthook = sys.__excepthook__
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(_LIMIT_S)
         code = work()
         sys.stdout.flush()
     except BaseException as error:  # noqa: BLE001 -- it would run the tests that follow
