@@ -17,9 +17,8 @@ Values = Tensor | Sequence[Tensor]  # some of one axis
 
 TILE = 4  # outputs of a tile, along each axis
 _SIDE = TILE + 2  # its inputs, and the positions at which products are made
-_TILES = (
-    64  # that a thread transforms at once: fewer make products slow, more leave the cores' caches
-)
+# Tiles that a thread transforms at once: fewer make products slow, more leave the cores' caches.
+_TILES = 64
 _MOST_THREADS = 16  # that memory is taken for
 
 # Rows of the kernel's transform, G of the paper.
@@ -29,9 +28,8 @@ _KERNEL = (
 )  # fmt: skip
 
 _LEAST_CHANNELS = 128  # with fewer, the additions take most of the time that products save
-_LEAST_POSITIONS = (
-    16  # of a map, an output channel: fewer do not make up for transforming the kernel
-)
+# Positions of a map for each output channel: fewer do not make up for transforming the kernel.
+_LEAST_POSITIONS = 16
 
 
 def suits(weight: Tensor) -> bool:

@@ -56,9 +56,8 @@ def accelerate_(
     """
     chosen: dict[str, str] = {}
     kernels: dict[str, Kernel | None] = {}
-    for layer in _layers(
-        model
-    ):  # all are chosen before one is packed, which would disturb what is measured
+    # All are chosen before one is packed, which would disturb what is measured.
+    for layer in _layers(model):
         kind = kind_of(layer)
         if kind not in kernels:
             kernel = kernels[kind] = kernel_for(
@@ -68,9 +67,8 @@ def accelerate_(
             chosen[kind] = f"{kernel.backend} {kernel.name}" if kernel else "reference"
     pairs = ((layer, kernels[kind_of(layer)]) for layer in _layers(model))
     own = all(kernel is None or kernel.backend == "native" for kernel in kernels.values())
-    in_threads = (
-        own and device.type == "cpu"
-    )  # what libraries keep on the way may be for one thread
+    # What libraries keep on the way may be for one thread.
+    in_threads = own and device.type == "cpu"
     threads = min(torch.get_num_threads(), _PACKING_THREADS) if in_threads else 1
     pack_all(
         ((layer, kernel) for layer, kernel in pairs if kernel is not None), threads, after_packing
