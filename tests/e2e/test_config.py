@@ -208,7 +208,7 @@ def test_offline_as_a_setting(sana: Callable[..., Any], file: Path) -> None:
     assert "or use the demo model: --model builtin" in sana("generate", "x").err
 
 
-@pytest.mark.parametrize("name", ["{out}", "{out}/{{seed}}.png", "{out}/one.png"])
+@pytest.mark.parametrize("name", ["{out}", "{out}/one.png"])
 def test_a_folder_for_pictures_that_is_not_there(
     sana: Callable[..., Any], file: Path, tmp_path: Path, name: str
 ) -> None:
@@ -216,7 +216,8 @@ def test_a_folder_for_pictures_that_is_not_there(
     result = sana("config", "set", "output", name.format(out=out))
     assert result.code == 0
     assert f"mkdir -p '{out}'" in result.err
-    assert not sana("config", "set", "output", f"{out}/").err, "it is made when it is needed"
+    for made in (f"{out}/", f"{out}/{{seed}}.png"):
+        assert not sana("config", "set", "output", made).err, "it is made when it is needed"
     out.mkdir()
     assert not sana("config", "set", "output", name.format(out=out)).err
 

@@ -129,9 +129,11 @@ def test_the_longest_names(tmp_path: Path, stem: str) -> None:
 
 
 def test_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(SanaError):
-        write_beside(tmp_path / "no/a.png", KEPT)
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").touch()
+    for where in ("file/a.png", "file/no/a.png"):
+        with pytest.raises(SanaError):
+            write_beside(tmp_path / where, KEPT)
+    assert [p.name for p in tmp_path.rglob("*")] == ["file"]
 
 
 @pytest.mark.parametrize("name", ["copy", "copy.safetensors", "a.gif.latents.safetensors", SUFFIX])

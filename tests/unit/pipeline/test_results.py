@@ -71,7 +71,7 @@ def test_saving_replaces_nothing_unasked(components: Components, tmp_path: Path)
     assert read_settings(result.save(path, overwrite=True).path) == SETTINGS
 
 
-@pytest.mark.parametrize("where", ["no/a.png", "file/a.png"])
+@pytest.mark.parametrize("where", ["file/a.png", "file/no/a.png"])
 def test_saving_where_no_file_can_be(components: Components, tmp_path: Path, where: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SanaError):
