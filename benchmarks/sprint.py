@@ -114,9 +114,9 @@ def main(
             contenders, picture, runs=rounds, warmup=1, scratch=Path(folder),
             announce=lambda what, done, count: print(f"{what} {done}/{count}", flush=True),
         )  # fmt: skip
-    document = build_document(
-        results, contenders, picture, model=f"{model.name}, random weights", base=BASE, runs=rounds, warmup=1
-    )  # fmt: skip
+        document = build_document(
+            results, contenders, picture, model=f"{model.name}, random weights", base=BASE, runs=rounds, warmup=1
+        )  # fmt: skip
     document["whole_pictures"] = whole_pictures(document)
     document["command"] = "python -m benchmarks.sprint --work FOLDER" + (" --openvino" if openvino else "") + (" --avx2" if avx2 else "")  # fmt: skip
     name = "sprint-512" + ("-avx2" if avx2 else "") + ("-medium" if medium else "")
