@@ -9,6 +9,7 @@ Every contender takes its turn in each round. The document goes to
 with a new prompt and with the first one. `--avx2` holds every program to AVX2.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -117,6 +118,8 @@ def main(
         document = build_document(
             results, contenders, picture, model=f"{model.name}, random weights", base=BASE, runs=rounds, warmup=1
         )  # fmt: skip
+    # Paths as the command has them.
+    document = json.loads(json.dumps(document).replace(str(work), "FOLDER"))
     document["whole_pictures"] = whole_pictures(document)
     document["command"] = "python -m benchmarks.sprint --work FOLDER" + (" --openvino" if openvino else "") + (" --avx2" if avx2 else "")  # fmt: skip
     name = "sprint-512" + ("-avx2" if avx2 else "") + ("-medium" if medium else "")
