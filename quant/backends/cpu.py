@@ -88,20 +88,16 @@ def _onednn_run(x: Tensor, packed: Any, layer: QuantLinear) -> Tensor:
     return _run_int8(x, packed, layer, _onednn_product)
 
 
+_PLAIN = (1, 1), (0, 0)  # stride and padding of a 1x1 convolution
+
+
 def _as_conv_pack(q_NK: Tensor, scale_N: Tensor) -> Any:
-    weight = torch.ops.onednn.qconv_prepack(
-        q_NK[:, :, None, None], scale_N, 1.0, _OFFSET, (1, 1), (0, 0), (1, 1), 1, None
-    )
-    return weight, scale_N, torch.zeros(len(q_NK), dtype=torch.int32)
+    return _packed_conv(q_NK[:, :, None, None], scale_N, *_PLAIN)
 
 
 def _as_conv_product(q_MK: Tensor, packed: Any) -> Tensor:
     """Multiply as `_onednn_product` does, to the bit: tokens are the pixels of a map one pixel high, channels last."""
-    weight, scale_N, zeros_N = packed
-    out = torch.ops.onednn.qconv_pointwise(
-        _as_u8(q_MK).t()[None, :, None, :], 1.0, _OFFSET, weight, scale_N, zeros_N, None, (1, 1), (0, 0),
-        (1, 1), 1, 1.0, 0, torch.float32, "none", [], "",
-    )  # fmt: skip
+    out = _conv(_as_u8(q_MK).t()[None, :, None, :], 1.0, None, torch.float32, packed, *_PLAIN)
     product_MN: Tensor = out[0, :, 0, :].t()
     return product_MN.contiguous()
 
@@ -357,8 +353,14 @@ def _int4_int8_run(x: Tensor, packed: tuple[Tensor, Tensor], layer: QuantLinear)
 
 def _conv_pack(layer: QuantConv2d) -> Any:
     q, scale_N = _weight_up_to(_onednn_weight_max(), layer)  # the same instructions
+    return _packed_conv(q, scale_N, layer.stride, layer.padding)
+
+
+def _packed_conv(
+    q: Tensor, scale_N: Tensor, stride: tuple[int, int], padding: tuple[int, int]
+) -> Any:
     weight = torch.ops.onednn.qconv_prepack(
-        q, scale_N, 1.0, _OFFSET, layer.stride, layer.padding, (1, 1), 1, None
+        q, scale_N, 1.0, _OFFSET, stride, padding, (1, 1), 1, None
     )
     return weight, scale_N, torch.zeros(len(q), dtype=torch.int32)
 
@@ -372,11 +374,25 @@ def _conv_product(
     layer: QuantConv2d,
 ) -> Tensor:
     """int8 (B, K, H, W) with one scale -> the layer's output (B, N, H', W')."""
+    return _conv(_as_u8(q), scale, bias, dtype, packed, layer.stride, layer.padding)
+
+
+def _conv(
+    x: Tensor,
+    scale: float,
+    bias: Tensor | None,
+    dtype: torch.dtype,
+    packed: Any,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+) -> Tensor:
+    """uint8 (B, K, H, W) with the offset and one scale, by what `_packed_conv` packed -> (B, N, H', W')."""
     weight, scale_N, zeros_N = packed
-    return torch.ops.onednn.qconv_pointwise(
-        _as_u8(q), scale, _OFFSET, weight, scale_N, zeros_N, bias, layer.stride, layer.padding,
-        (1, 1), 1, 1.0, 0, dtype, "none", [], "",
+    out: Tensor = torch.ops.onednn.qconv_pointwise(
+        x, scale, _OFFSET, weight, scale_N, zeros_N, bias, stride, padding, (1, 1), 1, 1.0, 0, dtype,
+        "none", [], "",
     )  # fmt: skip
+    return out
 
 
 def _conv_run(x: Tensor, packed: Any, layer: QuantConv2d) -> Tensor:
