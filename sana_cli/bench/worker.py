@@ -81,10 +81,8 @@ class _Server:
         seconds = self.engine.run(part)
         cpu, after = time.process_time() - cpu, energy_joules()
         joules = None if before is None or after is None else after - before
-        if part == "text":
-            seconds |= (
-                self.engine.later_prompt()
-            )  # after CPU time and energy: a picture has one of both
+        if part == "text":  # after CPU time and energy: a picture has one of both
+            seconds |= self.engine.later_prompt()
         return {"seconds": seconds, "cpu_seconds": cpu, "joules": joules}
 
     def close(self, part: str) -> None:
