@@ -13,6 +13,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -132,7 +133,8 @@ def connected(address: str | None) -> Iterator[Any]:
         with redirect_stdout(cast(TextIO, WithoutRay(sys.stdout))):
             yield ray
     finally:
-        ray.shutdown()
+        with redirect_stdout(StringIO()):  # it prints what it kept back of messages that repeat
+            ray.shutdown()
 
 
 class WithoutRay:

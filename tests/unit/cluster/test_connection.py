@@ -1,15 +1,19 @@
 """A cluster that cannot be used is told in one line and at once; no Ray is needed to say so."""
 
 import io
+import os
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
-from sana_cli.cluster.connection import WithoutRay, find_address, in_words, nodes_of
+from sana_cli.cluster.connection import WithoutRay, connected, find_address, in_words, nodes_of
 from sana_cli.errors import ExitCode, SanaError
 
 
@@ -125,3 +129,33 @@ def test_what_threads_of_ray_print_does_not_reach_stdout() -> None:
     print("document", file=out)
     out.flush()
     assert stream.getvalue() == "ours\ndocument\n"
+
+
+class TalkativeRay(ModuleType):
+    """Ray as it looks from here, which prints what it kept back while it leaves the cluster."""
+
+    connections = 0
+
+    def is_initialized(self) -> bool:
+        return self.connections > 0
+
+    def init(self, address: str, **settings: Any) -> None:
+        self.connections += 1
+
+    def shutdown(self) -> None:
+        self.connections -= 1
+        sys.stdout.write("(raylet) A worker died or was killed while executing a task\n")
+
+
+def test_what_ray_prints_when_it_leaves_does_not_reach_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ray, data = TalkativeRay("ray"), ModuleType("ray.data")
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.data", data)
+    monkeypatch.setattr(ray, "data", data, raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # the connection sets variables of Ray
+    with connected("127.0.0.1:6379"):
+        sys.stdout.write("document\n")
+    assert capsys.readouterr().out == "document\n"
+    assert ray.connections == 0
