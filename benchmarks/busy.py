@@ -63,7 +63,7 @@ def busy_loops(count: int) -> Iterator[None]:
 
 def words_of(model: str, size: int, steps: int, picture: Path) -> list[str]:
     return [
-        "-m", "sana_cli", "generate", "a red fox", "--model", model, "--size", f"{size}x{size}",
+        "-m", "sana_cli", "generate", "a red fox", "--local", "--model", model, "--size", f"{size}x{size}",
         "--steps", str(steps), "--seed", "1", "--device", "cpu", "--no-prompt-cache", "--quiet",
         "--force", "--output", str(picture),
     ]  # fmt: skip

@@ -131,7 +131,7 @@ def builtin_latents(folder: Path) -> Path:
         "def stop(*_, **__): raise KeyboardInterrupt\ndecoding.decode = stop\nmain(sys.argv[1:])"
     )
     picture = folder / "cat.png"
-    words = ["generate", PROMPT, "--seed", "1", "--device", "cpu", "-o", str(picture)]
+    words = ["generate", PROMPT, "--seed", "1", "--device", "cpu", "--local", "-o", str(picture)]
     subprocess.run([sys.executable, "-c", program, *words], check=False, capture_output=True)
     path = folder / "builtin.pt"
     torch.save(read(folder / "cat.png.latents.safetensors").latents, path)

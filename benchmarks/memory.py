@@ -144,7 +144,7 @@ def words_of(folder: str, side: int, options: str, work: Path) -> list[str]:
     steps = [] if "--steps" in options else ["--steps", "1"]
     return [
         "generate", "a red fox under a tree", "-m", folder, "--size", f"{side}x{side}", *steps,
-        "--seed", "1", "--device", "cpu", "--no-prompt-cache", "--json", "--force", "-o",
+        "--seed", "1", "--device", "cpu", "--local", "--no-prompt-cache", "--json", "--force", "-o",
         str(work / "picture.png"), *options.split(),
     ]  # fmt: skip
 

@@ -150,6 +150,7 @@ def _run(tree: Path, step: str, *folders: Path) -> dict[str, Any]:
         "SANA_CACHE": str(folders[0] / "cache"),
         "SANA_CONFIG": str(folders[0] / "none.toml"),
         "SANA_MODELS": str(folders[0] / "models"),
+        "SANA_SERVER": "off",  # one that runs here would draw in place of both
     }
     program = [sys.executable, str(Path(__file__).resolve()), step, *map(str, folders)]
     done = subprocess.run(program, env=environment, cwd=folders[0], capture_output=True, text=True)

@@ -24,7 +24,7 @@ WANTED = 1.5  # times as fast
 def drawn(model: str, steps: str, guidance: str, *more: str) -> float:
     """Draw in a process of its own; seconds. Raises CalledProcessError if it fails."""
     with tempfile.TemporaryDirectory(prefix="sana-sweep-") as folder:
-        words = ["generate", "a red fox", "-m", model, "--steps", steps, "--guidance", guidance]
+        words = ["generate", "a red fox", "-m", model, "--steps", steps, "--guidance", guidance, "--local"]  # fmt: skip
         options = ["--seed", "1", "--device", "cpu", "--quiet", "-o", f"{folder}/x.png", *more]
         started = time.perf_counter()
         subprocess.run(

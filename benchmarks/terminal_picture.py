@@ -41,7 +41,7 @@ def _run(command: str, folder: Path) -> list[bytes]:
     child, terminal = pty.fork()
     if child == 0:
         os.chdir(folder)
-        environment = os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor"}
+        environment = os.environ | {"TERM": "xterm-256color", "COLORTERM": "truecolor", "SANA_SERVER": "off"}  # fmt: skip
         os.execvpe("sh", ["sh", "-c", words], environment | {"COLUMNS": str(COLUMNS)})
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 28, COLUMNS, 0, 0))
     chunks = []
