@@ -14,6 +14,7 @@ from sana_cli.terminal.options import (
     DeviceOption,
     ForceOption,
     JsonOption,
+    MaxMemoryOption,
     OfflineOption,
     QuietOption,
     YesOption,
@@ -96,6 +97,7 @@ def compare(
         ),
     ] = None,
     device: DeviceOption = None,
+    max_memory: MaxMemoryOption = None,
     offline: OfflineOption = None,
     yes: YesOption = False,
     force: ForceOption = False,
@@ -117,12 +119,14 @@ def compare(
     from sana_cli.terminal.progress_bars import ConsoleReporter
     from sana_cli.text import slug
 
-    refuse_empty({"--output": output, "--prompts": prompts})
+    refuse_empty({"--output": output, "--prompts": prompts, "--max-memory": max_memory})
     if prompt and prompts:
         raise usage_error("give --prompt or --prompts, not both", "omit one")
     chosen = preferences()
     width, height = parse_size(size) if size else (None, None)
-    typed = GenerationOptions(width=width, height=height, steps=steps, device=device)
+    typed = GenerationOptions(
+        width=width, height=height, steps=steps, device=device, max_memory=max_memory
+    )
     common = typed.over(chosen.options)
     place = Target.of(output)
     target = picture_path(

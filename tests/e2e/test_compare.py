@@ -1,6 +1,7 @@
 """`sana compare`: two models, the same prompts and seeds, one labelled sheet."""
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,19 @@ SMALL = ("--size", "64x64", "--steps", 1, "--device", "cpu")
 @pytest.fixture
 def int4(quantized: Callable[..., Path]) -> Path:
     return quantized("int4")
+
+
+def test_a_memory_cap(
+    sana: Callable[..., Any], tiny_model: Path, int4: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("compare", tiny_model, int4, *SMALL, "-p", "a fox")
+    monkeypatch.setenv("SANA_MAX_MEMORY", "100MiB")
+    refused = sana(*words)
+    assert refused.code == ExitCode.USAGE
+    assert "no plan fits into 100 MiB, set by SANA_MAX_MEMORY" in refused.err
+    enough = re.search(r"use (--max-memory) (\w+)", refused.err)
+    assert enough is not None
+    assert sana(*words, *enough.groups()).code == 0
 
 
 @pytest.fixture(autouse=True)
