@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from quant.schemes import EXAMPLES
 from sana_cli.config.decoders import FULL
-from sana_cli.config.recipes import KEPT_HALF, RECIPES, component_recipe
+from sana_cli.config.recipes import KEPT_HALF, RECIPES, component_recipe, schemes_for
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.terminal.completion import complete_model, complete_recipe
 from sana_cli.terminal.confirm import approval
@@ -37,10 +36,9 @@ DEFAULT_SAMPLES = 32  # 8 overfit GPTQ, 64 gain little: docs/quantization.md
 MAX_SAMPLES = 10_000
 MAX_SEED = 2**32 - 1
 
-SchemeOption = Annotated[
-    str | None,
-    typer.Option(metavar="SCHEME", help=f"{', '.join(EXAMPLES)} or none [default: the recipe's]"),
-]
+
+def _suiting(component: str) -> str:
+    return f"{', '.join(schemes_for(component))} or none"
 
 
 def quantize(
@@ -68,15 +66,21 @@ def quantize(
             autocompletion=complete_recipe,
         ),
     ] = "w8a8",
-    transformer: SchemeOption = None,
+    transformer: Annotated[
+        str | None,
+        typer.Option(metavar="SCHEME", help=f"{_suiting('transformer')} [default: the recipe's]"),
+    ] = None,
     vae: Annotated[
         str | None,
         typer.Option(
             metavar="SCHEME",
-            help="The same [default: the recipe's, or 8-bit inputs where they are faster and pictures allow it]",
+            help=f"{_suiting('vae')} [default: the recipe's, or 8-bit inputs where they are faster and pictures allow it]",
         ),
     ] = None,
-    text_encoder: SchemeOption = None,
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(metavar="SCHEME", help=f"{_suiting('text_encoder')} [default: the recipe's]"),
+    ] = None,
     calibration_prompts: Annotated[
         Path | None,
         typer.Option(
@@ -387,7 +391,6 @@ def schemes_of(recipe: str, **chosen: str | None) -> dict[str, str]:
             component_recipe(component, scheme)
         except ValueError as error:
             option = component.replace("_", "-")
-            raise usage_error(
-                f"--{option} {scheme}: {error}", "see `sana quantize --help`"
-            ) from error
+            hint = f"use {_suiting(component)}"
+            raise usage_error(f"--{option} {scheme}: {error}", hint) from error
     return schemes

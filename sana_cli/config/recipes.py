@@ -9,7 +9,7 @@ timestep's are few and carry every value.
 from dataclasses import dataclass
 
 from quant.config import QuantConfig, Recipe, Rule
-from quant.schemes import examples_for
+from quant.schemes import SCHEMES, examples_for
 
 # component -> scheme, by the recipe's name
 RECIPES: dict[str, dict[str, str]] = {
@@ -18,6 +18,14 @@ RECIPES: dict[str, dict[str, str]] = {
     "int4": {"transformer": "w4a16-g64", "vae": "w8a16", "text_encoder": "w4a16-g64"},
     "mixed": {"transformer": "w4a16-g64", "vae": "w8a16", "text_encoder": "w4a16-g64"},
 }
+
+
+def schemes_for(component: str) -> tuple[str, ...]:
+    """Name the schemes that suit a component, with a usual group size."""
+    if component == "text_encoder":
+        return tuple(scheme.example for scheme in SCHEMES if scheme.weight_only)
+    return examples_for("conv" if component == "vae" else "linear")
+
 
 # recipe -> scheme of the more sensitive half of the transformer's layers, found by calibration
 KEPT_HALF = {"mixed": "w8a8"}
@@ -89,7 +97,7 @@ def component_recipe(component: str, scheme: str) -> Recipe:
     if config.smooth or config.static_act:
         raise ValueError("calibration decides about -smooth and -static; write the scheme plainly")
     if component == "vae" and "conv" not in config.scheme.layers:
-        known = " or ".join(examples_for("conv"))
+        known = " or ".join(schemes_for("vae"))
         raise ValueError(f"the autoencoder's 3x3 convolutions are stored as {known}, not {scheme}")
     if component == "text_encoder" and not config.scheme.weight_only:
         raise ValueError("the text encoder runs once per prompt: weight-only schemes suit it")
