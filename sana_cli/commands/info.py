@@ -96,7 +96,7 @@ def _lines(facts: dict[str, Any], indent: str = "") -> list[str]:
         if isinstance(value, dict):
             lines += [f"{indent}{key}:", *_lines(value, indent + "  ")]
         elif isinstance(value, list | tuple):
-            lines.append(f"{indent}{key}: {shortened(', '.join(map(str, value)))}")
+            lines.append(f"{indent}{key}: {', '.join(shortened(str(each)) for each in value)}")
         else:
             lines.append(f"{indent}{shortened(str(key))}: {shortened(yes_or_no(value))}")
     return lines

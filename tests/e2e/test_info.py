@@ -27,6 +27,14 @@ def test_folder(sana: Callable[..., Any], tiny_model: Path) -> None:
     assert "M parameters" in text
 
 
+@pytest.mark.parametrize("model", ["builtin", "builtin-sprint", "builtin-control"])
+def test_every_word_that_a_model_knows(sana: Callable[..., Any], model: str) -> None:
+    known = sana("info", model, "--json").document["vocabulary"]
+    shown = set(sana("info", model).out.replace(",", "").replace(":", "").split())
+    assert len(known) >= 5
+    assert not {word for words in known.values() for each in words for word in each.split()} - shown
+
+
 def test_a_model_has_one_size(sana: Callable[..., Any]) -> None:
     """On disk: all files of its folder, in the list as by itself. Those that are packed in the package have two folders."""
     listed = {m["name"]: m for m in sana("models", "--json").document["models"]}["builtin"]
