@@ -10,6 +10,7 @@ garbage collector, allocator, environment, torch's flags and the CUDA memory fra
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from torch import Tensor
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.config.generation import GenerationOptions
-from sana_cli.errors import SanaError
+from sana_cli.errors import SanaError, usage_error
 from sana_cli.loading.load import check_loras
 from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.drawing import Drawing
@@ -41,6 +42,14 @@ from sana_cli.system.precision import pick_device
 OnPreview = Callable[
     [Image.Image, int, int], object
 ]  # the picture so far, step, steps; False cancels
+# Fields of `GenerationOptions` that the command takes, and where Python takes them.
+_ELSEWHERE = {
+    **{each.name: "give it to SanaPipeline.open" for each in fields(RuntimeOptions)},
+    "model": "give it to SanaPipeline.open: a pipeline has one model",
+    "count": "loop over seeds: pipe(prompt, seed=7), pipe(prompt, seed=8)",
+    **dict.fromkeys(("output", "format"), "give a path to the result's `save`"),
+    "quality": "give it to the result's `save`",
+}  # fmt: skip
 TEXTS_AT_ONCE = 64  # of a list of prompts, that are encoded before the first is drawn
 
 
@@ -108,8 +117,11 @@ class SanaPipeline:
         """Resolve `prompt` and the options of a picture for this model; draws a random seed if none is given.
 
         Options are fields of `GenerationOptions`: seed, steps, guidance_scale, negative_prompt, width, height, image,
-        mask, strength, ... Raises SanaError for options that cannot be drawn.
+        mask, strength, ... Raises SanaError for options that cannot be drawn, or do not belong to one picture.
         """
+        for name in options:
+            if name in _ELSEWHERE:
+                raise usage_error(f"{name} is not an option of one picture", _ELSEWHERE[name])
         return resolve(GenerationOptions.of(prompt=prompt, **options), self.checkpoint)
 
     def __call__(

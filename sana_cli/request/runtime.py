@@ -14,7 +14,7 @@ from sana_cli.config.choices import (
     decode_mode,
     parse_bytes,
 )
-from sana_cli.config.generation import GenerationOptions
+from sana_cli.config.generation import FIELDS, GenerationOptions
 from sana_cli.errors import usage_error
 from sana_cli.request.options import require_library
 from sana_cli.text import did_you_mean
@@ -39,6 +39,9 @@ class RuntimeOptions:
         """Build options from Python values; `max_memory` may be "4GiB". Raises SanaError (usage) for unknown names and values."""
         known = [field.name for field in fields(cls)]
         for name in values:
+            if name in FIELDS and name not in known:
+                hint = f"give it to the call: pipe(prompt, {name}=...)"
+                raise usage_error(f"{name} is an option of a picture, not of a pipeline", hint)
             if name not in known:
                 raise usage_error(
                     f"there is no option {name!r}{did_you_mean(name, known)}",

@@ -101,6 +101,22 @@ def test_a_stream_is_drawn_as_it_is_read(pipe: SanaPipeline) -> None:
     assert pipe("a cat", seed=5, **SMALL).image.size == (64, 64), "nothing is held up"
 
 
+@pytest.mark.parametrize(
+    ("option", "hint"),
+    [
+        ({"count": 3}, "loop over seeds"), ({"model": "builtin"}, "SanaPipeline.open"),
+        ({"precision": "bf16"}, "SanaPipeline.open"), ({"max_memory": "2GiB"}, "SanaPipeline.open"),
+        ({"output": "a.png"}, "save"), ({"quality": 90}, "save"),
+    ],
+)  # fmt: skip
+def test_options_of_no_single_picture_are_refused(
+    pipe: SanaPipeline, option: dict[str, Any], hint: str
+) -> None:
+    with pytest.raises(SanaError, match="is not an option of one picture") as refused:
+        pipe("a cat", seed=5, **option)
+    assert hint in refused.value.hint
+
+
 def test_the_parts_make_the_same_picture(pipe: SanaPipeline) -> None:
     params = pipe.params("a cat", seed=3, **SMALL)
     texts = pipe.encode(params)

@@ -50,6 +50,7 @@ def test_of_a_program() -> None:
         ({"max_memory": "lots"}, "cannot use 'lots'"),
         ({"presicion": "fp32"}, "did you mean 'precision'"),
         ({"nonsense": 1}, "there is no option 'nonsense'"),
+        ({"decoder": "tiny"}, "decoder is an option of a picture"),
     ],
 )
 def test_what_cannot_be(values: dict[str, Any], message: str) -> None:
