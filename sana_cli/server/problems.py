@@ -9,6 +9,7 @@ from starlette.responses import JSONResponse, Response
 
 from sana_cli.config.generation import FIELDS
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.remote.wire import NOT_ASKED
 from sana_cli.server.served_models import NoSuchModel
 from sana_cli.system.redact import without_secrets
 from sana_cli.text import closest, in_sentences
@@ -129,7 +130,9 @@ def _meant(name: str) -> str:
     if plain == "size":  # of the command and of OpenAI's interface
         return "width and height"
     field = _FLAGS.get(f"--{plain.replace('_', '-')}")
-    return field or closest(plain, FIELDS) or ""
+    if field in NOT_ASKED or plain in NOT_ASKED:
+        return ""
+    return field or closest(plain, FIELDS.keys() - NOT_ASKED) or ""
 
 
 def json_text(document: object) -> str:

@@ -44,7 +44,11 @@ def in_our_words(error: Any) -> tuple[str, str]:
     if extra := re.match(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", message):
         return f"unexpected argument {extra[1]!r}", see
     if message == "Missing command.":
-        names = ", ".join(error.ctx.command.list_commands(error.ctx))
+        group = error.ctx.command
+        shown = [
+            n for n in group.list_commands(error.ctx) if not group.get_command(error.ctx, n).hidden
+        ]
+        names = ", ".join(shown)
         return f"{command} needs a command", f"one of: {names}"
     return _plain(message), see
 

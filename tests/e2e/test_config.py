@@ -268,7 +268,7 @@ def test_without_a_command(sana: Callable[..., Any]) -> None:
     result = sana("config")
     assert result.code == ExitCode.USAGE
     assert "error: sana config needs a command" in result.err
-    assert "hint: one of: show, " in result.err
+    assert "hint: one of: show, get, edit, path, set, unset\n" in result.err, "as in --help"
 
 
 def test_settings_of_what_is_drawn(

@@ -11,7 +11,6 @@ from sana_cli.server.problems import validation_problem
         ("size", "width and height"),  # as of the command, and of OpenAI
         ("guidance", "guidance_scale"),
         ("negative", "negative_prompt"),
-        ("lora", "loras"),
         ("no-enhance", "enhance"),
         ("Prompt", "prompt"),
         ("promt", "prompt"),
@@ -29,6 +28,10 @@ def test_a_field_that_is_not_known_names_the_one_that_is(name: str, meant: str) 
     "message",
     [
         "Object contains unknown field `zzzzzz`",
+        "Object contains unknown field `loras`",
+        "Object contains unknown field `lora`",
+        "Object contains unknown field `wildcards`",
+        "Object contains unknown field `wildcards_folder`",
         "Object contains unknown field `size` - at `$.image`",
         "Expected `int`, got `str` - at `$.width`",
     ],
