@@ -88,7 +88,7 @@ def serve(
 ) -> None:
     """Keep models loaded and draw for programs over HTTP.
 
-    OpenAI's and A1111's clients can draw with it. Where a server runs, `sana generate` and `sana repl` draw with it, and answer at once. Ctrl-C or SIGTERM ends it
+    Clients of OpenAI and of AUTOMATIC1111's web UI can draw with it. Where a server runs, `sana generate` and `sana repl` draw with it, and answer at once. Ctrl-C or SIGTERM ends it
     when what runs is drawn.
     """
     refuse_empty(

@@ -200,7 +200,7 @@ def parse_pag(text: str, blocks: int) -> Pag | None:
     if match is None or scale > 100:
         raise usage_error(
             f"cannot use --pag {text!r}",
-            "write SCALE or SCALE:LAYER, scales of 0 (off) to 100: --pag 2 or --pag 2:8",
+            "write SCALE or SCALE:LAYER, scales of 0 (off) to 100: --pag 2 or --pag 2:4",
         )
     layer = int(match[2]) if match[2] else 8 if blocks == 20 else blocks // 2
     if layer >= blocks:

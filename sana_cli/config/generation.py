@@ -155,7 +155,7 @@ class GenerationOptions:
             flags=("--pag",), metavar="SCALE[:LAYER]", picture="pag", line="pag", sweep=True,
             help="Perturbed-attention guidance (try 2): firmer shapes, each step takes about a quarter longer [default: 0, off]",
             setting="perturbed-attention guidance, SCALE or SCALE:LAYER", unset="0", usual="0",
-            repl="perturbed-attention guidance: 2 or 2:8; 0: off",
+            repl="perturbed-attention guidance: 2 or 2:4; 0: off",
         ),
     ] = None  # fmt: skip
     cache: Annotated[

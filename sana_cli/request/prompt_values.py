@@ -28,7 +28,7 @@ _LIKE_PROMPT = ("caption", "text", "description", "title")  # what data sets cal
 _RESEMBLES = 0.72  # for `closest`: "seeds" and "stesp" do, "style" and "scene" do not
 _TRUE, _FALSE = ("true", "1", "yes", "on", ""), ("false", "0", "no", "off")
 _EXAMPLES = {
-    "guidance_interval": '"0.2-0.8"', "size": '"1024x768"', "pag": '2 or "2:8"', "aspect": '"16:9"',
+    "guidance_interval": '"0.2-0.8"', "size": '"1024x768"', "pag": '2 or "2:4"', "aspect": '"16:9"',
     "control": '"sketch.png:0.7"', "lora": '"style.safetensors:0.8" or a list of such texts',
 }  # fmt: skip
 _LONGEST_ID = 200  # characters

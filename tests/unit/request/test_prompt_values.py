@@ -56,7 +56,7 @@ def test_null_says_nothing() -> None:
 @pytest.mark.parametrize(
     ("key", "value", "example"),
     [("guidance_interval", [0.2, 0.8], '"0.2-0.8"'), ("size", [512, 512], '"1024x768"'),
-     ("pag", [2, 8], '2 or "2:8"'), ("aspect", 1.5, '"16:9"'), ("control", ["a.png"], '"sketch.png:0.7"'),
+     ("pag", [2, 8], '2 or "2:4"'), ("aspect", 1.5, '"16:9"'), ("control", ["a.png"], '"sketch.png:0.7"'),
      ("lora", {"a": 1}, '"style.safetensors:0.8" or a list of such texts')],
 )  # fmt: skip
 def test_a_value_of_another_kind_comes_with_an_example(key: str, value: Any, example: str) -> None:
