@@ -3,8 +3,8 @@
 `python -m benchmarks.cpu_ways [LABEL]` times the layers of a block of Sana-0.6B at 512 pixels, both branches of guidance:
 as `quant/backends/cpu.py` runs them, in blocks of tokens that stay in a core's cache from quantizing to scaling, with other
 sizes of the blocks in which tokens are quantized, with FBGEMM, and in fp32. And 3x3 convolutions of the decoder in fp32: by
-oneDNN in two orders of memory, by NNPACK, which has Winograd's algorithm, and by ours; and those after an up-sampling. CPU seconds of one thread are almost the same
-on a busy machine; the least of all rounds counts. The document goes to `benchmarks/results/`; LABEL is a part of its name.
+oneDNN in two orders of memory, by NNPACK, which has Winograd's algorithm, and by ours; and those after an up-sampling. And a
+4-bit layer of the text encoder, for a few to many tokens. CPU seconds of one thread are almost the same on a busy machine; the least of all rounds counts. The document goes to `benchmarks/results/`; LABEL is a part of its name.
 With `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 FBGEMM_ENABLE_INSTRUCTIONS=AVX2` it shows
 what a CPU without VNNI does.
 """
@@ -17,12 +17,15 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from benchmarks.record import record
 from quant.backends import cpu, cpu_winograd
 from quant.backends.cpu_winograd import winograd_conv
+from quant.config import QuantConfig
+from quant.convert import quantized_layer
+from quant.layers import QuantLinear
 from quant.primitives import finish_product
 from sana_cli.bench.machine import machine
 from sana_cli.models import dc_ae
@@ -42,6 +45,10 @@ CONVOLUTIONS = (
     (512, 64),
     (512, 32),
 )  # channels, pixels a side
+TEXT_LAYER, TEXT_TOKENS = (
+    (9216, 2304),
+    (8, 16, 32, 64, 128),
+)  # outputs, inputs; own words of a prompt
 UPSAMPLINGS = ((512, 64), (512, 128), (256, 256))
 _TOKEN_BLOCKS = (64, 128, 256)
 _ELEMENTS = (2**16, 2**17, 2**18)
@@ -134,6 +141,41 @@ def upsamplings(x: Tensor) -> dict[str, Way]:
     }
 
 
+def four_bits(tokens: int) -> tuple[Tensor, dict[str, Way]]:
+    """Tokens (M, K) in bf16, and the ways to multiply them by a 4-bit layer; the last two make torch's own product ready."""
+    N, K = TEXT_LAYER
+    layer = quantized_layer(nn.Linear(K, N, bias=False), QuantConfig(weight_bits=4, group_size=64))
+    assert isinstance(layer, QuantLinear)
+    scales_GN2 = torch.stack([layer.scale, torch.zeros_like(layer.scale)], -1).transpose(0, 1)
+    scales_GN2 = scales_GN2.contiguous().bfloat16()
+
+    def by_torch(_: Tensor) -> Tensor:
+        integers = cpu._unpack(layer.qweight, torch.int32) + 8
+        return torch.ops.aten._convert_weight_to_int4pack_for_cpu(integers, 2)
+
+    def by_bytes(_: Tensor) -> Tensor:
+        """The order of processors with AVX-512: 64 outputs at a time, an input's channels n and n + 32 in a byte."""
+        packed = torch.empty(N // 64, K // 2, 2, 32, dtype=torch.uint8)
+        for block, rows in zip(packed, layer.qweight.view(torch.uint8).split(64), strict=True):
+            low, high = rows.split(32)
+            block[:, 0] = ((low & 15) | (high << 4)).t()
+            block[:, 1] = ((low >> 4) | (high & 240)).t()
+        return packed.view(N, K // 2)
+
+    ready = by_torch(scales_GN2)
+    ways: dict[str, Way] = {
+        "expanded, bf16": lambda x_MK: cpu._int4_bf16_run(x_MK, None, layer),
+        "expanded, onednn": lambda x_MK: cpu._int4_onednn_run(x_MK.float(), None, layer),
+        "torch's int4 product": lambda x_MK: torch.ops.aten._weight_int4pack_mm_for_cpu(
+            x_MK, ready, 64, scales_GN2
+        ),
+        "torch's packing": by_torch,
+    }
+    if torch.equal(by_bytes(ready), ready):
+        ways["the same packing, of bytes"] = by_bytes
+    return torch.randn(tokens, K).bfloat16(), ways
+
+
 def timed(ways: dict[str, Way], x_MK: Tensor, rounds: int) -> dict[str, Any]:
     """The least CPU milliseconds of each way, and how many times as fast as the first it is."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
@@ -197,10 +239,17 @@ def main(
         )
         for channels, side in UPSAMPLINGS
     }
+    texts: dict[str, Any] = {}
+    for tokens in TEXT_TOKENS:
+        x_MK, ways = four_bits(tokens)
+        texts[f"{tokens} tokens"] = timed(ways, x_MK, max(2, rounds // 5))
+        print(f"\na 4-bit layer of {TEXT_LAYER[0]} x {TEXT_LAYER[1]}, {tokens} tokens")
+        for way_name, row in texts[f"{tokens} tokens"].items():
+            print(f"  {way_name:<40}{row['ms']:>10} ms{row['times_as_fast']:>8}")
     document = {
         "benchmark": "cpu_ways", "date": date.today().isoformat(), "machine": machine(),
         "tokens": TOKENS, "rounds": rounds, "layers": rows, "convolutions": maps,
-        "upsamplings": enlarged,
+        "upsamplings": enlarged, "four_bits": texts,
     }  # fmt: skip
     record(f"cpu-ways{f'-{label}' if label else ''}", document)
 
