@@ -13,8 +13,11 @@ fix:  ## let ruff mend what it can
 check:  ## lint, format and types, changing nothing
 	$(PYTHON) -m ruff check . && $(PYTHON) -m ruff format --check . && $(PYTHON) -m mypy
 
-test:  ## the tests of every change: no network, no GPU, minutes
+test:  ## the quicker half of the tests: no network, no GPU, five minutes
 	$(PYTHON) -m pytest -n logical
+
+test-thorough:  ## the other half: diffusers, CUDA on a simulated device, every option with every model
+	$(PYTHON) -m pytest -n logical -m "thorough and not slow and not weights and not gpu"
 
 test-all:  ## the slow ones too: full-size models, training smoke run
 	$(PYTHON) -m pytest -m "not weights and not gpu"
@@ -40,4 +43,4 @@ docs:  ## docs/cli.md, from the commands themselves
 site:  ## the documents as pages in site/, every link checked
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
 
-.PHONY: help install fix check test test-all fuzz parity bench docs site bench-gpu rehearse-gpu
+.PHONY: help install fix check test test-thorough test-all fuzz parity bench docs site bench-gpu rehearse-gpu

@@ -59,6 +59,34 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(_scratch, ignore_errors=True)
 
 
+# Half of the suite's time: comparisons with diffusers, the CUDA path on a simulated device, and what quicker tests cover with
+# fewer models, options and processes. `.ci/run` runs them after the others; the marker is `thorough`.
+THOROUGH = (
+    "parity",
+    "rehearsal",
+    *(f"e2e/test_{name}.py" for name in (
+        "best_of", "bench", "calibrate", "combinations", "control", "decode", "decoder", "doctor", "fewer_passes", "fit", "lora",
+        "memory", "models", "odd_files", "picture_to_picture", "preview", "repeat", "show", "upscale",
+    )),
+    "unit/bench/test_gpu_suite.py",
+    "unit/kernels/test_compile.py",
+    "unit/server/test_page.py",
+)  # fmt: skip
+_thorough = tuple(Path(__file__).parent / each for each in THOROUGH)
+assert all(each.exists() for each in _thorough), "a name of THOROUGH is no test"
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    for each in _thorough:
+        if item.path.is_relative_to(each) and not _is_named(each, item.config.args):
+            item.add_marker("thorough")
+
+
+def _is_named(path: Path, arguments: list[str]) -> bool:
+    """Return whether the command line names the path, or one below it, which then runs without more words."""
+    return any(Path(each.partition("::")[0]).resolve().is_relative_to(path) for each in arguments)
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("gpu") is not None:
         import torch
