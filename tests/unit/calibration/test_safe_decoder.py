@@ -1,6 +1,10 @@
 """The guard of the decoder's 8-bit inputs: outliers, and the pictures that all layers decode together."""
 
 import math
+import os
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -148,3 +152,11 @@ def test_psnr_is_that_of_files() -> None:
 )
 def test_where_it_does_not_pay(device: str, dtype: str, expected: bool) -> None:
     assert pays(torch.device(device), dtype) is expected
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="instructions of x86")
+def test_it_does_not_pay_with_avx2_alone() -> None:
+    """8-bit products saturate there, so that weights have 7 bits, and fp32 has the faster algorithm."""
+    program = "import torch; from calibration.safe_decoder import pays; assert not pays(torch.device('cpu'), 'fp32')"
+    limits = {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}  # fmt: skip
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, **limits}, check=True)
