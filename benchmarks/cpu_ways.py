@@ -4,7 +4,8 @@
 as `quant/backends/cpu.py` runs them, in blocks of tokens that stay in a core's cache from quantizing to scaling, with other
 sizes of the blocks in which tokens are quantized, with FBGEMM, and in fp32. And 3x3 convolutions of the decoder in fp32: by
 oneDNN in two orders of memory, by NNPACK, which has Winograd's algorithm, and by ours; and those after an up-sampling. And a
-4-bit layer of the text encoder, for a few to many tokens. CPU seconds of one thread are almost the same on a busy machine; the least of all rounds counts. The document goes to `benchmarks/results/`; LABEL is a part of its name.
+4-bit layer of the text encoder, for a few to many tokens. CPU seconds of one thread are almost the same on a busy machine;
+the least of all rounds counts. The document goes to `benchmarks/results/`; LABEL is a part of its name.
 With `ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 FBGEMM_ENABLE_INSTRUCTIONS=AVX2` it shows
 what a CPU without VNNI does.
 """
@@ -141,8 +142,8 @@ def upsamplings(x: Tensor) -> dict[str, Way]:
     }
 
 
-def four_bits(tokens: int) -> tuple[Tensor, dict[str, Way]]:
-    """Tokens (M, K) in bf16, and the ways to multiply them by a 4-bit layer; the last two make torch's own product ready."""
+def four_bits() -> tuple[dict[str, Way], dict[str, Way]]:
+    """The ways to multiply tokens (M, K) in bf16 by a 4-bit layer, and those to make torch's own product ready."""
     N, K = TEXT_LAYER
     layer = quantized_layer(nn.Linear(K, N, bias=False), QuantConfig(weight_bits=4, group_size=64))
     assert isinstance(layer, QuantLinear)
@@ -163,17 +164,17 @@ def four_bits(tokens: int) -> tuple[Tensor, dict[str, Way]]:
         return packed.view(N, K // 2)
 
     ready = by_torch(scales_GN2)
-    ways: dict[str, Way] = {
+    products: dict[str, Way] = {
         "expanded, bf16": lambda x_MK: cpu._int4_bf16_run(x_MK, None, layer),
         "expanded, onednn": lambda x_MK: cpu._int4_onednn_run(x_MK.float(), None, layer),
         "torch's int4 product": lambda x_MK: torch.ops.aten._weight_int4pack_mm_for_cpu(
             x_MK, ready, 64, scales_GN2
         ),
-        "torch's packing": by_torch,
     }
+    packings: dict[str, Way] = {"torch's packing": by_torch}
     if torch.equal(by_bytes(ready), ready):
-        ways["the same packing, of bytes"] = by_bytes
-    return torch.randn(tokens, K).bfloat16(), ways
+        packings["the same packing, of bytes"] = by_bytes
+    return products, packings
 
 
 def timed(ways: dict[str, Way], x_MK: Tensor, rounds: int) -> dict[str, Any]:
@@ -191,6 +192,12 @@ def timed(ways: dict[str, Way], x_MK: Tensor, rounds: int) -> dict[str, Any]:
         name: {"ms": round(took * 1000, 3), "times_as_fast": round(first / took, 3)}
         for name, took in least.items()
     }
+
+
+def print_rows(title: str, found: dict[str, Any]) -> None:
+    print(f"\n{title}")
+    for name, row in found.items():
+        print(f"  {name:<40}{row['ms']:>10} ms{row['times_as_fast']:>8}")
 
 
 def timed_maps(
@@ -224,9 +231,7 @@ def main(
             if other not in ("fp32", "the product alone"):
                 torch.testing.assert_close(way(x_MK), want)
         rows[name] = timed(ways, x_MK, rounds)
-        print(f"\n{name} ({outputs} x {inputs})")
-        for way_name, row in rows[name].items():
-            print(f"  {way_name:<40}{row['ms']:>10} ms{row['times_as_fast']:>8}")
+        print_rows(f"{name} ({outputs} x {inputs})", rows[name])
     maps = {
         f"3x3, {channels} channels, {side} x {side}": timed_maps(
             convolutions, channels, side, rounds
@@ -239,13 +244,13 @@ def main(
         )
         for channels, side in UPSAMPLINGS
     }
-    texts: dict[str, Any] = {}
+    products, packings = four_bits()
+    texts = {"packing": timed(packings, torch.empty(0), max(2, rounds // 5))}
     for tokens in TEXT_TOKENS:
-        x_MK, ways = four_bits(tokens)
-        texts[f"{tokens} tokens"] = timed(ways, x_MK, max(2, rounds // 5))
-        print(f"\na 4-bit layer of {TEXT_LAYER[0]} x {TEXT_LAYER[1]}, {tokens} tokens")
-        for way_name, row in texts[f"{tokens} tokens"].items():
-            print(f"  {way_name:<40}{row['ms']:>10} ms{row['times_as_fast']:>8}")
+        x_MK = torch.randn(tokens, TEXT_LAYER[1]).bfloat16()
+        texts[f"{tokens} tokens"] = timed(products, x_MK, max(2, rounds // 5))
+    for name, row in texts.items():
+        print_rows(f"a 4-bit layer of {TEXT_LAYER[0]} x {TEXT_LAYER[1]}, {name}", row)
     document = {
         "benchmark": "cpu_ways", "date": date.today().isoformat(), "machine": machine(),
         "tokens": TOKENS, "rounds": rounds, "layers": rows, "convolutions": maps,
