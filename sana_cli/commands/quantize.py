@@ -41,6 +41,11 @@ def _suiting(component: str) -> str:
     return f"{', '.join(schemes_for(component))} or none"
 
 
+def _scheme_option(component: str, more: str = "") -> Any:
+    help = f"{_suiting(component)} [default: the recipe's{more}]"
+    return typer.Option(metavar="SCHEME", help=help)
+
+
 def quantize(
     model: Annotated[
         str,
@@ -66,21 +71,12 @@ def quantize(
             autocompletion=complete_recipe,
         ),
     ] = "w8a8",
-    transformer: Annotated[
-        str | None,
-        typer.Option(metavar="SCHEME", help=f"{_suiting('transformer')} [default: the recipe's]"),
-    ] = None,
+    transformer: Annotated[str | None, _scheme_option("transformer")] = None,
     vae: Annotated[
         str | None,
-        typer.Option(
-            metavar="SCHEME",
-            help=f"{_suiting('vae')} [default: the recipe's, or 8-bit inputs where they are faster and pictures allow it]",
-        ),
+        _scheme_option("vae", ", or 8-bit inputs where they are faster and pictures allow it"),
     ] = None,
-    text_encoder: Annotated[
-        str | None,
-        typer.Option(metavar="SCHEME", help=f"{_suiting('text_encoder')} [default: the recipe's]"),
-    ] = None,
+    text_encoder: Annotated[str | None, _scheme_option("text_encoder")] = None,
     calibration_prompts: Annotated[
         Path | None,
         typer.Option(

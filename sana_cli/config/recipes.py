@@ -20,13 +20,6 @@ RECIPES: dict[str, dict[str, str]] = {
 }
 
 
-def schemes_for(component: str) -> tuple[str, ...]:
-    """Name the schemes that suit a component, with a usual group size."""
-    if component == "text_encoder":
-        return tuple(scheme.example for scheme in SCHEMES if scheme.weight_only)
-    return examples_for("conv" if component == "vae" else "linear")
-
-
 # recipe -> scheme of the more sensitive half of the transformer's layers, found by calibration
 KEPT_HALF = {"mixed": "w8a8"}
 
@@ -89,6 +82,13 @@ _REST = {
 }  # fmt: skip
 
 
+def schemes_for(component: str) -> tuple[str, ...]:
+    """Name the schemes that suit a component, with a usual group size."""
+    if component == "text_encoder":
+        return tuple(scheme.example for scheme in SCHEMES if scheme.weight_only)
+    return examples_for("conv" if component == "vae" else "linear")
+
+
 def component_recipe(component: str, scheme: str) -> Recipe:
     """The rules for one component. ValueError for an unknown scheme or one that does not suit it."""
     config = QuantConfig.parse(scheme)
@@ -96,10 +96,11 @@ def component_recipe(component: str, scheme: str) -> Recipe:
         return Recipe((Rule(pattern="*", config=None, reason="scheme none"),))
     if config.smooth or config.static_act:
         raise ValueError("calibration decides about -smooth and -static; write the scheme plainly")
-    if component == "vae" and "conv" not in config.scheme.layers:
-        known = " or ".join(schemes_for("vae"))
+    suiting = schemes_for(component)
+    if config.scheme.example not in suiting and component == "vae":
+        known = " or ".join(suiting)
         raise ValueError(f"the autoencoder's 3x3 convolutions are stored as {known}, not {scheme}")
-    if component == "text_encoder" and not config.scheme.weight_only:
+    if config.scheme.example not in suiting:
         raise ValueError("the text encoder runs once per prompt: weight-only schemes suit it")
     kept = tuple(
         Rule(pattern=pattern, config=None, reason=reason)

@@ -328,7 +328,10 @@ def test_out_of_memory(
         (("--recipe", "w2"), "unknown recipe 'w2'"),
         (("--transformer", "w3a3"), "unknown scheme 'w3a3'"),
         (("--vae", "w4a16-g64"), "stored as w8a8 or w8a16, not w4a16-g64"),
-        (("--text-encoder", "w8a8"), "use w8a16, w4a16-g64 or none"),
+        (
+            ("--text-encoder", "w8a8"),
+            "weight-only schemes suit it\nhint: use w8a16, w4a16-g64 or none",
+        ),
         (("--vae", "f8a8"), "use w8a8, w8a16 or none"),
         (("--transformer", ""), "unknown scheme ''"),
         (("--text-encoder", "w4a16-g1000000000000"), "larger than 16384"),
