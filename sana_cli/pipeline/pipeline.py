@@ -36,20 +36,14 @@ from sana_cli.pipeline.transformer_steps import OnStep
 from sana_cli.pipeline.watching import Watching
 from sana_cli.progress import BarReporter, Reporter, SilentReporter
 from sana_cli.request.params import GenerationParams, resolve
-from sana_cli.request.runtime import RuntimeOptions
+from sana_cli.request.runtime import COMMANDS_OWN, RuntimeOptions
 from sana_cli.system.precision import pick_device
 
 OnPreview = Callable[
     [Image.Image, int, int], object
 ]  # the picture so far, step, steps; False cancels
-# Fields of `GenerationOptions` that the command takes, and where Python takes them.
-_ELSEWHERE = {
-    **{each.name: "give it to SanaPipeline.open" for each in fields(RuntimeOptions)},
-    "model": "give it to SanaPipeline.open: a pipeline has one model",
-    "count": "loop over seeds: pipe(prompt, seed=7), pipe(prompt, seed=8)",
-    **dict.fromkeys(("output", "format"), "give a path to the result's `save`"),
-    "quality": "give it to the result's `save`",
-}  # fmt: skip
+_ELSEWHERE = {each.name: "give it to SanaPipeline.open" for each in fields(RuntimeOptions)}
+_ELSEWHERE |= COMMANDS_OWN
 TEXTS_AT_ONCE = 64  # of a list of prompts, that are encoded before the first is drawn
 
 

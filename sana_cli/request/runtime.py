@@ -19,6 +19,14 @@ from sana_cli.errors import usage_error
 from sana_cli.request.options import require_library
 from sana_cli.text import did_you_mean
 
+# Options of the command that are neither a pipeline's nor a picture's, and what Python has in their place.
+COMMANDS_OWN = {
+    "model": "give it to SanaPipeline.open: a pipeline has one model",
+    "count": "loop over seeds: pipe(prompt, seed=7), pipe(prompt, seed=8)",
+    **dict.fromkeys(("output", "format"), "give a path to the result's `save`"),
+    "quality": "give it to the result's `save`",
+}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeOptions:
@@ -39,14 +47,17 @@ class RuntimeOptions:
         """Build options from Python values; `max_memory` may be "4GiB". Raises SanaError (usage) for unknown names and values."""
         known = [field.name for field in fields(cls)]
         for name in values:
-            if name in FIELDS and name not in known:
+            if name in known:
+                continue
+            if name in COMMANDS_OWN:
+                raise usage_error(f"{name} is not an option of a pipeline", COMMANDS_OWN[name])
+            if name in FIELDS:
                 hint = f"give it to the call: pipe(prompt, {name}=...)"
                 raise usage_error(f"{name} is an option of a picture, not of a pipeline", hint)
-            if name not in known:
-                raise usage_error(
-                    f"there is no option {name!r}{did_you_mean(name, known)}",
-                    f"known: {', '.join(known)}",
-                )
+            raise usage_error(
+                f"there is no option {name!r}{did_you_mean(name, known)}",
+                f"known: {', '.join(known)}",
+            )
         if isinstance(values.get("max_memory"), str):
             values["max_memory"] = parse_bytes(values["max_memory"])
         options = cls(**values)

@@ -51,6 +51,8 @@ def test_of_a_program() -> None:
         ({"presicion": "fp32"}, "did you mean 'precision'"),
         ({"nonsense": 1}, "there is no option 'nonsense'"),
         ({"decoder": "tiny"}, "decoder is an option of a picture"),
+        ({"count": 3}, "count is not an option of a pipeline"),
+        ({"quality": 90}, "quality is not an option of a pipeline"),
     ],
 )
 def test_what_cannot_be(values: dict[str, Any], message: str) -> None:
