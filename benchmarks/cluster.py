@@ -30,7 +30,7 @@ from unittest import mock
 import psutil
 import typer
 
-from benchmarks.cluster_overhead import Connection, compare
+from benchmarks.cluster_overhead import Connection, compare, seconds_of_start
 from benchmarks.record import RESULTS, record
 from sana_cli.bench.machine import machine, state
 
@@ -242,6 +242,8 @@ def many(work: Path, count: int, size: int, steps: int) -> dict[str, Any]:
     folder, out = work / "many-prompts", work / "many"
     folder.mkdir()
     prompts = prompts_of(folder, count)
+    with cluster() as (_, address, nodes):  # one of its own: a run leaves helpers of Ray Data
+        start = seconds_of_start(address, 1 + len(nodes))
     with cluster() as (_, address, _nodes):
         started, connection = time.perf_counter(), Connection(out)
         driver = subprocess.Popen(
@@ -261,6 +263,7 @@ def many(work: Path, count: int, size: int, steps: int) -> dict[str, Any]:
         "pictures": drawn(out), "asked": count, "exit_code": code, "reported": seen,
         "seconds_to_first_picture_with_all_checks": round(first or 0, 1),
         "seconds_from_connecting_to_first_picture": round(started + (first or 0) - connection.at, 1),
+        "seconds_of_rays_start": start, "from_rays_start_to_first_picture": round((first or 0) - start, 2),
         "seconds_in_all": round(last, 1), "driver_mib_after_pictures": memory,
     }  # fmt: skip
 

@@ -41,19 +41,22 @@ class Idle:
             yield {"outcomes": [outcome.to_json()]}
 
 
-def start_ray() -> None:
-    """Start Ray and its workers as the command does, and say when each has answered. In a process of its own."""
+def start_ray(address: str | None, workers: int) -> None:
+    """Start Ray, or connect to it, and its workers as the command does, and say when one has answered.
+
+    In a process of its own.
+    """
     from sana_cli.cluster.connection import connected
     from sana_cli.cluster.run import draw_with_ray
     from sana_cli.cluster.sizing import Pool
     from sana_cli.cluster.tasks import Task
 
     pool = Pool(
-        smallest=PROCESSES, largest=PROCESSES, num_cpus=1, num_gpus=0, memory=2**28, max_memory=None, device="cpu", nodes=1,
+        smallest=workers, largest=workers, num_cpus=1, num_gpus=0, memory=2**28, max_memory=None, device="cpu", nodes=1,
     )  # fmt: skip
-    tasks = [Task(index=i, place="", name="", options={}, planned="") for i in range(4 * PROCESSES)]
+    tasks = [Task(index=i, place="", name="", options={}, planned="") for i in range(4 * workers)]
     setup: Any = None
-    with connected(None) as ray:
+    with connected(address) as ray:
         for _ in draw_with_ray(ray, tasks, setup, pool, worker=Idle):
             print("answered", flush=True)
             break
@@ -133,10 +136,11 @@ class Connection:
         self.at = time.perf_counter()
 
 
-def seconds_of_start() -> float:
+def seconds_of_start(address: str | None = None, workers: int = PROCESSES) -> float:
     """Seconds from the start of a process to the first answer of an empty run of Ray Data."""
     started = time.perf_counter()
-    command = [sys.executable, "-c", "from benchmarks.cluster_overhead import start_ray; start_ray()"]  # fmt: skip
+    call = f"start_ray({address!r}, {workers})"
+    command = [sys.executable, "-c", f"from benchmarks.cluster_overhead import start_ray; {call}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "answered\n"
