@@ -234,15 +234,24 @@ def distil_steps(
     run_folder: RunFolder,
     model: Annotated[str, typer.Option(help="Model that is the teacher.")] = "builtin",
     minutes: Annotated[float, typer.Option(help="Time budget.", min=0.1)] = 60,
+    student: Annotated[
+        str,
+        typer.Option(help="Few-step model to start from; all of the budget is then continuous."),
+    ] = "",
     target: OptionalTarget = None,
 ) -> None:
     """Distil the few-step model from the built-in one; about an hour on two cores."""
+    from dataclasses import replace
+
     from training.distil_steps import train_few_steps
     from training.export_distilled import export_sprint
     from training.presets import DistilStepsSettings
     from training.runs import Budget
 
-    train_few_steps(run_folder, model, Budget(minutes=minutes), DistilStepsSettings())
+    settings = DistilStepsSettings()
+    if student:
+        settings = replace(settings, continuous_from=0.0)
+    train_few_steps(run_folder, model, Budget(minutes=minutes), settings, student_model=student)
     export_sprint(run_folder, target or run_folder / "sprint")
 
 

@@ -259,15 +259,41 @@ def consistency_loss(
     return (predicted - frozen - tangent).square().mean()
 
 
+def student_from(model: str, teacher: TransformerConfig, device: torch.device) -> SanaTransformer2D:
+    """The few-step model of a checkpoint folder or of `builtin-sprint`, fp32; ValueError unless distilled from this teacher."""
+    from sana_cli.checkpoints.opening import open_checkpoint
+    from sana_cli.loading.load import load_transformer
+
+    loaded = load_transformer(open_checkpoint(model), dtype="fp32", device=device)
+    student = SanaTransformer2D(student_config(teacher))
+    if loaded.config != student.config:
+        raise ValueError(f"{model} has another network than a student of the teacher")
+    student.load_state_dict(loaded.state_dict())
+    return student
+
+
 def train_few_steps(
-    run_folder: Path, teacher_model: str, budget: Budget, settings: DistilStepsSettings
+    run_folder: Path,
+    teacher_model: str,
+    budget: Budget,
+    settings: DistilStepsSettings,
+    *,
+    student_model: str = "",
 ) -> None:
-    """Train or resume; leaves `sprint.pt` with the student and its average in the run folder."""
+    """Train or resume; leaves `sprint.pt` with the student and its average in the run folder.
+
+    `student_model` starts from a few-step model in place of the teacher.
+    """
     device = pick_device()
     path = run_folder / FILE
     torch.manual_seed(5)
     teacher = load_teacher(teacher_model, device)
-    student = TrigFlow(student_of(teacher.transformer)).to(device)
+    first = (
+        student_from(student_model, teacher.transformer.config, device)
+        if student_model
+        else student_of(teacher.transformer)
+    )
+    student = TrigFlow(first).to(device)
     matrices, others = split_parameters(student)
     optimizers = (
         Muon(matrices, lr=1e-3),

@@ -46,3 +46,62 @@ def test_packed_rows() -> None:
     noise = (again - weight).square().mean() / weight.square().mean()
     assert noise < 1e-4, "40 dB"
     assert packed_rows("b", torch.ones(8))["b"].dtype == torch.float16
+
+
+def test_training_resumes_from_a_few_step_model() -> None:
+    from training.distil_steps import student_from
+
+    device = torch.device("cpu")
+    teacher = open_checkpoint("builtin").transformer
+    found = student_from("builtin-sprint", teacher, device).state_dict()
+    shipped = load_transformer(open_checkpoint("builtin-sprint"), dtype="fp32", device=device)
+    for name, value in shipped.state_dict().items():
+        assert torch.equal(found[name], value), name
+    with pytest.raises(ValueError, match="another network"):
+        student_from("builtin", teacher, device)
+
+
+class _OnePicture:
+    """The teacher of data that is one picture d: its paths, cos(t) d + sin(t) noise, are known."""
+
+    def __init__(self, data: torch.Tensor) -> None:
+        self.data = data
+
+    def contexts(self, embeds: torch.Tensor, mask: torch.Tensor) -> list[object]:
+        return []
+
+    def guided(self, flow_x: torch.Tensor, s: torch.Tensor, *_: object) -> torch.Tensor:
+        """noise - data at the noise level s."""
+        s = s[:, None, None, None]
+        return (flow_x - (1 - s) * self.data) / s - self.data
+
+    def slope(self, x: torch.Tensor, angle: torch.Tensor) -> torch.Tensor:
+        """F of the consistent student: dx/dt."""
+        cos, sin = (f(angle)[:, None, None, None] for f in (torch.cos, torch.sin))
+        return cos * (x - cos * self.data) / sin - sin * self.data
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5, 1.0])
+def test_a_consistent_student_has_nothing_to_learn(weight: float) -> None:
+    """And the loss of one that is off falls where it moves towards the consistent one."""
+    from training.distil_steps import consistency_loss
+
+    generator = torch.Generator().manual_seed(0)
+    data, noise = (torch.randn(3, 4, 8, 8, generator=generator) for _ in range(2))
+    angle = torch.tensor([0.5, 1.0, 1.5])
+    cos, sin = (f(angle)[:, None, None, None] for f in (torch.cos, torch.sin))
+    x, teacher = cos * data + sin * noise, _OnePicture(data)
+    text = (torch.zeros(3, 1, 4), torch.ones(3, 1, dtype=torch.bool), torch.full((3,), 4.0))
+
+    def loss(off: torch.Tensor) -> torch.Tensor:
+        def student(x: torch.Tensor, angle: torch.Tensor, *_: torch.Tensor) -> torch.Tensor:
+            return teacher.slope(x, angle) + off
+
+        return consistency_loss(student, teacher, x, angle, text, weight=weight)
+
+    assert loss(torch.zeros_like(x)) < 1e-3
+    off = torch.ones_like(x, requires_grad=True)
+    found = loss(off)
+    found.backward()
+    assert found > 0.2
+    assert (off.grad > 0).all(), "less of what is too much"
