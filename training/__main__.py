@@ -26,7 +26,10 @@ Minutes = Annotated[
 Steps = Annotated[int, typer.Option(help="Step budget of a training step; 0 means none.", min=0)]
 Workers = Annotated[int, typer.Option(help="Processes; 0 means one a core, one in all with a GPU.")]
 Model = Annotated[
-    str, typer.Option(help="Checkpoint folder to measure; empty takes the run's own export.")
+    str,
+    typer.Option(
+        help="Checkpoint folder to measure, or sprint.pt of a run; empty takes the run's own export."
+    ),
 ]
 Scale = Annotated[
     float,
@@ -138,6 +141,9 @@ def evaluate(
     scale: Scale = 1.0,
     steps: Steps = 0,
     guidance: float = 0.0,
+    teacher: Annotated[
+        str, typer.Option(help="Model whose pictures of the same noise are compared, by PSNR.")
+    ] = "",
 ) -> None:
     """Draw held-out prompts and score them; writes evaluation/ in the run folder."""
     from training.evaluate import evaluate as run_evaluation
@@ -153,6 +159,7 @@ def evaluate(
         scale=scale,
         steps=steps,
         guidance=guidance,
+        teacher=teacher,
     )
     print_scores(document)
 

@@ -207,13 +207,14 @@ class Bank:
         return flow_x.float() / _column(torch.hypot(s, 1 - s)), torch.atan2(s, 1 - s), ends.float()
 
     def noised(self, chosen: list[int], generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Ends of paths with fresh noise, (B, C, h, w), and their angles (B,), many of them at pure noise."""
+        """Ends of paths with fresh noise, (B, C, h, w), and their angles (B,).
+
+        None is at pure noise, where the tangent is zero whatever the student predicts.
+        """
         ends = torch.stack([self.paths.ends[i] for i in chosen]).float()
         mean, deviation = self.settings.log_tangent
         normal = torch.randn(len(chosen), generator=generator)
         angle = torch.atan((mean + deviation * normal).exp())
-        largest = torch.rand(len(chosen), generator=generator) < self.settings.start_share
-        angle = torch.where(largest, torch.pi / 2, angle)
         noise = torch.randn(ends.shape, generator=generator)
         return _column(angle.cos()) * ends + _column(angle.sin()) * noise, angle
 
@@ -325,15 +326,17 @@ def train_few_steps(
             embeds, mask = teacher.embed([bank.paths.captions[i] for i in chosen], device)
             guidance = torch.tensor([bank.paths.guidance[i] for i in chosen], device=device)
             text = (embeds, mask, guidance)
+            anchors = settings.anchors if continuous else 1.0
+            loss = torch.zeros((), device=device)
             if continuous:
                 continuous_from = budget.fraction if continuous_from is None else continuous_from
                 x, angle = (t.to(device) for t in bank.noised(chosen, generator))
                 warm = (budget.fraction - continuous_from) / settings.continuous_warmup
                 loss = consistency_loss(student, teacher, x, angle, text, weight=min(1.0, warm))
-            else:
+            if anchors:
                 x, angle, ends = (t.to(device) for t in bank.pairs(chosen))
                 with torch.autocast(device.type, torch.bfloat16):
-                    loss = regression_loss(student, x, angle, ends, text)
+                    loss = loss + anchors * regression_loss(student, x, angle, ends, text)
             student.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(student.parameters(), 1.0)

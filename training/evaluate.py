@@ -76,14 +76,23 @@ class Painter:
 
 
 def load_painter(model: str, *, steps: int = 0, guidance: float = 0.0) -> Painter:
-    """A checkpoint folder or `builtin`, with its own defaults where none are given."""
+    """A checkpoint folder or `builtin`, with its own defaults where none are given.
+
+    Or what `distil-steps` leaves in a run folder, `sprint.pt`, with the other parts of `builtin-sprint`.
+    """
     from sana_cli.checkpoints.opening import open_checkpoint
     from sana_cli.loading.load import accelerate, load_prompt_encoder, load_transformer, load_vae
+    from training.distil_steps import load_student
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    checkpoint = open_checkpoint(model)
+    is_student = model.endswith(".pt")
+    checkpoint = open_checkpoint("builtin-sprint" if is_student else model)
     encoder = load_prompt_encoder(checkpoint, dtype="fp32", device=device)
-    transformer = load_transformer(checkpoint, dtype="fp32", device=device)
+    if is_student:
+        teacher = open_checkpoint("builtin").transformer
+        transformer = load_student(Path(model).parent, teacher, file=Path(model).name).to(device)
+    else:
+        transformer = load_transformer(checkpoint, dtype="fp32", device=device)
     vae = load_vae(checkpoint, dtype="fp32", device=device, halves=("encoder", "decoder"))
     # Of a quantized folder: what `sana generate` runs.
     for part in (encoder.model, transformer, vae):
@@ -212,6 +221,13 @@ def paint_all(painter: Painter, asked: list[Question]) -> np.ndarray:
     return np.concatenate(parts)
 
 
+def mean_psnr(images: np.ndarray, wanted: np.ndarray) -> float:
+    """Mean over pictures, uint8 (N, height, width, 3), of the peak signal-to-noise ratio in dB; 78 for equal ones."""
+    axes = tuple(range(1, images.ndim))
+    errors = np.square(images.astype(np.float32) - wanted.astype(np.float32)).mean(axis=axes)
+    return float(np.mean(10 * np.log10(255**2 / np.maximum(errors, 1e-3))))
+
+
 @torch.inference_mode()
 def check_the_checker(
     vae: AutoencoderDC, sprites: Sprites, checker: Checker, scenes: list[Scene]
@@ -252,8 +268,12 @@ def evaluate(
     scale: float,
     steps: int = 0,
     guidance: float = 0.0,
+    teacher: str = "",
 ) -> dict[str, object]:
-    """Score a model; writes evaluation.json and contact sheets into `results` and returns the document."""
+    """Score a model; writes evaluation.json and contact sheets into `results` and returns the document.
+
+    `teacher` is a model whose pictures of the same noise those of a distilled one are compared with.
+    """
     painter, checker = load_painter(model, steps=steps, guidance=guidance), Checker(sprites)
     asked = questions(scale=scale)
     truth = check_the_checker(painter.vae, sprites, checker, [q.scene for q in asked])
@@ -261,6 +281,10 @@ def evaluate(
     started = time.monotonic()
     images = paint_all(painter, asked)
     seconds = (time.monotonic() - started) / len(asked)
+    distances = {}
+    if teacher:
+        wanted = paint_all(load_painter(teacher), asked)
+        distances = {"psnr_to_teacher_db": round(mean_psnr(images, wanted), 2)}
     readings = [checker.read(image) for image in images]
     verdicts = [judge(reading, q.scene) for reading, q in zip(readings, asked, strict=True)]
     document = {
@@ -273,6 +297,7 @@ def evaluate(
         },
         "prompts": len(asked),
         "seconds_per_picture": round(seconds, 3),
+        **distances,
         "checker_on_ground_truth": truth,
         "scores": score(asked, verdicts),
         "wrong": [

@@ -1,5 +1,7 @@
 """What is distilled begins as its teacher and is stored as it is measured."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -105,3 +107,20 @@ def test_a_consistent_student_has_nothing_to_learn(weight: float) -> None:
     found.backward()
     assert found > 0.2
     assert (off.grad > 0).all(), "less of what is too much"
+
+
+def test_a_run_is_scored_without_an_export(tmp_path: Path) -> None:
+    from training.distil_steps import TrigFlow, student_from
+    from training.evaluate import load_painter, mean_psnr
+    from training.runs import Ema, save_checkpoint
+
+    student = student_from(
+        "builtin-sprint", open_checkpoint("builtin").transformer, torch.device("cpu")
+    )
+    save_checkpoint(tmp_path / "sprint.pt", {"ema": Ema(TrigFlow(student), decay=0.9).state_dict()})
+    images = [
+        load_painter(model, steps=1).paint(["a red car"], [3])
+        for model in ("builtin-sprint", str(tmp_path / "sprint.pt"))
+    ]
+    assert mean_psnr(*images) > 50
+    assert mean_psnr(images[0], 255 - images[0]) < 15
