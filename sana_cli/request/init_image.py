@@ -148,7 +148,7 @@ def first_step(strength: float, steps: int, scheduler: SchedulerName) -> int:
 
 
 def default_size(image: PictureFile, native: int, *, exact: bool) -> tuple[int, int]:
-    """The picture's own size; if `exact`, in multiples of 32, and with no more pixels than the model's native size."""
+    """The picture's own size; if `exact`, shrunk to the model's native number of pixels and rounded to multiples of 32."""
     width, height = image.width, image.height
     if not exact:
         return width, height
