@@ -79,7 +79,7 @@ class DistilStepsSettings:
     refresh_every: int = 10  # steps between two additions of PATHS_AT_ONCE paths
     start_share: float = 0.35  # of the points, at pure noise
     continuous_from: float = 0.75  # share of the budget after which regression ends
-    continuous_peak_lr: float = 3e-5
+    continuous_peak_lr: float = 5e-5
     continuous_warmup: float = 0.05  # share of the budget
     anchors: float = 0.5  # weight of the regression next to the continuous loss; 0: none
     log_tangent: tuple[float, float] = (0.4, 1.2)  # mean and deviation of ln tan(t)
