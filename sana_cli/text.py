@@ -237,7 +237,10 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def in_sentences(message: str, hint: str) -> str:
     """Join an error's message and hint to one text; the message begins as it does, maybe with a file's name."""
-    return f"{message.rstrip('.')}. {hint[:1].upper()}{hint[1:].rstrip('.')}." if hint else message
+    if not hint:
+        return message
+    said = message if message.endswith("?") else f"{message.rstrip('.')}."
+    return f"{said} {hint[:1].upper()}{hint[1:].rstrip('.')}."
 
 
 def counted(number: int, noun: str) -> str:

@@ -95,7 +95,7 @@ def test_draw_edit_and_list(tmp_path: Path, expected: Callable[..., bytes]) -> N
         (
             "generate_image",
             {"prompt": "a cat", "stepps": 3},
-            "no argument 'stepps', did you mean 'steps'?",
+            "no argument 'stepps', did you mean 'steps'? Known: ",
         ),
         (
             "edit_image",
