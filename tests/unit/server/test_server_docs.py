@@ -1,5 +1,6 @@
 """Every block of docs/server.md that a client could type runs as it is written, on the port of a server that runs."""
 
+import inspect
 import json
 import re
 import subprocess
@@ -8,9 +9,32 @@ from typing import Any
 
 import pytest
 
+from sana_cli.config.generation import FIELDS
+from sana_cli.pipeline import SanaPipeline
+from sana_cli.request.runtime import COMMANDS_OWN, RuntimeOptions
+from sana_cli.server.schema import OWN_FIELDS, job_request
+
 PAGE = (Path(__file__).parents[3] / "docs/server.md").read_text()
 PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 CURL = [line for line in PAGE.splitlines() if line.startswith("curl ")]
+
+
+def test_the_page_names_the_fields_of_a_request() -> None:
+    """Those of Python, but the ones that the page excepts."""
+    names, open_names, others = re.search(
+        r"by the same names, without\s(.*?);\sthose of `SanaPipeline.open` without\s(.*?), and (.*?) are fields", PAGE, re.DOTALL
+    ).groups()  # type: ignore[union-attr]  # fmt: skip
+    excepted, not_of_open, more = (
+        set(re.findall("`(.*?)`", each)) for each in (names, open_names, others)
+    )
+    runtime = set(RuntimeOptions.__dataclass_fields__)
+    of_open = {*inspect.signature(SanaPipeline.open).parameters, *runtime} - {"runtime"}
+    of_open -= {"branches_apart"}  # said by pictures only
+    of_picture = set(FIELDS) - runtime - set(COMMANDS_OWN)
+    own = {name for name, *_ in OWN_FIELDS}
+    fields = set(job_request().__struct_fields__) - own
+    assert (of_picture - excepted) | (of_open - not_of_open) | more == fields
+    assert not fields & (excepted | not_of_open)
 
 
 def test_the_page_has_blocks() -> None:
