@@ -13,7 +13,7 @@ from sana_cli.config.generation import BUILTIN, GenerationOptions, uses_wildcard
 from sana_cli.errors import Cancelled, ExitCode, SanaError
 from sana_cli.files import in_utf8, local_path, new_file
 from sana_cli.images.formats import format_of
-from sana_cli.remote.choice import only_here
+from sana_cli.remote.choice import about_key, only_here
 from sana_cli.remote.connection import Answer, Connection, ServerLost
 from sana_cli.remote.picture import RemotePicture
 from sana_cli.remote.wire import TooLarge, document_of
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sana_cli.progress import Reporter
 
 _TURNED_AWAY = {
-    401: "asks for a key: set SANA_API_KEY", 403: "refused the request", 404: "does not have this model or decoder",
+    403: "refused the request", 404: "does not have this model or decoder",
     413: "takes no files so large", 429: "is busy", 503: "draws nothing now",
 }  # fmt: skip
 
@@ -65,7 +65,7 @@ class Artist:
         except ServerLost as error:
             raise Unavailable("does not answer") from error
         except Answer as answer:
-            raise _in_words(answer) from answer
+            raise self._in_words(answer) from answer
 
     def draw(
         self, options: GenerationOptions, paths: Sequence[Path], *, overwrite: bool
@@ -101,7 +101,7 @@ class Artist:
         except TooLarge as error:
             raise Unavailable("takes no files so large") from error
         except Answer as answer:
-            raise _in_words(answer) from answer
+            raise self._in_words(answer) from answer
         except (ServerLost, KeyError, TypeError, ValueError, IndexError) as error:
             if drawn == len(paths):
                 return
@@ -160,6 +160,14 @@ class Artist:
                 raise Unavailable("ended in the middle", was_drawing=True)
             raise _error(data["error"])
 
+    def _in_words(self, answer: Answer) -> Exception:
+        """An answer as the command's own error, or as the reason why the server does not draw this."""
+        if answer.status == 400 and answer.error.get("message"):
+            return _error(answer.error)
+        if answer.status == 401:
+            return Unavailable(about_key(self.server.key))
+        return Unavailable(_TURNED_AWAY.get(answer.status, f"answers with status {answer.status}"))
+
     def _saved(
         self, data: dict[str, Any], content: bytes, path: Path, *, overwrite: bool
     ) -> RemotePicture:
@@ -174,7 +182,7 @@ class ServerChoice:
 
     def __init__(self, name: str, first: Connection, url: str = "", key: str = "") -> None:
         """`name` is what notices call it."""
-        self.name, self._first, self._url, self._key = name, first, url, key
+        self.name, self._first, self._url, self.key = name, first, url, key
         self.insists = bool(url)
         self.checks_prompts = first.checks_prompts
 
@@ -185,7 +193,7 @@ class ServerChoice:
         first, self._first = self._first, None  # type: ignore[assignment]
         if first is not None:
             return first
-        found = Connection.to(self._url, self._key) if self._url else own_server()
+        found = Connection.to(self._url, self.key) if self._url else own_server()
         if found is None:
             raise ServerLost
         return found
@@ -252,13 +260,6 @@ def _suffix_of(paths: Sequence[Path]) -> str:
     if len(formats) > 1:
         raise Unavailable("draws one format at a time")
     return {"PNG": "png", "JPEG": "jpg", "WEBP": "webp"}[formats.pop()]
-
-
-def _in_words(answer: Answer) -> Exception:
-    """An answer as the command's own error, or as the reason why the server does not draw this."""
-    if answer.status == 400 and answer.error.get("message"):
-        return _error(answer.error)
-    return Unavailable(_TURNED_AWAY.get(answer.status, f"answers with status {answer.status}"))
 
 
 def _error(said: dict[str, Any]) -> SanaError:

@@ -47,12 +47,11 @@ def find_server(chosen: str) -> "ServerChoice | None":
     try:
         found = Connection.to(chosen, key)
     except (ServerLost, Answer) as error:
-        known = {401: "it asks for a key: set SANA_API_KEY"}
-        status = error.status if isinstance(error, Answer) else 0
+        said, hint = f"no server of sana draws at {chosen}", "start one there: sana serve; or "
+        if isinstance(error, Answer) and error.status == 401:
+            said, hint = f"the server at {chosen} {about_key(key)}", ""
         raise SanaError(
-            f"no server of sana draws at {chosen}",
-            hint=known.get(status, "start one there: sana serve; or draw here: --local"),
-            code=ExitCode.ENVIRONMENT,
+            said, hint=f"{hint}draw here: --local", code=ExitCode.ENVIRONMENT
         ) from error
     if found.version != __version__:
         raise SanaError(
@@ -61,6 +60,13 @@ def find_server(chosen: str) -> "ServerChoice | None":
             code=ExitCode.ENVIRONMENT,
         )
     return ServerChoice(f"the server at {chosen}", found, chosen, key)
+
+
+def about_key(key: str) -> str:
+    """Say what a server that requires a key does with this one; "": without one."""
+    if key:
+        return "does not accept the key in SANA_API_KEY: set it to a key of that server"
+    return "asks for a key: set SANA_API_KEY"
 
 
 def only_here(options: GenerationOptions, *, checks: bool, server_checks: bool = False) -> str:

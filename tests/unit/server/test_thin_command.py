@@ -407,6 +407,23 @@ def test_a_host_that_cannot_be_looked_up_and_a_key_that_cannot_be_sent(
 
 
 @pytest.mark.parametrize(
+    ("key", "words"),
+    [
+        ("", "asks for a key: set SANA_API_KEY"),
+        ("w" * 16, "does not accept the key in SANA_API_KEY: set it to a key of that server"),
+    ],
+    ids=["none", "wrong"],
+)  # fmt: skip
+def test_a_missing_and_a_wrong_key(
+    starting: Callable[..., Any], sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, key: str, words: str
+) -> None:  # fmt: skip
+    monkeypatch.setenv("SANA_API_KEY", key)
+    server = starting(keys=("k" * 16,))
+    done = sana("generate", "a cat", "--server", server.url)
+    assert (done.code, f"the server at {server.url} {words}" in done.err) == (3, True), done.err
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         {"host": "a\nb"}, {"host": ""}, {"port": 0}, {"port": 99_999_999}, {"pid": 10**30}, {"pid": -1},
