@@ -1,11 +1,12 @@
 """Run a server in this process: its sockets, its signals, its end."""
 
 import asyncio
+import errno
 import logging
 import signal
 import socket
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -34,6 +35,11 @@ _log = logging.getLogger("sana.serve")
 _CLOSE_SECONDS = 5  # for connections, after the deadline
 _CONNECTIONS = 1000  # at once
 _BACKLOG = 512  # connections that wait to be taken
+_NO_ADDRESS = "name an address of this machine: --host 127.0.0.1, or 0.0.0.0 for all that it has"
+_NOT_BOUND: dict[int | None, str] = {  # an unknown name has a number of its own
+    errno.EADDRINUSE: "another server may run there (`sana ps`); --port 0 takes a free one",
+    errno.EACCES: "the system keeps this port, as others below 1024: name a higher one, or --port 0 for a free one",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,19 +82,20 @@ def run(serving: Serving, *, listening: Callable[[str, int, Stop], None]) -> Non
 
 def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family)
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        sock.bind((host, port))
-    except (OSError, OverflowError) as error:
-        sock.close()
-        reason = getattr(error, "strerror", None) or str(error)
-        raise SanaError(
-            f"cannot listen on {host}, port {port}: {reason}",
-            hint="another server may run there (`sana ps`); --port 0 takes a free one",
-            code=ExitCode.ENVIRONMENT,
-        ) from error
-    return sock
+    with ExitStack() as undone:
+        try:
+            sock = undone.enter_context(socket.socket(family))
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind((host, port))
+        except (OSError, OverflowError, TypeError) as error:  # TypeError: signs that no name has
+            reason = getattr(error, "strerror", None) or str(error)
+            raise SanaError(
+                f"cannot listen on {host}, port {port}: {reason}",
+                hint=_NOT_BOUND.get(getattr(error, "errno", None), _NO_ADDRESS),
+                code=ExitCode.ENVIRONMENT,
+            ) from error
+        undone.pop_all()
+        return sock
 
 
 def _reachable(host: str) -> str:

@@ -1,12 +1,13 @@
 """Options of `sana serve`, `sana mcp` and `sana ps`, looked at before anything listens."""
 
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sana_cli.errors import SanaError
+from sana_cli.errors import ExitCode, SanaError
 from sana_cli.server.served_models import split_names
 
 
@@ -39,6 +40,26 @@ def test_output_that_can_be_no_folder(
     done = sana(command, "--output", tmp_path / place, "--models", "builtin")
     assert done.code != 0
     assert str(tmp_path / "file") in done.err, done.err
+
+
+@pytest.mark.parametrize(
+    ("host", "hint"),
+    [
+        ("127.0.0.1", "another server may run there"), ("192.0.2.1", "name an address of this machine"),
+        ("name.invalid", "name an address of this machine"), ("é..x", "name an address of this machine"),
+    ],
+)  # fmt: skip
+def test_an_address_that_cannot_be_taken(
+    sana: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, host: str, hint: str
+) -> None:
+    """One that is taken, one of another machine (RFC 5737), and names of none."""
+    monkeypatch.setenv("SANA_API_KEY", "k" * 16)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        done = sana("serve", "--host", host, "--port", port, "--models", "builtin")
+    assert done.code == ExitCode.ENVIRONMENT
+    assert f"cannot listen on {host}, port {port}: " in done.err
+    assert f"hint: {hint}" in done.err
 
 
 def test_models_are_split_alike() -> None:
