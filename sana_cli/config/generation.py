@@ -469,6 +469,11 @@ class Field(NamedTuple):
         return flag.removeprefix("--").replace("-", "_")
 
     @property
+    def takes_numbers(self) -> bool:
+        """Check whether a program may say its text as a number: a scale without a layer, bytes."""
+        return self.name in ("pag", "max_memory")
+
+    @property
     def json_types(self) -> tuple[type, ...]:
         """Return the type of its values in a prompt file or a picture."""
         return _JSON[self.value]
@@ -504,8 +509,8 @@ def _typed(field: Field, value: Any) -> Any:
     if field.name in _PICTURES:  # names, Pillow's pictures, uploads
         fits = not isinstance(value, Real | tuple | list)
     else:
-        is_scale = field.name == "pag" and isinstance(value, Real)
-        value = str(value) if is_scale or isinstance(value, PathLike) else value
+        is_number = field.takes_numbers and isinstance(value, Real) and not isinstance(value, bool)
+        value = str(value) if is_number or isinstance(value, PathLike) else value
         fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
     choices = tuple(field.option.choices or ())
     if not fits or (choices and value not in choices):

@@ -32,7 +32,7 @@ def _type(field: Field, *, is_own: bool = False) -> Any:
     kinds: dict[str, Any] = {
         "text": str, "whole number": int, "number": float, "true or false": bool, "texts": list[str],
     }  # fmt: skip
-    kind: Any = kinds[field.value]
+    kind: Any = str | int | float if field.takes_numbers else kinds[field.value]
     choices = (FULL, *DECODERS) if field.name == "decoder" else tuple(option.choices or ())
     if choices and not is_own:  # a decoder of a folder or the hub is the user's own to name
         kind = Literal[tuple(map(str, choices))]

@@ -53,6 +53,7 @@ def test_a_job_draws_the_file_that_the_library_writes(
     [
         {"upscale": 2, "upscale_strength": 0.5},
         {"pag": "2"},
+        {"pag": 2},
         {"upscale": 2, "upscale_strength": 0.5, "pag": "2"},
     ],
     ids=lambda options: " ".join(options),
