@@ -40,8 +40,7 @@ def find_hed(name: str | None) -> HedFile:
     if name is None and not path.is_file():
         raise SanaError(
             "the HED network, which --control-type hed and scribble need, is not here",
-            hint=f"`sana pull hed` downloads it, {readable_bytes(PUBLISHED.size)}; "
-            "or name its file: --control-hed FILE",
+            hint=f"`sana pull hed` downloads it, {readable_bytes(PUBLISHED.size)}",
             code=ExitCode.ENVIRONMENT,
         )
     require_file(path, "file", _NO_HED, ExitCode.CHECKPOINT)

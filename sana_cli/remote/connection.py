@@ -11,6 +11,7 @@ from sana_cli import __version__
 from sana_cli.errors import usage_error
 from sana_cli.remote.http import BadAnswer, Reply, ask, connect
 from sana_cli.remote.state_file import Running, proof_of, running_servers
+from sana_cli.remote.wire import COMMANDS_AGENT
 
 _CONNECT_SECONDS = (
     5.0  # to a server of this machine, which may be very busy; a port without one refuses at once
@@ -117,7 +118,7 @@ class Connection:
         headers: dict[str, str] | None = None, *, keep: bool = False,
     ) -> Reply:  # fmt: skip
         host = f"[{self._host}]" if ":" in self._host else self._host
-        own = {"Host": f"{host}:{self.port}", "User-Agent": f"sana/{__version__}"}
+        own = {"Host": f"{host}:{self.port}", "User-Agent": f"{COMMANDS_AGENT}{__version__}"}
         headers = {**own, **(headers or {})}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"

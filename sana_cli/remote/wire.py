@@ -11,6 +11,7 @@ from sana_cli.system.home import without_home
 
 # What no request sets: places on the server's disk, and choices that are made before it.
 NOT_ASKED = ("output", "loras", "branches_apart", "wildcards", "wildcards_folder", "control_hed")
+COMMANDS_AGENT = "sana/"  # how the User-Agent of `sana generate` begins; a version follows
 LARGEST_FILE = 32 * 2**20  # bytes; a larger one is drawn here
 
 

@@ -37,7 +37,8 @@ class AccessLog:
 
     def _write(self, scope: Scope, sent: "_Sent", seconds: float) -> None:
         path = scope["path"]
-        api = "sana" if scope.get("sana.own") else dialect_of(path)
+        dialect = dialect_of(scope)
+        api = "sana" if scope.get("sana.own") or dialect == "command" else dialect
         self._metrics.answered(api, sent.status)
         facts = {
             "method": scope["method"],

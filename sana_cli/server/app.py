@@ -41,13 +41,13 @@ def make_app(
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, Problem)
-    return answer(error, dialect_of(request.url.path))
+    return answer(error, dialect_of(request.scope))
 
 
 async def _failed(request: Request, error: Exception) -> Response:
     """A bug: its traceback is in the log, and nothing of it in the answer."""
     problem = Problem(500, "a bug ended this request", "the server's log shows where")
-    return answer(problem, dialect_of(request.url.path))
+    return answer(problem, dialect_of(request.scope))
 
 
 async def _not_routed(request: Request, error: Exception) -> Response:
@@ -58,4 +58,4 @@ async def _not_routed(request: Request, error: Exception) -> Response:
         error.status_code, words.get(error.status_code, str(error.detail)),
         "/openapi.json lists what there is", headers=error.headers,
     )  # fmt: skip
-    return answer(problem, dialect_of(request.url.path))
+    return answer(problem, dialect_of(request.scope))

@@ -66,7 +66,7 @@ class Guard:
             self._check_length(headers)
             await self._app(scope, body.receive, send)
         except Problem as problem:
-            response = answer(problem, dialect_of(scope["path"]))
+            response = answer(problem, dialect_of(scope))
             if problem.status in (408, 413):  # what is left of the body is not read
                 response.headers["Connection"] = "close"
             await response(scope, receive, send)

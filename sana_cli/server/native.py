@@ -12,9 +12,16 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from sana_cli.config.generation import FILES
-from sana_cli.server.desk import Desk, Wanted
+from sana_cli.server.desk import Wanted
 from sana_cli.server.jobs import Event, Finished, Job
-from sana_cli.server.problems import Problem, json_text, native_error, validation_problem
+from sana_cli.server.problems import (
+    Dialect,
+    Problem,
+    dialect_of,
+    json_text,
+    native_error,
+    validation_problem,
+)
 from sana_cli.server.requests import (
     client_of,
     decoded_or_problem,
@@ -34,8 +41,10 @@ async def create(request: Request) -> Response:
     body, wanted = await _wanted(request)
     job = await desk.submit(wanted)
     if body.stream:
-        return event_stream(desk, job, with_file=not wanted.keep, cancels=True)
-    return JSONResponse(job_facts(job), 202, headers={"Location": f"/v1/jobs/{job.id}"})
+        return event_stream(request, job, with_file=not wanted.keep, cancels=True)
+    return JSONResponse(
+        job_facts(job, dialect_of(request.scope)), 202, headers={"Location": f"/v1/jobs/{job.id}"}
+    )
 
 
 async def check(request: Request) -> Response:
@@ -77,24 +86,25 @@ async def _wanted(request: Request) -> tuple[Any, Wanted]:
 
 async def list_jobs(request: Request) -> Response:
     """GET /v1/jobs: the newest first."""
-    return JSONResponse({"jobs": [job_facts(job) for job in desk_of(request).jobs.newest()]})
+    jobs, dialect = desk_of(request).jobs.newest(), dialect_of(request.scope)
+    return JSONResponse({"jobs": [job_facts(job, dialect) for job in jobs]})
 
 
 async def show(request: Request) -> Response:
     """GET /v1/jobs/ID"""
-    return JSONResponse(job_facts(_job(request)))
+    return JSONResponse(job_facts(_job(request), dialect_of(request.scope)))
 
 
 async def cancel(request: Request) -> Response:
     """DELETE /v1/jobs/ID: cancel it; one that is over stays as it is."""
     job = _job(request)
     desk_of(request).cancel(job)
-    return JSONResponse(job_facts(job), 202 if not job.is_over else 200)
+    return JSONResponse(job_facts(job, dialect_of(request.scope)), 202 if not job.is_over else 200)
 
 
 async def events(request: Request) -> Response:
     """GET /v1/jobs/ID/events: what has happened, then what happens. Closing it cancels nothing."""
-    return event_stream(desk_of(request), _job(request), with_file=False, cancels=False)
+    return event_stream(request, _job(request), with_file=False, cancels=False)
 
 
 async def picture(request: Request) -> Response:
@@ -133,8 +143,8 @@ def _job(request: Request) -> Job:
     return job
 
 
-def job_facts(job: Job) -> dict[str, Any]:
-    """A job for programs."""
+def job_facts(job: Job, dialect: Dialect) -> dict[str, Any]:
+    """A job for programs; its error in the words of a dialect."""
     params = job.work.pictures
     return {
         "id": job.id,
@@ -152,7 +162,7 @@ def job_facts(job: Job) -> dict[str, Any]:
         "step": job.step,
         "steps": job.steps,
         "notices": job.notices,
-        "error": native_error(job.error) if job.error else None,
+        "error": native_error(job.error, dialect) if job.error else None,
         "pictures": [picture_facts(job, p) for p in job.pictures],
         "events": f"/v1/jobs/{job.id}/events",
     }
@@ -165,8 +175,11 @@ def picture_facts(job: Job, finished: Finished, *, with_file: bool = False) -> d
     return {"index": finished.index, "url": url, **finished.facts, **file}
 
 
-def event_stream(desk: Desk, job: Job, *, with_file: bool, cancels: bool) -> StreamingResponse:
+def event_stream(
+    request: Request, job: Job, *, with_file: bool, cancels: bool
+) -> StreamingResponse:
     """Server-sent events of a job; `cancels`: closing the connection cancels it."""
+    desk, dialect = desk_of(request), dialect_of(request.scope)
 
     async def lines() -> AsyncIterator[bytes]:
         happened = job.events()
@@ -177,7 +190,7 @@ def event_stream(desk: Desk, job: Job, *, with_file: bool, cancels: bool) -> Str
                 while not (await asyncio.wait([waiting], timeout=_PING_SECONDS))[0]:
                     yield b": still here\n\n"
                 event = waiting.result()
-                data = await asyncio.to_thread(_data, job, event, with_file=with_file)
+                data = await asyncio.to_thread(_data, job, event, dialect, with_file=with_file)
                 yield f"event: {event.name}\ndata: {json_text(data)}\n\n".encode()
         except StopAsyncIteration:
             return
@@ -191,7 +204,7 @@ def event_stream(desk: Desk, job: Job, *, with_file: bool, cancels: bool) -> Str
     return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
 
 
-def _data(job: Job, event: Event, *, with_file: bool) -> Mapping[str, Any]:
+def _data(job: Job, event: Event, dialect: Dialect, *, with_file: bool) -> Mapping[str, Any]:
     if event.name == "queued":
         return {"id": job.id, "seeds": [p.seed for p in job.work.pictures], **event.data}
     if event.name == "preview":
@@ -199,7 +212,7 @@ def _data(job: Job, event: Event, *, with_file: bool) -> Mapping[str, Any]:
     if event.name == "picture":
         return picture_facts(job, event.data["picture"], with_file=with_file)
     if "error" in event.data:
-        return {**event.data, "error": native_error(event.data["error"])}
+        return {**event.data, "error": native_error(event.data["error"], dialect)}
     return event.data
 
 

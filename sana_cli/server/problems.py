@@ -2,25 +2,28 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal
 
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from sana_cli.config.generation import FIELDS
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.remote.wire import NOT_ASKED
+from sana_cli.remote.wire import COMMANDS_AGENT, NOT_ASKED
 from sana_cli.server.served_models import NoSuchModel
 from sana_cli.system.redact import without_secrets
 from sana_cli.text import closest, in_sentences
 
-Dialect = Literal["native", "openai", "a1111"]
+Dialect = Literal["command", "native", "openai", "a1111"]  # command: native, of `sana generate`
 STATUS_OF = {
     ExitCode.USAGE: 400, ExitCode.REFUSED: 400, ExitCode.ENVIRONMENT: 503, ExitCode.CHECKPOINT: 503,
     ExitCode.INTERRUPTED: 409,
 }  # fmt: skip
 _ALL_FIELDS = "look at /openapi.json"
-_FLAGS = {
+_FLAGS = {"--size": "width and height"} | {
     flag: field.name
     for field in FIELDS.values()
     for flags in field.option.flags
@@ -53,11 +56,15 @@ class Problem(Exception):
         )  # fmt: skip
 
 
-def dialect_of(path: str) -> Dialect:
-    """The dialect that a path belongs to."""
+def dialect_of(scope: Scope) -> Dialect:
+    """The dialect of a request: by its path, and by whether `sana generate` sends it, which shows errors as its own."""
+    path = scope["path"]
     if path.startswith("/sdapi/"):
         return "a1111"
-    return "openai" if path.startswith(("/v1/images/", "/v1/models")) else "native"
+    if path.startswith(("/v1/images/", "/v1/models")):
+        return "openai"
+    is_command = Headers(scope=scope).get("user-agent", "").startswith(COMMANDS_AGENT)
+    return "command" if is_command else "native"
 
 
 def answer(problem: Problem, dialect: Dialect) -> Response:
@@ -67,14 +74,20 @@ def answer(problem: Problem, dialect: Dialect) -> Response:
     )
 
 
-def native_error(error: SanaError) -> dict[str, Any]:
+def native_error(error: SanaError, dialect: Dialect) -> dict[str, Any]:
     """An error within an event or a job: the command's exit code, and its words."""
-    return {"code": int(error.code), "message": error.message, "hint": error.hint}
+    return _in_words(int(error.code), error.message, error.hint, dialect)
 
 
-def _native(problem: Problem) -> dict[str, Any]:
+def _native(problem: Problem, dialect: Dialect) -> dict[str, Any]:
     code = problem.exit_code if problem.exit_code is not None else int(_exit_code(problem.status))
-    return {"error": {"code": code, "message": problem.message, "hint": problem.hint}}
+    return {"error": _in_words(code, problem.message, problem.hint, dialect)}
+
+
+def _in_words(code: int, message: str, hint: str, dialect: Dialect) -> dict[str, Any]:
+    if dialect != "command":
+        message, hint = in_fields(message), in_fields(hint)
+    return {"code": code, "message": message, "hint": hint}
 
 
 def _exit_code(status: int) -> ExitCode:
@@ -99,7 +112,10 @@ def _a1111(problem: Problem) -> dict[str, Any]:
     return {"error": name, "detail": sentence(problem), "body": "", "errors": problem.message}
 
 
-_BODIES = {"native": _native, "openai": _openai, "a1111": _a1111}
+_BODIES: Mapping[Dialect, Callable[[Problem], dict[str, Any]]] = {
+    "command": partial(_native, dialect="command"), "native": partial(_native, dialect="native"),
+    "openai": _openai, "a1111": _a1111,
+}  # fmt: skip
 
 
 def sentence(problem: Problem) -> str:
@@ -108,8 +124,8 @@ def sentence(problem: Problem) -> str:
 
 
 def in_fields(text: str) -> str:
-    """Name fields where the command names flags: `--guidance` is `guidance_scale`."""
-    return re.sub(r"--[a-z][a-z-]*", lambda found: _FLAGS.get(found[0], found[0]), text)
+    """Name fields where the command names flags: `--guidance` is `guidance_scale`. Whole commands, in backticks, stay."""
+    return re.sub(r"`[^`]*`|--[a-z][a-z-]*", lambda found: _FLAGS.get(found[0], found[0]), text)
 
 
 def validation_problem(message: str) -> Problem:
@@ -127,8 +143,6 @@ def validation_problem(message: str) -> Problem:
 def _meant(name: str) -> str:
     """Return the field that an unknown one is likely to be: by the command's flag, else by its letters; "" for none."""
     plain = name.strip().casefold().replace("-", "_")
-    if plain == "size":  # of the command and of OpenAI's interface
-        return "width and height"
     field = _FLAGS.get(f"--{plain.replace('_', '-')}")
     if field in NOT_ASKED or plain in NOT_ASKED:
         return ""

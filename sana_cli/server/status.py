@@ -9,6 +9,7 @@ from starlette.routing import Route
 from sana_cli import __version__
 from sana_cli.remote.state_file import proof_of
 from sana_cli.server.native import job_facts
+from sana_cli.server.problems import dialect_of
 from sana_cli.server.requests import desk_of
 
 
@@ -29,7 +30,7 @@ async def status(request: Request) -> Response:
         **desk.status(),
         **desk.engine.status(),
         "models": [served.name for served in desk.models.names()],
-        "jobs": [job_facts(job) for job in desk.jobs.open()],
+        "jobs": [job_facts(job, dialect_of(request.scope)) for job in desk.jobs.open()],
     })  # fmt: skip
 
 

@@ -145,6 +145,19 @@ def test_what_cannot_be_drawn_is_refused_at_once(
             assert "/tmp" not in error["message"] + error["hint"]
 
 
+@pytest.mark.parametrize(
+    ("agent", "words"),
+    [("curl/8", "strength needs a picture"), ("sana/0", "--strength needs a picture")],
+)  # fmt: skip
+def test_errors_name_fields_where_no_command_shows_them(
+    server: Any, agent: str, words: str
+) -> None:
+    with server.client(headers={"User-Agent": agent}) as client:
+        body = {"prompt": "a cat", "strength": 0.5}
+        said = client.post("/v1/jobs/check", json=body).json()["error"]
+    assert said["message"] == words
+
+
 def test_check_tells_what_would_be_drawn(server: Any) -> None:
     with server.client() as client:
         said = client.post("/v1/jobs/check", json={"prompt": "a cat", "seed": 3, **SMALL}).json()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from sana_cli.server.problems import validation_problem
+from sana_cli.server.problems import in_fields, validation_problem
 
 
 @pytest.mark.parametrize(
@@ -22,6 +22,12 @@ def test_a_field_that_is_not_known_names_the_one_that_is(name: str, meant: str) 
     assert problem.message == f"Object contains unknown field {name}"
     assert problem.hint == f"did you mean {meant}? /openapi.json lists all fields"
     assert problem.param == name
+
+
+def test_flags_are_named_as_fields_but_in_commands() -> None:
+    said = "use --guidance 4.5, a smaller --size, or `sana serve --max-memory 4GiB`"
+    meant = "use guidance_scale 4.5, a smaller width and height, or `sana serve --max-memory 4GiB`"
+    assert in_fields(said) == meant
 
 
 @pytest.mark.parametrize(
