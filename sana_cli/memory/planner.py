@@ -18,6 +18,7 @@ _MARGIN = 0.9  # of the free memory: others allocate too
 # What a run takes on a GPU without asking torch: handles and workspaces of cuBLAS and cuDNN, code of kernels, graphs. An
 # estimate: no device has been measured.
 _CUDA_LIBRARIES = 400 * MIB
+SERVERS_CAP = "the server's `--max-memory`"  # a cap's source: only the server's command raises it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -255,12 +256,17 @@ def _nothing_fits(
     """
     needed, least = (min(peaks, key=lambda stage: stage.total) for peaks in (left, others))
     enough = readable_memory(needed.total, at_least=True)
-    takes, hint = f"{enough} ({needed.stage})", f"use --max-memory {enough.replace(' ', '')}"
+    takes, option = f"{enough} ({needed.stage})", f"--max-memory {enough.replace(' ', '')}"
+    is_servers = cap.source == SERVERS_CAP
+    hint = f"start the server with `sana serve {option}`" if is_servers else f"use {option}"
     if cap.bytes is not None and needed.host >= cap.bytes:
         hint, more = f"{hint}: Python and torch alone take {readable_memory(needed.host)}", ""
     if limit:
         smallest = readable_memory(least.total, at_least=True)
         if least.total < needed.total:
             hint += f", or {without}: the smallest plan needs {smallest}"
-        return usage_error(f"{limit} needs {takes}, {cap}", hint)
-    return usage_error(f"no plan fits into {cap.amount}: the smallest needs {takes}", hint + more)
+        said, more = f"{limit} needs {takes}, {cap}", ""
+    else:
+        said = f"no plan fits into {cap.amount}: the smallest needs {takes}"
+    here = "; --local draws without it" if is_servers else ""
+    return usage_error(said, hint + more + here)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.memory.forecast import MIB
-from sana_cli.memory.planner import cap_of, choose_for
+from sana_cli.memory.planner import SERVERS_CAP, cap_of, choose_for
 from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.request.runtime import RuntimeOptions
 from sana_cli.server.jobs import Work
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 # other it was 16 to 28 MiB, at 64 and 512 pixels.
 RESERVED = 40 * MIB
 _MOST_PIPELINES = 32  # open at once; one without weights takes next to nothing
-CAP_SOURCE = "the server's --max-memory"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,7 +75,7 @@ class ModelPool:
             replace(runtime, max_memory=cap if is_ours else asked),
             device=self._device(runtime.device),
             expects="more",
-            cap_source=CAP_SOURCE if is_ours else "",
+            cap_source=SERVERS_CAP if is_ours else "",
         )
         pipeline.components.planning.reserved = RESERVED if is_ours else 0
         return pipeline

@@ -10,7 +10,15 @@ from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.config.networks import DCAEConfig
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.memory.forecast import Job, Weights, peak, predict, predict_decode
-from sana_cli.memory.planner import Cap, MemoryPlan, cap_of, choose, choose_decode, smallest_peak
+from sana_cli.memory.planner import (
+    SERVERS_CAP,
+    Cap,
+    MemoryPlan,
+    cap_of,
+    choose,
+    choose_decode,
+    smallest_peak,
+)
 from sana_cli.memory.plans import NAMED, WHOLE, decode_plans, exact_tiles
 from sana_cli.system.memory import free_bytes, held_bytes
 from sana_cli.system.precision import NamedDevice
@@ -216,6 +224,18 @@ def test_decoding_alone(builtin: Checkpoint) -> None:
     assert "limit 720 MiB" in notice
     with pytest.raises(SanaError, match="no plan fits"):
         chosen(Cap(bytes=MIB, asked=True))
+
+
+@pytest.mark.parametrize("name", [None, "resident"])
+def test_the_cap_of_a_server_is_raised_at_the_server(name: str | None) -> None:
+    for source, begins, ends in (
+        ("", "use --max-memory ", ""), (SERVERS_CAP, "start the server with `sana serve --max-memory ", "; --local draws without it"),
+    ):  # fmt: skip
+        with pytest.raises(SanaError) as caught:
+            chosen(job(), Cap(bytes=400 * MIB, asked=True, source=source), name=name)
+        assert caught.value.hint.startswith(begins)
+        assert caught.value.hint.endswith(ends)
+        assert ("--local" in caught.value.hint) == bool(ends)
 
 
 def test_caps() -> None:
