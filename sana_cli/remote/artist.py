@@ -166,7 +166,9 @@ class Artist:
             return _error(answer.error)
         if answer.status == 401:
             return Unavailable(about_key(self.server.key))
-        return Unavailable(_TURNED_AWAY.get(answer.status, f"answers with status {answer.status}"))
+        said = answer.error.get("message") if answer.status == 503 else None
+        reason = _TURNED_AWAY.get(answer.status, f"answers with status {answer.status}")
+        return Unavailable(f"{reason} ({said})" if said else reason)
 
     def _saved(
         self, data: dict[str, Any], content: bytes, path: Path, *, overwrite: bool

@@ -15,6 +15,7 @@ from sana_cli.request.params import resolve_all
 from sana_cli.request.runtime import runtime_of
 from sana_cli.server.engine import Engine, end_early
 from sana_cli.server.fair_queue import FairQueue, QueueFull
+from sana_cli.server.forecast import require_plan
 from sana_cli.server.jobs import Job, Jobs, Work
 from sana_cli.server.limits import Limits
 from sana_cli.server.problems import Problem
@@ -72,10 +73,12 @@ class Desk:
             require_fit(Path(f"a picture.{options.format or 'png'}"), pictures[0])
             if not wanted.is_own:
                 self.limits.check(pictures)
+            runtime = runtime_of(options, checkpoint)
+            require_plan(checkpoint, runtime, pictures[0], self.engine.max_memory)
             return Work(
                 options=options,
                 checkpoint=checkpoint,
-                runtime=runtime_of(options, checkpoint),
+                runtime=runtime,
                 pictures=tuple(uploads.named(p) if uploads else p for p in pictures),
                 uploads=uploads,
             )

@@ -38,7 +38,7 @@ class Engine:
         max_memory: int | None, keep_alive: float | None, safety: "SafetyCheck | None" = None,
     ) -> None:  # fmt: skip
         self._queue, self._store, self._limits, self._metrics = queue, store, limits, metrics
-        self._max_memory, self._keep_alive, self._safety = max_memory, keep_alive, safety
+        self.max_memory, self._keep_alive, self._safety = max_memory, keep_alive, safety
         self._pool: ModelPool | None = None
         # A process that ends does not wait for it: `join` does, as long as a stage may take.
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -76,7 +76,7 @@ class Engine:
             from sana_cli.server.model_pool import ModelPool
             from sana_cli.system.collector import freeze_imports
 
-            pool = ModelPool(max_memory=self._max_memory, keep_alive=self._keep_alive)
+            pool = ModelPool(max_memory=self.max_memory, keep_alive=self._keep_alive)
             freeze_imports()
         except Exception as error:  # noqa: BLE001  requests get the error
             self.problem = explained(error) or SanaError(f"nothing can be drawn: {error}")

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
-from sana_cli.memory.forecast import MIB
-from sana_cli.memory.planner import SERVERS_CAP, cap_of, choose_for
+from sana_cli.memory.planner import cap_of, choose_for
 from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.request.runtime import RuntimeOptions
+from sana_cli.server.forecast import Capped
 from sana_cli.server.jobs import Work
 from sana_cli.system.precision import pick_device
 from sana_cli.system.resident import resident_bytes
@@ -19,10 +19,6 @@ from sana_cli.system.resident import resident_bytes
 if TYPE_CHECKING:
     import torch
 
-# What a server holds in addition to a picture and its model: HTTP, requests and answers on their way, kernels of every
-# model that it drew with, and what the heap does not give back when models take turns. Of two models that evict each
-# other it was 16 to 28 MiB, at 64 and 512 pixels.
-RESERVED = 40 * MIB
 _MOST_PIPELINES = 32  # open at once; one without weights takes next to nothing
 
 
@@ -66,18 +62,15 @@ class ModelPool:
     def _opened(self, work: Work) -> SanaPipeline:
         for old in list(self._entries)[: max(0, len(self._entries) - _MOST_PIPELINES + 1)]:
             self._entries.pop(old).pipeline.close()
-        runtime, cap = work.runtime, self.max_memory
-        # A request's own cap is for its picture alone, as the command's is.
-        asked = runtime.max_memory
-        is_ours = cap is not None and (asked is None or cap - RESERVED < asked)
+        capped = Capped.of(work.runtime, self.max_memory)
         pipeline = SanaPipeline(
             work.checkpoint,
-            replace(runtime, max_memory=cap if is_ours else asked),
-            device=self._device(runtime.device),
+            capped.runtime,
+            device=self._device(work.runtime.device),
             expects="more",
-            cap_source=SERVERS_CAP if is_ours else "",
+            cap_source=capped.source,
         )
-        pipeline.components.planning.reserved = RESERVED if is_ours else 0
+        pipeline.components.planning.reserved = capped.reserved
         return pipeline
 
     def _device(self, name: str) -> "torch.device":

@@ -10,8 +10,9 @@ from sana_cli.config.generation import GenerationOptions
 from sana_cli.memory.planner import choose_for
 from sana_cli.request.params import resolve
 from sana_cli.request.runtime import RuntimeOptions
+from sana_cli.server.forecast import RESERVED
 from sana_cli.server.jobs import Work
-from sana_cli.server.model_pool import RESERVED, ModelPool
+from sana_cli.server.model_pool import ModelPool
 from sana_cli.system.precision import NamedDevice, plan_dtypes
 
 MIB = 2**20

@@ -166,6 +166,29 @@ def test_check_tells_what_would_be_drawn(server: Any) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"width": 4096, "height": 4096}, "no plan fits into 400 MiB, set by the server's `--max-memory`"),
+        ({"max_memory": "100MiB"}, "no plan fits into 100 MiB: "),
+        ({"max_memory": 100 * 2**20}, "no plan fits into 100 MiB: "),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_what_no_memory_allows_is_refused_before_it_waits(
+    starting: Callable[..., Any], body: dict[str, Any], words: str
+) -> None:
+    server = starting(max_memory=400 * 2**20)
+    with server.client() as client:
+        for path in ("/v1/jobs", "/v1/jobs/check"):
+            answer = client.post(path, json={"prompt": "a cat", **SMALL, **body})
+            assert answer.status_code == 400
+            error = answer.json()["error"]
+            assert words in error["message"]
+            if "server" in words:
+                assert error["hint"].startswith("start the server with `sana serve --max-memory 1.")
+
+
 def test_an_uploaded_picture_is_stored_by_the_client_s_name(
     server: Any, picture_file: bytes
 ) -> None:

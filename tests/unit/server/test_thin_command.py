@@ -423,6 +423,12 @@ def test_a_missing_and_a_wrong_key(
     assert (done.code, f"the server at {server.url} {words}" in done.err) == (3, True), done.err
 
 
+def test_a_server_says_why_it_cannot_draw(server: Any, sana: Callable[..., Any]) -> None:
+    done = sana("generate", "a cat", "--device", "mps", "--server", server.url)
+    assert done.code == ExitCode.ENVIRONMENT
+    assert "draws nothing now (device mps is not available here)" in done.err
+
+
 @pytest.mark.parametrize(
     "wrong",
     [
