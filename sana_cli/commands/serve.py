@@ -107,6 +107,7 @@ def serve(
     from sana_cli.config.user_settings import preferences
     from sana_cli.files import local_path, make_folder
     from sana_cli.pipeline.safety import SafetyCheck
+    from sana_cli.server.forecast import require_room
     from sana_cli.server.limits import Limits
     from sana_cli.server.run import Serving, run
     from sana_cli.server.served_models import ServedModels, split_names
@@ -115,7 +116,8 @@ def serve(
     folder = local_path(output) if output else None
     if folder is not None:
         make_folder(folder)
-    cap = max_memory or chosen.options.max_memory
+    asked = max_memory or chosen.options.max_memory
+    cap = parse_bytes(asked) if asked else None
     serving = Serving(
         host=address,
         port=port,
@@ -125,12 +127,14 @@ def serve(
         limits=Limits(queue=queue, drain_seconds=_seconds("--drain", drain) or 0.0),
         keys=keys,
         names=_host_names(name or []),
-        max_memory=parse_bytes(cap) if cap else None,
+        max_memory=cap,
         keep_alive=_seconds("--keep-alive", keep_alive),
         output=folder,
         safety=SafetyCheck.find(chosen.safety_model, set_by=chosen.check_source(safety)) if chosen.is_checked(safety) else None,
         log=None if chosen.is_quiet(quiet) else sys.stderr,
     )  # fmt: skip
+
+    require_room(serving.models, cap)
 
     def listening(host: str, port: int, stop: object) -> None:
         del stop  # signals end it

@@ -3,11 +3,15 @@
 from dataclasses import dataclass, replace
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
-from sana_cli.memory.forecast import MIB
-from sana_cli.memory.planner import SERVERS_CAP, choose_for
-from sana_cli.request.params import GenerationParams
-from sana_cli.request.runtime import RuntimeOptions
+from sana_cli.config.generation import GenerationOptions
+from sana_cli.errors import SanaError, require
+from sana_cli.memory.forecast import MIB, describe
+from sana_cli.memory.planner import SERVERS_CAP, choose_for, smallest_peak
+from sana_cli.request.params import GenerationParams, resolve
+from sana_cli.request.runtime import RuntimeOptions, runtime_of
+from sana_cli.server.served_models import ServedModels
 from sana_cli.system.precision import foresee_device, plan_dtypes
+from sana_cli.text import readable_memory
 
 # What a server holds in addition to a picture and its model: HTTP, requests and answers on their way, kernels of every
 # model that it drew with, and what the heap does not give back when models take turns. Of two models that evict each
@@ -42,3 +46,32 @@ def require_plan(
         plan_dtypes(runtime.precision, checkpoint.trained_precision, device), device,
         cap_source=capped.source, several=True, text_is_cached=False, warm=True, reserved=capped.reserved,
     )  # fmt: skip
+
+
+def require_room(models: ServedModels, cap: int | None) -> None:
+    """SanaError (usage) where no model can draw the smallest picture under the server's cap."""
+    least: list[int] = []
+    for served in models.names() if cap is not None else []:
+        try:
+            least.append(_least_bytes(models.open(served.name)))
+        except SanaError:
+            continue  # a request gets the reason
+        if cap is not None and least[-1] <= cap:
+            return
+    require(
+        not least,
+        f"no model of this server can draw a picture under --max-memory {readable_memory(cap or 0)}",
+        f"use --max-memory {readable_memory(min(least, default=0), at_least=True).replace(' ', '')} or more",
+    )
+
+
+def _least_bytes(checkpoint: Checkpoint) -> int:
+    options = GenerationOptions(prompt="-", width=32, height=32)
+    runtime = runtime_of(options, checkpoint)
+    device = foresee_device(runtime.device)
+    job = describe(
+        checkpoint, resolve(options, checkpoint),
+        plan_dtypes(runtime.precision, checkpoint.trained_precision, device), device,
+        several=True, warm=True, reserved=RESERVED,
+    )  # fmt: skip
+    return smallest_peak(job).total

@@ -1,5 +1,6 @@
 """Options of `sana serve`, `sana mcp` and `sana ps`, looked at before anything listens."""
 
+import re
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from sana_cli.config.choices import parse_bytes
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.server.served_models import split_names
+from sana_cli.server.forecast import require_room
+from sana_cli.server.served_models import ServedModels, split_names
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,19 @@ def test_an_address_that_cannot_be_taken(
     assert done.code == ExitCode.ENVIRONMENT
     assert f"cannot listen on {host}, port {port}: " in done.err
     assert f"hint: {hint}" in done.err
+
+
+def test_a_cap_that_no_model_fits(sana: Callable[..., Any]) -> None:
+    done = sana("serve", "--max-memory", "100MiB", "--port", 0, "--models", "builtin")
+    assert done.code == ExitCode.USAGE
+    assert "no model of this server can draw a picture under --max-memory 100 MiB" in done.err
+    least = re.search(r"hint: use (--max-memory \d+MiB) or more", done.err)
+    assert least is not None, done.err
+    models, cap = ServedModels(("builtin",), default=None), parse_bytes(least[1].split()[1])
+    require_room(models, cap)
+    require_room(models, None)
+    with pytest.raises(SanaError, match="no model of this server"):
+        require_room(models, cap - 2**20)
 
 
 def test_models_are_split_alike() -> None:
