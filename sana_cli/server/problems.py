@@ -109,7 +109,12 @@ def _openai(problem: Problem) -> dict[str, Any]:
 
 def _a1111(problem: Problem) -> dict[str, Any]:
     name = {404: "NotFound", 422: "ValidationError"}.get(problem.status, "HTTPException")
-    return {"error": name, "detail": sentence(problem), "body": "", "errors": problem.message}
+    return {
+        "error": name,
+        "detail": sentence(problem),
+        "body": "",
+        "errors": in_fields(problem.message),
+    }
 
 
 _BODIES: Mapping[Dialect, Callable[[Problem], dict[str, Any]]] = {

@@ -173,7 +173,7 @@ def test_a1111_asks_what_there_is(webui: "webuiapi.WebUIApi") -> None:
     ):
         with pytest.raises(RuntimeError, match="is not known here"):
             webui.txt2img(prompt="a cat", **wish)
-    with pytest.raises(RuntimeError, match="--upscale 99 is out of range"):
+    with pytest.raises(RuntimeError, match='"errors":"upscale 99 is out of range'):
         webui.txt2img(prompt="a cat", enable_hr=True, hr_scale=99, steps=2)
 
 
