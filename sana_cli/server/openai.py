@@ -82,16 +82,19 @@ async def edit(request: Request) -> Response:
 
         files["mask"] = await redrawn_where_transparent(*files["mask"])
     said = {name: form.texts[name].encode() for name in OUR_FIELDS if name in form.texts}
-    quoted = {k: v if _is_json(v) else msgspec.json.encode(v.decode()) for k, v in said.items()}
+    quoted = {k: v if _is_json(k, v) else msgspec.json.encode(v.decode()) for k, v in said.items()}
     return await _answer(request, asked, _extra(quoted), files=files, kind="image_edit")
 
 
-def _is_json(value: bytes) -> bool:
-    """Check whether a form's text is a JSON number or word; other texts are strings."""
+def _is_json(name: str, value: bytes) -> bool:
+    """Check whether a form's text is a JSON number or word; other texts, and those of text fields, are strings."""
     try:
-        return not isinstance(msgspec.json.decode(value), str | dict | list)
+        found = msgspec.json.decode(value)
     except msgspec.DecodeError:
         return False
+    return found is None or not (
+        FIELDS[name].value == "text" or isinstance(found, str | dict | list)
+    )
 
 
 def _extra(said: dict[str, Any]) -> dict[str, Any]:

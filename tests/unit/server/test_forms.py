@@ -54,3 +54,19 @@ def test_messages_on_damaged_forms_end_once(server: Any, kind: str, body: bytes)
     assert answer.status_code == 400
     assert message.endswith(".")
     assert ".." not in message, message
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("negative_prompt", "7"), ("negative_prompt", "true"), ("pag", "2"), ("steps", "2")],
+)
+def test_text_that_looks_like_a_number(server: Any, name: str, text: str) -> None:
+    """The file is the first thing that is wrong: the field was taken."""
+    with server.client() as client:
+        answer = client.post(
+            PATH,
+            data={"prompt": "a cat", name: text},
+            files={"image": ("a.png", b"no picture")},
+        )
+    message = answer.json()["error"]["message"]
+    assert (answer.status_code, "a.png" in message) == (400, True), message
