@@ -155,7 +155,8 @@ def _jobs(
             options = replace(options, seed=_seed_of(f"{options.prompt}\n{seen[said]}"))
             seen[said] += 1
         try:
-            pictures = resolve_all(options, checkpoint)
+            with options.naming_settings():
+                pictures = resolve_all(options, checkpoint)
         except SanaError as error:
             told = SanaError(f"{line.place}: {error.message}", hint=error.hint, code=error.code)
             problems[line.place] = Problem(

@@ -111,3 +111,19 @@ def test_a_damaged_picture_is_not_done(plan: Callable[..., Batch], tmp_path: Pat
     first.write_bytes(first.read_bytes()[:-80])
     with pytest.raises(SanaError, match=r"1-line-a.png is another picture"):
         plan(LINES)
+
+
+def test_an_error_in_a_line_names_the_setting(tmp_path: Path) -> None:
+    """Only where the value is a setting's: a line that says it itself is to blame itself."""
+    file = tmp_path / "p.txt"
+    common = GenerationOptions(scheduler="scm", sources={"scheduler": "config.toml"})
+    for line, told in (
+        ("a cat", "line 1: scheduler scm does not fit builtin (scheduler is set by config.toml)"),
+        ('{"prompt": "a cat", "scheduler": "scm"}', "line 1: scheduler scm does not fit builtin"),
+    ):
+        file.write_text(line)
+        with pytest.raises(SanaError) as caught:
+            plan_batch(
+                read_prompt_file(str(file)), common, open_checkpoint("builtin"), overwrite=False
+            )
+        assert caught.value.message == told
