@@ -3,11 +3,11 @@
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from math import sqrt
+from math import isfinite, sqrt
 from pathlib import Path
 from typing import Literal, get_args
 
-from sana_cli.errors import usage_error
+from sana_cli.errors import require, usage_error
 
 SchedulerName = Literal["flow-dpm", "flow-euler", "scm"]
 
@@ -187,6 +187,26 @@ class Pag:
     def __str__(self) -> str:
         """Return the form that `parse_pag` reads and pictures store."""
         return f"{self.scale!r}:{self.layer}"
+
+
+def require_strength(strength: float, option: str) -> float:
+    """Return how much is redrawn, as `option` says it; SanaError (usage) where that is no share of a picture."""
+    require(
+        isfinite(strength) and 0 < strength <= 1,
+        f"{option} {strength:g} is out of range",
+        "use more than 0 (nothing changes) to 1 (drawn from noise)",
+    )
+    return float(strength)
+
+
+def require_length(text: str) -> str:
+    """Return what a prompt says; SanaError (usage) where that is too long."""
+    require(
+        len(text) <= MAX_PROMPT,
+        f"a prompt of {len(text):,} characters is too long",
+        f"at most {MAX_PROMPT:,}; models read about the first 300 words",
+    )
+    return text
 
 
 def parse_pag(text: str, blocks: int) -> Pag | None:

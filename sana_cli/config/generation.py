@@ -6,7 +6,7 @@ this table; what an option does is `request/params.py`'s to say. No torch.
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -19,6 +19,7 @@ from sana_cli.config.choices import (
     BLENDED_TILE,
     EXACT_TILE,
     HED_TYPES,
+    MAX_PROMPT,
     Backend,
     ControlOrder,
     ControlType,
@@ -28,7 +29,11 @@ from sana_cli.config.choices import (
     PlanName,
     Precision,
     Scheduler,
+    parse_pag,
+    require_length,
+    require_strength,
 )
+from sana_cli.config.networks import MOST_LAYERS
 from sana_cli.errors import SanaError, usage_error
 from sana_cli.text import did_you_mean
 
@@ -52,6 +57,10 @@ class Option(NamedTuple):
     setting: str = ""  # help of `sana config`, where it can be set
     unset: str = "the model's"  # what a setting that is not made means, in words
     usual: str | int | float | None = None  # the same as a value, where it is one for every model
+    takes: str = ""  # the valid values in words, where `reads` tells them
+    reads: Callable[[Any], object] | None = (
+        None  # SanaError for a value that no model can draw with
+    )
     sweep: bool = False  # several values may be given: 8,14,20
     repl: str = ""  # help of the command in `sana repl`, where a plain value sets it
 
@@ -156,6 +165,8 @@ class GenerationOptions:
             help="Perturbed-attention guidance (try 2): firmer shapes, each step takes about a quarter longer [default: 0, off]",
             setting="perturbed-attention guidance, SCALE or SCALE:LAYER", unset="0", usual="0",
             repl="perturbed-attention guidance: 2 or 2:4; 0: off",
+            takes='a scale from 0 to 100, or SCALE:LAYER, such as "2" or "2:4"',
+            reads=lambda text: parse_pag(text, MOST_LAYERS),
         ),
     ] = None  # fmt: skip
     cache: Annotated[
@@ -174,6 +185,7 @@ class GenerationOptions:
             flags=("--negative",), metavar="TEXT", help="What to keep out of the picture.",
             picture="negative_prompt", line="negative",
             setting="what to keep out of pictures", unset="nothing",
+            takes=f"a text of at most {MAX_PROMPT:,} characters", reads=require_length,
         ),
     ] = None  # fmt: skip
     seed: Annotated[
@@ -222,6 +234,8 @@ class GenerationOptions:
             help="How much to redraw after --upscale: near 0 keeps the enlarged picture [default: 0.35]",
             setting="how much to redraw after enlarging, above 0 to 1", unset="0.35", usual=0.35,
             repl="how much to redraw after enlarging, above 0 to 1",
+            takes="a number above 0, and at most 1",
+            reads=lambda strength: require_strength(strength, "--upscale-strength"),
         ),
     ] = None  # fmt: skip
     control: Annotated[

@@ -18,9 +18,14 @@ from sana_cli.config.choices import ControlOrder, SchedulerName
 LATENT_CHANNELS = 32
 LATENT_PX = 32  # pixels along each side of a latent position
 _LARGEST = 10**6  # of any number in a configuration; larger ones are damage or mischief
-_MOST_LAYERS = 1000
+MOST_LAYERS = 1000
 
 MAX_SIDE = 16384  # pixels of a picture; larger ones are typing mistakes
+
+
+def is_drawable(*sides: int) -> bool:
+    """Check whether a model can draw a picture with these sides, in pixels."""
+    return all(32 <= side <= MAX_SIDE and side % 32 == 0 for side in sides)
 
 
 def _known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +113,7 @@ class TransformerConfig(_FromDict):
             self.num_layers, self.in_channels, self.out_channels, self.sample_size,
             self.caption_channels, self.inner_dim, self.ff_dim,
         )  # fmt: skip
-        if min(sizes) < 1 or self.norm_eps <= 0 or self.num_layers > _MOST_LAYERS:
+        if min(sizes) < 1 or self.norm_eps <= 0 or self.num_layers > MOST_LAYERS:
             raise ValueError("sizes must be positive and sane")
         if self.interpolation_scale is not None and self.interpolation_scale <= 0:
             raise ValueError(f"interpolation_scale {self.interpolation_scale} must be positive")
@@ -208,7 +213,7 @@ class DCAEConfig(_FromDict):
         self._require_known((self.upsample_block_type,), {"interpolate", "pixel_shuffle"})
         if self.scaling_factor <= 0 or self.attention_head_dim < 1:
             raise ValueError("scaling_factor and attention_head_dim must be positive")
-        if max(*self.encoder_layers_per_block, *self.decoder_layers_per_block) > _MOST_LAYERS:
+        if max(*self.encoder_layers_per_block, *self.decoder_layers_per_block) > MOST_LAYERS:
             raise ValueError("no autoencoder has that many layers")
         for channels in (self.encoder_block_out_channels, self.decoder_block_out_channels):
             self._require_channels(channels)
@@ -267,7 +272,7 @@ class TinyDecoderConfig(_FromDict):
             raise ValueError(f"{len(self.widths)} widths and {len(self.blocks)} block counts")
         if 2 ** (len(self.widths) - 1) * self.patch_size != LATENT_PX:
             raise ValueError(f"it does not make {LATENT_PX} pixels of a latent position")
-        if min(*self.widths, self.latent_channels) < 1 or max(self.blocks) > _MOST_LAYERS:
+        if min(*self.widths, self.latent_channels) < 1 or max(self.blocks) > MOST_LAYERS:
             raise ValueError("sizes must be positive and sane")
         if self.input_scale <= 0 or self.scaling_factor <= 0:
             raise ValueError("input_scale and scaling_factor must be positive")
@@ -298,7 +303,7 @@ class OwnSettings(_FromDict):
         if self.guidance is not None and not 0 <= self.guidance <= 100:
             raise ValueError(f"guidance cannot be {self.guidance}")
         size = self.native_size
-        if size is not None and (size % 32 or not 32 <= size <= MAX_SIDE):
+        if size is not None and not is_drawable(size):
             raise ValueError(f"native_size cannot be {size}")
         words = [word for group in (self.vocabulary or {}).values() for word in group]
         if self.vocabulary is not None and not all(word.strip() for word in words or [""]):
@@ -375,7 +380,7 @@ class Gemma2Config:
             self.num_attention_heads, self.num_key_value_heads, self.head_dim, self.sliding_window,
         )  # fmt: skip
         positive = (self.query_pre_attn_scalar, self.rms_norm_eps, self.rope_theta)
-        if min(sizes) < 1 or min(positive) <= 0 or self.num_hidden_layers > _MOST_LAYERS:
+        if min(sizes) < 1 or min(positive) <= 0 or self.num_hidden_layers > MOST_LAYERS:
             raise ValueError("sizes must be positive and sane")
         if self.attn_logit_softcapping is not None and self.attn_logit_softcapping <= 0:
             raise ValueError("attn_logit_softcapping must be positive")

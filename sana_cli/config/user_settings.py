@@ -12,13 +12,18 @@ from typing import Any, Literal, NamedTuple, Self
 from quant.files import read_small_text
 from sana_cli.config.choices import parse_bytes, parse_size, size_of_aspect
 from sana_cli.config.generation import FIELDS, Field, GenerationOptions
+from sana_cli.config.networks import MAX_SIDE, is_drawable
 from sana_cli.config.places import config_path
-from sana_cli.errors import ExitCode, SanaError, usage_error
+from sana_cli.errors import ExitCode, SanaError, require, usage_error
 from sana_cli.text import did_you_mean, parsers_words
 
 AUTO = "auto"
 LARGEST_CONFIG = 2**20  # bytes of the settings file
 Value = str | int | float | bool
+_SHAPES = (
+    f"a size with sides of 32 to {MAX_SIDE} pixels in multiples of 32, such as 1024x768 or 512, "
+    "or a shape such as 16:9"
+)
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 # Where files are; they cannot be in the file.
 _NOT_SETTINGS = (
@@ -35,7 +40,8 @@ class Setting(NamedTuple):
     choices: tuple[str, ...] = ()
     limits: tuple[int, int] | None = None  # inclusive
     default: Value | None = None  # used without it, if all models use the same
-    reads: Callable[[str], object] | None = None  # parses a text: SanaError if it is invalid
+    takes: str = ""  # the valid values in words, where `reads` tells them
+    reads: Callable[[Any], object] | None = None  # SanaError for a value that no run can use
 
     def check(self, value: Any) -> Value:
         """Check and convert a value. Raises ValueError, which says what it should be."""
@@ -57,7 +63,7 @@ class Setting(NamedTuple):
             raise ValueError(f"should be {self.expected}{meant}")
         if self.reads is not None:
             try:
-                self.reads(str(checked))
+                self.reads(checked)
             except SanaError as error:
                 raise ValueError(f"should be {self.expected}") from error
         low, high = self.limits or (0, 0)
@@ -82,15 +88,14 @@ class Setting(NamedTuple):
     @property
     def expected(self) -> str:
         """The valid values, in words."""
+        if self.takes:
+            return self.takes
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.limits:
             return f"a {self.kind} from {self.limits[0]} to {self.limits[1]}"
-        words = {
-            "text": "some text", "size": "a size with a unit, such as 4GiB",
-            "shape": "a size such as 1024x768 or 512, or a shape such as 16:9",
-        }  # fmt: skip
-        return words.get(self.kind, self.kind) + (" or auto" if self.takes_auto else "")
+        words = "some text" if self.kind == "text" else self.kind
+        return words + (" or auto" if self.takes_auto else "")
 
     @property
     def takes_auto(self) -> bool:
@@ -98,8 +103,11 @@ class Setting(NamedTuple):
         return self.default is None and self.kind == "true or false"
 
 
-def _read_shape(text: str) -> object:
-    return size_of_aspect(text, 1024) if ":" in text else parse_size(text)
+def _read_shape(text: str) -> None:
+    if ":" in text:
+        size_of_aspect(text, 1024)
+    else:
+        require(is_drawable(*parse_size(text)), f"{text} cannot be drawn", f"use {_SHAPES}")
 
 
 def _of_option(field: Field) -> Setting:
@@ -112,16 +120,19 @@ def _of_option(field: Field) -> Setting:
         choices=tuple(choice.value for choice in option.choices) if option.choices else (),
         limits=option.limits,
         default=option.usual,
+        takes=option.takes,
+        reads=option.reads,
     )
 
 
 SETTINGS: dict[str, Setting] = {
     **{field.word: _of_option(field) for field in FIELDS.values() if field.option.setting},
     "size": Setting(
-        kind="shape", reads=_read_shape, help="size in pixels, or a shape", unset="the model's"
+        kind="shape", takes=_SHAPES, reads=_read_shape, help="size in pixels, or a shape",
+        unset="the model's",
     ),
     "max_memory": Setting(
-        kind="size", reads=parse_bytes, help="most memory that a picture may take: 4GiB",
+        kind="size", takes="a size with a unit, such as 4GiB", reads=parse_bytes, help="most memory that a picture may take: 4GiB",
         unset="what is free",
     ),
     "safety": Setting(

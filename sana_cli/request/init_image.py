@@ -5,14 +5,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha256
-from math import ceil, isfinite, sqrt
+from math import ceil, sqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageFilter, ImageOps
 
 from quant.manifest import sha256_of
-from sana_cli.config.choices import SchedulerName
+from sana_cli.config.choices import SchedulerName, require_strength
 from sana_cli.errors import SanaError, usage_error
 from sana_cli.files import require_utf8_name
 from sana_cli.images.oddities import NONE, Oddities, oddities_of, turn_of, white_of, whole_numbers
@@ -112,15 +112,11 @@ def init_image_of(
         _require_mask(redrawn, original)
     usual = SCM_STRENGTH if scheduler == "scm" else STRENGTH
     strength = strength if strength is not None else 1.0 if mask is not None else usual
-    if not (isfinite(strength) and 0 < strength <= 1):
-        raise usage_error(
-            f"{option} {strength:g} is out of range",
-            "use more than 0 (nothing changes) to 1 (drawn from noise)",
-        )
+    strength = require_strength(strength, option)
     first = first_step(strength, steps, scheduler)
     if first == steps:
         raise no_step(strength, steps, option)
-    return InitImage(image=original, strength=float(strength), first=first, mask=redrawn)
+    return InitImage(image=original, strength=strength, first=first, mask=redrawn)
 
 
 def no_step(strength: float, steps: int, option: str = "--strength") -> SanaError:

@@ -18,7 +18,7 @@ from sana_cli.config.choices import (
     parse_size,
 )
 from sana_cli.config.generation import FIELDS, FILES
-from sana_cli.config.networks import MAX_SIDE
+from sana_cli.config.networks import MAX_SIDE, is_drawable
 from sana_cli.config.published import aspect_ratio_bins, published_sizes
 from sana_cli.errors import SanaError, usage_error
 from sana_cli.request.control import LARGEST_SCALE
@@ -135,7 +135,7 @@ def _read_size(text: str) -> bool:
 
 
 def _read_drawn_size(text: str) -> bool:
-    return all(32 <= side <= MAX_SIDE and side % 32 == 0 for side in parse_size(text))
+    return is_drawable(*parse_size(text))
 
 
 def _read_precision(text: str) -> bool:

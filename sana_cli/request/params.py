@@ -9,13 +9,13 @@ from sana_cli.checkpoints.decoder_files import OtherDecoder
 from sana_cli.checkpoints.find_decoder import find_decoder
 from sana_cli.checkpoints.lora_file import Lora, open_loras
 from sana_cli.config.choices import (
-    MAX_PROMPT,
     Pag,
     Scheduler,
     SchedulerName,
     parse_bytes,
     parse_interval,
     parse_pag,
+    require_length,
     size_of_aspect,
     split_scale,
 )
@@ -257,11 +257,7 @@ def _require_sane_numbers(o: GenerationOptions) -> None:
 def _require_prompts(prompt: str, negative: str) -> None:
     require(bool(prompt.strip()), "the prompt is empty", 'say what to draw: "a cat"')
     for text in (prompt, negative):
-        require(
-            len(text) <= MAX_PROMPT,
-            f"a prompt of {len(text):,} characters is too long",
-            f"at most {MAX_PROMPT:,}; models read about the first 300 words",
-        )
+        require_length(text)
         require(is_text(text), "the prompt is not valid text", "write it in UTF-8")
 
 

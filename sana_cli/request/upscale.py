@@ -8,7 +8,7 @@ from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 
-from sana_cli.config.choices import SchedulerName
+from sana_cli.config.choices import SchedulerName, require_strength
 from sana_cli.config.generation import GenerationOptions, limits_of
 from sana_cli.config.networks import MAX_SIDE
 from sana_cli.errors import require, usage_error
@@ -72,12 +72,7 @@ def factor_of(options: GenerationOptions) -> float | None:
 def strength_of(options: GenerationOptions) -> float:
     """Return how much of an enlarged picture is redrawn. SanaError (usage) for a strength that is none."""
     strength = STRENGTH if options.upscale_strength is None else options.upscale_strength
-    require(
-        isfinite(strength) and 0 < strength <= 1,
-        f"--upscale-strength {strength:g} is out of range",
-        "use more than 0 (nothing changes) to 1 (drawn from noise)",
-    )
-    return float(strength)
+    return require_strength(strength, "--upscale-strength")
 
 
 def step_of(strength: float, steps: int, scheduler: SchedulerName) -> int:

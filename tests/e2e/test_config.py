@@ -328,8 +328,8 @@ def test_a_size_that_is_set_leaves_pictures_to_begin_with_alone(
 def test_an_error_names_the_setting_that_causes_it(
     sana: Callable[..., Any], file: Path, tiny_model: Path
 ) -> None:
-    sana("config", "set", "size", "100x64")
-    assert f"size is set by {file}" in sana("generate", "a cat", "-m", tiny_model).err
+    sana("config", "set", "scheduler", "scm")
+    assert f"scheduler is set by {file}" in sana("generate", "a cat", "-m", tiny_model).err
 
 
 def test_get_and_list(sana: Callable[..., Any], file: Path) -> None:
