@@ -65,7 +65,7 @@ def pull_hed(access: Access) -> Path:
         if access.offline:
             raise SanaError(
                 "the HED network is not here, and a download needs the network",
-                hint="run the command again without offline",
+                hint="`sana pull hed --online` downloads it",
                 code=ExitCode.ENVIRONMENT,
             )
         download(PUBLISHED, path, access)

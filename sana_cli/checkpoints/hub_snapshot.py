@@ -10,6 +10,7 @@ from quant.files import read_small
 from sana_cli.checkpoints import hub_cache
 from sana_cli.checkpoints.file_selection import DECODER, missing_files, select_files
 from sana_cli.checkpoints.hub_files import RemoteFile, RepoFolder, is_repo_id, is_sound, unsafe_name
+from sana_cli.checkpoints.obtaining import pull_name
 from sana_cli.config.components import COMPONENTS
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error
 
@@ -86,7 +87,7 @@ def find_snapshot(request: HubRequest, *, offline: bool) -> HubSnapshot | None:
             if not offline:
                 return None  # it is fetched again
             raise checkpoint_error(
-                f"{name} of {request.repo_id} is damaged in the local cache", hint=_again(offline)
+                f"{name} of {request.repo_id} is damaged in the local cache", hint=_pull(request)
             )
     require_indexed_files(request, snapshot, selected)
     return HubSnapshot(path=snapshot, revision=commit)
@@ -153,12 +154,15 @@ def _names_in(snapshot: Path) -> list[str]:
 
 def _not_cached(request: HubRequest, what: str) -> NoReturn:
     raise SanaError(
-        f"{request.repo_id} {what}, and we are offline",
-        hint=_again(offline=True),
+        f"{request.repo_id} {what}, and nothing may be downloaded",
+        hint=_pull(request),
         code=ExitCode.ENVIRONMENT,
     )
 
 
-def _again(offline: bool) -> str:
-    how = " online: without --offline, and without HF_HUB_OFFLINE" if offline else ""
-    return f"run the command once more{how}; it downloads only what is missing"
+def _pull(request: HubRequest) -> str:
+    """Say how the files get here, whatever forbids the download: some commands never download."""
+    from sana_cli.checkpoints.hub import is_offline
+
+    how = ", with HF_HUB_OFFLINE unset," if is_offline() else ""
+    return f"`sana pull {pull_name(request.repo_id)}`{how} downloads what is missing"

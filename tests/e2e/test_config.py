@@ -202,7 +202,7 @@ def test_offline_as_a_setting(sana: Callable[..., Any], file: Path) -> None:
     sana("config", "set", "offline", "true")
     result = sana("generate", "x", "--model", "sana-0.6b")
     assert result.code == ExitCode.ENVIRONMENT
-    assert "we are offline" in result.err
+    assert "nothing may be downloaded" in result.err
     assert "--model builtin" not in result.err  # the other model is what was asked for
     sana("config", "set", "model", "sana-0.6b")
     assert "or use the demo model: --model builtin" in sana("generate", "x").err

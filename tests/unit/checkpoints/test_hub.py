@@ -225,7 +225,7 @@ def test_a_truncated_cache_file_is_reported_and_repaired(repo: Any) -> None:
     answer = fetch(repo, offline=True)
     assert answer["code"] == "CHECKPOINT"
     assert f"{WEIGHTS} of {REPO} is damaged" in answer["message"]
-    assert "online" in answer["hint"]
+    assert "sana pull" in answer["hint"]
     assert blob.exists()  # nothing is lost where nothing better can be had
     assert (Path(fetch(repo)["path"]) / WEIGHTS).read_bytes() == content(WEIGHTS)
 
@@ -286,8 +286,9 @@ def test_offline_reads_a_cache_that_another_program_filled(repo: Any) -> None:
 def test_offline_without_a_cache_says_so(repo: Any, env: dict[str, str]) -> None:
     answer = fetch(repo, offline=not env, env=env)
     assert answer["code"] == "ENVIRONMENT"
-    assert answer["message"] == f"{REPO} is not in the local cache, and we are offline"
-    assert "--offline" in answer["hint"]
+    assert answer["message"] == f"{REPO} is not in the local cache, and nothing may be downloaded"
+    assert f"sana pull {REPO}" in answer["hint"]
+    assert ("HF_HUB_OFFLINE" in answer["hint"]) == bool(env)
     assert not repo.requests
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from huggingface_hub import constants
 
 from sana_cli.checkpoints import hub_cache, hub_snapshot
 from sana_cli.checkpoints.hub_files import RemoteFile, RepoFolder
@@ -81,7 +82,17 @@ def test_the_hub_is_asked_for_what_is_not_whole(
     with pytest.raises(SanaError, match=message) as caught:
         find(offline=True)
     assert caught.value.code == code
-    assert "without --offline" in caught.value.hint
+    assert caught.value.hint == "`sana pull own/tiny` downloads what is missing"
+
+
+def test_hub_models_are_pulled_by_their_short_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some commands never download, and have no --offline; the variable is named only where it is set."""
+    request = HubRequest(repo_id="Efficient-Large-Model/Sana_600M_512px_diffusers")
+    for is_offline, how in ((False, ""), (True, ", with HF_HUB_OFFLINE unset,")):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", is_offline)
+        with pytest.raises(SanaError) as caught:
+            find_snapshot(request, offline=True)
+        assert caught.value.hint == f"`sana pull sana-0.6b-512`{how} downloads what is missing"
 
 
 def test_a_cache_that_another_program_filled(repo: RepoFolder) -> None:
