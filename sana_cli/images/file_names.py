@@ -48,27 +48,45 @@ def expand(pattern: Path, pictures: Sequence[tuple[str, int] | Named]) -> list[P
         for each, number in zip(named, numbers, strict=True)
     ]
     if len(set(names)) < len(names):
+        helping = " or ".join(_telling_apart(pattern, names, named, numbers))
         raise usage_error(
-            f"--output {pattern} gives {len(names)} pictures {len(set(names))} different names",
-            "add {index} or {seed} to it",
+            f"--output {pattern} has {output.counted(len(set(names)), 'name')} for {len(names)} pictures",
+            f"add {helping} to it" if helping else _HINT,
         )
     return names
+
+
+def _telling_apart(
+    pattern: Path, names: Sequence[Path], pictures: Sequence[Named], numbers: Sequence[int]
+) -> Iterator[str]:
+    """List the fields that the pattern lacks, and with one of which no two names would be the same."""
+    used = {name for name, _ in _fields(str(pattern))}
+    values = [_values(each, number) for each, number in zip(pictures, numbers, strict=True)]
+    for field in ("id", "index", "seed", "slug"):
+        is_said = field != "id" or all(each.id is not None for each in pictures)
+        found = {(name, each[field]) for name, each in zip(names, values, strict=True)}
+        if field not in used and is_said and len(found) == len(names):
+            yield f"{{{field}}}"
 
 
 def _filled(pattern: Path, picture: Named, index: "_Index | _AnyIndex") -> Path:
     if picture.id is None and any(name == "id" for name, _ in _fields(str(pattern))):
         which = f"picture {picture.number}" if picture.number else "the picture"
         raise _unusable(pattern, f"{which} has no id, which only lines of --prompts have")
-    values = {
+    try:
+        return Path(str(pattern).format(**_values(picture, index)))
+    except (ValueError, LookupError, OverflowError) as error:
+        raise _unusable(pattern, str(error)) from error
+
+
+def _values(picture: Named, index: object) -> dict[str, object]:
+    """Return what a picture writes for each field."""
+    return {
         "index": index,
         "seed": picture.seed,
         "slug": output.slug(picture.prompt),
         "id": output.no_device(_UNFIT.sub("-", picture.id or "").strip("-. ") or "picture"),
     }
-    try:
-        return Path(str(pattern).format(**values))
-    except (ValueError, LookupError, OverflowError) as error:
-        raise _unusable(pattern, str(error)) from error
 
 
 def without_index(pattern: Path, picture: Named) -> str:

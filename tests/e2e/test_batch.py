@@ -289,7 +289,7 @@ def test_lines_that_are_wrong(
         ),
         (
             ("--prompts", "p.txt", "-o", "{slug}.png", "--count", "2"),
-            "4 pictures 2 different names",
+            "has 2 names for 4 pictures",
         ),
         (("--prompts", "p.txt", "-o", "{index.png"), "--output {index.png"),
         (("--prompts", "p.txt", "-o", "{index!x}.png"), "--output {index!x}.png"),

@@ -155,7 +155,7 @@ def test_from_a_picture(sana: Callable[..., Any], tiny_model: Path, tmp_path: Pa
             ("--steps", "1,2", "--prompts", "p.txt"),
             "give --prompts or options with several values, not both",
         ),
-        (("--steps", "1,2", "-o", "{seed}.png"), "different names"),
+        (("--steps", "1,2", "-o", "{seed}.png"), "has 1 name for 2 pictures"),
     ],
     ids=str,
 )

@@ -1,11 +1,12 @@
 """Patterns for the names of pictures."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.images.file_names import expand
+from sana_cli.images.file_names import Named, expand
 
 PICTURES = [("a red fox", 7), ("an owl", 255)]
 
@@ -39,3 +40,23 @@ def test_formats_that_fill_the_memory_or_make_no_names(field: str, how: str) -> 
     with pytest.raises(SanaError, match=r"not a valid format|--output") as caught:
         expand(Path(f"{{{field}:{how}}}-{{seed}}.png"), PICTURES)
     assert caught.value.code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("pattern", "pictures", "message", "hint"),
+    [
+        ("{seed}.png", [Named("a", 1, id="steps2"), Named("a", 1, id="steps4")],
+         "--output {seed}.png has 1 name for 2 pictures", "add {id} or {index} to it"),
+        ("{slug}.png", [("a", 1), ("a", 2), ("b", 1)],
+         "--output {slug}.png has 2 names for 3 pictures", "add {index} or {seed} to it"),
+        ("x-{seed}.png", [("a", 1), ("b", 1)], "has 1 name for 2 pictures", "add {index} or {slug} to it"),
+        ("{id}.png", [Named("a", 1, id="x:"), Named("a", 1, id="x")], "has 1 name for 2", "add {index} to it"),
+    ],
+)  # fmt: skip
+def test_the_hint_names_only_fields_that_tell_pictures_apart(
+    pattern: str, pictures: list[Any], message: str, hint: str
+) -> None:
+    with pytest.raises(SanaError) as caught:
+        expand(Path(pattern), pictures)
+    assert message in caught.value.message
+    assert caught.value.hint == hint

@@ -57,7 +57,7 @@ def test_a_pattern(builtin: Checkpoint, tmp_path: Path) -> None:
         f"{tmp_path}/1-a-red-fox-7.png",
         f"{tmp_path}/2-a-red-fox-8.png",
     ]
-    with pytest.raises(SanaError, match="2 pictures 1 different names"):
+    with pytest.raises(SanaError, match="has 1 name for 2 pictures"):
         names(f"{tmp_path}/{{slug}}.png", builtin, count=2)
 
 
