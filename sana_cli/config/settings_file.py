@@ -9,9 +9,9 @@ from tomlkit.exceptions import TOMLKitError
 
 from quant.files import changing, new_file, read_small_text
 from sana_cli.config.places import config_path
-from sana_cli.config.user_settings import LARGEST_CONFIG, Value
+from sana_cli.config.user_settings import LARGEST_CONFIG, Value, unreadable_toml
 from sana_cli.errors import ExitCode, SanaError, usage_error
-from sana_cli.text import one_line, parsers_words
+from sana_cli.text import one_line
 
 
 def set_value(key: str, value: Value) -> Path:
@@ -56,6 +56,4 @@ def _read(path: Path) -> tomlkit.TOMLDocument:
     except FileNotFoundError:
         return tomlkit.document()
     except (ValueError, RecursionError, TOMLKitError) as error:
-        raise usage_error(
-            f"{path} is not readable TOML: {parsers_words(error)}", "mend or remove it"
-        ) from error
+        raise unreadable_toml(path, error) from error

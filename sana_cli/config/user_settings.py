@@ -15,7 +15,7 @@ from sana_cli.config.generation import FIELDS, Field, GenerationOptions
 from sana_cli.config.networks import MAX_SIDE, is_drawable
 from sana_cli.config.places import config_path
 from sana_cli.errors import ExitCode, SanaError, require, usage_error
-from sana_cli.text import did_you_mean, parsers_words
+from sana_cli.text import did_you_mean, parsers_words, shell_command
 
 AUTO = "auto"
 LARGEST_CONFIG = 2**20  # bytes of the settings file
@@ -272,17 +272,16 @@ def read_config_file() -> dict[str, Value]:
     except OSError as error:
         raise _unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
-        raise _unusable(path, f"is not readable TOML: {parsers_words(error)}") from error
+        raise unreadable_toml(path, error) from error
     checked = {}
     for key, value in values.items():
         if key not in SETTINGS:
-            raise _unusable(path, f"has an unknown key {key!r}{did_you_mean(key, SETTINGS)}")
+            raise _unusable(path, key, f"an unknown key {key!r}{did_you_mean(key, SETTINGS)}")
         try:
             checked[key] = SETTINGS[key].check(value)
         except ValueError as error:
-            raise _unusable(
-                path, f"has an unusable value for {key!r}: {value!r} {error}"
-            ) from error
+            what = f"an unusable value for {key!r}: {value!r} {error}"
+            raise _unusable(path, key, what) from error
     return checked
 
 
@@ -310,8 +309,15 @@ def _unreadable(path: Path, error: OSError) -> SanaError:
     )
 
 
-def _unusable(path: Path, problem: str) -> SanaError:
-    known = ", ".join(SETTINGS)
+def unreadable_toml(path: Path, error: Exception) -> SanaError:
+    """The error for a file whose text is no TOML: no command can change a single value in it."""
     return usage_error(
-        f"{path} {problem}", f"edit it, or `sana config unset KEY`; known keys: {known}"
+        f"{path} is not readable TOML: {parsers_words(error)}",
+        "correct it with `sana config edit`, or remove the file",
     )
+
+
+def _unusable(path: Path, key: str, problem: str) -> SanaError:
+    known = ", ".join(SETTINGS)
+    remove = shell_command(("sana", "config", "unset", key))
+    return usage_error(f"{path} has {problem}", f"edit it, or `{remove}`; known keys: {known}")

@@ -19,6 +19,7 @@ from sana_cli.config.user_settings import (
     variable,
 )
 from sana_cli.errors import ExitCode, SanaError
+from sana_cli.text import shell_command
 
 
 @pytest.fixture
@@ -98,6 +99,27 @@ def test_unusable_file(file: Path, text: str, message: str) -> None:
         preferences()
     assert caught.value.code == ExitCode.USAGE
     assert str(file) in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "key"), [("steps = 0", "steps"), ('modle = "x"', "modle"), ('"a key" = 3', "a key")]
+)
+def test_the_command_of_the_hint_mends_the_file(file: Path, text: str, key: str) -> None:
+    file.write_text(text)
+    with pytest.raises(SanaError) as caught:
+        preferences()
+    assert f"`{shell_command(('sana', 'config', 'unset', key))}`" in caught.value.hint
+    assert settings_file.unset_value(key)
+    assert preferences() == UserSettings()
+
+
+def test_no_command_changes_one_value_of_a_file_that_is_no_toml(file: Path) -> None:
+    """Reading and changing it are told the same, and neither names a command that cannot work."""
+    file.write_text("steps = ")
+    for call in (preferences, lambda: settings_file.unset_value("steps")):
+        with pytest.raises(SanaError, match="is not readable TOML") as caught:
+            call()
+        assert caught.value.hint == "correct it with `sana config edit`, or remove the file"
 
 
 def test_deep_file(file: Path) -> None:
