@@ -189,6 +189,11 @@ def _best_of(number: int | None, score: str | None) -> tuple[int, str] | None:
 def _with_size(typed: GenerationOptions, size: str | None) -> GenerationOptions:
     """`--size` is width and height in one word."""
     sides = typed.width is not None or typed.height is not None
+    for option, text in (("--size", size), ("--aspect", typed.aspect)):
+        if text and "," in text:
+            from sana_cli.request.sweep import one_value
+
+            raise one_value(option, text)
     if size and sides:
         raise contradiction("--size", "--width or --height")
     if typed.aspect and (size or sides):

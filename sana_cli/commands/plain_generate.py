@@ -59,6 +59,7 @@ def plain_words(arguments: Sequence[str]) -> PlainWords | None:
         or said.keys() & {"decode", "tile"}
         or (size and said.keys() & {"width", "height", "aspect"})
         or ("aspect" in said and said.keys() & {"width", "height"})
+        or "," in said.get("aspect", "")
     ):
         return None
     if size:

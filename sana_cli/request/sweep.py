@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sana_cli.config.choices import RANDOM_SEEDS
 from sana_cli.config.generation import FIELDS, GenerationOptions
-from sana_cli.errors import require, usage_error
+from sana_cli.errors import SanaError, require, usage_error
 from sana_cli.files import local_path, no_folder
 from sana_cli.request.prompt_entries import Place
 from sana_cli.text import counted, did_you_mean
@@ -25,6 +25,17 @@ MOST_AXES = 3
 _MOST_VALUES = 1000
 _OUTER = ("model", "precision", "backend", "decoder")  # of a run, not of a picture
 _SELDOM = ("loras", "negative_prompt", "enhance")  # then these, so that texts and weights stay
+
+
+def _place_on_sheet(name: str) -> tuple[bool, bool]:
+    return name == "seed", name not in _OUTER
+
+
+# The options that can be axes, in the order in which they become columns, blocks and rows of a sheet.
+AXES = tuple(
+    FIELDS[name].option.flags[0]
+    for name in sorted((n for n in FIELDS if FIELDS[n].option.sweep), key=_place_on_sheet)
+)
 NAME = "{slug}-{id}"  # of a picture in a folder
 NONE = "none"  # a LoRA's value for none at all
 
@@ -73,6 +84,14 @@ def axis_of(name: str, text: str) -> Axis | None:
             f"{_flag(name)} {text} are {len(values)} values", f"use at most {_MOST_VALUES}"
         )
     return Axis(name=name, values=values)
+
+
+def one_value(flag: str, text: str) -> SanaError:
+    """Make the error for several values of an option that cannot be an axis."""
+    return usage_error(
+        f"{flag} takes one value, not {text!r}: it cannot be an axis of a sweep",
+        f"options that can: {', '.join(AXES)}",
+    )
 
 
 def _values(name: str, part: str) -> Sequence[Any]:
@@ -201,7 +220,7 @@ class Sweep:
     @property
     def sheet_axes(self) -> tuple[Axis, Axis | None, Axis | None]:
         """Columns, rows and blocks of a sheet: seeds are rows, models and other runs columns."""
-        axes = sorted(self.axes, key=lambda axis: (axis.name == "seed", axis.name not in _OUTER))
+        axes = sorted(self.axes, key=lambda axis: _place_on_sheet(axis.name))
         if len(axes) == 1:
             return axes[0], None, None
         return axes[0], axes[-1], axes[1] if len(axes) == 3 else None

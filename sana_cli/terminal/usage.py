@@ -39,6 +39,11 @@ def in_our_words(error: Any) -> tuple[str, str]:
         said = _plain(error.message)
         if limits := _OUT_OF_RANGE.match(said):
             return f"{_name(error)}: {limits['value']} is out of range", _range(limits)
+        if command == "sana generate" and (several := re.match(r"'([^',]+,[^']*)' is not", said)):
+            from sana_cli.request.sweep import one_value
+
+            refused = one_value(_name(error), several[1])
+            return refused.message, refused.hint
         return f"{_name(error)}: {said}", _other_value(error) or _number(error, said) or see
     message = error.format_message()
     if extra := re.match(r"Got unexpected extra arguments?(?:\(s\))? \((.*)\)", message):

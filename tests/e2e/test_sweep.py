@@ -151,6 +151,16 @@ def test_from_a_picture(sana: Callable[..., Any], tiny_model: Path, tmp_path: Pa
         (("--steps", "0,2"), "cannot draw in 0 steps"),
         (("--steps", "1,2", "--seed", "1,x"), "--seed: cannot use 'x'"),
         (("--model", "builtin,nothing-like-this"), "nothing-like-this"),
+        *(
+            ((option, text), f"{option} takes one value, not {text!r}: it cannot be an axis")
+            for option, text in {
+                "--size": "64,128",
+                "--width": "64,128",
+                "--aspect": "1:1,2:1",
+                "--device": "cpu,cuda",
+                "--quality": "90,95",
+            }.items()
+        ),
         (
             ("--steps", "1,2", "--prompts", "p.txt"),
             "give --prompts or options with several values, not both",

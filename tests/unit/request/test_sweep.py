@@ -1,5 +1,6 @@
 """Axes of a sweep: how values are read, in which order pictures are drawn, and where they are on a sheet."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.request.sweep import Axis, Sweep, axis_of, with_one_seed
+from sana_cli.request.sweep import AXES, Axis, Sweep, axis_of, with_one_seed
 
 
 @pytest.mark.parametrize(
@@ -127,3 +128,11 @@ def test_names() -> None:
     assert sweep.output_of(GenerationOptions(output="a.webp")) == "a-{id}.webp"
     assert sweep.output_of(GenerationOptions(output="new/")) == "new/"
     assert sweep.output_of(GenerationOptions(output="{id}-x.jpg")) == "{id}-x.jpg"
+
+
+def test_the_document_lists_the_options_that_can_be_axes() -> None:
+    """In the order in which they get columns of a sheet."""
+    text = (Path(__file__).parents[3] / "docs/sweeps.md").read_text(encoding="utf-8")
+    listed = re.search(r"can be axes at once: (.*?)\.\s", text, re.DOTALL)
+    assert listed is not None
+    assert tuple(re.findall(r"`(--[a-z-]+)`", listed[1])) == AXES
