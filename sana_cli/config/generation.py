@@ -427,7 +427,11 @@ class GenerationOptions:
 
     @contextmanager
     def naming_settings(self) -> Iterator[None]:
-        """Add to an error in the block about a setting where that setting came from."""
+        """Add to an error in the block about a setting where that setting came from.
+
+        Words within the names of files and tensors are no settings. Models and outputs are named where they are opened
+        (`naming_source_of`): errors about other things speak of them, too.
+        """
         try:
             yield
         except SanaError as error:
@@ -437,8 +441,8 @@ class GenerationOptions:
                 if name in FIELDS
             }
             for name, source in set_by.items():
-                about = re.search(rf"\b{name.replace('_', '.')}s?\b", error.message)
-                if about and name != "output":
+                word = rf"(?<![\w./-])(?:--)?{name.replace('_', '[-_ ]')}s?(?![\w/]|[.-]\w)"
+                if name not in ("model", "output") and re.search(word, error.message):
                     _name_source(error, name, source)
             raise
 

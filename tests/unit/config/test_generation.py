@@ -155,6 +155,26 @@ def test_numbers_of_numpy_paths_and_a_scale_of_pag_fit(tmp_path: Path) -> None:
     assert (options.image, options.pag, options.cache) == (tmp_path, "2", 0.0)
 
 
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("cannot draw in 0 steps", "steps"),
+        ("--upscale-strength 0 is out of range", "upscale_strength"),
+        ("--upscale 9 is out of range", "upscale"),
+        ("te.safetensors changes the text encoder (model.decoder.q), which no LoRA changes", ""),
+        ("x.safetensors changes a..., which no model has", ""),
+        ("/home/me/steps/decoder.pth is damaged", ""),
+        ("my-steps is damaged, my-decoder.pth, too", ""),
+    ],
+)
+def test_only_errors_about_a_setting_name_its_source(message: str, told: str) -> None:
+    names = ("model", "decoder", "steps", "upscale", "upscale_strength")
+    options = GenerationOptions(sources=dict.fromkeys(names, "config.toml"))
+    with pytest.raises(SanaError) as caught, options.naming_settings():
+        raise usage_error(message, "")
+    assert caught.value.message == message + (f" ({told} is set by config.toml)" if told else "")
+
+
 @pytest.mark.parametrize("option", ["pag", "decoder", "model"])
 def test_an_error_names_the_source_of_a_value_once(option: str) -> None:
     """However many blocks are around it: `--from` opens one for the model and one for the settings."""
