@@ -135,7 +135,9 @@ def planned_batch(
             found, session.options, session.checkpoint, overwrite=session.overwrite, name=name
         )
     tell_quality(session.options, [job.path for job in batch.jobs], session.reporter)
-    session.tell_syntax(*(job.params.prompt for job in batch.jobs))
+    session.tell_syntax(
+        *((job.params.prompt, job.line.options.over(session.options)) for job in batch.jobs)
+    )
     return batch
 
 

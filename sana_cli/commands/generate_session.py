@@ -88,7 +88,7 @@ class GenerateSession:
     def next(self, options: GenerationOptions) -> Iterator["SavedResult | RemotePicture"]:
         """Draw the pictures of another prompt; parts stay loaded for the prompts that follow."""
         pictures = planned(options, self.checkpoint, overwrite=self.overwrite)
-        self.tell_syntax(pictures[0][0].prompt)
+        self.tell_syntax((pictures[0][0].prompt, options))
         pictures = yield from self._remotely(pictures, options, None)
         if not pictures:
             return
@@ -119,7 +119,7 @@ class GenerateSession:
             if self.grid:
                 self.grid.plan(len(pictures), slug(pictures[0][0].prompt))
         tell_quality(self.options, [path for _, path in pictures], self.reporter)
-        self.tell_syntax(pictures[0][0].prompt)
+        self.tell_syntax((pictures[0][0].prompt, self.options))
         return pictures
 
     def _remotely(
@@ -162,9 +162,11 @@ class GenerateSession:
 
     # -- what both need --
 
-    def tell_syntax(self, *prompts: str) -> None:
-        """Say once that what other programs read as instructions is words here."""
-        if not self._told_syntax and (message := tell_foreign_syntax(prompts)):
+    def tell_syntax(self, *said: tuple[str, GenerationOptions]) -> None:
+        """Say once that what other programs read as instructions in the prompts is words here."""
+        plain = {prompt for prompt, options in said if options.wildcards is False}
+        prompts = [prompt for prompt, _ in said]
+        if not self._told_syntax and (message := tell_foreign_syntax(prompts, plain)):
             self._told_syntax = True
             self.reporter.notice(message)
 

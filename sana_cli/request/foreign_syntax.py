@@ -1,7 +1,7 @@
 """Find what is meant as more than words in a prompt: other programs' instructions, and names of files. No torch."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from shlex import quote
 
@@ -24,25 +24,33 @@ _ANY = re.compile("|".join(_SYNTAX))
 _SHOWN = 3
 
 
-def tell_foreign_syntax(prompts: Iterable[str]) -> str | None:
-    """Return one notice for all prompts, with some examples; None if they are words alone."""
+def tell_foreign_syntax(prompts: Iterable[str], plain: Collection[str] = ()) -> str | None:
+    """Return one notice for all prompts, with some examples; None if they are words alone.
+
+    Of the prompts in `plain` the user said that choices are words.
+    """
     prompts = list(prompts)
     if len(prompts) == 1 and (mistaken := _mistaken(prompts[0])):
         return mistaken
     found: dict[str, None] = {}
     for prompt in prompts:
-        found |= dict.fromkeys(match[0] for match in _ANY.finditer(prompt))
+        said = (match[0] for match in _ANY.finditer(prompt))
+        found |= dict.fromkeys(m for m in said if prompt not in plain or not _is_choice(m))
         if len(found) > _SHOWN:
             break
     if not found:
         return None
     shown = ", ".join(list(found)[:_SHOWN])
-    choices = any(each.startswith(("{", "__")) for each in found)
+    choices = any(map(_is_choice, found))
     wildcards = "; --wildcards chooses among {a|b} and __name__" if choices else ""
     lora = "; --lora FILE:SCALE uses a LoRA" if any(each.startswith("<") for each in found) else ""
     return (
         f"drawn as plain words, since sana has no such syntax in prompts: {shown}{wildcards}{lora}"
     )
+
+
+def _is_choice(text: str) -> bool:
+    return text.startswith("__") or (text.startswith("{") and "|" in text)
 
 
 def _mistaken(prompt: str) -> str:

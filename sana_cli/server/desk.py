@@ -108,7 +108,9 @@ class Desk:
             raise self._full() from error
         self.jobs.add(job)
         self.tell_places(job)
-        if notice := tell_foreign_syntax([work.pictures[0].prompt]):
+        prompts = [work.pictures[0].prompt]
+        plain = prompts if work.options.wildcards is False else ()
+        if notice := tell_foreign_syntax(prompts, plain):
             job.post("notice", message=notice)
         return job
 

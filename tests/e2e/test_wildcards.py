@@ -97,6 +97,7 @@ def test_files_of_prompts(
         f"a {c} {a}" for c in ("red", "green", "blue") for a in ("cat", "dog", "owl")
     }
     assert (second["prompt"], "template" in second) == ("a {x|y}", False)
+    assert "no such syntax" not in result.err, "the line asks for plain words"
     assert "line 3: the brace at character 3" in result.told("error")[0]["error"]["message"]
     again = sana(*words, "-o", f"{tmp_path}/out/", "--json")
     assert (len(again.told("done")), len(again.told("drawn"))) == (2, 0)

@@ -49,3 +49,14 @@ def test_one_notice_for_many_prompts() -> None:
     notice = tell_foreign_syntax(["(a:1.1) (a:1.1)", "b", "(c:1.2) (d:1.3)", "(e:1.4)"])
     assert notice is not None
     assert notice.endswith(": (a:1.1), (c:1.2), (d:1.3)")
+
+
+def test_choices_that_are_to_be_words_are_not_told() -> None:
+    """Only those, and only of the prompts that say so."""
+    plain = "a {red|blue} __animal__"
+    assert tell_foreign_syntax([plain], {plain}) is None
+    notice = tell_foreign_syntax(
+        [plain, f"{plain} (fox:1.3)", "{x|y}"], {plain, f"{plain} (fox:1.3)"}
+    )
+    assert notice is not None
+    assert notice.endswith(": (fox:1.3), {x|y}; --wildcards chooses among {a|b} and __name__")
