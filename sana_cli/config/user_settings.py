@@ -13,6 +13,7 @@ from quant.files import read_small_text
 from sana_cli.config.choices import parse_bytes, parse_size, size_of_aspect
 from sana_cli.config.generation import FIELDS, Field, GenerationOptions
 from sana_cli.config.networks import MAX_SIDE, is_drawable
+from sana_cli.config.other_values import did_you_mean_choice
 from sana_cli.config.places import config_path
 from sana_cli.errors import ExitCode, SanaError, require, usage_error
 from sana_cli.text import did_you_mean, parsers_words, shell_command
@@ -59,7 +60,7 @@ class Setting(NamedTuple):
             raise ValueError(f"should be {self.expected}")
         checked: Value = value
         if self.choices and checked not in self.choices:
-            meant = did_you_mean(str(checked), self.choices)
+            meant = did_you_mean_choice(str(checked), self.choices)
             raise ValueError(f"should be {self.expected}{meant}")
         if self.reads is not None:
             try:

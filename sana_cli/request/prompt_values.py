@@ -4,6 +4,7 @@ from typing import Any
 
 from sana_cli.config.choices import parse_size
 from sana_cli.config.generation import FIELDS, GenerationOptions
+from sana_cli.config.other_values import did_you_mean_choice
 from sana_cli.errors import SanaError
 from sana_cli.request.options import is_text
 from sana_cli.request.prompt_entries import Entry
@@ -117,7 +118,8 @@ def _checked(key: str, value: Any, *, is_typed: bool) -> Any:
     if type(value) not in kinds:
         raise _unusable(key, value)
     if (choices := _CHOICES.get(key)) and value not in list(choices):
-        raise BadValue(f"has an unknown {key} {value!r}")
+        meant = did_you_mean_choice(value, list(choices))
+        raise BadValue(f"has an unknown {key} {value!r}{meant}")
     if key == "seed" and value == -1:
         return None  # other programs' word for "any"
     texts = value if isinstance(value, list) else [value]

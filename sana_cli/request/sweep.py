@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from sana_cli.config.choices import RANDOM_SEEDS
 from sana_cli.config.generation import FIELDS, GenerationOptions
+from sana_cli.config.other_values import did_you_mean_choice
 from sana_cli.errors import SanaError, require, usage_error
 from sana_cli.files import local_path, no_folder
 from sana_cli.request.prompt_entries import Place
-from sana_cli.text import counted, did_you_mean
+from sana_cli.text import counted
 
 if TYPE_CHECKING:
     from sana_cli.request.prompt_file import PromptFile
@@ -103,7 +104,7 @@ def _values(name: str, part: str) -> Sequence[Any]:
     if field.option.choices:
         known = [str(choice) for choice in field.option.choices]
         if part not in known:
-            meant = did_you_mean(part, known)
+            meant = did_you_mean_choice(part, known)
             raise usage_error(
                 f"{_flag(name)}: there is no {part!r}{meant}", f"known: {', '.join(known)}"
             )

@@ -1,4 +1,4 @@
-"""Map options and values of other programs to ours.
+"""Map options of other programs to ours.
 
 From diffusers' scripts, AUTOMATIC1111's web UI, ComfyUI, stable-diffusion.cpp, mflux and ollama.
 """
@@ -66,19 +66,4 @@ SENTENCES = {
     **dict.fromkeys(("--controlnet", "--control-net", "--control-image", "--ip-adapter", "--refiner", "--clip-skip", "--eta",
                      "--textual-inversion", "--embeddings", "--embd-dir", "--vae", "--taesd", "--clip-l", "--t5xxl"),
                     "no Sana model has that"),
-}  # fmt: skip
-
-# Values of options with choices.
-VALUES = {
-    **dict.fromkeys(("float16", "half", "f16"), "fp16"),
-    **dict.fromkeys(("bfloat16", "bf"), "bf16"),
-    **dict.fromkeys(("float32", "float", "full", "f32"), "fp32"),
-    **dict.fromkeys(("gpu", "nvidia", "cuda:0"), "cuda"),
-    **dict.fromkeys(("metal", "apple"), "mps"),
-    **dict.fromkeys(("euler", "euler a", "euler_a", "euler_ancestral", "flow_euler", "flowmatch", "flow-match"), "flow-euler"),
-    **dict.fromkeys(
-        ("dpm", "dpm++", "dpm++ 2m", "dpm++2m", "dpmpp_2m", "dpm++ 2m karras", "dpmsolver", "dpmsolver++", "unipc",
-         "ddim", "heun", "dpm2", "flow_dpm-solver", "flow-dpm-solver"), "flow-dpm",
-    ),
-    **dict.fromkeys(("lcm", "tcd", "sprint"), "scm"),
 }  # fmt: skip

@@ -9,7 +9,8 @@ from typing import Any
 
 import typer
 
-from sana_cli.terminal.other_words import OPTIONS, SENTENCES, VALUES
+from sana_cli.config.other_values import meant_choice
+from sana_cli.terminal.other_words import OPTIONS, SENTENCES
 from sana_cli.text import closest
 
 _TYPES = {
@@ -112,9 +113,7 @@ def _other_value(error: Any) -> str:
     """Suggest a value in place of one that is none of an option's choices; "" if nothing resembles it."""
     choice = re.match(r"'(.*)' is not one of (.*)", _plain(error.message))
     if choice:
-        value, known = choice[1].lower(), re.findall(r"'([^']+)'", choice[2])
-        meant = VALUES.get(value, "")
-        near = meant if meant in known else closest(value, known, cutoff=_RESEMBLES)
+        near = meant_choice(choice[1], re.findall(r"'([^']+)'", choice[2]))
         return f"did you mean {near}?" if near else ""
     if error.param is not None and error.param.name == "count":
         return "-n is the number of pictures; what to keep out of them: --negative"

@@ -198,7 +198,7 @@ def test_all_printing_passes_through_one_module() -> None:
 HOMES = {
     "difflib": {"text.py"},
     # A config as Hugging Face writes it, and what users of diffusers type.
-    '"bfloat16"': {"bench/flops.py", "terminal/other_words.py"},
+    '"bfloat16"': {"bench/flops.py", "config/other_values.py"},
     'in ("fp32", "bf16", "fp16")': {"pipeline/latents_file.py"},
     '("transformer", "vae", "text_encoder"': {"config/components.py"},
 }

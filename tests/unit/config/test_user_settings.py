@@ -89,6 +89,8 @@ def test_every_setting_from_the_environment(file: Path, monkeypatch: pytest.Monk
         ('size = "9:1"', "or a shape such as 16:9"),
         (f'negative = "{"a" * 20_001}"', "should be a text of at most 20,000 characters"),
         ('device = "cdua"', "one of auto, cpu, cuda, mps, did you mean 'cuda'"),
+        ('device = "gpu"', "one of auto, cpu, cuda, mps, did you mean 'cuda'"),
+        ('scheduler = "DPM++"', "did you mean 'flow-dpm'"),
         ("quiet = 1", "should be true or false"),
         ("[generate]\nsteps = 3", "unknown key 'generate'"),
     ],

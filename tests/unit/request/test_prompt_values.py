@@ -147,7 +147,7 @@ def test_ids_are_not_endless(value: str) -> None:
 
 def test_choices() -> None:
     assert values(scheduler="flow-euler")["scheduler"] == "flow-euler"
-    with pytest.raises(BadValue, match="has an unknown scheduler 'euler'"):
+    with pytest.raises(BadValue, match="unknown scheduler 'euler', did you mean 'flow-euler'"):
         values(scheduler="euler")
 
 

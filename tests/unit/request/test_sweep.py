@@ -54,6 +54,7 @@ def test_a_name_with_a_comma_that_is_there_is_one_value(tmp_path: Path) -> None:
         ("seed", "0-99999999", "has 100,000,000 values"),
         ("seed", "1,random", "random is no value of a list"),
         ("guidance_scale", "3,a", "cannot use 'a'"),
+        ("scheduler", "flow-dpm,euler", "there is no 'euler', did you mean 'flow-euler'"),
         ("scheduler", "flow-dpm,flow-eulr", "there is no 'flow-eulr', did you mean 'flow-euler'"),
     ],
 )
