@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from sana_cli.checkpoints.lora_file import parse_lora
-from sana_cli.config.choices import RANDOM_SEEDS, ControlType, parse_size
+from sana_cli.config.choices import RANDOM_SEEDS, ControlType, parse_size, split_scale
 from sana_cli.config.generation import FIELDS, Field, GenerationOptions
+from sana_cli.config.other_values import did_you_mean_choice
 from sana_cli.config.user_settings import SETTINGS
 from sana_cli.files import local_path
 
@@ -79,6 +80,8 @@ def _image(text: str, now: GenerationOptions) -> dict[str, Any]:
     if file and not local_path(text).is_file():
         with suppress(ValueError):
             return {"image": file.rstrip(), "strength": float(number)}
+        if local_path(file.rstrip()).is_file():
+            raise ValueError("should be a file, and after it at most a number, its strength")
     return {"image": text, "strength": None}
 
 
@@ -89,7 +92,16 @@ def _control(text: str, now: GenerationOptions) -> dict[str, Any]:
     file, _, kind = text.rpartition(" ")
     if file and kind in list(ControlType):
         return {"control": _unquoted(file.rstrip()), "control_scale": None, "control_type": kind}
+    if file and not _is_control_file(text) and _is_control_file(file.rstrip()):
+        meant = did_you_mean_choice(kind, list(ControlType))
+        raise ValueError(
+            f"should be a file, and after it at most a type: {', '.join(ControlType)}{meant}"
+        )
     return {"control": _unquoted(text), "control_scale": None}
+
+
+def _is_control_file(text: str) -> bool:
+    return local_path(split_scale(_unquoted(text))[0]).is_file()
 
 
 def _wildcards(text: str, now: GenerationOptions) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def in_words(name: str, options: GenerationOptions, settings: GenerationParams) 
         case "/mask":
             return options.mask or OFF
         case "/control":
-            return options.control or OFF
+            return " ".join(filter(None, (options.control, options.control_type))) or OFF
         case "/wildcards":
             return ON if uses_wildcards(options) else OFF
         case "/lora":

@@ -194,7 +194,17 @@ def test_quit_and_help(lines: Callable[..., Any]) -> None:
         ("/scheduler scm", "scheduler scm does not fit builtin"),
         ("/image nowhere.png", "no such picture: nowhere.png"),
         ("/image in.png 1.5", "strength 1.5 is out of range"),
-        ("/image in.png much", "no such picture: in.png much"),
+        ("/image in.png much", "it should be a file, and after it at most a number, its strength"),
+        ("/image nowhere.png much", "no such picture: nowhere.png much"),
+        (
+            "/control in.png cany",
+            "type: none, canny, lineart, hed, scribble, did you mean 'canny'?",
+        ),
+        (
+            "/control 'in.png':0.5 bad",
+            "it should be a file, and after it at most a type: none, canny",
+        ),
+        ("/control nowhere.png bad", "builtin has no ControlNet, which /control needs"),
         ("/image /", "/ is a folder"),
         ("/image a\0b.png", r"'a\x00b.png' cannot be a path"),
         ("/control nowhere.png lineart", "builtin has no ControlNet, which /control needs"),
@@ -271,7 +281,7 @@ def test_control_follows_as_with_the_command(
     said = "/control 'my lines.png':0.5 lineart\n/control\na fox\n/control off\na fox\n"
     result = lines(said, "-m", model, "--steps", 1, "--seed", 3)
     assert result.code == 0, result.err
-    assert "control my lines.png:0.5" in result.err
+    assert result.err.count("control my lines.png:0.5 lineart") == 2, "set, and shown"
     with_, without = sorted(
         (p for p in tmp_path.glob("*.png") if p.name != "my lines.png"),
         key=lambda path: "control" not in read_settings(path),
