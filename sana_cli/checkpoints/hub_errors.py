@@ -72,11 +72,8 @@ def _explain(
             message = f"{hub} did not answer in time"
             hint = "try again (downloads resume); HF_HUB_DOWNLOAD_TIMEOUT=60 waits longer"
         case HTTPError():
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            reason = re.sub(r"^\[Errno -?\d+\] ", "", reason)
-            message = f"cannot reach {hub}: {reason}"
-            through = f" and the proxy in {next(iter(proxies()))}" if proxies() else ""
-            hint = f"check the network{through} and retry (downloads resume)"
+            message, hint = unreachable(hub, error)
+            hint += " (downloads resume)"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
             message = f"the disk of {cache} is full"
             hint = f"make room or set {cache_variable()} to a larger disk, then retry (downloads resume)"
@@ -86,6 +83,14 @@ def _explain(
         case _:
             return None
     return SanaError(message, hint=hint, code=code)
+
+
+def unreachable(address: str, error: BaseException) -> tuple[str, str]:
+    """Return message and hint for an address that no connection leads to."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    reason = re.sub(r"^\[Errno -?\d+\] ", "", reason)
+    through = f" and the proxy in {next(iter(proxies()))}" if proxies() else ""
+    return f"cannot reach {address}: {reason}", f"check the network{through} and retry"
 
 
 def _explain_status(status: int, repo: str) -> tuple[str, str]:

@@ -4,11 +4,15 @@ import contextlib
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sana_cli import __version__
 from sana_cli.checkpoints.obtaining import Access
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.files import new_file
+
+if TYPE_CHECKING:
+    from urllib.error import URLError
 
 _CHUNK = 2**18  # bytes
 _TIMEOUT_S = 30.0
@@ -36,17 +40,18 @@ class PublishedFile:
 def download(published: PublishedFile, path: Path, access: Access) -> None:
     """Download a file to `path`. SanaError (environment) where that fails; nothing is kept then."""
     from http.client import HTTPException  # 30 ms with what it imports, where torch is not
-    from urllib.error import URLError
+    from urllib.error import HTTPError, URLError
 
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         content = _received(published, access)
     except (URLError, OSError, HTTPException) as error:
-        raise SanaError(
-            f"cannot download {published.what}: {getattr(error, 'reason', error)}",
-            hint=f"put it there yourself: curl -L -o {path} {published.source}",
-            code=ExitCode.ENVIRONMENT,
-        ) from error
+        message = f"cannot download {published.what}: {getattr(error, 'reason', error)}"
+        hint = f"put it there yourself: curl -L -o {path} {published.source}"
+        if isinstance(error, URLError) and not isinstance(error, HTTPError):
+            message, retry = _unreachable(published.source, error)
+            hint = f"{retry}, or {hint}"
+        raise SanaError(message, hint=hint, code=ExitCode.ENVIRONMENT) from error
     if not published.is_in(content):
         raise SanaError(
             f"{published.source} is not the published file: its content has another digest",
@@ -55,6 +60,16 @@ def download(published: PublishedFile, path: Path, access: Access) -> None:
         )
     with new_file(path, overwrite=True) as file:
         file.write(content)
+
+
+def _unreachable(source: str, error: "URLError") -> tuple[str, str]:
+    from urllib.parse import urlsplit
+
+    from sana_cli.checkpoints.hub_errors import unreachable  # 0.2 s
+
+    address = urlsplit(source)
+    reason = error.reason if isinstance(error.reason, BaseException) else error
+    return unreachable(f"{address.scheme}://{address.netloc}", reason)
 
 
 def _received(published: PublishedFile, access: Access) -> bytes:

@@ -1,6 +1,7 @@
 """A single published file arrives whole and is the right one, or nothing is kept."""
 
 import hashlib
+import socket
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -45,3 +46,16 @@ def test_a_download_is_the_published_file(served: PublishedFile, tmp_path: Path)
     with pytest.raises(SanaError, match="is not the published file"):
         download(replace(served, sha256="0" * 64), kept, Access())
     assert list(kept.parent.iterdir()) == []
+
+
+def test_no_connection_is_told_as_for_models(tmp_path: Path) -> None:
+    """The address, a reason without its number, and that another try may help."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    published = replace(PUBLISHED, source=f"http://127.0.0.1:{port}/file")
+    with pytest.raises(SanaError) as caught:
+        download(published, tmp_path / "hed.pth", Access())
+    assert caught.value.message.startswith(f"cannot reach http://127.0.0.1:{port}: ")
+    assert "Errno" not in caught.value.message
+    assert caught.value.hint.startswith("check the network")
+    assert "retry, or put it there yourself: curl -L -o" in caught.value.hint
