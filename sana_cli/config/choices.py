@@ -99,6 +99,8 @@ RANDOM_SEEDS = ("random", "-1")  # what users type for a seed that nobody chose
 DecodeMode = Literal["auto", "whole", "exact-tiles", "blended-tiles"]  # the same, as plain data
 _MODES: dict[str, DecodeMode] = {mode: mode for mode in get_args(DecodeMode)}
 MAX_PROMPT = 20_000  # characters; models see the first 300 tokens
+MAX_SIDE = 16384  # pixels of a picture; larger ones are typing mistakes
+MOST_LAYERS = 1000  # of a network; more are damage or mischief
 EXACT_TILE = 512  # pixels, unless --tile says otherwise
 BLENDED_TILE = 1024  # as published
 # Pixels; smaller tiles save little and compute their surroundings many times over.
@@ -114,6 +116,11 @@ def parse_size(text: str) -> tuple[int, int]:
             "write WIDTHxHEIGHT: 1024x768, or one number for a square: 512",
         )
     return int(match[1]), int(match[2] or match[1])
+
+
+def is_drawable(*sides: int) -> bool:
+    """Check whether a model can draw a picture with these sides, in pixels."""
+    return all(32 <= side <= MAX_SIDE and side % 32 == 0 for side in sides)
 
 
 def parse_seed(text: str) -> int:

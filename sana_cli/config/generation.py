@@ -20,6 +20,7 @@ from sana_cli.config.choices import (
     EXACT_TILE,
     HED_TYPES,
     MAX_PROMPT,
+    MOST_LAYERS,
     Backend,
     ControlOrder,
     ControlType,
@@ -33,7 +34,6 @@ from sana_cli.config.choices import (
     require_length,
     require_strength,
 )
-from sana_cli.config.networks import MOST_LAYERS
 from sana_cli.errors import SanaError, usage_error
 from sana_cli.text import did_you_mean
 
@@ -57,7 +57,7 @@ class Option(NamedTuple):
     setting: str = ""  # help of `sana config`, where it can be set
     unset: str = "the model's"  # what a setting that is not made means, in words
     usual: str | int | float | None = None  # the same as a value, where it is one for every model
-    takes: str = ""  # the valid values in words, where `reads` tells them
+    takes: str = ""  # the valid values in words, where `reads` finds them
     reads: Callable[[Any], object] | None = (
         None  # SanaError for a value that no model can draw with
     )

@@ -13,19 +13,11 @@ from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from quant.dtypes import PRECISIONS
-from sana_cli.config.choices import ControlOrder, SchedulerName
+from sana_cli.config.choices import MOST_LAYERS, ControlOrder, SchedulerName, is_drawable
 
 LATENT_CHANNELS = 32
 LATENT_PX = 32  # pixels along each side of a latent position
 _LARGEST = 10**6  # of any number in a configuration; larger ones are damage or mischief
-MOST_LAYERS = 1000
-
-MAX_SIDE = 16384  # pixels of a picture; larger ones are typing mistakes
-
-
-def is_drawable(*sides: int) -> bool:
-    """Check whether a model can draw a picture with these sides, in pixels."""
-    return all(32 <= side <= MAX_SIDE and side % 32 == 0 for side in sides)
 
 
 def _known_fields(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,9 +10,8 @@ from types import MappingProxyType
 from typing import Any, Literal, NamedTuple, Self
 
 from quant.files import read_small_text
-from sana_cli.config.choices import parse_bytes, parse_size, size_of_aspect
+from sana_cli.config.choices import MAX_SIDE, is_drawable, parse_bytes, parse_size, size_of_aspect
 from sana_cli.config.generation import FIELDS, Field, GenerationOptions
-from sana_cli.config.networks import MAX_SIDE, is_drawable
 from sana_cli.config.other_values import did_you_mean_choice
 from sana_cli.config.places import config_path
 from sana_cli.errors import ExitCode, SanaError, require, usage_error
@@ -41,7 +40,7 @@ class Setting(NamedTuple):
     choices: tuple[str, ...] = ()
     limits: tuple[int, int] | None = None  # inclusive
     default: Value | None = None  # used without it, if all models use the same
-    takes: str = ""  # the valid values in words, where `reads` tells them
+    takes: str = ""  # the valid values in words, where `reads` finds them
     reads: Callable[[Any], object] | None = None  # SanaError for a value that no run can use
 
     def check(self, value: Any) -> Value:

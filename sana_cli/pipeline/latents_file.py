@@ -23,8 +23,7 @@ from torch import Tensor
 from quant.files import open_regular
 from sana_cli.checkpoints.model_files import CORRUPT, one_line, reading
 from sana_cli.checkpoints.safetensors_headers import read_header, read_metadata
-from sana_cli.config.choices import DecodeMode
-from sana_cli.config.networks import MAX_SIDE
+from sana_cli.config.choices import MAX_SIDE, DecodeMode
 from sana_cli.errors import ExitCode, SanaError, checkpoint_error, usage_error
 from sana_cli.files import in_utf8, new_file, require_file
 from sana_cli.images.formats import format_of

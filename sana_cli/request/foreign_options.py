@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from math import isfinite
 
+from sana_cli.config.choices import MAX_SIDE
 from sana_cli.config.generation import FIELDS, GenerationOptions
-from sana_cli.config.networks import MAX_SIDE
 from sana_cli.config.variants import find_variant
 from sana_cli.images.foreign_settings import ForeignSettings
 from sana_cli.request.init_image import nearest_multiple

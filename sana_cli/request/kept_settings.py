@@ -10,15 +10,16 @@ from typing import Any
 
 from sana_cli.config.choices import (
     MAX_PROMPT,
+    MAX_SIDE,
     Decode,
     Precision,
     decode_mode,
+    is_drawable,
     parse_interval,
     parse_pag,
     parse_size,
 )
 from sana_cli.config.generation import FIELDS, FILES
-from sana_cli.config.networks import MAX_SIDE, is_drawable
 from sana_cli.config.published import aspect_ratio_bins, published_sizes
 from sana_cli.errors import SanaError, usage_error
 from sana_cli.request.control import LARGEST_SCALE

@@ -9,6 +9,7 @@ from sana_cli.checkpoints.decoder_files import OtherDecoder
 from sana_cli.checkpoints.find_decoder import find_decoder
 from sana_cli.checkpoints.lora_file import Lora, open_loras
 from sana_cli.config.choices import (
+    MAX_SIDE,
     Pag,
     Scheduler,
     SchedulerName,
@@ -26,7 +27,6 @@ from sana_cli.config.generation import (
     uses_hed,
     uses_wildcards,
 )
-from sana_cli.config.networks import MAX_SIDE
 from sana_cli.config.published import aspect_ratio_bins, has_bins
 from sana_cli.errors import require, usage_error
 from sana_cli.files import local_path

@@ -8,9 +8,8 @@ from hashlib import sha256
 from math import isfinite
 from pathlib import Path
 
-from sana_cli.config.choices import SchedulerName, require_strength
+from sana_cli.config.choices import MAX_SIDE, SchedulerName, require_strength
 from sana_cli.config.generation import GenerationOptions, limits_of
-from sana_cli.config.networks import MAX_SIDE
 from sana_cli.errors import require, usage_error
 from sana_cli.request.init_image import (
     InitImage,
