@@ -6,7 +6,7 @@ this table; what an option does is `request/params.py`'s to say. No torch.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -390,12 +390,7 @@ class GenerationOptions:
         """From what a program says, by the fields' names. SanaError (usage) for a name that is none, or another type."""
         for name in values:
             if name not in FIELDS:
-                hint = f"known: {', '.join(FIELDS)}"
-                raise usage_error(f"there is no option {name!r}{did_you_mean(name, FIELDS)}", hint)
-        if isinstance(values.get("loras"), (str, list)):
-            values["loras"] = (
-                (values["loras"],) if isinstance(values["loras"], str) else tuple(values["loras"])
-            )
+                raise unknown_option(name, FIELDS)
         return cls(**{name: _typed(FIELDS[name], value) for name, value in values.items()})
 
     def over(self, other: Self) -> Self:
@@ -468,6 +463,7 @@ def uses_hed(options: GenerationOptions) -> bool:
 
 # Said together or not at all: a size from one place and a shape from another make no sense.
 _SIZE = ("width", "height", "aspect", "bins")
+_NUMBERS_TOO = ("pag", "max_memory")  # texts that a program may give as numbers
 _PICTURES = ("image", "mask", "control")
 _TOGETHER = (_SIZE, ("decode", "tile"))
 FILES = ("image", "mask", "control")  # names of files, of which a picture also carries the digest
@@ -523,20 +519,49 @@ def _typed(field: Field, value: Any) -> Any:
     """A value of a program as its option holds it. SanaError where it is of another type."""
     if value is None:
         return None
-    kind, words = _WANTED[field.value]
-    if field.name in _PICTURES:  # names, Pillow's pictures, uploads
-        fits = not isinstance(value, Real | tuple | list)
+    kind, _ = _WANTED[field.value]
+    if field.name in _PICTURES:
+        fits = isinstance(value, str | PathLike) or hasattr(value, "getbands")  # Pillow's
+    elif field.value == "texts":
+        texts = [value] if isinstance(value, str | PathLike) else value
+        fits = isinstance(texts, tuple | list) and all(isinstance(t, str | PathLike) for t in texts)
+        value = tuple(map(str, texts)) if fits else value
     else:
         is_number = field.takes_numbers and isinstance(value, Real) and not isinstance(value, bool)
         value = str(value) if is_number or isinstance(value, PathLike) else value
         fits = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
-    choices = tuple(field.option.choices or ())
-    if not fits or (choices and value not in choices):
-        words = f"one of {', '.join(choices)}" if choices else words
-        raise usage_error(f"{field.name} cannot be {value!r}", f"it should be {words}")
+    choices = field.option.choices
+    if not fits or (choices and value not in list(choices)):
+        raise wrong_value(field, value)
     if kind is Integral:
         return int(value)
     return float(value) if kind is Real else value
+
+
+def wrong_value(field: Field, value: object) -> SanaError:
+    """The error for a value of a program that an option cannot have."""
+    _, words = _WANTED[field.value]
+    if field.name in _PICTURES:
+        words = "a path or a PIL image"
+    elif field.option.choices:
+        words = f"one of {', '.join(field.option.choices)}"
+    elif field.name in _NUMBERS_TOO:
+        words += " or a number"
+    elif field.value == "texts":
+        words += f", each {field.option.metavar}"
+    return usage_error(f"{field.name} cannot be {value!r}", f"it should be {words}")
+
+
+def unknown_option(name: str, known: Iterable[str]) -> SanaError:
+    """The error for a name that is none of the known ones of a program; it may be the command's."""
+    known = list(known)
+    flags = {field.word: field.name for field in FIELDS.values() if field.name in known}
+    if "width" in known:
+        flags["size"] = "width and height"
+    if name in flags:
+        return usage_error(f"there is no option {name!r}", f"give {flags[name]}")
+    hint = f"known: {', '.join(known)}"
+    return usage_error(f"there is no option {name!r}{did_you_mean(name, known)}", hint)
 
 
 def limits_of(name: str) -> tuple[int, int]:

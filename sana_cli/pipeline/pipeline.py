@@ -96,14 +96,11 @@ class SanaPipeline:
         The rest are fields of `RuntimeOptions`: precision, backend, plan, decode, tile, max_memory ("4GiB" or bytes),
         prompt_cache. SanaError for a model or a value that cannot work.
         """
-        options = RuntimeOptions.of(**runtime)
+        options = RuntimeOptions.of(device=device, **runtime)
         checkpoint = open_checkpoint(str(model), offline=offline)
-        return cls(
-            checkpoint,
-            options,
-            device=pick_device(device),
-            reporter=BarReporter() if progress else None,
-        )
+        options.require_backend(checkpoint)
+        reporter = BarReporter() if progress else None
+        return cls(checkpoint, options, device=pick_device(device), reporter=reporter)
 
     # -- whole pictures --
 

@@ -8,16 +8,14 @@ from sana_cli.config.choices import (
     Backend,
     Decode,
     DecodeMode,
-    Device,
     PlanName,
     Precision,
     decode_mode,
     parse_bytes,
 )
-from sana_cli.config.generation import FIELDS, GenerationOptions
+from sana_cli.config.generation import FIELDS, GenerationOptions, unknown_option, wrong_value
 from sana_cli.errors import usage_error
 from sana_cli.request.options import require_library
-from sana_cli.text import did_you_mean
 
 # Options of the command that are neither a pipeline's nor a picture's, and what Python has in their place.
 COMMANDS_OWN = {
@@ -26,6 +24,7 @@ COMMANDS_OWN = {
     **dict.fromkeys(("output", "format"), "give a path to the result's `save`"),
     "quality": "give it to the result's `save`",
 }
+_OPENS_OWN = ("offline", "progress")  # arguments of SanaPipeline.open that are no runtime options
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,34 +43,48 @@ class RuntimeOptions:
 
     @classmethod
     def of(cls, **values: Any) -> Self:
-        """Build options from Python values; `max_memory` may be "4GiB". Raises SanaError (usage) for unknown names and values."""
-        known = [field.name for field in fields(cls)]
-        for name in values:
-            if name in known:
+        """Build options from Python values, as the command does; `max_memory` may be "4GiB".
+
+        Raises SanaError (usage) for unknown names and values.
+        """
+        usual = {field.name: field.default for field in fields(cls)}
+        for name, value in values.items():
+            if name in usual:
+                if value is None and usual[name] is not None:
+                    raise wrong_value(FIELDS[name], value)
                 continue
             if name in COMMANDS_OWN:
                 raise usage_error(f"{name} is not an option of a pipeline", COMMANDS_OWN[name])
             if name in FIELDS:
                 hint = f"give it to the call: pipe(prompt, {name}=...)"
                 raise usage_error(f"{name} is an option of a picture, not of a pipeline", hint)
+            own = [each for each in usual if FIELDS[each].option.flags]
+            raise unknown_option(name, ["model", *own, *_OPENS_OWN])
+        return cls._read(GenerationOptions.of(**values))
+
+    @classmethod
+    def _read(cls, o: GenerationOptions) -> Self:
+        """Read what does not depend on a model. Raises SanaError (usage) for unreadable values."""
+        return cls(
+            device=o.device or "auto",
+            precision=Precision(o.precision or "auto").value,
+            backend=Backend(o.backend or "auto").value,
+            plan=o.plan if o.plan and PlanName(o.plan) != PlanName.AUTO else None,
+            decode=decode_mode(Decode(o.decode) if o.decode else None, o.tile),
+            tile=o.tile,
+            branches_apart=bool(o.branches_apart),
+            max_memory=parse_bytes(o.max_memory) if o.max_memory is not None else None,
+            prompt_cache=o.prompt_cache is not False,
+        )
+
+    def require_backend(self, checkpoint: Checkpoint) -> None:
+        """Raise SanaError where the kernels that were asked for cannot run this model, or are not installed."""
+        if self.backend not in ("auto", "reference") and checkpoint.manifest is None:
             raise usage_error(
-                f"there is no option {name!r}{did_you_mean(name, known)}",
-                f"known: {', '.join(known)}",
+                f"{checkpoint.name} is not quantized, --backend {self.backend} has nothing to run",
+                "quantize it first: sana quantize MODEL OUT",
             )
-        if isinstance(values.get("max_memory"), str):
-            values["max_memory"] = parse_bytes(values["max_memory"])
-        options = cls(**values)
-        for name, choices in (
-            ("device", Device),
-            ("precision", Precision),
-            ("backend", Backend),
-            ("decode", Decode),
-            ("plan", PlanName),
-        ):
-            value = getattr(options, name)
-            if value is not None and value not in list(choices):
-                raise usage_error(f"{name} cannot be {value!r}", f"known: {', '.join(choices)}")
-        return options if options.plan != PlanName.AUTO else replace(options, plan=None)
+        require_library(self.backend)
 
     def changed(self) -> dict[str, Any]:
         """Return the options that are not what they are by themselves, by name."""
@@ -82,26 +95,9 @@ class RuntimeOptions:
 
 def runtime_of(options: GenerationOptions, checkpoint: Checkpoint) -> RuntimeOptions:
     """Read the runtime options. Raises SanaError (usage) for values that are unreadable or do not fit the model."""
-    o = options
-    backend: Literal["auto", "native", "torchao", "quanto", "reference"] = Backend(
-        o.backend or "auto"
-    ).value
-    if checkpoint.manifest is None and "backend" in o.sources:
-        backend = "auto"  # a setting for quantized models; only a flag insists
-    if backend not in ("auto", "reference") and checkpoint.manifest is None:
-        raise usage_error(
-            f"{checkpoint.name} is not quantized, --backend {backend} has nothing to run",
-            "quantize it first: sana quantize MODEL OUT",
-        )
-    require_library(backend)
-    return RuntimeOptions(
-        device=o.device or "auto",
-        precision=Precision(o.precision or "auto").value,
-        backend=backend,
-        plan=o.plan if o.plan and PlanName(o.plan) != PlanName.AUTO else None,
-        decode=decode_mode(Decode(o.decode) if o.decode else None, o.tile),
-        tile=o.tile,
-        branches_apart=bool(o.branches_apart),
-        max_memory=parse_bytes(o.max_memory) if o.max_memory else None,
-        prompt_cache=o.prompt_cache is not False,
-    )
+    # A setting for quantized models; only a flag insists.
+    if checkpoint.manifest is None and "backend" in options.sources:
+        options = replace(options, backend=None)
+    runtime = RuntimeOptions._read(options)
+    runtime.require_backend(checkpoint)
+    return runtime

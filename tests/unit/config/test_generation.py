@@ -107,6 +107,18 @@ def test_a_name_that_is_none() -> None:
         GenerationOptions.of(prompt="a cat", stepps=3)
 
 
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("size", "give width and height"), ("guidance", "give guidance_scale"), ("lora", "give loras"),
+    ],
+)  # fmt: skip
+def test_a_name_of_the_command_leads_to_the_field(name: str, hint: str) -> None:
+    with pytest.raises(SanaError, match=f"there is no option '{name}'") as caught:
+        GenerationOptions.of(**{name: 1})
+    assert caught.value.hint == hint
+
+
 def test_words_are_those_that_users_type() -> None:
     words = {name: field.word for name, field in FIELDS.items()}
     assert (words["guidance_scale"], words["negative_prompt"], words["loras"]) == (
@@ -137,7 +149,9 @@ def test_one_over_the_other() -> None:
         ("steps", "4", "a whole number"), ("seed", 1.5, "a whole number"), ("width", True, "a whole number"),
         ("guidance_scale", "x", "a number"), ("negative_prompt", 3, "text"), ("guidance_interval", (0, 0.6), "text"),
         ("aspect", 1.5, "text"), ("scheduler", "ddim", "one of flow-dpm"), ("scheduler", 3, "one of flow-dpm"),
-        ("loras", 3, "a list of texts"), ("wildcards", "x", "True or False"), ("image", 3, "text"),
+        ("loras", 3, "a list of texts"), ("loras", [("x", 1)], "a list of texts, each FILE[:SCALE]"), ("loras", [None], "a list of texts"),
+        ("wildcards", "x", "True or False"), ("max_memory", [], "text or a number"),
+        ("image", 3, "a path or a PIL image"), ("mask", b"x", "a path or a PIL image"), ("control", {}, "a path or a PIL image"),
     ],
 )  # fmt: skip
 def test_a_value_of_another_type_is_an_error_of_ours(name: str, value: Any, wanted: str) -> None:
@@ -153,6 +167,8 @@ def test_numbers_of_numpy_paths_and_a_scale_of_pag_fit(tmp_path: Path) -> None:
     assert (type(options.seed), options.seed) == (int, 3)
     assert (type(options.guidance_scale), options.guidance_scale) == (float, 2.0)
     assert (options.image, options.pag, options.cache) == (tmp_path, "2", 0.0)
+    for loras in (tmp_path, [tmp_path], str(tmp_path)):
+        assert GenerationOptions.of(loras=loras).loras == (str(tmp_path),)
 
 
 @pytest.mark.parametrize(

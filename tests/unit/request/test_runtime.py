@@ -39,6 +39,12 @@ def test_of_a_program() -> None:
     assert RuntimeOptions.of(max_memory="4GiB").max_memory == 2**32
     assert RuntimeOptions.of(max_memory=2**30).max_memory == 2**30
     assert RuntimeOptions.of(plan="auto").plan is None
+    assert RuntimeOptions.of(tile=128) == RuntimeOptions(decode="exact-tiles", tile=128)
+    every = RuntimeOptions(
+        device="cpu", precision="fp32", backend="reference", plan="streamed", decode="blended-tiles",
+        tile=64, branches_apart=True, max_memory=2**31, prompt_cache=False,
+    )  # fmt: skip
+    assert RuntimeOptions.of(**every.changed()) == every
 
 
 @pytest.mark.parametrize(
@@ -46,6 +52,15 @@ def test_of_a_program() -> None:
     [
         ({"precision": "fp8"}, "precision cannot be 'fp8'"),
         ({"device": "gpu"}, "device cannot be 'gpu'"),
+        ({"device": None}, "device cannot be None"),
+        ({"device": 3}, "device cannot be 3"),
+        ({"precision": None}, "precision cannot be None"),
+        ({"tile": 100}, "cannot decode in tiles of 100 pixels"),
+        ({"tile": -1}, "cannot decode in tiles of -1 pixels"),
+        ({"tile": "x"}, "tile cannot be 'x'"),
+        ({"tile": 128, "decode": "whole"}, "--decode whole has no tiles"),
+        ({"max_memory": 0}, "cannot use '0'"),
+        ({"prompt_cache": "x"}, "prompt_cache cannot be 'x'"),
         ({"plan": "all"}, "plan cannot be 'all'"),
         ({"max_memory": "lots"}, "cannot use 'lots'"),
         ({"presicion": "fp32"}, "did you mean 'precision'"),
