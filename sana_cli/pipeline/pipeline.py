@@ -10,8 +10,8 @@ garbage collector, allocator, environment, torch's flags and the CUDA memory fra
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from itertools import islice
+from os import PathLike
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -22,9 +22,19 @@ from torch import Tensor
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.opening import open_checkpoint
-from sana_cli.config.generation import GenerationOptions
-from sana_cli.errors import SanaError, usage_error
+from sana_cli.config.generation import FIELDS, GenerationOptions, wrong_value
+from sana_cli.errors import SanaError
 from sana_cli.loading.load import check_loras
+from sana_cli.pipeline.arguments import (
+    CALLBACKS,
+    callbacks_from,
+    require_functions,
+    require_latents,
+    require_options,
+    require_params,
+    require_prompts,
+    require_unchanged,
+)
 from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.drawing import Drawing
 from sana_cli.pipeline.fair_lock import FairLock
@@ -36,14 +46,12 @@ from sana_cli.pipeline.transformer_steps import OnStep
 from sana_cli.pipeline.watching import Watching
 from sana_cli.progress import BarReporter, Reporter, SilentReporter
 from sana_cli.request.params import GenerationParams, resolve
-from sana_cli.request.runtime import COMMANDS_OWN, RuntimeOptions
+from sana_cli.request.runtime import RuntimeOptions
 from sana_cli.system.precision import pick_device
 
 OnPreview = Callable[
     [Image.Image, int, int], object
 ]  # the picture so far, step, steps; False cancels
-_ELSEWHERE = {each.name: "give it to SanaPipeline.open" for each in fields(RuntimeOptions)}
-_ELSEWHERE |= COMMANDS_OWN
 TEXTS_AT_ONCE = 64  # of a list of prompts, that are encoded before the first is drawn
 
 
@@ -68,13 +76,9 @@ class SanaPipeline:
         self.checkpoint = checkpoint
         self.reporter = reporter or SilentReporter()
         self.components = Components(
-            checkpoint,
-            runtime or RuntimeOptions(),
-            device=device,
-            reporter=self.reporter,
-            expects=expects,
-            cap_source=cap_source,
-        )
+            checkpoint, runtime or RuntimeOptions(), device=device,
+            reporter=self.reporter, expects=expects, cap_source=cap_source,
+        )  # fmt: skip
         self.watching: Watching | None = None  # sees pictures while they are drawn
         self.drawing = Drawing(self.components)
         self._turn = FairLock()
@@ -96,6 +100,8 @@ class SanaPipeline:
         The rest are fields of `RuntimeOptions`: precision, backend, plan, decode, tile, max_memory ("4GiB" or bytes),
         prompt_cache. SanaError for a model or a value that cannot work.
         """
+        if not isinstance(model, str | PathLike):
+            raise wrong_value(FIELDS["model"], model)
         options = RuntimeOptions.of(device=device, **runtime)
         checkpoint = open_checkpoint(str(model), offline=offline)
         options.require_backend(checkpoint)
@@ -110,9 +116,7 @@ class SanaPipeline:
         Options are fields of `GenerationOptions`: seed, steps, guidance_scale, negative_prompt, width, height, image,
         mask, strength, ... Raises SanaError for options that cannot be drawn, or do not belong to one picture.
         """
-        for name in options:
-            if name in _ELSEWHERE:
-                raise usage_error(f"{name} is not an option of one picture", _ELSEWHERE[name])
+        require_options(options)
         return resolve(GenerationOptions.of(prompt=prompt, **options), self.checkpoint)
 
     def __call__(
@@ -128,7 +132,8 @@ class SanaPipeline:
         `on_step(step, steps)` is called after every step, `on_preview(image, step, steps)` about ten times a picture;
         a callback that returns False cancels. SanaError for what cannot be drawn; Cancelled.
         """
-        params = prompt if isinstance(prompt, GenerationParams) else self.params(prompt, **options)
+        require_functions(on_step=on_step, on_preview=on_preview)
+        params = self._resolved(prompt, options)
         watching = Watching(show=on_preview, every=None) if on_preview else self.watching
         with self._drawing(params):
             latents = self.drawing.denoise(params, on_step, watching)
@@ -142,17 +147,30 @@ class SanaPipeline:
         The texts of a list are encoded together, with one load of the text encoder; those of an iterator one by one,
         as they come.
         """
-        callbacks = {key: options.pop(key) for key in ("on_step", "on_preview") if key in options}
+        require_prompts(prompts)
+        return self._stream(prompts, callbacks_from(options), options)
+
+    def _stream(
+        self, prompts: Iterable[Any], callbacks: dict[str, Any], options: dict[str, Any]
+    ) -> Iterator[GenerationResult]:
         at_once = TEXTS_AT_ONCE if isinstance(prompts, Sequence) else 1
         waiting = iter(prompts)
         while some := list(islice(waiting, at_once)):
-            resolved = [
-                p if isinstance(p, GenerationParams) else self.params(p, **options) for p in some
-            ]
+            resolved = [self._resolved(prompt, options) for prompt in some]
             if len(resolved) > 1:
                 self.encode_ahead(resolved)
             for params in resolved:
                 yield self(params, **callbacks)
+
+    def _resolved(
+        self, prompt: str | GenerationParams, options: dict[str, Any]
+    ) -> GenerationParams:
+        """The parameters of a picture, which options cannot change once they are resolved."""
+        if not isinstance(prompt, GenerationParams):
+            require_options(options, *CALLBACKS)
+            return self.params(prompt, **options)
+        require_unchanged(options)
+        return prompt
 
     def encode_ahead(self, wanted: Sequence[GenerationParams]) -> None:
         """Encode the texts and originals of pictures to come, all with one encoder, in place of earlier ones."""
@@ -180,6 +198,7 @@ class SanaPipeline:
     def decode(self, latents: Tensor, params: GenerationParams) -> GenerationResult:
         """The picture of finished latents (1, C, h, w) fp32. Errors as for a call."""
         with self._drawing(params):
+            require_latents(latents, params, self.checkpoint)
             return self.drawing.decode(latents, params)
 
     # -- between pictures --
@@ -221,6 +240,7 @@ class SanaPipeline:
     @contextmanager
     def _drawing(self, params: GenerationParams) -> Iterator[None]:
         """Reserve the pipeline for one picture, planned and under the memory cap. Raises SanaError if it is closed."""
+        require_params(params)
         with self._turn:
             if self._closed:
                 raise SanaError("this pipeline is closed", hint="open another one")

@@ -6,6 +6,7 @@ import os
 import threading
 import warnings
 from collections.abc import Callable, Iterator
+from inspect import signature
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -84,6 +85,29 @@ def test_stream(pipe: SanaPipeline) -> None:
         assert [result.image.tobytes() for result in results] == alone
 
 
+def test_a_stream_of_one_text_is_refused(pipe: SanaPipeline) -> None:
+    with pytest.raises(SanaError, match="stream cannot draw 'a cat'") as refused:
+        pipe.stream("a cat")
+    assert "give a list of prompts" in refused.value.hint
+
+
+def test_options_beside_parameters_are_refused(pipe: SanaPipeline) -> None:
+    params = pipe.params("a cat", **SMALL)
+    with pytest.raises(SanaError, match="steps cannot change parameters"):
+        pipe(params, steps=3)
+    with pytest.raises(SanaError, match="seed cannot change parameters"):
+        next(pipe.stream([params], seed=3))
+
+
+def test_parts_refuse_what_is_not_theirs(pipe: SanaPipeline) -> None:
+    params: Any = "a cat"
+    for part in (pipe.encode, pipe.denoise):
+        with pytest.raises(SanaError, match="cannot be the parameters of a picture"):
+            part(params)
+    with pytest.raises(SanaError, match=r"the picture's have \(1, 32, 2, 2\)"):
+        pipe.decode(torch.zeros(1, 32, 3, 3), pipe.params("a cat", **SMALL))
+
+
 def test_a_stream_is_drawn_as_it_is_read(pipe: SanaPipeline) -> None:
     asked = []
 
@@ -115,6 +139,23 @@ def test_options_of_no_single_picture_are_refused(
     with pytest.raises(SanaError, match="is not an option of one picture") as refused:
         pipe("a cat", seed=5, **option)
     assert hint in refused.value.hint
+
+
+def test_the_known_names_are_those_of_the_call(pipe: SanaPipeline) -> None:
+    with pytest.raises(SanaError, match="there is no option 'nonsense'") as refused:
+        SanaPipeline.open(nonsense=1)
+    known = refused.value.hint.removeprefix("known: ").split(", ")
+    named = [
+        p.name for p in signature(SanaPipeline.open).parameters.values() if p.name != "runtime"
+    ]
+    assert {*named, "precision", "tile", "prompt_cache"} <= set(known)
+    with pytest.raises(SanaError, match="there is no option 'nonsense'") as refused:
+        pipe("a cat", nonsense=1)
+    known = refused.value.hint.removeprefix("known: ").split(", ")
+    assert {"steps", "loras", "image", "on_step", "on_preview"} <= set(known)
+    for name in known:  # the call takes each
+        if not name.startswith("on_"):
+            pipe.params("a cat", **{name: None})
 
 
 def test_the_parts_make_the_same_picture(pipe: SanaPipeline) -> None:
