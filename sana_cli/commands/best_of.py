@@ -156,13 +156,15 @@ class BestOf:
                     self._save(*self._best)
 
     def _save(self, score: float, result: "GenerationResult", params: GenerationParams) -> None:
+        from sana_cli.pipeline.results import save_result
         from sana_cli.terminal.report import picture_facts, summary
 
         settings = result.settings | {"best_of": len(self._scores), "score": score}
         path = self._path_of(params)
-        saved = replace(result, settings=settings).save(
-            path, overwrite=self._call.overwrite, quality=self._session.options.quality
-        )
+        saved = save_result(
+            replace(result, settings=settings), path,
+            overwrite=self._call.overwrite, quality=self._session.options.quality,
+        )  # fmt: skip
         remember(saved)
         with self._session.reporter.paused():
             if self._call.json:

@@ -9,7 +9,7 @@ garbage collector, allocator, environment, torch's flags and the CUDA memory fra
 # C latent channels, h w latent grid
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -39,6 +39,7 @@ from sana_cli.pipeline.components import Components
 from sana_cli.pipeline.drawing import Drawing
 from sana_cli.pipeline.fair_lock import FairLock
 from sana_cli.pipeline.planning import Expects
+from sana_cli.pipeline.python_words import in_python
 from sana_cli.pipeline.recovery import within_cap
 from sana_cli.pipeline.results import GenerationResult
 from sana_cli.pipeline.text import EncodedPair
@@ -81,6 +82,7 @@ class SanaPipeline:
         )  # fmt: skip
         self.watching: Watching | None = None  # sees pictures while they are drawn
         self.drawing = Drawing(self.components)
+        self._words: Callable[[], AbstractContextManager[None]] = nullcontext  # of errors
         self._turn = FairLock()
         self._closed = False
 
@@ -102,11 +104,14 @@ class SanaPipeline:
         """
         if not isinstance(model, str | PathLike):
             raise wrong_value(FIELDS["model"], model)
-        options = RuntimeOptions.of(device=device, **runtime)
-        checkpoint = open_checkpoint(str(model), offline=offline)
-        options.require_backend(checkpoint)
-        reporter = BarReporter() if progress else None
-        return cls(checkpoint, options, device=pick_device(device), reporter=reporter)
+        with in_python():
+            options = RuntimeOptions.of(device=device, **runtime)
+            checkpoint = open_checkpoint(str(model), offline=offline)
+            options.require_backend(checkpoint)
+            reporter = BarReporter() if progress else None
+            pipeline = cls(checkpoint, options, device=pick_device(device), reporter=reporter)
+        pipeline._words = in_python
+        return pipeline
 
     # -- whole pictures --
 
@@ -117,7 +122,8 @@ class SanaPipeline:
         mask, strength, ... Raises SanaError for options that cannot be drawn, or do not belong to one picture.
         """
         require_options(options)
-        return resolve(GenerationOptions.of(prompt=prompt, **options), self.checkpoint)
+        with self._words():
+            return resolve(GenerationOptions.of(prompt=prompt, **options), self.checkpoint)
 
     def __call__(
         self,
@@ -178,8 +184,9 @@ class SanaPipeline:
             return
         planning = self.components.planning
         planning.expects = "several" if planning.expects == "one" else planning.expects
-        for loras in {params.loras for params in wanted}:
-            check_loras(self.checkpoint, loras)
+        with self._words():
+            for loras in {params.loras for params in wanted}:
+                check_loras(self.checkpoint, loras)
         with self._drawing(wanted[0]):
             self.drawing.encode(wanted)
 
@@ -241,7 +248,7 @@ class SanaPipeline:
     def _drawing(self, params: GenerationParams) -> Iterator[None]:
         """Reserve the pipeline for one picture, planned and under the memory cap. Raises SanaError if it is closed."""
         require_params(params)
-        with self._turn:
+        with self._turn, self._words():
             if self._closed:
                 raise SanaError("this pipeline is closed", hint="open another one")
             self.drawing.prepare(params)

@@ -2,14 +2,19 @@
 
 from dataclasses import asdict, dataclass, fields
 from io import BytesIO
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import usage_error
+from sana_cli.files import local_path
 from sana_cli.images import picture_file
 from sana_cli.images.formats import NAMES, Format, format_of
+from sana_cli.pipeline.python_words import in_python
+from sana_cli.request.output_paths import require_quality
 from sana_cli.system.torch_memory import peak_memory_bytes
 
 if TYPE_CHECKING:
@@ -73,17 +78,15 @@ class GenerationResult:
         The folder is made if it is not there. `quality` is 1 to 100 for JPEG (95 unless given) and WebP (lossless unless
         given, and at 100). SanaError where the folder cannot be written, or the file is there and `overwrite` is not.
         """
-        if format_of(Path(path)) is None:
+        if not isinstance(path, str | PathLike):
+            raise usage_error(f"a picture cannot be saved to {path!r}", "give a path")
+        file = local_path(str(path))
+        if format_of(file) is None:
             hint = "PNG holds what was drawn, JPEG and WebP can be smaller"
             raise usage_error(f"cannot write {path}: pictures are saved as {NAMES}", hint)
-        settings = picture_file.save_picture(
-            self.image,
-            Path(path),
-            settings=with_quality(self.settings, quality),
-            overwrite=overwrite,
-        )
-        own = {field.name: getattr(self, field.name) for field in fields(GenerationResult)}
-        return SavedResult(**{**own, "settings": settings}, path=Path(path))
+        require_quality(GenerationOptions.of(quality=quality).quality)
+        with in_python():
+            return save_result(self, file, overwrite=overwrite, quality=quality)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,17 @@ class SavedResult(GenerationResult):
     """A picture that is in a file, too."""
 
     path: Path
+
+
+def save_result(
+    result: GenerationResult, path: Path, *, overwrite: bool, quality: int | None = None
+) -> SavedResult:
+    """Save a picture as `GenerationResult.save` does, for a command: errors name its flags."""
+    settings = picture_file.save_picture(
+        result.image, path, settings=with_quality(result.settings, quality), overwrite=overwrite
+    )
+    own = {field.name: getattr(result, field.name) for field in fields(GenerationResult)}
+    return SavedResult(**{**own, "settings": settings}, path=path)
 
 
 def with_quality(settings: dict[str, Any], quality: int | None) -> dict[str, Any]:

@@ -26,7 +26,13 @@ from sana_cli.pipeline.init_images import composite_of
 from sana_cli.pipeline.latents_file import HowToFinish, KeptLatents
 from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.pipeline.recovery import in_fp32_if_broken, within_cap
-from sana_cli.pipeline.results import GenerationResult, SavedResult, result_of, with_quality
+from sana_cli.pipeline.results import (
+    GenerationResult,
+    SavedResult,
+    result_of,
+    save_result,
+    with_quality,
+)
 from sana_cli.pipeline.transformer_steps import OnStep
 from sana_cli.progress import Reporter
 from sana_cli.request.params import GenerationParams
@@ -128,7 +134,7 @@ def _saved(
     quality: int | None = None,
 ) -> SavedResult:
     with components.stopwatch.timed("save"), components.reporter.stage("save"):
-        saved = result.save(path, overwrite=overwrite, quality=quality)
+        saved = save_result(result, path, overwrite=overwrite, quality=quality)
     return replace(saved, seconds=components.stopwatch.seconds)
 
 

@@ -64,12 +64,7 @@ class Target(NamedTuple):
     @classmethod
     def of_options(cls, options: "GenerationOptions") -> Self:
         """Read where pictures go, and in which format. SanaError (usage) for a format that the name contradicts."""
-        quality, (low, high) = options.quality, limits_of("quality")
-        require(
-            quality is None or low <= quality <= high,
-            f"quality {quality} is out of range",
-            "use 1 (smallest file) to 100 (lossless WebP)",
-        )
+        require_quality(options.quality)
         target = cls.of(options.output, options.format)
         path = target.path
         named = (
@@ -201,6 +196,16 @@ def require_fit(path: Path, params: Named) -> None:
         written <= room,
         f"{path.name} has no room for a prompt of {written:,} bytes: JPEG carries {room:,}",
         f"use {path.with_suffix('.webp')}, or a shorter prompt",
+    )
+
+
+def require_quality(quality: int | None) -> None:
+    """Raise SanaError (usage) for a quality that no file can have."""
+    low, high = limits_of("quality")
+    require(
+        quality is None or low <= quality <= high,
+        f"quality {quality} is out of range",
+        "use 1 (smallest file) to 100 (lossless WebP)",
     )
 
 

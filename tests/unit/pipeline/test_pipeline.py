@@ -54,8 +54,9 @@ def test_the_picture_is_the_command_s(
     assert result.image.tobytes() == Image.open(tmp_path / "a.png").tobytes()
     saved = result.save(tmp_path / "b.png")
     assert read_settings(saved.path) == read_settings(tmp_path / "a.png")
-    with pytest.raises(SanaError, match="exists"):
+    with pytest.raises(SanaError, match="exists") as caught:
         result.save(tmp_path / "b.png")
+    assert caught.value.hint == "choose another path, or overwrite=True"
     assert result.save(tmp_path / "b.png", overwrite=True).path == tmp_path / "b.png"
 
 
@@ -141,6 +142,23 @@ def test_options_of_no_single_picture_are_refused(
     assert hint in refused.value.hint
 
 
+@pytest.mark.parametrize(
+    ("options", "message", "hint"),
+    [
+        ({"device": "gpu"}, "device cannot be 'gpu'", "it should be one of auto, cpu"),
+        ({"tile": 128, "decode": "whole"}, 'decode="whole" has no tiles', 'omit tile, or use decode="exact'),
+        ({"backend": "native"}, "builtin is not quantized", "sana quantize MODEL OUT"),
+        ({"model": 3}, "model cannot be 3", "it should be text"),
+    ],
+)  # fmt: skip
+def test_open_refuses_what_the_command_does(
+    options: dict[str, Any], message: str, hint: str
+) -> None:
+    with pytest.raises(SanaError, match=message) as refused:
+        SanaPipeline.open(**options)
+    assert hint in refused.value.hint
+
+
 def test_the_known_names_are_those_of_the_call(pipe: SanaPipeline) -> None:
     with pytest.raises(SanaError, match="there is no option 'nonsense'") as refused:
         SanaPipeline.open(nonsense=1)
@@ -156,6 +174,18 @@ def test_the_known_names_are_those_of_the_call(pipe: SanaPipeline) -> None:
     for name in known:  # the call takes each
         if not name.startswith("on_"):
             pipe.params("a cat", **{name: None})
+
+
+def test_errors_name_arguments_of_python(pipe: SanaPipeline) -> None:
+    with pytest.raises(SanaError, match=r"^strength needs a picture") as refused:
+        pipe("a cat", strength=0.5)
+    assert refused.value.hint == 'name it: image="FILE"'
+    with (
+        SanaPipeline.open(device="cpu", max_memory="20MiB") as small,
+        pytest.raises(SanaError, match="no plan fits") as refused,
+    ):
+        small("a cat", **SMALL)
+    assert 'use max_memory="' in refused.value.hint
 
 
 def test_the_parts_make_the_same_picture(pipe: SanaPipeline) -> None:

@@ -71,6 +71,19 @@ def test_saving_replaces_nothing_unasked(components: Components, tmp_path: Path)
     assert read_settings(result.save(path, overwrite=True).path) == SETTINGS
 
 
+@pytest.mark.parametrize("quality", [500, -1, "x", 1.5])
+def test_a_quality_that_no_file_has(components: Components, tmp_path: Path, quality: Any) -> None:
+    with pytest.raises(SanaError, match="quality"):
+        result_of(PICTURE, components, SETTINGS).save(tmp_path / "a.jpg", quality=quality)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_path_can_be_saved_to(components: Components) -> None:
+    path: Any = 3
+    with pytest.raises(SanaError, match="cannot be saved to 3"):
+        result_of(PICTURE, components, SETTINGS).save(path)
+
+
 @pytest.mark.parametrize("where", ["file/a.png", "file/no/a.png"])
 def test_saving_where_no_file_can_be(components: Components, tmp_path: Path, where: str) -> None:
     (tmp_path / "file").write_text("")
