@@ -35,7 +35,7 @@ from sana_cli.config.choices import (
     require_strength,
 )
 from sana_cli.errors import SanaError, usage_error
-from sana_cli.text import did_you_mean
+from sana_cli.text import did_you_mean, one_line, shortened
 
 BUILTIN = "builtin"
 Value = Literal["text", "whole number", "number", "true or false", "texts"]
@@ -549,7 +549,8 @@ def wrong_value(field: Field, value: object) -> SanaError:
         words += " or a number"
     elif field.value == "texts":
         words += f", each {field.option.metavar}"
-    return usage_error(f"{field.name} cannot be {value!r}", f"it should be {words}")
+    said = shortened(one_line(repr(value)))
+    return usage_error(f"{field.name} cannot be {said}", f"it should be {words}")
 
 
 def unknown_option(name: str, known: Iterable[str]) -> SanaError:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, fields
 from io import BytesIO
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from PIL import Image
 
@@ -64,7 +64,12 @@ class GenerationResult:
     def encoded(
         self, format: Format = "PNG", quality: int | None = None
     ) -> tuple[bytes, dict[str, Any]]:
-        """The bytes of the file that `save` writes, and the settings in it."""
+        """The bytes of the file that `save` writes, and the settings in it. SanaError (usage) for another format or quality."""
+        if format not in get_args(Format):
+            raise usage_error(
+                f"format cannot be {format!r}", f"it should be one of {', '.join(get_args(Format))}"
+            )
+        _require_quality(quality)
         file = BytesIO()
         settings = with_quality(self.settings, quality)
         carried = picture_file.write_picture(self.image, file, format, settings=settings)
@@ -84,7 +89,7 @@ class GenerationResult:
         if format_of(file) is None:
             hint = "PNG holds what was drawn, JPEG and WebP can be smaller"
             raise usage_error(f"cannot write {path}: pictures are saved as {NAMES}", hint)
-        require_quality(GenerationOptions.of(quality=quality).quality)
+        _require_quality(quality)
         with in_python():
             return save_result(self, file, overwrite=overwrite, quality=quality)
 
@@ -105,6 +110,10 @@ def save_result(
     )
     own = {field.name: getattr(result, field.name) for field in fields(GenerationResult)}
     return SavedResult(**{**own, "settings": settings}, path=path)
+
+
+def _require_quality(quality: object) -> None:
+    require_quality(GenerationOptions.of(quality=quality).quality)
 
 
 def with_quality(settings: dict[str, Any], quality: int | None) -> dict[str, Any]:

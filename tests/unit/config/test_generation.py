@@ -160,6 +160,13 @@ def test_a_value_of_another_type_is_an_error_of_ours(name: str, value: Any, want
     assert caught.value.hint.startswith(f"it should be {wanted}")
 
 
+def test_a_value_of_many_lines_is_told_on_one() -> None:
+    with pytest.raises(SanaError, match="image cannot be array") as caught:
+        GenerationOptions.of(image=np.zeros((99, 9)))
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 250
+
+
 def test_numbers_of_numpy_paths_and_a_scale_of_pag_fit(tmp_path: Path) -> None:
     options = GenerationOptions.of(
         seed=np.int64(3), guidance_scale=np.float32(2), image=tmp_path, pag=2, cache=0

@@ -75,7 +75,15 @@ def test_saving_replaces_nothing_unasked(components: Components, tmp_path: Path)
 def test_a_quality_that_no_file_has(components: Components, tmp_path: Path, quality: Any) -> None:
     with pytest.raises(SanaError, match="quality"):
         result_of(PICTURE, components, SETTINGS).save(tmp_path / "a.jpg", quality=quality)
+    with pytest.raises(SanaError, match="quality"):
+        result_of(PICTURE, components, SETTINGS).encoded("JPEG", quality)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_format_that_is_none(components: Components) -> None:
+    format: Any = "gif"
+    with pytest.raises(SanaError, match="format cannot be 'gif'"):
+        result_of(PICTURE, components, SETTINGS).encoded(format)
 
 
 def test_only_a_path_can_be_saved_to(components: Components) -> None:
