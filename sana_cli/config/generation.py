@@ -463,8 +463,10 @@ def uses_hed(options: GenerationOptions) -> bool:
 
 # Said together or not at all: a size from one place and a shape from another make no sense.
 _SIZE = ("width", "height", "aspect", "bins")
-_NUMBERS_TOO = ("pag", "max_memory")  # texts that a program may give as numbers
-_PICTURES = ("image", "mask", "control")
+_NUMBERS_TOO = (
+    "pag",
+    "max_memory",
+)  # texts that a program may give as numbers: a scale without a layer, bytes
 _TOGETHER = (_SIZE, ("decode", "tile"))
 FILES = ("image", "mask", "control")  # names of files, of which a picture also carries the digest
 
@@ -485,7 +487,7 @@ class Field(NamedTuple):
     @property
     def takes_numbers(self) -> bool:
         """Check whether a program may say its text as a number: a scale without a layer, bytes."""
-        return self.name in ("pag", "max_memory")
+        return self.name in _NUMBERS_TOO
 
     @property
     def json_types(self) -> tuple[type, ...]:
@@ -520,7 +522,7 @@ def _typed(field: Field, value: Any) -> Any:
     if value is None:
         return None
     kind, _ = _WANTED[field.value]
-    if field.name in _PICTURES:
+    if field.name in FILES:
         fits = isinstance(value, str | PathLike) or hasattr(value, "getbands")  # Pillow's
     elif field.value == "texts":
         texts = [value] if isinstance(value, str | PathLike) else value
@@ -541,11 +543,11 @@ def _typed(field: Field, value: Any) -> Any:
 def wrong_value(field: Field, value: object) -> SanaError:
     """The error for a value of a program that an option cannot have."""
     _, words = _WANTED[field.value]
-    if field.name in _PICTURES:
+    if field.name in FILES:
         words = "a path or a PIL image"
     elif field.option.choices:
         words = f"one of {', '.join(field.option.choices)}"
-    elif field.name in _NUMBERS_TOO:
+    elif field.takes_numbers:
         words += " or a number"
     elif field.value == "texts":
         words += f", each {field.option.metavar}"
