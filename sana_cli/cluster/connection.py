@@ -115,9 +115,6 @@ def connected(address: str | None) -> Iterator[Any]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     if address is None:  # as fast as without Ray, whose workers have niceness 15 otherwise
         os.environ.setdefault("RAY_worker_niceness", "0")
-    elif _is_here(address) and _has_token():
-        # As Ray itself does for --address auto; a cluster without authentication takes the token, too.
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray.data
 
     _keep_to_log_files()
@@ -138,23 +135,6 @@ def connected(address: str | None) -> Iterator[Any]:
     finally:
         with redirect_stdout(StringIO()):  # it prints what it kept back of messages that repeat
             ray.shutdown()
-
-
-def _is_here(address: str) -> bool:
-    """Return whether a cluster's head runs on this machine, so that its token is the one that lies here."""
-    host, _ = _host_and_port(address)
-    here = _running_here()
-    return host in ("localhost", "127.0.0.1", "::1") or (
-        here is not None and host == _host_and_port(here)[0]
-    )
-
-
-def _has_token() -> bool:
-    """Return whether Ray finds a token here. A Ray that was started by a program leaves one, which `ray start` then asks for."""
-    if os.environ.get("RAY_AUTH_TOKEN"):
-        return True
-    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or "~/.ray/auth_token"
-    return Path(path).expanduser().is_file()
 
 
 class WithoutRay:
@@ -214,8 +194,8 @@ def in_words(error: Exception, address: str | None) -> SanaError:
     else:
         what = "cannot connect to the Ray cluster at"
         hint = (
-            "look at `ray status`; a cluster with token authentication needs RAY_AUTH_MODE=token here, "
-            "and ~/.ray/auth_token of its head"
+            "look at `ray status`; if the cluster asks for a token, set RAY_AUTH_MODE=token here, "
+            "with ~/.ray/auth_token of its head"
         )
     return SanaError(
         f"{what} {where}: {text or type(error).__name__}", hint=hint, code=ExitCode.ENVIRONMENT

@@ -148,33 +148,6 @@ class TalkativeRay(ModuleType):
         sys.stdout.write("(raylet) A worker died or was killed while executing a task\n")
 
 
-@pytest.mark.parametrize(
-    ("address", "has_token", "mode"),
-    [
-        ("127.0.0.1:6379", True, "token"),
-        ("192.0.2.1:6379", True, "token"),  # of this machine, by Ray's own note
-        ("127.0.0.1:6379", False, None),
-        ("head:6379", True, None),  # whose token is another one
-    ],
-)
-def test_a_head_on_this_machine_gets_its_token(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, address: str, has_token: bool, mode: str | None
-) -> None:
-    ray, data = TalkativeRay("ray"), ModuleType("ray.data")
-    monkeypatch.setitem(sys.modules, "ray", ray)
-    monkeypatch.setitem(sys.modules, "ray.data", data)
-    monkeypatch.setattr(ray, "data", data, raising=False)
-    token = tmp_path / "token"
-    if has_token:
-        token.write_text("7" * 64)
-    (tmp_path / "ray").mkdir()
-    (tmp_path / "ray/ray_current_cluster").write_text("192.0.2.1:6379")
-    environment = {"RAY_AUTH_TOKEN_PATH": str(token), "RAY_TMPDIR": str(tmp_path)}
-    monkeypatch.setattr(os, "environ", environment)
-    with connected(address):
-        assert environment.get("RAY_AUTH_MODE") == mode
-
-
 def test_what_ray_prints_when_it_leaves_does_not_reach_stdout(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
