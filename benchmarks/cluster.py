@@ -243,7 +243,7 @@ def many(work: Path, count: int, size: int, steps: int) -> dict[str, Any]:
     folder.mkdir()
     prompts = prompts_of(folder, count)
     with cluster() as (_, address, nodes):  # one of its own: a run leaves helpers of Ray Data
-        start = seconds_of_start(address, 1 + len(nodes))
+        _, start = seconds_of_start(address, 1 + len(nodes))
     with cluster() as (_, address, _nodes):
         started, connection = time.perf_counter(), Connection(out)
         driver = subprocess.Popen(
@@ -259,11 +259,12 @@ def many(work: Path, count: int, size: int, steps: int) -> dict[str, Any]:
             if seen in (1, count // 4, count // 2, 3 * count // 4, count):
                 memory[seen] = round(process.memory_info().rss / 2**20)
         code = driver.wait()
+    since_connected = started + (first or 0) - connection.at
     return {
         "pictures": drawn(out), "asked": count, "exit_code": code, "reported": seen,
         "seconds_to_first_picture_with_all_checks": round(first or 0, 1),
-        "seconds_from_connecting_to_first_picture": round(started + (first or 0) - connection.at, 1),
-        "seconds_of_rays_start": start, "from_rays_start_to_first_picture": round((first or 0) - start, 2),
+        "seconds_from_connecting_to_first_picture": round(since_connected, 1),
+        "seconds_of_rays_start": start, "from_rays_start_to_first_picture": round(since_connected - start, 2),
         "seconds_in_all": round(last, 1), "driver_mib_after_pictures": memory,
     }  # fmt: skip
 

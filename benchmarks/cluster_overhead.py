@@ -42,9 +42,9 @@ class Idle:
 
 
 def start_ray(address: str | None, workers: int) -> None:
-    """Start Ray, or connect to it, and its workers as the command does, and say when one has answered.
+    """Start Ray, or connect to it, and its workers as the command does. In a process of its own.
 
-    In a process of its own.
+    Say when it is connected, and when a worker has answered.
     """
     from sana_cli.cluster.connection import connected
     from sana_cli.cluster.run import draw_with_ray
@@ -57,6 +57,7 @@ def start_ray(address: str | None, workers: int) -> None:
     tasks = [Task(index=i, place="", name="", options={}, planned="") for i in range(4 * workers)]
     setup: Any = None
     with connected(address) as ray:
+        print("connected", flush=True)
         for _ in draw_with_ray(ray, tasks, setup, pool, worker=Idle):
             print("answered", flush=True)
             break
@@ -136,16 +137,18 @@ class Connection:
         self.at = time.perf_counter()
 
 
-def seconds_of_start(address: str | None = None, workers: int = PROCESSES) -> float:
-    """Seconds from the start of a process to the first answer of an empty run of Ray Data."""
+def seconds_of_start(address: str | None = None, workers: int = PROCESSES) -> tuple[float, float]:
+    """Seconds to the first answer of an empty run of Ray Data: from the start of its process, and since it is connected."""
     started = time.perf_counter()
     call = f"start_ray({address!r}, {workers})"
     command = [sys.executable, "-c", f"from benchmarks.cluster_overhead import start_ray; {call}"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
+        assert process.stdout.readline() == "connected\n"
+        connected = time.perf_counter()
         assert process.stdout.readline() == "answered\n"
-        seconds = time.perf_counter() - started
-    return round(seconds, 2)
+        answered = time.perf_counter()
+    return round(answered - started, 2), round(answered - connected, 2)
 
 
 def compare(command: Sequence[str], work: Path, rounds: int) -> dict[str, Any]:
@@ -153,7 +156,7 @@ def compare(command: Sequence[str], work: Path, rounds: int) -> dict[str, Any]:
     runs: dict[str, list[dict[str, Any]]] = {"plain": [], "ray": []}
     starts = []
     for number in range(rounds):
-        starts.append(seconds_of_start())
+        starts.append(seconds_of_start()[0])
         for way in ("plain", "ray") if number % 2 == 0 else ("ray", "plain"):
             out = work / f"overhead-{way}-{number}"
             into = [*command, "-o", f"{out}/"]
