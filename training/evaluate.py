@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sana_cli.images.comparison_sheet import psnr_db
 from sana_cli.models.dc_ae import AutoencoderDC
 from sana_cli.schedulers import SchedulerName
 from training.captions import full_caption
@@ -221,13 +222,6 @@ def paint_all(painter: Painter, asked: list[Question]) -> np.ndarray:
     return np.concatenate(parts)
 
 
-def mean_psnr(images: np.ndarray, wanted: np.ndarray) -> float:
-    """Mean over pictures, uint8 (N, height, width, 3), of the peak signal-to-noise ratio in dB; 78 for equal ones."""
-    axes = tuple(range(1, images.ndim))
-    errors = np.square(images.astype(np.float32) - wanted.astype(np.float32)).mean(axis=axes)
-    return float(np.mean(10 * np.log10(255**2 / np.maximum(errors, 1e-3))))
-
-
 @torch.inference_mode()
 def check_the_checker(
     vae: AutoencoderDC, sprites: Sprites, checker: Checker, scenes: list[Scene]
@@ -284,7 +278,8 @@ def evaluate(
     distances = {}
     if teacher:
         wanted = paint_all(load_painter(teacher), asked)
-        distances = {"psnr_to_teacher_db": round(mean_psnr(images, wanted), 2)}
+        each = [psnr_db(image, other) for image, other in zip(images, wanted, strict=True)]
+        distances = {"psnr_to_teacher_db": round(float(np.mean(each)), 2)}
     readings = [checker.read(image) for image in images]
     verdicts = [judge(reading, q.scene) for reading, q in zip(readings, asked, strict=True)]
     document = {

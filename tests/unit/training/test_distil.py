@@ -7,6 +7,7 @@ import torch
 
 from sana_cli.checkpoints.opening import open_checkpoint
 from sana_cli.checkpoints.packed_weights import SCALE
+from sana_cli.images.comparison_sheet import psnr_db
 from sana_cli.loading.load import load_transformer
 from sana_cli.schedulers import SCM, scm_angles
 
@@ -111,7 +112,7 @@ def test_a_consistent_student_has_nothing_to_learn(weight: float) -> None:
 
 def test_a_run_is_scored_without_an_export(tmp_path: Path) -> None:
     from training.distil_steps import TrigFlow, student_from
-    from training.evaluate import load_painter, mean_psnr
+    from training.evaluate import load_painter
     from training.runs import Ema, save_checkpoint
 
     student = student_from(
@@ -122,5 +123,5 @@ def test_a_run_is_scored_without_an_export(tmp_path: Path) -> None:
         load_painter(model, steps=1).paint(["a red car"], [3])
         for model in ("builtin-sprint", str(tmp_path / "sprint.pt"))
     ]
-    assert mean_psnr(*images) > 50
-    assert mean_psnr(images[0], 255 - images[0]) < 15
+    assert psnr_db(*images) > 50
+    assert psnr_db(images[0], 255 - images[0]) < 15
