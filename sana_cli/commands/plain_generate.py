@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sana_cli.config.generation import FIELDS, GenerationOptions
+from sana_cli.config.generation import FLAGS, GenerationOptions
 
 _SWITCHES = ("--force", "--json", "--local", "--quiet")
 _NUMBERS = {"whole number": r"\d{1,18}", "number": r"\d{1,9}(\.\d{1,9})?"}
@@ -25,7 +25,6 @@ class PlainWords(NamedTuple):
 
 def plain_words(arguments: Sequence[str]) -> PlainWords | None:
     """Read a command line that begins with `generate`; None for one that Typer is to read."""
-    flags = {flag: each for each in FIELDS.values() for flag in each.option.flags}
     said: dict[str, Any] = {}
     own: dict[str, str] = {}
     switches: set[str] = set()
@@ -43,8 +42,8 @@ def plain_words(arguments: Sequence[str]) -> PlainWords | None:
         if not value or value.startswith("-") or name in own:
             return None
         own[name] = value
-    for name in own.keys() & flags.keys():
-        option = flags[name]
+    for name in own.keys() & FLAGS.keys():
+        option = FLAGS[name]
         if option.name in said or (read := _plain_value(option, own.pop(name))) is None:
             return None
         said[option.name] = read

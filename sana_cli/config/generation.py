@@ -463,10 +463,6 @@ def uses_hed(options: GenerationOptions) -> bool:
 
 # Said together or not at all: a size from one place and a shape from another make no sense.
 _SIZE = ("width", "height", "aspect", "bins")
-_NUMBERS_TOO = (
-    "pag",
-    "max_memory",
-)  # texts that a program may give as numbers: a scale without a layer, bytes
 _TOGETHER = (_SIZE, ("decode", "tile"))
 FILES = ("image", "mask", "control")  # names of files, of which a picture also carries the digest
 
@@ -487,7 +483,7 @@ class Field(NamedTuple):
     @property
     def takes_numbers(self) -> bool:
         """Check whether a program may say its text as a number: a scale without a layer, bytes."""
-        return self.name in _NUMBERS_TOO
+        return self.name in ("pag", "max_memory")
 
     @property
     def json_types(self) -> tuple[type, ...]:
@@ -509,6 +505,13 @@ def _table() -> dict[str, Field]:
 
 
 FIELDS: Mapping[str, Field] = _table()
+# Each spelling of a flag, -m as well as --model, and both sides of a switch.
+FLAGS: Mapping[str, Field] = {
+    flag: field
+    for field in FIELDS.values()
+    for flags in field.option.flags
+    for flag in flags.split("/")
+}
 
 
 _WANTED: Mapping[Value, tuple[type, str]] = {  # of a program; numbers may be numpy's

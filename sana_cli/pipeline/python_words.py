@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from sana_cli.config.generation import FIELDS
+from sana_cli.config.generation import FIELDS, FLAGS
 from sana_cli.errors import SanaError
 
 
@@ -13,12 +13,10 @@ def _names() -> dict[str, str]:
     names = {
         "--output": "path", "--force": "overwrite=True", "--size": "width and height", "--offline": "offline=True",
     }  # fmt: skip
-    for field in FIELDS.values():
-        for flags in field.option.flags:
-            flag, _, opposite = flags.partition("/")
-            is_switch = field.value == "true or false"
-            names.setdefault(flag, f"{field.name}=True" if is_switch else field.name)
-            names |= {opposite: f"{field.name}=False"} if opposite else {}
+    for flag, field in FLAGS.items():
+        is_on = field.option.flags[0].startswith(flag)
+        is_switch = field.value == "true or false"
+        names.setdefault(flag, f"{field.name}={is_on}" if is_switch else field.name)
     return names
 
 

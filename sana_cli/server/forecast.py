@@ -50,17 +50,19 @@ def require_plan(
 
 def require_room(models: ServedModels, cap: int | None) -> None:
     """SanaError (usage) where no model can draw the smallest picture under the server's cap."""
+    if cap is None:
+        return
     least: list[int] = []
-    for served in models.names() if cap is not None else []:
+    for served in models.names():
         try:
             least.append(_least_bytes(models.open(served.name)))
         except SanaError:
             continue  # a request gets the reason
-        if cap is not None and least[-1] <= cap:
+        if least[-1] <= cap:
             return
     require(
         not least,
-        f"no model of this server can draw a picture under --max-memory {readable_memory(cap or 0)}",
+        f"no model of this server can draw a picture under --max-memory {readable_memory(cap)}",
         f"use --max-memory {readable_memory(min(least, default=0), at_least=True).replace(' ', '')} or more",
     )
 

@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 from starlette.types import Scope
 
-from sana_cli.config.generation import FIELDS
+from sana_cli.config.generation import FIELDS, FLAGS
 from sana_cli.errors import ExitCode, SanaError
 from sana_cli.remote.wire import COMMANDS_AGENT, NOT_ASKED
 from sana_cli.server.served_models import NoSuchModel
@@ -23,13 +23,7 @@ STATUS_OF = {
     ExitCode.INTERRUPTED: 409,
 }  # fmt: skip
 _ALL_FIELDS = "look at /openapi.json"
-_FLAGS = {"--size": "width and height"} | {
-    flag: field.name
-    for field in FIELDS.values()
-    for flags in field.option.flags
-    for flag in flags.split("/")
-    if flag.startswith("--")
-}
+_NAMES = {"--size": "width and height"} | {flag: field.name for flag, field in FLAGS.items()}
 
 
 class Problem(Exception):
@@ -130,7 +124,7 @@ def sentence(problem: Problem) -> str:
 
 def in_fields(text: str) -> str:
     """Name fields where the command names flags: `--guidance` is `guidance_scale`. Whole commands, in backticks, stay."""
-    return re.sub(r"`[^`]*`|--[a-z][a-z-]*", lambda found: _FLAGS.get(found[0], found[0]), text)
+    return re.sub(r"`[^`]*`|--[a-z][a-z-]*", lambda found: _NAMES.get(found[0], found[0]), text)
 
 
 def validation_problem(message: str) -> Problem:
@@ -148,7 +142,7 @@ def validation_problem(message: str) -> Problem:
 def _meant(name: str) -> str:
     """Return the field that an unknown one is likely to be: by the command's flag, else by its letters; "" for none."""
     plain = name.strip().casefold().replace("-", "_")
-    field = _FLAGS.get(f"--{plain.replace('_', '-')}")
+    field = _NAMES.get(f"--{plain.replace('_', '-')}")
     if field in NOT_ASKED or plain in NOT_ASKED:
         return ""
     return field or closest(plain, FIELDS.keys() - NOT_ASKED) or ""

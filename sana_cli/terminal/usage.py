@@ -76,12 +76,10 @@ def _number(error: Any, said: str) -> str:
     param = error.param
     if kind is None or param is None:
         return ""
-    from sana_cli.config.generation import FIELDS
+    from sana_cli.config.generation import FLAGS
 
     sides = tuple(getattr(param.type, side, None) for side in ("min", "max"))
-    limits = [
-        field.option.limits for field in FIELDS.values() if set(field.option.flags) & {*param.opts}
-    ]
+    limits = [FLAGS[flag].option.limits for flag in param.opts if flag in FLAGS]
     low, high = next(filter(None, limits), sides)
     return "" if None in (low, high) else f"use {kind[1]} from {low} to {high}"
 
