@@ -3,9 +3,7 @@
 A machine decides once; `verdicts.py` remembers. On a CPU where it cannot, the first that is right is used.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +13,7 @@ from torch import nn
 from quant.backends.kernel import Kernel, Packed, kind_of
 from quant.backends.measurement import Measurement, Probe, measure, probe_like
 from quant.backends.verdicts import Passing, remembered
+from quant.in_threads import in_threads
 from quant.layers import AcceleratedLayer
 
 Backend = Literal["auto", "native", "torchao", "quanto", "reference"]
@@ -22,6 +21,8 @@ BACKENDS: tuple[Backend, ...] = ("auto", "native", "torchao", "quanto", "referen
 
 _HANDICAP = 1.2  # of the reference: it expands whole weights, and those of real layers are new memory every time
 
+# Calls of a layer for which it is packed once: the steps of a picture. Packing may take as long as ten calls.
+_CALLS = 20
 _PACKING_THREADS = 4  # at most: each holds a layer twice
 
 
@@ -85,37 +86,16 @@ def pack_all(
 
     oneDNN puts a weight into the order of instructions with tiles on one core, three seconds for a full-size model.
     """
-    if threads == 1:
-        for layer, kernel in pairs:
-            _attach(layer, kernel, kernel.pack(layer), after_packing)
-        return
-    inference = torch.is_inference_mode_enabled()  # of this thread alone
 
-    def pack(layer: AcceleratedLayer, kernel: Kernel) -> Packed:
-        with torch.inference_mode(inference):
-            return kernel.pack(layer)
+    def pack(pair: tuple[AcceleratedLayer, Kernel]) -> Packed:
+        layer, kernel = pair
+        return kernel.pack(layer)
 
-    waiting: deque[tuple[AcceleratedLayer, Kernel, Future[Packed]]] = deque()
-
-    def attach_first() -> None:
-        layer, kernel, packed = waiting.popleft()
-        _attach(layer, kernel, packed.result(), after_packing)
-
-    with ThreadPoolExecutor(threads, thread_name_prefix="pack") as pool:
-        for layer, kernel in pairs:
-            waiting.append((layer, kernel, pool.submit(pack, layer, kernel)))
-            if len(waiting) > threads:  # no more layers than that are there twice
-                attach_first()
-        while waiting:
-            attach_first()
-
-
-def _attach(
-    layer: AcceleratedLayer, kernel: Kernel, packed: Packed, after_packing: Callable[[], None]
-) -> None:
-    layer.attach(kernel.run, packed, free=kernel.frees_weight)
-    if kernel.frees_weight:
-        after_packing()
+    for (layer, kernel), packed in in_threads(pack, pairs, threads):
+        layer.attach(kernel.run, packed, free=kernel.frees_weight)
+        del packed
+        if kernel.frees_weight:
+            after_packing()
 
 
 def measure_ahead(
@@ -215,9 +195,13 @@ def _fastest(measured: Iterable[Measurement]) -> str:
     usable = [m for m in measured if m.seconds is not None]
     if not usable:
         return "reference"
-    return min(
-        usable, key=lambda m: (m.seconds or 0.0) * (_HANDICAP if m.kernel == "reference" else 1)
-    ).kernel
+    return min(usable, key=_cost).kernel
+
+
+def _cost(measured: Measurement) -> float:
+    """Seconds of a call and of its share in the packing."""
+    seconds = (measured.seconds or 0.0) + measured.packing_seconds / _CALLS
+    return seconds * (_HANDICAP if measured.kernel == "reference" else 1)
 
 
 def _first_right(measured: Iterable[Measurement]) -> str:

@@ -52,6 +52,7 @@ class Measurement:
     seconds: float | None
     error: float | None  # relative to the reference's norm
     note: str = ""
+    packing_seconds: float = 0.0  # of the layer that it was tried on, by the same clock
     may_run_later: bool = False  # its compiler or its device failed, not the kernel
 
 
@@ -116,16 +117,23 @@ class _Trial:
         if isinstance(found, Failure):
             later = self.is_on_cuda and not found.is_refusal
             return Measurement(**facts, error=None, note=found.reason, may_run_later=later), None
-        error, run = found
+        error, run, facts["packing_seconds"] = found
         if error is not None and not error <= self.tolerance:
             return Measurement(**facts, error=error, note="too far from the reference"), None
         if run is None:
             return Measurement(**facts, error=error, note="too slow"), None
         return Measurement(**facts, error=error, note=kernel.note), run
 
-    def _first_runs(self, kernel: Kernel) -> tuple[float | None, Callable[[], object] | None]:
-        """Return its error, None where it was too slow to be compared; its run, None where it is too slow to be timed."""
+    def _first_runs(
+        self, kernel: Kernel
+    ) -> tuple[float | None, Callable[[], object] | None, float]:
+        """Return its error, None where it was too slow to be compared; its run, None where it is too slow to be timed;
+        the seconds of its packing.
+        """
+        kernel.pack(self.layer)  # what it prepares once a process is no part of a layer's time
+        started = self._now()
         packed = kernel.pack(self.layer)
+        packing = self._now() - started
 
         def run(x: Tensor) -> Tensor:
             return kernel.run(x, packed, self.layer)
@@ -138,17 +146,17 @@ class _Trial:
         started = self._now()
         run(self.few)
         if self._now() - started > self._too_slow_s:
-            return None, None
+            return None, None, packing
         started = self._now()
         run(self.few)
         if self._is_hopeless(self._now() - started, whole=False):
-            return None, None
+            return None, None, packing
         started = self._now()
         out = run(self.x)
         seconds = self._now() - started
         error = float((out.float() - self.expected.float()).norm() / self.expected.float().norm())
         is_hopeless = self._is_hopeless(seconds, whole=True)
-        return error, None if is_hopeless else lambda: run(self.x)
+        return error, None if is_hopeless else lambda: run(self.x), packing
 
     def _is_hopeless(self, seconds: float, *, whole: bool) -> bool:
         least = self._least[whole] = min(self._least.get(whole, seconds), seconds)

@@ -1,7 +1,7 @@
 """Fill modules strictly: every expected tensor, nothing else, right shapes, finite values.
 
-Tensors are read one by one into memory of their own, so that loading holds one tensor twice at most, and what is
-resident is what is used. (Mapped files would be simpler, but recent kernels map up to two megabytes around every
+Tensors are read one by one into memory of their own, by two threads on a CPU, so that loading holds two tensors twice at
+most, and what is resident is what is used. (Mapped files would be simpler, but recent kernels map up to two megabytes around every
 byte that is touched, once per tensor: a few hundred rows of a table make half of it resident.) Problems name the file
 and the tensor.
 """
@@ -12,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from quant.dtypes import FLOATS, PRECISIONS, torch_dtype
+from quant.in_threads import in_threads
 from quant.schemes import STORED_TENSORS
 from sana_cli.errors import checkpoint_error
 
 DTYPES = {name: torch_dtype(name) for name in PRECISIONS}
 
 _BLOCK = 2**24  # values
+_READERS = 2  # threads: each holds a tensor twice
 _FLOATS = tuple(torch_dtype(name) for name in FLOATS)
 
 
@@ -43,15 +45,20 @@ def assign_weights(
     }
     expected = module.state_dict()
     require_same_names(set(expected), set(names), component)
-    state = {}
-    for name, place in expected.items():
+
+    def ready(name: str) -> Tensor:
         tensor = read(names[name])
-        require_fit(tensor, place, name, component)
+        require_fit(tensor, expected[name], name, component)
         wanted = tensor.dtype if name in as_stored else _compute_dtype(name, tensor, dtype)
-        state[name] = tensor.to(device=device, dtype=wanted)
+        there = tensor.to(device=device, dtype=wanted)
         # Where it lies: adding up gigabytes takes a CPU seconds. In fp16 a finite value may have become infinite.
         narrowed = wanted == torch.float16 != tensor.dtype
-        require_finite(tensor if narrowed else state[name], name, component)
+        require_finite(tensor if narrowed else there, name, component)
+        return there
+
+    # New memory for gigabytes, which the system clears page by page, takes one core as long as the copying.
+    threads = min(torch.get_num_threads(), _READERS) if device.type == "cpu" else 1
+    state = dict(in_threads(ready, expected, threads))
     module.load_state_dict(state, strict=True, assign=True)
     module.requires_grad_(False)
 

@@ -476,6 +476,28 @@ def test_layers_are_packed_in_threads_few_at_a_time(threads: int) -> None:
     assert [layer(torch.empty(1)) for layer in layers] == expected
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_packing_counts_when_kernels_are_chosen(order: int) -> None:
+    """Of two that multiply equally fast, the one is used that needs no other order of the weight."""
+
+    def pack(layer: QuantLinear) -> object:
+        ends = time.process_time() + 0.1
+        while time.process_time() < ends:
+            pass
+        return None
+
+    def run(x: torch.Tensor, packed: object, layer: QuantLinear) -> torch.Tensor:
+        return layer.reference(x)
+
+    slow = replace(named("slow to pack", pack), run=run)
+    ready = replace(slow, name="ready", pack=lambda layer: None)
+    chosen = kernel_for(
+        linear(64, 64, W8A8), CPU, backend="native", kernels=(slow, ready)[::order],
+        probe=Probe(rows=8, in_features=64, out_features=64),
+    )  # fmt: skip
+    assert chosen is ready
+
+
 @pytest.mark.parametrize("threads", [1, 2])
 def test_a_layer_that_cannot_be_packed_is_an_error(threads: int) -> None:
     def pack(layer: QuantLinear) -> object:
