@@ -1,19 +1,21 @@
 """Time what a ControlNet and perturbed attention add to a guided step, and compare with what their parts cost.
 
-`python -m benchmarks.control_steps [--width 0.25] [--rounds 9]`. Random weights of the published shapes, narrower by
+`python -m benchmarks.control_steps [--width 0.25] [--rounds 15]`. Random weights of the published shapes, narrower by
 `--width` so that a step takes seconds; ratios of operations hardly depend on it.
 
 Operations alone predict the time badly: a large product, a depthwise convolution and a norm need different times for one
 operation. So each part is weighed by what its own kind took in the same rounds: a copied block as a block of the base (the
 step less a step of fewer blocks), a residual as its own product, a row of the perturbed branch as a third row of the
-whole step. Contenders take turns in a process set up as `sana`'s, and the least processor seconds (one thread) of each
-count, since others only ever add to them. Writes control-steps.json.
+whole step. Contenders take turns in a process set up as `sana`'s, forwards and backwards. Processor seconds (one thread)
+are compared within a round, since caches and clock rates differ more from minute to minute, and the median round
+counts. Writes control-steps.json.
 """
 
 import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from statistics import median
 from typing import Annotated, Any
 
 import torch
@@ -122,15 +124,17 @@ def operations(step: Step) -> int:
     return int(counter.get_total_flops())
 
 
-def least_seconds(steps: dict[str, Step], rounds: int) -> dict[str, float]:
-    """Processor seconds of each, the least of the rounds."""
-    found = dict.fromkeys(steps, float("inf"))
+def timed(steps: dict[str, Step], rounds: int) -> list[dict[str, float]]:
+    """Processor seconds of each, by round."""
+    found = []
     with keeping_freed():
-        for _ in range(rounds):
-            for name, step in steps.items():
+        for number in range(rounds):
+            seconds = {}
+            for name in list(steps) if number % 2 else reversed(steps):
                 started = time.process_time()
-                step()
-                found[name] = min(found[name], time.process_time() - started)
+                steps[name]()
+                seconds[name] = time.process_time() - started
+            found.append(seconds)
     return found
 
 
@@ -145,13 +149,16 @@ def weighed(seconds: dict[str, float], *, blocks: int, pag_layer: int) -> dict[s
 def measured(alias: str, steps: dict[str, Step], rounds: int) -> dict[str, Any]:
     """Ratios to a plain step: of operations, of the parts' processor seconds, and of its own."""
     counted = {name: operations(step) for name, step in steps.items()}  # also warms up
-    seconds = least_seconds(steps, rounds)
+    seconds = timed(steps, rounds)
     blocks = VARIANTS[alias].structure.num_layers
-    wanted = weighed(seconds, blocks=blocks, pag_layer=PAG_LAYERS[alias])
-    found: dict[str, Any] = {"seconds": {name: round(s, 4) for name, s in seconds.items()}}
-    for name, expected in wanted.items():
+    wanted = [weighed(each, blocks=blocks, pag_layer=PAG_LAYERS[alias]) for each in seconds]
+    found: dict[str, Any] = {
+        "seconds": {name: round(median(each[name] for each in seconds), 4) for name in steps}
+    }
+    for name in wanted[0]:
         by_operations = counted[name] / counted["plain"]
-        ratio = seconds[name] / seconds["plain"]
+        expected = median(each[name] for each in wanted)
+        ratio = median(each[name] / each["plain"] for each in seconds)
         found[name] = {
             "operations": round(by_operations, 4), "by_parts": round(expected, 4),
             "processor_seconds": round(ratio, 4),
@@ -170,7 +177,7 @@ def main(
         float, typer.Option(help="Share of the published width.", min=0.05, max=1)
     ] = 0.25,
     size: Annotated[int, typer.Option(help="Pixels, square.")] = 512,
-    rounds: Annotated[int, typer.Option(min=1)] = 9,
+    rounds: Annotated[int, typer.Option(min=1)] = 15,
 ) -> None:
     """Time a guided step plain, with a ControlNet and with a perturbed branch, interleaved."""
     set_up_allocator()
