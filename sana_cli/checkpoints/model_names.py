@@ -68,6 +68,16 @@ def lasting_name(model: str) -> str:
     return model.strip()
 
 
+def place_of(name: str, default: str | None) -> str:
+    """Return what opens a model by the name that pictures store, which is a folder's last name.
+
+    `default` is the model of the user's settings: it is meant where the last names agree.
+    """
+    if default and kept_folder(name) is None and Path(default).name == name:
+        return default
+    return name
+
+
 def refuse_part(path: Path) -> None:
     """Raise SanaError for a file that is one part of a model folder; a .pth file is a whole transformer."""
     around = [
@@ -97,7 +107,7 @@ def unknown_model(model: str) -> SanaError:
     folder = models_folder()
     kept = sorted(path.name for path in folder.glob("[!.]*")) if folder.is_dir() else []
     close = closest(model, [*BUILTIN_MODELS, *kept]) or suggest(model)
-    hint = f"did you mean {close}? " if close else "check the spelling; "
+    hint = f"did you mean {close}? " if close else "check the spelling, or give the folder's path; "
     for recipe in RECIPES:
         base = model.removesuffix(f"-{recipe}")
         if base != model and find_variant(base) is not None:

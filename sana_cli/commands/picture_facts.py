@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sana_cli.errors import SanaError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PictureFacts:
@@ -35,7 +37,7 @@ def facts_of(path: Path) -> PictureFacts:
     if foreign is None:
         settings = read_settings(path)
         repeats = SHEET_KEY not in settings and _is_possible(settings)
-        command = _command(settings) if repeats else []
+        command = _command(settings, path) if repeats else []
         return PictureFacts(
             document={**document, "settings": settings}, facts=_given(settings), command=command
         )
@@ -93,13 +95,30 @@ def _given(settings: dict[str, Any]) -> dict[str, Any]:
     return {**ours, **({"other settings": others} if others else {})}
 
 
-def _command(settings: dict[str, Any]) -> list[str]:
-    """The words of the command that draws a picture once more."""
+def _opening(model: str) -> str:
+    """What opens a picture's model: pictures store a folder's name, and its place is the user's to fill in."""
+    from sana_cli.checkpoints.model_names import BUILTIN_MODELS, lasting_name, place_of
+    from sana_cli.config.user_settings import preferences
+
+    if model in BUILTIN_MODELS:
+        return model
+    try:
+        place = place_of(model, preferences().options.model)
+        lasting_name(place)
+    except SanaError:
+        return f"PATH/TO/{model}"
+    return place
+
+
+def _command(settings: dict[str, Any], path: Path) -> list[str]:
+    """The words of the command that draws a picture once more, into a file of the same format."""
+    from sana_cli.images.formats import format_of
+
     options = {
         "model": "--model", "negative_prompt": "--negative", "size": "--size", "steps": "--steps",
         "guidance": "--guidance", "guidance_interval": "--guidance-interval", "cache": "--cache",
         "pag": "--pag",
-        "scheduler": "--scheduler", "decoder": "--decoder", "seed": "--seed",
+        "scheduler": "--scheduler", "decoder": "--decoder", "seed": "--seed", "quality": "--quality",
         "image": "--image", "strength": "--strength", "mask": "--mask",
         "upscale": "--upscale", "upscale_strength": "--upscale-strength",
         "control": "--control", "control_scale": "--control-scale", "control_type": "--control-type",
@@ -108,6 +127,7 @@ def _command(settings: dict[str, Any]) -> list[str]:
     prompt = str(settings.get("prompt", ""))
     words = ["sana", "generate", *([] if prompt.startswith("-") else [prompt])]
     said = settings | ({"size": settings["upscaled_from"]} if "upscaled_from" in settings else {})
+    said |= {"model": _opening(str(settings["model"]))} if "model" in settings else {}
     for key, option in options.items():
         if key in said:
             words += [option, str(said[key])]
@@ -123,6 +143,8 @@ def _command(settings: dict[str, Any]) -> list[str]:
         words += ["--decode", mode, "--tile", tile]
     if settings.get("backend", "auto") != "auto":
         words += ["--backend", str(settings["backend"])]
+    if (format := format_of(path)) in ("JPEG", "WEBP"):
+        words += ["--format", "jpg" if format == "JPEG" else "webp"]
     words.append("--enhance" if settings.get("enhance") else "--no-enhance")
     if re.search(r"[{}]|__", prompt):  # a setting could take them for choices
         words.append("--no-wildcards")

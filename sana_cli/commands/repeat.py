@@ -14,7 +14,7 @@ from sana_cli.checkpoints.digest import model_digest
 from sana_cli.checkpoints.find_decoder import find_decoder
 from sana_cli.checkpoints.hed_file import find_hed
 from sana_cli.checkpoints.lora_file import parse_lora
-from sana_cli.checkpoints.model_names import kept_folder
+from sana_cli.checkpoints.model_names import place_of
 from sana_cli.checkpoints.obtain_decoder import obtain_decoder
 from sana_cli.checkpoints.obtaining import Access
 from sana_cli.checkpoints.opening import open_checkpoint
@@ -250,7 +250,7 @@ def open_model(
     repeated = picture is not None and options.sources.get("model") == picture.name
     name = options.model_or_builtin
     if repeated:
-        name = _place_of(name, default)
+        name = place_of(name, default)
     try:
         with options.naming_source_of("model"):
             access = Access(
@@ -271,10 +271,3 @@ def open_model(
         with options.naming_source_of("decoder"):
             obtain_decoder(options.decoder, checkpoint, access)
     return checkpoint
-
-
-def _place_of(name: str, default: str | None) -> str:
-    """A folder by its last name, if it is the default model; else the name itself."""
-    if default and kept_folder(name) is None and Path(default).name == name:
-        return default
-    return name

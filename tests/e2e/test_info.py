@@ -61,8 +61,11 @@ def test_picture(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> 
     text = sana("info", path).out
     assert "prompt: a fox" in text
     again = text.splitlines()[-1].removeprefix("again: sana ")
-    assert again.startswith("generate 'a fox' --model ")
-    words = [str(tiny_model) if w == tiny_model.name else w for w in shlex.split(again)]
+    # Pictures store no places: the folder's is the user's to fill in, unless it is the default model's.
+    assert again.startswith(f"generate 'a fox' --model PATH/TO/{tiny_model.name} ")
+    assert sana("config", "set", "model", tiny_model).code == 0
+    assert f" --model {tiny_model} " in sana("info", path).out
+    words = shlex.split(again.replace("PATH/TO", str(tiny_model.parent)))
     assert sana(*words, "-o", tmp_path / "b.png", "--device", "cpu").code == 0
     assert (tmp_path / "b.png").read_bytes() == path.read_bytes()
 
@@ -74,9 +77,22 @@ def test_prompt_that_looks_like_an_option(
     options = ("-m", tiny_model, "-o", path, "--size", "64x64", "--steps", "1", "--seed", "9")
     assert sana("generate", *options, "--", "-5 degrees").code == 0
     again = shlex.split(sana("info", path).out.splitlines()[-1].removeprefix("again: sana "))
-    words = [str(tiny_model) if w == tiny_model.name else w for w in again]
+    words = [w.replace("PATH/TO", str(tiny_model.parent)) for w in again]
     assert sana(words[0], "-o", tmp_path / "b.png", *words[1:]).code == 0
     assert (tmp_path / "b.png").read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.webp"])
+def test_lossy_picture(sana: Callable[..., Any], tmp_path: Path, name: str) -> None:
+    """The command repeats the format and the quality, too."""
+    options = ("--quality", "80", "--size", "64x64", "--steps", "1", "--device", "cpu")
+    assert sana("generate", "a fox", "-o", tmp_path / name, *options).code == 0
+    again = shlex.split(sana("info", tmp_path / name).out.splitlines()[-1].partition("sana ")[2])
+    new = tmp_path / "new"
+    assert sana(*again, "-o", f"{new}/", "--device", "cpu").code == 0
+    (drawn,) = new.iterdir()
+    assert drawn.suffix == Path(name).suffix
+    assert drawn.read_bytes() == (tmp_path / name).read_bytes()
 
 
 @pytest.mark.parametrize("content", [b"", b"no picture"])

@@ -110,7 +110,7 @@ def test_a_whole_transformer_is_no_part(folder: Path) -> None:
         ("buildin", "did you mean builtin?"),
         ("my-w8a9", "did you mean my-w8a8?"),
         ("sana-0.6b-w8a8", "`sana pull sana-0.6b --quantize w8a8` makes it;"),
-        ("qqqq", "check the spelling;"),
+        ("qqqq", "check the spelling, or give the folder's path;"),
     ],
 )
 def test_what_was_meant(kept: Path, name: str, hint: str) -> None:
