@@ -7,7 +7,7 @@ from typing import Any
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.commands.repl_prompt_line import OptionError, split_options
-from sana_cli.commands.repl_setters import CONTROL, DEFAULT, OFF, SETTERS
+from sana_cli.commands.repl_setters import CONTROL, DEFAULT, OFF, ON, SETTERS
 from sana_cli.config.generation import GenerationOptions
 from sana_cli.errors import SanaError, usage_error
 from sana_cli.files import is_new_folder, local_path, no_folder
@@ -17,6 +17,8 @@ from sana_cli.request.output_paths import Target
 from sana_cli.request.params import GenerationParams, resolve
 from sana_cli.terminal.help import ALIASES
 
+# Switches of `sana generate` may be typed as there, without a value.
+_SWITCHED = {"/wildcards": ("/wildcards", ON), "/no-wildcards": ("/wildcards", OFF)}
 _ALIASES = {f"/{alias[2:]}": f"/{name}" for name, aliases in ALIASES.items() for alias in aliases}
 
 
@@ -54,11 +56,18 @@ class SessionOptions:
         options = self.now
         for said, value in typed:
             name = _ALIASES.get(said, said)
+            if not value:
+                name, value = _SWITCHED.get(name, (name, ""))
             if name not in SETTERS:
                 known = ", ".join(f"--{n[1:]}" for n in SETTERS)
                 raise OptionError(
                     f"--{name[1:]} is no option of a prompt here",
                     f"known: {known}; `sana generate` has all; for the words themselves, write them without dashes",
+                )
+            if not value:
+                raise OptionError(
+                    f"{said.replace('/', '--')} needs a value",
+                    f"write it after the option: {prompt} --{name[1:]} {SETTERS[name].argument}",
                 )
             meant = last_seed() if (name, value) == ("/seed", "last") else value
             options = replace(options, **self._parsed(name, meant, options))

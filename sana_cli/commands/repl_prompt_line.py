@@ -17,8 +17,7 @@ class OptionError(SanaError):
 def split_options(line: str) -> tuple[str, list[tuple[str, str]]]:
     """Split a line into the prompt and its options as commands with values: `[("/seed", "4")]`.
 
-    A value reaches to the next option. Raises SanaError (usage) for an option without a value, or
-    without a prompt.
+    A value reaches to the next option; "" where there is none. Raises SanaError (usage) for options without a prompt.
     """
     found = list(_OPTION.finditer(line))
     if not found:
@@ -31,8 +30,5 @@ def split_options(line: str) -> tuple[str, list[tuple[str, str]]]:
     ends = [match.start() for match in found[1:]] + [len(line)]
     options = []
     for match, end in zip(found, ends, strict=True):
-        value = line[match.end() : end].strip().strip("\"'")
-        if not value:
-            raise OptionError(f"--{match[1]} needs a value", f"for example: {prompt} --seed 4")
-        options.append((f"/{match[1]}", value))
+        options.append((f"/{match[1]}", line[match.end() : end].strip().strip("\"'")))
     return prompt, options

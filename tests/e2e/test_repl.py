@@ -182,7 +182,11 @@ def test_quit_and_help(lines: Callable[..., Any]) -> None:
         ("/output nowhere", "no such folder: nowhere\nhint: create it"),
         ("/output in.png/{slug}-{seed}.png", "in.png is not a folder"),
         ("a cat --ar 16:9", "--ar is no option of a prompt here\nhint: known: --seed, --size"),
-        ("a cat --seed", "--seed needs a value\nhint: for example: a cat --seed 4"),
+        (
+            "a cat --seed",
+            "--seed needs a value\nhint: write it after the option: a cat --seed N|last|random",
+        ),
+        ("a cat --no-enhance", "--no-enhance is no option of a prompt here"),
         ("a cat --size 33", "size 33x33 is not a multiple of 32"),
         ("--seed 4", "there is no prompt before the options"),
         ("/seed 99999999999999999999", "seed 999999999999... of 20 digits is out of range"),
