@@ -18,6 +18,9 @@ from sana_cli.pipeline.watching import Watching
 from sana_cli.request.params import GenerationParams
 from sana_cli.schedulers import make_scheduler
 
+# `latent_preview.py` wants 256 positions of latents.
+NO_PREVIEW_YET = "no preview yet: it is learnt from the first pictures that are decoded, one of 512x512 pixels or four of 256x256"
+
 OnStep = Callable[[int, int], object]  # after step N, counted from 1, of how many; False cancels
 
 
@@ -96,7 +99,7 @@ def _previewer(
     if watching is None:
         return None
     if not components.preview.is_ready:
-        components.tell_once("no preview yet: it is learnt from the first picture that is decoded")
+        components.tell_once(NO_PREVIEW_YET)
         return None
 
     skipped = params.steps - params.steps_to_run

@@ -20,7 +20,7 @@ from sana_cli.pipeline.guidance import PassCount
 from sana_cli.pipeline.inputs import Inputs
 from sana_cli.pipeline.latent_preview import OWN_FILE
 from sana_cli.pipeline.pipeline import SanaPipeline
-from sana_cli.pipeline.transformer_steps import denoise_picture
+from sana_cli.pipeline.transformer_steps import NO_PREVIEW_YET, denoise_picture
 from sana_cli.pipeline.values import BrokenValues
 from sana_cli.pipeline.watching import Watching
 from sana_cli.request.params import GenerationParams
@@ -132,7 +132,7 @@ def test_before_previews_are_ready(
     for _ in range(2):
         denoise_picture(components, Inputs(components), params(), watching=watching)
     assert shown == []
-    assert told.notices == ["no preview yet: it is learnt from the first picture that is decoded"]
+    assert told.notices == [NO_PREVIEW_YET]
 
 
 # -- failures --------------------------------------------------------------------------------------
