@@ -25,6 +25,7 @@ COLUMNS = (
 MANIFEST = "manifest.jsonl"  # with the pictures, unless another one is asked for
 SUFFIXES = (".jsonl", ".parquet")
 _ROWS_AT_ONCE = 1000  # of Parquet, that are in memory
+_BEGINNING = f'{{"{COLUMNS[0]}": '.encode()  # of each line
 
 
 class Manifest:
@@ -162,8 +163,8 @@ def _of_lines(path: Path, called: str) -> Iterator[dict[str, Any]]:
         for number, line in enumerate(file, start=1):
             try:
                 row = json.loads(line)
-            except ValueError as error:
-                if not line.endswith(b"\n"):
+            except (ValueError, RecursionError) as error:
+                if not line.endswith(b"\n") and line.startswith(_BEGINNING[: len(line)]):
                     return
                 raise _no_manifest(called, f"line {number} is not JSON") from error
             if not isinstance(row, dict) or set(row) != set(COLUMNS):

@@ -46,11 +46,23 @@ def test_a_line_that_a_kill_has_cut_off_is_none(tmp_path: Path) -> None:
     [
         ("m.jsonl", b'{"prompt": "a fox"}\n', "line 1 is not a row of one"),
         ("m.jsonl", b"[1]\n", "line 1 is not a row of one"),
+        ("m.jsonl", b"one line without its end", "line 1 is not JSON"),
+        ("m.jsonl", json.dumps(full(ROW)).encode() + b"\nand a note", "line 2 is not JSON"),
+        ("m.jsonl", b"[" * 100_000, "line 1 is not JSON"),
         ("m.jsonl", json.dumps(full(ROW)).encode() + b"\n\x00\x00\n", "line 2 is not JSON"),
         ("m.parquet", b"PAR1 and nothing else", "magic bytes"),
         ("m.parquet", None, "its columns are others"),
     ],
-    ids=["other lines", "no objects", "damaged", "damaged Parquet", "other Parquet"],
+    ids=[
+        "other lines",
+        "no objects",
+        "no end",
+        "a note",
+        "deep",
+        "damaged",
+        "damaged Parquet",
+        "other Parquet",
+    ],
 )
 def test_a_file_that_is_no_manifest_is_not_replaced(
     tmp_path: Path, name: str, content: bytes | None, why: str
