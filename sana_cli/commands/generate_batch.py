@@ -9,7 +9,7 @@ from sana_cli.errors import ExitCode, SanaError
 from sana_cli.pipeline.batch import Batch, Job, draw_batch, plan_batch
 from sana_cli.request.output_paths import tell_quality
 from sana_cli.request.params import GenerationParams
-from sana_cli.request.prompt_file import PromptFile, read_prompt_file
+from sana_cli.request.prompt_file import NothingToDraw, PromptFile, read_prompt_file
 from sana_cli.system.precision import foresee_device, pick_device
 from sana_cli.text import slug
 
@@ -31,7 +31,8 @@ class BatchDrawing:
     def drawn(self, prompts: str | Batch) -> Iterator["SavedResult | RemotePicture"]:
         """Draw the pictures of a file of prompts, or planned ones, except finished ones."""
         session = self._session
-        batch = planned_batch(session, prompts) if isinstance(prompts, str) else prompts
+        with self._report.telling_lines():
+            batch = planned_batch(session, prompts) if isinstance(prompts, str) else prompts
         self._report.planned(batch)
         with session.options.naming_source_of("output"):
             if session.grid:
@@ -145,7 +146,10 @@ def print_forecast(session: "GenerateSession", prompts: str | Batch, *, json: bo
     """Count the pictures of a file of prompts, and show what the largest takes."""
     from sana_cli.commands.dry_run import print_batch_forecast
 
-    batch = planned_batch(session, prompts) if isinstance(prompts, str) else prompts
+    try:
+        batch = planned_batch(session, prompts) if isinstance(prompts, str) else prompts
+    except NothingToDraw as error:
+        batch = Batch.of_nothing(error.problems)
     device = session.find_device(None, foresee_device)
     print_batch_forecast(
         session.checkpoint, batch, session.runtime, device, cap_source=session.cap_source, json=json

@@ -58,9 +58,10 @@ class ClusterBatch:
     def draw(self, prompts: str) -> None:
         """Plan, check the cluster, draw, and report. SanaError at the end where pictures are missing."""
         with self.report.counting():
-            found = read_prompt_file(local_prompts(prompts, self), called=prompts)
+            with self.report.telling_lines():
+                found = read_prompt_file(local_prompts(prompts, self), called=prompts)
             self._choose_output()
-            with self._naming_output():
+            with self._naming_output(), self.report.telling_lines():
                 batch = planned_batch(self.session, found)
                 manifest = self._manifest(batch)
             self.report.planned(batch)

@@ -28,7 +28,7 @@ from sana_cli.pipeline.finished_pictures import FinishedPictures, fits
 from sana_cli.request.output_paths import Target, require_fit, require_picture
 from sana_cli.request.params import MAX_SEED, GenerationParams, count_of, resolve_all
 from sana_cli.request.picture_settings import picture_settings
-from sana_cli.request.prompt_file import Line, Problem, PromptFile, summed_up
+from sana_cli.request.prompt_file import Line, NothingToDraw, Problem, PromptFile
 
 _Drawn = TypeVar("_Drawn")
 TEXTS_AT_ONCE = 500  # encoded prompts that are held, at most 2.8 MB each
@@ -83,6 +83,13 @@ class Batch:
     overwrite: bool
     renamed: tuple[Path, ...]  # new names, of pictures whose usual ones are taken
 
+    @classmethod
+    def of_nothing(cls, problems: tuple[Problem, ...]) -> "Batch":
+        """Make the batch of a file none of whose lines can be drawn."""
+        return cls(
+            jobs=(), done={}, problems=problems, model_digest="", overwrite=False, renamed=()
+        )
+
     @property
     def pending(self) -> list[Job]:
         return [job for job in self.jobs if job.path not in self.done]
@@ -104,12 +111,12 @@ def plan_batch(
     """List every picture with its seed and name; `common` holds the output and the options that a line does not set.
 
     `name` is a pattern for pictures in a folder, without a suffix; None is the usual one.
-    SanaError where no line can be drawn, and for names that are taken by other pictures.
+    `NothingToDraw` where no line can be drawn; SanaError for names that are taken by other pictures.
     """
     target = Target.of_options(common)
     jobs, problems = _jobs(found, replace(common, output=None), checkpoint)
     if not jobs:
-        raise summed_up(problems)
+        raise NothingToDraw(problems)
     usual_name = "{index}-{slug}-{seed}" if count_of(common) > 1 else "{index}-{slug}"
     pattern = _pattern(target, jobs, name or usual_name)
     digest = model_digest(checkpoint)

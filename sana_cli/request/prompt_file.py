@@ -42,6 +42,15 @@ class Problem:
     id: str | None = None
 
 
+class NothingToDraw(SanaError):
+    """No place of a file can be drawn; `problems` says of each why."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        error = summed_up(problems)
+        super().__init__(error.message, hint=error.hint, code=error.code)
+        self.problems = tuple(problems)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromptFile:
     """All that a file, or a folder of files, asks for. `notices`: what of it has no effect."""
@@ -61,7 +70,8 @@ class PromptFile:
 def read_prompt_file(name: str, *, called: str | None = None) -> PromptFile:
     """Read a file of prompts, a folder of such files, or standard input if the name is `-`.
 
-    `called` is what messages call it, where `name` is a copy. Raises SanaError (usage) if nothing can be read at all, or no line of it.
+    `called` is what messages call it, where `name` is a copy. Raises SanaError (usage) if nothing can be read at all; `NothingToDraw` if no
+    line of it can.
     """
     return _Reader(name, called).read()
 
@@ -92,7 +102,7 @@ class _Reader:
                 f"{self.called} holds no prompts", "write one a line, or one JSON object a line"
             )
         if not lines:
-            raise summed_up(problems)
+            raise NothingToDraw(problems)
         return PromptFile(
             lines=tuple(lines), problems=tuple(problems), notices=tuple(self._notices())
         )
@@ -193,7 +203,7 @@ class _Reader:
 def summed_up(problems: Sequence[Problem]) -> SanaError:
     """Return one error for all lines that cannot be drawn: the first, and how many more there are."""
     first = problems[0].error
-    more = f" (and {counted(len(problems) - 1, 'more such line')})" if len(problems) > 1 else ""
+    more = f" (and {counted(len(problems) - 1, 'more line')})" if len(problems) > 1 else ""
     return SanaError(first.message + more, hint=first.hint, code=first.code)
 
 

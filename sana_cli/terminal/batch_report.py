@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sana_cli.errors import ExitCode, SanaError
-from sana_cli.request.prompt_file import Problem, summed_up
+from sana_cli.request.prompt_file import NothingToDraw, Problem, summed_up
 from sana_cli.terminal.report import picture_facts
 from sana_cli.text import counted, print_json, say
 
@@ -43,7 +43,7 @@ class BatchReport:
         """Report what cannot be drawn, and what exists already."""
         self._jobs = {job.path: job for job in batch.jobs}
         self._total, self._done = len(batch.jobs), len(batch.done)
-        self._tell_problems(batch.problems)
+        self.undrawable(batch.problems)
         if batch.done:
             left = len(batch.pending)
             self.reporter.notice(
@@ -62,7 +62,8 @@ class BatchReport:
                 if (settings := batch.done.get(job.path)) is not None:
                     self._print_done(job, settings)
 
-    def _tell_problems(self, problems: "tuple[Problem, ...]") -> None:
+    def undrawable(self, problems: "tuple[Problem, ...]") -> None:
+        """Report lines that cannot be drawn."""
         for number, problem in enumerate(problems):
             if self.json:
                 print_json({
@@ -75,6 +76,16 @@ class BatchReport:
             self.reporter.notice(f"not drawn: {len(problems) - _SHOWN} more lines")
         if problems:
             self.failure = summed_up(problems)
+
+    @contextmanager
+    def telling_lines(self) -> "Iterator[None]":
+        """Report each line of a file, none of which can be drawn, before the error of the block."""
+        try:
+            yield
+        except NothingToDraw as error:
+            if self.json or len(error.problems) > 1:  # the error says what is wrong with the first
+                self.undrawable(error.problems)
+            raise
 
     def refused(self, job: "Job", error: SanaError) -> None:
         """Report a picture whose prompt was refused."""

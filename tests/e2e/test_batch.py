@@ -337,7 +337,7 @@ def test_a_bad_line_does_not_stop_the_others(
     result = sana("generate", "--prompts", file, "-m", tiny_model, "-o", out, *SMALL, "--json")
     assert result.code == ExitCode.USAGE
     assert names(out) == ["1-a.png", "4-d.png"]
-    assert "(and 1 more such line)" in result.err
+    assert "(and 1 more line)" in result.err
     errors, drawn = result.told("error"), result.told("drawn")
     assert [(each["line"], each["id"]) for each in errors] == [(2, "y"), (3, None)]
     assert errors[0]["error"]["code"] == ExitCode.USAGE
@@ -351,6 +351,25 @@ def test_a_bad_line_does_not_stop_the_others(
     file.write_text(file.read_text().replace("33x32", "32x32").replace("stesp", "steps"))
     again = sana("generate", "--prompts", file, "-m", tiny_model, "-o", out, *SMALL, "--json")
     assert (again.code, len(again.told("drawn"))) == (0, 2), "the numbers of the others stay"
+
+
+def test_a_file_without_a_line_that_can_be_drawn(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, out: Path
+) -> None:
+    """Programs get each line's error all the same, in a forecast too."""
+    file = tmp_path / "p.txt"
+    words = ("generate", "--prompts", file, "-m", tiny_model, "-o", out, *SMALL, "--json")
+    for line in (
+        '{"prompt": "a", "steps": 0}',
+        '{"prompt": "a", "stesp": 1}',
+    ):  # by the model, and by the file alone
+        file.write_text(f'{line}\n{{"prompt": "b", "stesp": 1, "id": "y"}}\n')
+        drawn, planned = sana(*words), sana(*words, "--dry-run")
+        told = [(each["line"], each["id"]) for each in drawn.told("error")]
+        assert (drawn.code, planned.code, told) == (2, 2, [(1, None), (2, "y")])
+        assert drawn.documents[-1]["error"]["message"].endswith("(and 1 more line)")
+        assert [each["line"] for each in planned.documents[0]["errors"]] == [1, 2]
+        assert planned.documents[0]["to_draw"] == 0
 
 
 def test_a_batch_that_grows(
