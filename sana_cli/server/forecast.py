@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.config.generation import GenerationOptions
-from sana_cli.errors import SanaError, require
+from sana_cli.errors import SanaError, usage_error
 from sana_cli.memory.forecast import MIB, describe
 from sana_cli.memory.planner import SERVERS_CAP, choose_for, smallest_peak
 from sana_cli.request.params import GenerationParams, resolve
@@ -17,6 +17,8 @@ from sana_cli.text import readable_memory
 # model that it drew with, and what the heap does not give back when models take turns. Of two models that evict each
 # other it was 16 to 28 MiB, at 64 and 512 pixels.
 RESERVED = 40 * MIB
+_SMALLEST = GenerationOptions(prompt="-", width=32, height=32)
+_USUAL = GenerationOptions(prompt="word " * 300)  # as long a prompt as a text encoder takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,23 +54,25 @@ def require_room(models: ServedModels, cap: int | None) -> None:
     """SanaError (usage) where no model can draw the smallest picture under the server's cap."""
     if cap is None:
         return
-    least: list[int] = []
+    usual: dict[str, int] = {}
     for served in models.names():
         try:
-            least.append(_least_bytes(models.open(served.name)))
+            checkpoint = models.open(served.name)
+            if _least_bytes(checkpoint, _SMALLEST) <= cap:
+                return
+            usual[served.name] = _least_bytes(checkpoint, _USUAL)
         except SanaError:
             continue  # a request gets the reason
-        if least[-1] <= cap:
-            return
-    require(
-        not least,
-        f"no model of this server can draw a picture under --max-memory {readable_memory(cap)}",
-        f"use --max-memory {readable_memory(min(least, default=0), at_least=True).replace(' ', '')} or more",
-    )
+    if usual:
+        name = min(usual, key=lambda name: usual[name])
+        least = readable_memory(usual[name], at_least=True).replace(" ", "")
+        raise usage_error(
+            f"no model of this server can draw a picture under --max-memory {readable_memory(cap)}",
+            f"use --max-memory {least} or more, which is enough for {name} at its usual size",
+        )
 
 
-def _least_bytes(checkpoint: Checkpoint) -> int:
-    options = GenerationOptions(prompt="-", width=32, height=32)
+def _least_bytes(checkpoint: Checkpoint, options: GenerationOptions) -> int:
     runtime = runtime_of(options, checkpoint)
     device = foresee_device(runtime.device)
     job = describe(
