@@ -3,6 +3,7 @@
 import asyncio
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from sana_cli.server.problems import Problem
 from sana_cli.server.served_models import ServedModels
 from sana_cli.server.uploads import Uploads
 
+_LAST_STEP_SECONDS = 3  # for the step that runs when the time is over
 _CHECKED_AT_ONCE = 4  # requests; each may read an uploaded picture
 
 
@@ -145,7 +147,10 @@ class Desk:
             self.tell_places()
 
     async def finish(self, seconds: float) -> None:
-        """Take no more requests, let what waits and runs end within `seconds`, stop the rest."""
+        """Take no more requests, let what waits and runs end within `seconds`, stop the rest.
+
+        A stage that cannot be interrupted, such as decoding, may end later than its job, which does not wait for it.
+        """
         self.queue.close()
         try:
             async with asyncio.timeout(seconds):
@@ -156,6 +161,12 @@ class Desk:
                 if self.queue.remove(job):
                     end_early(job, self.queue)
                 job.cancel()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_STEP_SECONDS):
+                    for job in self.jobs.open():
+                        await job.wait()
+            for job in self.jobs.open():
+                end_early(job, self.queue)
 
     def status(self) -> dict[str, Any]:
         """Describe what the server does now."""

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -208,6 +209,29 @@ def picture_file() -> bytes:
     file = io.BytesIO()
     Image.linear_gradient("L").convert("RGB").resize((64, 64)).save(file, format="PNG")
     return file.getvalue()
+
+
+def test_a_stream_ends_before_a_stage_that_does_not_end_in_time(
+    starting: Callable[..., Any], before_computing: Callable[..., Any]
+) -> None:
+    """Its last event says that the server ended, while the picture is still being decoded."""
+    server = starting(limits=Limits(drain_seconds=0.0), grace_seconds=5.0)
+    streamed = threading.Event()
+
+    def stop_and_wait() -> None:
+        server.stop()
+        assert streamed.wait(60)
+
+    body = {"prompt": "a cat", "width": 64, "height": 64, "steps": 1, "stream": True}
+    with before_computing("decode", stop_and_wait), server.client() as client:
+        with client.stream("POST", "/v1/jobs", json=body) as response:
+            told = list(events(response))
+        streamed.set()
+        server.thread.join(60)
+    name, data = told[-1]
+    assert (name, data["server_ended"]) == ("failed", True)
+    assert data["error"]["hint"] == "send the request again"
+    assert not server.thread.is_alive()
 
 
 def test_a_stage_that_does_not_end_in_time_ends_no_other_program(
