@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import anyio
 from mcp.server.mcpserver import Context, Image, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from sana_cli import __version__
 from sana_cli.config.generation import GenerationOptions
@@ -26,7 +26,7 @@ from sana_cli.remote.picture import RemotePicture
 from sana_cli.request.output_paths import Target, output_paths
 from sana_cli.server.limits import Limits
 from sana_cli.server.served_models import ServedModels
-from sana_cli.text import did_you_mean, in_sentences
+from sana_cli.text import did_you_mean, in_sentences, shortened
 
 OnStep = Callable[[int, int], bool]
 _INSTRUCTIONS = (
@@ -196,7 +196,23 @@ class _ToolServer(MCPServer[Any]):
                 raise ToolError(
                     in_sentences(f"{name} has no argument {unknown[0][:80]!r}{meant}", hint)
                 )
-        return await super().call_tool(name, arguments, context)
+        try:
+            return await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            if isinstance(error.__cause__, ValidationError):
+                raise ToolError(f"{name}: {_problem_of(error.__cause__)}") from error
+            raise
+
+
+def _problem_of(error: ValidationError) -> str:
+    """Say which argument is of another type or out of range."""
+    first = error.errors(include_url=False)[0]
+    argument = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return f"{argument} is missing"
+    return f"{argument} cannot be {shortened(repr(first['input']))}. {first['msg']}".replace(
+        "Input should", "It should"
+    )
 
 
 def make_server(studio: Studio) -> MCPServer[Any]:

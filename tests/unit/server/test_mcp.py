@@ -103,8 +103,31 @@ def test_draw_edit_and_list(tmp_path: Path, expected: Callable[..., bytes]) -> N
             "no argument 'width'",
         ),
         ("list_models", {"all": True}, "no argument 'all'. Send none."),
+        (
+            "generate_image",
+            {"prompt": "a", "steps": "x"},
+            "steps cannot be 'x'. It should be a valid integer",
+        ),
+        (
+            "generate_image",
+            {"prompt": "a", "steps": 0},
+            "steps cannot be 0. It should be greater than",
+        ),
+        ("generate_image", {}, "generate_image: prompt is missing"),
     ],
-    ids=["prompt", "size", "model", "steps", "image", "unknown", "of the other tool", "of none"],
+    ids=[
+        "prompt",
+        "size",
+        "model",
+        "steps",
+        "image",
+        "unknown",
+        "of the other tool",
+        "of none",
+        "no number",
+        "range",
+        "no prompt",
+    ],
 )
 def test_bad_input_is_told_to_the_assistant(
     studio: Any, tool: str, arguments: dict[str, Any], message: str
