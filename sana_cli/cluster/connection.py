@@ -59,7 +59,7 @@ def find_address(wanted: str) -> str | None:
     if address.startswith("ray://"):
         raise usage_error(
             f"{address} is a Ray client's address, over which Ray Data does not run",
-            "run the command on a node of the cluster, or with `ray job submit`: --ray auto",
+            "run the command on a node of the cluster, or submit it with `ray job submit` (docs/scale.md): --ray auto",
         )
     host, port = _host_and_port(address)
     if not _answers(host, port):
