@@ -2,8 +2,9 @@
 
 `python -m benchmarks.sprint --work FOLDER` makes the model, the two small decoders and the quantized folders in FOLDER
 once (17 GB), then runs `sana bench` on them: full, lite and tiny decoder, each in fp32 and w8a8, next to diffusers in
-fp32 and, with `--openvino`, to optimum-intel's best. Quantized folders take 8-bit inputs in the decoder, too: what
-`sana quantize` does where they are faster and a trained model's pictures allow it; random weights have no picture.
+fp32 and, with `--openvino`, to optimum-intel's best. Quantized folders take 8-bit inputs in the decoder, too, but not with
+`--avx2`: what `sana quantize` does where they are faster and a trained model's pictures allow it; random weights have no
+picture.
 Every contender takes its turn in each round. The document goes to
 `benchmarks/results/sprint-512.json`: what the bench says, and times as fast as diffusers with the text in the cache,
 with a new prompt and with the first one. `--avx2` holds every program to AVX2.
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 import typer
 
@@ -30,7 +31,9 @@ AVX2 = {
 BASE: Final = "diffusers-fp32"
 
 
-def prepare(work: Path, *, medium: bool) -> tuple[Path, Path, Path, Path, Path]:
+def prepare(
+    work: Path, *, medium: bool, vae: Literal["w8a8", "w8a16"]
+) -> tuple[Path, Path, Path, Path, Path]:
     """Return the folders of the model, of its lite and tiny decoder, and of its quantized copy with its own decoder and
     with lite; what is missing is written.
     """
@@ -43,12 +46,13 @@ def prepare(work: Path, *, medium: bool) -> tuple[Path, Path, Path, Path, Path]:
     for folder, name in ((lite, "lite"), (tiny, "tiny")):
         if not folder.exists():
             write_decoder(name, folder)  # type: ignore[arg-type]
-    quantized, quantized_lite = work / f"{model.name}-w8a8", work / f"{model.name}-w8a8-lite"
+    name = f"{model.name}-w8a8" + ("" if vae == "w8a8" else f"-vae-{vae}")
+    quantized, quantized_lite = work / name, work / f"{name}-lite"
     for folder, decoder in ((quantized, "full"), (quantized_lite, str(lite))):
         if not folder.exists():
             command = [
                 sys.executable, "-m", "sana_cli", "quantize", str(model), str(folder), "--samples", "0",
-                "--vae", "w8a8", "--decoder", decoder, "--quiet",
+                "--vae", vae, "--decoder", decoder, "--quiet",
             ]  # fmt: skip
             subprocess.run(command, check=True)
     return model, lite, tiny, quantized, quantized_lite
@@ -92,7 +96,9 @@ def main(
     from sana_cli.bench.runner import workload
     from sana_cli.bench.session import measure
 
-    model, lite, tiny, quantized, quantized_lite = prepare(work, medium=medium)
+    model, lite, tiny, quantized, quantized_lite = prepare(
+        work, medium=medium, vae="w8a16" if avx2 else "w8a8"
+    )
     contenders = [
         Contender(name="sana-fp32", kind="sana", model=str(model), precision="fp32"),
         Contender(name="sana-fp32-lite", kind="sana", model=str(model), precision="fp32", decoder=str(lite)),
