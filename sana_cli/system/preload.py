@@ -23,7 +23,9 @@ _FIRST = (
 )  # fmt: skip
 
 # What torch imports and needs no library of its own.
-_MEANWHILE = ("torchgen.model", "tqdm")
+_MEANWHILE = (
+    "torchgen.model", "tqdm", "unittest", "importlib.metadata", "argparse", "multiprocessing.resource_sharer", "tarfile",
+)  # fmt: skip
 
 
 def preload_torch() -> threading.Thread | None:
