@@ -16,6 +16,7 @@ from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.find_decoder import find_decoder
 from sana_cli.checkpoints.model_files import read_json
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.text import JSON_VERSION
 
 STAGES = (  # in the order of a table
     "load", "text", "prompt", "prepare", "step", "denoise", "decode", "encode", "picture", "total", "cpu",
@@ -100,7 +101,10 @@ def _contender(
     contender: Contender, results: Results, rounds: dict[str, list[float]], batch: int
 ) -> dict[str, Any]:
     timings, started = results.timings[contender.name], results.started[contender.name]
-    stages: dict[str, dict[str, Any]] = {stage: spread(values) for stage, values in rounds.items()}
+    stages: dict[str, dict[str, Any]] = {
+        stage: {**spread(values), "values": [rounded(value) for value in values]}
+        for stage, values in rounds.items()
+    }
     for stage, values in timings.first.items():
         stages[stage]["first"] = rounded(values[0])
     checkpoint = open_checkpoint(contender.model, offline=True)
@@ -203,5 +207,6 @@ def write_json(document: dict[str, Any], path: Path) -> None:
     """Write the document, whole or not at all."""
     from sana_cli.files import new_file
 
+    versioned = {"version": JSON_VERSION, **document}  # as `--json -` has it
     with new_file(path, overwrite=True) as file:
-        file.write((json.dumps(document, indent=1) + "\n").encode())
+        file.write((json.dumps(versioned, indent=1) + "\n").encode())

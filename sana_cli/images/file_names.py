@@ -72,7 +72,10 @@ def _telling_apart(
 def _filled(pattern: Path, picture: Named, index: "_Index | _AnyIndex") -> Path:
     if picture.id is None and any(name == "id" for name, _ in _fields(str(pattern))):
         which = f"picture {picture.number}" if picture.number else "the picture"
-        raise _unusable(pattern, f"{which} has no id, which only lines of --prompts have")
+        raise usage_error(
+            f"--output {pattern}: {which} has no id",
+            'use {index} or {slug}; sweeps have ids, and lines of --prompts that say one: {"id": "fox", "prompt": "a red fox"}',
+        )
     try:
         return Path(str(pattern).format(**_values(picture, index)))
     except (ValueError, LookupError, OverflowError) as error:

@@ -256,7 +256,7 @@ def _unreadable(called: str, error: Exception) -> SanaError:
     reason = (error.strerror if isinstance(error, OSError) else None) or error
     return usage_error(
         f"cannot read {called}: {reason}",
-        f"--prompts takes a file, a folder of them, or -: {_FORMS}",
+        f"give a file, a folder of them, or -: {_FORMS}",
     )
 
 

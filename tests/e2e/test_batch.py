@@ -399,7 +399,7 @@ def test_ids_in_names(
     result = sana(*words, "-o", out / "{id}.png")
     assert (
         result.code,
-        "picture 1 has no id, which only lines of --prompts have" in result.err,
+        "picture 1 has no id\nhint: use {index} or {slug}" in result.err,
     ) == (ExitCode.USAGE, True)
     assert (
         sana("generate", "a", "-m", tiny_model, *SMALL, "-o", out / "{id}.png").code
