@@ -96,7 +96,7 @@ def _given(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _opening(model: str) -> str:
-    """What opens a picture's model: pictures store a folder's name, and its place is the user's to fill in."""
+    """Return what opens a picture's model. Pictures store a folder's name; its place is the user's to fill in."""
     from sana_cli.checkpoints.model_names import BUILTIN_MODELS, lasting_name, place_of
     from sana_cli.config.user_settings import preferences
 

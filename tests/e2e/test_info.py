@@ -53,7 +53,9 @@ def test_known_model_that_is_not_here(sana: Callable[..., Any]) -> None:
     assert "Gemma" in document["licence"]
 
 
-def test_picture(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> None:
+def test_picture(
+    sana: Callable[..., Any], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.png"
     options = ("--size", "64x64", "--steps", "1", "--seed", "9", "--device", "cpu")
     assert sana("generate", "a fox", "-m", tiny_model, "-o", path, *options).code == 0
@@ -63,6 +65,7 @@ def test_picture(sana: Callable[..., Any], tiny_model: Path, tmp_path: Path) -> 
     again = text.splitlines()[-1].removeprefix("again: sana ")
     # Pictures store no places: the folder's is the user's to fill in, unless it is the default model's.
     assert again.startswith(f"generate 'a fox' --model PATH/TO/{tiny_model.name} ")
+    monkeypatch.setenv("SANA_CONFIG", str(tmp_path / "config.toml"))
     assert sana("config", "set", "model", tiny_model).code == 0
     assert f" --model {tiny_model} " in sana("info", path).out
     words = shlex.split(again.replace("PATH/TO", str(tiny_model.parent)))
