@@ -21,8 +21,7 @@ BACKENDS: tuple[Backend, ...] = ("auto", "native", "torchao", "quanto", "referen
 
 _HANDICAP = 1.2  # of the reference: it expands whole weights, and those of real layers are new memory every time
 
-# Calls of a layer for which it is packed once: the steps of a picture. Packing may take as long as ten calls.
-_CALLS = 20
+_PACKING_HANDICAP = 1.1  # of kernels whose packing takes longer than a call: seconds of loading
 _PACKING_THREADS = 4  # at most: each holds a layer twice
 
 
@@ -199,9 +198,10 @@ def _fastest(measured: Iterable[Measurement]) -> str:
 
 
 def _cost(measured: Measurement) -> float:
-    """Seconds of a call and of its share in the packing."""
-    seconds = (measured.seconds or 0.0) + measured.packing_seconds / _CALLS
-    return seconds * (_HANDICAP if measured.kernel == "reference" else 1)
+    seconds = measured.seconds or 0.0
+    if measured.kernel == "reference":
+        return seconds * _HANDICAP
+    return seconds * (_PACKING_HANDICAP if measured.packing_seconds > seconds else 1)
 
 
 def _first_right(measured: Iterable[Measurement]) -> str:

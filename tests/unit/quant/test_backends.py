@@ -480,13 +480,16 @@ def test_layers_are_packed_in_threads_few_at_a_time(threads: int) -> None:
 def test_packing_counts_when_kernels_are_chosen(order: int) -> None:
     """Of two that multiply equally fast, the one is used that needs no other order of the weight."""
 
-    def pack(layer: QuantLinear) -> object:
-        ends = time.process_time() + 0.1
+    def work(seconds: float) -> None:
+        ends = time.process_time() + seconds
         while time.process_time() < ends:
             pass
-        return None
+
+    def pack(layer: QuantLinear) -> None:
+        work(0.1)
 
     def run(x: torch.Tensor, packed: object, layer: QuantLinear) -> torch.Tensor:
+        work(0.005)
         return layer.reference(x)
 
     slow = replace(named("slow to pack", pack), run=run)
