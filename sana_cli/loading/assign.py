@@ -1,7 +1,7 @@
 """Fill modules strictly: every expected tensor, nothing else, right shapes, finite values.
 
-Tensors are read one by one into memory of their own, by two threads on a CPU, so that loading holds two tensors twice at
-most, and what is resident is what is used. (Mapped files would be simpler, but recent kernels map up to two megabytes around every
+Tensors are read one by one into memory of their own, so that loading holds one tensor twice at most, and what is
+resident is what is used; those of quantized layers by two threads. (Mapped files would be simpler, but recent kernels map up to two megabytes around every
 byte that is touched, once per tensor: a few hundred rows of a table make half of it resident.) Problems name the file
 and the tensor.
 """
@@ -19,7 +19,7 @@ from sana_cli.errors import checkpoint_error
 DTYPES = {name: torch_dtype(name) for name in PRECISIONS}
 
 _BLOCK = 2**24  # values
-_READERS = 2  # threads: each holds a tensor twice
+_READERS = 2  # threads
 _FLOATS = tuple(torch_dtype(name) for name in FLOATS)
 
 
@@ -56,8 +56,10 @@ def assign_weights(
         require_finite(tensor if narrowed else there, name, component)
         return there
 
-    # New memory for gigabytes, which the system clears page by page, takes one core as long as the copying.
-    threads = min(torch.get_num_threads(), _READERS) if device.type == "cpu" else 1
+    # The system clears new memory page by page, on one core as long as the copying takes. Integers stay as they are
+    # read; floats that become another type would be there twice in each thread.
+    stays = device.type == "cpu" and any(not t.is_floating_point() for t in expected.values())
+    threads = min(torch.get_num_threads(), _READERS) if stays else 1
     state = dict(in_threads(ready, expected, threads))
     module.load_state_dict(state, strict=True, assign=True)
     module.requires_grad_(False)
