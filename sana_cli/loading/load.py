@@ -301,17 +301,18 @@ def accelerate(
     device: torch.device,
     backend: Backend,
     *,
+    calls: int | None = None,
     notice: Callable[[str], None] = note,
 ) -> dict[str, str]:
     """Give quantized layers their kernels, and on a CUDA device transformer and decoder their fused
     ones.
 
     Returns the kernels by kind of layer. Afterwards the model can only run: packed layers drop the
-    stored form of their weights. `notice` receives one line on what cannot be used on this device,
+    stored form of their weights. `calls` is how often each layer will run, None: many times. `notice` receives one line on what cannot be used on this device,
     and what takes seconds.
     """
     try:
-        return _accelerate(model, device, backend, notice)
+        return _accelerate(model, device, backend, calls, notice)
     except torch.AcceleratorError as error:  # every later call of this process would fail, too
         raise SanaError(
             f"the device stopped while kernels were tried ({first_line(error)})",
@@ -321,7 +322,11 @@ def accelerate(
 
 
 def _accelerate(
-    model: torch.nn.Module, device: torch.device, backend: Backend, notice: Callable[[str], None]
+    model: torch.nn.Module,
+    device: torch.device,
+    backend: Backend,
+    calls: int | None,
+    notice: Callable[[str], None],
 ) -> dict[str, str]:
     fused = backend in ("auto", "native") and has_engine(device)
     # The engine has its own way of joining products, and reads the weights as they were stored.
@@ -335,7 +340,7 @@ def _accelerate(
     if fused and allow_int8_activations:
         backend = "native"  # a library's kernels would pack what the engine multiplies itself, a second time
     chosen = accelerate_(
-        model, device, backend=backend, verdicts=verdicts, after_packing=give_back,
+        model, device, backend=backend, calls=calls, verdicts=verdicts, after_packing=give_back,
         allow_int8_activations=allow_int8_activations,
         before_measuring=partial(_say_measuring, notice),
     )  # fmt: skip

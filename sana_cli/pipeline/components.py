@@ -44,6 +44,7 @@ from sana_cli.system.precision import DtypePlan, plan_dtypes
 from sana_cli.system.torch_memory import release_memory
 
 _Module = TypeVar("_Module", bound=torch.nn.Module)
+_SPOKEN = {"vae": "decoder", "controlnet": "ControlNet"}  # as stages name them
 _log = logging.getLogger("sana.run")
 
 
@@ -126,7 +127,7 @@ class Components:
                     self.checkpoint, dtype=self.dtypes.text_encoder, device=self.device,
                     stream=self._accelerate if self.plan.streams_text else None,
                 )  # fmt: skip
-                self._accelerate(encoder.model)
+                self._accelerate(encoder.model, _calls_of(self, "text_encoder"))
                 self._text_encoder = encoder  # whole, or not at all after an interruption
             prefetch(self.checkpoint, "transformer")
         return self._text_encoder
@@ -156,7 +157,7 @@ class Components:
         if self._controlnet is None:
             stream = self._accelerate if self.plan.streams_blocks else None
             load = partial(load_controlnet, dtype=self.dtypes.transformer, stream=stream)
-            self._controlnet = self._loaded("ControlNet", load)
+            self._controlnet = self._loaded("controlnet", load)
         return self._controlnet
 
     def done_with_transformer(self) -> None:
@@ -171,7 +172,7 @@ class Components:
             release_memory(self.device)
         if self._vae is None:
             load = partial(load_decoder, dtype=self.dtypes.vae)
-            self._vae, self._decoder = self._loaded("decoder", load, decoder=decoder), decoder
+            self._vae, self._decoder = self._loaded("vae", load, decoder=decoder), decoder
         return self._vae
 
     @contextmanager
@@ -183,7 +184,7 @@ class Components:
             vae = load_vae(
                 self.checkpoint, dtype=self.dtypes.vae, device=self.device, halves=("encoder",)
             )
-            self._accelerate(vae.encoder)
+            self._accelerate(vae.encoder, _calls_of(self, "vae"))
         try:
             yield vae
         finally:
@@ -234,15 +235,18 @@ class Components:
             self.told.add(message)
             self.reporter.notice(message)
 
-    def _loaded(self, what: str, load: Callable[..., _Module], **changed: Any) -> _Module:
+    def _loaded(self, component: str, load: Callable[..., _Module], **changed: Any) -> _Module:
         """Load a part of the checkpoint with fields `changed`, and give it its kernels: whole, or not at all."""
-        with self.stopwatch.timed("load"), self.reporter.stage(f"load {what}"):
+        stage = f"load {_SPOKEN.get(component, component)}"
+        with self.stopwatch.timed("load"), self.reporter.stage(stage):
             module = load(replace(self.checkpoint, **changed), device=self.device)
-            self._accelerate(module)
+            self._accelerate(module, _calls_of(self, component))
         return module
 
-    def _accelerate(self, model: torch.nn.Module) -> None:
-        chosen = accelerate_with_notice(model, self.device, self.runtime.backend, self.reporter)
+    def _accelerate(self, model: torch.nn.Module, calls: int | None = 1) -> None:
+        chosen = accelerate_with_notice(
+            model, self.device, self.runtime.backend, self.reporter, calls=calls
+        )
         self._kernels |= chosen
 
 
@@ -265,6 +269,17 @@ def plan_decode(
     _measure_kernels(components, ("vae",))
 
 
+def _calls_of(components: Components, component: str) -> int | None:
+    """How often the layers of a part run until it is evicted; None: many times, or nobody knows."""
+    planning, params = components.planning, components.params
+    is_text, is_vae = component == "text_encoder", component == "vae"
+    if planning.plan.streams_text if is_text else planning.plan.streams_blocks and not is_vae:
+        return 1
+    if planning.expects != "one" or params is None:
+        return None
+    return 1 if is_text or is_vae else params.steps_to_run
+
+
 def _measure_kernels(components: Components, parts: tuple[str, ...] | None = None) -> None:
     """Under a cap, measure kernels before any part is there: layers that are measured take memory, too."""
     if components.planning.cap.asked and not components.has_measured:
@@ -277,10 +292,15 @@ def _measure_kernels(components: Components, parts: tuple[str, ...] | None = Non
 
 
 def accelerate_with_notice(
-    model: torch.nn.Module, device: torch.device, backend: Backend, reporter: Reporter
+    model: torch.nn.Module,
+    device: torch.device,
+    backend: Backend,
+    reporter: Reporter,
+    *,
+    calls: int | None = None,
 ) -> dict[str, str]:
-    """Give quantized layers their kernels; reports layers for which the requested backend has none."""
-    chosen = accelerate(model, device, backend, notice=reporter.notice)
+    """Give quantized layers, which will run `calls` times each, their kernels; reports layers for which the requested backend has none."""
+    chosen = accelerate(model, device, backend, calls=calls, notice=reporter.notice)
     others = [kind for kind, kernel in chosen.items() if not kernel.startswith(backend)]
     if backend in ("torchao", "quanto") and others:
         reporter.notice(f"{backend} has no kernel for {', '.join(others)}; our own runs there")

@@ -17,8 +17,14 @@ from quant.convert import quantized_layer
 from sana_cli.checkpoints.checkpoint import Checkpoint, weight_headers
 from sana_cli.checkpoints.lora_file import open_loras
 from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.config.components import NETWORKS
 from sana_cli.errors import SanaError
-from sana_cli.pipeline.components import Components, accelerate_with_notice, plan_decode
+from sana_cli.pipeline.components import (
+    Components,
+    _calls_of,
+    accelerate_with_notice,
+    plan_decode,
+)
 from sana_cli.pipeline.pipeline import SanaPipeline
 from sana_cli.request.params import GenerationParams
 from sana_cli.request.runtime import RuntimeOptions
@@ -100,6 +106,20 @@ def test_the_plan_of_the_next_picture_evicts(
     components.plan_for(params(width=96))  # fits whole again
     assert not components.plan.streams_blocks
     assert not components.evict_transformer(), "one that is streamed is no other's"
+
+
+def test_how_often_layers_run(made: Callable[..., Components], params: Params) -> None:
+    """Packing pays where they run often: not for one picture of few steps, nor for blocks that are read at each step."""
+    calls = [_calls_of(made(params(steps=3), expects="one"), part) for part in NETWORKS]
+    assert dict(zip(NETWORKS, calls, strict=True)) == {
+        "transformer": 3, "vae": 1, "text_encoder": 1,
+    }  # fmt: skip
+    server = made(params(steps=3), expects="more")
+    assert [_calls_of(server, part) for part in NETWORKS] == [None] * 3
+    while not server.plan.streams_blocks:
+        server.planning.step_down("denoise")
+    assert _calls_of(server, "transformer") == 1
+    assert _calls_of(server, "vae") is None
 
 
 def test_done_with_the_transformer(made: Callable[..., Components], params: Params) -> None:

@@ -5,9 +5,10 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -476,29 +477,70 @@ def test_layers_are_packed_in_threads_few_at_a_time(threads: int) -> None:
     assert [layer(torch.empty(1)) for layer in layers] == expected
 
 
-@pytest.mark.parametrize("order", [1, -1])
-def test_packing_counts_when_kernels_are_chosen(order: int) -> None:
-    """Of two that multiply equally fast, the one is used that needs no other order of the weight."""
+def that_takes(name: str, *, pack: float, run: float, wrong: float = 0.0) -> Kernel:
+    """A kernel of so many seconds of the processor, whose results are `wrong` by that share."""
 
     def work(seconds: float) -> None:
         ends = time.process_time() + seconds
         while time.process_time() < ends:
             pass
 
-    def pack(layer: QuantLinear) -> None:
-        work(0.1)
+    def multiply(x: torch.Tensor, packed: object, layer: QuantLinear) -> torch.Tensor:
+        work(run)
+        return layer.reference(x) * (1 + wrong)
 
-    def run(x: torch.Tensor, packed: object, layer: QuantLinear) -> torch.Tensor:
-        work(0.005)
-        return layer.reference(x)
+    kernel = replace(named(name, lambda layer: work(pack)), run=multiply)
+    return kernel if pack else replace(kernel, frees_weight=False)
 
-    slow = replace(named("slow to pack", pack), run=run)
-    ready = replace(slow, name="ready", pack=lambda layer: None)
-    chosen = kernel_for(
-        linear(64, 64, W8A8), CPU, backend="native", kernels=(slow, ready)[::order],
-        probe=Probe(rows=8, in_features=64, out_features=64),
+
+def chosen_of(kernels: Sequence[Kernel], **options: Any) -> str:
+    probe = Probe(rows=8, in_features=64, out_features=64)
+    layer = linear(64, 64, W8A8)
+    kernel = kernel_for(layer, CPU, backend="native", kernels=kernels, probe=probe, **options)
+    assert kernel is not None
+    return kernel.name
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_packing_counts_when_kernels_are_chosen(order: int) -> None:
+    """Of two that multiply equally fast, the one is used that needs no other order of the weight."""
+    kernels = (
+        that_takes("slow to pack", pack=0.1, run=0.005), that_takes("ready", pack=0, run=0.005),
     )  # fmt: skip
-    assert chosen is ready
+    assert chosen_of(kernels[::order]) == "ready"
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_for_few_calls_packing_is_a_part_of_them(order: int, tmp_path: Path) -> None:
+    """And the answers for few and for many calls are kept side by side."""
+    kernels = (
+        that_takes("packs", pack=0.2, run=0.005), that_takes("ready", pack=0, run=0.015),
+    )[::order]  # fmt: skip
+    verdicts = tmp_path / "kernels.json"
+    for calls, name in ((None, "packs"), (1, "ready"), (4, "ready"), (20, "packs"), (2, "ready")):
+        assert chosen_of(kernels, calls=calls, verdicts=verdicts) == name
+    assert len(json.loads(verdicts.read_text())) == 2
+
+
+def test_for_few_calls_the_bits_stay() -> None:
+    """What is quick to start rounds differently here: the same seed would draw two pictures."""
+    kernels = (
+        that_takes("packs", pack=0.2, run=0.005),
+        that_takes("ready", pack=0, run=0.015, wrong=1e-5),
+    )
+    assert chosen_of(kernels, calls=1) == "packs"
+
+
+def test_all_exact_products_give_the_same_bits() -> None:
+    """On which the choice for few calls relies."""
+    layer, x = linear(96, 40, W8A8), inputs(7, 96)
+    exact = [
+        kernel for kernel in usable_kernels(layer, CPU)
+        if kernel.name not in {"onednn", "onednn, 1x1"} or cpu._onednn_weight_max() == 127
+        if kernel.name != "fbgemm" or cpu._fbgemm_weight_max() == 127
+    ]  # fmt: skip
+    outputs = [kernel.run(x, kernel.pack(layer), layer) for kernel in exact]
+    assert all(torch.equal(one, outputs[0]) for one in outputs)
 
 
 @pytest.mark.parametrize("threads", [1, 2])
