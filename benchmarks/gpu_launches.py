@@ -115,9 +115,8 @@ class LaunchLog(LaunchCounter):
     ) -> Any:
         before = self.counts.total()
         out = super().__torch_dispatch__(func, types, args, kwargs)
-        if (
-            "convolution" in func.__name__
-        ):  # cuDNN keeps channels last, which the meta device does not
+        # cuDNN keeps channels last, which the meta device does not.
+        if "convolution" in func.__name__:
             out = out.contiguous(memory_format=torch.channels_last)
         if self.counts.total() > before:
             self.launches.append(_of_torch(func.overloadpacket.__name__, args, kwargs, out))

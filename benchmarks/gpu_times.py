@@ -166,11 +166,8 @@ def _pass(launch: Launch, device: str) -> float:
     rates = RATES[device]
     in_l2 = launch.bytes < rates.l2_bytes * 0.8
     rate = rates.l2 * 0.6 if in_l2 else _memory(device) * 0.92
-    if launch.name in (
-        "repeat_interleave",
-        "pixel_shuffle",
-        "clone",
-    ):  # they read or write by channel
+    # They read or write by channel.
+    if launch.name in ("repeat_interleave", "pixel_shuffle", "clone"):
         rate *= 0.4
     return launch.bytes / rate + PASS_S + GAP_S
 

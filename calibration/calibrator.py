@@ -99,9 +99,8 @@ class Calibrator(FloatModel):
 
     def plan(self, component: str) -> ComponentPlan | None:
         """Calibrate one component; None for a ControlNet. SanaError where the float model draws nothing sane."""
-        if (
-            component == "controlnet"
-        ):  # its inputs depend on control pictures, and nobody brings any
+        # Its inputs depend on control pictures, and nobody brings any.
+        if component == "controlnet":
             return None
         plans = {
             "text_encoder": self._plan_text_encoder,

@@ -133,9 +133,8 @@ def _processor() -> Iterator[Finding]:
     if crowded := cpu.crowded():
         yield Finding(topic="cpu", state="note", text=crowded, remedy=cpu.remedy())
     threads = torch.get_num_threads()
-    if threads * 2 < (
-        best_threads() or count
-    ):  # fewer than all where a quota or slow cores ask for it
+    # Fewer than all where a quota or slow cores ask for it.
+    if threads * 2 < (best_threads() or count):
         yield Finding(
             topic="cpu", state="note", text=f"torch uses {threads} of {counted(count, 'core')}",
             remedy="unset OMP_NUM_THREADS, or set it higher",

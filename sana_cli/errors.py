@@ -110,9 +110,8 @@ def explained(error: BaseException) -> SanaError | None:
         return usage_error(f"a name or text is not valid Unicode: {said}", _TRACEBACK)
     if kind == "AcceleratorError":  # torch's; every later call of the process would fail, too
         return _environment(f"the device stopped ({said})", DEVICE_STOPPED)
-    if (
-        kind == "PanicException"
-    ):  # of libraries in Rust: no subclass of Exception, and importable from nowhere
+    # Of libraries in Rust: no subclass of Exception, and importable from nowhere.
+    if kind == "PanicException":
         return SanaError(f"a library gave up: {said}", hint=_TRACEBACK)
     return None
 

@@ -58,9 +58,8 @@ class Drawing:
         mask = self.outline.astype(np.uint8) * 255
         lines = cv2.morphologyEx(mask, cv2.MORPH_GRADIENT, np.ones((2, 2), np.uint8))
         lines = np.repeat(lines[..., None], 3, axis=2)
-        if (
-            self.kind != OUTLINE
-        ):  # what is inside, too; low contrast hides outlines from the finders
+        # What is inside, too; low contrast hides outlines from the finders.
+        if self.kind != OUTLINE:
             inner = lines_of(Image.fromarray(self.picture), ControlType(self.kind))
             lines = np.maximum(lines, np.asarray(inner))
         return cv2.dilate(lines, np.ones((self.width, self.width), np.uint8))

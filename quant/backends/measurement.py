@@ -130,7 +130,8 @@ class _Trial:
         """Return its error, None where it was too slow to be compared; its run, None where it is too slow to be timed;
         the seconds of its packing.
         """
-        kernel.pack(self.layer)  # what it prepares once a process is no part of a layer's time
+        if not self.is_on_cuda:  # where nobody reads these seconds
+            kernel.pack(self.layer)  # what it prepares once a process is no part of a layer's time
         started = self._now()
         packed = kernel.pack(self.layer)
         packing = self._now() - started
@@ -138,9 +139,8 @@ class _Trial:
         def run(x: Tensor) -> Tensor:
             return kernel.run(x, packed, self.layer)
 
-        if (
-            self.is_on_cuda
-        ):  # a compiler runs first, for each kind of shape: a second or two, once a machine
+        # A compiler runs first, for each kind of shape: a second or two, once a machine.
+        if self.is_on_cuda:
             run(self.few)
             run(self.x)
         started = self._now()

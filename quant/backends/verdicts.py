@@ -1,9 +1,10 @@
 """Remember what was measured on this machine, so that it decides once and a seed stays one picture.
 
-Verdicts lie in one JSON file. Kernels round differently, and where two are about as fast, chance decides between them. So
-nothing is decided by the clock where the file cannot be written: each process would draw other bits. A key names what was asked, device, instruction sets, threads and the version of torch; of a
-CUDA device also its capability, the driver and the version of Triton. What a missing compiler or a full device decided is not
-kept: the next process asks again.
+Verdicts lie in one JSON file. Kernels round differently, and where two are about as fast, chance decides between them.
+So nothing is decided by the clock where the file cannot be written: each process would draw other bits. A key names
+what was asked, device, instruction sets, threads and the version of torch; of a CUDA device also its capability, the
+driver and the version of Triton. What a missing compiler or a full device decided is not kept: the next process asks
+again.
 """
 
 import hashlib
@@ -48,9 +49,9 @@ def remembered(
 ) -> str:
     """Return what was decided about `kind` on this machine before, or what `decide` says now.
 
-    A verdict that is not known any more is decided again, and a `Passing` one by the next process. Of two processes that decide at the same time, the first
-    is right. Where the file cannot be written, `unmeasured` decides instead, which says the same in every process; without it
-    `decide` does, once a process. `verdicts` None: `decide` is asked each time.
+    A verdict that is not known any more is decided again, and a `Passing` one by the next process. Of two processes that
+    decide at the same time, the first is right. Where the file cannot be written, `unmeasured` decides instead, which says
+    the same in every process; without it `decide` does, once a process. `verdicts` None: `decide` is asked each time.
     """
     key = _key(kind, device, driver_file)
     verdict = _read(verdicts).get(key)

@@ -20,10 +20,7 @@ def rank(run: Callable[[Tile], object], candidates: Iterable[Tile]) -> list[tupl
     for tile in candidates:
         try:
             run(tile)
-        except (
-            TritonError,
-            RuntimeError,
-        ):  # a device with less shared memory, or a compiler that fails
-            continue
+        except (TritonError, RuntimeError):
+            continue  # a device with less shared memory, or a compiler that fails
         times.append((tile, float(do_bench(lambda tile=tile: run(tile), return_mode="median"))))
     return sorted(times, key=lambda entry: entry[1])

@@ -113,9 +113,8 @@ def _receive_blob(
             _link_or_copy(twin, incomplete)
     resumed = incomplete.exists()
     _receive_rest(repo_id, incomplete, file, url, progress)
-    if (
-        not has_digest(incomplete, file) and resumed
-    ):  # perhaps the old part was bad: once more without it
+    # Perhaps the old part was bad: once more without it.
+    if not has_digest(incomplete, file) and resumed:
         incomplete.unlink()
         _receive_rest(repo_id, incomplete, file, url, progress)
     if not has_digest(incomplete, file):
@@ -210,9 +209,8 @@ def _headers() -> dict[str, str]:
         return sent
     try:
         if not any(os.environ.get(name) for name in TOKENS):
-            with contextlib.suppress(
-                FileNotFoundError
-            ):  # huggingface_hub reads pipes and devices, too
+            # huggingface_hub reads pipes and devices, too.
+            with contextlib.suppress(FileNotFoundError):
                 read_small(Path(constants.HF_TOKEN_PATH), _LONGEST_TOKEN)
         token = get_token() or ""
     except (OIDCError, DeviceCodeError) as error:

@@ -44,10 +44,8 @@ def warming_up(ray: Any) -> Iterator[None]:
 def _run_nothing(ray: Any) -> None:
     import pyarrow as pa
 
-    with (
-        suppress(Exception),
-        ray.data.DataContext.current(_context(ray)),
-    ):  # the drawing reports what is wrong
+    # The drawing reports what is wrong.
+    with suppress(Exception), ray.data.DataContext.current(_context(ray)):
         ray.data.from_arrow(pa.table({"task": [""]})).take_all()
 
 

@@ -1,9 +1,9 @@
 """Fill modules strictly: every expected tensor, nothing else, right shapes, finite values.
 
 Tensors are read one by one into memory of their own, so that loading holds one tensor twice at most, and what is
-resident is what is used; those of quantized layers by two threads. (Mapped files would be simpler, but recent kernels map up to two megabytes around every
-byte that is touched, once per tensor: a few hundred rows of a table make half of it resident.) Problems name the file
-and the tensor.
+resident is what is used; those of quantized layers by two threads. (Mapped files would be simpler, but recent kernels
+map up to two megabytes around every byte that is touched, once per tensor: a few hundred rows of a table make half of
+it resident.) Problems name the file and the tensor.
 """
 
 from collections.abc import Callable, Mapping

@@ -134,10 +134,8 @@ class Artist:
         if name == "notice" and data["message"] not in self._told:
             self._told.add(data["message"])
             self.reporter.notice(data["message"])
-        if name in (
-            "queued",
-            "started",
-        ):  # a busy server may begin before it says that a picture waits
+        # A busy server may begin before it says that a picture waits.
+        if name in ("queued", "started"):
             while self.greetings:
                 self.reporter.notice(self.greetings.pop(0))
         if name == "queued":

@@ -227,10 +227,8 @@ def _listed(texts: list[str]) -> str:
 
 def _read(path: Path, called: str) -> bytes:
     try:
-        with (
-            _waiting(called) as read,
-            path.open("rb") as file,
-        ):  # may be a pipe, as shells make of <(...)
+        # It may be a pipe, as shells make of <(...).
+        with _waiting(called) as read, path.open("rb") as file:
             return _limited(file, called, read)
     except (OSError, ValueError, RuntimeError) as error:
         raise _unreadable(called, error) from error

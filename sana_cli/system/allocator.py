@@ -27,9 +27,8 @@ def set_up_allocator() -> None:
     thread that reads ahead has freed there serves nobody else, hundreds of MiB with a streamed text encoder.
     """
     global _ours
-    if (
-        _ours
-    ):  # once: the C library answers no question while `preload.py` has it load torch's libraries
+    # Once: the C library answers no question while `preload.py` has it load torch's libraries.
+    if _ours:
         return
     _ours = True
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

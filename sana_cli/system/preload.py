@@ -23,9 +23,7 @@ _FIRST = (
 )  # fmt: skip
 
 # What torch imports and needs no library of its own.
-_MEANWHILE = (
-    "torchgen.model", "tqdm", "unittest", "importlib.metadata", "argparse", "multiprocessing.resource_sharer", "tarfile",
-)  # fmt: skip
+_MEANWHILE = ("torchgen.model", "tqdm")
 
 
 def preload_torch() -> threading.Thread | None:
