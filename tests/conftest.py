@@ -20,6 +20,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import psutil
 import pytest
 
 from tests import faults
@@ -53,6 +54,21 @@ def _set_variables() -> str:
 
 
 _scratch = _set_variables()
+_BUSY = 80  # percent of all cores
+
+
+def pytest_xdist_auto_num_workers() -> int | None:
+    """Return the workers of `-n logical`: one a core, up to three where other programs keep the cores busy.
+
+    Beside four of them on two cores, two workers would get a third of the time, and take three times as long.
+    """
+    if "PYTEST_XDIST_AUTO_NUM_WORKERS" in os.environ:
+        return None  # as it says
+    cores = psutil.cpu_count() or 1
+    if psutil.cpu_percent(interval=1) < _BUSY:
+        return cores
+    room = psutil.virtual_memory().available // 2**30  # a worker takes about one
+    return max(cores, min(3 * cores, room))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

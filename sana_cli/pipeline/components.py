@@ -270,7 +270,7 @@ def plan_decode(
 
 
 def _calls_of(components: Components, component: str) -> int | None:
-    """How often the layers of a part run until it is evicted; None: many times, or nobody knows."""
+    """Return how often the layers of a part run until it is evicted; None: many times, or nobody knows."""
     planning, params = components.planning, components.params
     is_text, is_vae = component == "text_encoder", component == "vae"
     if planning.plan.streams_text if is_text else planning.plan.streams_blocks and not is_vae:
