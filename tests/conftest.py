@@ -57,6 +57,7 @@ _scratch = _set_variables()
 _BUSY = 80  # percent of all cores
 
 
+@pytest.hookimpl(optionalhook=True)  # some tests start pytest without xdist
 def pytest_xdist_auto_num_workers() -> int | None:
     """Return the workers of `-n logical`: one a core, up to three where other programs keep the cores busy.
 
