@@ -1,6 +1,6 @@
 """Time what a ControlNet and perturbed attention add to a guided step, and compare with what their parts cost.
 
-`python -m benchmarks.control_steps [--width 0.25] [--rounds 15]`. Random weights of the published shapes, narrower by
+`python -m benchmarks.control_steps [--width 0.25] [--rounds 45]`. Random weights of the published shapes, narrower by
 `--width` so that a step takes seconds; ratios of operations hardly depend on it.
 
 Operations alone predict the time badly: a large product, a depthwise convolution and a norm need different times for one
@@ -177,7 +177,7 @@ def main(
         float, typer.Option(help="Share of the published width.", min=0.05, max=1)
     ] = 0.25,
     size: Annotated[int, typer.Option(help="Pixels, square.")] = 512,
-    rounds: Annotated[int, typer.Option(min=1)] = 15,
+    rounds: Annotated[int, typer.Option(min=1)] = 45,
 ) -> None:
     """Time a guided step plain, with a ControlNet and with a perturbed branch, interleaved."""
     set_up_allocator()

@@ -1,7 +1,7 @@
 """Write the tables and plots of few-step pictures by decoder into docs/performance.md, from `benchmarks/results/`.
 
-`python -m benchmarks.sprint_page` reads `sprint-512.json` and `sprint-512-avx2.json`, as many of them as there are, as
-`python -m benchmarks.sprint` writes them; with `--check` it only says whether the page has these figures, and ends with 1 if
+`python -m benchmarks.sprint_page` reads `sprint-512.json` and `sprint-512-avx2.json` of `benchmarks.sprint` and
+`sprint-512-cap.json` of `benchmarks.sprint_cap`, as many of them as there are; with `--check` it only says whether the page has these figures, and ends with 1 if
 not. Plots go to docs/images/ under the names of the documents.
 """
 
@@ -19,6 +19,7 @@ DOCUMENTS = {"sprint-512": "with all instructions of the processor", "sprint-512
 BARS = {  # times as fast as diffusers in fp32, text cached and with a new prompt
     "sana-w8a8-tiny": (12.0, 5.0), "sana-w8a8-lite": (5.0, 3.0), "sana-w8a8": (2.6, None),
 }  # fmt: skip
+CAPPED = "sprint-512-cap"
 _COLUMNS = ("cached", "new")
 
 
@@ -40,6 +41,18 @@ def table(document: dict[str, Any]) -> list[str]:
     return found
 
 
+def capped_table(document: dict[str, Any]) -> list[str]:
+    """Markdown rows: seconds of whole processes and their peaks, by cap and prompt."""
+    found = [
+        "| memory cap, prompt | whole picture | loading in it | peak memory |",
+        "|---|---|---|---|",
+    ]
+    for name, values in document["medians"].items():
+        seconds = f"{values['total']:.1f} s | {values['load']:.1f} s"
+        found.append(f"| {name} | {seconds} | {values['peak_gib']:.2f} GiB |")
+    return found
+
+
 def part(results: Path) -> str:
     """The Markdown between the marks; a line that names the command where nothing was measured."""
     found: list[str] = []
@@ -56,6 +69,16 @@ def part(results: Path) -> str:
             *table(document),
             "",
             f"![Seconds a stage, by decoder, {instructions}](images/{name}.png)",
+            "",
+        ]
+    capped = results / f"{CAPPED}.json"
+    if capped.exists():
+        document = json.loads(capped.read_text(encoding="utf-8"))
+        found += [
+            f"Whole processes under a memory cap, w8a8 with the tiny decoder; medians of {document['rounds']} in turns "
+            f"(`{document['command']}`, [{CAPPED}.json](../benchmarks/results/{CAPPED}.json)):",
+            "",
+            *capped_table(document),
             "",
         ]
     if not found:

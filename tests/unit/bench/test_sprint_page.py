@@ -69,3 +69,10 @@ def test_what_is_slower_than_it_should_be_is_named(document: dict[str, Any]) -> 
 def test_nothing_measured_names_the_command(tmp_path: Path) -> None:
     assert "no run is kept yet" in sprint_page.part(tmp_path)
     assert sprint_page.draw(tmp_path, tmp_path) == []
+
+
+def test_pictures_under_a_cap_have_a_table_of_their_own(tmp_path: Path) -> None:
+    medians = {"1.2GiB, new prompt": {"total": 6.898, "load": 2.491, "peak_gib": 0.964}}
+    capped = {"medians": medians, "rounds": 3, "command": "python -m benchmarks.sprint_cap"}
+    (tmp_path / f"{sprint_page.CAPPED}.json").write_text(json.dumps(capped), encoding="utf-8")
+    assert "| 1.2GiB, new prompt | 6.9 s | 2.5 s | 0.96 GiB |" in sprint_page.part(tmp_path)
