@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -165,6 +164,15 @@ def _run(tree: Path, step: str, *folders: Path) -> dict[str, Any]:
     return json.loads(done.stdout.splitlines()[-1]) if step == "draw" else {}
 
 
+def _hand_over(measured: Path, target: Path) -> None:
+    """Write the verdicts of the earlier commit as this one's: each key begins with the version of how they are found."""
+    from quant.backends.verdicts import _VERSION
+
+    verdicts = json.loads(measured.read_text(encoding="utf-8"))
+    ours = {re.sub(r"^\d+;", f"{_VERSION};", key): verdict for key, verdict in verdicts.items()}
+    target.write_text(json.dumps(ours), encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--before", required=True, metavar="COMMIT")
@@ -188,7 +196,7 @@ def main() -> int:
             measured = folder / "old/pictures/cache" / VERDICTS
             if which == "new" and measured.exists():
                 (here / "cache").mkdir()
-                shutil.copy(measured, here / "cache")
+                _hand_over(measured, here / "cache" / VERDICTS)
             for item in inputs.iterdir():
                 if item.name not in ("w8a8", "int4", "cache", "models"):
                     subprocess.run(["cp", "-r", str(item), str(here)], check=True)
