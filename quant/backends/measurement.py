@@ -130,8 +130,7 @@ class _Trial:
         """Return its error, None where it was too slow to be compared; its run, None where it is too slow to be timed;
         the seconds of its packing.
         """
-        if not self.is_on_cuda:  # where nobody reads these seconds
-            kernel.pack(self.layer)  # what it prepares once a process is no part of a layer's time
+        kernel.pack(self.layer)  # what it prepares once a process is no part of a layer's time
         started = self._now()
         packed = kernel.pack(self.layer)
         packing = self._now() - started
