@@ -1,8 +1,8 @@
 """Write the tables and plots of few-step pictures by decoder into docs/performance.md, from `benchmarks/results/`.
 
 `python -m benchmarks.sprint_page` reads `sprint-512.json` and `sprint-512-avx2.json` of `benchmarks.sprint` and
-`sprint-512-cap.json` of `benchmarks.sprint_cap`, as many of them as there are; with `--check` it only says whether the page has these figures, and ends with 1 if
-not. Plots go to docs/images/ under the names of the documents.
+`sprint-512-cap.json` of `benchmarks.sprint_cap`, as many of them as there are; with `--check` it only says whether the
+page has these figures, and ends with 1 if not. Plots go to docs/images/ under the names of the documents.
 """
 
 import json

@@ -308,8 +308,8 @@ def accelerate(
     ones.
 
     Returns the kernels by kind of layer. Afterwards the model can only run: packed layers drop the
-    stored form of their weights. `calls` is how often each layer will run, None: many times. `notice` receives one line on what cannot be used on this device,
-    and what takes seconds.
+    stored form of their weights. `calls` is how often each layer will run, None: many times.
+    `notice` receives one line on what cannot be used on this device, and what takes seconds.
     """
     try:
         return _accelerate(model, device, backend, calls, notice)

@@ -299,7 +299,10 @@ def accelerate_with_notice(
     *,
     calls: int | None = None,
 ) -> dict[str, str]:
-    """Give quantized layers, which will run `calls` times each, their kernels; reports layers for which the requested backend has none."""
+    """Give quantized layers their kernels; reports layers for which the requested backend has none.
+
+    `calls` is how often each layer will run, None: many times.
+    """
     chosen = accelerate(model, device, backend, calls=calls, notice=reporter.notice)
     others = [kind for kind, kernel in chosen.items() if not kernel.startswith(backend)]
     if backend in ("torchao", "quanto") and others:
