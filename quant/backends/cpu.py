@@ -34,15 +34,29 @@ def _blocks(rows: int, width: int, size: int = _BLOCK) -> Iterator[slice]:
     return (slice(i, min(i + step, rows)) for i in range(0, rows, step))
 
 
-def _quantize_tokens(x_MK: Tensor) -> tuple[Tensor, Tensor]:
-    """Quantize as `quantize_per_token` does, to the bit, in place and without a tensor of magnitudes."""
-    M, K = x_MK.shape
-    q_MK, scale_M = torch.empty_like(x_MK, dtype=torch.int8), x_MK.new_empty(M)
-    for rows in _blocks(M, K):
-        x, scale = x_MK[rows], scale_M[rows]
-        torch.maximum(x.amax(dim=1), x.amin(dim=1).neg_(), out=scale).div_(INT8_MAX)
-        quotient = x / torch.where(scale > 0, scale, 1.0)[:, None]
-        q_MK[rows] = quotient.round_().clamp_(-INT8_MAX, INT8_MAX)
+def _in_fp32(matrix: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Each of the `_blocks` of a matrix: its rows, their values in fp32, and memory for what is made of them.
+
+    The memory is the same for all: new one would be cleared page by page, which takes longer than the arithmetic.
+    """
+    buffer: Tensor | None = None
+    for rows in _blocks(*matrix.shape):
+        part = matrix[rows]
+        buffer = torch.empty_like(part, dtype=torch.float32) if buffer is None else buffer
+        out = buffer[: len(part)]
+        yield rows, part if part.dtype == torch.float32 else out.copy_(part), out
+
+
+def _quantize_tokens(x_MK: Tensor, smooth_K: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Times `smooth_K`, then as `quantize_per_token`, to the bit, without a tensor of magnitudes."""
+    q_MK = torch.empty_like(x_MK, dtype=torch.int8)
+    scale_M = x_MK.new_empty(len(x_MK), dtype=torch.float32)
+    for rows, x, out in _in_fp32(x_MK):
+        values = x if smooth_K is None else torch.mul(x, smooth_K, out=out)
+        scale = scale_M[rows]
+        torch.maximum(values.amax(dim=1), values.amin(dim=1).neg_(), out=scale).div_(INT8_MAX)
+        torch.div(values, torch.where(scale > 0, scale, 1.0)[:, None], out=out)
+        q_MK[rows] = out.round_().clamp_(-INT8_MAX, INT8_MAX)
     return q_MK, scale_M
 
 
@@ -55,6 +69,12 @@ def _scale_product(
         part = out_MN[rows].copy_(product_MN[rows])
         finish_product(part.mul_(scale_N), scale_M[rows], bias)
     return out_MN
+
+
+def _largest(x: Tensor) -> Tensor:
+    """The largest magnitude of a channels-last map, in one pass."""
+    lowest, highest = torch.aminmax(x.permute(0, 2, 3, 1).reshape(-1))
+    return torch.maximum(highest, lowest.neg())
 
 
 def _as_u8(q: Tensor) -> Tensor:
@@ -149,8 +169,7 @@ def _fbgemm_available() -> bool:
 
 def quantized_tokens(x: Tensor, layer: QuantLinear) -> tuple[Tensor, Tensor]:
     """x (..., K) -> int8 (M, K) and fp32 scales (M,), after the layer's smoothing."""
-    x_MK = x.flatten(0, -2).float()
-    return _quantize_tokens(x_MK if layer.smooth is None else x_MK * layer.smooth)
+    return _quantize_tokens(x.flatten(0, -2), layer.smooth)
 
 
 def _run_int8(x: Tensor, packed: Any, layer: QuantLinear, product: Any) -> Tensor:
@@ -365,18 +384,6 @@ def _packed_conv(
     return weight, scale_N, torch.zeros(len(q), dtype=torch.int32)
 
 
-def _conv_product(
-    q: Tensor,
-    scale: float,
-    bias: Tensor | None,
-    dtype: torch.dtype,
-    packed: Any,
-    layer: QuantConv2d,
-) -> Tensor:
-    """int8 (B, K, H, W) with one scale -> the layer's output (B, N, H', W')."""
-    return _conv(_as_u8(q), scale, bias, dtype, packed, layer.stride, layer.padding)
-
-
 def _conv(
     x: Tensor,
     scale: float,
@@ -403,24 +410,23 @@ def _conv_run(x: Tensor, packed: Any, layer: QuantConv2d) -> Tensor:
     outputs = []
     for picture in x.split(1):
         if layer.act_scale is None:
-            largest = torch.maximum(picture.amax(), picture.amin().neg_())
+            largest = _largest(picture)
             scale = float(largest) / INT8_MAX or 1.0  # a map of zeros stays one
         else:
             scale = float(layer.act_scale)
-        outputs.append(
-            _conv_product(_quantize_map(picture, scale), scale, bias, dtype, packed, layer)
-        )
+        q = _quantize_map(picture, scale)
+        outputs.append(_conv(q, scale, bias, dtype, packed, layer.stride, layer.padding))
     out = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return out.to(x.dtype)
 
 
 def _quantize_map(x: Tensor, scale: float) -> Tensor:
-    """A channels-last map -> int8 in the same order."""
-    q = torch.empty_like(x, dtype=torch.int8)
-    values, integers = (t.permute(0, 2, 3, 1).view(-1) for t in (x, q))
-    for part in _blocks(values.numel(), 1):
-        quotient = values[part].float() / scale
-        integers[part] = quotient.round_().clamp_(-INT8_MAX, INT8_MAX)
+    """A channels-last map -> uint8 with the offset, in the same order."""
+    q = torch.empty_like(x, dtype=torch.uint8)
+    values, integers = (t.permute(0, 2, 3, 1).view(-1, 1) for t in (x, q))
+    for rows, wide, out in _in_fp32(values):
+        torch.div(wide, scale, out=out).round_().clamp_(-INT8_MAX, INT8_MAX)
+        integers[rows] = out.add_(_OFFSET)
     return q
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from quant.backends.cpu import _quantize_tokens
+from quant.backends import cpu
 from quant.config import QuantConfig
 from quant.layers import QuantConv2d, QuantLinear
 from quant.primitives import quantize_per_token
@@ -145,14 +145,35 @@ def test_a_joined_attention_of_the_autoencoder() -> None:
     torch.testing.assert_close(attention(x), expected, rtol=0, atol=1e-5)
 
 
-def test_quantizing_tokens_in_place_is_the_scheme_to_the_bit() -> None:
-    x = torch.randn(300, 257) * torch.logspace(-40, 30, 300)[:, None]
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("smoothed", [False, True])
+def test_quantizing_tokens_in_blocks_is_the_scheme_to_the_bit(
+    smoothed: bool, dtype: torch.dtype
+) -> None:
+    x = (torch.randn(2100, 257) * torch.logspace(-40, 30, 2100)[:, None]).to(dtype)
+    assert x.numel() > cpu._BLOCK
     x[7], x[8, 1:] = 0, 0
     x[9] = -x[9].abs()
-    expected = quantize_per_token(x)
-    found = _quantize_tokens(x)
+    before, smooth_K = x.clone(), torch.rand(257) if smoothed else None
+    expected = quantize_per_token(x.float() * smooth_K if smoothed else x)
+    found = cpu._quantize_tokens(x, smooth_K)
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1], expected[1])
+    assert torch.equal(x, before), "others still need it"
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_quantizing_a_map_in_blocks_is_the_scheme_to_the_bit(dtype: torch.dtype) -> None:
+    x = torch.randn(1, 32, 150, 150).to(dtype).contiguous(memory_format=torch.channels_last)
+    before, scale = x.clone(), 0.02
+    assert x.numel() > cpu._BLOCK
+    expected = (x.float() / scale).round().clamp(-127, 127) + 128
+    found = cpu._quantize_map(x, scale)
+    assert found.dtype == torch.uint8
+    assert found.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(found.float(), expected)
+    assert torch.equal(x, before)
+    assert cpu._largest(x) == x.abs().max()
 
 
 @pytest.mark.parametrize("inplace", [True, False])
