@@ -2,9 +2,8 @@
 
 `python -m benchmarks.sprint --work FOLDER` makes the model, the two small decoders and the quantized folders in FOLDER
 once (17 GB), then runs `sana bench` on them: full, lite and tiny decoder, each in fp32 and w8a8, next to diffusers in
-fp32 and, with `--openvino`, to optimum-intel's best. Quantized folders take 8-bit inputs in the decoder, too, but not with
-`--avx2`: what `sana quantize` does where they are faster and a trained model's pictures allow it; random weights have no
-picture.
+fp32 and, with `--openvino`, to optimum-intel's best. Decoders of quantized folders take 8-bit inputs where `sana quantize`
+gives them to a trained model on such a processor; random weights have no picture that could be checked.
 Every contender takes its turn in each round. The document goes to
 `benchmarks/results/sprint-512.json`: what the bench says, and times as fast as diffusers with the text in the cache,
 with a new prompt and with the first one. `--avx2` holds every program to AVX2.
@@ -92,12 +91,18 @@ def main(
 ) -> None:
     """Run one interleaved bench and keep its document."""
     os.environ |= AVX2 if avx2 else {}  # before torch is imported, here and in the workers
+    import torch
+
+    from calibration.safe_decoder import pays
     from sana_cli.bench.results import build_document
     from sana_cli.bench.runner import workload
     from sana_cli.bench.session import measure
+    from sana_cli.system.precision import plan_dtypes
 
+    cpu = torch.device("cpu")
+    decodes_in = plan_dtypes("auto", "bf16", cpu).vae
     model, lite, tiny, quantized, quantized_lite = prepare(
-        work, medium=medium, vae="w8a16" if avx2 else "w8a8"
+        work, medium=medium, vae="w8a8" if pays(cpu, decodes_in) else "w8a16"
     )
     contenders = [
         Contender(name="sana-fp32", kind="sana", model=str(model), precision="fp32"),
