@@ -76,8 +76,9 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     shutil.rmtree(_scratch, ignore_errors=True)
 
 
-# Half of the suite's time: comparisons with diffusers, the CUDA path on a simulated device, and what quicker tests cover with
-# fewer models, options and processes. `.ci/run` runs them after the others; the marker is `thorough`.
+# More than half of the suite's time: comparisons with diffusers, the CUDA path and its kernels without a GPU, and what
+# quicker tests cover with fewer models, options and processes. `.ci/run` runs them after the others; the marker is
+# `thorough`.
 THOROUGH = (
     "parity",
     "rehearsal",
@@ -85,8 +86,9 @@ THOROUGH = (
         "best_of", "bench", "calibrate", "combinations", "control", "decode", "decoder", "doctor", "fewer_passes", "fit", "lora",
         "memory", "models", "odd_files", "picture_to_picture", "preview", "repeat", "show", "upscale",
     )),
+    "unit/accelerate/cuda",
     "unit/bench/test_gpu_suite.py",
-    "unit/kernels/test_compile.py",
+    "unit/kernels",
     "unit/server/test_page.py",
 )  # fmt: skip
 _thorough = tuple(Path(__file__).parent / each for each in THOROUGH)
