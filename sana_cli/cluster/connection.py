@@ -158,7 +158,8 @@ def _keep_to_log_files() -> None:
     """Leave what Ray's Python code says in its log files: nodes and outcomes report what matters here."""
     for name in ("ray", "ray.data"):
         for handler in logging.getLogger(name).handlers:
-            if isinstance(handler, logging.StreamHandler):
+            of_ray = type(handler).__module__.startswith("ray.")  # a caller's own keep their level
+            if of_ray and isinstance(handler, logging.StreamHandler):
                 handler.setLevel(logging.CRITICAL)
 
 

@@ -1,6 +1,7 @@
 """A cluster that cannot be used is told in one line and at once; no Ray is needed to say so."""
 
 import io
+import logging
 import os
 import socket
 import sys
@@ -13,7 +14,14 @@ from typing import Any
 
 import pytest
 
-from sana_cli.cluster.connection import WithoutRay, connected, find_address, in_words, nodes_of
+from sana_cli.cluster.connection import (
+    WithoutRay,
+    _keep_to_log_files,
+    connected,
+    find_address,
+    in_words,
+    nodes_of,
+)
 from sana_cli.errors import ExitCode, SanaError
 
 
@@ -37,6 +45,21 @@ def answering(server: socket.socket, words: bytes) -> str:
 def test_a_grpc_server_answers(server: socket.socket) -> None:
     address = answering(server, bytes([0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 1]))
     assert find_address(address) == address
+
+
+def test_only_handlers_of_ray_are_hushed() -> None:
+    class OfRay(logging.StreamHandler):  # type: ignore[type-arg]
+        __module__ = "ray._private.log"
+
+    logger, handlers = logging.getLogger("ray"), (OfRay(), logging.StreamHandler())
+    for handler in handlers:
+        logger.addHandler(handler)
+    try:
+        _keep_to_log_files()
+        assert [handler.level for handler in handlers] == [logging.CRITICAL, logging.NOTSET]
+    finally:
+        for handler in handlers:
+            logger.removeHandler(handler)
 
 
 @pytest.mark.parametrize("words", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
