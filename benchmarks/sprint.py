@@ -4,9 +4,10 @@
 once (17 GB), then runs `sana bench` on them: full, lite and tiny decoder, each in fp32 and w8a8, next to diffusers in
 fp32 and, with `--openvino`, to optimum-intel's best. Decoders of quantized folders take 8-bit inputs where `sana quantize`
 gives them to a trained model on such a processor; random weights have no picture that could be checked.
-Every contender takes its turn in each round. The document goes to
-`benchmarks/results/sprint-512.json`: what the bench says, and times as fast as diffusers with the text in the cache,
-with a new prompt and with the first one. `--avx2` holds every program to AVX2.
+The document goes to `benchmarks/results/sprint-512.json`: what the bench says, and times as fast as diffusers with the
+text in the cache, with a new prompt and with the first one. That many contenders run one after the other, for want of
+memory, while the machine may change; `--in-turns` measures only the quantized folders and diffusers, which fit together
+and take turns (`sprint-512-turns.json`). `--avx2` holds every program to AVX2.
 """
 
 import json
@@ -87,6 +88,9 @@ def main(
     rounds: Annotated[int, typer.Option(min=1)] = 3,
     openvino: Annotated[bool, typer.Option(help="OpenVINO's best, too.")] = False,
     avx2: Annotated[bool, typer.Option(help="Hold every program to AVX2.")] = False,
+    in_turns: Annotated[
+        bool, typer.Option(help="Only as many contenders as take turns in 24 GB of memory.")
+    ] = False,
     medium: Annotated[bool, typer.Option(help="A narrower model, to try this program.")] = False,
 ) -> None:
     """Run one interleaved bench and keep its document."""
@@ -113,6 +117,8 @@ def main(
         Contender(name="sana-w8a8-tiny", kind="sana", model=str(quantized), decoder=str(tiny)),
         Contender(name=BASE, kind=BASE, model=str(model), precision="fp32"),
     ]  # fmt: skip
+    if in_turns:
+        contenders = [each for each in contenders if each.precision != "fp32" or each.name == BASE]
     if openvino:
         contenders += [
             Contender(name="openvino", kind="openvino", model=str(model)),
@@ -132,8 +138,10 @@ def main(
     # Paths as the command has them.
     document = json.loads(json.dumps(document).replace(str(work), "FOLDER"))
     document["whole_pictures"] = whole_pictures(document)
-    document["command"] = "python -m benchmarks.sprint --work FOLDER" + (" --openvino" if openvino else "") + (" --avx2" if avx2 else "")  # fmt: skip
-    name = "sprint-512" + ("-avx2" if avx2 else "") + ("-medium" if medium else "")
+    document["command"] = "python -m benchmarks.sprint --work FOLDER" + "".join(
+        f" --{option}" for option, given in (("openvino", openvino), ("avx2", avx2), ("in-turns", in_turns)) if given
+    )  # fmt: skip
+    name = "sprint-512" + ("-avx2" if avx2 else "") + ("-turns" if in_turns else "") + ("-medium" if medium else "")  # fmt: skip
     record(name, document)
     for contender, values in document["whole_pictures"].items():
         print(f"{contender}: {values}")

@@ -1,8 +1,8 @@
 """Write the tables and plots of few-step pictures by decoder into docs/performance.md, from `benchmarks/results/`.
 
-`python -m benchmarks.sprint_page` reads `sprint-512.json` and `sprint-512-avx2.json` of `benchmarks.sprint` and
-`sprint-512-cap.json` of `benchmarks.sprint_cap`, as many of them as there are; with `--check` it only says whether the
-page has these figures, and ends with 1 if not. Plots go to docs/images/ under the names of the documents.
+`python -m benchmarks.sprint_page` reads `sprint-512*.json` of `benchmarks.sprint` and `benchmarks.sprint_cap`, as many
+of them as there are; with `--check` it only says whether the page has these figures, and ends with 1 if not. Plots of
+documents with all contenders go to docs/images/ under the names of the documents.
 """
 
 import json
@@ -15,7 +15,8 @@ from benchmarks.record import RESULTS
 PAGE = Path(__file__).parents[1] / "docs/performance.md"
 BEGIN = "<!-- few-step pictures: python -m benchmarks.sprint_page writes this part from benchmarks/results/ -->\n"
 END = "<!-- /few-step pictures -->"
-DOCUMENTS = {"sprint-512": "with all instructions of the processor", "sprint-512-avx2": "AVX2 alone"}  # fmt: skip
+PLOTTED = {"sprint-512": "with all instructions of the processor", "sprint-512-avx2": "AVX2 alone"}  # fmt: skip
+DOCUMENTS = PLOTTED | {f"{name}-turns": instructions for name, instructions in PLOTTED.items()}
 BARS = {  # times as fast as diffusers in fp32, text cached and with a new prompt
     "sana-w8a8-tiny": (12.0, 5.0), "sana-w8a8-lite": (5.0, 3.0), "sana-w8a8": (2.6, None),
 }  # fmt: skip
@@ -61,16 +62,18 @@ def part(results: Path) -> str:
         if not file.exists():
             continue
         document = json.loads(file.read_text(encoding="utf-8"))
-        machine, settings = document["machine"], document["settings"]
+        machine, runs = document["machine"], document["settings"]["runs"]
+        in_turns = all(document["interleaved"].values())
+        rounds = "rounds in turns" if in_turns else "runs, one contender after the other"
         found += [
-            f"{machine['cpu']}, {machine['threads']} threads, {instructions}; medians of {settings['runs']} rounds in turns "
+            f"{machine['cpu']}, {machine['threads']} threads, {instructions}; medians of {runs} {rounds} "
             f"(`{document['command']}`, [{name}.json](../benchmarks/results/{name}.json)):",
             "",
             *table(document),
             "",
-            f"![Seconds a stage, by decoder, {instructions}](images/{name}.png)",
-            "",
         ]
+        if name in PLOTTED:
+            found += [f"![Seconds a stage, by decoder, {instructions}](images/{name}.png)", ""]
     capped = results / f"{CAPPED}.json"
     if capped.exists():
         document = json.loads(capped.read_text(encoding="utf-8"))
@@ -93,11 +96,11 @@ def replaced(text: str, results: Path) -> str:
 
 
 def draw(results: Path, images: Path) -> list[Path]:
-    """Write a plot for each document that is there."""
+    """Write a plot for each document with all contenders that is there."""
     from sana_cli.bench.plot import plot
 
     drawn = []
-    for name in DOCUMENTS:
+    for name in PLOTTED:
         file = results / f"{name}.json"
         if file.exists():
             drawn.append(images / f"{name}.png")

@@ -35,6 +35,7 @@ def document() -> dict[str, Any]:
         "model": "sprint-0.6b", "base": BASE, "command": "python -m benchmarks.sprint --work FOLDER",
         "machine": {"cpu": "a processor", "threads": 2}, "contenders": contenders,
         "settings": {"width": 512, "height": 512, "steps": 2, "runs": 3},
+        "interleaved": {"text": False, "denoise": True, "decode": True},
     }  # fmt: skip
     return {**found, "whole_pictures": whole_pictures(found)}
 
@@ -55,11 +56,20 @@ def test_a_document_becomes_a_table_and_a_plot(tmp_path: Path, document: dict[st
     assert "old" not in found
     assert "| sana-w8a8-tiny | 0.50 s | 20.00 | 3.50 s | 5.71 | 1.0 s | 1.00 GiB |" in found
     assert f"| {BASE} | 10.00 s | 1.00 | 20.00 s | 1.00 |  | 1.00 GiB |" in found
-    assert "a processor, 2 threads, AVX2 alone; medians of 3 rounds" in found
+    assert "a processor, 2 threads, AVX2 alone; medians of 3 runs, one contender after" in found
     (plot,) = sprint_page.draw(tmp_path, tmp_path)
     assert f"(images/{plot.name})" in found
     with Image.open(plot) as image:
         assert len(image.convert("RGB").getcolors(2**24) or []) > 5
+
+
+def test_a_document_of_few_contenders_has_no_plot(tmp_path: Path, document: dict[str, Any]) -> None:
+    document["interleaved"]["text"] = True
+    (tmp_path / "sprint-512-turns.json").write_text(json.dumps(document), encoding="utf-8")
+    found = sprint_page.part(tmp_path)
+    assert "medians of 3 rounds in turns" in found
+    assert "images/" not in found
+    assert sprint_page.draw(tmp_path, tmp_path) == []
 
 
 def test_what_is_slower_than_it_should_be_is_named(document: dict[str, Any]) -> None:
