@@ -2,7 +2,7 @@
 
 `python -m benchmarks.memory --work FOLDER` draws with the built-in model and with a medium-sized random one, in floats
 and quantized (kept in FOLDER). `--full FOLDER` adds a full-size model and its quantized folder (FOLDER-w8a8), as
-`benchmarks/full_size.py` writes them; minutes a run. `--diffusers` adds the peak of the reference pipeline. Peaks are
+`benchmarks/full_size.py` writes them; minutes a run. Rows with another decoder take random ones of published shapes. `--diffusers` adds the peak of the reference pipeline. Peaks are
 resident memory by stage: the kernel's high-water mark, reset where a stage begins. Rows that are there already in
 `benchmarks/results/memory.json` are kept, unless `--fresh`.
 """
@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from sana_cli.bench.machine import machine
-from sana_cli.bench.random_model import write_model
+from sana_cli.bench.random_model import write_decoder, write_model
 
 RESULTS = Path(__file__).parent / "results/memory.json"
 _STAGE_OF = {  # what has no stage of its own here counts to the one before
@@ -70,6 +70,8 @@ from sana_cli.system.resident import peak_resident_bytes
 print(peak_resident_bytes())
 """
 _TWICE = "--steps 2 --upscale 2 --upscale-strength 0.5"
+# In the folder of `--work`.
+_LITE, _TINY = "--decoder FOLDER/lite", "--decoder FOLDER/tiny"
 # model, side, then options. Sizes 256 to 4096; every plan; floats, w8a8 and int4; one picture and several.
 RUNS = [
     ("builtin", 256, ""),
@@ -114,6 +116,19 @@ RUNS = [
     ("medium", 1024, f"{_TWICE} --max-memory 4GiB"),
     ("medium-w8a8", 1024, f"{_TWICE} --max-memory 1.5GiB"),
     ("medium-int4", 1024, f"{_TWICE} --max-memory 1.5GiB"),
+    ("builtin", 512, "--decoder tiny"),
+    ("builtin", 1024, "--decoder tiny --tile 256"),
+    ("medium", 512, _LITE),
+    ("medium", 1024, _LITE),
+    ("medium", 1024, f"{_LITE} --tile 256"),
+    ("medium", 1024, f"{_LITE} --plan streamed"),
+    ("medium", 1024, f"{_LITE} --count 2"),
+    ("medium", 512, _TINY),
+    ("medium", 1024, _TINY),
+    ("medium", 2048, f"{_TINY} --tile 512"),
+    ("medium", 1024, f"{_TINY} --plan streamed"),
+    ("medium", 1024, f"{_TINY} --count 2"),
+    ("medium-w8a8", 1024, _TINY),
 ]
 FULL_RUNS = [
     ("full-w8a8", 1024, ""),
@@ -145,7 +160,7 @@ def words_of(folder: str, side: int, options: str, work: Path) -> list[str]:
     return [
         "generate", "a red fox under a tree", "-m", folder, "--size", f"{side}x{side}", *steps,
         "--seed", "1", "--device", "cpu", "--local", "--no-prompt-cache", "--json", "--force", "-o",
-        str(work / "picture.png"), *options.split(),
+        str(work / "picture.png"), *options.replace("FOLDER", str(work)).split(),
     ]  # fmt: skip
 
 
@@ -190,7 +205,10 @@ def reference(folder: str, name: str, side: int) -> dict[str, Any]:
 
 
 def models(work: Path, full: Path | None) -> dict[str, str]:
-    """Model folders by the names that rows have; random ones are made once."""
+    """Model folders by the names that rows have; random ones and decoders are made once."""
+    for decoder in ("lite", "tiny"):
+        if not (work / decoder).is_dir():
+            write_decoder(decoder, work / decoder)
     medium = work / "medium"
     if not medium.is_dir():
         write_model("sana-0.6b", medium, medium=True)
@@ -207,7 +225,7 @@ def models(work: Path, full: Path | None) -> dict[str, str]:
 
 
 def main(
-    work: Annotated[Path, typer.Option(help="Where random models go; 1 GB.")],
+    work: Annotated[Path, typer.Option(help="Where random models go; 3 GB.")],
     full: Annotated[Path | None, typer.Option(help="A full-size model folder.")] = None,
     only: Annotated[str, typer.Option(help="Rows whose name matches this expression.")] = "",
     diffusers: Annotated[bool, typer.Option(help="The reference pipeline, too.")] = False,
