@@ -40,7 +40,9 @@ def pip_install(*names: str, prefix: Path | None = None, again: bool = False) ->
     except metadata.PackageNotFoundError:
         declared = []
     specifiers = {canonicalize_name(found.name): found.specifier for found in declared}
-    words = [f"{name}{specifiers.get(canonicalize_name(name), '')}" for name in names]
+    words = [
+        f"{name}{specifiers.get(canonicalize_name(Requirement(name).name), '')}" for name in names
+    ]
     installer = _installer(prefix or Path(sys.prefix))
     if again:
         installer += " --force" if installer.startswith("pipx") else " --force-reinstall"

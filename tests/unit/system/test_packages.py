@@ -14,11 +14,17 @@ TEXTS = [*(ROOT / "sana_cli").rglob("*.py"), *(ROOT / "docs").glob("*.md"), ROOT
 
 
 def test_versions_that_were_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    declared = ["torch<3", "torchao<0.19,>=0.18; extra == 'train'", "Optimum_Quanto>=0.2"]
+    declared = [
+        "torch<3",
+        "torchao<0.19,>=0.18; extra == 'train'",
+        "Optimum_Quanto>=0.2",
+        "ray[data]<3",
+    ]
     monkeypatch.setattr(metadata, "requires", lambda name: declared)
     assert pip_install("torchao", "optimum-quanto", "other").endswith(
         'pip install "torchao<0.19,>=0.18" "optimum-quanto>=0.2" other'
     )
+    assert pip_install("ray[data]").endswith('pip install "ray[data]<3"')
 
 
 def test_a_checkout_declares_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
