@@ -17,7 +17,7 @@ from sana_cli.checkpoints.lora_file import parse_lora
 from sana_cli.checkpoints.model_names import place_of
 from sana_cli.checkpoints.obtain_decoder import obtain_decoder
 from sana_cli.checkpoints.obtaining import Access
-from sana_cli.checkpoints.opening import open_checkpoint
+from sana_cli.checkpoints.opening import open_checkpoint, open_if_here, open_published
 from sana_cli.commands.remember import path_of
 from sana_cli.config.generation import (
     BUILTIN,
@@ -27,9 +27,11 @@ from sana_cli.config.generation import (
     GenerationOptions,
     uses_wildcards,
 )
+from sana_cli.config.variants import find_variant
 from sana_cli.errors import ExitCode, SanaError, usage_error
 from sana_cli.files import local_path
 from sana_cli.request.options import options_of_picture
+from sana_cli.request.params import resolve
 from sana_cli.terminal.confirm import approval
 from sana_cli.text import shortened
 
@@ -251,6 +253,8 @@ def open_model(
     name = options.model_or_builtin
     if repeated:
         name = place_of(name, default)
+    if not planning:
+        _refuse_before_download(options, name)
     try:
         with options.naming_source_of("model"):
             access = Access(
@@ -271,3 +275,17 @@ def open_model(
         with options.naming_source_of("decoder"):
             obtain_decoder(options.decoder, checkpoint, access)
     return checkpoint
+
+
+def _refuse_before_download(options: GenerationOptions, name: str) -> None:
+    """Raise SanaError for what cannot be drawn, such as a missing file, before a published model is downloaded for it."""
+    variant = find_variant(name)
+    if variant is None or options.prompt is None:
+        return
+    try:
+        if open_if_here(name) is not None:
+            return
+    except SanaError:  # what is wrong with it is said where it is opened
+        return
+    with options.naming_settings():
+        resolve(options, open_published(variant))

@@ -225,6 +225,22 @@ def test_unknown_model_suggests(sana: Callable[..., Any]) -> None:
     assert "did you mean sana-0.6b" in result.err
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--image", "nope.png"), "no such picture: nope.png"),
+        (("--lora", "nope.safetensors"), "no such LoRA"),
+        (("--size", "77x77"), "not a multiple of 32"),
+        (("--scheduler", "scm"), "scheduler scm does not fit sana-0.6b"),
+    ],
+)
+def test_nothing_is_downloaded_for_what_cannot_be_drawn(
+    options: tuple[str, ...], message: str, refused: Callable[..., str]
+) -> None:
+    """No hub can be reached here, which would be the first error."""
+    assert message in refused(ExitCode.USAGE, "sana-0.6b", *options)
+
+
 def test_no_network(refused: Callable[..., str]) -> None:
     """The hub's address is a closed port in tests."""
     refused(ExitCode.ENVIRONMENT, "sana-0.6b")
