@@ -2,9 +2,9 @@
 
 `python -m benchmarks.memory --work FOLDER` draws with the built-in model and with a medium-sized random one, in floats
 and quantized (kept in FOLDER). `--full FOLDER` adds a full-size model and its quantized folder (FOLDER-w8a8), as
-`benchmarks/full_size.py` writes them; minutes a run. Rows with another decoder take random ones of published shapes. `--diffusers` adds the peak of the reference pipeline. Peaks are
-resident memory by stage: the kernel's high-water mark, reset where a stage begins. Rows that are there already in
-`benchmarks/results/memory.json` are kept, unless `--fresh`.
+`benchmarks/full_size.py` writes them; minutes a run. Rows with another decoder take random ones of published shapes.
+`--diffusers` adds the peak of the reference pipeline. Peaks are resident memory by stage: the kernel's high-water mark,
+reset where a stage begins. Rows that are there already in `benchmarks/results/memory.json` are kept, unless `--fresh`.
 """
 
 import json

@@ -141,11 +141,15 @@ def open_if_here(name: str) -> Checkpoint | None:
                 return None
             raise
     variant = find_variant(name)
+    snapshot = complete_snapshot(name, variant)
+    return open_snapshot(name, snapshot, variant) if snapshot is not None else None
+
+
+def complete_snapshot(name: str, variant: Variant | None) -> Path | None:
+    """Return the folder of the hub's cache with all files of a model, None where some are missing."""
     repo = variant.repo if variant else name
     cached = hub_cache.find(repo, weight_variant=variant.weight_variant if variant else None)
-    if cached is None or cached.snapshot is None or not cached.complete:
-        return None
-    return open_snapshot(name, cached.snapshot, variant)
+    return cached.snapshot if cached is not None and cached.complete else None
 
 
 def _open_folder(

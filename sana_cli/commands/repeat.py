@@ -14,10 +14,10 @@ from sana_cli.checkpoints.digest import model_digest
 from sana_cli.checkpoints.find_decoder import find_decoder
 from sana_cli.checkpoints.hed_file import find_hed
 from sana_cli.checkpoints.lora_file import parse_lora
-from sana_cli.checkpoints.model_names import place_of
+from sana_cli.checkpoints.model_names import kept_folder, place_of
 from sana_cli.checkpoints.obtain_decoder import obtain_decoder
 from sana_cli.checkpoints.obtaining import Access
-from sana_cli.checkpoints.opening import open_checkpoint, open_if_here, open_published
+from sana_cli.checkpoints.opening import complete_snapshot, open_checkpoint, open_published
 from sana_cli.commands.remember import path_of
 from sana_cli.config.generation import (
     BUILTIN,
@@ -282,10 +282,8 @@ def _refuse_before_download(options: GenerationOptions, name: str) -> None:
     variant = find_variant(name)
     if variant is None or options.prompt is None:
         return
-    try:
-        if open_if_here(name) is not None:
-            return
-    except SanaError:  # what is wrong with it is said where it is opened
+    here = local_path(name).exists() or kept_folder(name) is not None
+    if here or complete_snapshot(name, variant) is not None:
         return
     with options.naming_settings():
         resolve(options, open_published(variant))
