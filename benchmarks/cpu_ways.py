@@ -65,7 +65,7 @@ def ways_of(weight_NK: Tensor) -> dict[str, Way]:
     floats = torch.ops.mkldnn._reorder_linear_weight(weight_NK, TOKENS)
 
     def shipped(x_MK: Tensor) -> Tensor:
-        q_MK, scale_M = cpu._quantize_tokens(x_MK)
+        q_MK, scale_M = cpu.quantize_tokens(x_MK)
         return finish_product(cpu._onednn_product(q_MK, packed), scale_M, None)
 
     def in_blocks(tokens: int) -> Way:
@@ -81,14 +81,14 @@ def ways_of(weight_NK: Tensor) -> dict[str, Way]:
     def quantized_by(elements: int) -> Way:
         def run(x_MK: Tensor) -> Tensor:
             M, K = x_MK.shape
-            parts = [cpu._quantize_tokens(x_MK[rows]) for rows in cpu._blocks(M, K, elements)]
+            parts = [cpu.quantize_tokens(x_MK[rows]) for rows in cpu._blocks(M, K, elements)]
             q_MK, scale_M = torch.cat([q for q, _ in parts]), torch.cat([s for _, s in parts])
             return finish_product(cpu._onednn_product(q_MK, packed), scale_M, None)
 
         return run
 
     def fbgemm(x_MK: Tensor) -> Tensor:
-        q_MK, scale_M = cpu._quantize_tokens(x_MK)
+        q_MK, scale_M = cpu.quantize_tokens(x_MK)
         return finish_product(cpu._fbgemm_product(q_MK, other), scale_M, None)
 
     return {

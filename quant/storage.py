@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from quant.native import rows as native
 from quant.packing import pack_int4, unpack_int4
 from quant.primitives import (
     dequantize_per_channel,
@@ -36,6 +37,12 @@ def _quantize_int4(weight_NK: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
     return quantize_per_group(weight_NK, group_size, scale_NG=best)
 
 
+def _dequantize_int8(q_NK: Tensor, scale_N: Tensor, dtype: torch.dtype) -> Tensor:
+    if dtype in native.TYPES and q_NK.is_contiguous() and native.runs(scale_N):
+        return native.dequantize_rows(q_NK, scale_N, dtype)
+    return dequantize_per_channel(q_NK, scale_N, dtype)
+
+
 def _dequantize_int4(
     qweight: Tensor, scale: Tensor, K: int, group_size: int, dtype: torch.dtype
 ) -> Tensor:
@@ -46,9 +53,7 @@ _STORAGES = {
     "int8": Storage(
         quantize=lambda weight_NK, group_size: quantize_per_channel(weight_NK),
         pack=lambda q_NK: q_NK,
-        dequantize=lambda q_NK, scale, K, group_size, dtype: dequantize_per_channel(
-            q_NK, scale, dtype
-        ),
+        dequantize=lambda q_NK, scale, K, group_size, dtype: _dequantize_int8(q_NK, scale, dtype),
     ),
     "float8": Storage(
         quantize=lambda weight_NK, group_size: quantize_rows_float8(weight_NK),

@@ -117,6 +117,7 @@ def _versions() -> Iterator[Finding]:
 def _processor() -> Iterator[Finding]:
     import torch
 
+    from quant.native import library
     from sana_cli.bench.machine import machine
     from sana_cli.system.precision import cpu_has_fast_bf16
     from sana_cli.system.processor import best_threads
@@ -143,6 +144,12 @@ def _processor() -> Iterator[Finding]:
         yield Finding(
             topic="cpu", state="note", text="no bf16 instructions: models run in fp32 here",
             remedy="quantized models are faster: sana quantize MODEL",
+        )  # fmt: skip
+    if library.is_for_this_processor() and not library.has_compiler():
+        yield Finding(
+            topic="cpu", state="note",
+            text="no C compiler: torch runs what our own code would, and a step of a quantized model takes a third longer",
+            remedy="install gcc: apt install gcc, or your system's way",
         )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 
 from quant.backends.kernel import Kernel
 from quant.layers import QuantConv2d, QuantLinear
+from quant.native import rows as native
 from quant.primitives import INT8_MAX, finish_product
 
 INT7_MAX = 63  # 255 * 63 * 2 fits 16 bits
@@ -47,8 +48,15 @@ def _in_fp32(matrix: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         yield rows, part if part.dtype == torch.float32 else out.copy_(part), out
 
 
-def _quantize_tokens(x_MK: Tensor, smooth_K: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Times `smooth_K`, then as `quantize_per_token`, to the bit, without a tensor of magnitudes."""
+def quantize_tokens(
+    x_MK: Tensor, smooth_K: Tensor | None = None, *, offset: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Times `smooth_K`, then as `quantize_per_token`, to the bit, without a tensor of magnitudes.
+
+    With an `offset` the integers may come as uint8 that have it.
+    """
+    if native.runs(x_MK):
+        return native.quantize_tokens(x_MK, smooth_K, offset=offset)
     q_MK = torch.empty_like(x_MK, dtype=torch.int8)
     scale_M = x_MK.new_empty(len(x_MK), dtype=torch.float32)
     for rows, x, out in _in_fp32(x_MK):
@@ -71,15 +79,18 @@ def _scale_product(
     return out_MN
 
 
-def _largest(x: Tensor) -> Tensor:
+def _largest(x: Tensor) -> float:
     """The largest magnitude of a channels-last map, in one pass."""
-    lowest, highest = torch.aminmax(x.permute(0, 2, 3, 1).reshape(-1))
-    return torch.maximum(highest, lowest.neg())
+    pixels = x.permute(0, 2, 3, 1)
+    if native.runs(pixels, whole=True):
+        return native.largest(pixels)
+    lowest, highest = torch.aminmax(pixels.reshape(-1))
+    return float(torch.maximum(highest, lowest.neg()))
 
 
 def _as_u8(q: Tensor) -> Tensor:
-    """int8 -> uint8 with the offset, in the width that wraps around."""
-    return q.view(torch.uint8).add(_OFFSET)
+    """int8 -> uint8 with the offset, in the width that wraps around; uint8 has it already."""
+    return q if q.dtype == torch.uint8 else q.view(torch.uint8).add(_OFFSET)
 
 
 # -- oneDNN ----------------------------------------------------------------------------------------
@@ -91,7 +102,7 @@ def _onednn_pack(q_NK: Tensor, scale_N: Tensor) -> Any:
 
 
 def _onednn_product(q_MK: Tensor, packed: Any) -> Tensor:
-    """int8 (M, K) -> fp32 (M, N), already times the weights' scales."""
+    """int8, or uint8 with the offset, (M, K) -> fp32 (M, N), already times the weights' scales."""
     weight, scale_N, zeros_N = packed
     return torch.ops.onednn.qlinear_pointwise(
         _as_u8(q_MK), 1.0, _OFFSET, weight, scale_N, zeros_N, None, 1.0, 0, torch.float32, "none",
@@ -105,7 +116,7 @@ def _onednn_weight_max() -> int:
 
 
 def _onednn_run(x: Tensor, packed: Any, layer: QuantLinear) -> Tensor:
-    return _run_int8(x, packed, layer, _onednn_product)
+    return _run_int8(x, packed, layer, _onednn_product, offset=_OFFSET)
 
 
 _PLAIN = (1, 1), (0, 0)  # stride and padding of a 1x1 convolution
@@ -128,7 +139,7 @@ def _as_conv_weight_max() -> int:
 
 
 def _as_conv_run(x: Tensor, packed: Any, layer: QuantLinear) -> Tensor:
-    return _run_int8(x, packed, layer, _as_conv_product)
+    return _run_int8(x, packed, layer, _as_conv_product, offset=_OFFSET)
 
 
 # -- FBGEMM ----------------------------------------------------------------------------------------
@@ -167,15 +178,22 @@ def _fbgemm_available() -> bool:
 # -- shared ----------------------------------------------------------------------------------------
 
 
-def quantized_tokens(x: Tensor, layer: QuantLinear) -> tuple[Tensor, Tensor]:
-    """x (..., K) -> int8 (M, K) and fp32 scales (M,), after the layer's smoothing."""
-    return _quantize_tokens(x.flatten(0, -2), layer.smooth)
+def quantized_tokens(x: Tensor, layer: QuantLinear, *, offset: int = 0) -> tuple[Tensor, Tensor]:
+    """x (..., K) -> int8 (M, K) and fp32 scales (M,), after the layer's smoothing; `offset` as for `quantize_tokens`."""
+    return quantize_tokens(x.flatten(0, -2), layer.smooth, offset=offset)
 
 
-def _run_int8(x: Tensor, packed: Any, layer: QuantLinear, product: Any) -> Tensor:
-    q_MK, scale_M = quantized_tokens(x, layer)
-    out = finish_product(product(q_MK, packed), scale_M, layer.bias)
-    return out.to(x.dtype).unflatten(0, x.shape[:-1])
+def _run_int8(
+    x: Tensor, packed: Any, layer: QuantLinear, product: Any, *, offset: int = 0
+) -> Tensor:
+    q_MK, scale_M = quantized_tokens(x, layer, offset=offset)
+    product_MN = product(q_MK, packed)
+    # In fp32 torch's way is one pass, too, in the product's own memory.
+    if x.dtype == torch.bfloat16 and native.runs(product_MN, whole=True):
+        out = native.finish_product(product_MN, scale_M, layer.bias, x.dtype)
+    else:
+        out = finish_product(product_MN, scale_M, layer.bias).to(x.dtype)
+    return out.unflatten(0, x.shape[:-1])
 
 
 def _weight_up_to(largest: int, layer: QuantLinear | QuantConv2d) -> tuple[Tensor, Tensor]:
@@ -265,14 +283,14 @@ def _expanded_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
 
 def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """By oneDNN where it multiplies this type, which is not what torch takes for fp32 products."""
-    if not _onednn_multiplies(x.dtype):
+    if not onednn_multiplies(x.dtype):
         return F.linear(x, weight, bias)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out
 
 
 @cache
-def _onednn_multiplies(dtype: torch.dtype) -> bool:
+def onednn_multiplies(dtype: torch.dtype) -> bool:
     """Return whether this CPU has the instructions: bf16 needs AVX-512 or AMX, fp16 newer ones still."""
     trial = torch.ones(8, 8, dtype=dtype)
     try:
@@ -314,10 +332,16 @@ def _times_expanded(
     A few output channels at a time: their weights are multiplied while they are in the cores' caches, and the next
     ones take their place in memory.
     """
+    group = layer.config.group_size
+    whole = layer.in_features % group == 0 and group % 2 == 0
     parts = []
     for rows in _blocks(layer.out_features, layer.in_features, block):
         packed, scale = layer.qweight[rows], layer.scale[rows].to(x.dtype)
-        parts.append(product(x, _times_groups(_unpack(packed, x.dtype), scale, layer)))
+        if whole and native.runs(scale, whole=True):
+            weight = native.dequantize_groups(packed, scale, group)
+        else:
+            weight = _times_groups(_unpack(packed, x.dtype), scale, layer)
+        parts.append(product(x, weight))
     return torch.cat(parts, dim=-1)
 
 
@@ -410,8 +434,7 @@ def _conv_run(x: Tensor, packed: Any, layer: QuantConv2d) -> Tensor:
     outputs = []
     for picture in x.split(1):
         if layer.act_scale is None:
-            largest = _largest(picture)
-            scale = float(largest) / INT8_MAX or 1.0  # a map of zeros stays one
+            scale = _largest(picture) / INT8_MAX or 1.0  # a map of zeros stays one
         else:
             scale = float(layer.act_scale)
         q = _quantize_map(picture, scale)
@@ -422,6 +445,9 @@ def _conv_run(x: Tensor, packed: Any, layer: QuantConv2d) -> Tensor:
 
 def _quantize_map(x: Tensor, scale: float) -> Tensor:
     """A channels-last map -> uint8 with the offset, in the same order."""
+    pixels = x.permute(0, 2, 3, 1)
+    if native.runs(pixels, whole=True):
+        return native.quantize_all(pixels, scale, offset=_OFFSET).permute(0, 3, 1, 2)
     q = torch.empty_like(x, dtype=torch.uint8)
     values, integers = (t.permute(0, 2, 3, 1).view(-1, 1) for t in (x, q))
     for rows, wide, out in _in_fp32(values):

@@ -27,7 +27,7 @@ from quant.files import (
     require_replaceable,
 )
 
-_VERSION = 10  # counts up when kernels or the way to time them change
+_VERSION = 11  # counts up when kernels or the way to time them change
 _DRIVER_FILE = Path("/sys/module/nvidia/version")
 
 _of_this_process: dict[tuple[Path, str], str] = {}  # what no file holds

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from quant.native.rows import is_used
 from sana_cli.bench.contenders import Contender, Workload
 from sana_cli.checkpoints.checkpoint import Checkpoint, weight_files
 from sana_cli.checkpoints.opening import open_checkpoint
@@ -224,6 +225,7 @@ class SanaEngine(Engine):
         if part == "text":
             self.text_tokens = count_tokens(self._module.tokenizer, self.settings)
         self.kernels |= accelerate(model, self.device, "auto")
+        self.kernels |= {"rows": "native compiled"} if is_used() else {}
 
     def unload(self, part: str) -> None:
         self._module = self._encoder = None

@@ -19,6 +19,7 @@ from quant.backends.dispatch import Backend, accelerate_, measure_ahead
 from quant.backends.verdicts import remembered
 from quant.convert import RecipeError, swap_empty_
 from quant.layers import QuantEmbedding
+from quant.native import rows as native
 from quant.primitives import dequantize_per_channel
 from sana_cli.accelerate.cpu_fused_qkv import fuse_projections_
 from sana_cli.accelerate.cpu_packed_linear import is_worth_packing, pack_linears_
@@ -275,6 +276,8 @@ def choose_kernels(
     """
     if checkpoint.manifest is None or device.type != "cpu":
         return
+    if backend != "reference":
+        _use_compiled(notice)
     for component in components or checkpoint.parts:
         measure_ahead(
             empty_module(checkpoint, component), device, backend=backend,
@@ -290,6 +293,13 @@ def choose_kernels(
 def _say_measuring(notice: Callable[[str], None]) -> None:
     """Send the notice once, though parts and kinds of layers come one by one."""
     notice("measuring which kernels are the fastest here, once: a few seconds")
+
+
+def _use_compiled(notice: Callable[[str], None]) -> None:
+    """Use our own C code from now on, where a compiler is there and it is faster."""
+    native.use(
+        cache_folder() / "native", _verdicts(), before_compiling=partial(_say_measuring, notice)
+    )
 
 
 def _verdicts() -> Path:
@@ -333,6 +343,7 @@ def _accelerate(
     for_cpu = device.type == "cpu" and backend != "reference" and not fused
     # Layer by layer: new layers would find no room in what the ones before leave, and all be there twice.
     if for_cpu:
+        _use_compiled(notice)
         fuse_projections_(model, give_back)
     # Inputs of the text encoder have outliers that 8 bits would drown the rest for.
     allow_int8_activations = isinstance(model, SanaTransformer2D | SanaBlock | SanaControlNet)

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from quant.layers import QuantConv2d
 from sana_cli.config.networks import DCAEConfig
-from sana_cli.models.layers import DepthwiseGLU, RMSNorm, relu_linear_attention
+from sana_cli.models.layers import DepthwiseGLU, RMSNorm, relu_linear_attention, silu_
 from sana_cli.system.resident import give_back
 
 _SHORTCUT_VALUES = 2**20  # of a map that are averaged at a time
@@ -31,7 +31,9 @@ _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {
 
 
 def activate(act: Callable[..., Tensor], x: Tensor) -> Tensor:
-    """Apply an activation to a tensor that nobody else holds: in place where autograd allows it."""
+    """Apply an activation to a map that nobody else holds: in place where autograd allows it."""
+    if act is F.silu:
+        return silu_(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
     if torch.is_grad_enabled() or act is F.gelu:
         return act(x)
     return act(x, inplace=True)

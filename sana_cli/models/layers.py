@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quant.native import rows as native
+
 _NORM_BLOCK = 2**18  # elements that are normed at once: a mebibyte
 
 
@@ -72,6 +74,12 @@ class RMSNorm(nn.Module):
         out = x if inplace and x.is_contiguous() else torch.empty_like(x, memory_format=contiguous)
         sources = [t.reshape(-1, C) for t in (x, residual) if t is not None]
         targets = out.view(-1, C)
+        if native.runs(targets, *sources, whole=True):
+            native.rms_norm(
+                sources[0], self.weight, self.bias, sources[1] if len(sources) > 1 else None,
+                eps=self.eps, out=targets,
+            )  # fmt: skip
+            return out
         weight, bias = self.weight.float(), None if self.bias is None else self.bias.float()
         rows = max(block // C, 1)
         for target, *parts in zip(*(t.split(rows) for t in (targets, *sources)), strict=True):
@@ -92,9 +100,15 @@ class RMSNorm(nn.Module):
 def silu_of(layer: nn.Module, x: Tensor) -> Tensor:
     """SiLU of a layer's output: within its product where it can, else in place where autograd lets it."""
     fused: Callable[[Tensor], Tensor] | None = getattr(layer, "forward_silu", None)
-    if fused is not None:
-        return fused(x)
-    return F.silu(layer(x), inplace=not torch.is_grad_enabled())
+    return fused(x) if fused is not None else silu_(layer(x))
+
+
+def silu_(x: Tensor) -> Tensor:
+    """SiLU of what nobody else holds, (..., C): in place where autograd lets it."""
+    # For fp32 torch's own pass is as fast.
+    if x.dtype == torch.bfloat16 and native.runs(x, whole=True):
+        return native.silu_(x)
+    return F.silu(x, inplace=not torch.is_grad_enabled())
 
 
 def add_to(x: Tensor, update: Tensor) -> Tensor:
@@ -118,9 +132,16 @@ class DepthwiseGLU(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = silu_of(self.conv_inverted, x)
         x = self.conv_depth(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        x, gate = x.chunk(2, dim=-1)
-        gate = F.silu(gate)
-        return self.conv_point(x * gate if torch.is_grad_enabled() else gate.mul_(x))
+        return self.conv_point(gated_unit(x))
+
+
+def gated_unit(x: Tensor) -> Tensor:
+    """(..., 2C) -> (..., C): the first half of the channels times the SiLU of the second."""
+    if x.dtype == torch.bfloat16 and native.runs(x, whole=True):
+        return native.gated_unit(x)
+    values, gates = x.chunk(2, dim=-1)
+    gates = F.silu(gates)
+    return values * gates if torch.is_grad_enabled() else gates.mul_(values)
 
 
 def relu_linear_attention(q: Tensor, k: Tensor, v: Tensor, *, eps: float = 1e-15) -> Tensor:

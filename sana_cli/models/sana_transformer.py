@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from quant.native import rows as native
 from sana_cli.config.networks import TransformerConfig
 from sana_cli.models.block_cache import FirstBlockCache
 from sana_cli.models.layers import (
@@ -432,6 +433,8 @@ def text_context(blocks: nn.ModuleList, text: Tensor, mask: Tensor | None = None
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm without weights, then AdaLN modulation. x: (B, N, D); shift, scale: (B, 1, D)."""
+    if native.runs(x, shift, scale, whole=True):
+        return native.modulated_norm(x, shift, scale, eps=eps)
     normed = F.layer_norm(x, x.shape[-1:], eps=eps)
     return torch.addcmul(shift, normed, 1 + scale, out=None if torch.is_grad_enabled() else normed)
 

@@ -156,7 +156,7 @@ def test_quantizing_tokens_in_blocks_is_the_scheme_to_the_bit(
     x[9] = -x[9].abs()
     before, smooth_K = x.clone(), torch.rand(257) if smoothed else None
     expected = quantize_per_token(x.float() * smooth_K if smoothed else x)
-    found = cpu._quantize_tokens(x, smooth_K)
+    found = cpu.quantize_tokens(x, smooth_K)
     assert torch.equal(found[0], expected[0])
     assert torch.equal(found[1], expected[1])
     assert torch.equal(x, before), "others still need it"

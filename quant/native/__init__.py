@@ -1,0 +1,1 @@
+"""Our own C code for CPUs, compiled where there is a compiler."""
