@@ -8,7 +8,8 @@ and rounded once.
 # M rows (tokens, pixels), K input channels, N output channels, C or D channels, G groups of input channels
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -57,6 +58,17 @@ def use(
         found = find_library(folder) if found is None else found
         _library = None if isinstance(found, Failure) else _declared(found)
     return is_used()
+
+
+@contextmanager
+def switched_off() -> Iterator[None]:
+    """Within the block torch's own operations run: for tests and comparisons."""
+    global _library
+    found, _library = _library, None
+    try:
+        yield
+    finally:
+        _library = found
 
 
 def is_used() -> bool:

@@ -42,8 +42,7 @@ def with_library(compiled: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 
 def without_library(run: Any) -> Any:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows, "_library", None)
+    with rows.switched_off():
         return run()
 
 
