@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from quant.backends.attempt import Failure
 from quant.backends.timing import best_seconds
 from quant.backends.verdicts import Passing, remembered
-from quant.native.library import find_library, has_compiler
+from quant.native.library import find_library, has_compiler, is_for_this_processor
 
 UNSIGNED = 128  # offset of integers for products that want them unsigned
 _NAME = "compiled"  # the verdict for it
@@ -39,13 +39,14 @@ def use(
     It is compiled into `folder`. `before_compiling` is called where that takes a second.
     """
     global _library
-    if is_used() or not has_compiler():
+    if is_used() or not is_for_this_processor():
         return is_used()
     found: ctypes.CDLL | Failure | None = None
 
     def decide() -> str:
         nonlocal found
-        before_compiling()
+        if has_compiler():
+            before_compiling()
         found = find_library(folder)
         if isinstance(found, Failure):
             return Passing("torch")

@@ -268,8 +268,22 @@ def test_a_machine_decides_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert rows.use(tmp_path / "native", verdicts, lambda: told.append(1))
     assert rows._library is not None
     monkeypatch.setattr(rows, "_library", None)
+    monkeypatch.setattr(library, "_compiler", lambda: None)  # which is gone, and not needed again
     assert rows.use(tmp_path / "native", verdicts, lambda: told.append(2))
     assert told == [1]
+
+
+def test_without_a_compiler_torch_runs_until_a_process_finds_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "_library", None)
+    verdicts, told = tmp_path / "kernels.json", []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(library, "_compiler", lambda: None)
+        assert not rows.use(tmp_path / "native", verdicts, lambda: told.append(1))
+    assert not told
+    monkeypatch.setattr("quant.backends.verdicts._of_this_process", {})  # the next process
+    assert rows.use(tmp_path / "native", verdicts)
 
 
 def test_wrong_or_slow_code_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
