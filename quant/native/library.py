@@ -43,7 +43,10 @@ def has_compiler() -> bool:
 
 
 def find_library(folder: Path) -> ctypes.CDLL | Failure:
-    """The library in `folder`, compiled where it is not there yet; why not, where it cannot be."""
+    """The library in `folder`, compiled where it is not there yet; why not, where it cannot be.
+
+    A refusal will be one for the next process, too: a missing compiler and a full disk are none.
+    """
     flags = _flags()
     if flags is None:
         return Failure("compiled for Linux on x86-64 with AVX2 only", is_refusal=True)
@@ -51,10 +54,13 @@ def find_library(folder: Path) -> ctypes.CDLL | Failure:
     path = folder / f"rows-{digest}.so"
     try:
         return _opened(path) or _compiled(path, flags)
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", b"") or b""
-        lines = said.decode(errors="replace").splitlines() or [str(error)]
-        return Failure(lines[0])
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").splitlines()
+        return Failure(said[0] if said else str(error), is_refusal=True)
+    except PermissionError as error:
+        return Failure(str(error), is_refusal=True)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Failure(str(error))
 
 
 def _flags() -> tuple[str, ...] | None:
@@ -96,5 +102,5 @@ def _compiled(path: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
     library = _opened(path)
     if library is None:
         path.unlink(missing_ok=True)
-        raise OSError(f"what {compiler} made cannot be loaded")
+        raise PermissionError(f"{path} cannot be loaded, as on a disk without programs")
     return library

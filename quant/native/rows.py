@@ -49,7 +49,7 @@ def use(
             before_compiling()
         found = find_library(folder)
         if isinstance(found, Failure):
-            return Passing("torch")
+            return "torch" if found.is_refusal else Passing("torch")
         return _NAME if _is_worth_it(found) else "torch"
 
     verdict = remembered(

@@ -232,6 +232,7 @@ def test_a_compiler_that_fails_is_no_error(
     monkeypatch.setattr(library, "_compiler", lambda: str(program))
     failure = library.find_library(tmp_path / "native")
     assert isinstance(failure, Failure)
+    assert failure.is_refusal == bool(compiler)
     assert said in failure.reason
     assert not list((tmp_path / "native").iterdir())
 
@@ -254,6 +255,18 @@ def test_nothing_is_loaded_that_others_can_change(tmp_path: Path) -> None:
     failure = library.find_library(folder)
     assert isinstance(failure, Failure)
     assert "other users" in failure.reason
+
+
+def test_a_disk_without_programs_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "_library", None)
+    monkeypatch.setattr(library, "_opened", lambda path: None)
+    told: list[int] = []
+    for _ in range(2):
+        assert not rows.use(tmp_path / "native", tmp_path / "kernels.json", lambda: told.append(1))
+    assert told == [1]
+    assert not list((tmp_path / "native").iterdir())
 
 
 def test_another_processor_has_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
