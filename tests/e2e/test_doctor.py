@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from quant.native import library
 from sana_cli import doctor
 from sana_cli.errors import ExitCode
 from sana_cli.system.packages import install_again
@@ -40,6 +41,15 @@ def test_everything_here(
     ):
         assert told in texts
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_missing_compiler_is_noted(
+    examined: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    monkeypatch.setattr(library, "is_for_this_processor", lambda: True)
+    monkeypatch.setattr(library, "has_compiler", lambda: there)
+    assert ("no C compiler" in examined("cpu").out) != there
 
 
 def test_a_spinner_says_what_is_checked(
