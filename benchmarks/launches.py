@@ -159,7 +159,9 @@ def _in_w8a8(model: SanaTransformer2D, *, kernels: bool) -> None:
 def with_compiled_passes(layers: int) -> Counter[str]:
     """The CPU engine's pass in w8a8 with our C code, which runs for bf16 in more places than for fp32."""
     with tempfile.TemporaryDirectory() as folder:
-        assert rows.use(Path(folder), None), "there is no C compiler, or its code is slower here"
+        assert rows.use(Path(folder), verdicts=None), (
+            "there is no C compiler, or its code is slower here"
+        )
     return of_ours(lambda m: _in_w8a8(m, kernels=True), layers, torch.bfloat16)
 
 
