@@ -9,11 +9,13 @@ models of three and two. The document goes to `benchmarks/results/launches.json`
 """
 
 import json
+import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import date
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +26,7 @@ from benchmarks.record import record
 from quant.backends.cpu import KERNELS
 from quant.convert import quantize_
 from quant.layers import QuantLinear
+from quant.native import rows
 from sana_cli.accelerate.cpu_fused_qkv import fuse_projections_
 from sana_cli.accelerate.cpu_packed_linear import pack_linears_
 from sana_cli.accelerate.cuda.kernels import NAMES, REFERENCE, Kernels
@@ -75,19 +78,29 @@ class LaunchCounter(TorchDispatchMode):
 
 @contextmanager
 def counting() -> Iterator[Counter[str]]:
-    """Operations of the block, under no_grad as in a run."""
+    """Operations of the block, under no_grad as in a run; a call of compiled code is one."""
+    call = rows._call
     with torch.no_grad(), LaunchCounter() as counter:
-        yield counter.counts
+        rows._call = counter.as_one("compiled", call)
+        try:
+            yield counter.counts
+        finally:
+            rows._call = call
 
 
-def of_ours(prepare: Callable[[SanaTransformer2D], object], layers: int) -> Counter[str]:
+def of_ours(
+    prepare: Callable[[SanaTransformer2D], object],
+    layers: int,
+    dtype: torch.dtype = torch.float32,
+) -> Counter[str]:
     """A guided pass of our transformer: an empty and a real text, both ready."""
     config = replace(_NARROW, num_layers=layers)
-    model = SanaTransformer2D(config).eval().requires_grad_(False)
+    model = SanaTransformer2D(config).to(dtype).eval().requires_grad_(False)
     with torch.no_grad():
-        contexts = [model.encode_text(torch.randn(1, L, config.caption_channels)) for L in (1, 7)]
+        texts = (torch.randn(1, L, config.caption_channels).to(dtype) for L in (1, 7))
+        contexts = [model.encode_text(text) for text in texts]
     prepare(model)
-    latents, timestep = torch.randn(2, 32, 4, 4), torch.full((2,), 500.0)
+    latents, timestep = torch.randn(2, 32, 4, 4).to(dtype), torch.full((2,), 500.0)
     with torch.no_grad():
         model(latents, timestep, contexts)  # kernels find out once what the machine can do
     with counting() as counts:
@@ -143,6 +156,15 @@ def _in_w8a8(model: SanaTransformer2D, *, kernels: bool) -> None:
         pack_linears_(model)
 
 
+def with_compiled_passes(layers: int) -> Counter[str]:
+    """The CPU engine's pass in w8a8 with our C code, which runs for bf16 in more places than for fp32."""
+    with tempfile.TemporaryDirectory() as folder:
+        assert rows.use(Path(folder), verdicts=None), (
+            "there is no C compiler, or its code is slower here"
+        )
+    return of_ours(lambda m: _in_w8a8(m, kernels=True), layers, torch.bfloat16)
+
+
 def counts_a_block(count: Callable[[int], Counter[str]]) -> Counter[str]:
     """Count what one more block adds."""
     return count(3) - count(2)
@@ -158,18 +180,19 @@ def measure() -> dict[str, dict[str, Any]]:
         "sana, w8a8 CPU engine": lambda n: of_ours(lambda m: _in_w8a8(m, kernels=True), n),
         "sana, CUDA engine, 16 bits": lambda n: of_the_engine(None, n),
         "sana, CUDA engine, w8a8": lambda n: of_the_engine("w8a8", n),
+        "sana, w8a8 CPU engine, compiled passes": with_compiled_passes,  # last: it stays in use
     }
-    rows: dict[str, dict[str, Any]] = {}
+    counted: dict[str, dict[str, Any]] = {}
     for name, count in paths.items():
         block = counts_a_block(count)
         around = count(2).total() - 2 * block.total()
-        rows[name] = {
+        counted[name] = {
             "block": block.total(),
             "around": around,
             "pass_of_28_blocks": around + 28 * block.total(),
             "operations_of_a_block": dict(block.most_common()),
         }
-    return rows
+    return counted
 
 
 def main() -> None:

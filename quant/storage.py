@@ -38,7 +38,8 @@ def _quantize_int4(weight_NK: Tensor, group_size: int) -> tuple[Tensor, Tensor]:
 
 
 def _dequantize_int8(q_NK: Tensor, scale_N: Tensor, dtype: torch.dtype) -> Tensor:
-    if dtype in native.TYPES and q_NK.is_contiguous() and native.runs(scale_N):
+    is_here = q_NK.is_cpu and q_NK.is_contiguous()
+    if is_here and dtype in native.TYPES and native.runs(scale_N):
         return native.dequantize_rows(q_NK, scale_N, dtype)
     return dequantize_per_channel(q_NK, scale_N, dtype)
 

@@ -117,8 +117,10 @@ def _versions() -> Iterator[Finding]:
 def _processor() -> Iterator[Finding]:
     import torch
 
+    from quant.backends.attempt import Failure
     from quant.native import library
     from sana_cli.bench.machine import machine
+    from sana_cli.loading.load import native_folder
     from sana_cli.system.precision import cpu_has_fast_bf16
     from sana_cli.system.processor import best_threads
 
@@ -145,12 +147,14 @@ def _processor() -> Iterator[Finding]:
             topic="cpu", state="note", text="no bf16 instructions: models run in fp32 here",
             remedy="quantized models are faster: sana quantize MODEL",
         )  # fmt: skip
-    if library.is_for_this_processor() and not library.has_compiler():
-        yield Finding(
-            topic="cpu", state="note",
-            text="no C compiler: torch runs what our own code would, and a step of a quantized model takes a third longer",
-            remedy="install gcc: apt install gcc, or your system's way",
-        )  # fmt: skip
+    if library.is_for_this_processor():
+        found = library.find_library(native_folder())
+        if isinstance(found, Failure):
+            yield Finding(
+                topic="cpu", state="note",
+                text=f"our C code is not compiled ({found.reason}): torch's operations run instead, which take longer",
+                remedy="install a C compiler: apt install gcc libc6-dev, or your system's way",
+            )  # fmt: skip
 
 
 def _gpu() -> Iterator[Finding]:

@@ -337,7 +337,7 @@ def _times_expanded(
     parts = []
     for rows in _blocks(layer.out_features, layer.in_features, block):
         packed, scale = layer.qweight[rows], layer.scale[rows].to(x.dtype)
-        if whole and native.runs(scale, whole=True):
+        if whole and packed.is_contiguous() and native.runs(scale, whole=True):
             weight = native.dequantize_groups(packed, scale, group)
         else:
             weight = _times_groups(_unpack(packed, x.dtype), scale, layer)

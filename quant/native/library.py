@@ -37,24 +37,24 @@ def is_for_this_processor() -> bool:
     return _flags() is not None
 
 
-def has_compiler() -> bool:
-    """Return whether this machine has what it takes to compile."""
-    return is_for_this_processor() and _compiler() is not None
-
-
 def find_library(folder: Path) -> ctypes.CDLL | Failure:
-    """The library in `folder`, compiled where it is not there yet; why not, where it cannot be."""
+    """The library in `folder`, compiled where it is not there yet; why not, where it cannot be.
+
+    A refusal will be one for the next process, too; a compiler that is missing or fails is none.
+    """
     flags = _flags()
     if flags is None:
         return Failure("compiled for Linux on x86-64 with AVX2 only", is_refusal=True)
-    digest = hashlib.sha256(_SOURCE.read_bytes() + " ".join(flags).encode()).hexdigest()[:16]
-    path = folder / f"rows-{digest}.so"
     try:
-        return _opened(path) or _compiled(path, flags)
-    except (OSError, subprocess.SubprocessError) as error:
-        said = getattr(error, "stderr", b"") or b""
-        lines = said.decode(errors="replace").splitlines() or [str(error)]
-        return Failure(lines[0])
+        digest = hashlib.sha256(_SOURCE.read_bytes() + " ".join(flags).encode()).hexdigest()[:16]
+        path = folder / f"rows-{digest}.so"
+        found = _opened(path) or _compiled(path, flags)
+    except subprocess.CalledProcessError as error:
+        said = error.stderr.decode(errors="replace").splitlines()
+        return Failure(said[0] if said else str(error))
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return Failure(str(error))
+    return found or Failure(f"{folder} holds no programs: its disk is mounted so", is_refusal=True)
 
 
 def _flags() -> tuple[str, ...] | None:
@@ -80,7 +80,7 @@ def _opened(path: Path) -> ctypes.CDLL | None:
     return None
 
 
-def _compiled(path: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
+def _compiled(path: Path, flags: tuple[str, ...]) -> ctypes.CDLL | None:
     compiler = _compiler()
     if compiler is None:
         raise FileNotFoundError("no C compiler is installed")
@@ -90,11 +90,11 @@ def _compiled(path: Path, flags: tuple[str, ...]) -> ctypes.CDLL:
         subprocess.run(
             [compiler, *flags, str(_SOURCE), "-o", str(made), "-lm"],
             check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=_COMPILING_S,
+            env={**os.environ, "TMPDIR": folder},
         )  # fmt: skip
         made.chmod(0o700)
         os.replace(made, path)
     library = _opened(path)
     if library is None:
         path.unlink(missing_ok=True)
-        raise OSError(f"what {compiler} made cannot be loaded")
     return library

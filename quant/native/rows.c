@@ -5,6 +5,7 @@
    loops: they have no branches, and what needs one in the language is an operation on bits here. No sum is contracted
    to a fused one unless `fmaf` asks for it: quantized values are those of torch to the bit. */
 
+#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -62,7 +63,7 @@ static inline void write_row(void *out, int is_bf16, int64_t at, int64_t n, cons
 /* x / (1 + exp(-x)). The exponential is 2^n times a polynomial of degree 6 (coefficients of Cephes' expf), to 2 units
    in the last place. It would leave the numbers that fp32 has beyond +-87, where the result is 0 or x. */
 static inline float silu(float x) {
-    x = x < -87.0f ? -87.0f : x;
+    x = x < -87.0f && x >= -FLT_MAX ? -87.0f : x; /* minus infinity becomes a NaN, as in torch */
     float y = x > 87.0f ? -87.0f : -x;
     float n = rintf(y * 1.44269504088896341f);
     float r = fmaf(n, 2.12194440e-4f, fmaf(n, -0.693359375f, y));
@@ -79,8 +80,14 @@ static inline float silu(float x) {
     return x / fmaf(p, power, 1.0f);
 }
 
+/* Magnitudes beyond 127 become 127. */
 static inline void quantize(const float *restrict row, int64_t n, float divisor, int offset, uint8_t *restrict q) {
-    for (int64_t i = 0; i < n; i++) q[i] = (uint8_t)((int32_t)rintf(row[i] / divisor) + offset);
+    for (int64_t i = 0; i < n; i++) {
+        float value = rintf(row[i] / divisor);
+        value = value > 127.0f ? 127.0f : value;
+        value = value < -127.0f ? -127.0f : value;
+        q[i] = (uint8_t)((int32_t)value + offset);
+    }
 }
 
 int sana_widest(void) { return WIDEST; }
@@ -123,17 +130,12 @@ float sana_largest(const void *x, int is_bf16, int64_t M, int64_t K, int threads
     return largest;
 }
 
-/* With one scale for all rows; magnitudes beyond 127 become 127. */
+/* With one scale for all rows. */
 void sana_quantize_all(const void *x, int is_bf16, int64_t M, int64_t K, float scale, int offset, uint8_t *q, int threads) {
     FOR_ROWS(m, M, K) {
         float row[K];
         read_row(x, is_bf16, m * K, K, row);
-        for (int64_t k = 0; k < K; k++) {
-            float value = rintf(row[k] / scale);
-            value = value > 127.0f ? 127.0f : value;
-            value = value < -127.0f ? -127.0f : value;
-            q[m * K + k] = (uint8_t)((int32_t)value + offset);
-        }
+        quantize(row, K, scale, offset, q + m * K);
     }
 }
 

@@ -8,9 +8,12 @@ and rounded once.
 # M rows (tokens, pixels), K input channels, N output channels, C or D channels, G groups of input channels
 
 import ctypes
-from collections.abc import Callable, Iterator
+import logging
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,46 +22,57 @@ from torch.nn import functional as F
 from quant.backends.attempt import Failure
 from quant.backends.timing import best_seconds
 from quant.backends.verdicts import Passing, remembered
-from quant.native.library import find_library, has_compiler, is_for_this_processor
+from quant.native.library import find_library, is_for_this_processor
+
+_log = logging.getLogger("sana.run")
 
 UNSIGNED = 128  # offset of integers for products that want them unsigned
 _NAME = "compiled"  # the verdict for it
 _WIDEST = 32768  # values of a row: of `rows.c`, which holds one on a thread's stack
 _WORTH = 1.2  # times as fast, or a noisy machine would change its mind
-_NEAR = 1e-5  # of norms, to torch's
+_TRIAL = (256, 1152)  # tokens of 512 pixels, channels of Sana-0.6B
+_NEAR = _EPS = 1e-5  # of norms: how near to torch's, and the constant below their root
 TYPES = (torch.float32, torch.bfloat16)
 
 _library: ctypes.CDLL | None = None
+_is_decided = (
+    False  # once a process: what another one finds out later changes no picture of this one
+)
+_deciding = Lock()
 
 
-def use(
-    folder: Path, verdicts: Path | None, before_compiling: Callable[[], None] = lambda: None
-) -> bool:
+def use(folder: Path, verdicts: Path | None) -> bool:
     """Use the library from now on where it is right and faster here, which is measured once a machine.
 
-    It is compiled into `folder`. `before_compiling` is called where that takes a second.
+    It is compiled into `folder`, a second.
     """
-    global _library
-    if is_used() or not is_for_this_processor():
-        return is_used()
+    global _library, _is_decided
+    with _deciding:
+        if not _is_decided:
+            _library, _is_decided = _chosen(folder, verdicts), True
+    return is_used()
+
+
+def _chosen(folder: Path, verdicts: Path | None) -> ctypes.CDLL | None:
+    if not is_for_this_processor():
+        return None
     found: ctypes.CDLL | Failure | None = None
 
     def decide() -> str:
         nonlocal found
-        if has_compiler():
-            before_compiling()
         found = find_library(folder)
         if isinstance(found, Failure):
-            return Passing("torch")
-        return _NAME if _is_worth_it(found) else "torch"
+            _log.info("torch's operations run instead of compiled code: %s", found.reason)
+            return "torch" if found.is_refusal else Passing("torch")
+        return _NAME if _is_worth_it(_declared(found)) else "torch"
 
     verdict = remembered(
         "rows", torch.device("cpu"), decide, verdicts=verdicts, unmeasured=lambda: "torch"
     )
-    if verdict == _NAME:
-        found = find_library(folder) if found is None else found
-        _library = None if isinstance(found, Failure) else _declared(found)
-    return is_used()
+    if verdict != _NAME:
+        return None
+    found = find_library(folder) if found is None else found
+    return None if isinstance(found, Failure) else _declared(found)
 
 
 @contextmanager
@@ -82,7 +96,7 @@ def runs(*tensors: Tensor | None, whole: bool = False) -> bool:
 
     Each has its last axis in order; with `whole` the first one is contiguous.
     """
-    if _library is None or torch.is_grad_enabled():
+    if _library is None or torch.is_grad_enabled() or torch.compiler.is_dynamo_compiling():
         return False
     first = tensors[0]
     assert first is not None
@@ -108,9 +122,10 @@ def quantize_tokens(
 ) -> tuple[Tensor, Tensor]:
     """Integers (M, K), int8, or uint8 where there is an `offset`, and scales (M,), as `primitives.quantize_per_token`."""
     M, K = x_MK.shape
-    q_MK = torch.empty((M, K), dtype=torch.uint8)
-    scale_M = torch.empty(M)
+    q_MK = x_MK.new_empty((M, K), dtype=torch.uint8)
+    scale_M = x_MK.new_empty(M, dtype=torch.float32)
     smooth_K = None if smooth_K is None else smooth_K.float()
+    assert smooth_K is None or smooth_K.numel() == K
     _call("quantize_rows", x_MK, x_MK.dtype, M, K, x_MK.stride(0), smooth_K, offset, q_MK, scale_M)
     return q_MK if offset else q_MK.view(torch.int8), scale_M
 
@@ -118,14 +133,13 @@ def quantize_tokens(
 def largest(x: Tensor) -> float:
     """The largest magnitude of a contiguous x (..., C)."""
     C = x.shape[-1]
-    assert _library is not None
-    found: float = _library.sana_largest(*_plain((x, x.dtype, x.numel() // C, C)))
+    found: float = _call("largest", x, x.dtype, x.numel() // C, C)
     return found
 
 
 def quantize_all(x: Tensor, scale: float, *, offset: int) -> Tensor:
     """Unsigned integers of a contiguous x (..., C) with one scale."""
-    q, C = torch.empty(x.shape, dtype=torch.uint8), x.shape[-1]
+    q, C = x.new_empty(x.shape, dtype=torch.uint8), x.shape[-1]
     _call("quantize_all", x, x.dtype, x.numel() // C, C, scale, offset, q)
     return q
 
@@ -135,7 +149,7 @@ def finish_product(
 ) -> Tensor:
     """fp32 (M, N) times the tokens' scales, plus the bias, in `dtype`; as `primitives.finish_product`."""
     M, N = product_MN.shape
-    out = torch.empty((M, N), dtype=dtype)
+    out = product_MN.new_empty((M, N), dtype=dtype)
     bias = None if bias is None else bias.float()
     _call("finish_rows", product_MN, M, N, scale_M, bias, out, dtype)
     return out
@@ -143,7 +157,7 @@ def finish_product(
 
 def dequantize_rows(q_NK: Tensor, scale_N: Tensor, dtype: torch.dtype) -> Tensor:
     """Floats (N, K) of int8 rows, as `primitives.dequantize_per_channel`."""
-    out = torch.empty(q_NK.shape, dtype=dtype)
+    out = q_NK.new_empty(q_NK.shape, dtype=dtype)
     _call("dequantize_rows", q_NK, *q_NK.shape, scale_N.float(), out, dtype)
     return out
 
@@ -151,7 +165,7 @@ def dequantize_rows(q_NK: Tensor, scale_N: Tensor, dtype: torch.dtype) -> Tensor
 def dequantize_groups(q: Tensor, scale_NG: Tensor, group: int) -> Tensor:
     """Floats (N, G * group), in the type of the scales, of packed 4-bit rows."""
     N, G = scale_NG.shape
-    out = torch.empty((N, G * group), dtype=scale_NG.dtype)
+    out = scale_NG.new_empty((N, G * group))
     _call("dequantize_groups", q, N, G, group, scale_NG, out, out.dtype)
     return out
 
@@ -170,6 +184,7 @@ def rms_norm(
 ) -> None:
     """Write the norm of each row, times the weight, plus bias and residual, to `out` (M, C), which may be x."""
     M, C = x_MC.shape
+    assert weight_C.numel() == C
     bias = None if bias_C is None else bias_C.float()
     residual_MC = None if residual_MC is None else residual_MC.contiguous()
     _call(
@@ -181,6 +196,7 @@ def rms_norm(
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, *, eps: float) -> Tensor:
     """LayerNorm of a contiguous x (B, N, D), times 1 + scale, plus shift: (B, 1, D) or (1, 1, D) each."""
     B, N, D = x.shape
+    assert {len(shift), len(scale)} <= {1, B}
     out = torch.empty_like(x)
     steps = [t.stride(0) if len(t) > 1 else 0 for t in (shift, scale)]
     _call("modulated_norm", x, x.dtype, B, N, D, eps, shift, steps[0], scale, steps[1], out)
@@ -197,7 +213,7 @@ def silu_(x: Tensor) -> Tensor:
 def gated_unit(x: Tensor) -> Tensor:
     """A contiguous x (..., 2C) -> (..., C): the first half of the channels times the SiLU of the second."""
     C = x.shape[-1] // 2
-    out = torch.empty((*x.shape[:-1], C), dtype=x.dtype)
+    out = x.new_empty((*x.shape[:-1], C))
     _call("gated_unit", x, x.dtype, out.numel() // C, C, out)
     return out
 
@@ -241,32 +257,29 @@ def _plain(values: tuple[object, ...]) -> list[object]:
     return [*plain, torch.get_num_threads()]
 
 
-def _call(name: str, *values: object) -> None:
-    getattr(_library, f"sana_{name}")(*_plain(values))
+def _call(name: str, *values: object) -> Any:
+    return getattr(_library, f"sana_{name}")(*_plain(values))
 
 
 def _is_worth_it(found: ctypes.CDLL) -> bool:
-    """Return whether the library is right, and faster than torch, by a short trial."""
-    global _library
-    from quant.backends.cpu import quantize_tokens
+    """Return whether the library is right, and faster than torch, by a short trial. It is not in use yet."""
+    from quant.backends.cpu import quantize_tokens as as_torch_does
 
-    generator = torch.Generator().manual_seed(0)
-    x_MK = torch.randn(256, 1152, generator=generator)
-    _library = None
+    M, C = _TRIAL
+    options: Any = {"dtype": torch.float32, "device": "cpu"}
+    x_MC = torch.randn(_TRIAL, generator=torch.Generator().manual_seed(0), **options)
+    q_MC, scale_M = x_MC.new_empty(_TRIAL, dtype=torch.int8), x_MC.new_empty(M)
+    weight, out = torch.ones(C, **options), torch.empty_like(x_MC)
+
+    def quantize() -> None:
+        found.sana_quantize_rows(*_plain((x_MC, x_MC.dtype, M, C, C, None, 0, q_MC, scale_M)))
+
     with torch.inference_mode():
-        expected = quantize_tokens(x_MK)
-        normed = F.rms_norm(x_MK, (1152,), eps=1e-5)
-        weight, out = torch.ones(1152), torch.empty_like(x_MK)
-        _library = _declared(found)
-        try:
-            ours = quantize_tokens(x_MK, None)
-            rms_norm(x_MK, weight, None, None, eps=1e-5, out=out)
-            right = all(map(torch.equal, ours, expected)) and torch.allclose(
-                out, normed, atol=_NEAR, rtol=_NEAR
-            )
-            ways = [lambda: quantize_tokens(x_MK, None)]
-            seconds = best_seconds(ways, x_MK.device)[0]
-        finally:
-            _library = None
-        plain = best_seconds([lambda: quantize_tokens(x_MK)], x_MK.device)[0]
+        quantize()
+        found.sana_rms_norm(*_plain((x_MC, x_MC.dtype, M, C, C, _EPS, weight, None, None, out)))
+        expected = as_torch_does(x_MC)
+        right = all(map(torch.equal, (q_MC, scale_M), expected)) and torch.allclose(
+            out, F.rms_norm(x_MC, (C,), eps=_EPS), atol=_NEAR, rtol=_NEAR
+        )
+        seconds, plain = best_seconds([quantize, lambda: as_torch_does(x_MC)], x_MC.device)
     return right and plain > _WORTH * seconds

@@ -277,7 +277,7 @@ def choose_kernels(
     if checkpoint.manifest is None or device.type != "cpu":
         return
     if backend != "reference":
-        _use_compiled(notice)
+        _use_compiled()
     for component in components or checkpoint.parts:
         measure_ahead(
             empty_module(checkpoint, component), device, backend=backend,
@@ -295,11 +295,14 @@ def _say_measuring(notice: Callable[[str], None]) -> None:
     notice("measuring which kernels are the fastest here, once: a few seconds")
 
 
-def _use_compiled(notice: Callable[[str], None]) -> None:
+def _use_compiled() -> None:
     """Use our own C code from now on, where a compiler is there and it is faster."""
-    native.use(
-        cache_folder() / "native", _verdicts(), before_compiling=partial(_say_measuring, notice)
-    )
+    native.use(native_folder(), _verdicts())
+
+
+def native_folder() -> Path:
+    """Folder of compiled code."""
+    return cache_folder() / "native"
 
 
 def _verdicts() -> Path:
@@ -343,7 +346,7 @@ def _accelerate(
     for_cpu = device.type == "cpu" and backend != "reference" and not fused
     # Layer by layer: new layers would find no room in what the ones before leave, and all be there twice.
     if for_cpu:
-        _use_compiled(notice)
+        _use_compiled()
         fuse_projections_(model, give_back)
     # Inputs of the text encoder have outliers that 8 bits would drown the rest for.
     allow_int8_activations = isinstance(model, SanaTransformer2D | SanaBlock | SanaControlNet)

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from quant.backends.attempt import Failure
+from quant.native import library
 from sana_cli import doctor
 from sana_cli.errors import ExitCode
 from sana_cli.system.packages import install_again
@@ -40,6 +42,17 @@ def test_everything_here(
     ):
         assert told in texts
     assert list(tmp_path.iterdir()) == [], "nothing is left behind"
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_missing_compiler_is_noted(
+    examined: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    monkeypatch.setattr(library, "is_for_this_processor", lambda: True)
+    monkeypatch.setattr(
+        library, "find_library", lambda folder: None if there else Failure("no gcc")
+    )
+    assert ("our C code is not compiled (no gcc)" in examined("cpu").out) != there
 
 
 def test_a_spinner_says_what_is_checked(

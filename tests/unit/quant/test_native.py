@@ -1,7 +1,7 @@
 """Our C code for CPUs: the same integers as torch, floats that differ by rounding, and no use where it cannot be right."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +21,10 @@ from sana_cli.models.dc_ae import ChannelRMSNorm
 from sana_cli.models.layers import RMSNorm, gated_unit, silu_
 from sana_cli.models.sana_transformer import modulated_norm
 
-pytestmark = pytest.mark.skipif(not library.has_compiler(), reason="no C compiler for it here")
+pytestmark = pytest.mark.skipif(
+    not library.is_for_this_processor() or library._compiler() is None,
+    reason="no C compiler for it here",
+)
 TYPES = pytest.mark.parametrize("dtype", rows.TYPES, ids=["fp32", "bf16"])
 # fp32: another order of sums, another exponential. bf16: rounded once, where torch rounds after every operation.
 NEAR = {torch.float32: {"atol": 2e-5, "rtol": 1e-5}, torch.bfloat16: {"atol": 0.04, "rtol": 0.03}}
@@ -61,6 +64,8 @@ def random(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> Te
 def test_tokens_get_the_integers_of_torch(dtype: torch.dtype, M: int, K: int, offset: int) -> None:
     x_MK = random(M, K, dtype=dtype) * torch.logspace(-20, 20, M)[:, None].to(dtype)
     x_MK[M // 2] = 0
+    if M > 3:
+        x_MK[0] = 190 * 2.0**-149  # a scale of one bit
     smooth_K = random(K).abs() + 0.5
     for smooth in (None, smooth_K):
         q, scale = cpu.quantize_tokens(x_MK, smooth, offset=offset)
@@ -174,6 +179,7 @@ def test_activations() -> None:
 def test_what_is_no_number_stays_none(dtype: torch.dtype, bad: float) -> None:
     x = random(4, 64, dtype=dtype)
     x[1, 3] = bad
+    x[2, 50] = -bad
     norm = RMSNorm(64).to(dtype)
     silent = [
         norm(x), modulated_norm(x[None], x[None, :1] * 0, x[None, :1] * 0, 1e-6)[0],
@@ -181,6 +187,7 @@ def test_what_is_no_number_stays_none(dtype: torch.dtype, bad: float) -> None:
     ]  # fmt: skip
     for out in silent:
         assert not out[1].isfinite().all()
+        assert not out[2].isfinite().all()
         assert out[0].isfinite().all()
 
 
@@ -232,6 +239,7 @@ def test_a_compiler_that_fails_is_no_error(
     monkeypatch.setattr(library, "_compiler", lambda: str(program))
     failure = library.find_library(tmp_path / "native")
     assert isinstance(failure, Failure)
+    assert not failure.is_refusal, "it may be mended"
     assert said in failure.reason
     assert not list((tmp_path / "native").iterdir())
 
@@ -258,51 +266,90 @@ def test_nothing_is_loaded_that_others_can_change(tmp_path: Path) -> None:
 
 def test_another_processor_has_no_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "platform", SimpleNamespace(machine=lambda: "aarch64"))
-    assert not library.has_compiler()
+    assert not library.is_for_this_processor()
     assert isinstance(library.find_library(tmp_path), Failure)
 
 
-def test_a_machine_decides_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "_library", None)
-    verdicts, told = tmp_path / "kernels.json", []
-    assert rows.use(tmp_path / "native", verdicts, lambda: told.append(1))
-    assert rows._library is not None
-    monkeypatch.setattr(rows, "_library", None)
+@pytest.fixture
+def new_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Forget what this process has decided."""
+
+    def forget() -> None:
+        monkeypatch.setattr(rows, "_library", None)
+        monkeypatch.setattr(rows, "_is_decided", False)
+        monkeypatch.setattr("quant.backends.verdicts._of_this_process", {})
+
+    forget()
+    return forget
+
+
+def test_a_machine_decides_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_process: Callable[[], None]
+) -> None:
+    folder, verdicts = tmp_path / "native", tmp_path / "kernels.json"
+    assert rows.use(folder, verdicts)
+    monkeypatch.setattr(rows, "_is_worth_it", None)
     monkeypatch.setattr(library, "_compiler", lambda: None)  # which is gone, and not needed again
-    assert rows.use(tmp_path / "native", verdicts, lambda: told.append(2))
-    assert told == [1]
+    new_process()
+    assert rows.use(folder, verdicts)
+    assert rows.is_used()
 
 
 def test_without_a_compiler_torch_runs_until_a_process_finds_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, new_process: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr(rows, "_library", None)
-    verdicts, told = tmp_path / "kernels.json", []
+    folder, verdicts = tmp_path / "native", tmp_path / "kernels.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(library, "_compiler", lambda: None)
-        assert not rows.use(tmp_path / "native", verdicts, lambda: told.append(1))
-    assert not told
-    monkeypatch.setattr("quant.backends.verdicts._of_this_process", {})  # the next process
-    assert rows.use(tmp_path / "native", verdicts)
+        assert not rows.use(folder, verdicts)
+    assert not rows.use(folder, verdicts), "a process changes no picture on the way"
+    new_process()
+    assert rows.use(folder, verdicts)
 
 
-def test_wrong_or_slow_code_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rows, "_library", None)
-    monkeypatch.setattr(rows, "_WORTH", 1e9)
-    assert not rows.use(tmp_path / "native", tmp_path / "slow.json")
-    monkeypatch.setattr(rows, "_WORTH", 0)
-    monkeypatch.setattr(torch, "allclose", lambda *args, **rest: False)
-    assert not rows.use(tmp_path / "native", tmp_path / "wrong.json")
-    assert rows._library is None
-
-
-def test_without_a_folder_to_write_to_torch_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_disk_without_programs_is_not_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, new_process: Callable[[], None]
 ) -> None:
-    monkeypatch.setattr(rows, "_library", None)
+    monkeypatch.setattr(library, "_opened", lambda path: None)
+    assert not rows.use(tmp_path / "native", tmp_path / "kernels.json")
+    assert not list((tmp_path / "native").iterdir())
+    monkeypatch.setattr(rows, "find_library", None)
+    new_process()
+    assert not rows.use(tmp_path / "native", tmp_path / "kernels.json")
+
+
+@pytest.mark.usefixtures("new_process")
+@pytest.mark.parametrize(
+    ("where", "name", "value"),
+    [(rows, "_WORTH", 1e9), (torch, "allclose", lambda *args, **rest: False)],
+    ids=["slow", "wrong"],
+)
+def test_wrong_or_slow_code_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: Any, name: str, value: Any
+) -> None:
+    monkeypatch.setattr(where, name, value)
+    assert not rows.use(tmp_path / "native", tmp_path / "kernels.json")
+    assert not rows.is_used()
+
+
+@pytest.mark.usefixtures("new_process")
+def test_without_a_folder_to_write_to_torch_runs(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert not rows.use(tmp_path / "file/native", tmp_path / "file/kernels.json")
-    assert rows._library is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_host_may_have_another_default_type(tmp_path: Path, new_process: Any, dtype: Any) -> None:
+    torch.set_default_dtype(dtype)
+    try:
+        assert rows.use(tmp_path / "native", None)
+        x = random(70, 64).float()
+        q, scale = cpu.quantize_tokens(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    expected = primitives.quantize_per_token(x)
+    assert torch.equal(q, expected[0])
+    assert torch.equal(scale, expected[1])
 
 
 def test_the_source_compiles_without_a_warning(tmp_path: Path) -> None:
