@@ -1,4 +1,4 @@
-"""What our C code for passes over rows gains: a step and the decoders of a few-step model, by turns with torch's operations.
+"""Time our C code for passes over rows: a step and the decoders of a few-step model, by turns with torch's operations.
 
 `python -m benchmarks.compiled_rows --work FOLDER` uses the random models that `benchmarks.sprint` makes in FOLDER: 512
 pixels, w8a8 with w8a16 decoders, in one process, both ways by turns. `--avx2` holds torch and oneDNN to AVX2. Ratios are

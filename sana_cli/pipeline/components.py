@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import torch
 
 from quant.backends.dispatch import Backend
-from quant.native import rows as native
 from sana_cli.checkpoints.checkpoint import Checkpoint
 from sana_cli.checkpoints.component_weights import prefetch
 from sana_cli.checkpoints.decoder_files import OtherDecoder
@@ -219,8 +218,6 @@ class Components:
         engine = self._transformer.engine if self._transformer is not None else None
         if engine is not None:
             self._kernels["transformer"] = engine.summary
-        if native.is_used():
-            self._kernels["rows"] = "native compiled"
         return dict(self._kernels)
 
     def prompt_cache(self) -> PromptCache | None:
