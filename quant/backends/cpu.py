@@ -283,14 +283,14 @@ def _expanded_run(x: Tensor, packed: None, layer: QuantLinear) -> Tensor:
 
 def _onednn_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """By oneDNN where it multiplies this type, which is not what torch takes for fp32 products."""
-    if not onednn_multiplies(x.dtype):
+    if not _onednn_multiplies(x.dtype):
         return F.linear(x, weight, bias)
     out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
     return out
 
 
 @cache
-def onednn_multiplies(dtype: torch.dtype) -> bool:
+def _onednn_multiplies(dtype: torch.dtype) -> bool:
     """Return whether this CPU has the instructions: bf16 needs AVX-512 or AMX, fp16 newer ones still."""
     trial = torch.ones(8, 8, dtype=dtype)
     try:
@@ -333,7 +333,7 @@ def _times_expanded(
     ones take their place in memory.
     """
     group = layer.config.group_size
-    whole = layer.in_features % group == 0 and group % 2 == 0
+    whole = layer.in_features % group == 0
     parts = []
     for rows in _blocks(layer.out_features, layer.in_features, block):
         packed, scale = layer.qweight[rows], layer.scale[rows].to(x.dtype)

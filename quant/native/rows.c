@@ -1,7 +1,7 @@
 /* Passes over rows of values, each of which torch needs several operations for: read once, computed in fp32, written once.
 
    `rows.py` calls these functions and says what they compute; values are fp32 or bfloat16, as `is_bf16` says. A row is
-   held in fp32 on the thread's stack, so `rows.py` passes none wider than WIDEST. The compiler makes vectors of the
+   held in fp32 on the thread's stack, so `rows.py` passes none that is very wide. The compiler makes vectors of the
    loops: they have no branches, and what needs one in the language is an operation on bits here. No sum is contracted
    to a fused one unless `fmaf` asks for it: quantized values are those of torch to the bit. */
 
@@ -10,7 +10,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#define WIDEST 32768
 #define SERIAL 16384 /* values that are done before a second thread would have begun */
 
 #define PRAGMA(words) _Pragma(#words)
@@ -40,6 +39,15 @@ static inline int32_t magnitude(float value) {
     int32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits & 0x7fffffff;
+}
+
+static inline int32_t largest_magnitude(const float *restrict row, int64_t n) {
+    int32_t bits = 0;
+    for (int64_t i = 0; i < n; i++) {
+        int32_t own = magnitude(row[i]);
+        bits = own > bits ? own : bits;
+    }
+    return bits;
 }
 
 static inline void read_row(const void *x, int is_bf16, int64_t at, int64_t n, float *restrict row) {
@@ -90,8 +98,6 @@ static inline void quantize(const float *restrict row, int64_t n, float divisor,
     }
 }
 
-int sana_widest(void) { return WIDEST; }
-
 void sana_quantize_rows(const void *x, int is_bf16, int64_t M, int64_t K, int64_t stride, const float *smooth, int offset,
                         uint8_t *q, float *scale, int threads) {
     FOR_ROWS(m, M, K) {
@@ -99,11 +105,7 @@ void sana_quantize_rows(const void *x, int is_bf16, int64_t M, int64_t K, int64_
         read_row(x, is_bf16, m * stride, K, row);
         if (smooth)
             for (int64_t k = 0; k < K; k++) row[k] *= smooth[k];
-        int32_t bits = 0;
-        for (int64_t k = 0; k < K; k++) {
-            int32_t own = magnitude(row[k]);
-            bits = own > bits ? own : bits;
-        }
+        int32_t bits = largest_magnitude(row, K);
         float largest;
         memcpy(&largest, &bits, sizeof largest);
         scale[m] = largest / 127.0f;
@@ -118,11 +120,7 @@ float sana_largest(const void *x, int is_bf16, int64_t M, int64_t K, int threads
     for (int64_t m = 0; m < M; m++) {
         float row[K];
         read_row(x, is_bf16, m * K, K, row);
-        int32_t bits = 0;
-        for (int64_t k = 0; k < K; k++) {
-            int32_t own = magnitude(row[k]);
-            bits = own > bits ? own : bits;
-        }
+        int32_t bits = largest_magnitude(row, K);
         all = bits > all ? bits : all;
     }
     float largest;

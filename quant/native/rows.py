@@ -26,18 +26,16 @@ from quant.native.library import find_library, is_for_this_processor
 
 _log = logging.getLogger("sana.run")
 
-UNSIGNED = 128  # offset of integers for products that want them unsigned
 _NAME = "compiled"  # the verdict for it
-_WIDEST = 32768  # values of a row: of `rows.c`, which holds one on a thread's stack
+_WIDEST = 32768  # values of a row, which `rows.c` holds on a thread's stack
 _WORTH = 1.2  # times as fast, or a noisy machine would change its mind
 _TRIAL = (256, 1152)  # tokens of 512 pixels, channels of Sana-0.6B
 _NEAR = _EPS = 1e-5  # of norms: how near to torch's, and the constant below their root
 TYPES = (torch.float32, torch.bfloat16)
 
 _library: ctypes.CDLL | None = None
-_is_decided = (
-    False  # once a process: what another one finds out later changes no picture of this one
-)
+# Once a process: what another one finds out later changes no picture of this one.
+_is_decided = False
 _deciding = Lock()
 
 
